@@ -1,0 +1,160 @@
+"""Every error that a user can meet, and its exit code.
+
+DiptychError                       1
+├── UsageError                     2   the command or the settings ask for something impossible
+│   ├── SettingsError                  a setting is unknown, missing or of the wrong type
+│   └── UnknownNameError               a name that no table holds; the nearest known one is told
+├── DataError                      3   the data is bad, or too much of it is
+│   ├── BadSampleError                 one sample; it is dropped and counted by its reason
+│   ├── TooMuchBadDataError            the allowed rate of dropped samples was passed
+│   └── NonFiniteError                 a loss, gradient or embedding is not a finite number
+├── EnvironmentFault               4   the machine: disk, memory, permissions, device
+│   └── MissingPackageError            an optional package is not installed
+└── IntegrityError                 5   bytes on disk are not what their manifest says
+
+A message has up to four short parts: what failed, where, found against expected, what to do.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diptych.core.records import Reason
+
+SHOWN_NAMES = 12  # a message lists at most this many known names: more is a wall, not a help
+
+
+class DiptychError(Exception):
+    """Anything that diptych tells its user, in four short parts.
+
+    Args:
+        what: what failed, in one clause.
+        where: file, row, setting or step.
+        found: what was there.
+        expected: what should have been there.
+        fix: what the user can do.
+
+    >>> print(DiptychError("cannot read the shard", where="a.tar", found="12 bytes", expected="512"))
+    cannot read the shard
+      where: a.tar
+      found 12 bytes, expected 512
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str = "", *, where: object = "", found: object = "", expected: object = "", fix: str = ""
+    ) -> None:
+        # Only `what` goes into args: unpickling in another process calls cls(*args), then restores the rest.
+        super().__init__(what)
+        self.what = what
+        self.where = str(where)
+        self.found = str(found)
+        self.expected = str(expected)
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """Return one to four short lines."""
+        against = ", ".join(
+            f"{word} {value}" for word, value in (("found", self.found), ("expected", self.expected)) if value
+        )
+        lines = [self.what, f"where: {self.where}" if self.where else "", against]
+        lines.append(f"to do: {self.fix}" if self.fix else "")
+        return "\n  ".join(line for line in lines if line)
+
+
+class UsageError(DiptychError):
+    """The command or the settings ask for something impossible."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting is unknown, missing or of the wrong type."""
+
+
+class UnknownNameError(UsageError):
+    """A name that no table holds."""
+
+
+class DataError(DiptychError):
+    """The data is bad, or too much of it is."""
+
+    exit_code = 3
+
+
+class BadSampleError(DataError):
+    """One sample cannot be used: whoever catches it counts it under `reason` and goes on."""
+
+    def __init__(
+        self,
+        reason: "Reason",
+        what: str = "",
+        *,
+        where: object = "",
+        found: object = "",
+        expected: object = "",
+        fix: str = "",
+    ) -> None:
+        super().__init__(
+            what or f"bad sample: {reason}", where=where, found=found, expected=expected, fix=fix
+        )
+        self.reason = reason
+        self.args = (reason, self.what)
+
+
+class TooMuchBadDataError(DataError):
+    """The allowed rate of dropped samples was passed."""
+
+
+class NonFiniteError(DataError):
+    """A loss, gradient or embedding is not a finite number."""
+
+
+class EnvironmentFault(DiptychError):  # noqa: N818 — a fault of the machine, not an error of the input
+    """The machine is at fault: disk, memory, permissions, device."""
+
+    exit_code = 4
+
+
+class MissingPackageError(EnvironmentFault):
+    """An optional package is not installed."""
+
+
+class IntegrityError(DiptychError):
+    """Bytes on disk are not what their manifest says."""
+
+    exit_code = 5
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like `name`, or None if none is.
+
+    >>> nearest("ViT-B32", ["ViT-B-32", "RN50"])
+    'ViT-B-32'
+    """
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return by_folded[matches[0]] if matches else None
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, where: object = "") -> UnknownNameError:
+    """Build the error for a name that no table holds, with the nearest known one.
+
+    >>> print(unknown_name("preset", "ViT-B32", ["ViT-B-32", "RN50"]))
+    unknown preset 'ViT-B32'
+      expected one of RN50, ViT-B-32
+      to do: did you mean 'ViT-B-32'?
+    """
+    names = sorted(known)
+    guess = nearest(name, names)
+    listed = ", ".join(names[:SHOWN_NAMES])
+    if len(names) > SHOWN_NAMES:
+        listed += f" … ({len(names)} in all)"
+    return UnknownNameError(
+        f"unknown {kind} {name!r}",
+        where=where,
+        expected=f"one of {listed}" if names else f"no {kind} is known here",
+        fix=f"did you mean {guess!r}?" if guess else "",
+    )

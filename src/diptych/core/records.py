@@ -1,0 +1,168 @@
+"""The small typed records that pass between the rooms: pairs, counts by reason, metrics."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from diptych.core.errors import TooMuchBadDataError
+
+Field = str | int | float | bool | None
+
+EXAMPLES_PER_REASON = 5  # enough to find the fault by hand, few enough to print
+
+
+class Reason(StrEnum):
+    """Why a sample was dropped."""
+
+    MISSING_IMAGE = "missing_image"
+    UNREADABLE_IMAGE = "unreadable_image"
+    TRUNCATED_IMAGE = "truncated_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_BYTES = "too_many_bytes"
+    FORMAT_NOT_ALLOWED = "format_not_allowed"
+    MISSING_CAPTION = "missing_caption"
+    EMPTY_CAPTION = "empty_caption"
+    CAPTION_NOT_TEXT = "caption_not_text"
+    CAPTION_TOO_LONG = "caption_too_long"
+    BAD_ROW = "bad_row"
+    DUPLICATE_KEY = "duplicate_key"
+    UNSAFE_PATH = "unsafe_path"
+    DAMAGED = "damaged"
+    DECODER_CRASH = "decoder_crash"
+    TIMEOUT = "timeout"
+
+
+def _no_fields() -> Mapping[str, Field]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One image with its captions, as encoded bytes and text.
+
+    Attributes:
+        key: name of the sample, unique in its source.
+        image: the encoded file (JPEG, PNG, …), not yet decoded.
+        captions: one or more texts that describe the image.
+        fields: further columns (labels, sizes, …) by name.
+    """
+
+    key: str
+    image: bytes
+    captions: tuple[str, ...]
+    fields: Mapping[str, Field] = field(default_factory=_no_fields)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to the samples of one stage: seen = kept + dropped, always.
+
+    >>> counts = Counts()
+    >>> counts.keep(3)
+    >>> counts.drop(Reason.EMPTY_CAPTION, "row 7")
+    >>> counts.as_dict()["in"], counts.as_dict()["dropped"]
+    (4, {'empty_caption': 1})
+    """
+
+    seen: int = 0
+    kept: int = 0
+    dropped: Counter[Reason] = field(default_factory=Counter)
+    examples: dict[Reason, list[str]] = field(default_factory=dict)
+
+    def keep(self, n: int = 1) -> None:
+        """Count `n` samples that were seen and kept."""
+        self.seen += n
+        self.kept += n
+
+    def drop(self, reason: Reason, where: str = "") -> None:
+        """Count one sample that was seen and dropped, and remember the first few places."""
+        self.seen += 1
+        self.dropped[reason] += 1
+        places = self.examples.setdefault(reason, [])
+        if where and len(places) < EXAMPLES_PER_REASON:
+            places.append(where)
+
+    def merge(self, other: "Counts") -> None:
+        """Add the counts of another worker or part."""
+        self.seen += other.seen
+        self.kept += other.kept
+        self.dropped.update(other.dropped)
+        for reason, places in other.examples.items():
+            mine = self.examples.setdefault(reason, [])
+            mine.extend(places[: EXAMPLES_PER_REASON - len(mine)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for a manifest: in, out, dropped by reason, examples by reason."""
+        reasons = sorted(self.dropped)
+        return {
+            "in": self.seen,
+            "out": self.kept,
+            "dropped": {str(reason): self.dropped[reason] for reason in reasons},
+            "examples": {str(reason): list(self.examples.get(reason, ())) for reason in reasons},
+        }
+
+    def check(self, max_bad_fraction: float) -> None:
+        """Hold the counts against the allowed rate of dropped samples.
+
+        Args:
+            max_bad_fraction: share of the seen samples that may be dropped, in [0, 1].
+
+        Raises:
+            TooMuchBadDataError: above that share.
+        """
+        bad = self.dropped.total()
+        assert self.seen == self.kept + bad, f"{self.seen} in is not {self.kept} out + {bad} dropped"
+        if bad <= max_bad_fraction * self.seen:
+            return
+        worst = ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common(3))
+        first = next((places[0] for places in self.examples.values() if places), "")
+        raise TooMuchBadDataError(
+            "too many samples had to be dropped",
+            where=f"first: {first}" if first else "",
+            found=f"{bad} of {self.seen} dropped ({worst})",
+            expected=f"at most {max_bad_fraction:.1%}",
+            fix="repair the source, or allow a higher rate",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measured number with its interval.
+
+    Attributes:
+        task: what was asked, e.g. "zeroshot:articleType".
+        metric: e.g. "top1" or "image_to_text_r@10".
+        value: fractions in [0, 1] unless the name says otherwise.
+        ci95: 95 % confidence interval, or None where none can be given.
+        n: number of items that the value is an average over.
+    """
+
+    task: str
+    metric: str
+    value: float
+    ci95: tuple[float, float] | None
+    n: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which has no word for NaN: that becomes null."""
+        return {
+            "task": self.task,
+            "metric": self.metric,
+            "value": self.value if math.isfinite(self.value) else None,
+            "ci95": list(self.ci95) if self.ci95 is not None else None,
+            "n": self.n,
+        }
+
+
+class Evaluator(Protocol):
+    """What the trainer calls now and then: a name, and numbers about a model."""
+
+    @property
+    def name(self) -> str:
+        """Name under which the numbers are logged."""
+
+    def __call__(self, model: Any) -> list[Metric]:
+        """Measure `model` (a diptych.models.model.Model; core cannot import it)."""
