@@ -1,0 +1,404 @@
+"""Every durable write of the package: a reader sees the old bytes or the new ones, never half of them.
+
+A file is written beside its final name, flushed to the disk (fsync), renamed, and then the rename itself is
+flushed (fsync of the folder). A folder is filled under a temporary name and renamed whole. What a killed
+process leaves behind begins with `TEMP_PREFIX` and is swept away by `clean_temporaries`.
+
+Each step that could be the last one before a crash goes through `failpoint`, so that a test can stop at every
+one of them: `DIPTYCH_TESTING=1 DIPTYCH_FAILPOINT=exit:17` ends the process at the 17th step without any
+clean-up, `enospc:17` and `eio:17` let that step fail as a full or broken disk does.
+
+Source: Pillai et al. 2014, "All File Systems Are Not Created Equal": a rename without fsync may lose both.
+"""
+
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from diptych.core.errors import EnvironmentFault, UsageError
+
+TEMP_PREFIX = ".diptych-tmp-"
+SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
+KILLED = 137  # exit code of a process that SIGKILL ended: 128 + 9
+BUFFER_BYTES = 1 << 20  # one system call per MiB: shards of hundreds of MB are written through this buffer
+TAIL_BYTES = 1 << 20  # how far back append_line looks for the end of the last whole line
+
+_lock = threading.Lock()
+_done = 0
+
+
+def operations() -> int:
+    """Return how many durable steps this process has begun."""
+    return _done
+
+
+def failpoint(operation: str) -> None:
+    """Count one durable step, and fail here if the environment asks for it.
+
+    Args:
+        operation: its name, for the message ("write", "fsync", "rename", …).
+
+    Raises:
+        OSError: ENOSPC or EIO, when `DIPTYCH_FAILPOINT` names this step.
+    """
+    global _done  # noqa: PLW0603 — one counter per process is the point
+    with _lock:
+        _done += 1
+        step = _done
+    plan = os.environ.get("DIPTYCH_FAILPOINT")
+    if not plan or os.environ.get("DIPTYCH_TESTING") != "1":
+        return
+    kind, _, number = plan.partition(":")
+    if step != int(number):
+        return
+    if kind == "exit":
+        os._exit(KILLED)
+    code = {"enospc": errno.ENOSPC, "eio": errno.EIO}[kind]
+    raise OSError(code, f"{os.strerror(code)} (failpoint {step}: {operation})")
+
+
+class _CountedFile(io.FileIO):
+    """A file whose every system call to write is a durable step."""
+
+    def write(self, data: Any, /) -> int:
+        failpoint("write")
+        return super().write(data)
+
+
+@contextmanager
+def _disk(path: Path, verb: str = "write") -> Iterator[None]:
+    """Turn an OSError of a durable step into a fault that names the path and the free space."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(error, path, verb) from error
+
+
+def _fault(error: OSError, path: Path, verb: str) -> EnvironmentFault:
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
+    try:
+        free = f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        free = "free space unknown"
+    fixes = {
+        errno.ENOSPC: "make room on that disk, then run the same command again",
+        errno.EDQUOT: "make room in your quota, then run the same command again",
+        errno.EACCES: "choose a folder that you may write to",
+        errno.EPERM: "choose a folder that you may write to",
+        errno.EROFS: "choose a folder on a disk that is not read-only",
+    }
+    return EnvironmentFault(
+        f"cannot {verb}",
+        where=path,
+        found=f"{error.strerror or error}; {free}",
+        fix=fixes.get(error.errno or 0, "check the disk and the path, then run the same command again"),
+    )
+
+
+def _flush(descriptor: int) -> None:
+    failpoint("fsync")
+    if sys.platform == "darwin":
+        import fcntl  # macOS: fsync stops at the drive's cache, F_FULLFSYNC does not
+
+        with suppress(OSError):  # not every file system there knows it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def _flush_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(final: Path, mark: str = "") -> Path:
+    return final.with_name(f"{TEMP_PREFIX}{mark}{secrets.token_hex(4)}.{final.name}")
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder and the missing ones above it, durably; an existing one is fine.
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    folder = Path(path)
+    missing = [part for part in (folder, *folder.parents) if not part.exists()]
+    with _disk(folder, "create the folder"):
+        for part in reversed(missing):
+            failpoint("mkdir")
+            part.mkdir(exist_ok=True)
+            _flush_path(part.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return folder
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that appears under its name only when the block ends without an error.
+
+    Args:
+        path: the final name; missing folders are created, an existing file is replaced.
+        mode: "wb" for bytes, "w" for UTF-8 text with "\\n" line ends.
+
+    Raises:
+        EnvironmentFault: the disk refuses; the old file is then still there.
+    """
+    assert mode in ("wb", "w"), mode
+    final = Path(path)
+    make_folder(final.parent)
+    temporary = _temporary(final)
+    try:
+        with _disk(final):
+            failpoint("create")
+            buffer = io.BufferedWriter(_CountedFile(temporary, "xb"), BUFFER_BYTES)
+        yield from _filled(buffer, mode, final)
+        with _disk(final):
+            failpoint("rename")
+            temporary.replace(final)
+            _flush_path(final.parent)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def _filled(buffer: "io.BufferedWriter[_CountedFile]", mode: str, final: Path) -> Iterator[IO[Any]]:
+    """Yield the open file, then flush and close it; a full disk inside the block is told as such."""
+    file: IO[Any] = buffer if mode == "wb" else io.TextIOWrapper(buffer, encoding="utf-8", newline="\n")
+    try:
+        yield file
+        with _disk(final):
+            file.flush()
+            _flush(buffer.fileno())
+    except OSError as error:
+        # The block may also read other files: only a full disk is surely about this one.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise _fault(error, final, "write") from error
+        raise
+    finally:
+        with suppress(OSError):  # close() flushes again what a full disk has refused already
+            file.close()
+        buffer.raw.close()
+
+
+def _discard(path: Path) -> None:
+    """Remove a leftover; a disk that refuses this too must not hide the first error."""
+    with suppress(OSError):
+        failpoint("unlink")
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a whole file of bytes durably (see `writing`)."""
+    with writing(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a whole UTF-8 file durably (see `writing`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write plain values as indented JSON durably; NaN is refused because JSON has no word for it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_line(path: str | os.PathLike[str], line: str, *, fsync: bool = False) -> None:
+    """Add one line to a log; a torn last line that a killed process left is cut off first.
+
+    Args:
+        path: the log, created if missing.
+        line: text without a line end.
+        fsync: wait for the disk; without it a power cut may lose the last lines (a kill loses none).
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    log = Path(path)
+    make_folder(log.parent)
+    with _disk(log, "append to"):
+        failpoint("append")
+        with log.open("a+b", buffering=0) as file:
+            _cut_torn_line(file)
+            file.write(line.encode("utf-8") + b"\n")  # one system call: lines of two writers do not mix
+            if fsync:
+                _flush(file.fileno())
+
+
+def _cut_torn_line(file: io.FileIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    start = max(0, size - TAIL_BYTES)
+    file.seek(max(0, size - 1))
+    if file.read(1) in (b"", b"\n"):
+        return
+    file.seek(start)
+    whole = start + file.read(size - start).rfind(b"\n") + 1
+    if whole > 0 or start == 0:
+        file.truncate(whole)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file or a folder; a folder vanishes whole before its files are deleted. Missing is fine.
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    victim = Path(path)
+    if not victim.exists() and not victim.is_symlink():
+        return
+    aside = _temporary(victim)
+    with _disk(victim, "remove"):
+        failpoint("rename")
+        victim.replace(aside)
+        _flush_path(victim.parent)
+    _discard(aside)
+
+
+def commit_folder(temp: Path, final: Path) -> None:
+    """Flush every file and folder of `temp`, then rename it to `final`.
+
+    Raises:
+        UsageError: `final` exists and holds something.
+        EnvironmentFault: the disk refuses.
+    """
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise UsageError(
+            "the output folder exists and is not empty", where=final, fix="choose another one or remove it"
+        )
+    make_folder(final.parent)
+    with _disk(final):
+        _flush_tree(temp)
+        failpoint("rename")
+        temp.rename(final)
+        _flush_path(final.parent)
+
+
+def _flush_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _flush_path(Path(place) / name)
+        _flush_path(Path(place))
+
+
+@contextmanager
+def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder that appears as `final` only when the block ends without an error.
+
+    What an earlier killed run left for the same `final` is swept away first.
+
+    Args:
+        final: the final name.
+        replace: swap an existing folder against the new one; without it an existing one is refused.
+
+    Raises:
+        UsageError: `final` exists, is not empty, and `replace` is off.
+        EnvironmentFault: the disk refuses; an old folder is then still there.
+    """
+    target = Path(final)
+    make_folder(target.parent)
+    clean_temporaries(target.parent, only=target.name)
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(
+            "the output folder exists and is not empty", where=target, fix="choose another one or remove it"
+        )
+    temporary = _temporary(target)
+    try:
+        with _disk(target):
+            failpoint("mkdir")
+            temporary.mkdir()
+        yield temporary
+        if replace and target.exists():
+            _swap(temporary, target)
+        else:
+            commit_folder(temporary, target)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def _swap(temp: Path, final: Path) -> None:
+    """Put `temp` in the place of `final`, in one step where the system can, and delete the old one."""
+    with _disk(final):
+        _flush_tree(temp)
+        failpoint("exchange")
+        if _exchange(temp, final):
+            _flush_path(final.parent)
+            _discard(temp)
+            return
+        # Two renames: between them `final` is missing, and clean_temporaries puts the old one back.
+        aside = _temporary(final, SWAPPED_MARK)
+        failpoint("rename")
+        final.rename(aside)
+        try:
+            failpoint("rename")
+            temp.rename(final)
+        except OSError:
+            aside.rename(final)
+            raise
+        _flush_path(final.parent)
+    _discard(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    first, second = os.fsencode(one), os.fsencode(other)
+    swap_flag = 2  # RENAME_EXCHANGE in linux/fs.h and RENAME_SWAP in macOS' stdio.h
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD
+        return bool(library.renameat2(here, first, here, second, swap_flag) == 0)
+    if hasattr(library, "renamex_np"):
+        return bool(library.renamex_np(first, second, swap_flag) == 0)
+    return False
+
+
+def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None) -> int:
+    """Sweep away what killed processes left in a folder, and finish a swap that was cut in two.
+
+    Call it only where no other process is writing: a living writer's temporary file looks the same.
+
+    Args:
+        folder: looked through with everything below it; not below if `only` is given.
+        only: the final name whose leftovers are meant; None means all.
+
+    Returns:
+        How many leftovers were found.
+    """
+    root = Path(folder)
+    below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")
+    found = 0
+    for path in sorted(below):
+        mark, _, name = path.name.partition(".diptych-tmp-")[2].partition(".")
+        if not path.name.startswith(TEMP_PREFIX) or (only is not None and name != only) or not path.exists():
+            continue
+        found += 1
+        final = path.with_name(name)
+        if mark.startswith(SWAPPED_MARK) and not final.exists():
+            path.rename(final)
+        else:
+            _discard(path)
+    return found
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

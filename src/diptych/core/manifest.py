@@ -1,0 +1,205 @@
+"""Receipts: what a stage read, wrote, counted and how it was set, in one file that is written last.
+
+A folder with a `manifest.json` is finished; one without is not. The manifest carries a digest of itself, so
+that a changed receipt is as loud as a changed file.
+
+Reads and writes: `manifest.json` in the folder of a stage.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
+from diptych.core.files import sha256_file, write_json
+
+MANIFEST_NAME = "manifest.json"
+
+
+def created_by() -> str:
+    """Return the name and version of this package, for manifests."""
+    try:
+        return f"diptych {metadata.version('diptych')}"
+    except metadata.PackageNotFoundError:
+        return "diptych (not installed)"
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file by name (relative, with "/"), size in bytes and SHA-256 in hexadecimal."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The receipt of one finished stage.
+
+    Attributes:
+        kind: what the folder is: "shards", "checkpoint", "run", …
+        format: version of that kind's layout.
+        created_by: name and version of the writer.
+        settings: as the stage ran with them, plain values.
+        inputs: the files that it read; names as the user gave them.
+        outputs: the files that it wrote; names relative to the folder.
+        counts: in, out, dropped by reason.
+        seed: of the stage, or None where nothing is random.
+        seconds: how long it took.
+        extra: whatever else the kind needs, plain values.
+    """
+
+    kind: str
+    format: int = 1
+    created_by: str = field(default_factory=created_by)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[FileEntry, ...] = ()
+    outputs: tuple[FileEntry, ...] = ()
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    seconds: float = 0.0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def file_entry(path: Path, *, root: Path | None = None) -> FileEntry:
+    """Measure one file.
+
+    Args:
+        path: the file.
+        root: folder that the entry's name is relative to; None keeps the path as it was given.
+    """
+    name = (path.relative_to(root) if root is not None else path).as_posix()
+    return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def content_digest(manifest: Manifest) -> str:
+    """Return a digest of what was written: equal for two runs that wrote equal files.
+
+    >>> content_digest(Manifest("shards", seconds=1.0)) == content_digest(Manifest("shards", seconds=2.0))
+    True
+    """
+    entries = sorted((entry.name, entry.bytes, entry.sha256) for entry in manifest.outputs)
+    return _digest([manifest.kind, manifest.format, entries])
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the receipt: the last and atomic step of a stage."""
+    body = {column.name: getattr(manifest, column.name) for column in fields(manifest)}
+    body["inputs"] = [asdict(entry) for entry in manifest.inputs]
+    body["outputs"] = [asdict(entry) for entry in manifest.outputs]
+    # Through JSON and back first: the digest must be over what a reader will see (tuples, number keys).
+    body = json.loads(json.dumps(body, allow_nan=False))
+    write_json(Path(folder) / MANIFEST_NAME, {**body, "sha256": _digest(body)})
+
+
+def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
+    """Read a receipt and check it against its own digest.
+
+    Args:
+        folder: of the finished stage.
+        kind: what it must be; None takes any.
+
+    Raises:
+        UsageError: there is none (the stage never finished), or it is of another kind.
+        IntegrityError: it was changed or damaged after it was written.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    wanted = kind or "finished"
+    try:
+        text = path.read_bytes().decode("utf-8")
+        body = json.loads(text)
+        said = body.pop("sha256")
+        actual = _digest(body)
+        manifest = _from_body(body) if said == actual else None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(
+            f"not a {wanted} folder: it has no {MANIFEST_NAME}",
+            where=folder,
+            fix="give a folder that a finished command wrote; run a command that was cut off again",
+        ) from error
+    except OSError as error:
+        raise EnvironmentFault(
+            "cannot read the manifest", where=path, found=error.strerror or error
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, found=str(error)[:100], expected="the JSON that diptych wrote") from error
+    if manifest is None:
+        raise _damaged(path, found=f"sha256 {actual}", expected=said)
+    if kind is not None and manifest.kind != kind:
+        raise UsageError("a folder of another kind", where=folder, found=manifest.kind, expected=kind)
+    return manifest
+
+
+def is_done(folder: Path, kind: str) -> bool:
+    """Tell whether a stage of this kind has finished in the folder.
+
+    Raises:
+        IntegrityError: there is a receipt, but a damaged one.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    return path.is_file() and read_manifest(folder).kind == kind
+
+
+def verify(folder: Path, manifest: Manifest | None = None) -> Manifest:
+    """Hold every file that a stage wrote against its receipt.
+
+    Args:
+        folder: of the stage.
+        manifest: its receipt, if it was read already.
+
+    Raises:
+        IntegrityError: a file is missing, or has another size or digest; names it with both.
+    """
+    manifest = manifest or read_manifest(folder)
+    for entry in manifest.outputs:
+        check_file(Path(folder), entry)
+    return manifest
+
+
+def check_file(folder: Path, entry: FileEntry) -> Path:
+    """Hold one file against its entry and return its path.
+
+    Raises:
+        IntegrityError: missing, of another size or digest, or with a name that leaves the folder.
+    """
+    name = PurePosixPath(entry.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise _damaged(
+            folder / MANIFEST_NAME, found=f"the file name {entry.name!r}", expected="a name inside"
+        )
+    path = folder / name
+    if not path.is_file():
+        raise _damaged(path, found="no such file", expected=f"{entry.bytes:,} bytes")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise _damaged(path, found=f"{size:,} bytes", expected=f"{entry.bytes:,} bytes")
+    actual = sha256_file(path)
+    if actual != entry.sha256:
+        raise _damaged(path, found=f"sha256 {actual}", expected=entry.sha256)
+    return path
+
+
+def _damaged(path: Path, *, found: str, expected: str) -> IntegrityError:
+    return IntegrityError(
+        "the file is not what was written",
+        where=path,
+        found=found,
+        expected=expected,
+        fix="restore it from a copy, or make the folder again",
+    )
+
+
+def _digest(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _from_body(body: dict[str, Any]) -> Manifest:
+    body["inputs"] = tuple(FileEntry(**entry) for entry in body["inputs"])
+    body["outputs"] = tuple(FileEntry(**entry) for entry in body["outputs"])
+    return Manifest(**body)
