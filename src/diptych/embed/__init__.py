@@ -1,1 +1,1 @@
-"""diptych.embed."""
+"""Pictures and texts in, rows of unit length out."""

@@ -1,1 +1,1 @@
-"""diptych.search."""
+"""Ask an embedded source for its nearest pictures."""

@@ -1,0 +1,229 @@
+"""Turn scores into numbers that can be trusted: accuracies, recalls, confusion, intervals.
+
+Three rules hold in every function here:
+
+- **Ties are pessimistic.** A wrong answer that scores exactly as high as the right one stands before it. A
+  model that gives every class the same score has 0 % accuracy, never 100 %.
+- **A row of NaN is wrong.** Unreadable pictures arrive as NaN rows; they stay in the denominator, at every k.
+- **Memory is bounded.** Scores are computed `chunk` rows at a time and never kept.
+
+Source: Radford et al. 2021, section 3.1 (top-k, mean per class); Wilson 1927 (interval of a share); Efron
+1979
+(percentile bootstrap); Bonett and Price 2012 (interval of a paired difference).
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.seeds import numpy_rng
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Interval = tuple[float, float]
+
+Z95 = 1.959963984540054
+"""The 97.5 % point of the standard normal distribution: two-sided 95 %."""
+
+RESAMPLES = 2000
+"""Bootstrap draws: the end points of a 95 % interval then wander by about 0.05 standard errors."""
+
+CHUNK_CELLS = 1 << 22
+"""Scores held at once (16 MiB of float32)."""
+
+NEVER = np.iinfo(np.int64).max
+"""The rank of an answer that no list, however long, would contain."""
+
+
+def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
+    """Count the other classes that score as high as the true class or higher.
+
+    Args:
+        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable picture.
+        labels: (N,) int64, the true class, in [0, C).
+        classifier: (C, E) float32, unit length.
+
+    Returns:
+        (N,) int64 in [0, C), or `NEVER` for an unreadable picture. Rank 0 is right; rank < k is a hit at k.
+
+    >>> classifier = np.eye(3, dtype=np.float32)
+    >>> images = np.array([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
+    >>> label_ranks(images, np.array([0, 0]), classifier)
+    array([0, 1])
+    """
+    ranks = np.empty(len(labels), dtype=np.int64)
+    for rows in _chunks(len(labels), len(classifier)):
+        scores = image_embeds[rows] @ classifier.T
+        true = np.take_along_axis(scores, labels[rows, None], axis=1)
+        ranks[rows] = np.where(np.isnan(true[:, 0]), NEVER, (scores >= true).sum(axis=1) - 1)
+    return ranks
+
+
+def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
+    """Name the best class of every picture; among equal scores the first; -1 where the picture is unreadable.
+
+    Args:
+        image_embeds: (N, E) float32, unit length, NaN rows where unreadable.
+        classifier: (C, E) float32, unit length.
+
+    Returns:
+        (N,) int64 in [-1, C).
+    """
+    best = np.empty(len(image_embeds), dtype=np.int64)
+    for rows in _chunks(len(image_embeds), len(classifier)):
+        scores = image_embeds[rows] @ classifier.T
+        best[rows] = np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
+    return best
+
+
+def positive_ranks(queries: Floats, items: Floats, pairs: Ints) -> Ints:
+    """Count, for every query, the wrong items that score as high as its best right item or higher.
+
+    Args:
+        queries: (Q, E) float32, unit length; a row of NaN never finds anything.
+        items: (N, E) float32, unit length; a row of NaN is never found.
+        pairs: (P, 2) int64, rows (query, item) that belong together; several items per query and several
+            queries per item are welcome, a repeated row counts once.
+
+    Returns:
+        (Q,) int64; `NEVER` for a query that cannot find anything right.
+
+    >>> items = np.eye(3, dtype=np.float32)
+    >>> query = np.array([[0.6, 0.8, 0.0]], dtype=np.float32)
+    >>> positive_ranks(query, items, np.array([[0, 0], [0, 2]]))
+    array([1])
+    """
+    order = np.argsort(pairs[:, 0], kind="stable")
+    owners, positives = pairs[order, 0], pairs[order, 1]
+    ranks = np.empty(len(queries), dtype=np.int64)
+    for rows in _chunks(len(queries), len(items)):
+        scores = np.nan_to_num(queries[rows] @ items.T, nan=-np.inf)
+        first, last = np.searchsorted(owners, [rows.start, rows.stop])
+        local = owners[first:last] - rows.start
+        best = np.full(len(scores), -np.inf, dtype=scores.dtype)
+        np.maximum.at(best, local, scores[local, positives[first:last]])
+        scores[local, positives[first:last]] = -np.inf
+        ranks[rows] = np.where(np.isneginf(best), NEVER, (scores >= best[:, None]).sum(axis=1))
+    return ranks
+
+
+def class_accuracies(hits: Bools, labels: Ints, class_count: int) -> NDArray[np.float64]:
+    """Return the share of hits of each class: (C,) float64 in [0, 1], NaN for a class without pictures."""
+    totals = np.bincount(labels, minlength=class_count)
+    right = np.bincount(labels[hits], minlength=class_count)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(right / totals, dtype=np.float64)
+
+
+def mean_per_class(hits: Bools, labels: Ints, class_count: int) -> float:
+    """Average the accuracies of the classes that have pictures, each class counting the same.
+
+    >>> mean_per_class(np.array([True, True, False]), np.array([0, 0, 2]), 3)
+    0.5
+    """
+    accuracies = class_accuracies(hits, labels, class_count)
+    filled = accuracies[~np.isnan(accuracies)]
+    return float(filled.mean()) if len(filled) else math.nan
+
+
+def confusion_matrix(labels: Ints, predicted: Ints, class_count: int) -> Ints:
+    """Count (true class, answer) pairs.
+
+    Args:
+        labels: (N,) int64 in [0, C).
+        predicted: (N,) int64 in [-1, C); -1 for no answer.
+        class_count: C.
+
+    Returns:
+        (C, C + 1) int64; the last column holds the pictures without an answer, so that rows add up to all
+        pictures.
+
+    >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, -1]), 2)
+    array([[1, 0, 0],
+           [1, 0, 1]])
+    """
+    answers = np.where(predicted < 0, class_count, predicted)
+    cells = np.bincount(labels * (class_count + 1) + answers, minlength=class_count * (class_count + 1))
+    return cells.reshape(class_count, class_count + 1).astype(np.int64)
+
+
+def wilson(hits: float, count: int) -> Interval | None:
+    """Return the 95 % score interval of a share, None when nothing was counted.
+
+    Stays inside [0, 1] and keeps its coverage for small counts and shares near 0 and 1, where `p ± z·se` does
+    not.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+
+    >>> low, high = wilson(8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4902, 0.9433)
+    """
+    if count == 0:
+        return None
+    share, spread = hits / count, Z95 * Z95 / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def bootstrap_mean_per_class(
+    hits: Bools, labels: Ints, class_count: int, *, seed: int = 0
+) -> Interval | None:
+    """Return the 95 % percentile interval of `mean_per_class` when pictures are drawn anew with replacement.
+
+    A draw of N pictures is one multinomial over the (class, hit) cells, so 2,000 draws cost 2,000 x 2C
+    numbers and no pass over the pictures. A class that a draw misses is left out of that draw's mean.
+    """
+    count = len(labels)
+    if count == 0:
+        return None
+    totals = np.bincount(labels, minlength=class_count)
+    right = np.bincount(labels[hits], minlength=class_count)
+    draws = numpy_rng(seed, "mean_per_class").multinomial(
+        count, np.concatenate([right, totals - right]) / count, size=RESAMPLES
+    )
+    drawn_right, drawn_wrong = draws[:, :class_count], draws[:, class_count:]
+    drawn = drawn_right + drawn_wrong
+    shares = np.divide(drawn_right, drawn, out=np.zeros(drawn.shape), where=drawn > 0)
+    means = shares.sum(axis=1) / (drawn > 0).sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
+    """Return how much the share of hits rises from `before` to `after` on the same pictures, and its 95 %
+    interval.
+
+    Only pictures on which the two differ carry information; one is added to both kinds so that the interval
+    has width when there are none.
+
+    Source: Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions
+        based on
+    paired data".
+
+    Args:
+        before: (N,) bool, hits of the one.
+        after: (N,) bool, hits of the other, picture by picture.
+
+    Returns:
+        The gain in [-1, 1], and its interval (None when N is 0).
+    """
+    count = len(before)
+    if count == 0:
+        return math.nan, None
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    share_won, share_lost = (won + 1) / (count + 2), (lost + 1) / (count + 2)
+    centre = share_won - share_lost
+    half = Z95 * math.sqrt((share_won + share_lost - centre * centre) / (count + 2))
+    return (won - lost) / count, (max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def _chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Cut `rows` so that each part times `columns` stays below `CHUNK_CELLS`."""
+    step = max(1, CHUNK_CELLS // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))

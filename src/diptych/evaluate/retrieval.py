@@ -1,0 +1,161 @@
+"""Find the text of a picture and the pictures of a text.
+
+Items are distinct: a caption that several pictures share is one text with several right pictures, and a
+picture with several captions has several right texts. A query is a hit at k when any right item is among its
+first k.
+
+Reads: an embedded source with its captions. Writes: nothing.
+Source: Radford et al. 2021, appendix E.1 (recall on Flickr30k and COCO); multiple positives as in
+CLIP_benchmark.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from diptych.core.errors import DataError
+from diptych.core.records import Metric
+from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
+from diptych.evaluate.metrics import Floats, Ints, positive_ranks, wilson
+
+if TYPE_CHECKING:
+    from diptych.data.sources import Source
+    from diptych.models.model import Model
+
+DEPTHS = (1, 5, 10)
+"""The list lengths the field reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalResult:
+    """Everything a report or a table needs about one retrieval task.
+
+    Attributes:
+        task: the task's name.
+        texts: M distinct captions, in order of first appearance.
+        text_embeds: (M, E) float32, unit length.
+        pairs: (P, 2) int64, rows (picture, text) that belong together.
+        image_ranks: (N,) int64, wrong texts before the best right one, per picture.
+        text_ranks: (M,) int64, wrong pictures before the best right one, per text.
+    """
+
+    task: str
+    texts: tuple[str, ...]
+    text_embeds: Floats
+    pairs: Ints
+    image_ranks: Ints
+    text_ranks: Ints
+
+    def metrics(self) -> list[Metric]:
+        """List recall at 1, 5 and 10 both ways, in [0, 1], with 95 % intervals."""
+        return [
+            *recalls(self.image_ranks, task=self.task, direction="image_to_text"),
+            *recalls(self.text_ranks, task=self.task, direction="text_to_image"),
+        ]
+
+
+def recalls(ranks: Ints, *, task: str, direction: str, depths: Sequence[int] = DEPTHS) -> list[Metric]:
+    """Turn ranks into recall at each depth.
+
+    >>> [metric.value for metric in recalls(np.array([0, 4, 5, 99]), task="t", direction="image_to_text")]
+    [0.25, 0.5, 0.75]
+    """
+    count = len(ranks)
+    found = []
+    for k in depths:
+        hits = int((ranks < k).sum())
+        value = hits / count if count else float("nan")
+        found.append(Metric(task, f"{direction}_recall@{k}", value, wilson(hits, count), count))
+    return found
+
+
+def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], Ints]:
+    """List distinct captions and who has them.
+
+    Args:
+        captions: the captions of each of N pictures.
+
+    Returns:
+        M texts in order of first appearance, and (P, 2) int64 rows (picture, text).
+
+    >>> distinct_texts([["a", "b"], ["a"]])
+    (('a', 'b'), array([[0, 0],
+           [0, 1],
+           [1, 0]]))
+    """
+    places: dict[str, int] = {}
+    rows = [
+        (picture, places.setdefault(caption, len(places)))
+        for picture, of_picture in enumerate(captions)
+        for caption in of_picture
+    ]
+    return tuple(places), np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def retrieve(
+    image_embeds: Floats, text_embeds: Floats, pairs: Ints, *, task: str = "retrieval"
+) -> list[Metric]:
+    """Score retrieval both ways.
+
+    Args:
+        image_embeds: (N, E) float32, unit length; NaN rows are unreadable: wrong as queries, never found as
+            items.
+        text_embeds: (M, E) float32, unit length.
+        pairs: (P, 2) int64, rows (picture, text) that belong together.
+        task: the name the metrics carry.
+
+    Returns:
+        image_to_text_recall@1, @5, @10 over N pictures and text_to_image_recall@1, @5, @10 over M texts.
+    """
+    return [
+        *recalls(positive_ranks(image_embeds, text_embeds, pairs), task=task, direction="image_to_text"),
+        *recalls(
+            positive_ranks(text_embeds, image_embeds, pairs[:, ::-1]), task=task, direction="text_to_image"
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalEvaluator:
+    """Retrieval between the pictures of a source and its distinct captions.
+
+    Attributes:
+        name: the task's name in metrics and reports.
+        source: where the pairs come from.
+        precision: what the towers compute in.
+    """
+
+    name: str
+    source: "Source"
+    precision: Precision = "float32"
+
+    def __call__(self, model: "Model") -> list[Metric]:
+        """Embed the source and score it."""
+        return self.score(model, embed_pairs(model, self.source, precision=self.precision)).metrics()
+
+    def score(self, model: "Model", embedded: EmbeddedPairs) -> RetrievalResult:
+        """Score a source that is embedded already.
+
+        Raises:
+            DataError: the source has no captions.
+        """
+        texts, pairs = distinct_texts(embedded.captions)
+        if not texts:
+            raise DataError(
+                "retrieval has nothing to retrieve",
+                where=self.source.name,
+                found=f"{len(embedded.keys)} pictures and no captions",
+                expected="at least one caption",
+                fix="name the caption column, or evaluate another task",
+            )
+        text_embeds = embed_texts(model, texts, precision=self.precision)
+        return RetrievalResult(
+            self.name,
+            texts,
+            text_embeds,
+            pairs,
+            positive_ranks(embedded.image_embeds, text_embeds, pairs),
+            positive_ranks(text_embeds, embedded.image_embeds, pairs[:, ::-1]),
+        )
