@@ -38,7 +38,7 @@ def agree(image: Tensor, text: Tensor, scale: float, tolerance: float = 3e-6) ->
     room = tolerance * max(1.0, scale / 10)
     assert value == pytest.approx(expected, rel=room, abs=room)
     for found, right in zip(gradients, expected_gradients, strict=True):
-        # softmax - 1 of a pair that is already matched keeps float32's absolute rounding, not its relative one
+        # softmax - 1 of a matched pair keeps float32's absolute rounding, not its relative one
         assert (found.double() - right).abs().max() <= room * max(right.abs().max().item(), 0.05)
 
 

@@ -1,0 +1,156 @@
+"""Time and memory of the contrastive loss, forward + backward, beside open_clip's ClipLoss.
+
+Every measurement is a fresh process (so that its peak memory is its own); rounds alternate between the two.
+Medians are reported, and the median of the rounds' ratios.
+
+    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384] [--rounds 3] [--json FILE]
+
+The peer's interpreter needs open_clip 3.3. Without --peer-python only ours is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+WIDTH = 512
+SCALE = 1 / 0.07
+WARM_UP_SIZE = 256
+
+
+def clip_loss():
+    """Return open_clip's loss; torchvision's compiled operators, which it imports, are not needed for it."""
+    import torch
+
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import open_clip
+
+    loss = open_clip.ClipLoss()
+    return loss, f"open_clip {open_clip.__version__}"
+
+
+def our_loss():
+    """Return diptych's loss."""
+    import diptych
+    from diptych.train.loss import contrastive_loss
+
+    return contrastive_loss, f"diptych {getattr(diptych, '__version__', '')}".strip()
+
+
+def resident_bytes() -> int:
+    """Return what this process holds in memory now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def measure(which: str, size: int) -> dict:
+    """Run one forward + backward in this process; return seconds, peak bytes above the inputs and the loss."""
+    import torch
+    from torch.nn import functional
+
+    compute, name = our_loss() if which == "ours" else clip_loss()
+    generator = torch.Generator().manual_seed(0)
+    rows = [functional.normalize(torch.randn(size, WIDTH, generator=generator), dim=1) for _ in range(2)]
+    few = [row[:WARM_UP_SIZE].clone().requires_grad_() for row in rows]
+    scale = torch.tensor(SCALE, requires_grad=True)
+    compute(*few, scale).backward()
+    leaves = [row.requires_grad_() for row in rows]
+    before = resident_bytes()
+    start = time.perf_counter()
+    loss = compute(*leaves, scale)
+    loss.backward()
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    norms = [leaf.grad.norm().item() for leaf in leaves]
+    return {
+        "name": name,
+        "seconds": seconds,
+        "megabytes": (peak - before) / 1e6,
+        "loss": loss.item(),
+        "gradient_norms": norms,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def in_process(python: str, which: str, size: int) -> dict:
+    """Measure in a fresh process of the given interpreter."""
+    command = [python, __file__, "--worker", which, "--sizes", str(size)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def compare(pythons: dict[str, str], size: int, rounds: int) -> dict:
+    """Measure everything at one size, interleaved."""
+    results: dict[str, list[dict]] = {which: [] for which in pythons}
+    for _ in range(rounds):
+        for which, python in pythons.items():
+            results[which].append(in_process(python, which, size))
+    row: dict = {"pairs": size, "width": WIDTH}
+    for which, found in results.items():
+        row[which] = {
+            **found[0],
+            "seconds": statistics.median(one["seconds"] for one in found),
+            "megabytes": statistics.median(one["megabytes"] for one in found),
+            "rounds": [one["seconds"] for one in found],
+        }
+    if "open_clip" in results:
+        pairs = zip(results["ours"], results["open_clip"], strict=True)
+        row["speed_up"] = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
+        row["memory_ratio"] = row["open_clip"]["megabytes"] / row["ours"]["megabytes"]
+    return row
+
+
+def machine() -> dict:
+    """Describe where this ran."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    models = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
+    return {
+        "cpu": sorted(models),
+        "cores": sum(line.startswith("processor") for line in lines),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer-python", help="interpreter with open_clip 3.3")
+    parser.add_argument("--sizes", default="4096,16384")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="file to write; standard output otherwise")
+    parser.add_argument("--worker", choices=("ours", "open_clip"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sizes = [int(size) for size in options.sizes.split(",")]
+    if options.worker:
+        print(json.dumps(measure(options.worker, sizes[0])))
+        return
+    pythons = {"ours": sys.executable}
+    if options.peer_python:
+        pythons["open_clip"] = options.peer_python
+    rows = []
+    for size in sizes:
+        rows.append(compare(pythons, size, options.rounds))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    text = json.dumps({"benchmark": "loss", "machine": machine(), "rows": rows}, indent=2)
+    if options.json:
+        Path(options.json).write_text(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
