@@ -279,16 +279,18 @@ def commit_folder(temp: Path, final: Path) -> None:
         UsageError: `final` exists and holds something.
         EnvironmentFault: the disk refuses.
     """
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UsageError(
-            "the output folder exists and is not empty", where=final, fix="choose another one or remove it"
-        )
+    _refuse_filled(final)
     make_folder(final.parent)
     with _disk(final):
         _flush_tree(temp)
         failpoint("rename")
         temp.rename(final)
         _flush_path(final.parent)
+
+
+def _refuse_filled(final: Path) -> None:
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise UsageError("the output exists and is not empty", where=final, fix="choose another or remove it")
 
 
 def _flush_tree(folder: Path) -> None:
@@ -315,10 +317,8 @@ def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> I
     target = Path(final)
     make_folder(target.parent)
     clean_temporaries(target.parent, only=target.name)
-    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(
-            "the output folder exists and is not empty", where=target, fix="choose another one or remove it"
-        )
+    if not replace:
+        _refuse_filled(target)
     temporary = _temporary(target)
     try:
         with _disk(target):

@@ -1,0 +1,391 @@
+"""Settings: plain mappings (TOML, JSON, `--set a.b=1`) become frozen dataclasses, checked, and back.
+
+Reads: TOML and JSON files. A wrong setting is told by its dotted name; an unknown one with the nearest known.
+"""
+
+import copy
+import dataclasses
+import enum
+import functools
+import json
+import re
+import tomllib
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from diptych.core.errors import EnvironmentFault, SettingsError, UsageError, nearest
+
+T = TypeVar("T")
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+SHOWN_CHARACTERS = 60  # of a wrong value in a message
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value stands: the file or command, and the dotted name inside it."""
+
+    where: str
+    path: tuple[str, ...] = ()
+
+    def __truediv__(self, name: object) -> "_Place":
+        return _Place(self.where, (*self.path, str(name)))
+
+    def __str__(self) -> str:
+        dotted = ".".join(self.path)
+        return f"{self.where}: {dotted}" if self.where and dotted else self.where or dotted
+
+    def error(self, what: str, *, found: str = "", expected: str = "", fix: str = "") -> SettingsError:
+        return SettingsError(what, where=self, found=found, expected=expected, fix=fix)
+
+    def wrong(self, value: object, expected: str) -> SettingsError:
+        return self.error("a setting has a wrong value", found=_shown(value), expected=expected)
+
+
+def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = "") -> T:
+    """Build a settings dataclass from plain values.
+
+    Args:
+        cls: a dataclass; fields may be dataclasses, tuples, lists, dicts, Optionals, unions, Literals, enums,
+            paths. A union of dataclasses is chosen by their `kind` field.
+        mapping: plain values by field name; fields with a default may be missing.
+        where: the file or command that they come from, for messages.
+
+    Raises:
+        SettingsError: unknown, missing or wrong setting.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Crop:
+    ...     size: tuple[int, int]
+    ...     flip: bool = False
+    >>> from_mapping(Crop, {"size": [64, 64]})
+    Crop(size=(64, 64), flip=False)
+    """
+    built: T = _dataclass(cls, mapping, _Place(str(where)))
+    return built
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """Turn a settings dataclass into plain values; `from_mapping` gives the equal dataclass back."""
+    assert dataclasses.is_dataclass(settings), type(settings)
+    plain = _plain(settings)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: there is no such file.
+        SettingsError: it is not TOML; names the line.
+    """
+    return _load(path, tomllib.loads, "TOML")
+
+
+def load_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        UsageError: there is no such file.
+        SettingsError: it is not JSON, or no object; names the line.
+    """
+    return _load(path, json.loads, "JSON")
+
+
+def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return a copy with single values replaced, as `--set` gives them.
+
+    Args:
+        mapping: plain values, possibly nested.
+        assignments: "a.b=1" each; the value is read as TOML, a bare word as a string.
+
+    Raises:
+        SettingsError: an assignment has no "=", or goes through something that is not a table.
+
+    >>> override({"train": {"steps": 10}}, ["train.steps=20", "train.name=small"])
+    {'train': {'steps': 20, 'name': 'small'}}
+    """
+    changed = copy.deepcopy(dict(mapping))
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        place = _Place("--set", (assignment,))
+        if not equals or not name.strip():
+            raise place.error(
+                "a setting cannot be read", expected="name=value", fix="e.g. --set train.steps=100"
+            )
+        *above, last = name.strip().split(".")
+        table: Any = changed
+        for part in above:
+            table = _step_into(table, part, place)
+        if not isinstance(table, dict):
+            raise place.error(f"{name!r} is not a setting", found=_shown(table), expected="a table above it")
+        table[last] = _toml_value(text.strip())
+    return changed
+
+
+def dumps_toml(mapping: Mapping[str, Any]) -> str:
+    """Write plain values as TOML. None is left out: TOML has no word for it.
+
+    >>> print(dumps_toml({"seed": 0, "train": {"betas": [0.9, 0.98]}}))
+    seed = 0
+    <BLANKLINE>
+    [train]
+    betas = [0.9, 0.98]
+    <BLANKLINE>
+    """
+    return "\n".join(_toml_table(mapping, ())).lstrip("\n") + "\n"
+
+
+def _load(path: str | Path, parse: Callable[[str], Any], kind: str) -> dict[str, Any]:
+    try:
+        content = parse(Path(path).read_bytes().decode("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError("no such file", where=path, expected=f"a {kind} file") from error
+    except OSError as error:
+        raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"the file is not {kind}", where=path, found=str(error)) from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"the {kind} file holds no table", where=path, found=type(content).__name__)
+    return content
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    text = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    return f"{text} ({type(value).__name__})"
+
+
+# --- plain values -> dataclasses ------------------------------------------------------------------
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, Mapping):
+        raise place.wrong(value, f"a table of {cls.__name__}")
+    known = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for name in value:
+        if name not in known:
+            guess = nearest(str(name), known)
+            raise (place / name).error(
+                "unknown setting",
+                expected=f"one of {', '.join(sorted(known))}",
+                fix=f"did you mean {guess!r}?" if guess else "",
+            )
+    built = {name: _convert(_hints(cls)[name], item, place / name) for name, item in value.items()}
+    for name, field in known.items():
+        optional = (
+            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        )
+        if name not in built and not optional:
+            raise (place / name).error("a setting is missing", expected=_type_name(_hints(cls)[name]))
+    try:
+        return cls(**built)
+    except ValueError as error:
+        raise place.error("the settings do not fit together", found=str(error)) from error
+
+
+def _convert(wanted: Any, value: Any, place: _Place) -> Any:
+    """Turn one plain value into the wanted type, by the form of that type."""
+    origin = get_origin(wanted)
+    if origin in (Union, types.UnionType):
+        return _union(get_args(wanted), value, place)
+    if origin is Literal:
+        return _one_of(get_args(wanted), value, place)
+    if origin in (tuple, list, Sequence):
+        return _sequence(wanted, value, place)
+    if origin in (dict, Mapping):
+        return _table(get_args(wanted), value, place)
+    if dataclasses.is_dataclass(wanted):
+        return _dataclass(wanted, value, place)
+    return _scalar(wanted, value, place)
+
+
+def _scalar(wanted: Any, value: Any, place: _Place) -> Any:
+    if wanted is Any:
+        return value
+    if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
+        chosen = _one_of(tuple(member.value for member in wanted), value, place)
+        return wanted(chosen)
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted is Path and isinstance(value, str):
+        return Path(value)
+    # bool is an int to Python, but `steps = true` is a mistake.
+    fits = value is None if wanted in (None, types.NoneType) else isinstance(value, wanted)
+    if not fits or (isinstance(value, bool) and wanted is not bool):
+        raise place.wrong(value, _type_name(wanted))
+    return value
+
+
+def _one_of(allowed: tuple[Any, ...], value: Any, place: _Place) -> Any:
+    for choice in allowed:
+        if choice == value and type(choice) is type(value):
+            return choice
+    guess = (
+        nearest(value, [choice for choice in allowed if isinstance(choice, str)])
+        if isinstance(value, str)
+        else None
+    )
+    raise place.error(
+        "a setting has a wrong value",
+        found=_shown(value),
+        expected=f"one of {', '.join(repr(choice) for choice in allowed)}",
+        fix=f"did you mean {guess!r}?" if guess else "",
+    )
+
+
+def _sequence(wanted: Any, value: Any, place: _Place) -> Any:
+    if not isinstance(value, list | tuple):
+        raise place.wrong(value, _type_name(wanted))
+    inner = get_args(wanted)
+    fixed = get_origin(wanted) is tuple and inner[-1:] != (...,)
+    if fixed and len(value) != len(inner):
+        raise place.wrong(value, f"{len(inner)} values")
+    members = inner if fixed else inner[:1] * len(value)
+    items = [
+        _convert(member, item, place / index)
+        for index, (member, item) in enumerate(zip(members, value, strict=True))
+    ]
+    return items if get_origin(wanted) is list else tuple(items)
+
+
+def _table(inner: tuple[Any, ...], value: Any, place: _Place) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise place.wrong(value, "a table")
+    member = inner[1] if inner else Any
+    return {str(name): _convert(member, item, place / name) for name, item in value.items()}
+
+
+def _union(members: tuple[Any, ...], value: Any, place: _Place) -> Any:
+    if value is None or (value == "none" and str not in members):
+        # TOML has no null: `--set a.b=none` says it.
+        if types.NoneType in members:
+            return None
+        raise place.wrong(value, " or ".join(_type_name(member) for member in members))
+    rest = [member for member in members if member is not types.NoneType]
+    classes = [member for member in rest if dataclasses.is_dataclass(member)]
+    if classes and isinstance(value, Mapping):
+        return _dataclass(_by_kind(classes, value, place), value, place)
+    exact = [member for member in rest if member is type(value)]
+    for member in exact + rest:
+        try:
+            return _convert(member, value, place)
+        except SettingsError:
+            if len(rest) == 1:
+                raise
+    raise place.wrong(value, " or ".join(_type_name(member) for member in members))
+
+
+def _by_kind(classes: list[Any], value: Mapping[str, Any], place: _Place) -> Any:
+    if len(classes) == 1:
+        return classes[0]
+    kinds = {kind: cls for cls in classes for kind in _kinds(cls)}
+    if "kind" not in value:
+        raise (place / "kind").error("a setting is missing", expected=f"one of {', '.join(map(repr, kinds))}")
+    return kinds[_one_of(tuple(kinds), value["kind"], place / "kind")]
+
+
+def _kinds(cls: Any) -> tuple[str, ...]:
+    """Return the kinds that a dataclass answers to: its `kind` Literal, or that field's default."""
+    hint = _hints(cls).get("kind")
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(
+        field.default
+        for field in dataclasses.fields(cls)
+        if field.name == "kind" and isinstance(field.default, str)
+    )
+
+
+def _type_name(wanted: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false", Path: "a path"}
+    if wanted in (None, types.NoneType):
+        return "none"
+    if get_origin(wanted) is Literal:
+        return f"one of {', '.join(repr(choice) for choice in get_args(wanted))}"
+    if get_origin(wanted) is not None:
+        return str(wanted).replace("typing.", "")
+    return names.get(wanted) or str(getattr(wanted, "__name__", wanted))
+
+
+# --- dataclasses -> plain values -> TOML ----------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _step_into(table: Any, part: str, place: _Place) -> Any:
+    if isinstance(table, list) and part.isdigit() and int(part) < len(table):
+        return table[int(part)]
+    if not isinstance(table, dict):
+        raise place.error(f"{part!r} is not inside a table", found=_shown(table))
+    return table.setdefault(part, {})
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _toml_table(mapping: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [
+        f"{_toml_key(str(name))} = {_toml_item(value)}"
+        for name, value in mapping.items()
+        if value is not None and not _is_table(value)
+    ]
+    for name, value in mapping.items():
+        below = (*path, _toml_key(str(name)))
+        if isinstance(value, Mapping):
+            lines += ["", f"[{'.'.join(below)}]", *_toml_table(value, below)]
+        elif _is_table(value):
+            for row in value:
+                lines += ["", f"[[{'.'.join(below)}]]", *_toml_table(row, below)]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    rows = isinstance(value, list | tuple) and bool(value) and all(isinstance(row, Mapping) for row in value)
+    return isinstance(value, Mapping) or rows
+
+
+def _toml_key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else _toml_item(name)
+
+
+def _toml_item(value: Any) -> str:
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, except that TOML wants DEL escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml_item(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return (
+            f"{{{', '.join(f'{_toml_key(str(name))} = {_toml_item(item)}' for name, item in value.items())}}}"
+        )
+    if isinstance(value, int | float):
+        return repr(value)
+    raise SettingsError("a value cannot be written as TOML", found=_shown(value))
