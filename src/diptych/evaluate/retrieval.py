@@ -39,6 +39,7 @@ class RetrievalResult:
         pairs: (P, 2) int64, rows (picture, text) that belong together.
         image_ranks: (N,) int64, wrong texts before the best right one, per picture.
         text_ranks: (M,) int64, wrong pictures before the best right one, per text.
+        unreadable: pictures that could not be decoded; they count as wrong, and are never found.
     """
 
     task: str
@@ -47,12 +48,14 @@ class RetrievalResult:
     pairs: Ints
     image_ranks: Ints
     text_ranks: Ints
+    unreadable: int
 
     def metrics(self) -> list[Metric]:
-        """List recall at 1, 5 and 10 both ways, in [0, 1], with 95 % intervals."""
+        """List recall at 1, 5 and 10 both ways, in [0, 1] with 95 % intervals, and what was unreadable."""
         return [
             *recalls(self.image_ranks, task=self.task, direction="image_to_text"),
             *recalls(self.text_ranks, task=self.task, direction="text_to_image"),
+            Metric(self.task, "unreadable", float(self.unreadable), None, len(self.image_ranks)),
         ]
 
 
@@ -94,29 +97,6 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
     return tuple(places), np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def retrieve(
-    image_embeds: Floats, text_embeds: Floats, pairs: Ints, *, task: str = "retrieval"
-) -> list[Metric]:
-    """Score retrieval both ways.
-
-    Args:
-        image_embeds: (N, E) float32, unit length; NaN rows are unreadable: wrong as queries, never found as
-            items.
-        text_embeds: (M, E) float32, unit length.
-        pairs: (P, 2) int64, rows (picture, text) that belong together.
-        task: the name the metrics carry.
-
-    Returns:
-        image_to_text_recall@1, @5, @10 over N pictures and text_to_image_recall@1, @5, @10 over M texts.
-    """
-    return [
-        *recalls(positive_ranks(image_embeds, text_embeds, pairs), task=task, direction="image_to_text"),
-        *recalls(
-            positive_ranks(text_embeds, image_embeds, pairs[:, ::-1]), task=task, direction="text_to_image"
-        ),
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class RetrievalEvaluator:
     """Retrieval between the pictures of a source and its distinct captions.
@@ -151,11 +131,13 @@ class RetrievalEvaluator:
                 fix="name the caption column, or evaluate another task",
             )
         text_embeds = embed_texts(model, texts, precision=self.precision)
+        image_embeds = embedded.image_embeds
         return RetrievalResult(
-            self.name,
-            texts,
-            text_embeds,
-            pairs,
-            positive_ranks(embedded.image_embeds, text_embeds, pairs),
-            positive_ranks(text_embeds, embedded.image_embeds, pairs[:, ::-1]),
+            task=self.name,
+            texts=texts,
+            text_embeds=text_embeds,
+            pairs=pairs,
+            image_ranks=positive_ranks(image_embeds, text_embeds, pairs),
+            text_ranks=positive_ranks(text_embeds, image_embeds, pairs[:, ::-1]),
+            unreadable=int(np.isnan(image_embeds[:, 0]).sum()),
         )

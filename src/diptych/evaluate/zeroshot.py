@@ -78,8 +78,8 @@ class ZeroShotResult:
     unreadable: int
 
     def metrics(self) -> list[Metric]:
-        """List the last set's metrics first, then top-1 of the others and every gain, then what was left
-        out.""" *others, best = self.scores
+        """List the last set's metrics, then top-1 of the others, every gain, and what was left out."""
+        *others, best = self.scores
         total = len(self.rows) + self.unlabelled
         return [
             *best.metrics,
