@@ -32,6 +32,7 @@ TEMP_PREFIX = ".diptych-tmp-"
 SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
 KILLED = 137  # exit code of a process that SIGKILL ended: 128 + 9
 BUFFER_BYTES = 1 << 20  # one system call per MiB: shards of hundreds of MB are written through this buffer
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TAIL_BYTES = 1 << 20  # how far back append_line looks for the end of the last whole line
 
 _lock = threading.Lock()
@@ -91,19 +92,13 @@ def _fault(error: OSError, path: Path, verb: str) -> EnvironmentFault:
         free = f"{shutil.disk_usage(folder).free:,} bytes free"
     except OSError:
         free = "free space unknown"
-    fixes = {
-        errno.ENOSPC: "make room on that disk, then run the same command again",
-        errno.EDQUOT: "make room in your quota, then run the same command again",
-        errno.EACCES: "choose a folder that you may write to",
-        errno.EPERM: "choose a folder that you may write to",
-        errno.EROFS: "choose a folder on a disk that is not read-only",
-    }
-    return EnvironmentFault(
-        f"cannot {verb}",
-        where=path,
-        found=f"{error.strerror or error}; {free}",
-        fix=fixes.get(error.errno or 0, "check the disk and the path, then run the same command again"),
-    )
+    if error.errno in FULL:
+        fix = "make room there, then run the same command again"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        fix = "choose a folder that you may write to"
+    else:
+        fix = "check the disk and the path, then run the same command again"
+    return EnvironmentFault(f"cannot {verb}", where=path, found=f"{error.strerror or error}; {free}", fix=fix)
 
 
 def _flush(descriptor: int) -> None:
@@ -186,7 +181,7 @@ def _filled(buffer: "io.BufferedWriter[_CountedFile]", mode: str, final: Path) -
             _flush(buffer.fileno())
     except OSError as error:
         # The block may also read other files: only a full disk is surely about this one.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in FULL:
             raise _fault(error, final, "write") from error
         raise
     finally:
@@ -386,7 +381,7 @@ def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None
     below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")
     found = 0
     for path in sorted(below):
-        mark, _, name = path.name.partition(".diptych-tmp-")[2].partition(".")
+        mark, _, name = path.name.removeprefix(TEMP_PREFIX).partition(".")
         if not path.name.startswith(TEMP_PREFIX) or (only is not None and name != only) or not path.exists():
             continue
         found += 1

@@ -65,7 +65,7 @@ class Progress:
         elif self.done:
             self._say(self.line())
 
-    def advance(self, n: int = 1, **figures: object) -> None:
+    def advance(self, n: int = 1, /, **figures: object) -> None:
         """Count `n` more items as done and remember the newest figures by name."""
         self.done += n
         self._figures.update(figures)
