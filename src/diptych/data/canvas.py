@@ -1,0 +1,219 @@
+"""Draw a scene: a background of two tones, then each object with a soft shadow, anti-aliased, in float32.
+
+Everything is computed from the scene's numbers and the picture's side, so any size shows the same picture.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.data.shapes import Array, distance
+from diptych.data.things import COLOURS, PALETTE, Background, Rgb, Scene, Thing
+
+# Pairs of tones that look well together. Which of them an object may stand on, `backdrops` decides.
+BACKDROPS: tuple[tuple[Rgb, Rgb], ...] = (
+    ((248, 241, 226), (232, 218, 192)),  # cream
+    ((240, 241, 238), (220, 222, 220)),  # paper
+    ((222, 234, 242), (188, 210, 228)),  # mist
+    ((226, 236, 218), (198, 216, 192)),  # sage
+    ((248, 226, 216), (238, 204, 192)),  # blush
+    ((232, 226, 242), (208, 200, 228)),  # lavender
+    ((222, 204, 170), (200, 178, 140)),  # sand
+    ((176, 204, 226), (128, 170, 206)),  # sky
+    ((152, 160, 128), (122, 134, 104)),  # moss
+    ((196, 150, 132), (170, 120, 108)),  # clay
+    ((92, 104, 122), (66, 78, 96)),  # slate
+    ((44, 50, 84), (84, 58, 98)),  # dusk
+    ((28, 38, 62), (44, 60, 92)),  # night
+    ((34, 60, 58), (24, 42, 46)),  # forest
+    ((66, 40, 58), (44, 28, 46)),  # plum
+    ((62, 58, 56), (44, 42, 42)),  # charcoal
+)
+KINDS: tuple[str, ...] = ("plain", "gradient", "glow", "dusk", "checker", "paper", "marble", "horizon")
+
+# Least distance in OKLab between an object's colour and any mixture of the two tones behind it. 0.17 keeps
+# yellow on cream and white on mist out, and leaves every colour at least five backdrops.
+LEAST_CONTRAST = 0.17
+
+STROKE = 0.2  # of the radius: an outline this thick is two pixels wide on the smallest 64-pixel object
+RIM = 0.11  # of the radius: patterns stop here, so the outline stays in the object's colour
+STRIPE_PERIOD, STRIPE_SHARE = 0.52, 0.44
+DOT_PERIOD, DOT_RADIUS = 0.54, 0.155
+TABLE_SIDE = 256  # up to this picture size the ordinary distance tables are fine enough
+
+# What stripes and dots are painted with: the object's colour, mostly whitened; white, grey and black need their own.
+_TINTS: dict[str, Rgb] = {"white": (206, 202, 198), "grey": (226, 228, 232), "black": (104, 104, 112)}
+_WHITENING = 0.76
+
+
+class _Grid(NamedTuple):
+    """Coordinates and textures of a picture of one size, each (H, W) or broadcastable to it."""
+
+    x: Array  # 0 left .. 1 right, (1, W)
+    y: Array  # 0 top .. 1 bottom, (H, 1)
+    grain: Array  # fine noise, mean 0, deviation 1
+    marble: Array  # smooth noise in 0..1 that tiles without a seam
+
+
+@lru_cache(maxsize=4)
+def _grid(size: int) -> _Grid:
+    line = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    random = np.random.Generator(np.random.Philox(20210226))
+    grain = random.standard_normal((size, size), np.float32)
+    x, y = line[None, :], line[:, None]
+    marble = np.zeros((size, size), np.float32)
+    for _ in range(24):
+        across, down = random.integers(-3, 4, 2).tolist()
+        weight, turn = 1 / (1 + math.hypot(across, down)), random.random()
+        marble += np.float32(weight) * np.sin(
+            np.float32(2 * math.pi) * (across * x + down * y + np.float32(turn))
+        )
+    marble -= marble.min()
+    return _Grid(x, y, grain, marble / marble.max())
+
+
+def oklab(rgb: Rgb) -> tuple[float, float, float]:
+    """Convert an sRGB colour to OKLab, where distances follow the eye.
+
+    Source: Ottosson 2020, "A perceptual color space for image processing".
+
+    >>> [round(value, 3) for value in oklab((255, 255, 255))]
+    [1.0, 0.0, 0.0]
+    """
+    r, g, b = ((c / 255 + 0.055) ** 2.4 / 1.055**2.4 if c > 10 else c / 255 / 12.92 for c in rgb)
+    long = math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b)
+    middle = math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b)
+    short = math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b)
+    return (
+        0.2104542553 * long + 0.7936177850 * middle - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * middle + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * middle - 0.8086757660 * short,
+    )
+
+
+@lru_cache(maxsize=len(COLOURS))
+def backdrops(colour: str) -> frozenset[int]:
+    """Return the positions in BACKDROPS of the tone pairs that keep an object of `colour` well visible."""
+    return frozenset(
+        index
+        for index, (light, dark) in enumerate(BACKDROPS)
+        if min(math.dist(oklab(PALETTE[colour]), oklab(_mix(light, dark, step / 8))) for step in range(9))
+        >= LEAST_CONTRAST
+    )
+
+
+def _mix(first: Rgb, second: Rgb, share: float) -> Rgb:
+    r, g, b = (round(p + share * (q - p)) for p, q in zip(first, second, strict=True))
+    return (r, g, b)
+
+
+def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
+    """Draw a scene.
+
+    Args:
+        scene: what to draw.
+        size: side of the picture in pixels.
+
+    Returns:
+        (size, size, 3) uint8, RGB.
+    """
+    canvas = _draw_background(scene.background, size)
+    for thing in scene.things:
+        _draw_thing(canvas, thing)
+    canvas += np.float32(0.5)
+    np.clip(canvas, 0, 255, out=canvas)
+    return canvas.astype(np.uint8)
+
+
+def _draw_background(background: Background, size: int) -> Array:
+    """Mix the two tones by a share per pixel, and add a breath of grain."""
+    grid = _grid(size)
+    first, second = (np.array(tone, np.float32) for tone in background.tones)
+    share = _share(background, grid)
+    canvas: Array = first + share[..., None] * (second - first)
+    strength = 5.0 if background.kind == "paper" else 1.2
+    canvas += (np.float32(strength) * grid.grain)[..., None]
+    return canvas
+
+
+def _share(background: Background, grid: _Grid) -> Array:
+    """How much of the second tone each pixel takes, in 0..1."""
+    p, q, r = (np.float32(number) for number in background.phase)
+    x, y, size = grid.x, grid.y, grid.x.size
+    if background.kind == "gradient":
+        turn = 2 * math.pi * float(p)
+        slope = np.float32(math.cos(turn)) * (x - 0.5) + np.float32(math.sin(turn)) * (y - 0.5)
+        return np.clip(0.5 + slope, 0, 1)
+    if background.kind == "glow":
+        return np.clip(np.hypot(x - (0.2 + 0.6 * p), y - (0.1 + 0.5 * q)) * np.float32(1.3), 0, 1)
+    if background.kind == "dusk":
+        return np.broadcast_to(y * y * (3 - 2 * y), (size, size))
+    if background.kind == "checker":
+        cells = np.float32(4 + int(4 * r))
+        waves = np.sin(np.pi * cells * (x + p)) * np.sin(np.pi * cells * (y + q))
+        return np.clip(0.5 + waves * (size / cells), 0, 1).astype(np.float32)
+    if background.kind == "marble":
+        return np.roll(grid.marble, (int(p * size), int(q * size)), (0, 1))
+    if background.kind == "horizon":
+        hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * np.pi * (x * (1 + q) + r))
+        return np.clip((y - hills) * size + np.float32(0.5), 0, 1).astype(np.float32)
+    return np.broadcast_to(np.float32(0.15) + np.float32(0.3) * (x - p) ** 2, (size, size))
+
+
+def _draw_thing(canvas: Array, thing: Thing) -> None:
+    """Paint one object and its shadow over the canvas, touching only the square that holds them."""
+    size = canvas.shape[0]
+    radius, centre_x, centre_y = thing.radius * size, thing.x * size, thing.y * size
+    reach = radius * 1.12 + 0.07 * size
+    left, right = max(0, int(centre_x - reach)), min(size, int(centre_x + reach) + 1)
+    top, bottom = max(0, int(centre_y - reach)), min(size, int(centre_y + reach) + 1)
+    x = ((np.arange(left, right) + (0.5 - centre_x)) / radius).astype(np.float32)[None, :]
+    y = ((np.arange(top, bottom) + (0.5 - centre_y)) / radius).astype(np.float32)[:, None]
+    cosine, sine = np.float32(math.cos(thing.angle)), np.float32(math.sin(thing.angle))
+    u, v = x * cosine - y * sine, x * sine + y * cosine
+    if thing.mirrored:
+        u = -u
+    depth = distance(thing.shape, u, v, cells=160 * -(-size // TABLE_SIDE))
+    band = (
+        np.abs(depth + np.float32(STROKE / 2)) - np.float32(STROKE / 2) if thing.fill == "outline" else depth
+    )
+    region = canvas[top:bottom, left:right]
+    _cast_shadow(region, band * np.float32(radius), size)
+    paint = _paint(thing, u, v, depth, radius)
+    cover = np.clip(np.float32(0.5) - band * np.float32(radius), 0, 1)
+    region += cover[..., None] * (paint - region)
+
+
+def _cast_shadow(region: Array, depth: Array, size: int) -> None:
+    """Darken what lies below and to the right of a shape; `depth` is its distance in pixels."""
+    down, across = max(1, round(0.028 * size)), max(1, round(0.018 * size))
+    softness = np.float32(1 / (0.07 * size))
+    shadow = np.clip(np.float32(0.5) - depth[:-down, :-across] * softness, 0, 1)
+    shadow *= shadow
+    region[down:, across:] *= (1 - np.float32(0.42) * shadow)[..., None]
+
+
+def _paint(thing: Thing, u: Array, v: Array, depth: Array, radius: float) -> Array:
+    """The colour of each pixel of an object: its fill, lit softly from above. (h, w, 3) float32."""
+    colour = np.array(thing.rgb, np.float32)
+    light = np.float32(1.0) - np.float32(0.09) * v
+    if thing.fill not in ("striped", "dotted"):
+        return light[..., None] * colour
+    if thing.fill == "striped":
+        wave = (np.float32(0.8) * u + np.float32(0.6) * v) * np.float32(1 / STRIPE_PERIOD)
+        away = np.abs(wave - np.round(wave)) * np.float32(STRIPE_PERIOD) - np.float32(
+            STRIPE_PERIOD * STRIPE_SHARE / 2
+        )
+    else:
+        row = np.round(v * np.float32(1 / DOT_PERIOD))
+        column = u * np.float32(1 / DOT_PERIOD) + np.float32(0.5) * (row % 2)
+        away = np.hypot(column - np.round(column), v * np.float32(1 / DOT_PERIOD) - row)
+        away = away * np.float32(DOT_PERIOD) - np.float32(DOT_RADIUS)
+    pattern = np.clip(np.float32(0.5) - np.maximum(away, depth + np.float32(RIM)) * np.float32(radius), 0, 1)
+    tint = np.array(_TINTS.get(thing.colour) or _mix(thing.rgb, (255, 255, 255), _WHITENING), np.float32)
+    return light[..., None] * (colour + pattern[..., None] * (tint - colour))

@@ -1,0 +1,121 @@
+"""What a drawn scene is made of: names, palette, records, and the dice that choose among them.
+
+No picture is drawn here and no text is written: `canvas` draws these records, `phrases` describes them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from diptych.core.seeds import derive
+
+T = TypeVar("T")
+Rgb = tuple[int, int, int]
+
+# 24 outlines that stay apart at 20 pixels and have a common one-word name.
+SHAPES: tuple[str, ...] = (
+    "circle", "oval", "square", "triangle", "diamond", "star", "heart", "cross",
+    "ring", "moon", "arrow", "hourglass", "drop", "flower", "cloud", "bolt",
+    "leaf", "house", "key", "fish", "tree", "crown", "mug", "mushroom",
+)  # fmt: skip
+
+# Twelve colours, each named by one common word; the closest two (black, brown) are 0.22 apart in OKLab.
+PALETTE: dict[str, Rgb] = {
+    "red": (216, 36, 42),
+    "orange": (248, 132, 24),
+    "yellow": (252, 216, 44),
+    "green": (52, 160, 62),
+    "teal": (14, 172, 172),
+    "blue": (36, 84, 214),
+    "purple": (120, 54, 176),
+    "pink": (250, 134, 188),
+    "brown": (124, 74, 38),
+    "black": (24, 24, 28),
+    "white": (252, 252, 250),
+    "grey": (136, 140, 146),
+}
+COLOURS: tuple[str, ...] = tuple(PALETTE)
+SIZES: tuple[str, ...] = ("small", "medium", "large")
+FILLS: tuple[str, ...] = ("solid", "outline", "striped", "dotted")
+SPLITS: tuple[str, ...] = ("train", "test", "unseen")
+
+UNSEEN_COUNT = 36  # of 288: each colour misses three shapes, each shape one or two colours
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One object of a scene; lengths are fractions of the picture's side, y grows downwards."""
+
+    shape: str
+    colour: str
+    size: str
+    fill: str
+    x: float
+    y: float
+    radius: float
+    angle: float  # radians, counter-clockwise
+    mirrored: bool
+    rgb: Rgb  # the palette's colour with a little jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """What lies behind the objects: a kind, two tones, and numbers in 0..1 that place its pattern."""
+
+    kind: str
+    tones: tuple[Rgb, Rgb]
+    phase: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A picture and its captions, before a pixel is drawn."""
+
+    things: tuple[Thing, ...]
+    background: Background
+    relation: str | None  # "left of", "above", "count", "row", or None for a single object
+    captions: tuple[str, ...]
+
+
+class Dice:
+    """Random choices built on `random()` alone, the one draw that Python keeps equal across versions."""
+
+    def __init__(self, seed: int, *names: str | int) -> None:
+        """Start the stream that belongs to `seed` and `names`."""
+        self._random = random.Random(derive(seed, *names)).random
+
+    def between(self, low: float, high: float) -> float:
+        """Return a number in [low, high)."""
+        return low + (high - low) * self._random()
+
+    def below(self, count: int) -> int:
+        """Return an integer in 0..count-1."""
+        return int(self._random() * count)
+
+    def chance(self, probability: float) -> bool:
+        """Return True with `probability`."""
+        return self._random() < probability
+
+    def pick(self, items: Sequence[T]) -> T:
+        """Return one of `items`."""
+        return items[int(self._random() * len(items))]
+
+
+def unseen_combinations() -> frozenset[tuple[str, str]]:
+    """Choose the (shape, colour) combinations that training pictures never show.
+
+    Shapes take turns in a fixed order while colours step by 5 (coprime to 12) and shift by one every twelve
+    turns, so every colour is left out exactly three times and no combination is chosen twice.
+
+    >>> len(unseen_combinations())
+    36
+    """
+    shapes = sorted(SHAPES, key=lambda shape: derive(0, "scenes", "unseen", shape))
+    colours = len(COLOURS)
+    return frozenset(
+        (shapes[turn % len(shapes)], COLOURS[(5 * turn + turn // colours) % colours])
+        for turn in range(UNSEEN_COUNT)
+    )
