@@ -1,0 +1,174 @@
+"""CLIP: two towers, one space, one scale.
+
+Source: Radford et al. 2021 (CLIP), figure 3 and section 2.4; initialisation as in OpenAI's ``clip/model.py``
+(``initialize_parameters``), with PyTorch's defaults where that function is silent.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.models.blocks import Attention, Mlp
+from diptych.models.config import ClipConfig, VitConfig
+from diptych.models.resnet import ModifiedResNet
+from diptych.models.text import TextTransformer
+from diptych.models.vision import VisionTransformer
+
+TOKEN_STD = 0.02
+TEXT_POSITION_STD = 0.01
+
+
+class Clip(nn.Module):
+    """The two towers and the learned temperature.
+
+    ``logit_scale`` (0-D) is the stored logarithm; `forward` returns its exponential.
+    """
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision: VisionTransformer | ModifiedResNet
+        if isinstance(config.vision, VitConfig):
+            self.vision = VisionTransformer(
+                config.vision,
+                embed_dim=config.embed_dim,
+                activation=config.activation,
+                eps=config.layer_norm_eps,
+            )
+        else:
+            self.vision = ModifiedResNet(config.vision, embed_dim=config.embed_dim)
+        self.text = TextTransformer(
+            config.text, embed_dim=config.embed_dim, activation=config.activation, eps=config.layer_norm_eps
+        )
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Return image_features (B, E) of normalised pictures (B, 3, H, W)."""
+        return cast(Tensor, self.vision(pixels))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return text_features (B, E) of token ids (B, L) int64."""
+        return cast(Tensor, self.text(tokens))
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed pictures and texts.
+
+        Args:
+            pixels: (B_image, 3, H, W) normalised pictures.
+            tokens: (B_text, L) int64 token ids.
+
+        Returns:
+            image_embeds (B_image, E) and text_embeds (B_text, E), float32 of unit length, and the 0-D scale,
+            at most ``config.logit_scale_max``.
+        """
+        image_embeds = F.normalize(self.encode_image(pixels).float(), dim=-1)
+        text_embeds = F.normalize(self.encode_text(tokens).float(), dim=-1)
+        scale = self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
+        return image_embeds, text_embeds, scale
+
+
+def build(config: ClipConfig, *, seed: int) -> Clip:
+    """Return a new model with the paper's initialisation; the same seed gives the same weights.
+
+    The global random state is neither read nor changed.
+    """
+    with torch.device("meta"):
+        clip = Clip(config)
+    clip = clip.to_empty(device="cpu")
+    initialise(clip, torch.Generator().manual_seed(seed))
+    return clip
+
+
+@torch.no_grad()
+def initialise(clip: Clip, generator: torch.Generator) -> None:
+    """Fill every parameter and buffer with its starting value.
+
+    Args:
+        clip: a model on the CPU; its present values are ignored.
+        generator: source of all randomness.
+
+    Source: OpenAI's ``clip/model.py`` ``initialize_parameters``; PyTorch defaults for what it leaves alone
+    (the vision Transformer's blocks, convolutions, biases).
+    """
+    draw = _Draw(generator)
+    for module in clip.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            draw.default(module)
+    _initialise_text(clip.text, draw)
+    if isinstance(clip.vision, VisionTransformer):
+        _initialise_vit(clip.vision, draw)
+    else:
+        _initialise_resnet(clip.vision, draw)
+    clip.logit_scale.fill_(clip.config.logit_scale_init)
+
+
+class _Draw:
+    """Random values from one generator."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def normal(self, tensor: Tensor, std: float) -> None:
+        tensor.normal_(0.0, std, generator=self.generator)
+
+    def uniform(self, tensor: Tensor, bound: float) -> None:
+        tensor.uniform_(-bound, bound, generator=self.generator)
+
+    def default(self, module: nn.Linear | nn.Conv2d) -> None:
+        """PyTorch's default, Kaiming-uniform with a = sqrt(5): U(+-fan_in^-0.5), the bias too."""
+        bound = module.weight[0].numel() ** -0.5
+        self.uniform(module.weight, bound)
+        if module.bias is not None:
+            self.uniform(module.bias, bound)
+
+
+def _initialise_text(text: TextTransformer, draw: _Draw) -> None:
+    width, layers = text.config.width, text.config.layers
+    residual_std = width**-0.5 * (2 * layers) ** -0.5
+    draw.normal(text.token_embedding.weight, TOKEN_STD)
+    draw.normal(text.positional_embedding, TEXT_POSITION_STD)
+    draw.normal(text.text_projection, width**-0.5)
+    for block in text.blocks:
+        attention, mlp = cast(Attention, block.attn), cast(Mlp, block.mlp)
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
+            draw.normal(layer.weight, width**-0.5)
+            layer.bias.zero_()
+        draw.normal(attention.out_proj.weight, residual_std)
+        attention.out_proj.bias.zero_()
+        draw.normal(mlp.c_fc.weight, (2 * width) ** -0.5)
+        draw.normal(mlp.c_proj.weight, residual_std)
+
+
+def _initialise_vit(vision: VisionTransformer, draw: _Draw) -> None:
+    width = vision.config.width
+    draw.normal(vision.class_embedding, width**-0.5)
+    draw.normal(vision.positional_embedding, width**-0.5)
+    draw.normal(vision.proj, width**-0.5)
+    # nn.MultiheadAttention draws the packed (3 D, D) matrix Xavier-uniform, and zeroes all its biases.
+    bound = math.sqrt(6 / (width + 3 * width))
+    for block in vision.blocks:
+        attention = cast(Attention, block.attn)
+        for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
+            draw.uniform(layer.weight, bound)
+            layer.bias.zero_()
+        attention.out_proj.bias.zero_()
+
+
+def _initialise_resnet(vision: ModifiedResNet, draw: _Draw) -> None:
+    pool = vision.attnpool
+    std = pool.c_proj.in_features**-0.5
+    draw.normal(pool.positional_embedding, std)
+    for layer in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
+        draw.normal(layer.weight, std)
+    for name, parameter in vision.named_parameters():
+        # A residual block starts as its shortcut.
+        if name.startswith("layer") and name.endswith("bn3.weight"):
+            parameter.zero_()

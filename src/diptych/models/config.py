@@ -1,0 +1,280 @@
+"""Describe a CLIP model completely: both towers, the shared space and the temperature.
+
+A configuration is plain data. It says everything that the weights do not (activation, heads, end token), so a
+checkpoint that carries it cannot be rebuilt as a different function.
+
+Source: Radford et al. 2021 (CLIP), tables 18 to 20; OpenAI's published ``clip/model.py``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from diptych.core.errors import SettingsError, unknown_name
+
+Activation = Literal["quick_gelu", "gelu"]
+ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu")
+
+RESNET_EXPANSION = 4
+"""Every bottleneck widens its planes by this factor."""
+
+RESNET_STAGES = 4
+"""Stages of a ModifiedResNet; the last three halve the picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class VitConfig:
+    """Shape of a vision Transformer: square patches over a picture of (height, width) pixels."""
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: int = 32
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    kind: Literal["vit"] = "vit"
+
+    def __post_init__(self) -> None:
+        _require_positive("vision", patch_size=self.patch_size, layers=self.layers)
+        _require_heads("vision", self.width, self.heads)
+        _require_grid(self.image_size, self.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+@dataclass(frozen=True, slots=True)
+class ResNetConfig:
+    """Shape of a ModifiedResNet: blocks per stage, stem width, heads of the attention pool.
+
+    ``stem_pool=False`` leaves out the stem's average pool, so the total stride is 16 instead of 32 and a
+    small picture keeps a grid worth pooling over (64 pixels: 4x4 instead of 2x2).
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    layers: tuple[int, int, int, int] = (3, 4, 6, 3)
+    width: int = 64
+    heads: int = 32
+    stem_pool: bool = True
+    kind: Literal["resnet"] = "resnet"
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != RESNET_STAGES:
+            raise SettingsError(
+                "a ResNet tower needs four stages",
+                where="vision.layers",
+                found=str(self.layers),
+                expected="four block counts, for example (3, 4, 6, 3)",
+                fix="give one number of blocks per stage",
+            )
+        _require_positive("vision", **{f"layers[{i}]": count for i, count in enumerate(self.layers)})
+        _require_positive("vision", width=self.width // 2)
+        _require_heads("vision", self.output_width, self.heads)
+        _require_grid(self.image_size, self.stride)
+
+    @property
+    def output_width(self) -> int:
+        """Channels of the last stage (32 times the stem's width)."""
+        return self.width * RESNET_EXPANSION << (RESNET_STAGES - 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell of the last feature map: stem convolution 2, its pool 2 or 1, three stages of 2."""
+        return (4 if self.stem_pool else 2) << (RESNET_STAGES - 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the last feature map."""
+        return self.image_size[0] // self.stride, self.image_size[1] // self.stride
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """Shape of the causal text Transformer and the two ids that bracket every text."""
+
+    context_length: int = 77
+    vocab_size: int = 49_408
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    start_id: int = 49_406
+    end_id: int = 49_407
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
+        )
+        _require_heads("text", self.width, self.heads)
+        for name, token_id in (("start_id", self.start_id), ("end_id", self.end_id)):
+            if not 0 <= token_id < self.vocab_size:
+                raise SettingsError(
+                    f"{name} lies outside the vocabulary",
+                    where=f"text.{name}",
+                    found=str(token_id),
+                    expected=f"0 to {self.vocab_size - 1}",
+                    fix="take vocab_size, start_id and end_id from the same tokenizer",
+                )
+
+
+VisionConfig = VitConfig | ResNetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """Two towers, the width of the space they share, and the temperature's start and ceiling.
+
+    ``logit_scale_init`` is the stored logarithm (ln 1/0.07); ``logit_scale_max`` bounds its exponential.
+    """
+
+    embed_dim: int
+    vision: VisionConfig
+    text: TextConfig
+    activation: Activation = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    logit_scale_init: float = math.log(1 / 0.07)
+    logit_scale_max: float = 100.0
+
+    def __post_init__(self) -> None:
+        _require_positive("model", embed_dim=self.embed_dim)
+        if self.activation not in ACTIVATIONS:
+            raise unknown_name("activation", str(self.activation), ACTIVATIONS, where="activation")
+
+    def with_tokenizer(
+        self, *, vocab_size: int, start_id: int, end_id: int, context_length: int | None = None
+    ) -> "ClipConfig":
+        """Return this configuration for another vocabulary (and, if given, another context length)."""
+        text = replace(
+            self.text,
+            vocab_size=vocab_size,
+            start_id=start_id,
+            end_id=end_id,
+            context_length=self.text.context_length if context_length is None else context_length,
+        )
+        return replace(self, text=text)
+
+
+def config_to_mapping(config: ClipConfig) -> dict[str, Any]:
+    """Return the configuration as JSON-able plain data; `config_from_mapping` reads it back.
+
+    >>> config_to_mapping(ClipConfig(512, VitConfig(), TextConfig()))["vision"]["patch_size"]
+    32
+    """
+    mapping = asdict(config)
+    for key, value in mapping["vision"].items():
+        if isinstance(value, tuple):
+            mapping["vision"][key] = list(value)
+    return mapping
+
+
+def config_from_mapping(mapping: Mapping[str, Any], *, where: str = "") -> ClipConfig:
+    """Read a configuration from plain data; only known keys holding plain values of the right type pass.
+
+    Args:
+        mapping: as written by `config_to_mapping`; absent keys take their defaults.
+        where: name of the file, for errors.
+
+    Raises:
+        SettingsError: a key is missing or a value has the wrong type.
+        UnknownNameError: a key or a kind of tower is not known.
+    """
+    top = dict(mapping)
+    vision = _required_mapping(top.pop("vision", None), "vision", where)
+    text = _required_mapping(top.pop("text", None), "text", where)
+    kinds: dict[str, type[VitConfig] | type[ResNetConfig]] = {"vit": VitConfig, "resnet": ResNetConfig}
+    kind = vision.get("kind", "vit")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise unknown_name("kind of vision tower", str(kind), kinds, where=where)
+    if "embed_dim" not in top:
+        raise SettingsError(
+            "the model configuration is incomplete",
+            where=where,
+            found="no embed_dim",
+            expected="the width of the shared space",
+            fix="add embed_dim",
+        )
+    vision_config = kinds[kind](**_plain(kinds[kind], vision, f"{where}: vision"))
+    text_config = TextConfig(**_plain(TextConfig, text, f"{where}: text"))
+    return ClipConfig(vision=vision_config, text=text_config, **_plain(ClipConfig, top, where))
+
+
+def _required_mapping(value: object, name: str, where: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise SettingsError(
+        f"the model configuration needs a table {name!r}",
+        where=where,
+        found=type(value).__name__,
+        expected="a table",
+        fix=f"describe the {name} tower",
+    )
+
+
+def _plain(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = {field.name: field for field in fields(cls)}
+    result: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key not in known:
+            raise unknown_name("setting", key, known, where=where)
+        result[key] = _value(key, value, known[key].type, where)
+    return result
+
+
+def _value(key: str, value: object, annotation: object, where: str) -> object:
+    """Check a plain value against its annotation; lists become tuples, whole numbers may be floats."""
+    if annotation is int and type(value) is int:
+        return value
+    if annotation is float and type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]
+        return float(value)  # type: ignore[arg-type]
+    if annotation is bool and type(value) is bool:
+        return value
+    arguments = getattr(annotation, "__args__", ())
+    if arguments and all(argument is int for argument in arguments):
+        if isinstance(value, list | tuple) and [type(item) for item in value] == list(arguments):
+            return tuple(value)
+    elif value in arguments:
+        return value
+    raise SettingsError(
+        f"{key} has a wrong value",
+        where=where,
+        found=repr(value)[:80],
+        expected=getattr(annotation, "__name__", str(annotation)),
+        fix=f"correct {key}",
+    )
+
+
+def _require_positive(part: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise SettingsError(
+                f"{name} is too small",
+                where=f"{part}.{name}",
+                found=str(value),
+                expected="1 or more",
+                fix=f"raise {name}",
+            )
+
+
+def _require_heads(part: str, width: int, heads: int) -> None:
+    if heads < 1 or width < 1 or width % heads:
+        raise SettingsError(
+            "the width must divide evenly among the heads",
+            where=f"{part}.heads",
+            found=f"width {width}, heads {heads}",
+            expected="width = heads x whole number (64 in the paper)",
+            fix="change width or heads",
+        )
+
+
+def _require_grid(image_size: tuple[int, int], stride: int) -> None:
+    if len(image_size) != 2 or any(side < stride or side % stride for side in image_size):
+        raise SettingsError(
+            "the picture size does not fit the tower",
+            where="vision.image_size",
+            found=str(image_size),
+            expected=f"(height, width), both multiples of {stride}",
+            fix="round image_size to such multiples",
+        )
