@@ -1,0 +1,386 @@
+"""Tar files as WebDataset uses them: headers in, headers out, nothing extracted and nothing trusted.
+
+Why our own: Python's ``tarfile`` stops without an exception at a damaged or zeroed header, so half a shard
+can vanish silently, and a negative size sent it round for ever (CVE-2025-8194). Here every header's checksum
+is checked, sizes are bounded by the file before anything is read, links, devices and sparse files are
+refused, the two zero blocks at the end are required, and whatever follows them must be zero. The payload is
+never read, so the time and memory used depend on the number of headers only.
+
+Reads: ustar and pax archives, with GNU long names. Writes: header bytes of ustar (pax where a name needs it).
+Source: POSIX.1-2017 "pax", sections "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic
+Tar Format".
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+from diptych.core.errors import DataError, IntegrityError
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+"""The two zero blocks that end an archive."""
+
+_MAX_NAME_BYTES = 4096  # PATH_MAX of Linux: a longer name is no file's
+_MAX_PAX_BYTES = (
+    1 << 16
+)  # a pax header carries a path and a few times; 64 KiB is twenty times what GNU tar writes
+_MAX_SIZE = 1 << 43  # 8 TiB, the largest file of ustar's own octal field times a thousand
+_USTAR_SIZE = 8**11  # sizes from here on do not fit the 11 octal digits of ustar
+_SKIP_CHUNK = 1 << 20
+_NAME_BYTES = 100
+_ZERO_BLOCK = bytes(BLOCK)
+
+_REGULAR = b"0\0"  # type flags of a regular file: "0", and NUL from archives before POSIX
+_DIRECTORY, _PAX, _PAX_GLOBAL, _GNU_NAME = b"5", b"x", b"g", b"L"
+_FORBIDDEN = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a named pipe",
+    b"7": "a contiguous file",
+    b"K": "a long link name",
+    b"S": "a sparse file",
+    b"M": "a piece of a multi-volume file",
+    b"V": "a volume label",
+    b"D": "a directory dump",
+}
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard", b"PK": "zip"}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One regular file inside a tar: its name, and where its header and its payload lie (bytes from the
+    start).
+
+    ``header_offset`` is that of the first block that belongs to it, a pax header or long name included.
+    """
+
+    name: str
+    offset: int
+    size: int
+    header_offset: int
+
+    @property
+    def end(self) -> int:
+        """Return the offset behind the payload and its padding, where the next header begins."""
+        return self.offset + padded(self.size)
+
+
+def padded(size: int) -> int:
+    """Round a payload size up to whole tar blocks.
+
+    >>> padded(0), padded(1), padded(512)
+    (0, 512, 512)
+    """
+    return -(-size // BLOCK) * BLOCK
+
+
+def padding(size: int) -> bytes:
+    """Return the zero bytes that follow a payload of this size.
+
+    >>> len(padding(500))
+    12
+    """
+    return _ZERO_BLOCK[: -size % BLOCK]
+
+
+def header(name: str, size: int) -> bytes:
+    """Build the header blocks of a regular file: the same bytes for the same name and size, always.
+
+    Owner, group and time are zero and the mode is 0644, so that equal data makes equal archives. A name that
+    is longer than 100 bytes or not ASCII, or a size of 8 GiB and more, is put in a pax header before it.
+
+    Args:
+        name: the member's name, relative, with forward slashes.
+        size: payload size in bytes.
+
+    Returns:
+        One block, or three and more when a pax header is needed.
+
+    Raises:
+        DataError: the name is empty, too long, absolute, or steps upwards.
+
+    >>> len(header("000000.jpg", 12)), len(header("ä" * 80, 12))
+    (512, 1536)
+    """
+    raw = name.encode()
+    _check_name(name, where=name)
+    if len(raw) <= _NAME_BYTES and raw.isascii() and size < _USTAR_SIZE:
+        return _block(raw, size, b"0")
+    records = b""
+    if len(raw) > _NAME_BYTES or not raw.isascii():
+        records += _pax_record(b"path", raw)
+    if size >= _USTAR_SIZE:
+        records += _pax_record(b"size", b"%d" % size)
+    plain = name.encode("ascii", "replace")[:_NAME_BYTES]
+    return (
+        _block(b"pax", len(records), _PAX)
+        + records
+        + padding(len(records))
+        + _block(plain, size if size < _USTAR_SIZE else 0, b"0")
+    )
+
+
+def read_members(file: BinaryIO, *, name: str = "tar") -> Iterator[Member]:
+    """Walk the headers of a tar from the file's current position, which counts as offset 0 when it cannot
+    seek.
+
+    A file that can seek may be read elsewhere between two members; one that cannot is only read forwards.
+
+    Args:
+        file: an open binary file, or a pipe.
+        name: what the file is called in errors.
+
+    Yields:
+        Regular files in the archive's order; directories are passed over.
+
+    Raises:
+        IntegrityError: the archive is damaged: a checksum is wrong, it is cut short, or data follows its end.
+        DataError: the archive is whole but holds what no shard holds: links, devices, sparse files, names
+            that step out of the folder, limits exceeded, or it is compressed.
+    """
+    yield from _Walk(file, name).members()
+
+
+class _Walk:
+    """One pass over an archive; holds the position and what extension headers said about the next member."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file = file
+        self.name = name
+        self.seekable = file.seekable()
+        self.position = file.tell() if self.seekable else 0
+        self.end: int | None = None
+        if self.seekable:
+            self.end = file.seek(0, os.SEEK_END)
+            file.seek(self.position)
+        self.long_name: str | None = None
+        self.long_size: int | None = None
+
+    def members(self) -> Iterator[Member]:
+        start = self.position
+        while True:
+            block = self._read(BLOCK, "a header")
+            if block == _ZERO_BLOCK:
+                self._finish()
+                return
+            flag = self._check(block)
+            size = self._size(block)
+            if flag in (_PAX, _PAX_GLOBAL, _GNU_NAME):
+                self._extension(flag, size)
+                continue
+            member = self._member(block, flag, size, start)
+            self._skip(member.end)
+            if flag != _DIRECTORY:
+                yield member
+            start = member.end
+
+    def _member(self, block: bytes, flag: bytes, size: int, start: int) -> Member:
+        if flag not in (b"0", b"\0", _DIRECTORY):
+            self._refuse(
+                f"holds {_FORBIDDEN.get(flag, 'a member of unknown type')}",
+                found=f"type {flag!r}",
+                expected="regular files",
+                fix="pack the files themselves, without links",
+            )
+        name = self._name(block) if self.long_name is None else self.long_name
+        size = size if self.long_size is None else self.long_size
+        self.long_name = self.long_size = None
+        if flag == _DIRECTORY:
+            size = 0
+        else:
+            _check_name(name, where=self._here())
+        self._bound(size)
+        return Member(name, self.position, size, start)
+
+    def _read(self, size: int, what: str) -> bytes:
+        if self.seekable:
+            self.file.seek(self.position)
+        data = self.file.read(size)
+        self.position += len(data)
+        if len(data) != size:
+            self._broken(
+                "a tar is cut short",
+                found=f"{len(data)} of {size} bytes of {what}",
+                expected="a whole archive with two zero blocks at its end",
+            )
+        return data
+
+    def _skip(self, target: int) -> None:
+        if self.seekable:
+            self.position = target
+            return
+        while self.position < target:
+            self._read(min(_SKIP_CHUNK, target - self.position), "a payload")
+
+    def _bound(self, size: int) -> None:
+        left = None if self.end is None else self.end - self.position
+        if left is not None and padded(size) > left:
+            self._broken(
+                "a tar is cut short, or a size in it is wrong",
+                found=f"a member of {size} bytes",
+                expected=f"at most the {left} bytes that follow",
+            )
+
+    def _check(self, block: bytes) -> bytes:
+        stated = _octal(block[148:156])
+        actual = (
+            sum(block) - sum(block[148:156]) + 8 * 0x20
+        )  # the checksum field itself counts as eight spaces
+        if stated != actual:
+            packed = _COMPRESSED.get(block[:2]) if self.position == BLOCK else None
+            if packed:
+                self._refuse(
+                    f"is compressed ({packed})",
+                    found=packed,
+                    expected="a plain tar",
+                    fix="decompress it first: images do not get smaller, and random access is lost",
+                )
+            self._broken("a tar header is damaged", found=f"checksum {stated}", expected=f"checksum {actual}")
+        return block[156:157]
+
+    def _size(self, block: bytes) -> int:
+        field = block[124:136]
+        if field[0] & 0x80:
+            value = int.from_bytes(field, "big") - (1 << 95)
+            if field[0] & 0x40:
+                self._refuse(
+                    "states a negative size",
+                    found=field.hex(),
+                    expected="0 or more",
+                    fix="do not use this file; it was made to harm or by a broken writer",
+                )
+        else:
+            value = _octal(field)
+        if not 0 <= value <= _MAX_SIZE:
+            self._refuse(
+                "states an impossible size",
+                found=repr(field),
+                expected=f"0 to {_MAX_SIZE}",
+                fix="do not use this file; it was made to harm or by a broken writer",
+            )
+        return value
+
+    def _name(self, block: bytes) -> str:
+        name = block[:_NAME_BYTES].split(b"\0", 1)[0]
+        prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+        return self._text(prefix + b"/" + name if prefix else name)
+
+    def _extension(self, flag: bytes, size: int) -> None:
+        limit = _MAX_NAME_BYTES + 1 if flag == _GNU_NAME else _MAX_PAX_BYTES
+        if size > limit:
+            self._refuse(
+                "has an oversized extension header",
+                found=f"{size} bytes",
+                expected=f"at most {limit}",
+                fix="do not use this file; it was made to harm or by a broken writer",
+            )
+        self._bound(size)
+        data = self._read(padded(size), "an extension header")[:size]
+        if flag == _GNU_NAME:
+            self.long_name = self._text(data.rstrip(b"\0"))
+        elif flag == _PAX:
+            self._pax(data)
+
+    def _pax(self, data: bytes) -> None:
+        while data:
+            digits, _, _ = data.partition(b" ")
+            length = int(digits) if digits.isdigit() and len(digits) <= 5 else 0
+            key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
+            if not len(digits) + 3 <= length <= len(data) or not equals or data[length - 1 : length] != b"\n":
+                self._broken(
+                    "a pax header is malformed", found=repr(data[:40]), expected="'LENGTH key=value\\n'"
+                )
+            if key == b"path":
+                self.long_name = self._text(value)
+            elif key == b"size":
+                self.long_size = int(value) if value.isdigit() and len(value) <= 14 else _MAX_SIZE + 1
+            elif key.startswith(b"GNU.sparse"):
+                self._refuse(
+                    "holds a sparse file",
+                    found=repr(key),
+                    expected="regular files",
+                    fix="pack the files themselves, not sparse",
+                )
+            data = data[length:]
+
+    def _text(self, raw: bytes) -> str:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            self._refuse(
+                "holds a name that is not UTF-8",
+                found=repr(raw[:60]),
+                expected="names in UTF-8",
+                fix="rename the file and pack it again",
+            )
+
+    def _finish(self) -> None:
+        if self._read(BLOCK, "the end of the archive") != _ZERO_BLOCK:
+            self._broken(
+                "a zeroed header stands inside a tar",
+                found="one zero block and then data",
+                expected="two zero blocks at the end only",
+            )
+        while chunk := self.file.read(_SKIP_CHUNK):
+            if chunk.count(0) != len(chunk):
+                self._broken(
+                    "data follows the end of a tar",
+                    found="bytes that are not zero",
+                    expected="nothing, or zeros",
+                )
+            self.position += len(chunk)
+
+    def _here(self) -> str:
+        return f"{self.name} at byte {max(0, self.position - BLOCK)}"
+
+    def _broken(self, what: str, *, found: str, expected: str) -> NoReturn:
+        raise IntegrityError(
+            what, where=self._here(), found=found, expected=expected, fix="fetch or write this file again"
+        )
+
+    def _refuse(self, what: str, *, found: str, expected: str, fix: str) -> NoReturn:
+        raise DataError(
+            f"refused: this tar {what}", where=self._here(), found=found, expected=expected, fix=fix
+        )
+
+
+def _check_name(name: str, *, where: str) -> None:
+    parts = name.replace("\\", "/").split("/")
+    if not name or "\0" in name or parts[0] == "" or ".." in parts or len(name.encode()) > _MAX_NAME_BYTES:
+        raise DataError(
+            "refused: a member name of a tar is unsafe",
+            where=where[:200],
+            found=repr(name[:80]),
+            expected="a relative name without '..', NUL or more than 4096 bytes",
+            fix="pack the files again under plain names",
+        )
+
+
+def _octal(field: bytes) -> int:
+    """Read an octal header field; -1 for anything but octal digits ended by NULs or spaces."""
+    digits = field.strip(b" \0")
+    return int(digits, 8) if digits and not digits.strip(b"01234567") else (0 if not digits else -1)
+
+
+def _block(name: bytes, size: int, flag: bytes) -> bytes:
+    front = (
+        name.ljust(_NAME_BYTES, b"\0")
+        + b"0000644\0"
+        + b"0000000\0" * 2
+        + b"%011o\0" % size
+        + b"00000000000\0"
+    )
+    back = flag + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+    return front + b"%06o\0 " % (sum(front) + sum(back) + 8 * 0x20) + back
+
+
+def _pax_record(key: bytes, value: bytes) -> bytes:
+    body = b" " + key + b"=" + value + b"\n"
+    length = len(body) + 1
+    while len(b"%d" % length) + len(body) != length:
+        length = len(b"%d" % length) + len(body)
+    return b"%d" % length + body
