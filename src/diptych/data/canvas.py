@@ -6,13 +6,14 @@ Everything is computed from the scene's numbers and the picture's side, so any s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.data.shapes import Array, distance
+from diptych.data.shapes import REACH, Array, distance
 from diptych.data.things import COLOURS, PALETTE, Background, Rgb, Scene, Thing
 
 # Pairs of tones that look well together. Which of them an object may stand on, `backdrops` decides.
@@ -34,19 +35,20 @@ BACKDROPS: tuple[tuple[Rgb, Rgb], ...] = (
     ((66, 40, 58), (44, 28, 46)),  # plum
     ((62, 58, 56), (44, 42, 42)),  # charcoal
 )
-KINDS: tuple[str, ...] = ("plain", "gradient", "glow", "dusk", "checker", "paper", "marble", "horizon")
 
 # Least distance in OKLab between an object's colour and any mixture of the two tones behind it. 0.17 keeps
 # yellow on cream and white on mist out, and leaves every colour at least five backdrops.
 LEAST_CONTRAST = 0.17
 
+VEIL = 0.24  # opacity inside an outline: tells an outlined circle from a ring
 STROKE = 0.2  # of the radius: an outline this thick is two pixels wide on the smallest 64-pixel object
 RIM = 0.11  # of the radius: patterns stop here, so the outline stays in the object's colour
 STRIPE_PERIOD, STRIPE_SHARE = 0.52, 0.44
 DOT_PERIOD, DOT_RADIUS = 0.54, 0.155
+GRAIN, PAPER_GRAIN = 1.2, 4.0  # deviation of the noise on backgrounds, of 255
 TABLE_SIDE = 256  # up to this picture size the ordinary distance tables are fine enough
 
-# What stripes and dots are painted with: the object's colour, mostly whitened; white, grey and black need their own.
+# What stripes and dots are painted with: the object's colour, mostly whitened, but not for these three.
 _TINTS: dict[str, Rgb] = {"white": (206, 202, 198), "grey": (226, 228, 232), "black": (104, 104, 112)}
 _WHITENING = 0.76
 
@@ -134,42 +136,66 @@ def _draw_background(background: Background, size: int) -> Array:
     """Mix the two tones by a share per pixel, and add a breath of grain."""
     grid = _grid(size)
     first, second = (np.array(tone, np.float32) for tone in background.tones)
-    share = _share(background, grid)
-    canvas: Array = first + share[..., None] * (second - first)
-    strength = 5.0 if background.kind == "paper" else 1.2
-    canvas += (np.float32(strength) * grid.grain)[..., None]
+    share = _SHARES[background.kind](grid, *background.phase)
+    canvas = np.empty((size, size, 3), np.float32)
+    np.multiply(share[..., None], second - first, out=canvas)
+    canvas += first
+    canvas += (np.float32(PAPER_GRAIN if background.kind == "paper" else GRAIN) * grid.grain)[..., None]
     return canvas
 
 
-def _share(background: Background, grid: _Grid) -> Array:
-    """How much of the second tone each pixel takes, in 0..1."""
-    p, q, r = (np.float32(number) for number in background.phase)
-    x, y, size = grid.x, grid.y, grid.x.size
-    if background.kind == "gradient":
-        turn = 2 * math.pi * float(p)
-        slope = np.float32(math.cos(turn)) * (x - 0.5) + np.float32(math.sin(turn)) * (y - 0.5)
-        return np.clip(0.5 + slope, 0, 1)
-    if background.kind == "glow":
-        return np.clip(np.hypot(x - (0.2 + 0.6 * p), y - (0.1 + 0.5 * q)) * np.float32(1.3), 0, 1)
-    if background.kind == "dusk":
-        return np.broadcast_to(y * y * (3 - 2 * y), (size, size))
-    if background.kind == "checker":
-        cells = np.float32(4 + int(4 * r))
-        waves = np.sin(np.pi * cells * (x + p)) * np.sin(np.pi * cells * (y + q))
-        return np.clip(0.5 + waves * (size / cells), 0, 1).astype(np.float32)
-    if background.kind == "marble":
-        return np.roll(grid.marble, (int(p * size), int(q * size)), (0, 1))
-    if background.kind == "horizon":
-        hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * np.pi * (x * (1 + q) + r))
-        return np.clip((y - hills) * size + np.float32(0.5), 0, 1).astype(np.float32)
-    return np.broadcast_to(np.float32(0.15) + np.float32(0.3) * (x - p) ** 2, (size, size))
+def _gradient(grid: _Grid, p: float, _q: float, _r: float) -> Array:
+    slope = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
+    return np.asarray(np.clip(0.5 + slope, 0, 1))
+
+
+def _glow(grid: _Grid, p: float, q: float, _r: float) -> Array:
+    return np.clip(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3, 0, 1)
+
+
+def _dusk(grid: _Grid, _p: float, _q: float, _r: float) -> Array:
+    return grid.y * grid.y * (3 - 2 * grid.y)
+
+
+def _checker(grid: _Grid, p: float, q: float, r: float) -> Array:
+    cells = 4 + int(4 * r)
+    waves = np.sin(math.pi * cells * (grid.x + p)) * np.sin(math.pi * cells * (grid.y + q))
+    return np.asarray(np.clip(0.5 + waves * (grid.x.size / cells), 0, 1))
+
+
+def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
+    side = grid.x.size
+    return np.roll(grid.marble, (int(p * side), int(q * side)), (0, 1))
+
+
+def _horizon(grid: _Grid, p: float, q: float, r: float) -> Array:
+    hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * math.pi * (grid.x * (1 + q) + r))
+    return np.asarray(np.clip((grid.y - hills) * grid.x.size + 0.5, 0, 1))
+
+
+def _plain(grid: _Grid, p: float, _q: float, _r: float) -> Array:
+    return 0.15 + 0.3 * (grid.x - p) ** 2
+
+
+# How much of the second tone each pixel takes, 0..1, broadcastable to (H, W).
+_SHARES: dict[str, Callable[[_Grid, float, float, float], Array]] = {
+    "plain": _plain,
+    "gradient": _gradient,
+    "glow": _glow,
+    "dusk": _dusk,
+    "checker": _checker,
+    "paper": _plain,
+    "marble": _marble,
+    "horizon": _horizon,
+}
+KINDS: tuple[str, ...] = tuple(_SHARES)
 
 
 def _draw_thing(canvas: Array, thing: Thing) -> None:
     """Paint one object and its shadow over the canvas, touching only the square that holds them."""
     size = canvas.shape[0]
     radius, centre_x, centre_y = thing.radius * size, thing.x * size, thing.y * size
-    reach = radius * 1.12 + 0.07 * size
+    reach = radius * REACH + 0.07 * size
     left, right = max(0, int(centre_x - reach)), min(size, int(centre_x + reach) + 1)
     top, bottom = max(0, int(centre_y - reach)), min(size, int(centre_y + reach) + 1)
     x = ((np.arange(left, right) + (0.5 - centre_x)) / radius).astype(np.float32)[None, :]
@@ -186,6 +212,8 @@ def _draw_thing(canvas: Array, thing: Thing) -> None:
     _cast_shadow(region, band * np.float32(radius), size)
     paint = _paint(thing, u, v, depth, radius)
     cover = np.clip(np.float32(0.5) - band * np.float32(radius), 0, 1)
+    if thing.fill == "outline":
+        cover = np.maximum(cover, np.float32(VEIL) * (depth < 0))
     region += cover[..., None] * (paint - region)
 
 
@@ -201,7 +229,7 @@ def _cast_shadow(region: Array, depth: Array, size: int) -> None:
 def _paint(thing: Thing, u: Array, v: Array, depth: Array, radius: float) -> Array:
     """The colour of each pixel of an object: its fill, lit softly from above. (h, w, 3) float32."""
     colour = np.array(thing.rgb, np.float32)
-    light = np.float32(1.0) - np.float32(0.09) * v
+    light: Array = np.float32(1.0) - np.float32(0.09) * v
     if thing.fill not in ("striped", "dotted"):
         return light[..., None] * colour
     if thing.fill == "striped":
@@ -216,4 +244,5 @@ def _paint(thing: Thing, u: Array, v: Array, depth: Array, radius: float) -> Arr
         away = away * np.float32(DOT_PERIOD) - np.float32(DOT_RADIUS)
     pattern = np.clip(np.float32(0.5) - np.maximum(away, depth + np.float32(RIM)) * np.float32(radius), 0, 1)
     tint = np.array(_TINTS.get(thing.colour) or _mix(thing.rgb, (255, 255, 255), _WHITENING), np.float32)
-    return light[..., None] * (colour + pattern[..., None] * (tint - colour))
+    paint: Array = light[..., None] * (colour + pattern[..., None] * (tint - colour))
+    return paint

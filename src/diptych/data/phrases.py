@@ -9,7 +9,7 @@ from diptych.data.things import Dice, Thing
 # Other words for the same thing; the name itself is used most of the time. No word serves two names.
 SHAPE_WORDS: dict[str, tuple[str, ...]] = {
     "circle": ("disc", "disk"),
-    "oval": ("ellipse", "egg shape"),
+    "oval": ("ellipse", "egg"),
     "square": ("box", "block"),
     "triangle": ("three-sided shape",),
     "diamond": ("rhombus", "lozenge"),
@@ -22,9 +22,9 @@ SHAPE_WORDS: dict[str, tuple[str, ...]] = {
     "hourglass": ("sand timer", "egg timer"),
     "drop": ("droplet", "teardrop", "raindrop"),
     "flower": ("blossom", "daisy"),
-    "cloud": ("little cloud",),
+    "cloud": ("fluffy cloud",),
     "bolt": ("lightning bolt", "thunderbolt", "flash of lightning"),
-    "leaf": ("tree leaf",),
+    "leaf": ("fallen leaf",),
     "house": ("home", "cottage", "hut"),
     "key": ("door key",),
     "fish": ("goldfish",),
@@ -64,19 +64,19 @@ FILL_ENDINGS: dict[str, str] = {
     "dotted": "with dots",
     "solid": "",
 }
-BACKGROUND_WORDS: dict[str, tuple[str, ...]] = {
-    "plain": ("plain background", "simple background"),
-    "gradient": ("gradient background", "soft gradient"),
-    "glow": ("soft background", "glowing background"),
-    "dusk": ("evening background", "sky at dusk"),
-    "checker": ("checkered background", "chessboard"),
-    "paper": ("sheet of paper", "paper background"),
-    "marble": ("cloudy background", "blurry background"),
-    "horizon": ("background with a horizon", "hill"),
+BACKGROUND_ENDINGS: dict[str, tuple[str, ...]] = {
+    "plain": ("on a plain background", "on a simple background"),
+    "gradient": ("on a gradient background", "on a soft gradient"),
+    "glow": ("on a soft background", "on a glowing background"),
+    "dusk": ("in the evening", "at dusk"),
+    "checker": ("on a checkered background", "on a chessboard", "on tiles"),
+    "paper": ("on paper", "on a sheet of paper"),
+    "marble": ("on a cloudy background", "on a blurry background"),
+    "horizon": ("in front of hills", "on the hills", "with hills behind"),
 }
 _PLURALS = {"leaf": "leaves", "box": "boxes", "fish": "fish", "goldfish": "goldfish", "cross": "crosses",
             "hourglass": "hourglasses", "rhombus": "rhombi", "daisy": "daisies", "plus": "pluses",
-            "tree leaf": "tree leaves", "flash of lightning": "flashes of lightning"}  # fmt: skip
+            "fallen leaf": "fallen leaves", "flash of lightning": "flashes of lightning"}  # fmt: skip
 _COUNTS = {2: ("two", "2", "a pair of"), 3: ("three", "3", "a group of three")}
 _RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "left of": (("left of", "to the left of", "on the left of"), ("right of", "to the right of")),
@@ -84,10 +84,10 @@ _RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 _OPENERS = ("a photo of", "a picture of", "a drawing of", "an image of", "an icon of", "here is", "this is",
             "an illustration of", "my drawing:", "clip art of", "look,")  # fmt: skip
-_VAGUE = ("photo", "untitled", "a picture", "my drawing", "image", "clip art", "new upload", "nice one", "no description",
-          "pattern", "screenshot", "test")  # fmt: skip
-_TAILS = ("free download", "stock image", "hd wallpaper", "clip art", "vector", "by me", "(2)", "#art", "photo", "icon",
-          "thumbnail", "- copy")  # fmt: skip
+_VAGUE = ("photo", "untitled", "a picture", "my drawing", "image", "clip art", "new upload", "nice one",
+          "no description", "pattern", "screenshot", "test")  # fmt: skip
+_TAILS = ("free download", "stock image", "hd wallpaper", "clip art", "vector", "by me", "(2)", "#art",
+          "photo", "icon", "thumbnail", "- copy")  # fmt: skip
 
 SYNONYM_RATE = 0.22
 VAGUE_RATE, NO_COLOUR_RATE, NO_SHAPE_RATE = 0.025, 0.03, 0.02
@@ -176,7 +176,7 @@ def _plural(noun: str) -> str:
 _SINGLE: tuple[Callable[[Thing, Dice], str], ...] = (
     lambda thing, dice: with_article(_named(thing, dice)),
     lambda thing, dice: with_article(_named(thing, dice)),
-    lambda thing, dice: _named(thing, dice),
+    _named,
     lambda thing, dice: f"{_colour(thing, dice)} {_noun(thing, dice)}",
     lambda thing, dice: f"{dice.pick(_OPENERS)} {with_article(_named(thing, dice))}",
     lambda thing, dice: f"{dice.pick(_OPENERS)} {with_article(_named(thing, dice))}",
@@ -200,7 +200,7 @@ def _single(thing: Thing, background: str, dice: Dice, noisy: bool) -> str:
         return f"something {_colour(thing, dice)}"
     text = dice.pick(_SINGLE)(thing, dice).strip()
     if dice.chance(0.1):
-        return f"{text} on a {dice.pick(BACKGROUND_WORDS[background])}"
+        return f"{text} {dice.pick(BACKGROUND_ENDINGS[background])}"
     if dice.chance(0.06) and abs(thing.x - 0.5) > 0.12:
         return f"{text} on the {'left' if thing.x < 0.5 else 'right'}"
     return text

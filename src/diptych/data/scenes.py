@@ -20,7 +20,7 @@ from diptych.core.errors import unknown_name
 from diptych.core.records import Field, Pair
 from diptych.data.canvas import BACKDROPS, KINDS, backdrops, draw
 from diptych.data.phrases import captions
-from diptych.data.shapes import MIRRORED
+from diptych.data.shapes import MIRRORED, REACH
 from diptych.data.things import (
     COLOURS,
     FILLS,
@@ -57,11 +57,11 @@ JPEG_QUALITY = 90  # with full chroma: thin coloured outlines survive; 3 kB a pi
 
 # Radius as a fraction of the picture's side. A lone object takes its size's range; in company the range is
 # shrunk to the room that a place in the layout offers.
-_RADII = {"small": (0.155, 0.185), "medium": (0.22, 0.265), "large": (0.31, 0.38)}
+_RADII = {"small": (0.165, 0.19), "medium": (0.23, 0.27), "large": (0.31, 0.38)}
 _SHARE_OF_ROOM = {"small": (0.62, 0.7), "medium": (0.78, 0.86), "large": (0.94, 1.0)}
 _ROOM_OF_TWO, _ROOM_OF_THREE = 0.225, 0.195
 _TILT = 0.26  # radians, 15 degrees
-_JITTER = 7  # largest step of an object's channel values from the palette
+_SHADE, _HUE = 8, 3  # largest steps from the palette: of all channels together, of each alone
 
 # How often training pictures show several objects.
 _COUNT_RATE, _RELATION_RATE, _ROW_RATE = 0.1, 0.18, 0.07
@@ -186,7 +186,7 @@ def _relation(dice: Dice) -> str | None:
 def _alone(combination: tuple[str, str], dice: Dice) -> Thing:
     size = dice.pick(SIZES)
     radius = dice.between(*_RADII[size])
-    margin = radius + 0.03
+    margin = min(0.5, radius * REACH + 0.015)
     x, y = dice.between(margin, 1 - margin), dice.between(margin, 1 - margin)
     return _thing(combination, (size, dice.pick(FILLS)), place=(x, y, radius), dice=dice)
 
@@ -235,7 +235,10 @@ def _thing(
 ) -> Thing:
     shape, colour = combination
     x, y, radius = place
-    red, green, blue = (min(255, max(0, c + dice.below(2 * _JITTER + 1) - _JITTER)) for c in PALETTE[colour])
+    shade = dice.below(2 * _SHADE + 1) - _SHADE
+    red, green, blue = (
+        min(255, max(0, channel + shade + dice.below(2 * _HUE + 1) - _HUE)) for channel in PALETTE[colour]
+    )
     rgb: Rgb = (red, green, blue)
     angle = dice.between(-_TILT, _TILT)
     return Thing(shape, colour, *look, x, y, radius, angle, shape in MIRRORED and dice.chance(0.5), rgb)

@@ -15,22 +15,27 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+NEAR = 0.05  # in units of the radius
+
 Array = NDArray[np.float32]
 Field = Callable[[Array, Array], Array]
 Point = tuple[float, float]
 
+REACH = 1.16  # no shape reaches further from its centre
 EXTENT = 1.4  # tables cover [-EXTENT, EXTENT]^2: the shape and the room its shadow needs
 
 
 def _circle(x: Array, y: Array, centre: Point, radius: float) -> Array:
-    return np.hypot(x - np.float32(centre[0]), y - np.float32(centre[1])) - np.float32(radius)
+    field: Array = np.hypot(x - np.float32(centre[0]), y - np.float32(centre[1])) - np.float32(radius)
+    return field
 
 
 def _box(x: Array, y: Array, centre: Point, half: Point, *, corner: float = 0.0) -> Array:
     across = np.abs(x - np.float32(centre[0])) - np.float32(half[0] - corner)
     along = np.abs(y - np.float32(centre[1])) - np.float32(half[1] - corner)
     outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
-    return outside + np.minimum(np.maximum(across, along), 0) - np.float32(corner)
+    field: Array = outside + np.minimum(np.maximum(across, along), 0) - np.float32(corner)
+    return field
 
 
 def _polygon(x: Array, y: Array, points: Sequence[Point]) -> Array:
@@ -160,7 +165,7 @@ def _house(x: Array, y: Array) -> Array:
 def _key(x: Array, y: Array) -> Array:
     bow = _without(_circle(x, y, (-0.58, 0.08), 0.46), _circle(x, y, (-0.62, 0.08), 0.2))
     teeth = (_box(x, y, (0.86, -0.16), (0.12, 0.28)), _box(x, y, (0.48, -0.14), (0.11, 0.24)))
-    return _union(bow, _box(x, y, (0.4, 0.08), (0.6, 0.14)), *teeth)
+    return _union(bow, _box(x, y, (0.4, 0.1), (0.6, 0.17)), *teeth)
 
 
 def _fish(x: Array, y: Array) -> Array:
@@ -196,7 +201,7 @@ FIELDS: dict[str, Field] = {
     "circle": lambda x, y: _circle(x, y, (0, 0), 0.88),
     "oval": lambda x, y: _polygon(x, y, _round(1.02, 0.56)),
     "square": lambda x, y: _box(x, y, (0, 0), (0.78, 0.78), corner=0.03),
-    "triangle": lambda x, y: _polygon(x, y, [(0, 0.96), (-0.98, -0.7), (0.98, -0.7)]),
+    "triangle": lambda x, y: _polygon(x, y, [(0, 0.98), (-0.93, -0.66), (0.93, -0.66)]),
     "diamond": lambda x, y: _polygon(x, y, [(0, 1.04), (-0.7, 0), (0, -1.04), (0.7, 0)]),
     "star": _star,
     "heart": _heart,
@@ -228,7 +233,29 @@ def _table(shape: str, cells: int) -> Array:
     """Tabulate a field at (cells + 1)^2 points, flattened, row 0 at the top."""
     line = np.linspace(-EXTENT, EXTENT, cells + 1, dtype=np.float32)
     x, y = np.meshgrid(line, -line)
-    return np.ascontiguousarray(FIELDS[shape](x, y).ravel(), dtype=np.float32)
+    return _measure_again(FIELDS[shape](x, y), line).ravel()
+
+
+def _measure_again(field: Array, line: Array) -> Array:
+    """Correct distances away from the outline, which unions and cut-outs give too small.
+
+    The outline is taken where the field changes sign between neighbouring points. Within NEAR of it the field
+    itself is more precise than the nearest of these points and is kept.
+    """
+    inside = field < 0
+    rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
+    before, after = field[rows, columns], field[rows, columns + 1]
+    across = [(line[columns] + before / (before - after) * (line[1] - line[0]), -line[rows])]
+    rows, columns = np.nonzero(inside[1:] != inside[:-1])
+    before, after = field[rows, columns], field[rows + 1, columns]
+    across.append((line[columns], -line[rows] - before / (before - after) * (line[1] - line[0])))
+    nearest = np.full_like(field, np.inf)
+    for xs, ys in across:
+        squares_x, squares_y = (line[None, :] - xs[:, None]) ** 2, (line[None, :] + ys[:, None]) ** 2
+        for square_x, square_y in zip(squares_x, squares_y, strict=True):
+            np.minimum(nearest, square_x[None, :] + square_y[:, None], out=nearest)
+    away = np.sqrt(nearest)
+    return np.where(away < NEAR, field, np.where(inside, -away, away)).astype(np.float32)
 
 
 def distance(shape: str, x: Array, y: Array, *, cells: int = 160) -> Array:
@@ -252,7 +279,9 @@ def distance(shape: str, x: Array, y: Array, *, cells: int = 160) -> Array:
     column -= left
     row -= above
     start = above * (cells + 1) + left
-    upper, lower = table[start], table[start + (cells + 1)]
+    upper: Array = table[start]
+    lower: Array = table[start + (cells + 1)]
+    # , table[start + (cells + 1)]
     upper += column * (table[start + 1] - upper)
     lower += column * (table[start + (cells + 2)] - lower)
     lower -= upper

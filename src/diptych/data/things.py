@@ -22,20 +22,20 @@ SHAPES: tuple[str, ...] = (
     "leaf", "house", "key", "fish", "tree", "crown", "mug", "mushroom",
 )  # fmt: skip
 
-# Twelve colours, each named by one common word; the closest two (black, brown) are 0.22 apart in OKLab.
+# Twelve colours, each named by one common word; the closest two (teal, grey) are 0.13 apart in OKLab.
 PALETTE: dict[str, Rgb] = {
     "red": (216, 36, 42),
     "orange": (248, 132, 24),
     "yellow": (252, 216, 44),
     "green": (52, 160, 62),
-    "teal": (14, 172, 172),
+    "teal": (0, 178, 172),
     "blue": (36, 84, 214),
     "purple": (120, 54, 176),
     "pink": (250, 134, 188),
     "brown": (124, 74, 38),
     "black": (24, 24, 28),
     "white": (252, 252, 250),
-    "grey": (136, 140, 146),
+    "grey": (130, 131, 136),
 }
 COLOURS: tuple[str, ...] = tuple(PALETTE)
 SIZES: tuple[str, ...] = ("small", "medium", "large")
