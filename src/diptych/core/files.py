@@ -32,7 +32,6 @@ TEMP_PREFIX = ".diptych-tmp-"
 SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
 KILLED = 137  # exit code of a process that SIGKILL ended: 128 + 9
 BUFFER_BYTES = 1 << 20  # one system call per MiB: shards of hundreds of MB are written through this buffer
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TAIL_BYTES = 1 << 20  # how far back append_line looks for the end of the last whole line
 
 _lock = threading.Lock()
@@ -69,14 +68,6 @@ def failpoint(operation: str) -> None:
     raise OSError(code, f"{os.strerror(code)} (failpoint {step}: {operation})")
 
 
-class _CountedFile(io.FileIO):
-    """A file whose every system call to write is a durable step."""
-
-    def write(self, data: Any, /) -> int:
-        failpoint("write")
-        return super().write(data)
-
-
 @contextmanager
 def _disk(path: Path, verb: str = "write") -> Iterator[None]:
     """Turn an OSError of a durable step into a fault that names the path and the free space."""
@@ -92,13 +83,26 @@ def _fault(error: OSError, path: Path, verb: str) -> EnvironmentFault:
         free = f"{shutil.disk_usage(folder).free:,} bytes free"
     except OSError:
         free = "free space unknown"
-    if error.errno in FULL:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "make room there, then run the same command again"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         fix = "choose a folder that you may write to"
     else:
         fix = "check the disk and the path, then run the same command again"
     return EnvironmentFault(f"cannot {verb}", where=path, found=f"{error.strerror or error}; {free}", fix=fix)
+
+
+class _CountedFile(io.FileIO):
+    """A new file whose every system call to write is a durable step, and whose faults name `final`."""
+
+    def __init__(self, temporary: Path, final: Path) -> None:
+        super().__init__(temporary, "xb")
+        self._final = final
+
+    def write(self, data: Any, /) -> int:
+        with _disk(self._final):
+            failpoint("write")
+            return super().write(data)
 
 
 def _flush(descriptor: int) -> None:
@@ -160,7 +164,7 @@ def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]
     try:
         with _disk(final):
             failpoint("create")
-            buffer = io.BufferedWriter(_CountedFile(temporary, "xb"), BUFFER_BYTES)
+            buffer = io.BufferedWriter(_CountedFile(temporary, final), BUFFER_BYTES)
         yield from _filled(buffer, mode, final)
         with _disk(final):
             failpoint("rename")
@@ -172,20 +176,17 @@ def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]
 
 
 def _filled(buffer: "io.BufferedWriter[_CountedFile]", mode: str, final: Path) -> Iterator[IO[Any]]:
-    """Yield the open file, then flush and close it; a full disk inside the block is told as such."""
+    """Yield the open file, then flush it to the disk and close it."""
     file: IO[Any] = buffer if mode == "wb" else io.TextIOWrapper(buffer, encoding="utf-8", newline="\n")
     try:
         yield file
+        file.flush()
         with _disk(final):
-            file.flush()
             _flush(buffer.fileno())
-    except OSError as error:
-        # The block may also read other files: only a full disk is surely about this one.
-        if error.errno in FULL:
-            raise _fault(error, final, "write") from error
-        raise
     finally:
-        with suppress(OSError):  # close() flushes again what a full disk has refused already
+        with suppress(
+            OSError, EnvironmentFault
+        ):  # close() flushes again what a full disk has refused already
             file.close()
         buffer.raw.close()
 
@@ -260,11 +261,13 @@ def remove(path: str | os.PathLike[str]) -> None:
     if not victim.exists() and not victim.is_symlink():
         return
     aside = _temporary(victim)
-    with _disk(victim, "remove"):
-        failpoint("rename")
-        victim.replace(aside)
-        _flush_path(victim.parent)
-    _discard(aside)
+    try:
+        with _disk(victim, "remove"):
+            failpoint("rename")
+            victim.replace(aside)
+            _flush_path(victim.parent)
+    finally:
+        _discard(aside)
 
 
 def commit_folder(temp: Path, final: Path) -> None:
