@@ -1,15 +1,15 @@
 """Describe a CLIP model completely: both towers, the shared space and the temperature.
 
 A configuration is plain data. It says everything that the weights do not (activation, heads, end token), so a
-checkpoint that carries it cannot be rebuilt as a different function.
+checkpoint that carries it cannot be rebuilt as a different function. `diptych.core.settings` reads it from
+plain data (``kind`` tells the two vision towers apart) and writes it back.
 
 Source: Radford et al. 2021 (CLIP), tables 18 to 20; OpenAI's published ``clip/model.py``.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from diptych.core.errors import SettingsError, unknown_name
 
@@ -155,95 +155,6 @@ class ClipConfig:
             context_length=self.text.context_length if context_length is None else context_length,
         )
         return replace(self, text=text)
-
-
-def config_to_mapping(config: ClipConfig) -> dict[str, Any]:
-    """Return the configuration as JSON-able plain data; `config_from_mapping` reads it back.
-
-    >>> config_to_mapping(ClipConfig(512, VitConfig(), TextConfig()))["vision"]["patch_size"]
-    32
-    """
-    mapping = asdict(config)
-    for key, value in mapping["vision"].items():
-        if isinstance(value, tuple):
-            mapping["vision"][key] = list(value)
-    return mapping
-
-
-def config_from_mapping(mapping: Mapping[str, Any], *, where: str = "") -> ClipConfig:
-    """Read a configuration from plain data; only known keys holding plain values of the right type pass.
-
-    Args:
-        mapping: as written by `config_to_mapping`; absent keys take their defaults.
-        where: name of the file, for errors.
-
-    Raises:
-        SettingsError: a key is missing or a value has the wrong type.
-        UnknownNameError: a key or a kind of tower is not known.
-    """
-    top = dict(mapping)
-    vision = _required_mapping(top.pop("vision", None), "vision", where)
-    text = _required_mapping(top.pop("text", None), "text", where)
-    kinds: dict[str, type[VitConfig] | type[ResNetConfig]] = {"vit": VitConfig, "resnet": ResNetConfig}
-    kind = vision.get("kind", "vit")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise unknown_name("kind of vision tower", str(kind), kinds, where=where)
-    if "embed_dim" not in top:
-        raise SettingsError(
-            "the model configuration is incomplete",
-            where=where,
-            found="no embed_dim",
-            expected="the width of the shared space",
-            fix="add embed_dim",
-        )
-    vision_config = kinds[kind](**_plain(kinds[kind], vision, f"{where}: vision"))
-    text_config = TextConfig(**_plain(TextConfig, text, f"{where}: text"))
-    return ClipConfig(vision=vision_config, text=text_config, **_plain(ClipConfig, top, where))
-
-
-def _required_mapping(value: object, name: str, where: str) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise SettingsError(
-        f"the model configuration needs a table {name!r}",
-        where=where,
-        found=type(value).__name__,
-        expected="a table",
-        fix=f"describe the {name} tower",
-    )
-
-
-def _plain(cls: type, mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
-    known = {field.name: field for field in fields(cls)}
-    result: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if key not in known:
-            raise unknown_name("setting", key, known, where=where)
-        result[key] = _value(key, value, known[key].type, where)
-    return result
-
-
-def _value(key: str, value: object, annotation: object, where: str) -> object:
-    """Check a plain value against its annotation; lists become tuples, whole numbers may be floats."""
-    if annotation is int and type(value) is int:
-        return value
-    if annotation is float and type(value) in (int, float) and math.isfinite(value):  # type: ignore[arg-type]
-        return float(value)  # type: ignore[arg-type]
-    if annotation is bool and type(value) is bool:
-        return value
-    arguments = getattr(annotation, "__args__", ())
-    if arguments and all(argument is int for argument in arguments):
-        if isinstance(value, list | tuple) and [type(item) for item in value] == list(arguments):
-            return tuple(value)
-    elif value in arguments:
-        return value
-    raise SettingsError(
-        f"{key} has a wrong value",
-        where=where,
-        found=repr(value)[:80],
-        expected=getattr(annotation, "__name__", str(annotation)),
-        fix=f"correct {key}",
-    )
 
 
 def _require_positive(part: str, **values: int) -> None:

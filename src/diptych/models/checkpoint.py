@@ -1,0 +1,174 @@
+"""A checkpoint is a folder that describes itself and proves on loading that it still means the same.
+
+Reads and writes: ``model.safetensors`` (weights), ``config.json`` (architecture with activation,
+preprocessing, tokenizer facts, provenance), the tokenizer's own files, ``golden.safetensors`` (fixed pictures
+and captions with the embeddings they had when the checkpoint was written) and ``manifest.json`` (sizes and
+digests of all the others).
+
+Digests catch every changed byte. The golden embeddings catch what digests cannot: another activation,
+tokenizer, transform or arithmetic behind the same bytes.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from diptych.core.errors import DiptychError, IntegrityError
+from diptych.core.files import staging_folder, write_bytes, write_json
+from diptych.core.manifest import Manifest, file_entry, read_manifest, verify, write_manifest
+from diptych.core.settings import from_mapping, load_json, to_mapping
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.models.clip import Clip
+from diptych.models.config import ClipConfig
+from diptych.models.golden import golden_tensors, verify_golden
+from diptych.models.model import Model, tokenizer_facts
+
+KIND = "checkpoint"
+FORMAT: Literal[1] = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+GOLDEN = "golden.safetensors"
+REMEDY = "restore the checkpoint from a copy, or write it again with save()"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """What config.json says about the tokenizer beside it."""
+
+    vocab_size: int
+    context_length: int
+    start_id: int
+    end_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The content of config.json."""
+
+    format: Literal[1]
+    model: ClipConfig
+    preprocess: Preprocess
+    tokenizer: TokenizerFacts
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest:
+    """Write a checkpoint folder; it appears under its name complete or not at all.
+
+    Args:
+        folder: where; must not exist yet, or be empty, unless ``replace``.
+        model: towers, tokenizer, preprocessing and provenance. Weights are written in float32.
+        replace: swap an existing checkpoint for the new one.
+
+    Returns:
+        The manifest as written.
+    """
+    started = time.monotonic()
+    state = {name: _storable(tensor) for name, tensor in model.clip.state_dict().items()}
+    description = Description(
+        format=FORMAT,
+        model=model.config,
+        preprocess=model.preprocess,
+        tokenizer=TokenizerFacts(**tokenizer_facts(model.tokenizer)),
+        provenance=model.provenance,
+    )
+    with staging_folder(folder, replace=replace) as staged:
+        write_bytes(staged / WEIGHTS, save_tensors(state))
+        write_json(staged / CONFIG, to_mapping(description))
+        model.tokenizer.save(staged)
+        write_bytes(staged / GOLDEN, save_tensors(golden_tensors(model)))
+        outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
+        manifest = Manifest(
+            kind=KIND, format=FORMAT, outputs=outputs, seconds=round(time.monotonic() - started, 3)
+        )
+        write_manifest(staged, manifest)
+    return manifest
+
+
+def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
+    """Read a checkpoint folder, verify it, and return the model ready to embed.
+
+    Args:
+        folder: as written by `save`.
+        device: where the weights go after verification (which runs in float32 on the CPU).
+
+    Raises:
+        UsageError: the folder is not a checkpoint.
+        IntegrityError: a file is missing or changed, tensors do not fit the architecture, or the model no
+        longer
+            gives the embeddings it was saved with. The message names the file and what to do.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, KIND)
+    if manifest.format != FORMAT:
+        raise IntegrityError(
+            "the checkpoint has another format",
+            where=folder,
+            found=f"format {manifest.format}",
+            expected=f"format {FORMAT}",
+            fix=f"read it with the version that wrote it ({manifest.created_by})",
+        )
+    verify(folder, manifest)
+    path = folder / CONFIG
+    try:
+        description = from_mapping(Description, load_json(path), where=path)
+        model = Model(
+            _load_clip(description.model, folder / WEIGHTS),
+            Tokenizer.load(folder),
+            description.preprocess,
+            description.provenance,
+        )
+    except IntegrityError:
+        raise
+    except DiptychError as error:
+        raise IntegrityError(
+            "the checkpoint's parts do not fit together", where=path, found=str(error), fix=REMEDY
+        ) from error
+    verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
+    return model.to(device)
+
+
+def _load_clip(config: ClipConfig, path: Path) -> Clip:
+    with torch.device("meta"):
+        clip = Clip(config)
+    tensors = _read_tensors(path)
+    wanted = {name: _form(tensor) for name, tensor in clip.state_dict().items()}
+    found = {name: _form(tensor) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise IntegrityError(
+                "the weights do not fit the architecture in config.json",
+                where=f"{path}: {name}",
+                found=found.get(name, "no such tensor"),
+                expected=wanted.get(name, "no such tensor"),
+                fix=REMEDY,
+            )
+    clip.load_state_dict(tensors, assign=True)
+    return clip.eval()
+
+
+def _storable(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_tensors(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(
+            "cannot read the tensors", where=path, found=str(error)[:200], fix=REMEDY
+        ) from error
