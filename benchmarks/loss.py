@@ -53,7 +53,7 @@ def resident_bytes() -> int:
 
 
 def measure(which: str, size: int) -> dict:
-    """Run one forward + backward in this process; return seconds, peak bytes above the inputs and the loss."""
+    """Run one forward + backward in this process; return seconds, peak above the inputs and the loss."""
     import torch
     from torch.nn import functional
 

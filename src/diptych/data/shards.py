@@ -154,7 +154,7 @@ class ShardSet:
         except (ValueError, RecursionError) as error:
             raise BadSampleError(
                 Reason.CAPTION_NOT_TEXT,
-                where=self._place(number),
+                where=self.place(number),
                 found=type(error).__name__,
                 expected="UTF-8 text and a JSON object",
             ) from None
@@ -173,7 +173,7 @@ class ShardSet:
             captions = tuple(text for text in told if isinstance(text, str))
         captions = tuple(text.strip() for text in captions if text.strip())
         if not captions:
-            raise BadSampleError(Reason.EMPTY_CAPTION, where=self._place(number))
+            raise BadSampleError(Reason.EMPTY_CAPTION, where=self.place(number))
         nested = more.get("fields")
         flat = {**more, **nested} if isinstance(nested, dict) else more
         fields = {
@@ -196,7 +196,8 @@ class ShardSet:
         finally:
             os.close(handle)
 
-    def _place(self, number: int) -> str:
+    def place(self, number: int) -> str:
+        """Say where a sample lies (shard, number, byte), for messages; nothing is read."""
         row = self._index[number]
         return f"{self._paths[int(row['shard'])].name}, sample {number} at byte {int(row['offset'])}"
 
@@ -205,7 +206,7 @@ class ShardSet:
         cut = len(raw) != int(row["length"])
         return IntegrityError(
             "a sample of a shard is damaged",
-            where=self._place(number),
+            where=self.place(number),
             found=f"{len(raw)} bytes" if cut else f"digest {range_digest(raw):016x}",
             expected=f"{int(row['length'])} bytes" if cut else f"digest {int(row['digest']):016x}",
             fix="write or fetch this shard again; to go on without the sample, skip damaged samples",

@@ -5,8 +5,8 @@ backward pass computes the tiles again. That is four matrix products of 2·N²·
 computes both directions' logits and lets autograd keep them needs six, and no (N, N) matrix is ever stored.
 
 One exponential serves rows and columns: logits are bounded by scale·max‖image‖·max‖text‖ (Cauchy-Schwarz), so
-one constant shift keeps all of exp(logit - shift) inside float32's range. Where it would not (a row whose logits
-all lie far below the bound), the sums reveal it and the exact path with a maximum per tile takes over.
+one constant shift keeps all of exp(logit - shift) inside float32's range. Where it would not (all logits of a
+row far below the bound), the sums reveal it and the exact path with a maximum per tile takes over.
 
 Source: Radford et al. 2021, section 2.3 and figure 3.
 """

@@ -1,0 +1,321 @@
+"""Batches for training: order and augmentation are pure functions of (seed, position); the state is a number.
+
+Position p of the endless sequence holds sample `order.sample_at(p)`; a batch is a run of positions, and each
+worker builds whole batches (read, decode, augment, tokenise). Neither the number of workers nor the number of
+processes changes what is in a batch, and resuming at any position costs nothing.
+
+Reads: shards. Writes: nothing.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError, SettingsError
+from diptych.core.records import Counts, Pair, Reason
+from diptych.core.seeds import numpy_rng
+from diptych.core.settings import to_mapping
+from diptych.data.decoding import DEFAULT_LIMITS, ImageLimits
+from diptych.data.images import Preprocess, read_pixels
+from diptych.data.order import epoch_of, sample_at
+
+PREFETCHED_BATCHES = 2
+"""Batches that each worker holds ready: enough to ride out a slow picture, little memory."""
+JUDGED_SAMPLES = 1000
+"""The rate of bad samples is held against the allowed one once this many were seen: a rate needs a number."""
+
+
+class Pairs(Protocol):
+    """What the loader needs of a data set; `diptych.data.shards.ShardSet` is one."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the content."""
+
+    def __len__(self) -> int: ...
+
+    def pair(self, number: int) -> Pair:
+        """Read one pair, or raise BadSampleError or IntegrityError."""
+
+    def place(self, number: int) -> str:
+        """Say where a pair lies, for messages."""
+
+
+class TokenMaker(Protocol):
+    """What the loader needs of a tokenizer; `diptych.data.tokenizer.Tokenizer` is one."""
+
+    def tokens(self, texts: list[str]) -> npt.NDArray[np.int64]:
+        """Return (B, context_length): start, ids, end, then zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """How batches are made.
+
+    Attributes:
+        batch_size: pairs per step, over all processes together.
+        workers: processes that build batches beside the training process; 0 builds them in it.
+        seed: of order, augmentation and the choice among several captions.
+        augment: random crops (the paper's training transform); off: the evaluation transform.
+        max_bad_fraction: share of samples that may be skipped before loading fails.
+        limits: which pictures are refused.
+    """
+
+    batch_size: int
+    workers: int = 1
+    seed: int = 0
+    augment: bool = True
+    max_bad_fraction: float = 0.01
+    limits: ImageLimits = DEFAULT_LIMITS
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.workers < 0:
+            raise SettingsError(
+                "the loader cannot be set like this",
+                found=f"batch_size {self.batch_size}, workers {self.workers}",
+                expected="batch_size of 1 or more, workers of 0 or more",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's pairs.
+
+    Attributes:
+        pixels: (B, 3, H, W) uint8, channels-last in memory.
+        tokens: (B, L) int64, cut to the longest caption of the batch.
+        indices: (B,) int64, the samples' numbers in the data set.
+        epoch: of the first position.
+        samples_seen: positions done once this batch is, over all processes: the loader's whole state.
+        skipped: reason and place of every sample that could not be used; the batch is shorter by these.
+    """
+
+    pixels: Tensor
+    tokens: Tensor
+    indices: Tensor
+    epoch: int
+    samples_seen: int
+    skipped: tuple[tuple[Reason, str], ...] = field(default=())
+
+
+class Loader:
+    """Endless batches over a data set, from any position.
+
+    Args:
+        pairs: the data set.
+        tokenizer: makes the captions' tokens.
+        preprocess: makes the pictures' pixels.
+        settings: batch size, workers, seed.
+        rank: which of `world` training processes this is; each gets its run of every batch.
+        world: number of training processes; must divide the batch size.
+
+    Attributes:
+        counts: samples used and skipped by this process, by reason.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        tokenizer: TokenMaker,
+        preprocess: Preprocess,
+        settings: LoaderSettings,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not len(pairs):
+            raise SettingsError("nothing to load: the data set holds no samples", expected="1 or more")
+        if settings.batch_size % world or not 0 <= rank < world:
+            raise SettingsError(
+                "the batch cannot be shared out",
+                found=f"batch_size {settings.batch_size}, world {world}, rank {rank}",
+                expected="a batch size that the number of processes divides, and 0 ≤ rank < world",
+                fix="choose another batch size",
+            )
+        self.settings = settings
+        self.counts = Counts()
+        self.count = len(pairs)
+        self._preprocess = preprocess
+        self._builder = _BatchBuilder(pairs, tokenizer, preprocess, settings, rank=rank, world=world)
+
+    @property
+    def digest(self) -> str:
+        """Identity of the sequence of batches: data, transform, seed and batch size, but not the workers."""
+        settings = {**to_mapping(self.settings), "workers": None, "max_bad_fraction": None}
+        parts = [self._builder.pairs.digest, to_mapping(self._preprocess), settings]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def keys(self, indices: Tensor) -> list[str]:
+        """Return the keys of samples by their numbers, to find them by hand."""
+        return [self._builder.pairs.pair(number).key for number in indices.tolist()]
+
+    def batches(self, samples_seen: int = 0) -> Iterator[Batch]:
+        """Yield batches for ever.
+
+        Args:
+            samples_seen: positions to leave out, as a batch's own `samples_seen` told; none of them is read.
+
+        Raises:
+            EnvironmentFault: a worker process died; names it, and what it was reading.
+            TooMuchBadDataError: more samples than allowed cannot be used.
+        """
+        workers = self.settings.workers
+        # Where each worker is: (process id, sample number), so that a dead one's last words are known.
+        whereabouts = torch.full((max(workers, 1), 2), -1, dtype=torch.int64)
+        whereabouts.share_memory_()  # type: ignore[no-untyped-call]
+        self._builder.whereabouts = whereabouts.numpy()
+        loading = DataLoader(
+            self._builder,
+            sampler=_Starts(samples_seen, self.settings.batch_size),
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=_begin_worker,
+            prefetch_factor=PREFETCHED_BATCHES if workers else None,
+        )
+        batches = iter(loading)
+        while True:
+            try:
+                batch: Batch = next(batches)
+            except RuntimeError as error:
+                fault = self._dead_worker(str(error), whereabouts)
+                if fault is None:
+                    raise
+                raise fault from error
+            self._count(batch)
+            yield batch
+
+    def _count(self, batch: Batch) -> None:
+        for reason, place in batch.skipped:
+            self.counts.drop(reason, place)
+        self.counts.keep(len(batch.indices))
+        if self.counts.seen >= JUDGED_SAMPLES or not len(batch.indices):
+            self.counts.check(self.settings.max_bad_fraction)
+
+    def _dead_worker(self, message: str, whereabouts: Tensor) -> EnvironmentFault | None:
+        """Return the error about a dead worker, or None if the message is about something else."""
+        if "DataLoader worker" not in message:
+            return None
+        dead = {int(number) for number in re.findall(r"\d+", message)}
+        lines = []
+        for worker, (process, sample) in enumerate(whereabouts.tolist()):
+            if process in dead:
+                place = self._builder.pairs.place(sample) if sample >= 0 else "nothing yet"
+                lines.append(f"worker {worker} (process {process}), reading {place}")
+        return EnvironmentFault(
+            "a loader worker died",
+            where="; ".join(lines),
+            found=message.splitlines()[0],
+            fix="look for lack of memory (dmesg); resume the run, with fewer workers if it happens again",
+        )
+
+
+class _Starts(Sampler[int]):
+    """The first positions of all batches, for ever."""
+
+    def __init__(self, start: int, step: int) -> None:
+        self.start, self.step = start, step
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.start
+        while True:
+            yield start
+            start += self.step
+
+
+class _BatchBuilder(Dataset[Batch]):
+    """Builds the batch that starts at a position; runs inside the workers."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        tokenizer: TokenMaker,
+        preprocess: Preprocess,
+        settings: LoaderSettings,
+        *,
+        rank: int,
+        world: int,
+    ) -> None:
+        self.pairs = pairs
+        self.tokenizer = tokenizer
+        self.preprocess = preprocess
+        self.settings = settings
+        self.share = settings.batch_size // world
+        self.offset = rank * self.share
+        self.whereabouts: npt.NDArray[np.int64] = np.full((1, 2), -1)
+
+    def __getitem__(self, start: int) -> Batch:
+        count, seed = len(self.pairs), self.settings.seed
+        positions = np.arange(start + self.offset, start + self.offset + self.share)
+        samples = sample_at(positions, count=count, seed=seed)
+        worker = get_worker_info()
+        here = self.whereabouts[worker.id if worker is not None else 0]
+        pixels = np.empty((self.share, *self.preprocess.size, 3), dtype=np.uint8)
+        captions: list[str] = []
+        used: list[int] = []
+        skipped: list[tuple[Reason, str]] = []
+        for epoch, sample in zip((positions // count).tolist(), samples.tolist(), strict=True):
+            here[1] = sample
+            try:
+                caption = self._fill(pixels[len(used)], sample, epoch)
+            except BadSampleError as error:
+                skipped.append((error.reason, error.where or self.pairs.place(sample)))
+            except IntegrityError as error:
+                skipped.append((Reason.DAMAGED, error.where))
+            else:
+                captions.append(caption)
+                used.append(sample)
+        return Batch(
+            pixels=torch.from_numpy(pixels[: len(used)]).permute(0, 3, 1, 2),
+            tokens=torch.from_numpy(_cut(self.tokenizer.tokens(captions))),
+            indices=torch.tensor(used, dtype=torch.int64),
+            epoch=epoch_of(start, count),
+            samples_seen=start + self.settings.batch_size,
+            skipped=tuple(skipped),
+        )
+
+    def _fill(self, pixels: npt.NDArray[np.uint8], sample: int, epoch: int) -> str:
+        """Write one sample's pixels into its row of the batch and return its caption."""
+        pair = self.pairs.pair(sample)
+        if not pair.captions:
+            raise BadSampleError(Reason.MISSING_CAPTION, where=self.pairs.place(sample))
+        rng = numpy_rng(self.settings.seed, "augment", epoch, sample)
+        number = int(rng.integers(len(pair.captions))) if len(pair.captions) > 1 else 0
+        pixels[:] = read_pixels(
+            pair.image,
+            self.preprocess,
+            limits=self.settings.limits,
+            rng=rng if self.settings.augment else None,
+        )
+        return pair.captions[number]
+
+
+def _cut(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Cut (B, L) tokens to the longest text: every row ends in its end token, which is not 0."""
+    used = np.flatnonzero(tokens.any(axis=0))
+    return np.ascontiguousarray(tokens[:, : int(used[-1]) + 1]) if used.size else tokens[:, :0]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _begin_worker(worker: int) -> None:
+    """Set up a worker: one thread, for the trainer needs the cores; signals are the trainer's affair."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A signal to the whole group must not take the workers away while the trainer saves.
+        signal.signal(number, signal.SIG_IGN)
+    info: Any = get_worker_info()
+    info.dataset.whereabouts[worker, 0] = os.getpid()

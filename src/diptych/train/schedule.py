@@ -1,0 +1,36 @@
+"""The learning rate as a pure function of the step: linear warm-up, then a cosine down to a floor.
+
+Source: Radford et al. 2021, section 2.5 and table 18 (cosine schedule, 2,000 steps of warm-up).
+"""
+
+import math
+
+
+def learning_rate(
+    step: int, *, peak: float, warmup_steps: int, total_steps: int, floor_fraction: float = 0.0
+) -> float:
+    """Return the learning rate that a step uses.
+
+    Args:
+        step: number of the step, from 0.
+        peak: learning rate at the end of the warm-up.
+        warmup_steps: steps of the linear rise; the first one already uses peak / warmup_steps.
+        total_steps: length of the run; from there on the floor holds.
+        floor_fraction: where the cosine ends, as a fraction of the peak; the paper has 0.
+
+    Returns:
+        A rate in [0, peak].
+
+    Source:
+        Radford et al. 2021; step 0 counts as in open_clip 3.3, whose rates these are for a floor of 0.
+
+    >>> [learning_rate(s, peak=1.0, warmup_steps=2, total_steps=6) for s in (0, 1, 2, 4, 6)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if step >= total_steps:
+        return peak * floor_fraction
+    done = (step - warmup_steps) / (total_steps - warmup_steps)
+    wave = 0.5 * (1.0 + math.cos(math.pi * done))
+    return peak * (floor_fraction + (1.0 - floor_fraction) * wave)
