@@ -135,9 +135,8 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         EnvironmentFault: the disk refuses.
     """
     folder = Path(path)
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
     with _disk(folder, "create the folder"):
-        for part in reversed(missing):
+        for part in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
             failpoint("mkdir")
             part.mkdir(exist_ok=True)
             _flush_path(part.parent)
@@ -380,9 +379,8 @@ def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None
     Returns:
         How many leftovers were found.
     """
-    root = Path(folder)
+    found, root = 0, Path(folder)
     below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")
-    found = 0
     for path in sorted(below):
         mark, _, name = path.name.removeprefix(TEMP_PREFIX).partition(".")
         if not path.name.startswith(TEMP_PREFIX) or (only is not None and name != only) or not path.exists():

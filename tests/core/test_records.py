@@ -1,0 +1,82 @@
+"""Records: the counts of a stage always balance."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.core.errors import TooMuchBadDataError
+from diptych.core.records import EXAMPLES_PER_REASON, Counts, Metric, Pair, Reason
+
+EVENTS = st.lists(st.one_of(st.none(), st.sampled_from(list(Reason))), max_size=50)
+
+
+def counted(events: list[Reason | None]) -> Counts:
+    counts = Counts()
+    for index, reason in enumerate(events):
+        if reason is None:
+            counts.keep()
+        else:
+            counts.drop(reason, f"row {index}")
+    return counts
+
+
+@given(EVENTS, EVENTS)
+def test_in_is_out_plus_dropped_also_after_merging(
+    one: list[Reason | None], two: list[Reason | None]
+) -> None:
+    total = counted(one)
+    total.merge(counted(two))
+    total.check(1.0)
+    plain = total.as_dict()
+    assert plain["in"] == len(one) + len(two) == plain["out"] + sum(plain["dropped"].values())
+    assert plain["dropped"] == counted(one + two).as_dict()["dropped"]
+    assert all(len(places) <= EXAMPLES_PER_REASON for places in plain["examples"].values())
+    assert json.loads(json.dumps(plain)) == plain
+
+
+def test_reasons_are_their_names_in_lower_case() -> None:
+    assert all(reason.value == reason.name.lower() for reason in Reason)
+
+
+def test_the_first_examples_are_kept() -> None:
+    examples = counted([Reason.BAD_ROW] * 9).as_dict()["examples"]
+    assert examples == {"bad_row": ["row 0", "row 1", "row 2", "row 3", "row 4"]}
+
+
+def test_check_allows_exactly_the_rate() -> None:
+    counted([None] * 9 + [Reason.DAMAGED]).check(0.1)
+    Counts().check(0.0)
+
+
+def test_check_names_number_rate_reason_and_place() -> None:
+    with pytest.raises(TooMuchBadDataError) as caught:
+        counted([None] * 8 + [Reason.DAMAGED, Reason.DAMAGED]).check(0.1)
+    message = str(caught.value)
+    assert "2 of 10" in message and "10.0%" in message and "damaged 2" in message and "row 8" in message
+    assert caught.value.exit_code == 3
+
+
+def test_check_asserts_the_balance() -> None:
+    with pytest.raises(AssertionError, match="5 in is not 3 out"):
+        Counts(seen=5, kept=3).check(1.0)
+
+
+def test_pairs_are_frozen_and_need_no_fields() -> None:
+    pair = Pair("a", b"", ("x",))
+    assert pair.fields == {}
+    with pytest.raises(AttributeError):
+        pair.key = "b"  # type: ignore[misc]
+
+
+def test_metrics_are_plain_json() -> None:
+    metric = Metric("zeroshot", "top1", 0.5, (0.4, 0.6), 100)
+    assert metric.as_dict() == {
+        "task": "zeroshot",
+        "metric": "top1",
+        "value": 0.5,
+        "ci95": [0.4, 0.6],
+        "n": 100,
+    }
+    assert Metric("t", "m", float("nan"), None, 0).as_dict()["value"] is None
