@@ -306,7 +306,7 @@ def _open(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1 where there is none or the block is damaged: the pixels are still good."""
+    """Return the EXIF orientation; 1 where there is none or it is damaged: the pixels are still good."""
     try:
         with _HEADER_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
