@@ -1,0 +1,163 @@
+"""Sources of pairs: everything that `diptych pack`, `evaluate` and `search` can read, behind one contract.
+
+Reads: a folder of images with side-car captions; CSV/TSV; Parquet; WebDataset tars and our own shards; the
+drawn scenes (``scenes:train?count=20000&seed=1``). The format is read off the file. Bad rows are dropped and
+counted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from diptych.core.errors import UsageError, unknown_name
+from diptych.core.manifest import FileEntry, is_done
+from diptych.core.records import Counts, Pair
+from diptych.data.shards import ShardSet
+from diptych.data.shards_index import KIND, tar_paths
+from diptych.data.sources_folder import FolderSource
+from diptych.data.sources_rows import Columns, Source, digest_files, unique
+from diptych.data.sources_tables import ParquetSource, TableSource
+
+__all__ = ["Columns", "Source", "open_source"]
+
+_SCENES = "scenes:"
+_SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
+_PARQUET_MAGIC = b"PAR1"
+_TABLE_SUFFIXES = (".csv", ".tsv")
+_DEFAULT_COLUMNS = Columns()
+
+
+def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS) -> Source:
+    """Open whatever a reference names; nothing but its kind is looked at yet.
+
+    Args:
+        ref: a folder (of images, tars or Parquet files, with one CSV/TSV, or our own shards), a file (CSV,
+            TSV, Parquet, tar), a brace range of tars, or ``scenes:SPLIT?count=N&seed=S&size=PIXELS``.
+        columns: names of the image, caption and key columns of a table.
+
+    Raises:
+        UsageError: there is nothing there, or nothing that can be read.
+    """
+    text = str(ref)
+    if text.startswith(_SCENES):
+        return _open_scenes(text)
+    path = Path(ref)
+    if path.is_dir():
+        return _open_folder(path, columns)
+    if path.is_file():
+        return _open_file(path, columns)
+    if "{" in text or "::" in text:
+        return ShardSource(text)
+    raise UsageError(
+        "there is no such source",
+        where=text,
+        found="no file or folder of this name",
+        expected="a folder, a CSV, TSV, Parquet or tar file, 'a/{000..009}.tar', or scenes:train",
+        fix="check the path",
+    )
+
+
+def _open_folder(folder: Path, columns: Columns) -> Source:
+    if is_done(folder, KIND):
+        return ShardSource(str(folder))
+    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if any(path.suffix == ".tar" for path in names):
+        return ShardSource(str(folder))
+    parquet = tuple(path for path in names if path.suffix == ".parquet")
+    if parquet:
+        return ParquetSource(str(folder), parquet, columns)
+    tables = [path for path in names if path.suffix.lower() in _TABLE_SUFFIXES]
+    if len(tables) == 1:
+        return TableSource(tables[0], columns)
+    source = FolderSource(folder, columns)
+    if not source.images():
+        raise UsageError(
+            "this folder holds no pairs",
+            where=folder,
+            found=", ".join(path.name for path in names[:5]) or "no files",
+            expected="images with .txt or .json beside them, tars, Parquet, or one CSV or TSV",
+            fix="give the file itself if it is one of several",
+        )
+    return source
+
+
+def _open_file(path: Path, columns: Columns) -> Source:
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(_PARQUET_MAGIC) or path.suffix == ".parquet":
+        return ParquetSource(str(path), (path,), columns)
+    if path.suffix == ".tar" or start[257:262] == b"ustar":
+        return ShardSource(str(path))
+    if path.suffix.lower() not in (*_TABLE_SUFFIXES, ".txt", "") or b"\0" in start:
+        raise UsageError(
+            "this is no kind of file that holds pairs",
+            where=path,
+            found=repr(start[:8]),
+            expected="CSV, TSV, Parquet or tar",
+            fix="for one image use `diptych classify`; for a folder of images give the folder",
+        )
+    return TableSource(path, columns)
+
+
+def _open_scenes(ref: str) -> "ScenesSource":
+    parts = urlsplit(ref)
+    settings = dict(_SCENE_DEFAULTS)
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in settings:
+            raise unknown_name("setting of scenes", name, settings, where=ref)
+        if not value.isdecimal() or len(value) > 18:
+            raise UsageError(
+                f"{name} is not a number", where=ref, found=repr(value[:40]), expected="a whole number"
+            )
+        settings[name] = int(value)
+    from diptych.data.scenes import SPLITS
+
+    split = parts.path or "train"
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS, where=ref)
+    return ScenesSource(split, **settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSource:
+    """Our own shards, or WebDataset tars of others; damaged samples are dropped and counted."""
+
+    name: str
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        """Yield the pairs in order; see Source."""
+        shards = ShardSet.open(self.name)
+        counts.merge(shards.counts)
+        return unique(shards.pairs(counts, on_damage="skip"), counts)
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        """Digest the tars; see Source."""
+        return digest_files(self.name, tar_paths(self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class ScenesSource:
+    """Pictures drawn by code; the reference says everything about them."""
+
+    split: str
+    count: int
+    seed: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Return the full reference."""
+        return f"{_SCENES}{self.split}?count={self.count}&seed={self.seed}&size={self.size}"
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        """Yield the drawn pairs; see Source."""
+        from diptych.data.scenes import scene_pairs
+
+        del counts  # nothing that our own code draws is bad
+        return scene_pairs(self.count, seed=self.seed, split=self.split, size=self.size)
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        """Name the pictures; see Source."""
+        return (FileEntry(self.name, 0, sha256(self.name.encode()).hexdigest()),)

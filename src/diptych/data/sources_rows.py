@@ -1,0 +1,198 @@
+"""What every source of pairs shares: the contract, and the checks that a row has to pass.
+
+A row that fails a check raises BadSampleError inside its source, which counts it by reason and goes on.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from diptych.core.errors import BadSampleError
+from diptych.core.files import sha256_file
+from diptych.core.manifest import FileEntry
+from diptych.core.records import Counts, Field, Pair, Reason
+
+MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
+MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+_LISTED_INPUTS = 64  # up to this many input files are told one by one in a receipt, more as one digest
+_SHOWN = 80  # characters of a path or key in a count's example
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a table, or names in its JSON, hold what.
+
+    Attributes:
+        image: path of the image file, or in Parquet its bytes.
+        caption: the text; a list of texts where the format has lists.
+        key: the name of a pair. Where this column is missing, the image's file name is used, or the row's
+            number.
+    """
+
+    image: str = "image"
+    caption: str = "caption"
+    key: str = "id"
+
+
+class Source(Protocol):
+    """Where pairs come from."""
+
+    @property
+    def name(self) -> str:
+        """What was opened, for messages and receipts."""
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        """Yield the usable pairs in a fixed order, with unique keys; bad ones are dropped and counted."""
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        """Digest everything that `pairs` reads; equal inputs give equal pairs."""
+
+
+def captions_of(value: object) -> tuple[str, ...]:
+    """Return the usable captions of one text or a list of texts, stripped.
+
+    One good caption of several is enough; if none is good, the first one's fault is told.
+
+    Raises:
+        BadSampleError: no caption can be used.
+
+    >>> captions_of([" a dog ", "", 7])
+    ('a dog',)
+    """
+    texts = value if isinstance(value, list | tuple) else [value]
+    good: list[str] = []
+    fault: BadSampleError | None = None if texts else BadSampleError(Reason.MISSING_CAPTION)
+    for text in texts:
+        try:
+            good.append(caption_of(text))
+        except BadSampleError as error:
+            fault = fault or error
+    if not good and fault is not None:
+        raise fault
+    return tuple(good)
+
+
+def caption_of(text: object) -> str:
+    """Return one caption, stripped.
+
+    Raises:
+        BadSampleError: it is missing, empty, too long, or not text (NUL and broken UTF-8 included).
+    """
+    if text is None:
+        raise BadSampleError(Reason.MISSING_CAPTION)
+    if not isinstance(text, str):
+        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found=type(text).__name__)
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        raise BadSampleError(Reason.CAPTION_TOO_LONG, found=f"{len(text)} characters")
+    stripped = text.strip()
+    if not stripped:
+        raise BadSampleError(Reason.EMPTY_CAPTION)
+    if "\0" in stripped or not _is_unicode(stripped):
+        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found="NUL or broken UTF-8")
+    return stripped
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text has no lone surrogates, which is how Python keeps bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
+    """Keep the scalar columns; dates and the like become text, lists and bytes are left out.
+
+    >>> fields_of({"a": 1, "b": [2], "c": None})
+    {'a': 1, 'c': None}
+    """
+    fields: dict[str, Field] = {}
+    for name, value in values.items():
+        if value is None or isinstance(value, int | float):
+            fields[name] = value
+        elif isinstance(value, str):
+            fields[name] = value.encode("utf-8", "replace").decode()
+        elif hasattr(value, "isoformat"):
+            fields[name] = str(value.isoformat())
+    return fields
+
+
+def read_image(path: Path) -> bytes:
+    """Read an image file that a row names.
+
+    Raises:
+        BadSampleError: it is missing, no regular file (a pipe would hang, /dev/zero never end), or too large.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise BadSampleError(Reason.MISSING_IMAGE, where=path, found=type(error).__name__) from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadSampleError(Reason.MISSING_IMAGE, where=path, found="no regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BadSampleError(Reason.TOO_MANY_BYTES, where=path, found=f"{status.st_size} bytes")
+        try:
+            return file.read(MAX_FILE_BYTES)
+        except OSError as error:
+            raise BadSampleError(Reason.MISSING_IMAGE, where=path, found=str(error)) from None
+
+
+def image_path(value: object, folder: Path) -> Path:
+    """Turn an image column's value into a path: relative to the table's folder, or absolute.
+
+    Raises:
+        BadSampleError: there is none, or it is unsafe: NUL, broken UTF-8, a step upwards through "..".
+    """
+    if value is None or value == "":
+        raise BadSampleError(Reason.MISSING_IMAGE)
+    if not isinstance(value, str):
+        raise BadSampleError(Reason.BAD_ROW, found=f"an image path of type {type(value).__name__}")
+    if "\0" in value or not _is_unicode(value) or ".." in Path(value).parts:
+        raise BadSampleError(Reason.UNSAFE_PATH, found=repr(value[:_SHOWN]))
+    return folder / value
+
+
+def unique(pairs: Iterable[Pair], counts: Counts) -> Iterator[Pair]:
+    """Pass pairs on, the first of each key only."""
+    seen: set[str] = set()
+    for pair in pairs:
+        if pair.key in seen:
+            counts.drop(Reason.DUPLICATE_KEY, pair.key[:_SHOWN])
+            continue
+        seen.add(pair.key)
+        yield pair
+
+
+def drop(counts: Counts, error: BadSampleError, where: str) -> None:
+    """Count a bad row under the reason that its check gave."""
+    counts.drop(error.reason, f"{where} ({error.found})" if error.found else where)
+
+
+def digest_files(name: str, paths: Iterable[Path]) -> tuple[FileEntry, ...]:
+    """Digest input files: one entry each when they are few, one for all together when they are many.
+
+    Args:
+        name: what the entry for all together is called.
+        paths: regular files; those that cannot be read are left out, as they are dropped as pairs too.
+    """
+    entries: list[FileEntry] = []
+    for path in paths:
+        try:
+            entries.append(FileEntry(path.as_posix(), path.stat().st_size, sha256_file(path)))
+        except OSError:
+            continue
+    if len(entries) <= _LISTED_INPUTS:
+        return tuple(entries)
+    listing = hashlib.sha256()
+    for entry in entries:
+        listing.update(f"{entry.name}\0{entry.bytes}\0{entry.sha256}\n".encode("utf-8", "surrogateescape"))
+    total = sum(entry.bytes for entry in entries)
+    return (FileEntry(f"{name} ({len(entries)} files)", total, listing.hexdigest()),)

@@ -1,0 +1,292 @@
+"""Pairs from tables: CSV and TSV with a header, and Parquet.
+
+Reads: CSV/TSV rows of image path and caption (rows that share an image become one pair with several
+captions); Parquet with image bytes, Hugging Face image structs {bytes, path}, or image paths, one row group
+at a time.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from diptych.core.errors import (
+    BadSampleError,
+    DiptychError,
+    IntegrityError,
+    MissingPackageError,
+    UsageError,
+    unknown_name,
+)
+from diptych.core.manifest import FileEntry
+from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.data.sources_rows import (
+    Columns,
+    caption_of,
+    captions_of,
+    digest_files,
+    drop,
+    fields_of,
+    image_path,
+    read_image,
+    unique,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_MAX_LINE = 4 * 2**20  # characters; a longer line is cut, so that one line of 10 GB cannot fill the memory
+_BATCH_ROWS = 64  # rows of Parquet held as Python objects at a time: 64 images of the largest size are 1.3 GB
+_NUMBER_WIDTH = 8  # row numbers as keys sort as numbers up to 100 million rows
+_BROKEN = object()  # stands for a cell whose bytes are not what its column says
+
+
+@dataclass(slots=True)
+class _Group:
+    """The rows of a CSV that share an image."""
+
+    path: Path
+    row: int
+    key: str
+    captions: list[str] = field(default_factory=list)
+    fields: dict[str, Field] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSource:
+    """A CSV or TSV file with a header; image paths are relative to its folder, or absolute."""
+
+    path: Path
+    columns: Columns
+
+    @property
+    def name(self) -> str:
+        """Return the file's path."""
+        return str(self.path)
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        """Yield one pair an image, in the order of first appearance; a bad row counts as one; see Source."""
+        return unique(self._pairs(counts), counts)
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        """Digest the table and the images that it names; see Source."""
+        groups = self._groups(Counts())
+        images = [group.path for group in groups.values() if group.path.is_file()]
+        return (*digest_files(self.name, [self.path]), *digest_files("images", images))
+
+    def _pairs(self, counts: Counts) -> Iterator[Pair]:
+        groups = self._groups(counts)
+        stems = Counter(group.path.stem for group in groups.values())
+        for name, group in groups.items():
+            stem = group.path.stem
+            key = group.key or (stem if stems[stem] == 1 else str(Path(name).with_suffix("")))
+            try:
+                yield Pair(key, read_image(group.path), tuple(group.captions), group.fields)
+            except BadSampleError as error:
+                drop(counts, error, f"{self.path.name} row {group.row}: {name[:80]}")
+
+    def _groups(self, counts: Counts) -> dict[str, _Group]:
+        """Read all rows; the images are read later, one at a time."""
+        groups: dict[str, _Group] = {}
+        # Bytes that are not UTF-8 become lone surrogates here, which the checks of a row refuse.
+        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = _rows(file, self.path)
+            header = next(rows)[1]
+            assert not isinstance(header, BadSampleError)
+            columns = self.columns
+            for wanted in (columns.image, columns.caption):
+                if wanted not in header:
+                    raise missing_column(wanted, header, self.path)
+            for number, row in rows:
+                try:
+                    if isinstance(row, BadSampleError):
+                        raise row
+                    self._add(groups, number, header, row)
+                except BadSampleError as error:
+                    drop(counts, error, f"{self.path.name} row {number}")
+        return groups
+
+    def _add(self, groups: dict[str, _Group], number: int, header: list[str], row: list[str]) -> None:
+        if len(row) != len(header):
+            raise BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
+        cells: dict[str, str] = dict(zip(header, row, strict=True))
+        name = cells.pop(self.columns.image)
+        path = image_path(name, self.path.parent)
+        caption = caption_of(cells.pop(self.columns.caption))
+        if name not in groups:
+            key = cells.pop(self.columns.key, "").encode("utf-8", "replace").decode()
+            groups[name] = _Group(path, number, key, [], fields_of(cells))
+        groups[name].captions.append(caption)
+
+
+def _rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str] | BadSampleError]]:
+    """Yield (line number, cells) of each row, the header first; a row that cannot be parsed as its error."""
+    lines = _lines(file)
+    first = next(lines, "")
+    if not first.strip():
+        raise UsageError("a table is empty", where=path, expected="a header line and rows")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" or first.count("\t") > first.count(",") else ","
+    yield 1, next(csv.reader([first], delimiter=delimiter))
+    reader = csv.reader(lines, delimiter=delimiter)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # The csv module's own limit of 131,072 characters a cell is left alone: it belongs to the
+            # process.
+            long = "field larger" in str(error)
+            reason = Reason.CAPTION_TOO_LONG if long else Reason.BAD_ROW
+            yield reader.line_num + 1, BadSampleError(reason, found=str(error))
+        else:
+            if row:
+                yield reader.line_num + 1, row
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """Yield lines, each cut at a length that fits the memory."""
+    while line := file.readline(_MAX_LINE):
+        rest = line
+        while len(rest) == _MAX_LINE and not rest.endswith("\n"):
+            rest = file.readline(_MAX_LINE)
+        yield line
+
+
+def missing_column(wanted: str, found: Sequence[str], path: Path) -> DiptychError:
+    """Build the error for a column that a table lacks: what it has, and the nearest name."""
+    return unknown_name("column", wanted, [name[:40] for name in found], where=path)
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetSource:
+    """Parquet files of one layout, read in order."""
+
+    name: str
+    paths: tuple[Path, ...]
+    columns: Columns
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        """Yield the pairs in row order; see Source."""
+        return unique(self._pairs(counts), counts)
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        """Digest the files, and the images if the rows name them; see Source."""
+        return (*digest_files(self.name, self.paths), *digest_files("images", self._images()))
+
+    def _images(self) -> Iterator[Path]:
+        for path in self.paths:
+            with _open_parquet(path, self.columns) as file:
+                column = file.schema_arrow.field(self.columns.image)
+                if _holds_bytes(column.type):
+                    continue
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[self.columns.image]):
+                    for value in _cells(batch.column(0)):
+                        try:
+                            yield image_path(value, path.parent)
+                        except BadSampleError:
+                            continue
+
+    def _pairs(self, counts: Counts) -> Iterator[Pair]:
+        taken: set[str] = set()
+        for number, (path, cells) in enumerate(self._rows()):
+            try:
+                pair = self._pair(cells, path.parent, number, taken)
+            except BadSampleError as error:
+                drop(counts, error, f"{path.name} row {number}")
+            else:
+                taken.add(pair.key)
+                yield pair
+
+    def _rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in self.paths:
+            with _open_parquet(path, self.columns) as file:
+                for batch in _batches(file, path):
+                    names = batch.schema.names
+                    for cells in zip(*map(_cells, batch.columns), strict=True):
+                        yield path, dict(zip(names, cells, strict=True))
+
+    def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
+        key = cells.pop(self.columns.key, None)
+        image = cells.pop(self.columns.image)
+        captions = captions_of(cells.pop(self.columns.caption))
+        stem = ""
+        if isinstance(image, dict):
+            told = image.get("path")
+            stem = Path(told).stem if isinstance(told, str) else ""
+            image = told if image.get("bytes") is None else image["bytes"]
+        if isinstance(image, str):
+            path = image_path(image, folder)
+            stem = path.stem
+            image = read_image(path)
+        if image is None:
+            raise BadSampleError(Reason.MISSING_IMAGE)
+        if not isinstance(image, bytes):
+            raise BadSampleError(Reason.BAD_ROW, found=f"an image of type {type(image).__name__}")
+        if isinstance(key, str | int) and str(key):
+            return Pair(str(key), image, captions, fields_of(cells))
+        plain = f"{number:0{_NUMBER_WIDTH}d}"
+        return Pair(plain if not stem or stem in taken else stem, image, captions, fields_of(cells))
+
+
+def _open_parquet(path: Path, columns: Columns) -> "pq.ParquetFile":
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingPackageError(
+            "reading Parquet needs pyarrow", where=path, fix="pip install 'diptych[data]'"
+        ) from None
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    names = file.schema_arrow.names
+    for wanted in (columns.image, columns.caption):
+        if wanted not in names:
+            raise missing_column(wanted, names, path)
+    return file
+
+
+def _batches(file: "pq.ParquetFile", path: Path) -> Iterator["pa.RecordBatch"]:
+    import pyarrow as pa
+
+    try:
+        yield from file.iter_batches(batch_size=_BATCH_ROWS)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(
+        "a Parquet file is damaged",
+        where=path,
+        found=str(error).splitlines()[0][:160] if str(error) else type(error).__name__,
+        expected="a whole Parquet file",
+        fix="fetch or write this file again",
+    )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind))
+
+
+def _cells(column: "pa.Array") -> list[Any]:
+    """Turn a column into Python values; text that is not UTF-8 spoils its own cell only."""
+    try:
+        values: list[Any] = column.to_pylist()
+        return values
+    except ValueError:
+        return [_cell(value) for value in column]
+
+
+def _cell(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except ValueError:
+        return _BROKEN
