@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.data.shapes import REACH, Array, distance
+from diptych.data.shapes import REACH, Array, distance, stroke
 from diptych.data.things import COLOURS, PALETTE, Background, Rgb, Scene, Thing
 
 # Pairs of tones that look well together. Which of them an object may stand on, `backdrops` decides.
@@ -36,21 +36,21 @@ BACKDROPS: tuple[tuple[Rgb, Rgb], ...] = (
     ((62, 58, 56), (44, 42, 42)),  # charcoal
 )
 
-# Least distance in OKLab between an object's colour and any mixture of the two tones behind it. 0.17 keeps
-# yellow on cream and white on mist out, and leaves every colour at least five backdrops.
-LEAST_CONTRAST = 0.17
+# Least distance in OKLab between an object's colour and any mixture of the two tones behind it: brown leaves
+# the dark backdrops, white the pale ones, and every colour keeps at least eight.
+LEAST_CONTRAST = 0.19
 
 VEIL = 0.24  # opacity inside an outline: tells an outlined circle from a ring
-STROKE = 0.2  # of the radius: an outline this thick is two pixels wide on the smallest 64-pixel object
 RIM = 0.11  # of the radius: patterns stop here, so the outline stays in the object's colour
-STRIPE_PERIOD, STRIPE_SHARE = 0.52, 0.44
+STRIPE_PERIOD, STRIPE_SHARE = 0.52, 0.4
+LEAST_RIM_PIXELS = 1.5
 DOT_PERIOD, DOT_RADIUS = 0.54, 0.155
 GRAIN, PAPER_GRAIN = 1.2, 4.0  # deviation of the noise on backgrounds, of 255
 TABLE_SIDE = 256  # up to this picture size the ordinary distance tables are fine enough
 
 # What stripes and dots are painted with: the object's colour, mostly whitened, but not for these three.
-_TINTS: dict[str, Rgb] = {"white": (206, 202, 198), "grey": (226, 228, 232), "black": (104, 104, 112)}
-_WHITENING = 0.76
+_TINTS: dict[str, Rgb] = {"white": (206, 202, 198), "grey": (214, 215, 220), "black": (104, 104, 112)}
+_WHITENING = 0.7
 
 
 class _Grid(NamedTuple):
@@ -145,12 +145,14 @@ def _draw_background(background: Background, size: int) -> Array:
 
 
 def _gradient(grid: _Grid, p: float, _q: float, _r: float) -> Array:
-    slope = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
-    return np.asarray(np.clip(0.5 + slope, 0, 1))
+    slope: Array = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
+    share: Array = np.clip(0.5 + slope, 0, 1)
+    return share
 
 
 def _glow(grid: _Grid, p: float, q: float, _r: float) -> Array:
-    return np.clip(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3, 0, 1)
+    share: Array = np.clip(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3, 0, 1)
+    return share
 
 
 def _dusk(grid: _Grid, _p: float, _q: float, _r: float) -> Array:
@@ -160,7 +162,8 @@ def _dusk(grid: _Grid, _p: float, _q: float, _r: float) -> Array:
 def _checker(grid: _Grid, p: float, q: float, r: float) -> Array:
     cells = 4 + int(4 * r)
     waves = np.sin(math.pi * cells * (grid.x + p)) * np.sin(math.pi * cells * (grid.y + q))
-    return np.asarray(np.clip(0.5 + waves * (grid.x.size / cells), 0, 1))
+    share: Array = np.clip(0.5 + waves * (grid.x.size / cells), 0, 1)
+    return share
 
 
 def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
@@ -170,7 +173,8 @@ def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
 
 def _horizon(grid: _Grid, p: float, q: float, r: float) -> Array:
     hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * math.pi * (grid.x * (1 + q) + r))
-    return np.asarray(np.clip((grid.y - hills) * grid.x.size + 0.5, 0, 1))
+    share: Array = np.clip((grid.y - hills) * grid.x.size + 0.5, 0, 1)
+    return share
 
 
 def _plain(grid: _Grid, p: float, _q: float, _r: float) -> Array:
@@ -205,9 +209,10 @@ def _draw_thing(canvas: Array, thing: Thing) -> None:
     if thing.mirrored:
         u = -u
     depth = distance(thing.shape, u, v, cells=160 * -(-size // TABLE_SIDE))
-    band = (
-        np.abs(depth + np.float32(STROKE / 2)) - np.float32(STROKE / 2) if thing.fill == "outline" else depth
-    )
+    band = depth
+    if thing.fill == "outline":
+        half = np.float32(stroke(thing.shape) / 2)
+        band = np.abs(depth + half) - half
     region = canvas[top:bottom, left:right]
     _cast_shadow(region, band * np.float32(radius), size)
     paint = _paint(thing, u, v, depth, radius)
@@ -242,7 +247,8 @@ def _paint(thing: Thing, u: Array, v: Array, depth: Array, radius: float) -> Arr
         column = u * np.float32(1 / DOT_PERIOD) + np.float32(0.5) * (row % 2)
         away = np.hypot(column - np.round(column), v * np.float32(1 / DOT_PERIOD) - row)
         away = away * np.float32(DOT_PERIOD) - np.float32(DOT_RADIUS)
-    pattern = np.clip(np.float32(0.5) - np.maximum(away, depth + np.float32(RIM)) * np.float32(radius), 0, 1)
+    rim = max(RIM, LEAST_RIM_PIXELS / radius)
+    pattern = np.clip(np.float32(0.5) - np.maximum(away, depth + np.float32(rim)) * np.float32(radius), 0, 1)
     tint = np.array(_TINTS.get(thing.colour) or _mix(thing.rgb, (255, 255, 255), _WHITENING), np.float32)
     paint: Array = light[..., None] * (colour + pattern[..., None] * (tint - colour))
     return paint

@@ -57,14 +57,14 @@ JPEG_QUALITY = 90  # with full chroma: thin coloured outlines survive; 3 kB a pi
 
 # Radius as a fraction of the picture's side. A lone object takes its size's range; in company the range is
 # shrunk to the room that a place in the layout offers.
-_RADII = {"small": (0.165, 0.19), "medium": (0.23, 0.27), "large": (0.31, 0.38)}
+_RADII = {"small": (0.185, 0.21), "medium": (0.25, 0.285), "large": (0.33, 0.385)}
 _SHARE_OF_ROOM = {"small": (0.62, 0.7), "medium": (0.78, 0.86), "large": (0.94, 1.0)}
 _ROOM_OF_TWO, _ROOM_OF_THREE = 0.225, 0.195
 _TILT = 0.26  # radians, 15 degrees
 _SHADE, _HUE = 8, 3  # largest steps from the palette: of all channels together, of each alone
 
 # How often training pictures show several objects.
-_COUNT_RATE, _RELATION_RATE, _ROW_RATE = 0.1, 0.18, 0.07
+_COUNT_RATE, _RELATION_RATE, _ROW_RATE = 0.09, 0.15, 0.06
 
 
 def class_names() -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEAR = 0.05  # in units of the radius
+STROKE, STROKE_OF_DEPTH = 0.2, 0.62  # a stroke of 0.2 is two pixels wide on the smallest 64-pixel object
 
 Array = NDArray[np.float32]
 Field = Callable[[Array, Array], Array]
@@ -109,8 +110,8 @@ def _arrow(x: Array, y: Array) -> Array:
 
 
 def _hourglass(x: Array, y: Array) -> Array:
-    glass = _polygon(x, y, [(-0.62, 0.9), (0.62, 0.9), (0.1, 0), (0.62, -0.9), (-0.62, -0.9), (-0.1, 0)])
-    return _union(glass, _box(x, y, (0, 0.86), (0.76, 0.13)), _box(x, y, (0, -0.86), (0.76, 0.13)))
+    glass = _polygon(x, y, [(-0.54, 0.86), (0.54, 0.86), (0.1, 0), (0.54, -0.86), (-0.54, -0.86), (-0.1, 0)])
+    return _union(glass, _box(x, y, (0, 0.8), (0.66, 0.13)), _box(x, y, (0, -0.8), (0.66, 0.13)))
 
 
 def _drop(x: Array, y: Array) -> Array:
@@ -136,16 +137,8 @@ def _cloud(x: Array, y: Array) -> Array:
 
 
 def _bolt(x: Array, y: Array) -> Array:
-    points = [
-        (0.2, 1.05),
-        (-0.62, -0.12),
-        (-0.08, -0.12),
-        (-0.34, -1.05),
-        (0.64, 0.26),
-        (0.1, 0.26),
-        (0.5, 1.05),
-    ]
-    return _polygon(x, y, points)
+    left = [(0.1, 1.04), (-0.7, -0.16), (-0.14, -0.16), (-0.36, -1.06)]
+    return _polygon(x, y, [*left, (0.74, 0.3), (0.18, 0.3), (0.56, 1.0)])
 
 
 def _leaf(x: Array, y: Array) -> Array:
@@ -163,9 +156,9 @@ def _house(x: Array, y: Array) -> Array:
 
 
 def _key(x: Array, y: Array) -> Array:
-    bow = _without(_circle(x, y, (-0.58, 0.08), 0.46), _circle(x, y, (-0.62, 0.08), 0.2))
-    teeth = (_box(x, y, (0.86, -0.16), (0.12, 0.28)), _box(x, y, (0.48, -0.14), (0.11, 0.24)))
-    return _union(bow, _box(x, y, (0.4, 0.1), (0.6, 0.17)), *teeth)
+    bow = _without(_circle(x, y, (-0.54, 0.08), 0.54), _circle(x, y, (-0.6, 0.08), 0.19))
+    teeth = (_box(x, y, (0.88, -0.2), (0.15, 0.34)), _box(x, y, (0.42, -0.18), (0.14, 0.3)))
+    return _union(bow, _box(x, y, (0.4, 0.1), (0.63, 0.21)), *teeth)
 
 
 def _fish(x: Array, y: Array) -> Array:
@@ -182,8 +175,8 @@ def _tree(x: Array, y: Array) -> Array:
 
 
 def _crown(x: Array, y: Array) -> Array:
-    outline = [(-0.8, -0.7), (0.8, -0.7), (0.94, 0.42), (0.45, -0.1), (0, 0.66), (-0.45, -0.1), (-0.94, 0.42)]
-    balls = [_circle(x, y, centre, 0.15) for centre in ((-0.94, 0.44), (0, 0.7), (0.94, 0.44))]
+    outline = [(-0.8, -0.7), (0.8, -0.7), (0.9, 0.4), (0.45, -0.1), (0, 0.66), (-0.45, -0.1), (-0.9, 0.4)]
+    balls = [_circle(x, y, centre, 0.15) for centre in ((-0.9, 0.41), (0, 0.7), (0.9, 0.41))]
     return _union(_polygon(x, y, outline), *balls)
 
 
@@ -256,6 +249,15 @@ def _measure_again(field: Array, line: Array) -> Array:
             np.minimum(nearest, square_x[None, :] + square_y[:, None], out=nearest)
     away = np.sqrt(nearest)
     return np.where(away < NEAR, field, np.where(inside, -away, away)).astype(np.float32)
+
+
+@lru_cache(maxsize=len(FIELDS))
+def stroke(shape: str) -> float:
+    """Return the width of a shape's outline when it is drawn hollow, in units of its radius.
+
+    Shapes with thin parts, such as the key, get a thinner one: almost filled they would look solid.
+    """
+    return min(STROKE, STROKE_OF_DEPTH * -float(_table(shape, 160).min()))
 
 
 def distance(shape: str, x: Array, y: Array, *, cells: int = 160) -> Array:
