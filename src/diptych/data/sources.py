@@ -134,7 +134,8 @@ class ShardSource:
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the tars; see Source."""
-        return digest_files(self.name, tar_paths(self.name))
+        paths = tar_paths(self.name)
+        return digest_files("tars", paths, root=paths[0].parent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ class FolderSource:
         """Digest images and side-cars; see Source."""
         images = self.images()
         sidecars = [image.with_suffix(suffix) for image in images for suffix in (".txt", ".json")]
-        return digest_files(self.name, [*images, *(path for path in sidecars if path.is_file())])
+        told = [path for path in sidecars if path.is_file()]
+        return digest_files("images and captions", [*images, *told], root=self.folder)
 
     def images(self) -> list[Path]:
         """List the image files in sorted order."""

@@ -117,7 +117,7 @@ def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
         if value is None or isinstance(value, int | float):
             fields[name] = value
         elif isinstance(value, str):
-            fields[name] = value.encode("utf-8", "replace").decode()
+            fields[name] = _plain(value)
         elif hasattr(value, "isoformat"):
             fields[name] = str(value.isoformat())
     return fields
@@ -176,23 +176,30 @@ def drop(counts: Counts, error: BadSampleError, where: str) -> None:
     counts.drop(error.reason, f"{where} ({error.found})" if error.found else where)
 
 
-def digest_files(name: str, paths: Iterable[Path]) -> tuple[FileEntry, ...]:
+def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileEntry, ...]:
     """Digest input files: one entry each when they are few, one for all together when they are many.
 
     Args:
         name: what the entry for all together is called.
         paths: regular files; those that cannot be read are left out, as they are dropped as pairs too.
+        root: the folder that names are told from, so that another way of writing a path changes nothing.
     """
     entries: list[FileEntry] = []
     for path in paths:
+        told = path.relative_to(root) if path.is_relative_to(root) else path
         try:
-            entries.append(FileEntry(path.as_posix(), path.stat().st_size, sha256_file(path)))
+            entries.append(FileEntry(_plain(told.as_posix()), path.stat().st_size, sha256_file(path)))
         except OSError:
             continue
     if len(entries) <= _LISTED_INPUTS:
         return tuple(entries)
     listing = hashlib.sha256()
     for entry in entries:
-        listing.update(f"{entry.name}\0{entry.bytes}\0{entry.sha256}\n".encode("utf-8", "surrogateescape"))
+        listing.update(f"{entry.name}\0{entry.bytes}\0{entry.sha256}\n".encode())
     total = sum(entry.bytes for entry in entries)
     return (FileEntry(f"{name} ({len(entries)} files)", total, listing.hexdigest()),)
+
+
+def _plain(text: str) -> str:
+    """Make a text printable as UTF-8: file names on Linux may be any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -75,7 +75,11 @@ class TableSource:
         """Digest the table and the images that it names; see Source."""
         groups = self._groups(Counts())
         images = [group.path for group in groups.values() if group.path.is_file()]
-        return (*digest_files(self.name, [self.path]), *digest_files("images", images))
+        root = self.path.parent
+        return (
+            *digest_files("table", [self.path], root=root),
+            *digest_files("images", images, root=root),
+        )
 
     def _pairs(self, counts: Counts) -> Iterator[Pair]:
         groups = self._groups(counts)
@@ -117,7 +121,7 @@ class TableSource:
         path = image_path(name, self.path.parent)
         caption = caption_of(cells.pop(self.columns.caption))
         if name not in groups:
-            key = cells.pop(self.columns.key, "").encode("utf-8", "replace").decode()
+            key = cells.pop(self.columns.key, "").encode("utf-8", "backslashreplace").decode()
             groups[name] = _Group(path, number, key, [], fields_of(cells))
         groups[name].captions.append(caption)
 
@@ -175,7 +179,11 @@ class ParquetSource:
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the files, and the images if the rows name them; see Source."""
-        return (*digest_files(self.name, self.paths), *digest_files("images", self._images()))
+        root = self.paths[0].parent
+        return (
+            *digest_files("Parquet", self.paths, root=root),
+            *digest_files("images", self._images(), root=root),
+        )
 
     def _images(self) -> Iterator[Path]:
         for path in self.paths:

@@ -1,0 +1,106 @@
+"""Packing: any source of pairs into a shard set, every image decoded once, every bad pair dropped by its
+reason.
+
+Reads: a source. Writes: a shard set (see ``shards``) whose manifest carries the inputs' digests and the
+counts. The bytes do not depend on the number of workers. Packing again what is packed already does nothing.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from diptych.core.errors import UsageError
+from diptych.core.manifest import Manifest, is_done, read_manifest
+from diptych.core.progress import Progress
+from diptych.core.records import Counts, Pair
+from diptych.core.settings import to_mapping
+from diptych.data.decoders import DecoderSettings, verdicts
+from diptych.data.shards import ShardSettings, write_shards
+from diptych.data.shards_index import KIND
+from diptych.data.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class PackSettings:
+    """How a source is packed.
+
+    Attributes:
+        decoding: how images are checked, limits and re-encoding included.
+        shards: sizes of the shards; its max_bad_fraction is the share of bad pairs that may be dropped.
+        verify_decode: decode every image now, so that training meets none that cannot be.
+        workers: decoder processes; 0 decodes in this process, where a crash of the decoder ends everything.
+    """
+
+    decoding: DecoderSettings = field(default_factory=DecoderSettings)
+    shards: ShardSettings = field(default_factory=lambda: ShardSettings(max_bad_fraction=0.1))
+    verify_decode: bool = True
+    workers: int = 2
+
+
+DEFAULT_SETTINGS = PackSettings()
+
+
+def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT_SETTINGS) -> Manifest:
+    """Pack a source into a new shard set, or find that it is packed already.
+
+    Args:
+        source: where the pairs come from.
+        folder: the new shard set.
+        settings: what is checked, and how the shards are cut.
+
+    Returns:
+        The manifest with the counts: in = out + dropped by reason.
+
+    Raises:
+        UsageError: the folder holds the pack of another source or of other settings.
+        TooMuchBadDataError: more pairs were dropped than allowed; nothing is written.
+        DataError: no pair is left.
+    """
+    final = Path(folder)
+    inputs = source.inputs()
+    recorded = to_mapping(replace(settings, workers=0))
+    recorded.pop("workers")  # says who did the work, not what it was: the bytes are the same for any number
+    # Through JSON and back, as the manifest's settings went: tuples are lists there.
+    recorded = json.loads(json.dumps(recorded))
+    if is_done(final, KIND):
+        receipt = read_manifest(final, kind=KIND)
+        packed_with = {name: value for name, value in receipt.settings.items() if name != "source"}
+        if receipt.inputs == inputs and packed_with == recorded:
+            return receipt
+        raise UsageError(
+            "this folder holds another pack",
+            where=final,
+            found=f"packed from {receipt.settings.get('source', 'another source')}, or with other settings",
+            expected=f"nothing, or the pack of {source.name} with these settings",
+            fix="choose another folder, or remove this one",
+        )
+    counts = Counts()
+    return write_shards(
+        _checked(source, counts, settings),
+        final,
+        settings=settings.shards,
+        counts=counts,
+        inputs=inputs,
+        recorded={"source": source.name, **recorded},
+    )
+
+
+def _checked(source: Source, counts: Counts, settings: PackSettings) -> Iterator[Pair]:
+    """Yield the pairs whose images decode."""
+    pairs = source.pairs(counts)
+    with Progress("packing") as progress:
+        if not settings.verify_decode:
+            yield from pairs
+            return
+        judged = verdicts(
+            pairs, lambda pair: pair.image, settings=settings.decoding, workers=settings.workers
+        )
+        for pair, verdict in judged:
+            progress.advance(1, dropped=counts.dropped.total())
+            if verdict.reason is not None:
+                counts.drop(verdict.reason, pair.key[:80])
+            elif verdict.image is not None:
+                yield replace(pair, image=verdict.image)
+            else:
+                yield pair
