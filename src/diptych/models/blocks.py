@@ -149,7 +149,7 @@ def one_query_attention(
         scores = torch.baddbmm(offset, look, tokens.transpose(1, 2))
         if seen is not None:
             scores = scores.masked_fill(~seen[:, None], float("-inf"))
-        sums.append(torch.bmm(scores.float().softmax(-1).to(tokens.dtype), tokens))
+        sums.append(torch.bmm(scores.softmax(-1).to(tokens.dtype), tokens))
     mixed = (sums[0] if len(sums) == 1 else torch.cat(sums)).transpose(0, 1)
     value_weight = v_proj.weight.view(heads, size, width)
     values = torch.bmm(mixed, value_weight.transpose(1, 2).to(mixed.dtype))

@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from diptych.core.errors import DiptychError, IntegrityError
-from diptych.core.files import staging_folder, write_bytes, write_json
+from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
 from diptych.core.manifest import Manifest, file_entry, read_manifest, verify, write_manifest
 from diptych.core.settings import from_mapping, load_json, to_mapping
 from diptych.data.images import Preprocess
@@ -30,24 +30,22 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.models.clip import Clip
 from diptych.models.config import ClipConfig
 from diptych.models.golden import golden_tensors, verify_golden
-from diptych.models.model import Model, tokenizer_facts
+from diptych.models.model import Model
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 GOLDEN = "golden.safetensors"
+TOKENIZER = "tokenizer.json"
 REMEDY = "restore the checkpoint from a copy, or write it again with save()"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFacts:
-    """What config.json says about the tokenizer beside it."""
+    """Which tokenizer file belongs to the weights: the digest of its content."""
 
-    vocab_size: int
-    context_length: int
-    start_id: int
-    end_id: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +72,17 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
     """
     started = time.monotonic()
     state = {name: _storable(tensor) for name, tensor in model.clip.state_dict().items()}
-    description = Description(
-        format=FORMAT,
-        model=model.config,
-        preprocess=model.preprocess,
-        tokenizer=TokenizerFacts(**tokenizer_facts(model.tokenizer)),
-        provenance=model.provenance,
-    )
     with staging_folder(folder, replace=replace) as staged:
         write_bytes(staged / WEIGHTS, save_tensors(state))
-        write_json(staged / CONFIG, to_mapping(description))
         model.tokenizer.save(staged)
+        description = Description(
+            format=FORMAT,
+            model=model.config,
+            preprocess=model.preprocess,
+            tokenizer=TokenizerFacts(sha256_file(staged / TOKENIZER)),
+            provenance=model.provenance,
+        )
+        write_json(staged / CONFIG, to_mapping(description))
         write_bytes(staged / GOLDEN, save_tensors(golden_tensors(model)))
         outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
         manifest = Manifest(
@@ -121,6 +119,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
     path = folder / CONFIG
     try:
         description = from_mapping(Description, load_json(path), where=path)
+        _check_tokenizer(folder / TOKENIZER, description.tokenizer)
         model = Model(
             _load_clip(description.model, folder / WEIGHTS),
             Tokenizer.load(folder),
@@ -135,6 +134,18 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
         ) from error
     verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
     return model.to(device)
+
+
+def _check_tokenizer(path: Path, facts: TokenizerFacts) -> None:
+    found = sha256_file(path)
+    if found != facts.sha256:
+        raise IntegrityError(
+            "the tokenizer is not the one that these weights learned with",
+            where=path,
+            found=f"sha256 {found}",
+            expected=facts.sha256,
+            fix=REMEDY,
+        )
 
 
 def _load_clip(config: ClipConfig, path: Path) -> Clip:

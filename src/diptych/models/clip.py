@@ -64,10 +64,15 @@ class Clip(nn.Module):
             image_embeds (B_image, E) and text_embeds (B_text, E), float32 of unit length, and the 0-D scale,
             at most ``config.logit_scale_max``.
         """
-        image_embeds = F.normalize(self.encode_image(pixels).float(), dim=-1)
-        text_embeds = F.normalize(self.encode_text(tokens).float(), dim=-1)
+        image_embeds = unit_length(self.encode_image(pixels))
+        text_embeds = unit_length(self.encode_text(tokens))
         scale = self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
         return image_embeds, text_embeds, scale
+
+
+def unit_length(features: Tensor) -> Tensor:
+    """Return features (B, E) scaled to unit length, in float32 or better whatever they come in."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def build(config: ClipConfig, *, seed: int) -> Clip:

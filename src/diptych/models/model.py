@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from diptych.core.errors import SettingsError
 from diptych.core.settings import to_mapping
 from diptych.data.images import Preprocess, evaluation_pixels
 from diptych.data.tokenizer import Tokenizer
-from diptych.models.clip import Clip
+from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
 
 
@@ -70,7 +69,7 @@ class Model:
         facts = {
             "config": to_mapping(self.config),
             "preprocess": to_mapping(self.preprocess),
-            "tokenizer": tokenizer_facts(self.tokenizer),
+            "tokenizer": _tokenizer_facts(self.tokenizer),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.clip.state_dict().items()):
@@ -114,11 +113,11 @@ class Model:
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """Return image_embeds (B, E) float32, unit length."""
-        return F.normalize(self.encode_image(pixels).float(), dim=-1)
+        return unit_length(self.encode_image(pixels))
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         """Return text_embeds (B, E) float32, unit length."""
-        return F.normalize(self.encode_text(tokens).float(), dim=-1)
+        return unit_length(self.encode_text(tokens))
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -134,7 +133,7 @@ class Model:
                 self.clip.train()
 
 
-def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, int]:
+def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, int]:
     """Return what the text tower has to know about a tokenizer."""
     return {
         "vocab_size": int(tokenizer.vocab_size),
@@ -145,7 +144,7 @@ def tokenizer_facts(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def _check_tokenizer(config: ClipConfig, tokenizer: Tokenizer) -> None:
-    for name, value in tokenizer_facts(tokenizer).items():
+    for name, value in _tokenizer_facts(tokenizer).items():
         wanted = getattr(config.text, name)
         if value != wanted:
             raise SettingsError(

@@ -1,0 +1,64 @@
+"""The peer's half of test_open_clip_parity: runs under a Python that has open_clip, never imports diptych.
+
+Usage: python open_clip_side.py FOLDER. Reads setup.json, weights.safetensors, batch.safetensors; writes
+out.safetensors with features before training and the losses of the AdamW steps.
+"""
+
+import contextlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
+_library = torch.library.Library("torchvision", "DEF")
+for _signature in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    with contextlib.suppress(RuntimeError):
+        _library.define(_signature)
+
+from open_clip.loss import ClipLoss  # noqa: E402
+from open_clip.model import CLIP  # noqa: E402
+
+
+def main(folder: Path) -> None:
+    setup = json.loads((folder / "setup.json").read_text())
+    torch.set_num_threads(1)
+    model = CLIP(setup["embed_dim"], setup["vision_cfg"], setup["text_cfg"], quick_gelu=setup["quick_gelu"])
+    model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    dtype = getattr(torch, setup["dtype"])
+    model.to(dtype)
+    batch = load_file(folder / "batch.safetensors")
+    batch["pixels"] = batch["pixels"].to(dtype)
+    model.eval()
+    with torch.no_grad():
+        out = {
+            "image_features": model.encode_image(batch["pixels"][0]),
+            "text_features": model.encode_text(batch["tokens"][0]),
+        }
+    model.train()
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=setup["lr"], betas=(0.9, 0.98), eps=1e-6)
+    losses = []
+    for pixels, tokens in zip(batch["pixels"], batch["tokens"], strict=True):
+        images, texts, scale = model(pixels, tokens)
+        loss = ClipLoss()(images, texts, scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        losses.append(loss.item())
+    out["losses"] = torch.tensor(losses, dtype=torch.float64)
+    save_file({name: tensor.contiguous() for name, tensor in out.items()}, folder / "out.safetensors")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
