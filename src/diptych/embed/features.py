@@ -25,7 +25,7 @@ from torch import Tensor
 
 from diptych.core.errors import BadSampleError
 from diptych.core.records import Counts, Field
-from diptych.data.images import ImageLimits, Preprocess, decode, evaluation_pixels
+from diptych.data.images import Preprocess, evaluation_pixels, read_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,7 +133,7 @@ def embed_texts(
     lengths = (tokens == model.config.text.end_id).int().argmax(dim=1) + 1
     order = torch.argsort(lengths, stable=True)
     with inference(model, precision):
-        for rows in order.split(batch_size):
+        for rows in torch.split(order, batch_size):
             cut = tokens[rows, : int(lengths[rows].max())].to(model.device)
             embeds[rows.numpy()] = _unit(model.encode_text(cut))
     place = {text: row for row, text in enumerate(distinct)}
@@ -204,8 +204,9 @@ def _decoded(
 
 def _pixels(image: "Image | bytes", preprocess: Preprocess) -> NDArray[np.uint8] | BadSampleError:
     try:
-        picture = decode(image, ImageLimits()) if isinstance(image, bytes) else image
-        return evaluation_pixels(picture, preprocess)
+        if isinstance(image, bytes):
+            return read_pixels(image, preprocess)
+        return evaluation_pixels(image, preprocess)
     except BadSampleError as error:
         return error
 
