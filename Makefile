@@ -1,0 +1,55 @@
+# Every target sets up what it needs. Another Python: make PYTHON=python3.13 …
+# Extra words for pip (an index with CPU builds of torch, a proxy, …): make setup PIP_FLAGS="…"
+PYTHON ?= python3
+PIP_FLAGS ?=
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test test-deep check format bench docs
+
+help:
+	@echo "make setup      the diptych command in .venv"
+	@echo "make demo       watch a small CLIP learn, in minutes, then look at runs/demo/report.html"
+	@echo "make test       the tests; make test-deep: the long ones"
+	@echo "make check      ruff, mypy and the layers of the imports; make format: repair the form"
+	@echo "make bench      speed and memory beside other libraries"
+	@echo "make docs       write the generated pages of docs/ again"
+
+setup: $(STAMP)
+
+# torch comes first and alone: pip then takes exactly the pinned build, and nothing later can ask for another.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "diptych needs Python 3.11 or newer; %s is %d.%d. Try: make PYTHON=python3.12" % (sys.executable, v[0], v[1]) or 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (once; torch is large) …"
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) `grep '^torch==' constraints.txt`
+	@$(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e '.[data,test]'
+	@touch $(STAMP)
+
+demo: setup
+	$(BIN)/diptych demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+test-deep: setup
+	$(BIN)/python -m pytest -m deep --timeout 1800 $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The peers (open_clip, transformers) live in a venv of their own: see the head of each script.
+bench: setup
+	@echo "open_clip is measured where it is installed: see the head of each script in benchmarks/"
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+docs: setup
+	$(BIN)/python docs/build.py
