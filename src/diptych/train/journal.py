@@ -1,0 +1,131 @@
+"""What a run says about itself while it runs: a line of metrics every few steps, and the progress line.
+
+Writes: `metrics.jsonl`. A step's line holds step, samples_seen, epoch, loss (mean since the line before),
+ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction and skipped; an evaluation's line holds
+step, evaluation and metrics.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diptych.core.files import append_line, write_text
+from diptych.core.progress import Progress
+from diptych.core.records import Metric
+from diptych.data.loader import Batch
+from diptych.train.settings import TrainSettings
+from diptych.train.steps import Done
+
+STALL_FRACTION = 0.98
+"""A loss above this share of ln N has learnt next to nothing."""
+STALL_STEPS = 200
+"""Steps after the warm-up before a run is told that it has learnt nothing."""
+
+
+class Journal:
+    """Collects the figures of steps and writes them when they are due.
+
+    Attributes:
+        losses: of the finite steps since the last line.
+    """
+
+    def __init__(self, path: Path, settings: TrainSettings, progress: Progress) -> None:
+        self.losses: list[float] = []
+        self._path, self._settings, self._progress = path, settings, progress
+        self._warned = False
+        self._open_window()
+
+    def begin(self, step: int) -> None:
+        """Drop the lines of steps that come after `step`: a resumed run writes them again."""
+        if self._path.exists():
+            kept = [line for line in self._path.read_text("utf-8").splitlines() if _step_of(line) <= step]
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
+        self._open_window()
+
+    def note(self, step: int, batch: Batch, done: Done, *, waited: float, skipped: int) -> None:
+        """Take in one step; `step` counts it, `waited` is the seconds its batch took to come."""
+        pairs = len(batch.indices)
+        self._pairs += pairs
+        self._waited += waited
+        if done.finite:
+            self.losses.append(done.loss)
+        else:
+            self._progress.log(f"step {step} skipped: loss {done.loss}, gradient norm {done.gradient_norm}")
+        ln_n = math.log(pairs)
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        figures = {
+            "loss": round(done.loss, 4),
+            "ln N": round(ln_n, 4),
+            "scale": round(done.scale, 2),
+            "data wait": f"{self._waited / seconds:.0%}",
+        }
+        self._progress.advance(pairs, **figures)
+        if step % self._settings.log_every == 0:
+            self._write_step(step, batch, done, seconds=seconds, skipped=skipped)
+
+    def write_evaluation(self, step: int, name: str, metrics: Sequence[Metric]) -> None:
+        """Write one evaluator's numbers."""
+        self._write({"step": step, "evaluation": name, "metrics": [metric.as_dict() for metric in metrics]})
+        shown = "  ".join(f"{metric.metric} {metric.value:.4f}" for metric in metrics)
+        self._progress.log(f"step {step}: {name}  {shown}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside out of the rates."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - begun
+
+    def _write_step(self, step: int, batch: Batch, done: Done, *, seconds: float, skipped: int) -> None:
+        loss = math.fsum(self.losses) / len(self.losses) if self.losses else None
+        ln_n = math.log(len(batch.indices))
+        self._write(
+            {
+                "step": step,
+                "samples_seen": batch.samples_seen,
+                "epoch": batch.epoch,
+                "loss": loss,
+                "ln_n": ln_n,
+                "scale": done.scale,
+                "lr": done.rate,
+                "grad_norm": done.gradient_norm if math.isfinite(done.gradient_norm) else None,
+                "samples_per_second": round(self._pairs / seconds, 2),
+                "data_wait_fraction": round(self._waited / seconds, 4),
+                "skipped": skipped,
+            }
+        )
+        if loss is not None and loss > STALL_FRACTION * ln_n:
+            self._warn_of_stall(step, loss, ln_n)
+        self.losses.clear()
+        self._open_window()
+
+    def _warn_of_stall(self, step: int, loss: float, ln_n: float) -> None:
+        if self._warned or step < self._settings.warmup_steps + STALL_STEPS:
+            return
+        self._warned = True
+        self._progress.log(
+            f"the loss is {loss:.3f} and ln N, what chance gives, {ln_n:.3f}: nothing is being learnt. "
+            f"Is the learning rate too high (try a third)? Do the captions belong to their pictures?"
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        append_line(self._path, json.dumps(line, allow_nan=False))
+
+    def _open_window(self) -> None:
+        self._since = time.monotonic()
+        self._pairs = 0
+        self._waited = 0.0
+
+
+def _step_of(line: str) -> float:
+    """Return a line's step; a line that a kill cut short belongs to no step that was saved."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,144 @@
+"""How a run is set, and what follows from it before the first step."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from diptych.core.errors import SettingsError
+from diptych.train.optimizer import AdamWSettings, paper_constants
+
+Precision = Literal["float32", "bfloat16"]
+
+HARMLESS = ("log_every", "save_every_steps", "evaluate_every_steps", "keep")
+"""Settings that may change when a run is resumed: they do not change what is computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """One training run. Exactly one of `steps`, `epochs` and `samples` says how long it is.
+
+    Attributes:
+        steps: optimizer steps.
+        epochs: passes over the data; may be a fraction.
+        samples: pairs seen.
+        batch_size: pairs per step; the loader's must be the same.
+        learning_rate: peak of the schedule.
+        warmup_steps: linear rise to the peak.
+        floor_fraction: where the cosine ends, as a fraction of the peak.
+        weight_decay: on weights that are not gains or biases.
+        beta1: of Adam.
+        beta2: of Adam; None takes the paper's for the kind of image tower.
+        epsilon: of Adam; None as beta2.
+        gradient_clip: largest norm of all gradients together; None for no limit, as in the paper.
+        precision: of the towers; the loss is always float32. "auto" is bfloat16 where the processor or the
+            GPU multiplies it faster than float32.
+        channels_last: keep pictures and convolutions channels-last in memory: the same numbers, faster.
+        log_every: steps between two lines of metrics.jsonl.
+        save_every_steps: steps between two states to resume from.
+        evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
+        keep: how many states stay on the disk.
+        seed: of the loader and of the model's randomness.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    samples: int | None = None
+    batch_size: int = 256
+    learning_rate: float = 5e-4
+    warmup_steps: int = 2000
+    floor_fraction: float = 0.0
+    weight_decay: float = 0.2
+    beta1: float = 0.9
+    beta2: float | None = None
+    epsilon: float | None = None
+    gradient_clip: float | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+    log_every: int = 10
+    save_every_steps: int = 500
+    evaluate_every_steps: int | None = None
+    keep: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lengths = {"steps": self.steps, "epochs": self.epochs, "samples": self.samples}
+        given = {name: value for name, value in lengths.items() if value is not None}
+        if len(given) != 1:
+            raise SettingsError(
+                "the length of a run is given once",
+                where="train",
+                found=", ".join(f"{name} = {value}" for name, value in given.items()) or "none",
+                expected="exactly one of steps, epochs, samples",
+            )
+        positive = {
+            **given,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "log_every": self.log_every,
+            "save_every_steps": self.save_every_steps,
+            "keep": self.keep,
+            "evaluate_every_steps": 1 if self.evaluate_every_steps is None else self.evaluate_every_steps,
+            "gradient_clip": 1.0 if self.gradient_clip is None else self.gradient_clip,
+        }
+        for name, value in positive.items():
+            if not value > 0:
+                raise SettingsError(
+                    "a setting of the run is too small",
+                    where=f"train.{name}",
+                    found=value,
+                    expected="more than 0",
+                )
+
+    def total_steps(self, count: int) -> int:
+        """Return the length of the run in steps over a data set of `count` pairs.
+
+        Raises:
+            SettingsError: the warm-up would not end.
+
+        >>> TrainSettings(epochs=1.5, batch_size=100, warmup_steps=2).total_steps(1000)
+        15
+        """
+        if self.steps is not None:
+            steps = self.steps
+        else:
+            samples = self.samples if self.samples is not None else math.ceil((self.epochs or 0.0) * count)
+            steps = math.ceil(samples / self.batch_size)
+        if self.warmup_steps >= steps:
+            raise SettingsError(
+                "the run ends before its warm-up",
+                where="train.warmup_steps",
+                found=f"{self.warmup_steps} steps of warm-up in a run of {steps}",
+                expected=f"fewer than {steps}",
+                fix="shorten the warm-up (a twentieth of the run is usual) or lengthen the run",
+            )
+        return steps
+
+    def adamw(self, vision: Literal["vit", "resnet"]) -> AdamWSettings:
+        """Return the optimizer's constants, those left open filled in for the kind of image tower."""
+        beta2, epsilon = paper_constants(vision)
+        return AdamWSettings(
+            weight_decay=self.weight_decay,
+            beta1=self.beta1,
+            beta2=beta2 if self.beta2 is None else self.beta2,
+            epsilon=epsilon if self.epsilon is None else self.epsilon,
+        )
+
+    def resolved_precision(self, device: torch.device) -> Precision:
+        """Return the precision of the towers on a device."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Say whether a device multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))

@@ -1,0 +1,243 @@
+"""All that resuming a run bit by bit needs, in a folder that is complete or does not exist.
+
+Reads and writes: `RUN/state/step-0000500/` with `state.safetensors` (weights, buffers, Adam's moments),
+`state.json` (counters, settings, identity of the data) and `manifest.json` (sizes and digests). No pickle.
+
+Nothing random is stored: order, augmentation and the model's randomness are functions of (seed, position).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from diptych.core.errors import DiptychError, IntegrityError, SettingsError
+from diptych.core.files import clean_temporaries, remove, staging_folder, write_bytes, write_json
+from diptych.core.manifest import MANIFEST_NAME, Manifest, file_entry, verify, write_manifest
+from diptych.core.records import Counts, Reason
+from diptych.core.settings import from_mapping, load_json
+
+KIND = "training state"
+FORMAT = 1
+TENSORS, FACTS = "state.safetensors", "state.json"
+STEP_DIGITS = 7
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+"""What torch's AdamW keeps for every parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Where a run stands.
+
+    Attributes:
+        step: steps done.
+        samples_seen: the loader's position.
+        skipped_steps: steps that were left out because loss or gradients were not finite.
+        skipped_in_row: how many of them in a row, up to now.
+        losses: of the steps since the last line of metrics.
+        seconds: of the run so far, over all its sittings.
+        samples: what the loader used and dropped, as `Counts.as_dict` gives it.
+    """
+
+    step: int = 0
+    samples_seen: int = 0
+    skipped_steps: int = 0
+    skipped_in_row: int = 0
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+    samples: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The content of state.json.
+
+    Attributes:
+        counters: where the run stands.
+        identity: settings, architecture and data: what must be the same for a resumed run to be the same run.
+        machine: torch version and threads: bits may differ where these do.
+    """
+
+    counters: Counters
+    identity: Mapping[str, Any]
+    machine: Mapping[str, Any]
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return what decides the last bits of the arithmetic."""
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+
+
+def save(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: Facts,
+    *,
+    keep: int,
+) -> Path:
+    """Write the state of a step, then delete all but the newest `keep` ones.
+
+    Args:
+        folder: of all states of the run.
+        module: its parameters and buffers are stored.
+        optimizer: its moments are stored.
+        facts: counters, identity, machine.
+        keep: how many states remain, 1 or more.
+
+    Returns:
+        The new state's folder.
+
+    Raises:
+        EnvironmentFault: the disk refuses; the states before are then untouched.
+    """
+    final = folder / f"step-{facts.counters.step:0{STEP_DIGITS}d}"
+    with staging_folder(final, replace=True) as staged:
+        write_bytes(staged / TENSORS, save_tensors(dict(_tensors(module, optimizer))))
+        write_json(staged / FACTS, asdict(facts))
+        outputs = tuple(file_entry(staged / name, root=staged) for name in (FACTS, TENSORS))
+        write_manifest(staged, Manifest(kind=KIND, format=FORMAT, outputs=outputs))
+    for old in _states(folder)[keep:]:
+        remove(old)
+    return final
+
+
+def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
+    """Return the newest state that is complete and undamaged, or None if none was ever written.
+
+    Args:
+        folder: of all states of the run.
+        log: is told about every state that is passed over.
+
+    Raises:
+        IntegrityError: there are states, and all of them are damaged.
+    """
+    if not folder.is_dir():
+        return None
+    clean_temporaries(folder)
+    problem: DiptychError | None = None
+    for state in _states(folder):
+        try:
+            if verify(state).kind == KIND:
+                return state
+        except DiptychError as error:
+            log(f"{state.name} cannot be used, trying the one before it: {error}")
+            problem = error
+    if problem is None:
+        return None
+    raise IntegrityError(
+        "every saved state of this run is damaged",
+        where=folder,
+        found=str(problem),
+        fix="restore one from a copy, or start the run again in another folder",
+    ) from problem
+
+
+def load_facts(state: Path) -> Facts:
+    """Read the counters and the identity of a state that `latest` returned."""
+    return from_mapping(Facts, load_json(state / FACTS), where=state / FACTS)
+
+
+@torch.no_grad()
+def restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Copy a state's tensors into a model and its optimizer.
+
+    Raises:
+        IntegrityError: the tensors are not those of this model.
+    """
+    try:
+        tensors = load_tensors((state / TENSORS).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError("cannot read the state", where=state, found=str(error)[:200]) from error
+    for name, tensor in _weights(module):
+        tensor.copy_(_taken(tensors, f"weights/{name}", tensor, state))
+    for name, parameter in module.named_parameters():
+        if f"step/{name}" not in tensors:  # frozen, or never stepped
+            continue
+        moments: dict[str, Tensor] = {}
+        for moment in MOMENTS:
+            # The fused kernel walks parameter and moments in memory order: both need the same strides.
+            like = parameter.new_zeros((), dtype=torch.float32) if moment == "step" else parameter
+            empty = torch.zeros_like(like)
+            moments[moment] = empty.copy_(_taken(tensors, f"{moment}/{name}", empty, state))
+        optimizer.state[parameter] = moments
+
+
+def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: object) -> None:
+    """Compare the identity of a run with that of its saved state.
+
+    Raises:
+        SettingsError: they differ; names the first setting that does.
+
+    >>> require_same({"train": {"seed": 1}}, {"train": {"seed": 1}}, where="runs/a")
+    """
+    old, new = dict(_flat(saved)), dict(_flat(now))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise SettingsError(
+                f"a run cannot be resumed with another {name}",
+                where=where,
+                found=f"{name} = {new.get(name)}",
+                expected=f"{name} = {old.get(name)}, as the run was started",
+                fix="resume with the settings and the data it was started with, or start a new run",
+            )
+
+
+def counts_from(samples: Mapping[str, Any]) -> Counts:
+    """Turn what `Counts.as_dict` gave back into counts."""
+    if not samples:
+        return Counts()
+    dropped = Counter({Reason(name): int(number) for name, number in samples["dropped"].items()})
+    examples = {Reason(name): list(places) for name, places in samples["examples"].items()}
+    return Counts(samples["in"], samples["out"], dropped, examples)
+
+
+def _states(folder: Path) -> list[Path]:
+    """Return the folders of all states, newest first."""
+    found = (path for path in folder.glob("step-*") if (path / MANIFEST_NAME).is_file())
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in _weights(module):
+        yield f"weights/{name}", _storable(tensor)
+    for name, parameter in module.named_parameters():
+        for moment in MOMENTS:
+            if moment in optimizer.state.get(parameter, {}):
+                yield f"{moment}/{name}", _storable(optimizer.state[parameter][moment])
+
+
+def _storable(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _taken(tensors: Mapping[str, Tensor], name: str, like: Tensor, state: Path) -> Tensor:
+    found = tensors.get(name)
+    if found is None or found.shape != like.shape or found.dtype != like.dtype:
+        raise IntegrityError(
+            "the state is not one of this model",
+            where=f"{state / TENSORS}: {name}",
+            found="no such tensor" if found is None else f"{found.dtype} {tuple(found.shape)}",
+            expected=f"{like.dtype} {tuple(like.shape)}",
+        )
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,298 @@
+"""The training loop: batches in, a checkpoint out, and a run that any kill leaves resumable.
+
+Reads: a loader's batches, and `state/` when resuming.
+Writes, in the run folder: `metrics.jsonl`, `state/`, `model/` (the checkpoint), `manifest.json` last;
+`bad_batch.json` when the run stops over numbers that are not finite.
+Source: Radford et al. 2021, sections 2.3 to 2.5, figure 3 and table 18.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from diptych.core.errors import EnvironmentFault, SettingsError, UsageError
+from diptych.core.manifest import Manifest, created_by, file_entry, is_done, write_manifest
+from diptych.core.progress import Progress
+from diptych.core.records import Evaluator, Metric
+from diptych.core.settings import to_mapping
+from diptych.data.loader import Batch, Loader
+from diptych.models import checkpoint
+from diptych.models.model import Model
+from diptych.train import state
+from diptych.train.journal import Journal
+from diptych.train.loss import contrastive_loss
+from diptych.train.settings import HARMLESS, TrainSettings
+from diptych.train.signals import StopSignal
+from diptych.train.state import Counters, Facts
+from diptych.train.steps import Loss, Stepper
+
+FAILED_SAVES = 3
+"""So many saves in a row may fail (a full disk that is being cleared) before the run gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: steps done.
+        samples_seen: pairs seen.
+        skipped_steps: steps left out because loss or gradients were not finite.
+        seconds: of the whole run, over all its sittings.
+        metrics: of the last evaluation.
+        model_folder: the checkpoint; None if the run was stopped before its end.
+        stopped_by: number of the signal that stopped it, or None.
+    """
+
+    steps: int
+    samples_seen: int
+    skipped_steps: int
+    seconds: float
+    metrics: tuple[Metric, ...]
+    model_folder: Path | None
+    stopped_by: int | None
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code for the command: 0, or 128 + the signal's number."""
+        return 0 if self.stopped_by is None else 128 + self.stopped_by
+
+
+def train(
+    model: Model,
+    loader: Loader,
+    settings: TrainSettings,
+    *,
+    run_folder: str | Path,
+    evaluators: Sequence[Evaluator] = (),
+    resume: bool = False,
+    loss: Loss = contrastive_loss,
+) -> TrainResult:
+    """Train a model in place and write it to the run folder.
+
+    Args:
+        model: with its starting weights; has the trained ones afterwards.
+        loader: batches of `settings.batch_size` pairs, seeded with `settings.seed`.
+        settings: the run.
+        run_folder: for everything the run writes.
+        evaluators: called every `evaluate_every_steps` and at the end.
+        resume: go on from the newest good state in the folder (from the start where there is none). The
+            result is bit-equal to that of a run never stopped, on one machine with one number of threads.
+        loss: what is minimised.
+
+    Returns:
+        How it ended. After SIGTERM or SIGINT the state is saved and `stopped_by` is set; a second signal ends
+        the process at once.
+
+    Raises:
+        UsageError: the folder holds a run already and `resume` is off.
+        SettingsError: the settings do not fit the loader, or not the run that is resumed.
+        NonFiniteError: three steps in a row were not finite.
+        IntegrityError: all saved states are damaged.
+    """
+    run = _Run(model, loader, settings, Path(run_folder), evaluators, loss)
+    total = settings.batch_size * run.total_steps
+    with StopSignal() as stop, Progress("training", total=total) as progress:
+        run.begin(progress, resume=resume)
+        while run.step < run.total_steps and stop.number is None:
+            run.advance()
+        return run.finish(stop.number)
+
+
+class _Run:
+    """One run: what lives from step to step."""
+
+    def __init__(
+        self,
+        model: Model,
+        loader: Loader,
+        settings: TrainSettings,
+        folder: Path,
+        evaluators: Sequence[Evaluator],
+        loss: Loss,
+    ) -> None:
+        _check_loader(loader, settings)
+        self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
+        self.evaluators = evaluators
+        self.total_steps = settings.total_steps(loader.count)
+        self.stepper = Stepper(model, settings, loss, total_steps=self.total_steps)
+        self.step = self.samples_seen = 0
+        self.metrics: tuple[Metric, ...] = ()
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+        self._failed_saves = 0
+        self._saved_step = -1
+
+    def begin(self, progress: Progress, *, resume: bool) -> None:
+        """Start, or go on from the newest good state."""
+        self.progress = progress
+        held = (self.folder / "state").exists() or (self.folder / "metrics.jsonl").exists()
+        if held and not resume:
+            raise UsageError(
+                "the folder holds a run already",
+                where=self.folder,
+                fix="go on with it (--resume), or choose another folder",
+            )
+        found = state.latest(self.folder / "state", progress.log) if resume else None
+        self.journal = Journal(self.folder / "metrics.jsonl", self.settings, progress)
+        if found is not None:
+            self._restore(found)
+        elif resume:
+            progress.log("no saved state in this folder yet: starting from the beginning")
+        self.journal.begin(self.step)
+        self._batches: Iterator[Batch] = self.loader.batches(self.samples_seen)
+        self._started = time.monotonic()
+
+    def _restore(self, found: Path) -> None:
+        facts = state.load_facts(found)
+        state.require_same(facts.identity, self._identity(), where=found)
+        machine = state.machine_facts()
+        if facts.machine != machine:
+            self.progress.log(
+                f"saved with {dict(facts.machine)}, resumed with {machine}: the last bits may differ"
+            )
+        state.restore(found, self.model.clip, self.stepper.optimizer)
+        counters = facts.counters
+        self.step, self.samples_seen = counters.step, counters.samples_seen
+        self.stepper.skipped_steps, self.stepper.skipped_in_row = (
+            counters.skipped_steps,
+            counters.skipped_in_row,
+        )
+        self.journal.losses = list(counters.losses)
+        self.loader.counts = state.counts_from(counters.samples)
+        self._seconds_before = counters.seconds
+        self._saved_step = self.step
+        self.progress.log(f"resuming at step {self.step} of {self.total_steps} ({found})")
+
+    def advance(self) -> None:
+        """Do one step, and what is due after it."""
+        waiting = time.monotonic()
+        batch = next(self._batches)
+        waited = time.monotonic() - waiting
+        done = self.stepper.step(batch, self.step)
+        self.step += 1
+        self.samples_seen = batch.samples_seen
+        self.journal.note(self.step, batch, done, waited=waited, skipped=self.stepper.skipped_steps)
+        if not done.finite:
+            self.stepper.require_progress(self.step, batch, self.loader, self.folder)
+        every = self.settings.evaluate_every_steps
+        last = self.step == self.total_steps
+        if last or (every is not None and self.step % every == 0):
+            self._evaluate()
+        if last or self.step % self.settings.save_every_steps == 0:
+            self._save(required=False)
+
+    def finish(self, signal_number: int | None) -> TrainResult:
+        """Save what the run has become: a checkpoint at its end, a state where it was stopped."""
+        folder = None
+        if self.step >= self.total_steps:
+            folder = self._publish()
+        elif self._saved_step != self.step:
+            self._save(required=True)
+        if signal_number is not None and folder is None:
+            self.progress.log(
+                f"stopped by signal {signal_number} after step {self.step} of {self.total_steps}; "
+                f"everything is saved: run the same command again with --resume to go on"
+            )
+        return TrainResult(
+            steps=self.step,
+            samples_seen=self.samples_seen,
+            skipped_steps=self.stepper.skipped_steps,
+            seconds=self._seconds(),
+            metrics=self.metrics,
+            model_folder=folder,
+            stopped_by=signal_number if folder is None else None,
+        )
+
+    def _evaluate(self) -> None:
+        found: list[Metric] = []
+        with self.journal.paused():
+            for evaluator in self.evaluators:
+                self.model.clip.eval()
+                metrics = evaluator(self.model)
+                self.journal.write_evaluation(self.step, evaluator.name, metrics)
+                found.extend(metrics)
+        self.model.clip.train()
+        self.metrics = tuple(found)
+
+    def _save(self, *, required: bool) -> None:
+        counters = Counters(
+            step=self.step,
+            samples_seen=self.samples_seen,
+            skipped_steps=self.stepper.skipped_steps,
+            skipped_in_row=self.stepper.skipped_in_row,
+            losses=tuple(self.journal.losses),
+            seconds=self._seconds(),
+            samples=self.loader.counts.as_dict(),
+        )
+        facts = Facts(counters, self._identity(), state.machine_facts())
+        try:
+            with self.journal.paused():
+                state.save(
+                    self.folder / "state",
+                    self.model.clip,
+                    self.stepper.optimizer,
+                    facts,
+                    keep=self.settings.keep,
+                )
+        except EnvironmentFault as fault:
+            self._failed_saves += 1
+            if required or self._failed_saves >= FAILED_SAVES:
+                raise
+            self.progress.log(f"could not save at step {self.step}, training goes on: {fault}")
+        else:
+            self._failed_saves = 0
+            self._saved_step = self.step
+
+    def _publish(self) -> Path:
+        folder = self.folder / "model"
+        if is_done(self.folder, "run"):
+            self.progress.log(f"this run is done: {folder}")
+            return folder
+        identity = self._identity()
+        self.model.clip.eval()
+        self.model.provenance.update(
+            created_by=created_by(), steps=self.step, samples_seen=self.samples_seen, **identity
+        )
+        checkpoint.save(folder, self.model, replace=True)
+        written = [*sorted(folder.iterdir()), self.folder / "metrics.jsonl"]
+        receipt = Manifest(
+            kind="run",
+            settings=identity,
+            outputs=tuple(file_entry(path, root=self.folder) for path in written),
+            counts=self.loader.counts.as_dict(),
+            seed=self.settings.seed,
+            seconds=self._seconds(),
+            extra={"metrics": [metric.as_dict() for metric in self.metrics]},
+        )
+        write_manifest(self.folder, receipt)
+        return folder
+
+    def _identity(self) -> dict[str, object]:
+        """Return what must be equal for a resumed run to be the same run."""
+        mapping = to_mapping(self.settings)
+        return {
+            "train": {
+                **{name: value for name, value in mapping.items() if name not in HARMLESS},
+                "precision": self.stepper.precision,
+            },
+            "architecture": to_mapping(self.model.config),
+            "data": {"digest": self.loader.digest},
+        }
+
+    def _seconds(self) -> float:
+        return round(self._seconds_before + time.monotonic() - self._started, 3)
+
+
+def _check_loader(loader: Loader, settings: TrainSettings) -> None:
+    for name in ("batch_size", "seed"):
+        theirs, ours = getattr(loader.settings, name), getattr(settings, name)
+        if theirs != ours:
+            raise SettingsError(
+                f"loader and run disagree on {name}",
+                where=f"train.{name}",
+                found=f"{theirs} in the loader",
+                expected=f"{ours} as in the run",
+                fix="give both the same",
+            )
