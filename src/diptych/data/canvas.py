@@ -40,7 +40,7 @@ BACKDROPS: tuple[tuple[Rgb, Rgb], ...] = (
 # the dark backdrops, white the pale ones, and every colour keeps at least eight.
 LEAST_CONTRAST = 0.19
 
-VEIL = 0.24  # opacity inside an outline: tells an outlined circle from a ring
+VEIL = 0.32  # opacity inside an outline: tells an outlined circle from a ring
 RIM = 0.11  # of the radius: patterns stop here, so the outline stays in the object's colour
 STRIPE_PERIOD, STRIPE_SHARE = 0.52, 0.4
 LEAST_RIM_PIXELS = 1.5

@@ -157,8 +157,8 @@ def _house(x: Array, y: Array) -> Array:
 
 def _key(x: Array, y: Array) -> Array:
     bow = _without(_circle(x, y, (-0.54, 0.08), 0.54), _circle(x, y, (-0.6, 0.08), 0.19))
-    teeth = (_box(x, y, (0.88, -0.2), (0.15, 0.34)), _box(x, y, (0.42, -0.18), (0.14, 0.3)))
-    return _union(bow, _box(x, y, (0.4, 0.1), (0.63, 0.21)), *teeth)
+    teeth = (_box(x, y, (0.9, -0.2), (0.14, 0.36)), _box(x, y, (0.46, -0.16), (0.13, 0.28)))
+    return _union(bow, _box(x, y, (0.4, 0.1), (0.63, 0.19)), *teeth)
 
 
 def _fish(x: Array, y: Array) -> Array:
