@@ -19,6 +19,9 @@ from diptych.data.decoders import DecoderSettings, verdicts
 from diptych.data.shards import ShardSettings, write_shards
 from diptych.data.shards_index import KIND
 from diptych.data.sources import Source
+from diptych.data.sources_rows import plain
+
+_SHOWN = 80  # characters of a key in an example of a dropped pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT
         settings=settings.shards,
         counts=counts,
         inputs=inputs,
-        recorded={"source": source.name, **recorded},
+        recorded={"source": plain(source.name), **recorded},
     )
 
 
@@ -99,7 +102,7 @@ def _checked(source: Source, counts: Counts, settings: PackSettings) -> Iterator
         for pair, verdict in judged:
             progress.advance(1, dropped=counts.dropped.total())
             if verdict.reason is not None:
-                counts.drop(verdict.reason, pair.key[:80])
+                counts.drop(verdict.reason, plain(pair.key[:_SHOWN]))
             elif verdict.image is not None:
                 yield replace(pair, image=verdict.image)
             else:

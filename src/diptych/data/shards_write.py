@@ -136,16 +136,17 @@ class _Writer:
         self._held: tuple[bytes, tuple[int, ...]] | None = None
 
     def add(self, pair: Pair, counts: Counts) -> None:
+        where = pair.key[:_MAX_KEY_BYTES].encode("utf-8", "backslashreplace").decode()
         try:
             name = member_key(pair.key)
             blob, places = _sample(pair, name)
         except BadSampleError as error:
-            counts.drop(error.reason, pair.key[:_MAX_KEY_BYTES])
+            counts.drop(error.reason, where)
             return
         # Eight bytes of digest a name: 100 million names fit into memory, the names themselves might not.
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         if digest in self._names:
-            counts.drop(Reason.DUPLICATE_KEY, pair.key[:_MAX_KEY_BYTES])
+            counts.drop(Reason.DUPLICATE_KEY, where)
             return
         self._names.add(digest)
         counts.keep()

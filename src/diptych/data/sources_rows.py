@@ -115,11 +115,11 @@ def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
     fields: dict[str, Field] = {}
     for name, value in values.items():
         if value is None or isinstance(value, int | float):
-            fields[name] = value
+            fields[plain(name)] = value
         elif isinstance(value, str):
-            fields[name] = _plain(value)
+            fields[plain(name)] = plain(value)
         elif hasattr(value, "isoformat"):
-            fields[name] = str(value.isoformat())
+            fields[plain(name)] = str(value.isoformat())
     return fields
 
 
@@ -165,7 +165,7 @@ def unique(pairs: Iterable[Pair], counts: Counts) -> Iterator[Pair]:
     seen: set[str] = set()
     for pair in pairs:
         if pair.key in seen:
-            counts.drop(Reason.DUPLICATE_KEY, pair.key[:_SHOWN])
+            counts.drop(Reason.DUPLICATE_KEY, plain(pair.key[:_SHOWN]))
             continue
         seen.add(pair.key)
         yield pair
@@ -173,7 +173,7 @@ def unique(pairs: Iterable[Pair], counts: Counts) -> Iterator[Pair]:
 
 def drop(counts: Counts, error: BadSampleError, where: str) -> None:
     """Count a bad row under the reason that its check gave."""
-    counts.drop(error.reason, f"{where} ({error.found})" if error.found else where)
+    counts.drop(error.reason, plain(f"{where} ({error.found})" if error.found else where))
 
 
 def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileEntry, ...]:
@@ -188,7 +188,7 @@ def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileE
     for path in paths:
         told = path.relative_to(root) if path.is_relative_to(root) else path
         try:
-            entries.append(FileEntry(_plain(told.as_posix()), path.stat().st_size, sha256_file(path)))
+            entries.append(FileEntry(plain(told.as_posix()), path.stat().st_size, sha256_file(path)))
         except OSError:
             continue
     if len(entries) <= _LISTED_INPUTS:
@@ -200,6 +200,6 @@ def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileE
     return (FileEntry(f"{name} ({len(entries)} files)", total, listing.hexdigest()),)
 
 
-def _plain(text: str) -> str:
-    """Make a text printable as UTF-8: file names on Linux may be any bytes."""
+def plain(text: str) -> str:
+    """Make a text fit for UTF-8: file names and broken tables may hold any bytes."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -30,6 +30,7 @@ from diptych.data.sources_rows import (
     drop,
     fields_of,
     image_path,
+    plain,
     read_image,
     unique,
 )
@@ -121,7 +122,7 @@ class TableSource:
         path = image_path(name, self.path.parent)
         caption = caption_of(cells.pop(self.columns.caption))
         if name not in groups:
-            key = cells.pop(self.columns.key, "").encode("utf-8", "backslashreplace").decode()
+            key = plain(cells.pop(self.columns.key, ""))
             groups[name] = _Group(path, number, key, [], fields_of(cells))
         groups[name].captions.append(caption)
 
