@@ -152,8 +152,10 @@ def writes(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call):
         return False
     called = ast.unparse(node.func)
-    if called in ("os.replace", "os.rename", "shutil.move", "np.save", "np.savez", "numpy.save"):
+    if called in ("os.replace", "os.rename", "shutil.move"):
         return True
+    if called in ("np.save", "np.savez"):  # into memory is fine
+        return "buffer" not in ast.unparse(node.args[0])
     if called.split(".")[-1] in ("write_text", "write_bytes"):
         return "." in called and called.split(".")[-2] != "files"
     if called.split(".")[-1] in ("open", "fdopen"):
