@@ -1,12 +1,7 @@
-"""A tiny data set, model and run, for the tests of training; as a script, one run in a process of its own.
+"""A tiny data set, model and run, for the tests of training."""
 
-    python tests/train/tiny.py WORK RUN [--resume]     # WORK holds the shards and the vocabulary
-
-The script writes the final weights' digest and the losses through the trainer's own files only.
-"""
-
-import argparse
 import io
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -75,20 +70,20 @@ def make_loader(work: Path, model: Model, settings: TrainSettings, *, workers: i
     return Loader(ShardSet.open(work / "shards"), model.tokenizer, model.preprocess, loader_settings)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=60)
-    options = parser.parse_args()
+def run(work: Path, run_folder: Path, *, resume: bool, workers: int, failpoint: str = "") -> None:
+    """Train in a process of its own; ends it with the run's exit code.
+
+    Args:
+        work: holds the shards and the vocabulary.
+        run_folder: for the run.
+        resume: go on with it.
+        workers: of the loader.
+        failpoint: durable step at which the process ends without any clean-up, as in core/files.
+    """
+    if failpoint:
+        os.environ.update(DIPTYCH_TESTING="1", DIPTYCH_FAILPOINT=failpoint)
     torch.set_num_threads(1)
-    model = make_model(options.work)
-    settings = make_settings(steps=options.steps)
-    loader = make_loader(options.work, model, settings, workers=options.workers)
-    return train(model, loader, settings, run_folder=options.run, resume=options.resume).exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    model = make_model(work)
+    settings = make_settings()
+    loader = make_loader(work, model, settings, workers=workers)
+    sys.exit(train(model, loader, settings, run_folder=run_folder, resume=resume).exit_code)
