@@ -1,0 +1,185 @@
+"""A checkpoint comes back as it was, and refuses to come back as anything else."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diptych.core.errors import IntegrityError, UsageError
+from diptych.core.manifest import file_entry, read_manifest, write_manifest
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.models.checkpoint import load, save
+from diptych.models.clip import build
+from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.model import Model
+
+CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
+
+
+def tokenizer(captions: list[str] = CAPTIONS) -> Tokenizer:
+    return Tokenizer.train(captions * 20, size=540, context_length=16)
+
+
+def model(*, vision: str = "vit", seed: int = 0) -> Model:
+    words = tokenizer()
+    text = TextConfig(16, words.vocab_size, 32, 2, 2, words.start_id, words.end_id)
+    if vision == "vit":
+        config = ClipConfig(24, VitConfig((32, 48), 16, 32, 2, 2), text)
+    else:
+        config = ClipConfig(24, ResNetConfig((32, 48), (1, 1, 1, 1), 8, 4, stem_pool=False), text)
+    clip = build(config, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            if parameter.ndim:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return Model(clip, words, Preprocess(size=(32, 48)), {"recipe": "test", "steps": 3})
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / "vit"
+    save(folder, model())
+    return folder
+
+
+@pytest.fixture
+def copied(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "copy"))
+
+
+def forge(folder: Path) -> None:
+    """Write a fresh manifest over changed files, as somebody would who edits a checkpoint by hand."""
+    old = read_manifest(folder)
+    names = [path for path in sorted(folder.iterdir()) if path.name != "manifest.json"]
+    outputs = tuple(file_entry(path, root=folder) for path in names)
+    write_manifest(folder, type(old)(kind=old.kind, format=old.format, outputs=outputs))
+
+
+def edit_config(folder: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    forge(folder)
+
+
+@pytest.mark.parametrize("vision", ["vit", "resnet"])
+def test_a_model_comes_back_bit_for_bit(vision: str, tmp_path: Path) -> None:
+    one = model(vision=vision)
+    one.clip.train()
+    save(tmp_path / "checkpoint", one)
+    assert one.clip.training, "saving leaves the mode alone"
+    other = load(tmp_path / "checkpoint")
+    assert other.digest == one.digest
+    assert other.config == one.config
+    assert other.preprocess == one.preprocess
+    assert other.provenance == {"recipe": "test", "steps": 3}
+    pixels, tokens = torch.rand(2, 3, 32, 48), one.tokenize(["two red dogs", ""])
+    assert torch.equal(one.encode_image(pixels), other.encode_image(pixels))
+    assert torch.equal(one.encode_text(tokens), other.encode_text(tokens))
+    assert all(parameter.requires_grad for parameter in other.clip.parameters())
+
+
+def test_digest_tells_models_apart() -> None:
+    assert model(seed=0).digest == model(seed=0).digest
+    assert model(seed=0).digest != model(seed=1).digest
+
+
+def test_an_existing_checkpoint_is_replaced_only_on_request(copied: Path) -> None:
+    with pytest.raises(UsageError):
+        save(copied, model(seed=1))
+    save(copied, model(seed=1), replace=True)
+    assert load(copied).digest == model(seed=1).digest
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "golden.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_every_damaged_file_is_named(copied: Path, name: str, damage: str) -> None:
+    path = copied / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "truncate":
+        path.write_bytes(data[:-1])
+    else:
+        path.unlink()
+    with pytest.raises(IntegrityError) as error:
+        load(copied)
+    assert name in str(error.value)
+    assert "to do:" in str(error.value)
+
+
+def test_a_folder_without_manifest_is_no_checkpoint(copied: Path) -> None:
+    (copied / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="checkpoint"):
+        load(copied)
+
+
+def test_the_wrong_activation_is_refused_even_under_a_fresh_manifest(copied: Path) -> None:
+    edit_config(copied, lambda config: config["model"].update(activation="gelu"))
+    with pytest.raises(IntegrityError, match="tower no longer gives"):
+        load(copied)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "part"),
+    [
+        ("mean", [0.5, 0.5, 0.5], "picture tower"),
+        ("resize", "squash", "preprocessing"),
+        ("interpolation", "bilinear", "preprocessing"),
+        ("size", [48, 32], "do not fit together"),
+    ],
+)
+def test_the_wrong_transform_is_refused(copied: Path, setting: str, value: object, part: str) -> None:
+    edit_config(copied, lambda config: config["preprocess"].update({setting: value}))
+    with pytest.raises(IntegrityError, match=part):
+        load(copied)
+
+
+def test_another_tokenizer_is_refused_under_a_fresh_manifest(copied: Path) -> None:
+    tokenizer(["quite other words here", "with other pairs of letters"]).save(copied)
+    forge(copied)
+    with pytest.raises(IntegrityError, match="tokenizer is not the one"):
+        load(copied)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype", "value"])
+def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str) -> None:
+    tensors = load_file(copied / "model.safetensors")
+    name = "text.blocks.0.mlp.c_fc.weight"
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        tensors["text.blocks.9.mlp.c_fc.weight"] = torch.zeros(2)
+    elif change == "shape":
+        tensors[name] = tensors[name].t().contiguous()
+    elif change == "dtype":
+        tensors[name] = tensors[name].half()
+    else:
+        tensors[name] *= 1.1
+    save_file(tensors, copied / "model.safetensors")
+    forge(copied)
+    with pytest.raises(IntegrityError) as error:
+        load(copied)
+    expected = {"value": "text tower", "extra": "blocks.9"}.get(change, name)
+    assert expected in str(error.value)
+
+
+def test_unknown_settings_are_refused(copied: Path) -> None:
+    edit_config(copied, lambda config: config["model"].update(dropout=0.1))
+    with pytest.raises(IntegrityError, match="dropout"):
+        load(copied)
+
+
+def test_rubbish_weights_under_a_fresh_manifest_are_refused(copied: Path) -> None:
+    (copied / "model.safetensors").write_bytes(b"\xff" * 64)
+    forge(copied)
+    with pytest.raises(IntegrityError, match="cannot read the tensors"):
+        load(copied)
