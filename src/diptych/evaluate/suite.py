@@ -34,6 +34,25 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class SuiteResult:
+    """What the tasks of a suite found.
+
+    Attributes:
+        source: where the pairs came from.
+        embedded: its pictures after the image tower.
+        results: one per task, in the order of the tasks.
+    """
+
+    source: "Source"
+    embedded: EmbeddedPairs
+    results: tuple[Result, ...]
+
+    def metrics(self) -> list[Metric]:
+        """List every task's numbers."""
+        return [metric for result in self.results for metric in result.metrics()]
+
+
+@dataclass(frozen=True, slots=True)
 class Suite:
     """Several tasks on one source.
 
@@ -51,5 +70,10 @@ class Suite:
 
     def __call__(self, model: "Model") -> list[Metric]:
         """Embed the source once and list every task's metrics."""
+        return self.run(model).metrics()
+
+    def run(self, model: "Model") -> SuiteResult:
+        """Embed the source once and score every task on it."""
         embedded = embed_pairs(model, self.source, precision=self.precision)
-        return [metric for task in self.tasks for metric in task.score(model, embedded).metrics()]
+        results = tuple(task.score(model, embedded) for task in self.tasks)
+        return SuiteResult(self.source, embedded, results)

@@ -26,7 +26,7 @@ from diptych.evaluate.metrics import (
     predictions,
     wilson,
 )
-from diptych.evaluate.prompts import BARE, PHOTO, Templates
+from diptych.evaluate.prompts import BARE, PHOTO, Templates, fill
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -46,6 +46,7 @@ class PromptScore:
         hits: (N,) bool, which pictures were right at top-1.
         predicted: (N,) int64, the answers; -1 for an unreadable picture.
         gain: top-1 over bare names in [-1, 1] with its interval; None for bare names themselves.
+        example: the first prompt of the first class.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PromptScore:
     hits: Bools
     predicted: Ints
     gain: Metric | None
+    example: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,14 @@ def compare_prompts(
                 task, f"top1_gain[{prompts.name} over {scores[0].name}]", value, interval, len(labels)
             )
         scores.append(
-            PromptScore(prompts.name, tuple(metrics), hits, predictions(image_embeds, classifier), gain)
+            PromptScore(
+                name=prompts.name,
+                metrics=tuple(metrics),
+                hits=hits,
+                predicted=predictions(image_embeds, classifier),
+                gain=gain,
+                example=fill(prompts, class_names[:1])[0][0],
+            )
         )
     return tuple(scores)
 

@@ -1,0 +1,207 @@
+"""An index: the pictures of a source as rows of unit length, in files that are opened where they lie.
+
+Writes, in the index's folder:
+
+- `vectors.npy`    (N, E) float16 or float32, unit length
+- `entries.jsonl`  one line per row: key, place in the source, first caption
+- `manifest.json`  last: digests of both, of the model and of the source, and the counts
+
+Rows can be compared only with what the same model embeds, so an index remembers its model's digest.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from diptych.core.errors import DataError, IntegrityError
+from diptych.core.files import staging_folder, writing
+from diptych.core.manifest import (
+    Manifest,
+    file_entry,
+    is_done,
+    read_manifest,
+    verify,
+    write_manifest,
+)
+from diptych.core.records import Counts
+from diptych.embed.features import IMAGE_BATCH, image_batches
+
+if TYPE_CHECKING:
+    from diptych.data.sources import Source
+    from diptych.models.model import Model
+
+KIND = "index"
+FORMAT = 1
+VECTORS, ENTRIES = "vectors.npy", "entries.jsonl"
+
+Dtype = Literal["float16", "float32"]
+"""float16 halves the file and moves a cosine by less than 0.001; scores are float32 either way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What an index knows of a row besides its direction.
+
+    Attributes:
+        key: the sample's name in its source.
+        position: its place among the pairs of the source.
+        caption: its first caption.
+    """
+
+    key: str
+    position: int
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that is open.
+
+    Attributes:
+        folder: where its files lie.
+        vectors: (N, E) float16 or float32, unit length, mapped from the file.
+        entries: N entries, row by row.
+        manifest: its receipt.
+    """
+
+    folder: Path
+    vectors: NDArray[Any]
+    entries: tuple[Entry, ...]
+    manifest: Manifest
+
+    @property
+    def model_digest(self) -> str:
+        """The digest of the model that made the rows."""
+        return str(self.manifest.extra["model_digest"])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Index":
+        """Open a finished index and check every byte of it.
+
+        Raises:
+            UsageError: there is no finished index in the folder.
+            IntegrityError: a file is not what the manifest says.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder, KIND)
+        verify(folder)
+        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        lines = (folder / ENTRIES).read_text(encoding="utf-8").splitlines()
+        entries = tuple(Entry(**json.loads(line)) for line in lines)
+        if vectors.ndim != 2 or len(vectors) != len(entries):
+            raise IntegrityError(
+                "an index does not fit itself",
+                where=folder,
+                found=f"vectors of shape {vectors.shape} and {len(entries)} entries",
+                expected="as many rows as entries",
+                fix="build it again",
+            )
+        return cls(folder, vectors, entries, manifest)
+
+    @classmethod
+    def build(
+        cls,
+        model: "Model",
+        source: "Source",
+        folder: str | Path,
+        *,
+        batch_size: int = IMAGE_BATCH,
+        dtype: Dtype = "float16",
+    ) -> "Index":
+        """Embed a source into a folder, or open what is there if the same model made it from the same source.
+
+        Rows go to the file batch by batch: memory grows with keys and captions only, not with pictures.
+
+        Args:
+            model: what embeds the pictures.
+            source: where they come from; unreadable ones are counted and left out.
+            folder: of the index; an index that was made from something else is replaced.
+            batch_size: pictures per step.
+            dtype: of the file.
+
+        Raises:
+            DataError: the source has no picture that can be read.
+            UsageError: the folder holds something that is no index.
+        """
+        folder = Path(folder)
+        settings = {"dtype": dtype}
+        extra = {"model_digest": model.digest, "source": source.name}
+        inputs = source.inputs()
+        there = is_done(folder, KIND)
+        if there:
+            made = read_manifest(folder, KIND)
+            if made.settings == settings and dict(made.extra) == extra and made.inputs == inputs:
+                return cls.open(folder)
+        begun = time.monotonic()
+        counts = Counts()
+        with staging_folder(folder, replace=there) as staged:
+            with writing(staged / VECTORS) as vectors, writing(staged / ENTRIES, "w") as entries:
+                _write_rows(
+                    model, source, vectors, entries, counts=counts, batch_size=batch_size, dtype=dtype
+                )
+            write_manifest(
+                staged,
+                Manifest(
+                    kind=KIND,
+                    format=FORMAT,
+                    settings=settings,
+                    inputs=inputs,
+                    outputs=tuple(file_entry(staged / name, root=staged) for name in (VECTORS, ENTRIES)),
+                    counts=counts.as_dict(),
+                    seconds=round(time.monotonic() - begun, 3),
+                    extra=extra,
+                ),
+            )
+        return cls.open(folder)
+
+
+def _write_rows(
+    model: "Model",
+    source: "Source",
+    vectors: IO[bytes],
+    entries: IO[str],
+    *,
+    counts: Counts,
+    batch_size: int,
+    dtype: Dtype,
+) -> None:
+    """Write the rows of all readable pictures, then the number of rows into the header."""
+    passed: list[Entry] = []
+
+    def pictures() -> Iterator[bytes]:
+        for position, pair in enumerate(source.pairs(counts)):
+            passed.append(Entry(pair.key, position, next(iter(pair.captions), "")))
+            yield pair.image
+
+    width = model.config.embed_dim
+    _write_header(vectors, (0, width), dtype)
+    rows = done = 0
+    for batch in image_batches(model, pictures(), batch_size=batch_size, counts=counts):
+        readable = ~np.isnan(batch[:, 0])
+        vectors.write(batch[readable].astype(dtype).tobytes())
+        for entry, kept in zip(passed[done : done + len(batch)], readable, strict=True):
+            if kept:
+                entries.write(json.dumps(asdict(entry)) + "\n")
+        rows, done = rows + int(readable.sum()), done + len(batch)
+    if not rows:
+        raise DataError(
+            "there is nothing to search",
+            where=source.name,
+            found=f"{counts.seen} samples, none with a picture that can be read",
+            expected="at least one",
+            fix="check the source's columns and files",
+        )
+    vectors.seek(0)
+    _write_header(vectors, (rows, width), dtype)
+
+
+def _write_header(file: IO[bytes], shape: tuple[int, int], dtype: Dtype) -> None:
+    """Write a header whose length does not depend on the number of rows: NumPy leaves room for it."""
+    npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})

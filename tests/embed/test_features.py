@@ -1,0 +1,129 @@
+"""Embedding pictures and texts: order, batches, unreadable files, modes."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych.core.records import Counts, Reason
+from diptych.data.images import Preprocess
+from diptych.data.scenes import scene_pairs
+from diptych.data.tokenizer import Tokenizer
+from diptych.embed.features import embed_images, embed_pairs, embed_texts
+from diptych.models.clip import build
+from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.models.model import Model
+
+CAPTIONS = ["a cat", "a photo of a very long sentence about nothing in particular", "a cat", "", "two dogs"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """A ResNet tower, because its BatchNorm would notice the wrong mode; weights as they start."""
+    tokenizer = Tokenizer.train(
+        [pair.captions[0] for pair in scene_pairs(60, seed=0)], size=600, context_length=24
+    )
+    config = ClipConfig(
+        16,
+        ResNetConfig((32, 32), (1, 1, 1, 1), 8, 4, stem_pool=False),
+        TextConfig(24, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id),
+    )
+    return Model(build(config, seed=1), tokenizer, Preprocess(size=(32, 32)))
+
+
+@pytest.fixture(scope="module")
+def files() -> list[bytes]:
+    return [pair.image for pair in scene_pairs(13, seed=3)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_images_are_the_same_in_any_batch_and_with_any_number_of_threads(
+    model: Model, files: list[bytes], batch_size: int
+) -> None:
+    pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    with torch.no_grad():
+        features = model.encode_image(model.preprocess_images(pictures))
+    expected = (features / features.norm(dim=1, keepdim=True)).numpy()
+    for workers in (1, 3):
+        embeds = embed_images(model, files, batch_size=batch_size, workers=workers)
+        assert embeds.dtype == np.float32
+        assert np.abs(embeds - expected).max() < 1e-5
+    assert np.abs(embed_images(model, pictures) - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_texts_keep_their_order_whatever_the_buckets(model: Model, batch_size: int) -> None:
+    with torch.no_grad():
+        features = model.encode_text(model.tokenize(CAPTIONS))
+    expected = (features / features.norm(dim=1, keepdim=True)).numpy()
+    embeds = embed_texts(model, CAPTIONS, batch_size=batch_size)
+    assert np.abs(embeds - expected).max() < 1e-5
+    assert np.array_equal(embeds[0], embeds[2])
+
+
+def test_texts_are_embedded_once_and_in_length_buckets(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    encode = model.encode_text
+    monkeypatch.setattr(
+        model, "encode_text", lambda tokens: shapes.append(tuple(tokens.shape)) or encode(tokens)
+    )
+    embed_texts(model, CAPTIONS * 100, batch_size=2)
+    assert sum(rows for rows, _ in shapes) == 4
+    assert shapes[0][1] < shapes[-1][1] <= 24
+
+
+def test_an_unreadable_picture_keeps_its_row_and_is_counted(model: Model, files: list[bytes]) -> None:
+    broken = [files[0], b"not a picture", files[1], files[2][: len(files[2]) // 2]]
+    counts = Counts()
+    embeds = embed_images(model, broken, batch_size=2, counts=counts)
+    assert np.isnan(embeds).all(axis=1).tolist() == [False, True, False, True]
+    assert (counts.seen, counts.kept, counts.dropped.total()) == (4, 2, 2)
+    assert counts.examples[Reason.UNREADABLE_IMAGE] == ["image 1"]
+    assert np.abs(embeds[2] - embed_images(model, [files[1]])[0]).max() < 1e-5
+
+
+def test_nothing_in_is_nothing_out(model: Model) -> None:
+    assert embed_images(model, []).shape == (0, 16)
+    assert embed_texts(model, []).shape == (0, 16)
+
+
+def test_statistics_and_mode_of_a_model_in_training_are_left_alone(model: Model, files: list[bytes]) -> None:
+    still = embed_images(model, files)
+    before = {name: tensor.clone() for name, tensor in model.clip.state_dict().items()}
+    model.clip.train()
+    try:
+        embeds = embed_images(model, files)
+        assert model.clip.training
+    finally:
+        model.clip.eval()
+    assert np.array_equal(embeds, still)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.clip.state_dict().items())
+
+
+def test_half_precision_stays_close_and_comes_back_as_unit_float32(model: Model, files: list[bytes]) -> None:
+    half = embed_images(model, files, precision="bfloat16")
+    assert half.dtype == np.float32
+    assert np.allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
+    assert (half * embed_images(model, files)).sum(axis=1).min() > 0.99
+
+
+def test_pairs_keep_captions_and_columns_beside_their_rows(model: Model) -> None:
+    class Drawn:
+        name = "drawn"
+
+        def pairs(self, counts: Counts):
+            counts.drop(Reason.BAD_ROW, "row 0")
+            yield from scene_pairs(5, seed=9)
+
+        def inputs(self):
+            return ()
+
+    embedded = embed_pairs(model, Drawn(), batch_size=2)
+    drawn = list(scene_pairs(5, seed=9))
+    assert embedded.keys == tuple(pair.key for pair in drawn)
+    assert embedded.captions == tuple(pair.captions for pair in drawn)
+    assert [dict(fields) for fields in embedded.fields] == [dict(pair.fields) for pair in drawn]
+    assert embedded.image_embeds.shape == (5, 16)
+    assert (embedded.counts.seen, embedded.counts.kept) == (6, 5)
