@@ -16,6 +16,7 @@ from PIL import Image
 from diptych.core.errors import SettingsError
 from diptych.data.decoding import (
     DEFAULT_LIMITS,
+    MAX_PIXELS,
     ImageLimits,
     Pixels,
     decode,
@@ -109,7 +110,8 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess) -> Pixels:
     """Resize and centre-crop a picture, bit-equal to open_clip's evaluation transform.
 
     Other modes are turned into RGB first (open_clip turns them afterwards, and so resizes palette pictures
-    without interpolation); for RGB pictures there is no difference.
+    without interpolation); for RGB pictures there is no difference. Very long strips, which would pass 25
+    million pixels before the crop, may differ by one level.
 
     Args:
         image: any picture; `decode` gives upright RGB.
@@ -181,6 +183,10 @@ def _evaluation(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels
     top, left = round((covered[0] - height) / 2.0), round((covered[1] - width) / 2.0)
     if covered == (image_height, image_width):
         return _cut(picture, top, left, preprocess.size)
+    if covered[0] * covered[1] > MAX_PIXELS:
+        # A strip of 1×20,000 pixels would grow to 224×4,480,000 before the crop, 4 GB: only the window is
+        # computed.
+        return _window(picture, covered, (top, left), preprocess)
     image = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
     return _cut(image, top, left, preprocess.size)
 
@@ -197,14 +203,25 @@ def _training(picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.ran
     if covered == (image_height, image_width):
         pixels = _cut(picture, top, left, preprocess.size)
     else:
-        y_scale, x_scale = image_height / covered[0], image_width / covered[1]
-        box = (left * x_scale, top * y_scale, (left + width) * x_scale, (top + height) * y_scale)
-        bounded = (box[0], box[1], min(box[2], image_width), min(box[3], image_height))
-        image = _as_image(picture).resize((width, height), FILTERS[preprocess.interpolation], box=bounded)
-        pixels = np.array(image)
+        pixels = _window(picture, covered, (top, left), preprocess)
     if preprocess.horizontal_flip and mirror < 0.5:
         return np.ascontiguousarray(pixels[:, ::-1])
     return pixels
+
+
+def _window(
+    picture: Image.Image | Pixels, covered: tuple[int, int], corner: tuple[int, int], preprocess: Preprocess
+) -> Pixels:
+    """Resize only what the window at `corner` of the picture resized to `covered` shows."""
+    (height, width), (image_height, image_width) = preprocess.size, _size(picture)
+    (top, left), y_scale, x_scale = corner, image_height / covered[0], image_width / covered[1]
+    box = (
+        left * x_scale,
+        top * y_scale,
+        min((left + width) * x_scale, image_width),
+        min((top + height) * y_scale, image_height),
+    )
+    return np.array(_as_image(picture).resize((width, height), FILTERS[preprocess.interpolation], box=box))
 
 
 def _cover(image_height: int, image_width: int, size: tuple[int, int]) -> tuple[int, int]:
