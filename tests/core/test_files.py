@@ -24,6 +24,12 @@ class Job:
     states: tuple[object, object]  # the old one and the new one
 
 
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the platter: a killed process loses nothing that the kernel holds."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 def nothing(root: Path) -> None:
     """Leave the folder empty."""
 
@@ -250,6 +256,24 @@ def test_a_torn_last_line_is_cut_before_the_next_one(tmp_path: Path) -> None:
         file.write('{"step": 2, "lo')
     files.append_line(log, '{"step": 2}')
     assert log.read_text().splitlines() == ['{"step": 1}', '{"step": 2}']
+
+
+def test_a_torn_line_of_any_length_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for whole, torn in ((0, 10), (3, 3 * files.TAIL_BYTES), (files.TAIL_BYTES, files.TAIL_BYTES)):
+        lines = [str(index) for index in range(whole)]
+        log.write_text("".join(f"{line}\n" for line in lines) + "x" * torn)
+        files.append_line(log, "new")
+        assert log.read_text().splitlines() == [*lines, "new"]
+
+
+def test_a_linked_output_is_staged_where_the_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "real").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "real")
+    stage(tmp_path, "o", replace=True)
+    stage(tmp_path, "n", replace=True)
+    assert (tmp_path / "out").is_symlink() and seen_folder(tmp_path) == "n"
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real"]
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path: Path) -> None:

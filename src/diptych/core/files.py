@@ -4,9 +4,7 @@ A file is written beside its final name, flushed to the disk (fsync), renamed, a
 flushed (fsync of the folder). A folder is filled under a temporary name and renamed whole. What a killed
 process leaves behind begins with `TEMP_PREFIX` and is swept away by `clean_temporaries`.
 
-Each step that could be the last one before a crash goes through `failpoint`, so that a test can stop at every
-one of them: `DIPTYCH_TESTING=1 DIPTYCH_FAILPOINT=exit:17` ends the process at the 17th step without any
-clean-up, `enospc:17` and `eio:17` let that step fail as a full or broken disk does.
+Each step that could be the last one before a crash goes through `failpoint` (see core/failpoints).
 
 Source: Pillai et al. 2014, "All File Systems Are Not Created Equal": a rename without fsync may lose both.
 """
@@ -20,52 +18,20 @@ import os
 import secrets
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from diptych.core.errors import EnvironmentFault, UsageError
+from diptych.core.failpoints import KILLED as KILLED
+from diptych.core.failpoints import failpoint as failpoint
+from diptych.core.failpoints import operations as operations
 
 TEMP_PREFIX = ".diptych-tmp-"
 SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
-KILLED = 137  # exit code of a process that SIGKILL ended: 128 + 9
 BUFFER_BYTES = 1 << 20  # one system call per MiB: shards of hundreds of MB are written through this buffer
-TAIL_BYTES = 1 << 20  # how far back append_line looks for the end of the last whole line
-
-_lock = threading.Lock()
-_done = 0
-
-
-def operations() -> int:
-    """Return how many durable steps this process has begun."""
-    return _done
-
-
-def failpoint(operation: str) -> None:
-    """Count one durable step, and fail here if the environment asks for it.
-
-    Args:
-        operation: its name, for the message ("write", "fsync", "rename", …).
-
-    Raises:
-        OSError: ENOSPC or EIO, when `DIPTYCH_FAILPOINT` names this step.
-    """
-    global _done  # noqa: PLW0603 — one counter per process is the point
-    with _lock:
-        _done += 1
-        step = _done
-    plan = os.environ.get("DIPTYCH_FAILPOINT")
-    if not plan or os.environ.get("DIPTYCH_TESTING") != "1":
-        return
-    kind, _, number = plan.partition(":")
-    if step != int(number):
-        return
-    if kind == "exit":
-        os._exit(KILLED)
-    code = {"enospc": errno.ENOSPC, "eio": errno.EIO}[kind]
-    raise OSError(code, f"{os.strerror(code)} (failpoint {step}: {operation})")
+TAIL_BYTES = 1 << 12  # a log is searched backwards for the end of its last whole line in such pieces
 
 
 @contextmanager
@@ -78,11 +44,11 @@ def _disk(path: Path, verb: str = "write") -> Iterator[None]:
 
 
 def _fault(error: OSError, path: Path, verb: str) -> EnvironmentFault:
-    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), Path("/"))
-    try:
-        free = f"{shutil.disk_usage(folder).free:,} bytes free"
-    except OSError:
-        free = "free space unknown"
+    free = "free space unknown"
+    for folder in path.absolute().parents:  # the nearest one that exists and may be asked
+        with suppress(OSError):
+            free = f"{shutil.disk_usage(folder).free:,} bytes free"
+            break
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "make room there, then run the same command again"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -183,9 +149,8 @@ def _filled(buffer: "io.BufferedWriter[_CountedFile]", mode: str, final: Path) -
         with _disk(final):
             _flush(buffer.fileno())
     finally:
-        with suppress(
-            OSError, EnvironmentFault
-        ):  # close() flushes again what a full disk has refused already
+        # close() flushes once more what a full disk has refused already.
+        with suppress(OSError, EnvironmentFault):
             file.close()
         buffer.raw.close()
 
@@ -221,33 +186,36 @@ def append_line(path: str | os.PathLike[str], line: str, *, fsync: bool = False)
 
     Args:
         path: the log, created if missing.
-        line: text without a line end.
+        line: text without line ends.
         fsync: wait for the disk; without it a power cut may lose the last lines (a kill loses none).
 
     Raises:
         EnvironmentFault: the disk refuses.
     """
-    log = Path(path)
+    assert "\n" not in line, line
+    log, data = Path(path), line.encode("utf-8") + b"\n"
     make_folder(log.parent)
     with _disk(log, "append to"):
         failpoint("append")
         with log.open("a+b", buffering=0) as file:
             _cut_torn_line(file)
-            file.write(line.encode("utf-8") + b"\n")  # one system call: lines of two writers do not mix
+            if file.write(data) < len(data):  # one system call: lines of two writers do not mix
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if fsync:
                 _flush(file.fileno())
 
 
 def _cut_torn_line(file: io.FileIO) -> None:
-    size = file.seek(0, os.SEEK_END)
-    start = max(0, size - TAIL_BYTES)
-    file.seek(max(0, size - 1))
-    if file.read(1) in (b"", b"\n"):
-        return
-    file.seek(start)
-    whole = start + file.read(size - start).rfind(b"\n") + 1
-    if whole > 0 or start == 0:
-        file.truncate(whole)
+    start = size = file.seek(0, os.SEEK_END)
+    while start > 0:
+        start = max(0, start - TAIL_BYTES)
+        file.seek(start)
+        newline = file.read(TAIL_BYTES).rfind(b"\n")
+        if newline >= 0:
+            start += newline + 1
+            break
+    if start < size:
+        file.truncate(start)
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -311,7 +279,7 @@ def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> I
         UsageError: `final` exists, is not empty, and `replace` is off.
         EnvironmentFault: the disk refuses; an old folder is then still there.
     """
-    target = Path(final)
+    target = Path(final).resolve()  # a link to another disk: stage there, because a rename cannot cross disks
     make_folder(target.parent)
     clean_temporaries(target.parent, only=target.name)
     if not replace:
