@@ -1,6 +1,7 @@
 """A tiny data set, model and run, for the tests of training."""
 
 import io
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,9 @@ def run(work: Path, run_folder: Path, *, resume: bool, workers: int, failpoint: 
     """
     if failpoint:
         os.environ.update(DIPTYCH_TESTING="1", DIPTYCH_FAILPOINT=failpoint)
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # or loader workers would import torch again: 4 s each
     torch.set_num_threads(1)
     model = make_model(work)
     settings = make_settings()
