@@ -29,6 +29,7 @@ def data_uri(data: bytes) -> str | None:
     except BadSampleError:
         return None
     image.thumbnail((SIDE, SIDE))
+    image.info.clear()  # Pillow would copy the original's JPEG comment into the copy.
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,6 +1,6 @@
 """Answer a text or a picture with the nearest pictures of an index, exactly.
 
-Every row is compared, a block at a time: a million rows of 512 numbers take about half a second on two cores.
+Every row is compared, a block at a time: 1 to 2 seconds for a million rows of 512 on two busy cores.
 
 Reads: an index. Writes: nothing.
 """

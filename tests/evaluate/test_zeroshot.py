@@ -1,0 +1,93 @@
+"""Zero-shot tasks on swatches whose right answers are known by hand."""
+
+import numpy as np
+import pytest
+
+from diptych.core.errors import DataError, UnknownNameError
+from diptych.embed.features import embed_pairs
+from diptych.evaluate.prompts import Templates
+from diptych.evaluate.zeroshot import ZeroShotEvaluator, prompt_ladder, zero_shot
+
+
+def by_name(metrics) -> dict[str, object]:
+    return {metric.metric: metric for metric in metrics}
+
+
+def test_numbers_by_hand_with_an_unreadable_and_an_unlabelled_picture(colour_model, swatches) -> None:
+    """Of four labelled pictures two are right: red, green; blue is labelled red; the fourth is unreadable."""
+    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour")(colour_model))
+    assert (metrics["top1"].value, metrics["top1"].n) == (0.5, 4)
+    assert (metrics["top5"].value, metrics["top5"].n) == (0.75, 4)
+    assert metrics["mean_per_class"].value == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert (metrics["unlabelled"].value, metrics["unlabelled"].n) == (1, 5)
+    assert (metrics["unreadable"].value, metrics["unreadable"].n) == (1, 4)
+
+
+def test_prompt_sets_are_compared_on_the_same_pictures(colour_model, swatches) -> None:
+    """Names that are cleaned into other colours turn right answers wrong, and the gain says so."""
+    swapped = Templates("swapped", ("the {} one",), {"red": ("green",), "green": ("red",)})
+    result = ZeroShotEvaluator("colour", swatches, "colour", templates=swapped).score(
+        colour_model, embed_pairs(colour_model, swatches)
+    )
+    assert [score.name for score in result.scores] == [
+        "bare names",
+        "a photo of a {}.",
+        "cleaned names",
+        "swapped",
+    ]
+    bare, photo, cleaned, last = result.scores
+    assert (bare.gain, photo.gain.value) == (None, 0.0)
+    assert cleaned.gain.value == last.gain.value == -0.5
+    low, high = last.gain.ci95
+    assert low < -0.5 < high
+    assert last.hits.tolist() == [False, False, False, False]
+    assert last.example == "the blue one"
+    names = [metric.metric for metric in result.metrics()]
+    assert names == [
+        "top1",
+        "top5",
+        "mean_per_class",
+        "top1[bare names]",
+        "top1[a photo of a {}.]",
+        "top1[cleaned names]",
+        "top1_gain[a photo of a {}. over bare names]",
+        "top1_gain[cleaned names over bare names]",
+        "top1_gain[swapped over bare names]",
+        "unlabelled",
+        "unreadable",
+    ]
+
+
+def test_a_file_without_cleaned_names_adds_one_rung() -> None:
+    assert [rung.name for rung in prompt_ladder(Templates("file", ("{} shoe",)))] == [
+        "bare names",
+        "a photo of a {}.",
+        "file",
+    ]
+    names_only = Templates("file", ("{}",), {"a": ("b",)})
+    assert [rung.name for rung in prompt_ladder(names_only)] == ["bare names", "a photo of a {}.", "file"]
+
+
+def test_given_classes_may_be_more_than_the_labels(colour_model, swatches) -> None:
+    names = ("blue", "green", "red", "white")
+    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour", class_names=names)(colour_model))
+    assert metrics["top1"].value == 0.5
+    assert metrics["mean_per_class"].value == pytest.approx(0.5)
+
+
+def test_a_label_that_is_no_class_is_refused(colour_model, swatches) -> None:
+    with pytest.raises(DataError, match="cannot be scored") as caught:
+        ZeroShotEvaluator("colour", swatches, "colour", class_names=("red", "green"))(colour_model)
+    assert "'blue'" in str(caught.value)
+
+
+def test_an_unknown_column_names_the_nearest(colour_model, swatches) -> None:
+    with pytest.raises(UnknownNameError, match="colour"):
+        ZeroShotEvaluator("colour", swatches, "color")(colour_model)
+
+
+def test_top5_of_two_classes_is_everything_readable() -> None:
+    eye = np.eye(2, dtype=np.float32)
+    images = np.array([[1, 0], [1, 0], [np.nan, np.nan]], dtype=np.float32)
+    metrics = by_name(zero_shot(images, np.array([0, 1, 1]), eye))
+    assert (metrics["top1"].value, metrics["top5"].value) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
