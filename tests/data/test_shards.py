@@ -4,7 +4,6 @@ import io
 import json
 import math
 import multiprocessing
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -268,15 +267,20 @@ def test_a_shard_set_travels_into_other_processes(tmp_path: Path, method: str) -
     child.join()
 
 
+def _open_files() -> int:
+    handles = Path("/proc/self/fd")
+    return len(list(handles.iterdir())) if handles.is_dir() else 0
+
+
 def test_many_shards_do_not_keep_many_files_open(tmp_path: Path) -> None:
     write_shards(some_pairs(300), tmp_path / "out", settings=ShardSettings(max_samples=1))
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").is_dir() else 0
+    before = _open_files()
     shards = ShardSet.open(tmp_path / "out")
     assert len(list(shards)) == len(list(shards)) == 300
     if before:
-        assert len(os.listdir("/proc/self/fd")) - before <= 256
+        assert _open_files() - before <= 256
         shards.close()
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert _open_files() <= before
 
 
 def test_braces_are_spelt_out() -> None:

@@ -220,7 +220,7 @@ def test_every_single_bit_flip_of_a_header_is_noticed() -> None:
         flipped[bit // 8] ^= 1 << (bit % 8)
         if _outcome(lambda data=bytes(flipped): _members(data)) == original:
             unnoticed.append(bit // 8)
-    # What may pass says nothing: a leading zero of the checksum that becomes a space, and what ends its digits.
+    # What may pass says nothing: the checksum's leading zero as a space, and what ends its digits.
     assert set(unnoticed) <= {148, 154, 155}
 
 

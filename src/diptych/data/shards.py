@@ -79,6 +79,14 @@ class ShardSet:
         folder = Path(ref)
         if manifest.is_done(folder, KIND):
             return _open_own(folder)
+        if (folder / INDEX_NAME).is_file():
+            raise IntegrityError(
+                "a shard set has lost its manifest",
+                where=folder,
+                found="an index without a manifest",
+                expected=manifest.MANIFEST_NAME,
+                fix="fetch the folder again with all its files, or remove the index to read the tars unchecked",
+            )
         counts = Counts()
         paths = shards_index.tar_paths(str(ref))
         index, keys = shards_index.scan(paths, counts)

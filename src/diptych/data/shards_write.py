@@ -192,7 +192,7 @@ def member_key(key: str) -> str:
     old.
 
     >>> member_key("000123"), member_key("a/b.c")
-    ('000123', 'a_b_c-9d6b80a8')
+    ('000123', 'a_b_c-032db57f')
     """
     try:
         raw = key.encode()

@@ -90,7 +90,8 @@ def _open_file(path: Path, columns: Columns) -> Source:
         return ParquetSource(str(path), (path,), columns)
     if path.suffix == ".tar" or start[257:262] == b"ustar":
         return ShardSource(str(path))
-    if path.suffix.lower() not in (*_TABLE_SUFFIXES, ".txt", "") or b"\0" in start:
+    text = path.suffix.lower() in (".txt", "") and b"\0" not in start
+    if path.suffix.lower() not in _TABLE_SUFFIXES and not text:
         raise UsageError(
             "this is no kind of file that holds pairs",
             where=path,

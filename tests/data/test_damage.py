@@ -1,0 +1,273 @@
+"""Damage is never silent: bit flips and cuts of shards, broken images and broken rows."""
+
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.core.errors import DiptychError, IntegrityError
+from diptych.core.manifest import FileEntry
+from diptych.core.records import Counts, Pair, Reason
+from diptych.data.decoders import DecoderSettings
+from diptych.data.pack import PackSettings, pack
+from diptych.data.shards import ShardSet, ShardSettings, write_shards
+from diptych.data.sources import open_source
+from diptych.data.sources_rows import unique
+
+ANY_LOSS = ShardSettings(max_bad_fraction=1.0)
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "PCX", "TGA", "JPEG2000")
+
+
+def picture(number: int, format_: str = "JPEG", side: int = 24) -> bytes:
+    generator = random.Random(number)
+    image = Image.frombytes("RGB", (side, side), generator.randbytes(side * side * 3))
+    buffer = io.BytesIO()
+    image.save(buffer, format_)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of ten pairs, with long and short captions and fields."""
+    pairs = [
+        Pair(f"{n:04d}", picture(n, FORMATS[n % 5]), ("a caption",) * (1 + n % 2), {"n": n} if n % 3 else {})
+        for n in range(30)
+    ]
+    folder = tmp_path_factory.mktemp("shards") / "set"
+    write_shards(pairs, folder, settings=ShardSettings(max_samples=10))
+    return folder
+
+
+def _fault(folder: Path) -> DiptychError | None:
+    """What reading the whole set once finds wrong."""
+    try:
+        for _ in ShardSet.open(folder):
+            pass
+    except DiptychError as error:
+        return error
+    return None
+
+
+def _copy(pristine: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in pristine.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_every_one_of_500_bit_flips_is_found_and_its_file_named(pristine: Path, tmp_path: Path) -> None:
+    folder = _copy(pristine, tmp_path / "set")
+    assert _fault(folder) is None
+    dice = random.Random(20)
+    names = ["00000.tar", "00001.tar", "00002.tar", "index.npy"]
+    for _ in range(500):
+        path = folder / dice.choice(names)
+        data = bytearray(path.read_bytes())
+        bit = dice.randrange(8 * len(data))
+        data[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(data)
+        fault = _fault(folder)
+        assert isinstance(fault, IntegrityError), (path.name, bit)
+        assert path.name in fault.where and fault.found and fault.expected
+        data[bit // 8] ^= 1 << (bit % 8)
+        path.write_bytes(data)
+    assert _fault(folder) is None
+
+
+def test_flips_of_the_first_and_last_byte_and_of_the_archive_end_are_found(
+    pristine: Path, tmp_path: Path
+) -> None:
+    folder = _copy(pristine, tmp_path / "set")
+    for path in sorted(folder.glob("*.tar")):
+        data = bytearray(path.read_bytes())
+        for place in (0, len(data) - 1, len(data) - 600, len(data) - 1024):
+            data[place] ^= 1
+            path.write_bytes(data)
+            assert isinstance(_fault(folder), IntegrityError), place
+            data[place] ^= 1
+        path.write_bytes(data)
+
+
+def test_every_one_of_500_cuts_is_found_when_the_set_is_opened(pristine: Path, tmp_path: Path) -> None:
+    folder = _copy(pristine, tmp_path / "set")
+    dice = random.Random(21)
+    for _ in range(500):
+        path = folder / dice.choice(["00000.tar", "00001.tar", "00002.tar", "index.npy", "manifest.json"])
+        data = path.read_bytes()
+        path.write_bytes(data[: dice.randrange(len(data) - 1)])  # the manifest's last byte is but a line end
+        with pytest.raises(IntegrityError) as caught:
+            ShardSet.open(folder)
+        assert path.name in caught.value.where
+        path.write_bytes(data)
+    assert _fault(folder) is None
+
+
+def test_cuts_and_header_flips_of_others_tars_are_found_too(pristine: Path, tmp_path: Path) -> None:
+    data = (pristine / "00001.tar").read_bytes()
+    path = tmp_path / "foreign.tar"
+    dice = random.Random(22)
+    for _ in range(200):
+        path.write_bytes(data[: dice.randrange(len(data))])
+        with pytest.raises(IntegrityError):
+            ShardSet.open(path)
+
+
+def test_a_missing_shard_and_an_exchanged_one_are_found(pristine: Path, tmp_path: Path) -> None:
+    folder = _copy(pristine, tmp_path / "set")
+    (folder / "00001.tar").rename(tmp_path / "aside.tar")
+    with pytest.raises(IntegrityError, match="missing"):
+        ShardSet.open(folder)
+    (folder / "00001.tar").write_bytes((tmp_path / "aside.tar").read_bytes())
+    (folder / "manifest.json").rename(tmp_path / "manifest.json")
+    with pytest.raises(IntegrityError, match="manifest"):
+        ShardSet.open(folder)
+    (tmp_path / "manifest.json").rename(folder / "manifest.json")
+    assert _fault(folder) is None
+    first = (folder / "00000.tar").read_bytes()
+    (folder / "00001.tar").write_bytes(
+        first[: (tmp_path / "aside.tar").stat().st_size].ljust((tmp_path / "aside.tar").stat().st_size, b"\0")
+    )
+    assert isinstance(_fault(folder), IntegrityError)
+
+
+def test_the_policy_for_damaged_samples_is_obeyed(pristine: Path, tmp_path: Path) -> None:
+    folder = _copy(pristine, tmp_path / "set")
+    path = folder / "00001.tar"
+    data = bytearray(path.read_bytes())
+    data[512] ^= 4
+    data[-1] ^= 4
+    path.write_bytes(data)
+    counts = Counts()
+    keys = [pair.key for pair in ShardSet.open(folder).pairs(counts, on_damage="skip")]
+    assert keys == [f"{n:04d}" for n in range(30) if n not in (10, 19)]
+    assert counts.dropped == {Reason.DAMAGED: 2}
+    assert counts.examples[Reason.DAMAGED][0].startswith("00001.tar, sample 10")
+    with pytest.raises(IntegrityError, match=r"00001\.tar, sample 10"):
+        list(ShardSet.open(folder))
+
+
+def test_a_shard_cut_while_it_is_open_is_an_error_and_no_signal(pristine: Path, tmp_path: Path) -> None:
+    folder = _copy(pristine, tmp_path / "set")
+    shards = ShardSet.open(folder)
+    shards.pair(0)
+    (folder / "00000.tar").write_bytes(b"")
+    with pytest.raises(IntegrityError, match="found 0 bytes"):
+        shards.pair(5)
+
+
+# --- 10,000 broken images and 1,000 bad rows through pack
+
+
+def mutants(count: int, seed: int) -> Iterator[bytes]:
+    """Broken images of eleven formats: flipped bits, cuts, edited headers, doubled and deleted pieces."""
+    dice = random.Random(seed)
+    originals = [picture(n, FORMATS[n % len(FORMATS)], side=8 + 8 * (n % 4)) for n in range(44)]
+    for number in range(count):
+        data = bytearray(originals[number % len(originals)])
+        for _ in range(dice.choice((1, 1, 3, 20))):
+            _mutate(data, dice)
+        yield bytes(data)
+
+
+def _mutate(data: bytearray, dice: random.Random) -> None:
+    kind = dice.randrange(7)
+    place = dice.randrange(len(data)) if data else 0
+    if kind == 0 and data:
+        data[place] ^= 1 << dice.randrange(8)
+    elif kind == 1:
+        del data[place:]
+    elif kind == 2:
+        start = dice.randrange(min(64, len(data) + 1))
+        data[start : start + 4] = dice.choice(
+            (b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", dice.randbytes(4))
+        )
+    elif kind == 3:
+        data[place:place] = data[: dice.randrange(200)]
+    elif kind == 4:
+        del data[place : place + dice.randrange(1, 100)]
+    elif kind == 5:
+        data[place : place + 16] = dice.randbytes(16)
+    else:
+        data += dice.randbytes(dice.randrange(100))
+
+
+class Mutants:
+    """A source of broken images with good captions."""
+
+    name = "mutants"
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        return ()
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        made = (
+            Pair(f"{n:06d}", data, ("a caption",)) for n, data in enumerate(mutants(self.count, self.seed))
+        )
+        return unique(made, counts)
+
+
+def _pack_mutants(count: int, folder: Path, *, seed: int) -> None:
+    settings = PackSettings(shards=ANY_LOSS, decoding=DecoderSettings(timeout_seconds=30))
+    receipt = pack(Mutants(count, seed), folder, settings=settings)
+    kept, dropped = receipt.counts["out"], receipt.counts["dropped"]
+    assert receipt.counts["in"] == count == kept + sum(dropped.values())
+    assert 0.02 * count < kept < 0.9 * count
+    assert not {"decoder_crash", "timeout", "damaged"} & set(dropped)
+    assert len(list(ShardSet.open(folder))) == kept
+
+
+def test_10000_mutated_images_go_through_pack_and_every_one_is_counted(tmp_path: Path) -> None:
+    _pack_mutants(10_000, tmp_path / "out", seed=1)
+
+
+@pytest.mark.deep
+def test_200000_more_mutated_images_go_through_pack_and_every_one_is_counted(tmp_path: Path) -> None:
+    _pack_mutants(200_000, tmp_path / "out", seed=2)
+
+
+def _bad_row(number: int, dice: random.Random) -> tuple[bytes, str]:
+    """One bad row of a CSV and the reason it must be dropped for."""
+    rows: list[tuple[bytes, str]] = [
+        (b"nowhere/%d.jpg,words" % number, "missing_image"),
+        (b",words", "missing_image"),
+        (b"good.jpg,", "empty_caption"),
+        (b"good.jpg,   ", "empty_caption"),
+        (b"good.jpg,\xff\xfe\xfa broken", "caption_not_text"),
+        (b"good.jpg,a \0 b", "caption_not_text"),
+        (b"a\0b.jpg,words", "unsafe_path"),
+        (b"../../good.jpg,words", "unsafe_path"),
+        (b"good.jpg", "bad_row"),
+        (b"good.jpg,a,b,c", "bad_row"),
+        (b"good.jpg," + b"w" * dice.choice((17_000, 100_000)), "caption_too_long"),
+        (b"junk.jpg,words %d" % number, "same image"),
+    ]
+    if number % 100 == 0:
+        return b"good.jpg," + b"m" * 1_000_000, "caption_too_long"
+    return dice.choice(rows)
+
+
+def test_1000_bad_rows_go_through_pack_and_every_one_is_counted_by_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "good.jpg").write_bytes(picture(1))
+    (tmp_path / "junk.jpg").write_bytes(b"\xff\xd8\xff junk")
+    dice = random.Random(5)
+    expected: dict[str, int] = {}
+    rows = [b"image,caption", b"good.jpg,the one good row"]
+    for number in range(1000):
+        row, reason = _bad_row(number, dice)
+        rows.append(row)
+        expected[reason] = expected.get(reason, 0) + 1
+    (tmp_path / "t.csv").write_bytes(b"\n".join(rows))
+    assert expected.pop("same image") > 10  # rows of one image are one pair, here with an image that is junk
+    receipt = pack(open_source(tmp_path / "t.csv"), tmp_path / "out", settings=PackSettings(shards=ANY_LOSS))
+    dropped = dict(receipt.counts["dropped"])
+    broken = {reason: n for reason, n in dropped.items() if "image" in reason and reason != "missing_image"}
+    assert sum(broken.values()) == 1
+    assert {reason: n for reason, n in dropped.items() if reason not in broken} == expected
+    assert receipt.counts["in"] == receipt.counts["out"] + sum(dropped.values())
+    assert [pair.captions for pair in ShardSet.open(tmp_path / "out")] == [("the one good row",)]

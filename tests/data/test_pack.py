@@ -1,0 +1,309 @@
+"""Packing survives its decoders, makes the same bytes with any number of workers, and resumes after kills."""
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diptych.core.errors import DataError, DiptychError, EnvironmentFault, TooMuchBadDataError, UsageError
+from diptych.core.files import TEMP_PREFIX, operations
+from diptych.core.records import Counts, Pair, Reason
+from diptych.data.decoders import DecoderSettings, verdicts
+from diptych.data.images import ImageLimits
+from diptych.data.pack import PackSettings, pack
+from diptych.data.shards import ShardSet, ShardSettings
+from diptych.data.sources import open_source
+
+ANY_LOSS = ShardSettings(max_bad_fraction=1.0, max_samples=16)
+
+# A decoder with one fault for each of a few marked files, as a plug-in of someone else might have.
+MISBEHAVING = """
+import ctypes, io, os, sys, time
+from PIL import Image
+
+def decode(data, limits):
+    if b"SEGFAULT" in data:
+        ctypes.string_at(0)
+    if b"HANG" in data:
+        while True:
+            pass
+    if b"EXIT" in data:
+        os._exit(3)
+    if b"HUNGRY" in data:
+        bytearray(64 * 2**30)
+    if b"ODD" in data:
+        raise KeyError("odd")
+    if b"CHATTY" in data:
+        print("noise on standard output", flush=True)
+        os.write(1, b"and below it")
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+broken = "no function"
+"""
+
+
+def picture(number: int, *, size: tuple[int, int] = (8, 6), mark: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (number * 7 % 256, 90, 200)).save(buffer, "JPEG")
+    return buffer.getvalue() + mark
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty images in a folder: two without a caption, two that do not decode, one far too large."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(40):
+        data = picture(number)
+        if number in (7, 23):
+            data = data[:100]
+        if number == 31:
+            data = picture(number, size=(300, 300))
+        (source / f"{number:03d}.jpg").write_bytes(data)
+        if number not in (4, 5):
+            (source / f"{number:03d}.txt").write_text(f"caption {number}")
+    return source
+
+
+def settings_for(workers: int, **decoding: object) -> PackSettings:
+    limits = ImageLimits(max_pixels=10_000)
+    return PackSettings(
+        decoding=DecoderSettings(limits=limits, **decoding),  # type: ignore[arg-type]
+        shards=ANY_LOSS,
+        workers=workers,
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Digests of all files but the manifest, which tells how long it took."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != "manifest.json"
+    }
+
+
+def test_any_number_of_workers_gives_the_same_bytes_and_counts(folder: Path, tmp_path: Path) -> None:
+    made = {}
+    for workers in (0, 1, 2, 4):
+        receipt = pack(open_source(folder), tmp_path / f"out{workers}", settings=settings_for(workers))
+        made[workers] = (digests(tmp_path / f"out{workers}"), receipt.counts)
+        assert receipt.counts["in"] == 40 and receipt.counts["out"] == 35
+        assert receipt.counts["dropped"]["missing_caption"] == 2
+        assert receipt.counts["dropped"]["too_many_pixels"] == 1
+        assert receipt.counts["examples"]["too_many_pixels"] == ["031"]
+    assert made[0] == made[1] == made[2] == made[4]
+    assert ShardSet.open(tmp_path / "out0").digest == ShardSet.open(tmp_path / "out4").digest
+
+
+def test_what_is_packed_already_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = pack(open_source(folder), out, settings=settings_for(0))
+    stamp = (out / "manifest.json").stat().st_mtime_ns
+    assert pack(open_source(str(folder) + "/"), out, settings=settings_for(2)) == first
+    assert (out / "manifest.json").stat().st_mtime_ns == stamp
+    other = replace(settings_for(0), shards=replace(ANY_LOSS, max_samples=5))
+    with pytest.raises(UsageError, match="another pack"):
+        pack(open_source(folder), out, settings=other)
+    (folder / "000.txt").write_text("another caption")
+    with pytest.raises(UsageError, match="another pack"):
+        pack(open_source(folder), out, settings=settings_for(0))
+
+
+def test_too_much_bad_data_fails_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    strict = replace(settings_for(2), shards=replace(ANY_LOSS, max_bad_fraction=0.05))
+    with pytest.raises(TooMuchBadDataError, match="5 of 40 dropped"):
+        pack(open_source(folder), tmp_path / "out", settings=strict)
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    with pytest.raises(DataError, match="no pair is left"):
+        pack(open_source(folder), tmp_path / "out", settings=settings_for(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_large_images_are_made_smaller_when_asked(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, size in (("wide", (400, 200)), ("tall", (90, 300)), ("small", (40, 30))):
+        (source / f"{name}.jpg").write_bytes(picture(3, size=size))
+        (source / f"{name}.txt").write_text(name)
+    for workers in (0, 2):
+        settings = PackSettings(decoding=DecoderSettings(resize=64), workers=workers)
+        pack(open_source(source), tmp_path / f"out{workers}", settings=settings)
+    pairs = {pair.key: pair for pair in ShardSet.open(tmp_path / "out2")}
+    sizes = {key: Image.open(io.BytesIO(pair.image)).size for key, pair in pairs.items()}
+    assert sizes == {"wide": (128, 64), "tall": (64, 213), "small": (40, 30)}
+    assert pairs["small"].image == picture(3, size=(40, 30))
+    assert digests(tmp_path / "out0") == digests(tmp_path / "out2")
+
+
+def test_without_verification_the_first_bytes_still_decide(folder: Path, tmp_path: Path) -> None:
+    (folder / "000.jpg").write_bytes(b"<html>not found</html>")
+    settings = replace(settings_for(0), verify_decode=False)
+    receipt = pack(open_source(folder), tmp_path / "out", settings=settings)
+    assert receipt.counts["dropped"] == {"format_not_allowed": 1, "missing_caption": 2}
+
+
+@pytest.fixture
+def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "misbehaving_decoder.py").write_text(MISBEHAVING)
+    monkeypatch.syspath_prepend(str(tmp_path / "plugin"))
+    return "misbehaving_decoder:decode"
+
+
+@pytest.mark.timeout(120)
+def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str) -> None:
+    marks = {
+        20: b"SEGFAULT",
+        45: b"HANG",
+        70: b"EXIT",
+        71: b"HUNGRY",
+        72: b"ODD",
+        73: b"CHATTY",
+        199: b"EXIT",
+    }
+    items = [(number, picture(number, mark=marks.get(number, b""))) for number in range(200)]
+    settings = DecoderSettings(decoder=misbehaving, timeout_seconds=2.0)
+    answers = list(verdicts(items, lambda item: item[1], settings=settings, workers=2))
+    assert [item for item, _ in answers] == items
+    assert {item[0]: verdict.reason for item, verdict in answers if verdict.reason} == {
+        20: Reason.DECODER_CRASH,
+        45: Reason.TIMEOUT,
+        70: Reason.DECODER_CRASH,
+        71: Reason.TOO_MANY_PIXELS,
+        72: Reason.UNREADABLE_IMAGE,
+        199: Reason.DECODER_CRASH,
+    }
+
+
+def test_a_decoder_that_cannot_start_is_told(misbehaving: str) -> None:
+    settings = DecoderSettings(decoder=misbehaving.replace(":decode", ":absent"))
+    with pytest.raises(EnvironmentFault, match="does not start"):
+        list(verdicts([b"x"], bytes, settings=settings, workers=1))
+
+
+def _children() -> set[int]:
+    """Process ids of this process's children (Linux)."""
+    tasks = Path(f"/proc/{os.getpid()}/task")
+    return {int(pid) for task in tasks.glob("*/children") for pid in task.read_text().split()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
+def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -> None:
+    before = _children()
+    settings = DecoderSettings(decoder=misbehaving, timeout_seconds=60.0)
+    images = [picture(number, mark=b"HANG" if number > 150 else b"") for number in range(300)]
+    stream = verdicts(images, bytes, settings=settings, workers=2)
+    next(stream)
+    assert _children() > before
+    stream.close()
+    assert _children() == before
+
+    def failing() -> Iterator[bytes]:
+        yield from images[:100]
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError):
+        list(verdicts(failing(), bytes, settings=settings, workers=2))
+    assert _children() == before
+
+
+def test_large_images_cross_the_socket_whole() -> None:
+    images = [picture(1, size=(32, 32), mark=bytes(number * 500_000)) for number in range(8)]
+    settings = DecoderSettings(resize=16)
+    answers = list(verdicts(images, bytes, settings=settings, workers=2))
+    assert all(verdict.image is not None and len(verdict.image) < 2000 for _, verdict in answers)
+
+
+# 36 usable pairs: two shards.
+IN_PROCESS = PackSettings(workers=0, shards=ShardSettings(max_samples=20, max_bad_fraction=1.0))
+
+
+def _exit_code_when_killed_at(step: int, source: Path, out: Path) -> int:
+    """Pack in a forked process that ends without clean-up at a durable step."""
+    child = os.fork()
+    if child == 0:
+        os.environ["DIPTYCH_FAILPOINT"] = f"exit:{operations() + step}"
+        try:
+            pack(open_source(source), out, settings=IN_PROCESS)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture
+def whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Digests of the pack that nothing interrupted; failpoints are switched on afterwards."""
+    pack(open_source(folder), tmp_path / "whole", settings=IN_PROCESS)
+    monkeypatch.setenv("DIPTYCH_TESTING", "1")
+    return digests(tmp_path / "whole")
+
+
+def test_a_kill_at_every_durable_step_leaves_nothing_half_done(
+    folder: Path, tmp_path: Path, whole: dict[str, str]
+) -> None:
+    step = 0
+    while True:
+        step += 1
+        out = tmp_path / f"out{step}"
+        code = _exit_code_when_killed_at(step, folder, out)
+        if code == 0:
+            break
+        assert code == 137
+        assert not out.exists() or digests(out) == whole
+        pack(open_source(folder), out, settings=IN_PROCESS)
+        assert digests(out) == whole, step
+        assert [path for path in tmp_path.iterdir() if path.name.startswith(TEMP_PREFIX)] == [], step
+    assert step > 20
+
+
+@pytest.mark.parametrize(("fault", "stride"), [("enospc", 1), ("eio", 5)])
+def test_a_disk_that_fails_at_any_step_is_told_and_packing_again_works(
+    fault: str,
+    stride: int,
+    folder: Path,
+    tmp_path: Path,
+    whole: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = 1 - stride
+    while True:
+        step += stride
+        out = tmp_path / f"out{step}"
+        monkeypatch.setenv("DIPTYCH_FAILPOINT", f"{fault}:{operations() + step}")
+        try:
+            pack(open_source(folder), out, settings=IN_PROCESS)
+        except EnvironmentFault as error:
+            assert error.where and "bytes free" in error.found and error.fix
+        else:
+            break
+        monkeypatch.delenv("DIPTYCH_FAILPOINT")
+        pack(open_source(folder), out, settings=IN_PROCESS)
+        assert digests(out) == whole, step
+        assert [path for path in tmp_path.iterdir() if path.name.startswith(TEMP_PREFIX)] == [], step
+    assert step > 20
+
+
+def test_a_folder_that_holds_something_else_is_never_touched(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious.txt").write_text("mine")
+    with pytest.raises(DiptychError, match="not empty"):
+        pack(open_source(folder), tmp_path / "out", settings=settings_for(0))
+    assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
+
+
+def test_the_fashion_titles_pack_without_a_loss(shared_data: Path, tmp_path: Path) -> None:
+    receipt = pack(open_source(shared_data / "fashion" / "test.parquet"), tmp_path / "out")
+    assert receipt.counts["in"] == receipt.counts["out"] == 3649
+    shards = ShardSet.open(tmp_path / "out")
+    assert isinstance(shards.pair(17), Pair) and "article_type" in shards.pair(17).fields
+    again = Counts()
+    keys = [pair.key for pair in open_source(tmp_path / "out").pairs(again)]
+    assert len(keys) == 3649 and not again.dropped
