@@ -9,7 +9,7 @@ import pytest
 from diptych.data.canvas import BACKDROPS, KINDS, backdrops, draw, oklab
 from diptych.data.things import COLOURS, FILLS, PALETTE, SHAPES, Background, Scene, Thing
 
-SMALLEST = 0.185  # radius of a small lone object
+SMALLEST = 0.205  # radius of a small lone object
 
 
 def thing(shape, colour, fill="solid", radius=SMALLEST, angle=0.0):

@@ -57,10 +57,10 @@ JPEG_QUALITY = 90  # with full chroma: thin coloured outlines survive; 3 kB a pi
 
 # Radius as a fraction of the picture's side. A lone object takes its size's range; in company the range is
 # shrunk to the room that a place in the layout offers.
-_RADII = {"small": (0.185, 0.21), "medium": (0.25, 0.285), "large": (0.33, 0.385)}
+_RADII = {"small": (0.205, 0.23), "medium": (0.27, 0.3), "large": (0.345, 0.395)}
 _SHARE_OF_ROOM = {"small": (0.62, 0.7), "medium": (0.78, 0.86), "large": (0.94, 1.0)}
 _ROOM_OF_TWO, _ROOM_OF_THREE = 0.225, 0.195
-_TILT = 0.26  # radians, 15 degrees
+_TILT = 0.21  # radians, 12 degrees
 _SHADE, _HUE = 8, 3  # largest steps from the palette: of all channels together, of each alone
 
 # How often training pictures show several objects.
