@@ -222,7 +222,10 @@ class Tokenizer:
             UsageError: for an id that is not in the vocabulary.
         """
         if not self._pieces:
-            self._pieces = {number: _to_bytes(token) for token, number in self._vocabulary.ids.items()}
+            byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+            self._pieces = {
+                number: _to_bytes(token, byte_of) for token, number in self._vocabulary.ids.items()
+            }
         text = bytearray()
         for number in map(int, ids):
             if number == self.end_id:
@@ -292,11 +295,8 @@ def _rebuild(vocabulary: Vocabulary, context_length: int) -> Tokenizer:
     return Tokenizer(vocabulary, context_length=context_length)
 
 
-def _to_bytes(token: str) -> bytes:
+def _to_bytes(token: str, byte_of: dict[str, int]) -> bytes:
     """Return the bytes that a token stands for; the end of a word becomes a space."""
-    if token in (START, END):
-        return token.encode()
-    byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     stem = token.removesuffix(WORD_END)
     return bytes(byte_of[symbol] for symbol in stem if symbol in byte_of) + (b" " if stem != token else b"")
 
