@@ -64,7 +64,7 @@ SIGNATURES = (
     (0, b"<svg", "SVG"),
     (0, b"<?xml", "SVG"),
 )
-# Named so that they can be told apart, never read: Pillow has no decoder for them or (EPS) runs a program on them.
+# Told apart but never read: Pillow has no decoder for them, or (EPS) runs a program on them.
 NEVER_READ = frozenset({"EPS", "HEIF", "PDF", "SVG"})
 READABLE_FORMATS = frozenset(name for _, _, name in SIGNATURES) - NEVER_READ
 
