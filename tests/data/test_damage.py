@@ -144,7 +144,7 @@ def test_the_policy_for_damaged_samples_is_obeyed(pristine: Path, tmp_path: Path
     keys = [pair.key for pair in ShardSet.open(folder).pairs(counts, on_damage="skip")]
     assert keys == [f"{n:04d}" for n in range(30) if n not in (10, 19)]
     assert counts.dropped == {Reason.DAMAGED: 2}
-    assert counts.examples[Reason.DAMAGED][0].startswith("00001.tar, sample 10")
+    assert counts.examples[Reason.DAMAGED][0] == f"{path}, sample 10 at byte 0"
     with pytest.raises(IntegrityError, match=r"00001\.tar, sample 10"):
         list(ShardSet.open(folder))
 

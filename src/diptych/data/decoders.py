@@ -44,9 +44,7 @@ _MEMORY_BYTES = 8 * 2**30  # address space of a decoder: no image within the def
 _START_SECONDS = 60.0  # importing Pillow takes 0.2 s; a busy network disk may take far longer
 _LENGTH = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
-_JPEG_QUALITY = (
-    95  # of re-encoded images: Pillow's advised maximum, beyond which files grow and pictures do not
-)
+_JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,18 @@
-"""Packing: any source of pairs into a shard set, every image decoded once, every bad pair dropped by its
-reason.
+"""Packing: any source into a shard set, every image decoded once, every bad pair dropped by its reason.
 
 Reads: a source. Writes: a shard set (see ``shards``) whose manifest carries the inputs' digests and the
 counts. The bytes do not depend on the number of workers. Packing again what is packed already does nothing.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from diptych.core.errors import UsageError
-from diptych.core.manifest import Manifest, is_done, read_manifest
+from diptych.core.manifest import FileEntry, Manifest, is_done, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
@@ -68,28 +69,39 @@ def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT
     recorded = json.loads(json.dumps(recorded))
     if is_done(final, KIND):
         receipt = read_manifest(final, kind=KIND)
-        packed_with = {name: value for name, value in receipt.settings.items() if name != "source"}
-        if receipt.inputs == inputs and packed_with == recorded:
+        if not _difference(receipt, inputs, recorded):
             return receipt
         raise UsageError(
             "this folder holds another pack",
             where=final,
-            found=f"packed from {receipt.settings.get('source', 'another source')}, or with other settings",
-            expected=f"nothing, or the pack of {source.name} with these settings",
+            found=_difference(receipt, inputs, recorded),
+            expected=f"no pack, or that of {source.name} as it is now, with these settings",
             fix="choose another folder, or remove this one",
         )
     counts = Counts()
-    return write_shards(
-        _checked(source, counts, settings),
-        final,
-        settings=settings.shards,
-        counts=counts,
-        inputs=inputs,
-        recorded={"source": plain(source.name), **recorded},
-    )
+    # Closed at once after an error: a traceback would keep the decoders alive as long as it is kept itself.
+    with closing(_checked(source, counts, settings)) as pairs:
+        return write_shards(
+            pairs,
+            final,
+            settings=settings.shards,
+            counts=counts,
+            inputs=inputs,
+            recorded={"source": plain(source.name), **recorded},
+        )
 
 
-def _checked(source: Source, counts: Counts, settings: PackSettings) -> Iterator[Pair]:
+def _difference(receipt: Manifest, inputs: tuple[FileEntry, ...], settings: dict[str, Any]) -> str:
+    """Say how a pack differs from the one that is asked for; nothing if it does not."""
+    if receipt.inputs != inputs:
+        return (
+            f"the pack of {receipt.settings.get('source', 'another source')}, or of it before it was changed"
+        )
+    changed = [name for name, value in settings.items() if receipt.settings.get(name) != value]
+    return f"other settings: {', '.join(changed)}" if changed else ""
+
+
+def _checked(source: Source, counts: Counts, settings: PackSettings) -> Generator[Pair, None, None]:
     """Yield the pairs whose images decode."""
     pairs = source.pairs(counts)
     with Progress("packing") as progress:

@@ -85,7 +85,7 @@ class ShardSet:
                 where=folder,
                 found="an index without a manifest",
                 expected=manifest.MANIFEST_NAME,
-                fix="fetch the folder again with all its files, or remove the index to read the tars unchecked",
+                fix="fetch the folder again with all its files, or remove its index to read it unchecked",
             )
         counts = Counts()
         paths = shards_index.tar_paths(str(ref))
@@ -101,7 +101,7 @@ class ShardSet:
         return self.pairs(Counts())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardSet.open, (self.ref,)
+        return _restored, (self.ref, self._paths, self._index, self._keys, self.digest, self.counts)
 
     def __del__(self) -> None:
         self.close()
@@ -207,7 +207,7 @@ class ShardSet:
     def place(self, number: int) -> str:
         """Say where a sample lies (shard, number, byte), for messages; nothing is read."""
         row = self._index[number]
-        return f"{self._paths[int(row['shard'])].name}, sample {number} at byte {int(row['offset'])}"
+        return f"{self._paths[int(row['shard'])]}, sample {number} at byte {int(row['offset'])}"
 
     def _damage(self, number: int, raw: bytes) -> IntegrityError:
         row = self._index[number]
@@ -219,6 +219,13 @@ class ShardSet:
             expected=f"{int(row['length'])} bytes" if cut else f"digest {int(row['digest']):016x}",
             fix="write or fetch this shard again; to go on without the sample, skip damaged samples",
         )
+
+
+def _restored(
+    ref: str, paths: list[Path], index: Index, keys: list[str] | None, digest: str, counts: Counts
+) -> ShardSet:
+    """Rebuild a shard set in another process: from its index, without reading or scanning anything again."""
+    return ShardSet(ref, paths, index, keys, digest=digest, counts=counts)
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
     for shard, path in enumerate(paths):
         for key, members in _samples(path):
             row = _row(shard, members, path)
-            where = f"{path.name}: {key}"
+            where = f"{path}: {key}"
             name = f"{path.stem}-{key}" if seen.get(key, shard) != shard else key
             if row[4] == 0:
                 counts.drop(Reason.MISSING_IMAGE, where)
@@ -165,7 +165,7 @@ def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
 def _samples(path: Path) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
     """Group adjacent members by key; members without an extension and ``__meta__`` ones are nobody's."""
     with path.open("rb") as file:
-        split = ((*_split(member.name), member) for member in read_members(file, name=path.name))
+        split = ((*_split(member.name), member) for member in read_members(file, name=str(path)))
         named = ((key, (extension, member)) for key, extension, member in split if key)
         for key, group in groupby(named, key=lambda item: item[0]):
             yield key, [item[1] for item in group]
@@ -189,7 +189,7 @@ def _row(shard: int, members: list[tuple[str, Member]], path: Path) -> tuple[int
     if end - start > MAX_SAMPLE_BYTES:
         raise DataError(
             "a sample of a shard is too large",
-            where=f"{path.name}: {members[0][1].name}",
+            where=f"{path}: {members[0][1].name}",
             found=f"{end - start} bytes",
             expected=f"at most {MAX_SAMPLE_BYTES}",
             fix="leave this sample out",
@@ -199,7 +199,7 @@ def _row(shard: int, members: list[tuple[str, Member]], path: Path) -> tuple[int
     if len(set(extensions)) != len(extensions):
         raise DataError(
             "a sample of a shard has two members of one kind",
-            where=f"{path.name}: {members[0][1].name}",
+            where=f"{path}: {members[0][1].name}",
             found=", ".join(extensions),
             expected="each extension once",
             fix="give every sample its own key and pack again",

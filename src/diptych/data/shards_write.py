@@ -118,9 +118,7 @@ def write_shards(
 
 
 class _Writer:
-    """Cuts the stream of samples into shards; holds one sample back, for the last one also takes the tar's
-    end.
-    """
+    """Cuts the stream of samples into shards; holds one back, for a shard's last takes the tar's end too."""
 
     def __init__(self, folder: Path, settings: ShardSettings, stack: ExitStack) -> None:
         self.folder = folder
@@ -188,8 +186,7 @@ def _shard_name(number: int) -> str:
 
 
 def member_key(key: str) -> str:
-    """Make a key fit for a member name: letters, digits, "_" and "-" only; a changed one gets a digest of the
-    old.
+    """Make a key fit for a member name: letters, digits, "_", "-"; a changed one gets the old one's digest.
 
     >>> member_key("000123"), member_key("a/b.c")
     ('000123', 'a_b_c-032db57f')

@@ -30,9 +30,7 @@ _MAX_SIDECAR_BYTES = 2**20  # a hundred times the longest honest caption file
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A folder of images with side-car captions, walked in sorted order; links to folders are not
-    followed.
-    """
+    """A folder of images with side-car captions, in sorted order; links to folders are not followed."""
 
     folder: Path
     columns: Columns

@@ -23,16 +23,14 @@ END = bytes(2 * BLOCK)
 """The two zero blocks that end an archive."""
 
 _MAX_NAME_BYTES = 4096  # PATH_MAX of Linux: a longer name is no file's
-_MAX_PAX_BYTES = (
-    1 << 16
-)  # a pax header carries a path and a few times; 64 KiB is twenty times what GNU tar writes
+_MAX_PAX_BYTES = 1 << 16  # a pax header carries a path and a few times; GNU tar writes a twentieth of this
 _MAX_SIZE = 1 << 43  # 8 TiB, the largest file of ustar's own octal field times a thousand
 _USTAR_SIZE = 8**11  # sizes from here on do not fit the 11 octal digits of ustar
 _SKIP_CHUNK = 1 << 20
 _NAME_BYTES = 100
 _ZERO_BLOCK = bytes(BLOCK)
 
-_REGULAR = b"0\0"  # type flags of a regular file: "0", and NUL from archives before POSIX
+_FILES = (b"0", b"\0")  # type flags of a regular file; NUL is from archives before POSIX
 _DIRECTORY, _PAX, _PAX_GLOBAL, _GNU_NAME = b"5", b"x", b"g", b"L"
 _FORBIDDEN = {
     b"1": "a hard link",
@@ -52,8 +50,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5":
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regular file inside a tar: its name, and where its header and its payload lie (bytes from the
-    start).
+    """One regular file inside a tar: its name, and where header and payload lie, in bytes from the start.
 
     ``header_offset`` is that of the first block that belongs to it, a pax header or long name included.
     """
@@ -125,10 +122,10 @@ def header(name: str, size: int) -> bytes:
 
 
 def read_members(file: BinaryIO, *, name: str = "tar") -> Iterator[Member]:
-    """Walk the headers of a tar from the file's current position, which counts as offset 0 when it cannot
-    seek.
+    """Walk the headers of a tar, beginning where the file stands.
 
-    A file that can seek may be read elsewhere between two members; one that cannot is only read forwards.
+    A file that can seek may be read elsewhere between two members. One that cannot is only read forwards, and
+    its offsets count from where it stood.
 
     Args:
         file: an open binary file, or a pipe.
@@ -179,7 +176,7 @@ class _Walk:
             start = member.end
 
     def _member(self, block: bytes, flag: bytes, size: int, start: int) -> Member:
-        if flag not in (b"0", b"\0", _DIRECTORY):
+        if flag not in (*_FILES, _DIRECTORY):
             self._refuse(
                 f"holds {_FORBIDDEN.get(flag, 'a member of unknown type')}",
                 found=f"type {flag!r}",
