@@ -187,7 +187,8 @@ class ZeroShotEvaluator:
         name: the task's name in metrics and reports.
         source: where the pairs come from.
         label_field: the column that holds the true class.
-        class_names: the classes to choose from; empty means every label that occurs, sorted.
+        class_names: the classes to choose from; empty means every label that occurs or has a cleaned name in
+            the templates, sorted: a class without a picture can still be answered, wrongly.
         templates: the task's own prompts; None leaves bare names and the paper's default.
         precision: what the towers compute in.
     """
@@ -211,7 +212,8 @@ class ZeroShotEvaluator:
             DataError: a label is not among the given classes, or there are no labels at all.
         """
         texts = self._label_texts(embedded)
-        class_names = self.class_names or tuple(sorted({text for text in texts if text}))
+        named = self.templates.names if self.templates is not None else ()
+        class_names = self.class_names or tuple(sorted({text for text in texts if text} | set(named)))
         rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
         labels = self._numbered([text for text in texts if text], class_names)
         scores = compare_prompts(

@@ -1,0 +1,71 @@
+"""Ask a model: which label fits a picture, which pictures fit a text.
+
+Reads: a checkpoint, picture files or a source. Writes: an index beside the model, kept for the next question.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.cli.run import open_model
+from diptych.core.errors import UsageError
+from diptych.core.progress import Progress
+
+INDEXES = "indexes"
+
+
+def classify_images(
+    model_ref: str, images: Sequence[Path], names: Sequence[str], templates: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Score every picture against every name.
+
+    Returns:
+        One record per picture with the labels' probabilities, best first, and the pictures that could not be
+        read. Probabilities are the softmax over the given names of scale x cosine: they say which name fits
+        better, not whether any fits.
+    """
+    from diptych.embed.features import embed_images
+    from diptych.evaluate.classifier import build_classifier
+    from diptych.evaluate.prompts import BARE, load
+
+    missing = [str(path) for path in images if not path.is_file()]
+    if missing:
+        raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
+    model = open_model(model_ref)
+    classifier = build_classifier(model, names, load(templates) if templates else BARE)
+    embeds = embed_images(model, (path.read_bytes() for path in images))
+    scale = float(model.clip.logit_scale.exp())
+    found, unreadable = [], []
+    for path, embed in zip(images, embeds, strict=True):
+        if np.isnan(embed[0]):
+            unreadable.append(str(path))
+            continue
+        logits = scale * (classifier @ embed)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        labels = [{"label": names[place], "probability": round(float(shares[place]), 6)} for place in np.argsort(-shares)]
+        found.append({"image": str(path), "label": labels[0]["label"], "labels": labels})
+    return found, unreadable
+
+
+def search_source(model_ref: str, ref: str, query: str, *, k: int, folder: Path | None) -> list[dict[str, Any]]:
+    """Return the k pictures of a source that a text describes best; the index is built once and kept."""
+    from diptych.data.sources import open_source
+    from diptych.search.index import Index
+    from diptych.search.searcher import Searcher
+
+    if k < 1 or not query.strip():
+        raise UsageError("there is nothing to look for", found=f"k = {k}, query {query!r}", expected="k of 1 or more, and a text")
+    model = open_model(model_ref)
+    source = open_source(ref)
+    if folder is None:
+        digest = hashlib.sha256(f"{model.digest} {source.name}".encode()).hexdigest()[:16]
+        folder = Path(model_ref) / INDEXES / digest
+    with Progress("searching") as progress:
+        progress.log(f"index: {folder}")
+        index = Index.build(model, source, folder)
+    hits = Searcher(model, index).text(query, k)
+    return [{"rank": rank, "key": hit.key, "score": round(float(hit.score), 6), "caption": hit.caption} for rank, hit in enumerate(hits, start=1)]

@@ -1,0 +1,254 @@
+"""The commands, each a thin function: its arguments are the command's options, its docstring its help."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from diptych.core.errors import DataError, UsageError
+from diptych.core.files import write_text
+from diptych.core.memory import keep_freed_memory
+from diptych.core.records import Metric
+
+if TYPE_CHECKING:
+    from diptych.data.sources import Columns
+
+
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> int:
+    """Watch a small CLIP learn from drawn scenes, in minutes, then ask it for pictures.
+
+    Args:
+        out: folder of the run.
+        seed: of the scenes, the weights and the order.
+    """
+    keep_freed_memory()
+    from diptych.cli.demo import run_demo
+
+    return run_demo(out, seed=seed)
+
+
+def tokenizer(
+    source: Positional[str], out: Positional[Path], *, size: int = 8192, columns: str = "", context: int = 77
+) -> int:
+    """Train a byte-pair vocabulary on a source's captions.
+
+    Args:
+        source: folder, CSV/TSV, Parquet, tar shards, or scenes:train.
+        out: folder for tokenizer.json, vocab.json and merges.txt.
+        size: entries, specials included; CLIP's is 49408.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        context: longest text in tokens that models with this vocabulary read.
+    """
+    from diptych.cli.run import captions_of
+    from diptych.core.files import staging_folder
+    from diptych.core.records import Counts
+    from diptych.data.sources import open_source
+    from diptych.data.tokenizer import Tokenizer
+
+    counts = Counts()
+    pairs = open_source(source, columns=parse_columns(columns)).pairs(counts)
+    with staging_folder(out) as staged:
+        Tokenizer.train(captions_of(pairs), size=size, context_length=context).save(staged)
+    return answer({"tokenizer": str(out), "entries": size, **counts.as_dict()})
+
+
+def pack(
+    source: Positional[str],
+    out: Positional[Path],
+    *,
+    columns: str = "",
+    workers: int = 2,
+    max_bad: float = 0.1,
+) -> int:
+    """Pack a source into shards: every picture decoded once, every bad pair dropped and counted.
+
+    Args:
+        source: folder, CSV/TSV, Parquet, tar shards, or scenes:train.
+        out: folder for the shards.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        workers: decoding processes.
+        max_bad: share of bad pairs above which nothing is written.
+    """
+    from diptych.data.pack import PackSettings
+    from diptych.data.pack import pack as pack_source
+    from diptych.data.shards import ShardSettings
+    from diptych.data.sources import open_source
+
+    settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad))
+    receipt = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
+    return answer({"shards": str(out), **receipt.counts})
+
+
+def train(
+    recipe: Positional[Path],
+    *,
+    assignments: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")] = (),
+    out: Path | None = None,
+    resume: bool = False,
+) -> int:
+    """Train from a recipe: pack, learn a vocabulary, train, evaluate, report.
+
+    Args:
+        recipe: a TOML file, such as recipes/fashion.toml.
+        assignments: change one setting, for example --set train.epochs=2; may be repeated.
+        out: folder of the run; runs/NAME of the recipe by default.
+        resume: go on with a run that was stopped.
+    """
+    keep_freed_memory()
+    from diptych.cli.recipe import load_recipe
+    from diptych.cli.run import run_recipe
+
+    folder = out or Path("runs") / recipe.stem
+    words = ["diptych train", str(recipe), *(f"--set {text}" for text in assignments), f"--out {folder}"]
+    outcome = run_recipe(load_recipe(recipe, assignments), folder, resume=resume, command=" ".join(words))
+    if outcome.trained.stopped_by is None:
+        answer([metric.as_dict() for metric in outcome.metrics])
+    return outcome.trained.exit_code
+
+
+def evaluate(
+    model: Positional[str],
+    source: Positional[str],
+    *,
+    task: Literal["zeroshot", "retrieval"],
+    labels: str = "",
+    templates: str = "",
+    columns: str = "",
+    report: Path | None = None,
+    json: str = "-",
+) -> int:
+    """Score a model on a source.
+
+    Args:
+        model: a checkpoint folder, or a run's folder.
+        source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
+        task: zeroshot classifies pictures by a column's names; retrieval finds texts and pictures.
+        labels: the column of the true names.
+        templates: prompts file (.txt, .json, .toml) with templates and cleaned names.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        report: also write a page with curves, confusions and pictures here.
+        json: where the results go: a file, or - for stdout.
+    """
+    keep_freed_memory()
+    from diptych.cli.recipe import TaskPart
+    from diptych.cli.run import build_suites, open_model
+
+    part = TaskPart(labels or task, source, task, labels, templates)
+    (suite,) = build_suites([part], columns=parse_columns(columns))
+    loaded = open_model(model)
+    found = suite.run(loaded)
+    show(found.metrics())
+    if report is not None:
+        from diptych.evaluate.gallery import build_report
+        from diptych.evaluate.report import write_report
+
+        write_report(report, build_report(loaded, found, title=f"{part.name} on {Path(source).name}"))
+    return answer([metric.as_dict() for metric in found.metrics()], json)
+
+
+def classify(
+    model: Positional[str], images: Positional[tuple[Path, ...]], *, labels: str, templates: str = "", json: str = "-"
+) -> int:
+    """Say which of your labels fits each picture best.
+
+    Args:
+        model: a checkpoint folder, or a run's folder.
+        images: picture files.
+        labels: names to choose from, separated by commas.
+        templates: prompts file; bare names without one.
+        json: where the results go: a file, or - for stdout.
+    """
+    keep_freed_memory()
+    from diptych.cli.ask import classify_images
+
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    if len(names) < 2:
+        raise UsageError(
+            "there is nothing to choose between",
+            where="--labels",
+            found=f"{len(names)} names",
+            expected='at least two, for example --labels "a cat,a dog"',
+        )
+    found, unreadable = classify_images(model, images, names, templates)
+    answer(found, json)
+    if unreadable:
+        raise DataError(
+            "some pictures cannot be read", where=", ".join(unreadable[:3]), found=f"{len(unreadable)} of {len(images)}"
+        )
+    return 0
+
+
+def search(
+    model: Positional[str],
+    source: Positional[str],
+    query: Positional[str],
+    *,
+    k: Annotated[int, arg(aliases=["-k"])] = 10,
+    index: Path | None = None,
+    json: str = "-",
+) -> int:
+    """Find the pictures that a text describes.
+
+    Args:
+        model: a checkpoint folder, or a run's folder.
+        source: folder, CSV/TSV, Parquet, tar shards, or scenes:test.
+        query: what to look for.
+        k: how many pictures.
+        index: folder that keeps the pictures' embeddings for next time; beside the model by default.
+        json: where the results go: a file, or - for stdout.
+    """
+    keep_freed_memory()
+    from diptych.cli.ask import search_source
+
+    return answer(search_source(model, source, query, k=k, folder=index), json)
+
+
+COMMANDS = {
+    "demo": demo,
+    "tokenizer": tokenizer,
+    "pack": pack,
+    "train": train,
+    "evaluate": evaluate,
+    "classify": classify,
+    "search": search,
+}
+
+
+def parse_columns(text: str) -> "Columns":
+    """Read `image=photo,caption=title`.
+
+    >>> parse_columns("caption=title").caption
+    'title'
+    """
+    from diptych.core.settings import from_mapping
+    from diptych.data.sources import Columns
+
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for name, sign, value in pairs:
+        if not (name.strip() and sign and value.strip()):
+            raise UsageError(
+                "columns are given as name=column",
+                where="--columns",
+                found=text,
+                expected="for example image=photo,caption=title",
+            )
+    return from_mapping(Columns, {name.strip(): value.strip() for name, _, value in pairs}, where="--columns")
+
+
+def answer(result: object, where: str = "-") -> int:
+    """Write a result as JSON to stdout or a file."""
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    if where == "-":
+        sys.stdout.write(text + "\n")
+    else:
+        write_text(where, text + "\n")
+    return 0
+
+
+def show(metrics: list[Metric]) -> None:
+    """Print metrics as a small table, to stderr: stdout is for the JSON."""
+    for metric in metrics:
+        interval = "" if metric.ci95 is None else f"  [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"
+        sys.stderr.write(f"{metric.task:>24}  {metric.metric:<40} {metric.value:8.4f}{interval}  n={metric.n}\n")

@@ -1,0 +1,130 @@
+"""Recipes: a training run as data, from raw pairs to the report.
+
+Reads: a TOML file (`recipes/*.toml`, or the packaged `demo`). Paths in it are relative to the file; paths
+given with `--set` are relative to the current folder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from diptych.core.errors import SettingsError
+from diptych.core.settings import from_mapping, load_toml, override
+from diptych.data.images import CLIP_MEAN, CLIP_STD
+
+DRAWN = "scenes:"
+
+
+@dataclass(frozen=True, slots=True)
+class DataPart:
+    """Where the pairs come from; see `diptych.data.sources`."""
+
+    source: str
+    image: str = "image"
+    caption: str = "caption"
+    workers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerPart:
+    """A vocabulary trained on the captions (`size`), or one from a file."""
+
+    file: str = ""
+    size: int = 8192
+    context_length: int = 77
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """The architecture: a row of `diptych.models.presets`."""
+
+    preset: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessPart:
+    """How pictures become pixels; the size is the tower's. See `diptych.data.images.Preprocess`."""
+
+    resize: Literal["shortest", "squash"] = "shortest"
+    train_resize: int | None = None
+    horizontal_flip: bool = False
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderPart:
+    """How many processes make batches beside the training process."""
+
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPart:
+    """One evaluation task."""
+
+    name: str
+    source: str
+    task: Literal["zeroshot", "retrieval"]
+    labels: str = ""
+    templates: str = ""
+
+    def __post_init__(self) -> None:
+        if self.task == "zeroshot" and not self.labels:
+            raise SettingsError(
+                "a zero-shot task needs the column of its labels",
+                where=f"evaluate: {self.name}",
+                fix='add labels = "COLUMN"',
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPart:
+    """What the report says and looks for."""
+
+    title: str = ""
+    summary: str = ""
+    queries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A run: data, vocabulary, model, training, evaluation, report."""
+
+    data: DataPart
+    model: ModelPart
+    train: dict[str, Any]
+    tokenizer: TokenizerPart = field(default_factory=TokenizerPart)
+    preprocess: PreprocessPart = field(default_factory=PreprocessPart)
+    loader: LoaderPart = field(default_factory=LoaderPart)
+    evaluate: tuple[TaskPart, ...] = ()
+    report: ReportPart = field(default_factory=ReportPart)
+
+
+def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `a.b=1` assignments.
+
+    Raises:
+        SettingsError: an unknown, missing or wrong setting, named by its place.
+    """
+    mapping = _anchored(load_toml(path), path.parent)
+    return from_mapping(Recipe, override(mapping, assignments), where=path)
+
+
+def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the paths of a recipe relative to its own folder."""
+
+    def anchor(table: Any, name: str) -> None:
+        if not isinstance(table, dict) or not isinstance(table.get(name), str):
+            return
+        if table[name] and not table[name].startswith(DRAWN):
+            table[name] = str(folder / table[name])
+
+    anchor(mapping.get("data"), "source")
+    anchor(mapping.get("tokenizer"), "file")
+    tasks = mapping.get("evaluate", [])
+    for task in tasks if isinstance(tasks, list) else []:
+        anchor(task, "source")
+        anchor(task, "templates")
+    return mapping
