@@ -1,8 +1,10 @@
 """Data for tiny runs, and processes that can be killed."""
 
 import multiprocessing
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """Folder in memory where there is one: these tests wait for hundreds of fsyncs otherwise, 10 ms each."""
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="diptych-test-", dir=memory if memory.is_dir() else None))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def start() -> Callable[..., BaseProcess]:
     """Start a function of tiny_run in a process of its own.
@@ -29,7 +40,7 @@ def start() -> Callable[..., BaseProcess]:
     They are forked from a server that has imported torch already and has no threads: 2 s less each.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_run"])
+    context.set_forkserver_preload(["diptych.train.trainer"])
 
     def begin(function: Callable[..., Any], *args: Any, **kwargs: Any) -> BaseProcess:
         process = context.Process(target=function, args=args, kwargs=kwargs)

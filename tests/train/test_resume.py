@@ -78,24 +78,24 @@ def kill_twice_and_finish(work: Path, start: Start, run: Path, dice: random.Rand
 
 @pytest.mark.parametrize("seed", [1, 4])
 def test_killed_run_equals_uninterrupted_run(
-    work: Path, start: Start, tmp_path: Path, uninterrupted: Path, seed: int
+    work: Path, start: Start, fast_path: Path, uninterrupted: Path, seed: int
 ) -> None:
-    kill_twice_and_finish(work, start, tmp_path / "run", random.Random(seed))
-    assert_same_run(tmp_path / "run", uninterrupted)
+    kill_twice_and_finish(work, start, fast_path / "run", random.Random(seed))
+    assert_same_run(fast_path / "run", uninterrupted)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("seed", range(100, 110))
-def test_twenty_kills(work: Path, start: Start, tmp_path: Path, uninterrupted: Path, seed: int) -> None:
-    kill_twice_and_finish(work, start, tmp_path / "run", random.Random(seed))
-    assert_same_run(tmp_path / "run", uninterrupted)
+def test_twenty_kills(work: Path, start: Start, fast_path: Path, uninterrupted: Path, seed: int) -> None:
+    kill_twice_and_finish(work, start, fast_path / "run", random.Random(seed))
+    assert_same_run(fast_path / "run", uninterrupted)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signal_saves_and_the_resumed_run_is_the_same(
-    work: Path, start: Start, tmp_path: Path, uninterrupted: Path, number: signal.Signals, code: int
+    work: Path, start: Start, fast_path: Path, uninterrupted: Path, number: signal.Signals, code: int
 ) -> None:
-    run = tmp_path / "run"
+    run = fast_path / "run"
     process = start(tiny_run.run, work, run, resume=False, workers=1)
     wait_for_lines(run, process, 10)
     assert process.pid is not None

@@ -1,12 +1,13 @@
 """A tiny data set, model and run, for the tests of training."""
 
+import importlib.util
 import io
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,11 +84,18 @@ def run(work: Path, run_folder: Path, *, resume: bool, workers: int, failpoint: 
     """
     if failpoint:
         os.environ.update(DIPTYCH_TESTING="1", DIPTYCH_FAILPOINT=failpoint)
-    multiprocessing.set_start_method(
-        "fork", force=True
-    )  # or loader workers would import torch again: 4 s each
     torch.set_num_threads(1)
     model = make_model(work)
     settings = make_settings()
     loader = make_loader(work, model, settings, workers=workers)
     sys.exit(train(model, loader, settings, run_folder=run_folder, resume=resume).exit_code)
+
+
+def call(file: str, name: str, *args: Any) -> None:
+    """Call a function of a test file in a process of its own: the file is no module there."""
+    specification = importlib.util.spec_from_file_location("called", file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    getattr(module, name)(*args)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,6 +33,9 @@ from diptych.data.order import epoch_of, sample_at
 
 PREFETCHED_BATCHES = 2
 """Batches that each worker holds ready: enough to ride out a slow picture, little memory."""
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
+workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s."""
 JUDGED_SAMPLES = 1000
 """The rate of bad samples is held against the allowed one once this many were seen: a rate needs a number."""
 
@@ -183,6 +187,7 @@ class Loader:
             collate_fn=_as_it_is,
             worker_init_fn=_begin_worker,
             prefetch_factor=PREFETCHED_BATCHES if workers else None,
+            multiprocessing_context=START_METHOD if workers else None,
         )
         batches = iter(loading)
         while True:
