@@ -75,6 +75,15 @@ def test_given_classes_may_be_more_than_the_labels(colour_model, swatches) -> No
     assert metrics["mean_per_class"].value == pytest.approx(0.5)
 
 
+def test_a_label_with_a_cleaned_name_is_a_class_even_without_pictures(colour_model, swatches) -> None:
+    templates = Templates("t", ("{}",), {"white": ("red green blue",)})
+    result = ZeroShotEvaluator("colour", swatches, "colour", templates=templates).score(
+        colour_model, embed_pairs(colour_model, swatches)
+    )
+    assert result.class_names == ("blue", "green", "red", "white")
+    assert result.labels.tolist() == [2, 1, 2, 0]
+
+
 def test_a_label_that_is_no_class_is_refused(colour_model, swatches) -> None:
     with pytest.raises(DataError, match="cannot be scored") as caught:
         ZeroShotEvaluator("colour", swatches, "colour", class_names=("red", "green"))(colour_model)

@@ -184,15 +184,20 @@ Cards = list[tuple[ClassCard, list[Choice]]]
 
 
 def _choose_cards(result: ZeroShotResult) -> tuple[Cards, Cards]:
-    """Order classes by what their interval promises: few pictures make neither a best nor a worst class."""
+    """Order classes by what their interval promises: few pictures make neither a best nor a worst class.
+
+    A class without a right answer is never among the best, one without a mistake never among the worst.
+    """
     score = result.scores[-1]
     count = len(result.class_names)
     totals = np.bincount(result.labels, minlength=count)
     right = np.bincount(result.labels[score.hits], minlength=count)
     ends = {c: wilson(float(right[c]), int(totals[c])) or (0.0, 1.0) for c in range(count) if totals[c]}
-    shown = min(CARDS, len(ends) // 2)
-    best = sorted(ends, key=lambda c: -ends[c][0])[:shown]
-    worst = [c for c in sorted(ends, key=lambda c: ends[c][1]) if c not in best][:shown]
+    shown = min(CARDS, max(1, len(ends) // 2))
+    best = [c for c in sorted(ends, key=lambda c: -ends[c][0]) if right[c]][:shown]
+    worst = [c for c in sorted(ends, key=lambda c: ends[c][1]) if right[c] < totals[c] and c not in best][
+        :shown
+    ]
 
     def card(c: int) -> tuple[ClassCard, list[Choice]]:
         picks = []

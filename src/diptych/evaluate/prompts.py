@@ -11,7 +11,8 @@ Reads: a prompts file, one of
 - `.toml`  the same two keys
 
 A name may be cleaned into several (`"happy": ["happy", "smiling"]`, as the paper did for facial emotions):
-the class then gets the prompts of all of them.
+the class then gets the prompts of all of them. A label with a cleaned name is a class to choose from, also
+where no picture has it.
 
 Source: Radford et al. 2021, section 3.1.4.
 """

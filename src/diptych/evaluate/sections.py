@@ -96,7 +96,7 @@ def headline(tiles: Sequence[Tile]) -> Leaf | None:
     shown = [
         tag(
             "div",
-            tag("p", tile.label, class_="label"),
+            tag("p", titled(tile.label), class_="label"),
             tag("p", _big(tile.metric.value), class_="value"),
             interval_bar(tile.metric.value, tile.metric.ci95),
             tag("p", _interval(tile.metric), class_="interval"),
@@ -164,9 +164,7 @@ def classes(study: ClassStudy) -> Leaf | None:
     for title, cards in (("Best classes", study.best), ("Worst classes", study.worst)):
         if cards:
             content += [tag("h3", title), tag("div", *map(_class_card, cards), class_="cards")]
-    return Leaf(
-        f"{study.task[:1].upper()}{study.task[1:]}, class\u00a0by\u00a0class", join(*words), join(*content)
-    )
+    return Leaf(f"{titled(study.task)}, class\u00a0by\u00a0class", join(*words), join(*content))
 
 
 def retrieval(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> Leaf | None:
@@ -263,7 +261,9 @@ def _prompt_table(table: PromptTable) -> Html:
             )
         )
     scale = tag("p", tag("span", "0"), tag("span", percent(top)), class_="scale", aria_hidden="true")
-    return join(tag("h3", f"{table.task}, top-1"), tag("div", *rows, scale, class_="prompt-table"))
+    return join(
+        tag("h3", f"{titled(table.task)}: first guess right"), tag("div", *rows, scale, class_="prompt-table")
+    )
 
 
 def _confusion(study: ClassStudy) -> Html:
@@ -341,6 +341,15 @@ def _image_query(query: ImageQuery) -> Html:
         for text, right in query.found
     ]
     return tag("div", hung(query.picture), tag("ol", *lines), class_="reading")
+
+
+def titled(text: str) -> str:
+    """Begin with a capital, and leave the rest as it is.
+
+    >>> titled("base colour")
+    'Base colour'
+    """
+    return text[:1].upper() + text[1:]
 
 
 def _big(value: float) -> Html:

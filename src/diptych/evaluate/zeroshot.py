@@ -162,8 +162,7 @@ def compare_prompts(
 
 
 def prompt_ladder(templates: Templates | None) -> tuple[Templates, ...]:
-    """List the sets to compare: bare names, the paper's default, cleaned names alone where there are any, the
-    file.
+    """List the sets to compare: bare names, the paper's default, cleaned names where there are any, the file.
 
     >>> [prompts.name for prompts in prompt_ladder(None)]
     ['bare names', 'a photo of a {}.']
