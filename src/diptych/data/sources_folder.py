@@ -48,8 +48,7 @@ class FolderSource:
         """Digest images and side-cars; see Source."""
         images = self.images()
         sidecars = [image.with_suffix(suffix) for image in images for suffix in (".txt", ".json")]
-        told = [path for path in sidecars if path.is_file()]
-        return digest_files("images and captions", [*images, *told], root=self.folder)
+        return digest_files("images and captions", [*images, *sidecars], root=self.folder)
 
     def images(self) -> list[Path]:
         """List the image files in sorted order."""

@@ -181,14 +181,15 @@ def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileE
 
     Args:
         name: what the entry for all together is called.
-        paths: regular files; those that cannot be read are left out, as they are dropped as pairs too.
+        paths: files; those that cannot be read are left out, as they are dropped as pairs too.
         root: the folder that names are told from, so that another way of writing a path changes nothing.
     """
     entries: list[FileEntry] = []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         told = path.relative_to(root) if path.is_relative_to(root) else path
         try:
-            entries.append(FileEntry(plain(told.as_posix()), path.stat().st_size, sha256_file(path)))
+            if path.is_file():  # a pipe would hang, /dev/zero never end
+                entries.append(FileEntry(plain(told.as_posix()), path.stat().st_size, sha256_file(path)))
         except OSError:
             continue
     if len(entries) <= _LISTED_INPUTS:

@@ -8,6 +8,7 @@ at a time.
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -75,7 +76,7 @@ class TableSource:
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the table and the images that it names; see Source."""
         groups = self._groups(Counts())
-        images = [group.path for group in groups.values() if group.path.is_file()]
+        images = [group.path for group in groups.values()]
         root = self.path.parent
         return (
             *digest_files("table", [self.path], root=root),
@@ -99,22 +100,26 @@ class TableSource:
         # Bytes that are not UTF-8 become lone surrogates here, which the checks of a row refuse.
         with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = _rows(file, self.path)
-            header = next(rows)[1]
-            assert not isinstance(header, BadSampleError)
-            columns = self.columns
-            for wanted in (columns.image, columns.caption):
-                if wanted not in header:
-                    raise missing_column(wanted, header, self.path)
+            header = self._header(next(rows)[1])
             for number, row in rows:
                 try:
-                    if isinstance(row, BadSampleError):
-                        raise row
                     self._add(groups, number, header, row)
                 except BadSampleError as error:
                     drop(counts, error, f"{self.path.name} row {number}")
         return groups
 
-    def _add(self, groups: dict[str, _Group], number: int, header: list[str], row: list[str]) -> None:
+    def _header(self, header: list[str] | BadSampleError) -> list[str]:
+        assert not isinstance(header, BadSampleError)
+        for wanted in (self.columns.image, self.columns.caption):
+            if wanted not in header:
+                raise missing_column(wanted, header, self.path)
+        return header
+
+    def _add(
+        self, groups: dict[str, _Group], number: int, header: list[str], row: list[str] | BadSampleError
+    ) -> None:
+        if isinstance(row, BadSampleError):
+            raise row
         if len(row) != len(header):
             raise BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
         cells: dict[str, str] = dict(zip(header, row, strict=True))
@@ -187,17 +192,15 @@ class ParquetSource:
         )
 
     def _images(self) -> Iterator[Path]:
-        for path in self.paths:
-            with _open_parquet(path, self.columns) as file:
-                column = file.schema_arrow.field(self.columns.image)
-                if _holds_bytes(column.type):
-                    continue
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[self.columns.image]):
-                    for value in _cells(batch.column(0)):
-                        try:
-                            yield image_path(value, path.parent)
-                        except BadSampleError:
-                            continue
+        """Name the image files, where the rows hold paths."""
+        column = self.columns.image
+        for path, cells in self._rows((column,)):
+            told = cells[column]
+            if isinstance(told, dict):
+                told = told.get("path") if told.get("bytes") is None else None
+            if isinstance(told, str):
+                with suppress(BadSampleError):
+                    yield image_path(told, path.parent)
 
     def _pairs(self, counts: Counts) -> Iterator[Pair]:
         taken: set[str] = set()
@@ -210,13 +213,14 @@ class ParquetSource:
                 taken.add(pair.key)
                 yield pair
 
-    def _rows(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _rows(self, only: tuple[str, ...] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in self.paths:
             with _open_parquet(path, self.columns) as file:
-                for batch in _batches(file, path):
-                    names = batch.schema.names
-                    for cells in zip(*map(_cells, batch.columns), strict=True):
-                        yield path, dict(zip(names, cells, strict=True))
+                if only and not _may_hold_paths(file, only[0]):
+                    continue
+                names = list(only or file.schema_arrow.names)
+                for cells in _batches(file, names, path):
+                    yield path, dict(zip(names, cells, strict=True))
 
     def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
         key = cells.pop(self.columns.key, None)
@@ -260,11 +264,13 @@ def _open_parquet(path: Path, columns: Columns) -> "pq.ParquetFile":
     return file
 
 
-def _batches(file: "pq.ParquetFile", path: Path) -> Iterator["pa.RecordBatch"]:
+def _batches(file: "pq.ParquetFile", names: list[str], path: Path) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows as tuples of Python values."""
     import pyarrow as pa
 
     try:
-        yield from file.iter_batches(batch_size=_BATCH_ROWS)
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+            yield from zip(*(_cells(batch.column(name)) for name in names), strict=True)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 
@@ -279,10 +285,12 @@ def _unreadable(path: Path, error: Exception) -> IntegrityError:
     )
 
 
-def _holds_bytes(kind: Any) -> bool:
+def _may_hold_paths(file: "pq.ParquetFile", column: str) -> bool:
+    """Tell whether an image column can name files: text, or structs of which some may have no bytes."""
     import pyarrow as pa
 
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind))
+    kind = file.schema_arrow.field(column).type
+    return not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _cells(column: "pa.Array") -> list[Any]:
