@@ -89,7 +89,7 @@ _VAGUE = ("photo", "untitled", "a picture", "my drawing", "image", "clip art", "
 _TAILS = ("free download", "stock image", "hd wallpaper", "clip art", "vector", "by me", "(2)", "#art",
           "photo", "icon", "thumbnail", "- copy")  # fmt: skip
 
-SYNONYM_RATE = 0.22
+SYNONYM_RATE = 0.16
 VAGUE_RATE, NO_COLOUR_RATE, NO_SHAPE_RATE = 0.025, 0.03, 0.02
 BOILERPLATE_RATE, TYPO_RATE = 0.07, 0.015
 

@@ -63,8 +63,10 @@ _ROOM_OF_TWO, _ROOM_OF_THREE = 0.225, 0.195
 _TILT = 0.21  # radians, 12 degrees
 _SHADE, _HUE = 8, 3  # largest steps from the palette: of all channels together, of each alone
 
+_OFTEN_SOLID = (FILLS[0], *FILLS)  # solid objects are twice as frequent as each other fill
+
 # How often training pictures show several objects.
-_COUNT_RATE, _RELATION_RATE, _ROW_RATE = 0.09, 0.15, 0.06
+_COUNT_RATE, _RELATION_RATE, _ROW_RATE = 0.07, 0.11, 0.04
 
 
 def class_names() -> list[str]:
@@ -188,7 +190,7 @@ def _alone(combination: tuple[str, str], dice: Dice) -> Thing:
     radius = dice.between(*_RADII[size])
     margin = min(0.5, radius * REACH + 0.015)
     x, y = dice.between(margin, 1 - margin), dice.between(margin, 1 - margin)
-    return _thing(combination, (size, dice.pick(FILLS)), place=(x, y, radius), dice=dice)
+    return _thing(combination, (size, dice.pick(_OFTEN_SOLID)), place=(x, y, radius), dice=dice)
 
 
 def _several(relation: str, combinations: tuple[tuple[str, str], ...], dice: Dice) -> tuple[Thing, ...]:
@@ -197,7 +199,7 @@ def _several(relation: str, combinations: tuple[tuple[str, str], ...], dice: Dic
     places = _places(relation, number, dice)
     room = _ROOM_OF_TWO if number == 2 else _ROOM_OF_THREE
     chosen = [dice.pick(combinations)]
-    looks = [(dice.pick(SIZES), dice.pick(FILLS))]
+    looks = [(dice.pick(SIZES), dice.pick(_OFTEN_SOLID))]
     while len(chosen) < number:
         if relation == "count":
             chosen.append(chosen[0])
@@ -208,7 +210,7 @@ def _several(relation: str, combinations: tuple[tuple[str, str], ...], dice: Dic
             [*chosen, other]
         ):
             chosen.append(other)
-            looks.append((dice.pick(SIZES), dice.pick(FILLS)))
+            looks.append((dice.pick(SIZES), dice.pick(_OFTEN_SOLID)))
     return tuple(
         _thing(combination, look, place=(x, y, room * dice.between(*_SHARE_OF_ROOM[look[0]])), dice=dice)
         for combination, look, (x, y) in zip(chosen, looks, places, strict=True)

@@ -126,7 +126,7 @@ def _drop(x: Array, y: Array) -> Array:
 def _flower(x: Array, y: Array) -> Array:
     turns = [math.pi * (0.5 + step / 3) for step in range(6)]
     petals = [_circle(x, y, (0.62 * math.cos(t), 0.62 * math.sin(t)), 0.36) for t in turns]
-    return _without(_union(_circle(x, y, (0, 0), 0.5), *petals), _circle(x, y, (0, 0), 0.2))
+    return _without(_union(_circle(x, y, (0, 0), 0.5), *petals), _circle(x, y, (0, 0), 0.16))
 
 
 def _cloud(x: Array, y: Array) -> Array:
@@ -181,8 +181,8 @@ def _crown(x: Array, y: Array) -> Array:
 
 
 def _mug(x: Array, y: Array) -> Array:
-    handle = _without(_circle(x, y, (0.42, 0.02), 0.52), _circle(x, y, (0.42, 0.02), 0.29))
-    return _union(_box(x, y, (-0.26, 0), (0.62, 0.84), corner=0.14), handle)
+    handle = _without(_circle(x, y, (0.4, 0.02), 0.56), _circle(x, y, (0.4, 0.02), 0.32))
+    return _union(_box(x, y, (-0.32, 0), (0.54, 0.8), corner=0.14), handle)
 
 
 def _mushroom(x: Array, y: Array) -> Array:
