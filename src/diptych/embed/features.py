@@ -13,7 +13,6 @@ Reads: the model's own preprocessing and tokenizer. Writes: nothing.
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,7 +74,7 @@ def embed_images(
     """Embed pictures with the evaluation transform.
 
     Args:
-        model: the model; its mode (training or not) is restored afterwards.
+        model: the model; its mode (training or not) is left as it is.
         images: N decoded pictures or encoded files, read once and in order.
         batch_size: pictures per step.
         workers: decoding threads.
@@ -117,7 +116,7 @@ def embed_texts(
     """Embed texts, each distinct one once, the short ones with the short ones.
 
     Args:
-        model: the model; its mode (training or not) is restored afterwards.
+        model: the model; its mode (training or not) is left as it is.
         texts: N texts, repeats welcome.
         batch_size: texts per step.
         precision: what the tower computes in; rows are normalised in float32 either way.
@@ -132,7 +131,7 @@ def embed_texts(
     tokens = model.tokenize(distinct)
     lengths = (tokens == model.config.text.end_id).int().argmax(dim=1) + 1
     order = torch.argsort(lengths, stable=True)
-    with inference(model, precision):
+    with _computing(model, precision):
         for rows in torch.split(order, batch_size):
             cut = tokens[rows, : int(lengths[rows].max())].to(model.device)
             embeds[rows.numpy()] = _unit(model.encode_text(cut))
@@ -168,25 +167,6 @@ def embed_pairs(
         model, pictures(), batch_size=batch_size, workers=workers, precision=precision, counts=counts
     )
     return EmbeddedPairs(tuple(keys), image_embeds, tuple(captions), tuple(fields), counts)
-
-
-@contextmanager
-def inference(model: "Model", precision: Precision) -> Iterator[None]:
-    """Compute without gradients, with running statistics, in a precision; then put the mode back.
-
-    The mode matters: the ResNet tower's BatchNorm would otherwise learn from the pictures it is examined on.
-    """
-    training = model.clip.training
-    model.clip.eval()
-    device = torch.device(model.device).type
-    try:
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16"),
-        ):
-            yield
-    finally:
-        model.clip.train(training)
 
 
 def _decoded(
@@ -232,9 +212,16 @@ def _embed_pixels(
     if pictures:
         # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
         stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(model.device)
-        with inference(model, precision):
+        with _computing(model, precision):
             embeds[readable] = _unit(model.encode_image(model.normalize_pixels(stacked)))
     return embeds
+
+
+def _computing(model: "Model", precision: Precision) -> torch.autocast:
+    """Choose what the towers compute in; the model itself sees to gradients and to its mode."""
+    return torch.autocast(
+        torch.device(model.device).type, dtype=torch.bfloat16, enabled=precision == "bfloat16"
+    )
 
 
 def _unit(features: Tensor) -> NDArray[Any]:

@@ -58,7 +58,7 @@ class Leaf:
 def masthead(report: Report) -> Html:
     """The diptych itself: a wall of pictures, and what the run is in words."""
     wall = [hung(picture, plain=True) for picture in report.wall[:WALL]]
-    facts = [tag("div", tag("dt", name), tag("dd", value)) for name, value in report.facts]
+    facts = [tag("div", tag("dt", titled(name)), tag("dd", value)) for name, value in report.facts]
     words = tag(
         "div",
         tag("p", "diptych · report of a run", class_="kicker"),
@@ -191,7 +191,9 @@ def left_out(counts: Sequence[tuple[str, int]]) -> Leaf | None:
     """What was dropped, by reason: said even when it is nothing."""
     if not counts:
         return None
-    rows = [tag("tr", tag("th", reason, scope="row"), tag("td", whole(count))) for reason, count in counts]
+    rows = [
+        tag("tr", tag("th", titled(reason), scope="row"), tag("td", whole(count))) for reason, count in counts
+    ]
     words = tag(
         "p",
         "Nothing is skipped in silence. A picture that cannot be read stays in the total "
@@ -219,7 +221,9 @@ def all_numbers(metrics: Sequence[Metric], commands: Sequence[tuple[str, str]]) 
         for metric in metrics
     ]
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="figures")
-    again = [join(tag("p", purpose, class_="label"), tag("pre", command)) for purpose, command in commands]
+    again = [
+        join(tag("p", titled(purpose), class_="label"), tag("pre", command)) for purpose, command in commands
+    ]
     words = tag(
         "p",
         "Accuracies and recalls carry Wilson intervals, means over classes a bootstrap over pictures, "
