@@ -1,0 +1,255 @@
+"""What the loop does when all goes well, and when it does not."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from torch import Tensor
+
+from diptych.core.errors import EnvironmentFault, NonFiniteError, SettingsError, UsageError
+from diptych.core.files import operations
+from diptych.core.manifest import read_manifest, verify
+from diptych.core.records import Metric
+from diptych.models import checkpoint
+from diptych.models.model import Model
+from diptych.train import state
+from diptych.train.loss import contrastive_loss
+from diptych.train.settings import TrainSettings
+from diptych.train.steps import largest_logit_scale
+from diptych.train.trainer import TrainResult, train
+
+
+def run(
+    work: Path,
+    folder: Path,
+    *,
+    model: Model | None = None,
+    evaluators: Sequence[Any] = (),
+    resume: bool = False,
+    loss: Any = contrastive_loss,
+    **changes: Any,
+) -> TrainResult:
+    """Train the tiny model in this process."""
+    settings = tiny_run.make_settings(**{"steps": 12, "save_every_steps": 5, **changes})
+    model = model or tiny_run.make_model(work)
+    loader = tiny_run.make_loader(work, model, settings)
+    return train(model, loader, settings, run_folder=folder, evaluators=evaluators, resume=resume, loss=loss)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Breaking:
+    """A loss that is not finite at the steps it is told to be."""
+
+    def __init__(self, *steps: int, how: str = "loss") -> None:
+        self.steps, self.how, self.calls = steps, how, 0
+
+    def __call__(self, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        loss = contrastive_loss(image, text, scale)
+        self.calls += 1
+        if self.calls not in self.steps:
+            return loss
+        # sqrt at zero: a finite value with an infinite gradient
+        return loss * math.nan if self.how == "loss" else loss + (loss - loss.detach()).abs().sqrt()
+
+
+def test_run_learns_and_leaves_a_checkpoint_metrics_and_receipt(work: Path, tmp_path: Path) -> None:
+    model = tiny_run.make_model(work)
+    result = run(work, tmp_path, model=model, steps=60)
+    assert (result.steps, result.samples_seen, result.exit_code) == (60, 480, 0)
+    lines = lines_of(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert lines[0]["ln_n"] == pytest.approx(math.log(8))
+    # four colours among eight pairs: a perfect model is left with ln 2 per pair
+    assert sum(line["loss"] for line in lines[-10:]) / 10 < 1.3 < lines[0]["loss"]
+    assert result.model_folder == tmp_path / "model"
+    loaded = checkpoint.load(tmp_path / "model")
+    assert loaded.digest == model.digest
+    assert loaded.provenance["samples_seen"] == 480
+    receipt = verify(tmp_path, read_manifest(tmp_path, "run"))
+    assert receipt.counts["in"] == receipt.counts["out"] == 480
+
+
+def test_two_runs_are_equal_bit_by_bit(work: Path, tmp_path: Path) -> None:
+    models = [tiny_run.make_model(work), tiny_run.make_model(work)]
+    for number, model in enumerate(models):
+        run(work, tmp_path / str(number), model=model)
+    assert models[0].digest == models[1].digest
+
+
+@pytest.mark.parametrize("how", ["loss", "gradient"])
+def test_step_that_is_not_finite_changes_nothing_and_is_counted(work: Path, tmp_path: Path, how: str) -> None:
+    """A bad first step must leave the weights and BatchNorm's running statistics as they were."""
+    model = tiny_run.make_model(work)
+    before = {name: tensor.clone() for name, tensor in model.clip.state_dict().items()}
+    result = run(work, tmp_path, model=model, steps=2, warmup_steps=1, loss=Breaking(1, 2, how=how))
+    assert result.skipped_steps == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.clip.state_dict().items())
+    assert [line["skipped"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+def test_run_goes_on_after_a_bad_step(work: Path, tmp_path: Path) -> None:
+    result = run(work, tmp_path, loss=Breaking(3, 4, 7, 8))
+    assert (result.steps, result.skipped_steps) == (12, 4)
+
+
+def test_three_bad_steps_in_a_row_stop_the_run_and_name_the_samples(work: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="3 steps in a row") as caught:
+        run(work, tmp_path, loss=Breaking(7, 8, 9))
+    assert caught.value.exit_code == 3
+    bad = json.loads((tmp_path / "bad_batch.json").read_text())
+    assert bad["step"] == 9
+    assert len(bad["keys"]) == 8
+    found = state.latest(tmp_path / "state", lambda _: None)
+    assert found is not None
+    assert found.name == "step-0000005"
+
+
+def test_scale_stays_between_one_and_its_limit_and_can_leave_it(work: Path, tmp_path: Path) -> None:
+    """float32's ln 100 has the exponential 100.00001: clamped there, the scale never got a gradient again."""
+    model = tiny_run.make_model(work)
+    with torch.no_grad():
+        model.clip.logit_scale.fill_(largest_logit_scale(100.0))
+
+    def push(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        return contrastive_loss(image, text, scale) - 10 * scale
+
+    def pull(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        return contrastive_loss(image, text, scale) + 10 * scale
+
+    run(work, tmp_path / "up", model=model, loss=push)
+    assert 99.99 < model.clip.logit_scale.exp().item() <= 100.0
+    run(work, tmp_path / "down", model=model, loss=pull)
+    assert model.clip.logit_scale.exp().item() < 99.9
+    with torch.no_grad():
+        model.clip.logit_scale.fill_(0.0)
+    run(work, tmp_path / "floor", model=model, loss=pull)
+    assert model.clip.logit_scale.item() == 0.0
+
+
+def test_evaluators_are_called_when_due_and_at_the_end(work: Path, tmp_path: Path) -> None:
+    modes: list[bool] = []
+
+    class Watch:
+        name = "watch"
+
+        def __call__(self, model: Model) -> list[Metric]:
+            modes.append(model.clip.training)
+            return [Metric("watch", "calls", float(len(modes)), None, 1)]
+
+    model = tiny_run.make_model(work)
+    result = run(work, tmp_path / "a", model=model, evaluators=[Watch()], evaluate_every_steps=5)
+    evaluations = [line for line in lines_of(tmp_path / "a") if "evaluation" in line]
+    assert [line["step"] for line in evaluations] == [5, 10, 12]
+    assert modes == [False] * 3
+    assert result.metrics == (Metric("watch", "calls", 3.0, None, 1),)
+    alone = tiny_run.make_model(work)
+    run(work, tmp_path / "b", model=alone)
+    assert alone.digest == model.digest, "evaluating changed the training"
+
+
+def test_full_folder_is_refused_without_resume(work: Path, tmp_path: Path) -> None:
+    run(work, tmp_path)
+    with pytest.raises(UsageError, match="holds a run already"):
+        run(work, tmp_path)
+
+
+def test_finished_run_resumes_to_itself(work: Path, tmp_path: Path) -> None:
+    first = run(work, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    again = run(work, tmp_path, resume=True)
+    assert (again.steps, again.model_folder) == (first.steps, first.model_folder)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"learning_rate": 1e-4}, "train.learning_rate"), ({"batch_size": 10}, "train.batch_size")],
+)
+def test_resuming_with_other_settings_names_the_setting(
+    work: Path, tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    run(work, tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        run(work, tmp_path, resume=True, **changes)
+    assert name in str(caught.value) or "data.digest" in str(caught.value)
+
+
+def test_resuming_with_other_data_is_refused(work: Path, tmp_path: Path) -> None:
+    run(work, tmp_path / "run")
+    tiny_run.make_data(tmp_path, count=30)
+    with pytest.raises(SettingsError, match=r"data\.digest"):
+        run(tmp_path, tmp_path / "run", resume=True, model=tiny_run.make_model(work))
+
+
+def test_full_disk_during_a_save_does_not_stop_training(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIPTYCH_TESTING", "1")
+    monkeypatch.setenv("DIPTYCH_FAILPOINT", f"enospc:{operations() + 16}")
+    reference = tiny_run.make_model(work)
+    result = run(work, tmp_path / "a", model=reference)
+    assert result.exit_code == 0
+    assert "could not save at step 5, training goes on" in capsys.readouterr().err
+
+
+def test_third_failed_save_in_a_row_stops_the_run(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise EnvironmentFault("cannot write", found="no space left on device")
+
+    monkeypatch.setattr(state, "save", full)
+    with pytest.raises(EnvironmentFault):
+        run(work, tmp_path, save_every_steps=2)
+    assert lines_of(tmp_path)[-1]["step"] == 6
+
+
+def test_loader_and_run_must_agree(work: Path, tmp_path: Path) -> None:
+    model, settings = tiny_run.make_model(work), tiny_run.make_settings()
+    loader = tiny_run.make_loader(work, model, tiny_run.make_settings(seed=4))
+    with pytest.raises(SettingsError, match="disagree on seed"):
+        train(model, loader, settings, run_folder=tmp_path)
+
+
+def test_run_that_learns_nothing_is_told_so_once(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diptych.train.journal.STALL_STEPS", 2)
+    run(work, tmp_path, learning_rate=1e-12)
+    assert capsys.readouterr().err.count("nothing is being learnt") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"steps": 1, "epochs": 1.0}, {"steps": 0}, {"steps": 5, "batch_size": 0}, {"steps": 5, "keep": 0}],
+)
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        TrainSettings(**wrong)
+
+
+def test_warmup_longer_than_the_run_is_refused() -> None:
+    with pytest.raises(SettingsError, match="before its warm-up"):
+        TrainSettings(samples=1000, batch_size=100, warmup_steps=10).total_steps(5000)
+
+
+def test_bfloat16_towers_keep_a_float32_loss(work: Path, tmp_path: Path) -> None:
+    kinds = []
+
+    def watch(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        loss = contrastive_loss(image, text, scale)
+        kinds.append((loss.dtype, scale.dtype))
+        return loss
+
+    model = tiny_run.make_model(work, kind="vit")
+    run(work, tmp_path, model=model, precision="bfloat16", loss=watch)
+    assert set(kinds) == {(torch.float32, torch.float32)}
+    assert all(parameter.dtype == torch.float32 for parameter in model.clip.parameters())
