@@ -88,3 +88,28 @@ def test_layer_norm_computes_in_float32_and_keeps_the_type() -> None:
     assert found.dtype == torch.bfloat16
     # Half a unit in the last place of bfloat16, relative 2^-9.
     assert torch.allclose(found.float(), expected, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [5, 40])
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_precision_training_takes_other_kernels_to_the_same_numbers(length: int, causal: bool) -> None:
+    one = block(causal=causal).float()
+    x = rows(3 * length).float()
+    exact = one(x, [(3, length)])
+    expected = torch.autograd.grad(exact.square().sum(), list(one.parameters()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = one(x, [(3, length)])
+    found = torch.autograd.grad(rough.float().square().sum(), list(one.parameters()))
+    # bfloat16 keeps 8 bits: 2^-8 per rounding, a few of them in a row.
+    assert (rough - exact).norm() / exact.norm() < 2**-6
+    # All at once: the true gradient of the keys' bias is zero, so its own relative error means nothing.
+    one_vector, other = (torch.cat([grad.flatten() for grad in grads]) for grads in (found, expected))
+    assert (one_vector - other).norm() / other.norm() < 2**-5
+
+
+def test_few_rows_and_many_rows_give_the_same_mlp() -> None:
+    mlp = block(causal=False).mlp
+    x = rows(80)
+    many = mlp(x)
+    few = torch.cat([mlp(part) for part in x.split(8)])
+    assert torch.allclose(many, few, atol=1e-12)

@@ -21,9 +21,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from diptych.core.errors import DiptychError, IntegrityError
+from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
-from diptych.core.manifest import Manifest, file_entry, read_manifest, verify, write_manifest
+from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.settings import from_mapping, load_json, to_mapping
 from diptych.data.images import Preprocess
 from diptych.data.tokenizer import Tokenizer
@@ -37,6 +37,7 @@ FORMAT: Literal[1] = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 GOLDEN = "golden.safetensors"
+RUN_MODEL = "model"  # the checkpoint's place in a run's folder
 TOKENIZER = "tokenizer.json"
 REMEDY = "restore the checkpoint from a copy, or write it again with save()"
 
@@ -96,16 +97,15 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
     """Read a checkpoint folder, verify it, and return the model ready to embed.
 
     Args:
-        folder: as written by `save`.
+        folder: as written by `save`, or that of a finished run, whose model it is then.
         device: where the weights go after verification (which runs in float32 on the CPU).
 
     Raises:
         UsageError: the folder is not a checkpoint.
         IntegrityError: a file is missing or changed, tensors do not fit the architecture, or the model no
-        longer
-            gives the embeddings it was saved with. The message names the file and what to do.
+            longer gives the embeddings it was saved with. The message names the file and what to do.
     """
-    folder = Path(folder)
+    folder = _found(Path(folder))
     manifest = read_manifest(folder, KIND)
     if manifest.format != FORMAT:
         raise IntegrityError(
@@ -134,6 +134,25 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
         ) from error
     verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
     return model.to(device)
+
+
+def _found(folder: Path) -> Path:
+    """Return the checkpoint that a folder is, or that of the run that it is.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    for candidate in (folder, folder / RUN_MODEL):
+        if is_done(candidate, KIND) or (candidate / WEIGHTS).is_file():
+            return candidate
+    unfinished = (folder / "state").is_dir()
+    raise UsageError(
+        "there is no model here",
+        where=folder,
+        found="a run that was stopped" if unfinished else "no such folder" * (not folder.exists()),
+        expected=f"a checkpoint (with {CONFIG} and {WEIGHTS}), or the folder of a finished run",
+        fix="go on with the run (diptych train RECIPE --resume)" if unfinished else "check the path",
+    )
 
 
 def _check_tokenizer(path: Path, facts: TokenizerFacts) -> None:
