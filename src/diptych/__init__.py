@@ -1,3 +1,72 @@
-"""diptych: the whole of CLIP in one house."""
+"""diptych: the whole of CLIP in one house.
+
+>>> import diptych
+>>> diptych.preset("ViT-B-32").embed_dim
+512
+
+The names below are the public ones; each is imported from its room when it is first asked for, so that
+`import diptych` stays instant. Training (`diptych.train.trainer`), scores (`diptych.evaluate`) and search
+(`diptych.search`) are imported from their own rooms.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diptych.core.errors import DiptychError as DiptychError
+    from diptych.data.images import Preprocess as Preprocess
+    from diptych.data.loader import Loader as Loader
+    from diptych.data.loader import LoaderSettings as LoaderSettings
+    from diptych.data.pack import pack as pack
+    from diptych.data.shards import ShardSet as ShardSet
+    from diptych.data.sources import open_source as open_source
+    from diptych.data.tokenizer import Tokenizer as Tokenizer
+    from diptych.embed.features import embed_images as embed_images
+    from diptych.embed.features import embed_texts as embed_texts
+    from diptych.evaluate.classifier import build_classifier as build_classifier
+    from diptych.evaluate.prompts import Templates as Templates
+    from diptych.models.checkpoint import load as load
+    from diptych.models.checkpoint import save as save
+    from diptych.models.clip import build as build
+    from diptych.models.config import ClipConfig as ClipConfig
+    from diptych.models.model import Model as Model
+    from diptych.models.presets import preset as preset
+    from diptych.train.loss import contrastive_loss as contrastive_loss
 
 __version__ = "0.1.0"
+
+_ROOMS = {
+    "ClipConfig": "models.config",
+    "DiptychError": "core.errors",
+    "Loader": "data.loader",
+    "LoaderSettings": "data.loader",
+    "Model": "models.model",
+    "Preprocess": "data.images",
+    "ShardSet": "data.shards",
+    "Templates": "evaluate.prompts",
+    "Tokenizer": "data.tokenizer",
+    "build": "models.clip",
+    "build_classifier": "evaluate.classifier",
+    "contrastive_loss": "train.loss",
+    "embed_images": "embed.features",
+    "embed_texts": "embed.features",
+    "load": "models.checkpoint",
+    "open_source": "data.sources",
+    "pack": "data.pack",
+    "preset": "models.presets",
+    "save": "models.checkpoint",
+}
+
+__all__ = sorted(_ROOMS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+    found = getattr(import_module(f"diptych.{_ROOMS[name]}"), name)
+    globals()[name] = found  # asked once: the next look-up finds it here
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

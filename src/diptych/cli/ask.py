@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from diptych.cli.run import open_model
 from diptych.core.errors import UsageError
 from diptych.core.progress import Progress
 
@@ -30,11 +29,12 @@ def classify_images(
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
     from diptych.evaluate.prompts import BARE, load
+    from diptych.models.checkpoint import load as load_model
 
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
-    model = open_model(model_ref)
+    model = load_model(model_ref)
     classifier = build_classifier(model, names, load(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
     scale = float(model.clip.logit_scale.exp())
@@ -46,20 +46,30 @@ def classify_images(
         logits = scale * (classifier @ embed)
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
-        labels = [{"label": names[place], "probability": round(float(shares[place]), 6)} for place in np.argsort(-shares)]
+        labels = [
+            {"label": names[place], "probability": round(float(shares[place]), 6)}
+            for place in np.argsort(-shares)
+        ]
         found.append({"image": str(path), "label": labels[0]["label"], "labels": labels})
     return found, unreadable
 
 
-def search_source(model_ref: str, ref: str, query: str, *, k: int, folder: Path | None) -> list[dict[str, Any]]:
+def search_source(
+    model_ref: str, ref: str, query: str, *, k: int, folder: Path | None
+) -> list[dict[str, Any]]:
     """Return the k pictures of a source that a text describes best; the index is built once and kept."""
     from diptych.data.sources import open_source
+    from diptych.models.checkpoint import load as load_model
     from diptych.search.index import Index
     from diptych.search.searcher import Searcher
 
     if k < 1 or not query.strip():
-        raise UsageError("there is nothing to look for", found=f"k = {k}, query {query!r}", expected="k of 1 or more, and a text")
-    model = open_model(model_ref)
+        raise UsageError(
+            "there is nothing to look for",
+            found=f"k = {k}, query {query!r}",
+            expected="k of 1 or more, and a text",
+        )
+    model = load_model(model_ref)
     source = open_source(ref)
     if folder is None:
         digest = hashlib.sha256(f"{model.digest} {source.name}".encode()).hexdigest()[:16]
@@ -68,4 +78,7 @@ def search_source(model_ref: str, ref: str, query: str, *, k: int, folder: Path 
         progress.log(f"index: {folder}")
         index = Index.build(model, source, folder)
     hits = Searcher(model, index).text(query, k)
-    return [{"rank": rank, "key": hit.key, "score": round(float(hit.score), 6), "caption": hit.caption} for rank, hit in enumerate(hits, start=1)]
+    return [
+        {"rank": rank, "key": hit.key, "score": round(float(hit.score), 6), "caption": hit.caption}
+        for rank, hit in enumerate(hits, start=1)
+    ]

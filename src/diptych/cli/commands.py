@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -133,11 +134,12 @@ def evaluate(
     """
     keep_freed_memory()
     from diptych.cli.recipe import TaskPart
-    from diptych.cli.run import build_suites, open_model
+    from diptych.cli.run import build_suites
+    from diptych.models.checkpoint import load
 
     part = TaskPart(labels or task, source, task, labels, templates)
     (suite,) = build_suites([part], columns=parse_columns(columns))
-    loaded = open_model(model)
+    loaded = load(model)
     found = suite.run(loaded)
     show(found.metrics())
     if report is not None:
@@ -149,7 +151,12 @@ def evaluate(
 
 
 def classify(
-    model: Positional[str], images: Positional[tuple[Path, ...]], *, labels: str, templates: str = "", json: str = "-"
+    model: Positional[str],
+    images: Positional[tuple[Path, ...]],
+    *,
+    labels: str,
+    templates: str = "",
+    json: str = "-",
 ) -> int:
     """Say which of your labels fits each picture best.
 
@@ -175,7 +182,9 @@ def classify(
     answer(found, json)
     if unreadable:
         raise DataError(
-            "some pictures cannot be read", where=", ".join(unreadable[:3]), found=f"{len(unreadable)} of {len(images)}"
+            "some pictures cannot be read",
+            where=", ".join(unreadable[:3]),
+            found=f"{len(unreadable)} of {len(images)}",
         )
     return 0
 
@@ -205,7 +214,7 @@ def search(
     return answer(search_source(model, source, query, k=k, folder=index), json)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "tokenizer": tokenizer,
     "pack": pack,
@@ -251,4 +260,6 @@ def show(metrics: list[Metric]) -> None:
     """Print metrics as a small table, to stderr: stdout is for the JSON."""
     for metric in metrics:
         interval = "" if metric.ci95 is None else f"  [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"
-        sys.stderr.write(f"{metric.task:>24}  {metric.metric:<40} {metric.value:8.4f}{interval}  n={metric.n}\n")
+        sys.stderr.write(
+            f"{metric.task:>24}  {metric.metric:<40} {metric.value:8.4f}{interval}  n={metric.n}\n"
+        )

@@ -16,8 +16,8 @@ from diptych.cli.run import run_recipe
 from diptych.core.manifest import is_done
 
 NEXT = """
-Done in {minutes:.1f} minutes: {top1:.1%} of pictures whose shape and colour were never seen together were named
-right among 288 names. The report with curves, mistakes and pictures: {report}
+Done in {minutes:.1f} minutes. Of pictures whose shape and colour were never seen together, {top1:.1%} were
+named right among 288 names. The report with curves, mistakes and pictures: {report}
 
 Try next
   diptych search {run} "scenes:test?count=2000" "two green stars" -k 5

@@ -132,7 +132,9 @@ def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model"
         end_id=tokenizer.end_id,
         context_length=tokenizer.context_length,
     )
-    given = {part.name: getattr(recipe.preprocess, part.name) for part in dataclasses.fields(recipe.preprocess)}
+    given = {
+        part.name: getattr(recipe.preprocess, part.name) for part in dataclasses.fields(recipe.preprocess)
+    }
     preprocess = Preprocess(size=config.vision.image_size, **given)
     return Model(build(config, seed=seed), tokenizer, preprocess, {"preset": recipe.model.preset})
 
@@ -156,9 +158,7 @@ def build_suites(
                 scored.append(RetrievalEvaluator(task.name, source, precision))
                 continue
             templates = load(task.templates) if task.templates else None
-            scored.append(
-                ZeroShotEvaluator(task.name, source, task.labels, (), templates, precision)
-            )
+            scored.append(ZeroShotEvaluator(task.name, source, task.labels, (), templates, precision))
         suites.append(Suite(source.name, source, tuple(scored), precision))
     return tuple(suites)
 
@@ -200,12 +200,3 @@ def _report(
     )
     with Progress("report") as progress:
         progress.log(f"report: {folder / 'report.html'} ({time.monotonic() - started:.1f} s)")
-
-
-def open_model(ref: str) -> "Model":
-    """Load a checkpoint folder, or the `model/` of a run's folder."""
-    from diptych.models import checkpoint
-
-    folder = Path(ref)
-    return checkpoint.load(folder / "model" if (folder / "model").is_dir() else folder)
-

@@ -16,7 +16,7 @@ NEVER_TRIM = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep what is freed, and torch to ask for huge pages; call it before importing torch.
+    """Tell the C library to keep what is freed, and torch to ask for huge pages; call before importing torch.
 
     Returns:
         Whether the C library took it. Elsewhere than on glibc (macOS, musl) nothing changes.
