@@ -1,1 +1,1 @@
-"""diptych.models."""
+"""The two towers: configuration and presets, blocks, vision, ResNet, text, CLIP, checkpoints and key maps."""
