@@ -10,11 +10,13 @@ Reads: shards. Writes: nothing.
 import hashlib
 import json
 import os
-import re
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import active_children
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +38,8 @@ PREFETCHED_BATCHES = 2
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
 workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s."""
+LAST_BREATH_SECONDS = 1.0
+"""How long a worker whose connection broke may take to be seen as dead."""
 JUDGED_SAMPLES = 1000
 """The rate of bad samples is held against the allowed one once this many were seen: a rate needs a number."""
 
@@ -164,7 +168,7 @@ class Loader:
         """Return the keys of samples by their numbers, to find them by hand."""
         return [self._builder.pairs.pair(number).key for number in indices.tolist()]
 
-    def batches(self, samples_seen: int = 0) -> Iterator[Batch]:
+    def batches(self, samples_seen: int = 0) -> Generator[Batch, None, None]:
         """Yield batches for ever.
 
         Args:
@@ -189,17 +193,22 @@ class Loader:
             prefetch_factor=PREFETCHED_BATCHES if workers else None,
             multiprocessing_context=START_METHOD if workers else None,
         )
-        batches = iter(loading)
-        while True:
-            try:
-                batch: Batch = next(batches)
-            except RuntimeError as error:
-                fault = self._dead_worker(str(error), whereabouts)
-                if fault is None:
-                    raise
-                raise fault from error
-            self._count(batch)
-            yield batch
+        batches = _begin(loading)
+        fault = None
+        try:
+            while fault is None:
+                try:
+                    batch: Batch = next(batches)
+                except (RuntimeError, OSError, EOFError):  # the last two where it died handing over a batch
+                    fault = self._dead_worker(whereabouts) if workers else None
+                    if fault is None:
+                        raise
+                else:
+                    self._count(batch)
+                    yield batch
+        finally:
+            del batches  # ends the workers now, not when somebody drops the last traceback
+        raise fault
 
     def _count(self, batch: Batch) -> None:
         for reason, place in batch.skipped:
@@ -208,20 +217,22 @@ class Loader:
         if self.counts.seen >= JUDGED_SAMPLES or not len(batch.indices):
             self.counts.check(self.settings.max_bad_fraction)
 
-    def _dead_worker(self, message: str, whereabouts: Tensor) -> EnvironmentFault | None:
-        """Return the error about a dead worker, or None if the message is about something else."""
-        if "DataLoader worker" not in message:
-            return None
-        dead = {int(number) for number in re.findall(r"\d+", message)}
-        lines = []
-        for worker, (process, sample) in enumerate(whereabouts.tolist()):
-            if process in dead:
-                place = self._builder.pairs.place(sample) if sample >= 0 else "nothing yet"
-                lines.append(f"worker {worker} (process {process}), reading {place}")
+    def _dead_worker(self, whereabouts: Tensor) -> EnvironmentFault | None:
+        """Return the error about dead workers, or None if all of them live."""
+        started = {process: (worker, sample) for worker, (process, sample) in enumerate(whereabouts.tolist())}
+        deadline = time.monotonic() + LAST_BREATH_SECONDS
+        while not (dead := started.keys() - {child.pid for child in active_children()} - {-1}):
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(LAST_BREATH_SECONDS / 20)
+        places = []
+        for process in sorted(dead):
+            worker, sample = started[process]
+            place = self._builder.pairs.place(sample) if sample >= 0 else "nothing yet"
+            places.append(f"worker {worker} (process {process}), reading {place}")
         return EnvironmentFault(
             "a loader worker died",
-            where="; ".join(lines),
-            found=message.splitlines()[0],
+            where="; ".join(places),
             fix="look for lack of memory (dmesg); resume the run, with fewer workers if it happens again",
         )
 
@@ -312,15 +323,31 @@ def _cut(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(tokens[:, : int(used[-1]) + 1]) if used.size else tokens[:, :0]
 
 
+def _begin(loading: DataLoader[Batch]) -> Iterator[Batch]:
+    """Start the workers, without torch's handler for their death.
+
+    That handler raises wherever the main thread happens to be: between two halves of an optimizer step, or in
+    the middle of a save. Without it a dead worker is found where its batch is awaited, within some 5 s.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return iter(loading)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loading)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
 def _begin_worker(worker: int) -> None:
-    """Set up a worker: one thread, for the trainer needs the cores; signals are the trainer's affair."""
+    """Set up a worker: one thread, for the trainer needs the cores, and a session of its own."""
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # A signal to the whole group must not take the workers away while the trainer saves.
-        signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        # Ctrl-C and a signal to the whole group must not take the workers away while the trainer saves.
+        # (Ignoring SIGTERM here would be wrong: it is how a parent that exits ends its workers.)
+        os.setsid()
     info: Any = get_worker_info()
     info.dataset.whereabouts[worker, 0] = os.getpid()

@@ -7,7 +7,8 @@ Source: Radford et al. 2021, sections 2.3 to 2.5, figure 3 and table 18.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from diptych.core.manifest import Manifest, created_by, file_entry, is_done, wri
 from diptych.core.progress import Progress
 from diptych.core.records import Evaluator, Metric
 from diptych.core.settings import to_mapping
-from diptych.data.loader import Batch, Loader
+from diptych.data.loader import Loader
 from diptych.models import checkpoint
 from diptych.models.model import Model
 from diptych.train import state
@@ -95,9 +96,10 @@ def train(
     total = settings.batch_size * run.total_steps
     with StopSignal() as stop, Progress("training", total=total) as progress:
         run.begin(progress, resume=resume)
-        while run.step < run.total_steps and stop.number is None:
-            run.advance()
-        return run.finish(stop.number)
+        with closing(run.batches):
+            while run.step < run.total_steps and stop.number is None:
+                run.advance()
+            return run.finish(stop.number)
 
 
 class _Run:
@@ -141,7 +143,7 @@ class _Run:
         elif resume:
             progress.log("no saved state in this folder yet: starting from the beginning")
         self.journal.begin(self.step)
-        self._batches: Iterator[Batch] = self.loader.batches(self.samples_seen)
+        self.batches = self.loader.batches(self.samples_seen)
         self._started = time.monotonic()
 
     def _restore(self, found: Path) -> None:
@@ -168,7 +170,7 @@ class _Run:
     def advance(self) -> None:
         """Do one step, and what is due after it."""
         waiting = time.monotonic()
-        batch = next(self._batches)
+        batch = next(self.batches)
         waited = time.monotonic() - waiting
         done = self.stepper.step(batch, self.step)
         self.step += 1
