@@ -27,7 +27,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from contest import Contestant, answer_questions, machine, ratio, write_result
 
@@ -52,7 +52,7 @@ class Case:
         preset: the towers, as `diptych.models.presets` names them.
         batch_size: pairs a step.
         context_length: what peers pad to; None takes the preset's.
-        activation: of the MLPs; each library has both.
+        activation: of the MLPs; None takes the preset's. Each library has both.
         own_vocabulary: a vocabulary of the recipe's size trained on the titles, instead of the published one.
         why: what this case shows.
     """
@@ -60,7 +60,7 @@ class Case:
     preset: str
     batch_size: int
     context_length: int | None = None
-    activation: str = "quick_gelu"
+    activation: Literal["quick_gelu", "gelu"] | None = None
     own_vocabulary: bool = False
     why: str = ""
 
@@ -72,13 +72,14 @@ def cases() -> dict[str, Case]:
     recipe = load_recipe(RECIPE)
     return {
         "vit-b-32": Case("ViT-B-32", 32, 77, why="the paper's model: matrix products decide"),
-        "small": Case("vit-tiny-8-64", 256, 32, "gelu", why="192 wide: elementwise work decides"),
+        "small": Case("vit-tiny-8-64", 256, 32, why="192 wide: elementwise work decides"),
+        "small-gelu": Case("vit-tiny-8-64", 256, 32, "gelu", why="small, with open_clip's own default"),
         "fashion": Case(
             recipe.model.preset,
             int(recipe.train["batch_size"]),
             recipe.tokenizer.context_length,
             own_vocabulary=True,
-            why="the recipe's towers; its activation is the preset's",
+            why="the recipe's towers, batch and vocabulary",
         ),
     }
 
@@ -104,6 +105,7 @@ def prepare(case: Case, data: Path, folder: Path) -> dict[str, Any]:
     else:
         merges = data / "text" / "bpe_simple_vocab_16e6.txt.gz"
         tokenizer = Tokenizer.from_merges(merges, context_length=context_length)
+    if case.activation:
         config = dataclasses.replace(config, activation=case.activation)
     config = config.with_tokenizer(
         vocab_size=tokenizer.vocab_size,
@@ -224,7 +226,7 @@ def commands(peer_python: str | None, wanted: set[str]) -> dict[str, list[str]]:
 
 
 def compare(
-    spec: dict[str, Any], precision: str, *, starts: dict[str, list[str]], rounds: int
+    spec: dict[str, Any], precision: str, *, starts: dict[str, list[str]], rounds: int, round_seconds: float
 ) -> dict[str, Any]:
     """Measure all contestants on one case in one precision, in alternating rounds."""
     contestants = {name: Contestant(command) for name, command in starts.items()}
@@ -238,7 +240,7 @@ def compare(
             continue
         facts[name]["first_losses"] = contestant.ask(do="steps", count=WARM_UP_STEPS)["losses"]
     tried = contestants[OURS].ask(do="steps", count=1)["seconds"]
-    count = max(1, round(ROUND_SECONDS / tried))
+    count = max(1, round(round_seconds / tried))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
@@ -274,6 +276,7 @@ def main() -> None:
     parser.add_argument("--contestants", default=",".join(PEERS), help="peers to measure beside ours")
     parser.add_argument("--preset", help="other towers for the case fashion")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--round-seconds", type=float, default=ROUND_SECONDS)
     parser.add_argument("--json", help="file to write besides standard output")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -291,7 +294,13 @@ def main() -> None:
             spec = prepare(case, Path(options.data), Path(folder))
             found = {}
             for precision in precisions:
-                found[precision] = compare(spec, precision, starts=starts, rounds=options.rounds)
+                found[precision] = compare(
+                    spec,
+                    precision,
+                    starts=starts,
+                    rounds=options.rounds,
+                    round_seconds=options.round_seconds,
+                )
                 faster = found[precision]["ours_faster_than_the_fastest_by"]
                 print(f"{name} {precision}: {faster} times the fastest peer", file=sys.stderr)
         about = {"why": case.why, "config": spec["config"], "tokens_a_caption": spec["tokens_a_caption"]}

@@ -29,24 +29,23 @@ def timed(step: Callable[[], float], count: int) -> dict[str, Any]:
     }
 
 
-def import_open_clip():
-    """Import open_clip; torchvision without its compiled operators serves if these two are declared."""
+def import_torchvision():
+    """Import torchvision; without its compiled operators it still serves if two of them are declared."""
     import torch
 
-    operators = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        try:
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        operators = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
             operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:  # the operators are there
-            break
-    import open_clip
-
-    return open_clip, operators
+        return operators  # they last as long as this object
+    return None
 
 
 def open_clip_model(config: dict[str, Any]):
     """Build open_clip's CLIP with the towers that a diptych configuration describes."""
-    open_clip, _operators = import_open_clip()
+    import open_clip
     from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
     vision, text = config["vision"], config["text"]
@@ -241,6 +240,7 @@ def batches(*, folder: str, batch_size: int, mean: Any, std: Any, **_others: Any
 def main() -> None:
     from contest import answer_questions
 
+    _operators = import_torchvision()
     peer = Peer(sys.argv[1])
     answer_questions({"build": peer.build, "steps": peer.steps})
 
