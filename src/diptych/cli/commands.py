@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,6 +15,23 @@ from diptych.core.records import Metric
 
 if TYPE_CHECKING:
     from diptych.data.sources import Columns
+
+
+ModelFolder = Annotated[Positional[str], arg(metavar="MODEL")]
+SourceName = Annotated[Positional[str], arg(metavar="SOURCE")]
+OutFolder = Annotated[Positional[Path], arg(metavar="OUT")]
+
+
+NEXT = """
+model    {run}/model
+results  {run}/results.json
+report   {run}/report.html
+
+Try next
+  diptych search {run} SOURCE "a text" -k 5
+  diptych classify {run} PICTURE --labels "one name,another name"
+  diptych evaluate {run} SOURCE --task retrieval
+"""
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> int:
@@ -31,7 +48,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> int:
 
 
 def tokenizer(
-    source: Positional[str], out: Positional[Path], *, size: int = 8192, columns: str = "", context: int = 77
+    source: SourceName, out: OutFolder, *, size: int = 8192, columns: str = "", context: int = 77
 ) -> int:
     """Train a byte-pair vocabulary on a source's captions.
 
@@ -56,8 +73,8 @@ def tokenizer(
 
 
 def pack(
-    source: Positional[str],
-    out: Positional[Path],
+    source: SourceName,
+    out: OutFolder,
     *,
     columns: str = "",
     workers: int = 2,
@@ -83,7 +100,7 @@ def pack(
 
 
 def train(
-    recipe: Positional[Path],
+    recipe: Annotated[Positional[Path], arg(metavar="RECIPE")],
     *,
     assignments: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")] = (),
     out: Path | None = None,
@@ -105,13 +122,15 @@ def train(
     words = ["diptych train", str(recipe), *(f"--set {text}" for text in assignments), f"--out {folder}"]
     outcome = run_recipe(load_recipe(recipe, assignments), folder, resume=resume, command=" ".join(words))
     if outcome.trained.stopped_by is None:
+        show(outcome.metrics)
+        sys.stderr.write(NEXT.format(run=folder))
         answer([metric.as_dict() for metric in outcome.metrics])
     return outcome.trained.exit_code
 
 
 def evaluate(
-    model: Positional[str],
-    source: Positional[str],
+    model: ModelFolder,
+    source: SourceName,
     *,
     task: Literal["zeroshot", "retrieval"],
     labels: str = "",
@@ -141,18 +160,19 @@ def evaluate(
     (suite,) = build_suites([part], columns=parse_columns(columns))
     loaded = load(model)
     found = suite.run(loaded)
-    show(found.metrics())
+    metrics = found.metrics()
+    show(metrics)
     if report is not None:
         from diptych.evaluate.gallery import build_report
         from diptych.evaluate.report import write_report
 
         write_report(report, build_report(loaded, found, title=f"{part.name} on {Path(source).name}"))
-    return answer([metric.as_dict() for metric in found.metrics()], json)
+    return answer([metric.as_dict() for metric in metrics], json)
 
 
 def classify(
-    model: Positional[str],
-    images: Positional[tuple[Path, ...]],
+    model: ModelFolder,
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")],
     *,
     labels: str,
     templates: str = "",
@@ -190,11 +210,11 @@ def classify(
 
 
 def search(
-    model: Positional[str],
-    source: Positional[str],
-    query: Positional[str],
+    model: ModelFolder,
+    source: SourceName,
+    query: Annotated[Positional[str], arg(metavar="QUERY")],
     *,
-    k: Annotated[int, arg(aliases=["-k"])] = 10,
+    k: Annotated[int, arg(name="k", aliases=["-k"], metavar="N")] = 10,
     index: Path | None = None,
     json: str = "-",
 ) -> int:
@@ -247,8 +267,12 @@ def parse_columns(text: str) -> "Columns":
 
 
 def answer(result: object, where: str = "-") -> int:
-    """Write a result as JSON to stdout or a file."""
-    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    """Write a result as JSON to stdout or a file; a list has one record a line."""
+    if isinstance(result, list):
+        records = ",\n  ".join(json.dumps(record, ensure_ascii=False, allow_nan=False) for record in result)
+        text = f"[\n  {records}\n]" if result else "[]"
+    else:
+        text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if where == "-":
         sys.stdout.write(text + "\n")
     else:
@@ -256,7 +280,7 @@ def answer(result: object, where: str = "-") -> int:
     return 0
 
 
-def show(metrics: list[Metric]) -> None:
+def show(metrics: Sequence[Metric]) -> None:
     """Print metrics as a small table, to stderr: stdout is for the JSON."""
     for metric in metrics:
         interval = "" if metric.ci95 is None else f"  [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"

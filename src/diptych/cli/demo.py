@@ -44,7 +44,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> int:
     outcome = run_recipe(recipe, folder, resume=held, command="diptych demo")
     if outcome.trained.stopped_by is not None:
         return outcome.trained.exit_code
-    show(list(outcome.metrics))
+    show(outcome.metrics)
     gallery = recipe.evaluate[-1].source
     for query in recipe.report.queries:
         hits = search_source(str(folder), gallery, query, k=3, folder=None)

@@ -1,17 +1,32 @@
-"""The `diptych` command: one word per job, results as JSON on stdout, progress on stderr.
+"""The `diptych` command: one word per job, results as JSON on stdout, progress and messages on stderr.
 
-Exit codes: 0 done, 2 wrong usage, 3 too much bad data, 4 environment (disk, memory, a missing package),
-5 integrity (a file is not what it was), 130 and 143 stopped by a signal.
+Exit codes: 0 done, 2 wrong usage, 3 too much bad data, 4 environment (disk, memory, permissions, a missing
+package), 5 integrity (a file is not what it was), 130 and 143 stopped by a signal. A traceback is a bug.
 """
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
-from diptych.core.errors import DiptychError
+from diptych.core.errors import DiptychError, EnvironmentFault, UsageError, unknown_name
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
+
+MACHINE_FAULTS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+"""Errors of the system that the user can mend; any other is a bug of ours and keeps its traceback."""
+
+OUT_OF_MEMORY = "can't allocate memory"  # how torch's CPU allocator words it, in a plain RuntimeError
+
+
+class Terminated(BaseException):
+    """SIGTERM came outside the training loop; unwinds the stack so that temporary files go."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,49 +39,100 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words in (["--version"], ["-V"]):
-        from diptych import __version__
-
-        print(f"diptych {__version__}")  # noqa: T201 - this is the command's answer
-        return 0
     try:
-        return _dispatch(words)
-    except DiptychError as error:
-        _say(f"diptych: {error}")
-        return error.exit_code
+        with _unwinding_on_sigterm():
+            code = _dispatch(words)
+            sys.stdout.flush()  # here, where a closed pipe can be caught
+        return code
     except KeyboardInterrupt:
-        _say("diptych: stopped")
-        return 128 + signal.SIGINT
+        return _stopped(signal.SIGINT)
+    except Terminated:
+        return _stopped(signal.SIGTERM)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except MemoryError:
-        _say("diptych: out of memory; lower train.batch_size, or close other programs")
-        return 4
+    except (DiptychError, OSError, MemoryError, RuntimeError) as error:
+        told = _as_ours(error)
+        if told is None:
+            raise
+        hint = "\n  more: diptych --help" if isinstance(told, UsageError) and not told.fix else ""
+        _say(f"diptych: {told}{hint}")
+        return told.exit_code
+
+
+def _as_ours(error: Exception) -> DiptychError | None:
+    """Return the error that the user can do something about; None for a bug."""
+    if isinstance(error, DiptychError):
+        return error
+    if isinstance(error, OSError):
+        if error.errno not in MACHINE_FAULTS:
+            return None
+        return EnvironmentFault(
+            "the system refused",
+            where=error.filename or "",
+            found=error.strerror or error,
+            fix="check permissions and free space",
+        )
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
+        return EnvironmentFault("out of memory", fix="lower train.batch_size, or close other programs")
+    return None
 
 
 def _dispatch(words: Sequence[str]) -> int:
+    if list(words) in (["--version"], ["-V"]):
+        from diptych import __version__
+
+        sys.stdout.write(f"diptych {__version__}\n")
+        return 0
+
     import tyro
 
     from diptych.cli.commands import COMMANDS
 
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        raise unknown_name("command", words[0], COMMANDS, where="diptych")
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
-    return int(
-        app.cli(
-            args=words or ["--help"],
-            prog="diptych",
-            description="The whole of CLIP in one house: pairs in, a zero-shot model out.",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            use_underscores=False,
-        )
-        or 0
+    code = app.cli(
+        args=words or ["--help"],
+        prog="diptych",
+        description="The whole of CLIP in one house: pairs in, a zero-shot model out.",
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        use_underscores=False,
     )
+    return int(code or 0)
+
+
+@contextmanager
+def _unwinding_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end this process as Ctrl-C does; worker processes keep the system's way and just die."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    mine = os.getpid()
+
+    def unwind(number: int, frame: FrameType | None) -> None:
+        del frame
+        if os.getpid() == mine:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stopped(number: int) -> int:
+    _say("diptych: stopped; what was finished is kept: run the same command again to go on")
+    return 128 + number
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - the one place that speaks to the user
+    sys.stderr.write(text + "\n")
 
 
 if __name__ == "__main__":

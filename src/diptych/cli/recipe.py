@@ -75,7 +75,7 @@ class TaskPart:
             raise SettingsError(
                 "a zero-shot task needs the column of its labels",
                 where=f"evaluate: {self.name}",
-                fix='add labels = "COLUMN"',
+                fix='labels = "COLUMN" in a recipe, --labels COLUMN in a command',
             )
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.recipe import Recipe, TaskPart
+from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
+from diptych.core.errors import UsageError
 from diptych.core.files import write_json
-from diptych.core.manifest import is_done
+from diptych.core.manifest import is_done, read_manifest
 from diptych.core.progress import Progress
-from diptych.core.records import Metric, Pair
+from diptych.core.records import Counts, Metric, Pair
 from diptych.core.settings import from_mapping
 
 if TYPE_CHECKING:
@@ -36,20 +37,46 @@ class Outcome:
     model: "Model"
 
 
+class _Remembering:
+    """A suite that keeps what it found last, so that the end of a run is not evaluated twice."""
+
+    def __init__(self, suite: "Suite") -> None:
+        self.suite, self.name = suite, suite.name
+        self.found: SuiteResult | None = None
+
+    def __call__(self, model: "Model") -> list[Metric]:
+        self.found = self.suite.run(model)
+        return self.found.metrics()
+
+    def result(self, model: "Model") -> "SuiteResult":
+        """Return what was found last, or find it now."""
+        return self.found if self.found is not None else self.suite.run(model)
+
+
 def run_recipe(recipe: Recipe, folder: Path, *, resume: bool = False, command: str = "") -> Outcome:
     """Carry out a recipe in a folder.
+
+    Whatever can be wrong with the recipe is found before the first picture is read.
 
     Args:
         recipe: what to do.
         folder: for everything the run writes; parts that are done already are not done again.
         resume: go on with a training that was stopped.
-        command: what the user typed, for the report.
+        command: what the user typed, for the messages and the report.
     """
+    import torch
+
     from diptych.data.loader import Loader, LoaderSettings
+    from diptych.models.presets import preset
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import train
 
+    _check_folder(folder, resume=resume, command=command)
     settings = from_mapping(TrainSettings, recipe.train, where="train")
+    preset(recipe.model.preset)
+    _check_vocabulary(recipe.tokenizer)
+    precision = settings.resolved_precision(torch.device("cpu"))
+    suites = [_Remembering(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
     shards = pack_once(recipe, folder)
     tokenizer = vocabulary_once(recipe, shards, folder)
     model = build_model(recipe, tokenizer, seed=settings.seed)
@@ -59,17 +86,44 @@ def run_recipe(recipe: Recipe, folder: Path, *, resume: bool = False, command: s
         model.preprocess,
         LoaderSettings(settings.batch_size, workers=recipe.loader.workers, seed=settings.seed),
     )
-    precision = settings.resolved_precision(model.device)
-    suites = build_suites(recipe.evaluate, precision=precision)
     trained = train(model, loader, settings, run_folder=folder, evaluators=suites, resume=resume)
     if trained.model_folder is None:
         return Outcome(trained, (), model)
-    results = [suite.run(model) for suite in suites]
+    results = [suite.result(model) for suite in suites]
     metrics = tuple(metric for result in results for metric in result.metrics())
     write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
-    if results:
-        _report(recipe, model, results, trained, folder, command)
+    _report(
+        recipe, model, results, folder, facts=_facts(recipe, model, trained), command=command,
+        left_out=_left_out(shards, loader.counts),
+    )  # fmt: skip
     return Outcome(trained, metrics, model)
+
+
+def _check_folder(folder: Path, *, resume: bool, command: str) -> None:
+    """Refuse a folder that a run is in, before anything is read."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("the folder of a run is a file", where=folder, fix="choose another one with --out")
+    if resume or not ((folder / "state").exists() or (folder / "metrics.jsonl").exists()):
+        return
+    done = is_done(folder, "run")
+    raise UsageError(
+        "the folder holds a run already",
+        where=folder,
+        found="a finished run" if done else "a run that was stopped",
+        fix=f"choose another folder with --out{'' if done else ', or go on with it'}: "
+        + (f"{command.partition(' --out ')[0]} --out OTHER" if done else f"{command} --resume"),
+    )
+
+
+def _check_vocabulary(part: TokenizerPart) -> None:
+    from diptych.data.tokenizer import require_size
+
+    if part.file and not Path(part.file).exists():
+        raise UsageError(
+            "there is no such vocabulary", where=f"tokenizer.file: {part.file}", fix="check the path"
+        )
+    if not part.file:
+        require_size(part.size)
 
 
 def pack_once(recipe: Recipe, folder: Path) -> "ShardSet":
@@ -167,36 +221,51 @@ def _report(
     recipe: Recipe,
     model: "Model",
     results: Sequence["SuiteResult"],
-    trained: "TrainResult",
     folder: Path,
+    *,
+    facts: tuple[tuple[str, str], ...],
+    left_out: tuple[tuple[str, int], ...],
     command: str,
 ) -> None:
-    from diptych.evaluate.gallery import build_report
+    from diptych.evaluate.gallery import build_run_report
     from diptych.evaluate.report import write_report
 
     started = time.monotonic()
-    first, *others = results
-    report = build_report(
+    report = build_run_report(
         model,
-        first,
+        results,
         title=recipe.report.title or folder.name,
         summary=recipe.report.summary,
         queries=recipe.report.queries,
         metrics_file=folder / "metrics.jsonl",
     )
-    further = tuple(metric for result in others for metric in result.metrics())
+    report = dataclasses.replace(
+        report, facts=facts, left_out=(*left_out, *report.left_out), commands=(("this run", command),)
+    )
+    write_report(folder / "report.html", report)
+    with Progress("report") as progress:
+        progress.log(f"report: {folder / 'report.html'} ({time.monotonic() - started:.1f} s)")
+
+
+def _facts(recipe: Recipe, model: "Model", trained: "TrainResult") -> tuple[tuple[str, str], ...]:
     parameters = sum(tensor.numel() for tensor in model.clip.parameters())
-    facts = (
+    return (
         ("preset", recipe.model.preset),
         ("parameters", f"{parameters / 1e6:.2f} million"),
         ("pairs seen", f"{trained.samples_seen:,}"),
         ("time", f"{trained.seconds / 60:.1f} minutes"),
         ("model", model.digest[:16]),
     )
-    commands = (("this run", command),) if command else ()
-    write_report(
-        folder / "report.html",
-        dataclasses.replace(report, facts=facts, commands=commands, metrics=(*report.metrics, *further)),
-    )
-    with Progress("report") as progress:
-        progress.log(f"report: {folder / 'report.html'} ({time.monotonic() - started:.1f} s)")
+
+
+def _left_out(shards: "ShardSet", loaded: Counts) -> tuple[tuple[str, int], ...]:
+    """Count what packing dropped and what the loader had to skip."""
+    from diptych.data.shards_index import KIND
+
+    folder = Path(shards.ref)
+    counts = read_manifest(folder).counts if is_done(folder, KIND) else shards.counts.as_dict()
+    rows = [("pairs packed for training", int(counts["out"]))]
+    for stage, dropped in (("packing", counts["dropped"]), ("training", loaded.as_dict()["dropped"])):
+        for reason, count in sorted(dropped.items()):
+            rows.append((f"dropped in {stage}: {reason.replace('_', ' ')}", int(count)))
+    return tuple(rows)

@@ -144,12 +144,7 @@ class Tokenizer:
 
         Source: Sennrich et al. 2016, algorithm 1, over the words of the cleaned captions.
         """
-        if not BASIC_SIZE <= size <= vocabularies.MAX_SIZE:
-            raise UsageError(
-                "impossible vocabulary size",
-                found=size,
-                expected=f"{BASIC_SIZE} (bytes and specials alone) to {vocabularies.MAX_SIZE:,}",
-            )
+        require_size(size)
         vocabulary = vocabularies.from_merges(_learn_merges(_count_words(captions), size))
         return cls(vocabulary, context_length=context_length)
 
@@ -314,6 +309,21 @@ def _count_words(captions: Iterable[str]) -> Counter[str]:
             if word not in (START, END):
                 counted[to_symbols(word)] += count
     return counted
+
+
+def require_size(size: int) -> None:
+    """Refuse a vocabulary's size that leaves no room for a merge or is beyond what a file may hold.
+
+    Raises:
+        UsageError: it is too small or too large.
+    """
+    if not BASIC_SIZE <= size <= vocabularies.MAX_SIZE:
+        raise UsageError(
+            "impossible size of a vocabulary",
+            found=f"{size:,}",
+            expected=f"{BASIC_SIZE} (bytes and specials alone) to {vocabularies.MAX_SIZE:,}",
+            fix="set tokenizer.size (--size); 8192 suits a hundred thousand captions, CLIP's is 49408",
+        )
 
 
 def _learn_merges(counted: Counter[str], size: int) -> list[tuple[str, str]]:

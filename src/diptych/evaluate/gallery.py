@@ -10,7 +10,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import zip_longest
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,12 +86,11 @@ def build_report(
     """
     embedded = suite.embedded
     zero_shots = [result for result in suite.results if isinstance(result, ZeroShotResult)]
-    retrievals = [result for result in suite.results if isinstance(result, RetrievalResult)]
     wall = [Choice(row) for row in _draw(_readable(embedded), WALL_PICTURES, seed, "wall")]
     cards = [_choose_cards(result) for result in zero_shots]
     asked = _free_queries(model, embedded, queries)
     read: list[tuple[int, tuple[tuple[str, bool], ...]]] = []
-    for retrieval in retrievals:
+    for retrieval in (result for result in suite.results if isinstance(result, RetrievalResult)):
         asked += _text_queries(retrieval, embedded, seed)
         read += _image_queries(retrieval, embedded, seed)
     chosen = [*wall, *(c for best, worst in cards for _, picks in (*best, *worst) for c in picks)]
@@ -122,6 +122,54 @@ def build_report(
         image_queries=tuple(ImageQuery(hang([Choice(row)])[0], texts) for row, texts in read),
         left_out=_left_out(suite, zero_shots),
         metrics=tuple(suite.metrics()),
+    )
+
+
+def build_run_report(
+    model: "Model",
+    suites: Sequence[SuiteResult],
+    *,
+    title: str,
+    summary: str = "",
+    queries: Sequence[str] = (),
+    metrics_file: Path | None = None,
+    seed: int = 0,
+) -> Report:
+    """Turn the results of several suites into one report, section by section in the order of the suites.
+
+    Args:
+        model: embeds the free queries.
+        suites: what was found, one per source; none leaves the curves alone on the page.
+        title: the run's name.
+        summary: one or two sentences under it.
+        queries: texts to look for, among the pictures of the first suite that has a retrieval task.
+        metrics_file: as in `build_report`.
+        seed: as in `build_report`.
+    """
+    finders = [suite for suite in suites if any(isinstance(r, RetrievalResult) for r in suite.results)]
+    asked = next(iter((*finders, *suites)), None)
+    parts = [
+        build_report(model, suite, title=title, queries=queries if suite is asked else (), seed=seed)
+        for suite in suites
+    ]
+    walls = zip_longest(*(part.wall for part in parts))  # a picture of each source in turn
+    named = len(parts) > 1
+    return Report(
+        title=title,
+        summary=summary,
+        wall=tuple(picture for row in walls for picture in row if picture is not None)[:WALL_PICTURES],
+        tiles=tuple(tile for part in parts for tile in part.tiles),
+        curves=read_curves(metrics_file) if metrics_file is not None else (),
+        prompts=tuple(table for part in parts for table in part.prompts),
+        classes=tuple(study for part in parts for study in part.classes),
+        text_queries=tuple(query for part in parts for query in part.text_queries),
+        image_queries=tuple(query for part in parts for query in part.image_queries),
+        left_out=tuple(
+            (f"{reason} · {PurePath(suite.source.name).name}" if named else reason, count)
+            for suite, part in zip(suites, parts, strict=True)
+            for reason, count in part.left_out
+        ),
+        metrics=tuple(metric for part in parts for metric in part.metrics),
     )
 
 
