@@ -67,7 +67,7 @@ class Words:
     """One token per letter: start, letters, end, zeros."""
 
     def tokens(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
-        rows = np.zeros((len(texts), 16), dtype=np.int64)
+        rows = np.zeros((len(texts), 64), dtype=np.int64)
         for row, text in zip(rows, texts, strict=True):
             ids = [8, *(ord(letter) for letter in text), END]
             row[: len(ids)] = ids

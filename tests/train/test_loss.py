@@ -1,12 +1,14 @@
 """The tiled loss equals the plain formula in float64, in value and in all three gradients."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diptych.models.numerics import numerics
 from diptych.train import loss as loss_module
 from diptych.train.loss import contrastive_loss
 
@@ -47,12 +49,13 @@ def unit(count: int, size: int = 24, seed: int = 0) -> Tensor:
     return functional.normalize(torch.randn(count, size, generator=generator), dim=1)
 
 
-@pytest.fixture(params=["direct", "tiled"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "tiled":
+@pytest.fixture(params=["direct", "tiled", "onednn"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param != "direct":
         monkeypatch.setattr(loss_module, "DIRECT_SIZE", 0)
         monkeypatch.setattr(loss_module, "TILE", 32)
-    return str(request.param)
+    with numerics("onednn" if request.param == "onednn" else "mkl"):
+        yield str(request.param)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 33, 64, 97, 300])

@@ -66,6 +66,11 @@ def _vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next(vendors, "")
 
 
+def current_engine() -> Engine:
+    """Return the engine in force here: that of the innermost `numerics` block, or this processor's."""
+    return _override.get() or default_engine()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute ``x @ weight.T + bias``; on processors where it pays, through oneDNN in float32.
 
@@ -77,7 +82,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (..., D_out), equal to `torch.nn.functional.linear` up to float32 rounding.
     """
-    if (_override.get() or default_engine()) == "mkl" or not _suits_onednn(x, weight):
+    if current_engine() == "mkl" or not _suits_onednn(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return cast(Tensor, _OneDnnLinear.apply(x, weight, bias))  # type: ignore[no-untyped-call]

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diptych.models.numerics import current_engine, linear
+
 DIRECT_SIZE = 2048
 """Up to this many pairs the one matrix of exponentials (16 MiB at most) is kept instead of computed again."""
 TILE = 1024
@@ -137,7 +139,7 @@ def _exact_statistics(scaled: Tensor, text: Tensor) -> _Statistics:
     rows = scaled.new_full((count,), -math.inf)
     columns = scaled.new_full((count,), -math.inf)
     for at_rows, at_columns in _tiles(count):
-        logits = scaled[at_rows] @ text[at_columns].T
+        logits = _product(scaled[at_rows], text[at_columns])
         rows[at_rows] = torch.logaddexp(rows[at_rows], logits.logsumexp(dim=1))
         columns[at_columns] = torch.logaddexp(columns[at_columns], logits.logsumexp(dim=0))
     return _Statistics(rows, columns, 0.0, False, None)
@@ -148,17 +150,17 @@ def _gradient_sums(scaled: Tensor, image: Tensor, text: Tensor, found: _Statisti
     count = len(image)
     if found.exponentials is not None:
         weights = _weights(found.exponentials, slice(0, count), slice(0, count), found, None)
-        return weights @ text, weights.T @ image
+        return _product(weights, text.T), _product(weights.T, image.T)
     image_sum, text_sum = torch.zeros_like(image), torch.zeros_like(text)
     memory = image.new_empty(2, TILE * TILE)
     for at_rows, at_columns in _tiles(count):
         if found.shared:
             tile = _exponentials(scaled[at_rows], text[at_columns], found.shift, memory[0])
         else:
-            tile = scaled[at_rows] @ text[at_columns].T
+            tile = _product(scaled[at_rows], text[at_columns])
         weights = _weights(tile, at_rows, at_columns, found, memory[1])
-        image_sum[at_rows].addmm_(weights, text[at_columns])
-        text_sum[at_columns].addmm_(weights.T, image[at_rows])
+        _add_product(image_sum[at_rows], weights, text[at_columns])
+        _add_product(text_sum[at_columns], weights.T, image[at_rows])
     return image_sum, text_sum
 
 
@@ -167,10 +169,25 @@ def _exponentials(scaled: Tensor, text: Tensor, shift: float, memory: Tensor) ->
     shape = (len(scaled), len(text))
     size = shape[0] * shape[1]
     out = memory[:size].view(shape) if memory.numel() >= size else scaled.new_empty(shape)
-    torch.mm(scaled, text.T, out=out)
+    out = _product(scaled, text, out)
     if shift:
         out.sub_(shift)
     return out.exp_()
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return left @ right.T; in `out` where the processor's engine can write there."""
+    if current_engine() == "onednn":
+        return linear(left.contiguous(), right.contiguous(), None)
+    return torch.mm(left, right.T, out=out)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to `total`."""
+    if current_engine() == "onednn":
+        total.add_(linear(left.contiguous(), right.T.contiguous(), None))
+    else:
+        total.addmm_(left, right)
 
 
 def _weights(tile: Tensor, rows: slice, columns: slice, found: _Statistics, memory: Tensor | None) -> Tensor:

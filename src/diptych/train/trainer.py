@@ -165,6 +165,7 @@ class _Run:
         self.loader.counts = state.counts_from(counters.samples)
         self._seconds_before = counters.seconds
         self._saved_step = self.step
+        self.metrics = self.journal.evaluated(self.step)
         self.progress.log(f"resuming at step {self.step} of {self.total_steps} ({found})")
 
     def advance(self) -> None:
