@@ -161,7 +161,7 @@ class Loader:
 
     @property
     def digest(self) -> str:
-        """Identity of the sequence of batches: data, transform, tokens, seed and size, but not the workers."""
+        """Identity of the sequence of batches: data, transform, tokens, seed and size; not the workers."""
         settings = {**to_mapping(self.settings), "workers": None, "max_bad_fraction": None}
         probe = self._builder.tokenizer.tokens([PROBE]).tolist()
         parts = [self._builder.pairs.digest, to_mapping(self._preprocess), settings, probe]
