@@ -5,8 +5,10 @@ PIP_FLAGS ?=
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv-peers
+PEERS_PYTHON := $(CURDIR)/$(PEERS)/bin/python
 
-.PHONY: help setup demo test test-deep check format bench docs
+.PHONY: help setup demo test test-deep peers check format bench docs
 
 help:
 	@echo "make setup      the diptych command in .venv"
@@ -33,8 +35,20 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
 
-test-deep: setup
-	$(BIN)/python -m pytest -m deep --timeout 1800 $(ARGS)
+test-deep: setup peers
+	DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python -m pytest -m deep --timeout 1800 $(ARGS)
+
+# What ours is compared with, in a venv of its own. torchvision's wheel asks for another torch than the CPU build, so
+# it comes without its requirements; the scripts define the two operators that it misses.
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: constraints.txt benchmarks/peers.txt
+	@test -x $(PEERS_PYTHON) || $(PYTHON) -m venv $(PEERS)
+	@echo "installing open_clip and transformers into $(PEERS) (once) …"
+	@$(PEERS_PYTHON) -m pip install --quiet $(PIP_FLAGS) `grep '^torch==' constraints.txt`
+	@$(PEERS_PYTHON) -m pip install --quiet $(PIP_FLAGS) --no-deps open_clip_torch==3.3.0 timm torchvision==0.28.0
+	@$(PEERS_PYTHON) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -r benchmarks/peers.txt
+	@touch $(PEERS)/.installed
 
 check: setup
 	$(BIN)/ruff check .
@@ -46,10 +60,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The peers (open_clip, transformers) live in a venv of their own: see the head of each script.
-bench: setup
-	@echo "open_clip is measured where it is installed: see the head of each script in benchmarks/"
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+bench: setup peers
+	@for script in loss startup tokenizer training; do \
+		echo "== $$script"; DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; done
 
 docs: setup
 	$(BIN)/python docs/build.py
