@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -128,7 +129,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peer-python", help="interpreter with open_clip 3.3")
+    parser.add_argument(
+        "--peer-python",
+        default=os.environ.get("DIPTYCH_PEERS_PYTHON"),
+        help="interpreter with open_clip 3.3",
+    )
     parser.add_argument("--sizes", default="4096,16384")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="file to write; standard output otherwise")

@@ -219,7 +219,7 @@ def _fashion_captions(data: Path) -> list[str]:
 def main() -> None:
     """Run both comparisons and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", required=True)
+    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
     parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
     parser.add_argument("--fuzz", type=int, default=100_000)
     parser.add_argument("--out", type=Path)
@@ -228,6 +228,8 @@ def main() -> None:
     annotations = json.loads((data / "text" / "captions_val2017.json").read_text())["annotations"]
     captions = [annotation["caption"] for annotation in annotations]
     merges = data / "text" / "bpe_simple_vocab_16e6.txt.gz"
+    if not options.peer_python:
+        parser.error("give --peer-python or set DIPTYCH_PEERS_PYTHON")
     tokenizer, peer = Tokenizer.from_merges(merges), Peer(options.peer_python)
     result = {
         "benchmark": "tokenizer",
