@@ -94,13 +94,16 @@ def _dispatch(words: Sequence[str]) -> int:
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)
-    code = app.cli(
-        args=words or ["--help"],
-        prog="diptych",
-        description="The whole of CLIP in one house: pairs in, a zero-shot model out.",
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        use_underscores=False,
-    )
+    try:
+        code = app.cli(
+            args=words or ["--help"],
+            prog="diptych",
+            description="The whole of CLIP in one house: pairs in, a zero-shot model out.",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            use_underscores=False,
+        )
+    except SystemExit as end:  # --help, or words that no command takes
+        code = end.code
     return int(code or 0)
 
 

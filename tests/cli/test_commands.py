@@ -1,0 +1,203 @@
+"""The commands from end to end on a tiny run: what they answer, what they leave behind, how they stop."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.cli.conftest import Run, Said
+
+METRIC_KEYS = {"task", "metric", "value", "ci95", "n"}
+BROKEN_PIPE, STOPPED_BY_INT, STOPPED_BY_TERM = 141, 130, 143
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), "red").save(buffer, "PNG")
+    (tmp_path / "red.png").write_bytes(buffer.getvalue())
+    return tmp_path / "red.png"
+
+
+@contextmanager
+def signalled(number: signal.Signals, when: Callable[[], bool]) -> Iterator[None]:
+    """Send this process a signal as soon as something has happened."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if when():
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.01)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_training_answers_with_the_metrics_and_leaves_model_results_and_report(run: Run) -> None:
+    answered = json.loads(run.said.out)
+    assert answered == json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    assert all(set(metric) == METRIC_KEYS for metric in answered)
+    assert {metric["task"] for metric in answered} == {"unseen", "retrieval"}
+    assert (run.folder / "model" / "model.safetensors").is_file()
+    for part in ("model", "results.json", "report.html", "Try next", f"diptych search {run.folder}"):
+        assert part in run.said.err
+
+
+def test_the_report_covers_every_source_and_what_was_dropped(run: Run) -> None:
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    for part in ("Unseen, first guess", "Picture finds its text", "a red heart", "airs packed for training"):
+        assert part in page
+    assert "scenes:unseen?count=12" in page and "scenes:test?count=12" in page
+    assert f"diptych train {run.recipe}" in page
+
+
+def test_messages_hold_no_escape_codes_where_nobody_watches(run: Run) -> None:
+    assert "\x1b" not in run.said.err + run.said.out
+
+
+def test_resuming_a_finished_run_says_that_it_is_done(diptych: Callable[..., Said], run: Run) -> None:
+    before = (run.folder / "model" / "model.safetensors").read_bytes()
+    said = diptych("train", run.recipe, "--out", run.folder, "--resume")
+    assert said.code == 0 and "this run is done" in said.err
+    assert json.loads(said.out) == json.loads(run.said.out)
+    assert (run.folder / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_evaluating_gives_the_numbers_that_training_gave(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    words = (
+        "evaluate",
+        run.folder,
+        "scenes:unseen?count=12&seed=2",
+        "--task",
+        "zeroshot",
+        "--labels",
+        "label",
+    )
+    said = diptych(*words, "--report", tmp_path / "page.html", "--json", tmp_path / "new" / "numbers.json")
+    assert said.code == 0, said.err
+    assert said.out == ""
+    numbers = json.loads((tmp_path / "new" / "numbers.json").read_text(encoding="utf-8"))
+    trained = [metric for metric in json.loads(run.said.out) if metric["task"] == "unseen"]
+    assert [metric["value"] for metric in numbers] == [metric["value"] for metric in trained]
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_classifying_orders_every_label(diptych: Callable[..., Said], run: Run, red: Path) -> None:
+    said = diptych("classify", run.folder / "model", red, "--labels", "a red square, a blue heart,a cat")
+    assert said.code == 0, said.err
+    (found,) = json.loads(said.out)
+    shares = [label["probability"] for label in found["labels"]]
+    assert {label["label"] for label in found["labels"]} == {"a red square", "a blue heart", "a cat"}
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=1e-5)
+    assert found["image"] == str(red) and found["label"] == found["labels"][0]["label"]
+
+
+def test_searching_twice_gives_the_same_from_the_index_it_kept(
+    diptych: Callable[..., Said], run: Run
+) -> None:
+    words = ("search", run.folder, "scenes:test?count=12", "a red heart", "-k", "3")
+    first, second = diptych(*words), diptych(*words)
+    assert first.code == second.code == 0, first.err
+    hits = json.loads(first.out)
+    assert [hit["rank"] for hit in hits] == [1, 2, 3]
+    assert json.loads(second.out) == hits
+    assert len(list((run.folder / "indexes").iterdir())) == 1
+
+
+def test_packing_counts_and_training_starts_from_the_shards_where_they_are(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    packed = diptych("pack", "scenes:train?count=40", tmp_path / "shards", "--workers", "0")
+    assert packed.code == 0, packed.err
+    counts = json.loads(packed.out)
+    assert (counts["in"], counts["out"], counts["dropped"]) == (40, 40, {})
+    said = diptych(
+        "train", run.recipe, "--out", tmp_path / "run", "--set", "train.steps=3",
+        "--set", f"data.source={tmp_path / 'shards'}", "--set", "evaluate=[]",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    assert json.loads(said.out) == []
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_a_vocabulary_is_learnt_and_used(diptych: Callable[..., Said], tmp_path: Path) -> None:
+    from diptych.data.tokenizer import Tokenizer
+
+    said = diptych(
+        "tokenizer", "scenes:train?count=40", tmp_path / "words", "--size", "560", "--context", "20"
+    )
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["entries"] == Tokenizer.load(tmp_path / "words", context_length=20).vocab_size
+
+
+def test_ctrl_c_saves_the_training_and_says_how_to_go_on(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    words = (
+        "train",
+        run.recipe,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "train.steps=400",
+        "--set",
+        "evaluate=[]",
+    )
+    with signalled(signal.SIGINT, (tmp_path / "run" / "metrics.jsonl").exists):
+        said = diptych(*words)
+    assert said.code == STOPPED_BY_INT, said.err
+    assert said.out == "" and "--resume" in said.err
+    again = diptych(*words)
+    assert again.code == 2 and "a run that was stopped" in again.err and "--resume" in again.err
+    assert (
+        "a run that was stopped" in diptych("classify", tmp_path / "run", run.recipe, "--labels", "a,b").err
+    )
+
+
+def test_sigterm_while_packing_leaves_nothing_half_done(diptych: Callable[..., Said], tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with signalled(signal.SIGTERM, lambda: any(tmp_path.iterdir())):
+        said = diptych("pack", "scenes:train?count=100000", tmp_path / "shards", "--workers", "0")
+    assert said.code == STOPPED_BY_TERM
+    assert said.out == "" and "run the same command again" in said.err
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_help_and_version_come_without_torch() -> None:
+    code = (
+        "import sys; from diptych.cli.main import main; "
+        "codes = [main(words) for words in (['--help'], ['--version'], ['train', '--help'], [])]; "
+        "sys.exit(any(codes) or 'torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\x1b" not in done.stdout
+    assert all(name in done.stdout for name in ("pack", "train", "evaluate", "search", "diptych 0."))
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(Path(sys.executable).parent / "diptych"), "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")

@@ -1,0 +1,128 @@
+"""README and docs are true: their commands parse or run, their code runs, their tables are whole."""
+
+import dataclasses
+import functools
+import inspect
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Run, Said
+
+from diptych.cli import commands
+from diptych.cli.recipe import Recipe, load_recipe
+from diptych.train.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
+
+
+def command_lines() -> list[str]:
+    """Return the lines of README's shell blocks that call diptych, and those that demo recommends."""
+    from diptych.cli.demo import NEXT
+
+    suggested = (commands.NEXT + NEXT.format(minutes=1.0, top1=0.9, run="runs/demo", report="r")).splitlines()
+    lines = [*"\n".join(blocks(README, "sh")).splitlines(), *(line.strip() for line in suggested)]
+    return sorted({line for line in lines if line.startswith("diptych ")})
+
+
+@pytest.fixture
+def demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working folder in which runs/demo is a tiny run."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(run.folder)
+    monkeypatch.chdir(tmp_path)
+
+
+def parsed(function: Callable[..., int]) -> Callable[..., int]:
+    @functools.wraps(function)
+    def accepted(*words: Any, **options: Any) -> int:
+        inspect.signature(function).bind(*words, **options)
+        return 0
+
+    return accepted
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_every_command_in_the_docs_is_understood(
+    line: str, diptych: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {name: parsed(function) for name, function in commands.COMMANDS.items()}
+    monkeypatch.setattr(commands, "COMMANDS", taken)
+    said = diptych(*shlex.split(line, comments=True)[1:])
+    assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in command_lines() if "runs/demo" in line and "scenes:" in line]
+)
+def test_the_commands_after_the_demo_run(line: str, diptych: Callable[..., Said], demo: None) -> None:
+    words = shlex.split(re.sub(r"count=\d+", "count=12", line), comments=True)
+    said = diptych(*words[1:])
+    assert said.code == 0, said.err
+
+
+def test_the_python_of_the_readme_runs(demo: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(README, "python")
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["images"].shape[0] == 50 and names["classifier"].shape[0] == 2
+    assert set(re.findall(r"red heart|green star", capsys.readouterr().out)) <= set(names["names"])
+
+
+def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
+    (text,) = blocks(README, "toml")
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "mine.toml")
+    assert recipe.data.source == str(tmp_path / "photos")
+    assert TrainSettings(**recipe.train).batch_size == 256
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("recipes/*.toml"), *ROOT.glob("src/diptych/recipes/*.toml")])
+)
+def test_every_recipe_that_ships_is_valid(path: Path) -> None:
+    if "\n[train]" not in path.read_text(encoding="utf-8"):
+        pytest.skip("a prompts file")
+    recipe = load_recipe(path)
+    TrainSettings(**recipe.train)
+    assert all(Path(task.templates).is_file() for task in recipe.evaluate if task.templates)
+
+
+def test_the_page_of_recipes_names_every_key_and_no_other() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    tables = dict(re.findall(r"^## `\[+(\w+)\]+`.*?\n(.*?)(?=^## |\Z)", page, flags=re.M | re.S))
+    parts = {part.name: part for part in dataclasses.fields(Recipe)}
+    assert set(tables) == set(parts)
+    recipe = load_recipe(ROOT / "src" / "diptych" / "recipes" / "demo.toml")
+    for name, table in tables.items():
+        written = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?) \|", table, flags=re.M)))
+        held = getattr(recipe, name)
+        kind = TrainSettings if name == "train" else type(held[0] if isinstance(held, tuple) else held)
+        assert sorted(written) == sorted(field.name for field in dataclasses.fields(kind)), name
+
+
+def test_the_page_of_commands_names_every_option() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for name, function in commands.COMMANDS.items():
+        section = re.search(rf"^## diptych {name}\n(.*?)(?=^## |\Z)", page, flags=re.M | re.S)
+        assert section is not None, name
+        renamed = {"assignments": "set"}
+        for option in inspect.signature(function).parameters.values():
+            if option.kind is inspect.Parameter.KEYWORD_ONLY:
+                assert f"--{renamed.get(option.name, option.name).replace('_', '-')}" in section[1], (
+                    option.name
+                )
+
+
+def test_the_docs_hold_no_dead_links() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
