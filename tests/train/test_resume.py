@@ -18,7 +18,7 @@ from diptych.core.manifest import verify
 
 Start = Callable[..., BaseProcess]
 TIMES = ("samples_per_second", "data_wait_fraction")
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 250  # seconds on a free machine; the tests also pass on a starved one
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ def test_every_crash_point_leaves_a_whole_state(
     for point in range(1, ends[-1] + 1, every):
         folder = fast_path / f"crash-{point}"
         process = start(tiny_run.call, __file__, "save_three", folder, f"exit:{point}")
-        process.join(60)
+        process.join(250)
         assert process.exitcode == KILLED
         whole = [path for path in folder.glob("step-*") if (path / "manifest.json").exists()]
         found = state.latest(folder, quiet)
