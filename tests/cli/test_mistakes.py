@@ -50,7 +50,7 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
     "option of another type": ("search a b c -k two", 2, ["-k", "'two'"]),
     "choice": ("evaluate a b --task zershot", 2, ["zershot", "zeroshot"]),
     "recipe missing": ("train PLACE/none.toml", 2, ["no such file", "none.toml"]),
-    "recipe is a folder": ("train PLACE", 4, ["cannot read the file"]),
+    "recipe is a folder": ("train PLACE", 2, ["this is a folder"]),
     "recipe is not TOML": ("train PLACE/broken.toml", 2, ["not TOML", "broken.toml"]),
     "recipe with an unknown table": ("train PLACE/typo.toml", 2, ["trian", "did you mean 'train'?"]),
     "recipe with an unknown preset": (
@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
         "train RECIPE --set train.stepz=4 --out PLACE/r", 2, ["stepz", "did you mean 'steps'?"],
     ),
     "assignment of another type": (
-        "train RECIPE --set train.steps=four --out PLACE/r", 2, ["train.steps", "four"],
+        "train RECIPE --set train.steps=four --out PLACE/r", 2, ["steps", "'four'", "a whole number"],
     ),
     "steps below zero": ("train RECIPE --set train.steps=-1 --out PLACE/r", 2, ["train.steps"]),
     "two lengths": ("train RECIPE --set train.epochs=1 --out PLACE/r", 2, ["exactly one of"]),
@@ -112,7 +112,7 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
         "evaluate RUN PLACE/pairs.csv --task zeroshot --labels color", 2, ["did you mean 'colour'?"],
     ),
     "source to evaluate missing": ("evaluate RUN none.csv --task retrieval", 2, ["none.csv"]),
-    "nothing to find": ('search RUN PLACE/pairs.csv "a hat" -k 0', 2, ["k = 0"]),
+    "nothing to find": ('search RUN PLACE/pairs.csv "a hat" -k 0', 2, ["-k", "found 0"]),
     "nothing to look for": ('search RUN PLACE/pairs.csv " "', 2, ["a text"]),
 }  # fmt: skip
 
@@ -169,7 +169,7 @@ def test_a_full_disk_is_told(
 
 
 def test_a_bug_keeps_its_traceback(diptych: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*words: object) -> None:
+    def broken(*words: object, **options: object) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr("diptych.data.sources.open_source", broken)

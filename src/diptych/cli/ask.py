@@ -63,12 +63,10 @@ def search_source(
     from diptych.search.index import Index
     from diptych.search.searcher import Searcher
 
-    if k < 1 or not query.strip():
-        raise UsageError(
-            "there is nothing to look for",
-            found=f"k = {k}, query {query!r}",
-            expected="k of 1 or more, and a text",
-        )
+    if k < 1:
+        raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
+    if not query.strip():
+        raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
     model = load_model(model_ref)
     source = open_source(ref)
     if folder is None:

@@ -195,7 +195,7 @@ def classify(
         raise UsageError(
             "there is nothing to choose between",
             where="--labels",
-            found=f"{len(names)} names",
+            found=", ".join(names) or "no name",
             expected='at least two, for example --labels "a cat,a dog"',
         )
     found, unreadable = classify_images(model, images, names, templates)

@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = _as_ours(error)
         if told is None:
             raise
-        hint = "\n  more: diptych --help" if isinstance(told, UsageError) and not told.fix else ""
-        _say(f"diptych: {told}{hint}")
+        if isinstance(told, UsageError) and not told.fix:
+            told.fix = f"see diptych {words[0]} --help"
+        _say(f"diptych: {told}")
         return told.exit_code
 
 
@@ -90,7 +91,9 @@ def _dispatch(words: Sequence[str]) -> int:
     from diptych.cli.commands import COMMANDS
 
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        raise unknown_name("command", words[0], COMMANDS, where="diptych")
+        error = unknown_name("command", words[0], COMMANDS)
+        error.fix = error.fix or "see diptych --help"
+        raise error
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(name=name)(command)

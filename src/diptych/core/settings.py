@@ -143,7 +143,13 @@ def _load(path: str | Path, parse: Callable[[str], Any], kind: str) -> dict[str,
     try:
         content = parse(Path(path).read_bytes().decode("utf-8"))
     except FileNotFoundError as error:
-        raise UsageError("no such file", where=path, expected=f"a {kind} file") from error
+        raise UsageError(
+            "no such file", where=path, expected=f"a {kind} file", fix="check the path"
+        ) from error
+    except IsADirectoryError as error:
+        raise UsageError(
+            "this is a folder", where=path, expected=f"a {kind} file", fix="give the file itself"
+        ) from error
     except OSError as error:
         raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:

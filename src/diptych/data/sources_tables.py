@@ -168,7 +168,9 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 def missing_column(wanted: str, found: Sequence[str], path: Path) -> DiptychError:
     """Build the error for a column that a table lacks: what it has, and the nearest name."""
-    return unknown_name("column", wanted, [name[:40] for name in found], where=path)
+    error = unknown_name("column", wanted, [name[:40] for name in found], where=path)
+    error.fix = error.fix or "say which it is: --columns image=NAME,caption=NAME (data.image, data.caption)"
+    return error
 
 
 @dataclass(frozen=True, slots=True)
