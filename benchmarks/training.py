@@ -143,6 +143,7 @@ class Ours:
         precision: str,
         batch_size: int,
         learning_rate: float,
+        engine: str | None,
         **_others: Any,
     ) -> dict[str, Any]:
         """Build model and optimizer; return the facts about them."""
@@ -157,6 +158,7 @@ class Ours:
         from diptych.models.clip import build
         from diptych.models.config import ClipConfig
         from diptych.models.model import Model
+        from diptych.models.numerics import default_engine
         from diptych.train.loss import contrastive_loss
         from diptych.train.settings import TrainSettings
         from diptych.train.steps import Stepper
@@ -174,9 +176,10 @@ class Ours:
         )
         self.stepper = Stepper(model, settings, contrastive_loss, total_steps=1_000_000)
         self.batches = _our_batches(Path(folder), batch_size)
-        self.done = 0
+        self.done, self.engine = 0, engine or default_engine()
         return {
             "parameters": sum(parameter.numel() for parameter in model.clip.parameters()),
+            "engine": self.engine,
             "versions": {"diptych": version("diptych"), "torch": torch.__version__},
             "threads": torch.get_num_threads(),
         }
@@ -185,12 +188,15 @@ class Ours:
         """Do some steps; return seconds and losses."""
         from training_peer import timed
 
+        from diptych.models.numerics import numerics
+
         def step() -> float:
             done = self.stepper.step(self.batches[self.done % len(self.batches)], self.done)
             self.done += 1
             return done.loss
 
-        return timed(step, count)
+        with numerics(self.engine):
+            return timed(step, count)
 
 
 def _our_batches(folder: Path, batch_size: int) -> list[Any]:
@@ -275,6 +281,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="bfloat16,float32")
     parser.add_argument("--contestants", default=",".join(PEERS), help="peers to measure beside ours")
     parser.add_argument("--preset", help="other towers for the case fashion")
+    parser.add_argument("--engine", choices=("onednn", "mkl"), help="of our float32 products")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--round-seconds", type=float, default=ROUND_SECONDS)
     parser.add_argument("--json", help="file to write besides standard output")
@@ -291,7 +298,7 @@ def main() -> None:
         if options.preset and name == "fashion":
             case = dataclasses.replace(case, preset=options.preset)
         with tempfile.TemporaryDirectory() as folder:
-            spec = prepare(case, Path(options.data), Path(folder))
+            spec = prepare(case, Path(options.data), Path(folder)) | {"engine": options.engine}
             found = {}
             for precision in precisions:
                 found[precision] = compare(
