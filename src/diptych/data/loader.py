@@ -197,21 +197,23 @@ class Loader:
             multiprocessing_context=START_METHOD if workers else None,
         )
         batches = _begin(loading)
-        fault = None
         try:
-            while fault is None:
-                try:
-                    batch: Batch = next(batches)
-                except (RuntimeError, OSError, EOFError):  # the last two where it died handing over a batch
-                    fault = self._dead_worker(whereabouts) if workers else None
-                    if fault is None:
-                        raise
-                else:
-                    self._count(batch)
-                    yield batch
+            while not isinstance(batch := self._next(batches, whereabouts), EnvironmentFault):
+                self._count(batch)
+                yield batch
         finally:
             del batches  # ends the workers now, not when somebody drops the last traceback
-        raise fault
+        raise batch
+
+    def _next(self, batches: Iterator[Batch], whereabouts: Tensor) -> Batch | EnvironmentFault:
+        """Return the next batch, or the error about a worker that died instead of making it."""
+        try:
+            return next(batches)
+        except (RuntimeError, OSError, EOFError):  # the last two where it died handing over a batch
+            fault = self._dead_worker(whereabouts) if self.settings.workers else None
+            if fault is None:
+                raise
+            return fault
 
     def _count(self, batch: Batch) -> None:
         for reason, place in batch.skipped:
