@@ -143,7 +143,7 @@ class Ours:
         precision: str,
         batch_size: int,
         learning_rate: float,
-        engine: str | None,
+        engine: str | None = None,
         **_others: Any,
     ) -> dict[str, Any]:
         """Build model and optimizer; return the facts about them."""
