@@ -18,6 +18,7 @@ PRESETS: dict[str, ClipConfig] = {
     "RN50": ClipConfig(1024, ResNetConfig((224, 224), (3, 4, 6, 3), 64, 32), TextConfig()),
     "vit-tiny-8-64": ClipConfig(192, VitConfig((64, 64), 8, 192, 6, 3), _TEXT_SMALL),
     "vit-mini-16-64": ClipConfig(128, VitConfig((64, 64), 16, 128, 4, 2), TextConfig(32, 49_408, 128, 3, 2)),
+    "resnet-mini": ClipConfig(256, ResNetConfig((64, 64), (1, 1, 1, 1), 32, 16), _TEXT_SMALL, "gelu"),
     "resnet-tiny": ClipConfig(128, ResNetConfig((64, 64), (1, 1, 1, 1), 16, 8, stem_pool=False), _TEXT_SMALL),
     "resnet-small": ClipConfig(
         192, ResNetConfig((64, 64), (1, 1, 2, 1), 24, 12, stem_pool=False), _TEXT_SMALL
