@@ -174,6 +174,6 @@ def _initialise_resnet(vision: ModifiedResNet, draw: _Draw) -> None:
     for layer in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
         draw.normal(layer.weight, std)
     for name, parameter in vision.named_parameters():
-        # A residual block starts as its shortcut.
+        # At the paper's gain of 0 a residual block starts as its shortcut.
         if name.startswith("layer") and name.endswith("bn3.weight"):
-            parameter.zero_()
+            parameter.fill_(vision.config.residual_gain)

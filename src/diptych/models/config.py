@@ -52,6 +52,10 @@ class ResNetConfig:
 
     ``stem_pool=False`` leaves out the stem's average pool, so the total stride is 16 instead of 32 and a
     small picture keeps a grid worth pooling over (64 pixels: 4x4 instead of 2x2).
+
+    ``residual_gain`` is where the gain of every block's last BatchNorm starts. The paper's 0 makes each block
+    begin as its shortcut, so its 3x3 convolution has to grow in first: right for 32 epochs of deep towers,
+    too slow for runs of a few hundred steps with one block a stage.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -59,6 +63,7 @@ class ResNetConfig:
     width: int = 64
     heads: int = 32
     stem_pool: bool = True
+    residual_gain: float = 0.0
     kind: Literal["resnet"] = "resnet"
 
     def __post_init__(self) -> None:
