@@ -1,9 +1,10 @@
 """Time and memory of the contrastive loss, forward + backward, beside open_clip's ClipLoss.
 
 Every measurement is a fresh process (so that its peak memory is its own); rounds alternate between the two.
-Medians are reported, and the median of the rounds' ratios.
+Medians are reported, and the median of the rounds' ratios. On a machine that others use too, trust the processor
+seconds of one thread (--threads 1): wall time then measures the others.
 
-    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384] [--rounds 3] [--json FILE]
+    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384] [--rounds 3] [--threads 1] [--json FILE]
 
 The peer's interpreter needs open_clip 3.3. Without --peer-python only ours is measured.
 """
@@ -53,11 +54,13 @@ def resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def measure(which: str, size: int) -> dict:
+def measure(which: str, size: int, threads: int) -> dict:
     """Run one forward + backward in this process; return seconds, peak above the inputs and the loss."""
     import torch
     from torch.nn import functional
 
+    if threads:
+        torch.set_num_threads(threads)
     compute, name = our_loss() if which == "ours" else clip_loss()
     generator = torch.Generator().manual_seed(0)
     rows = [functional.normalize(torch.randn(size, WIDTH, generator=generator), dim=1) for _ in range(2)]
@@ -66,15 +69,16 @@ def measure(which: str, size: int) -> dict:
     compute(*few, scale).backward()
     leaves = [row.requires_grad_() for row in rows]
     before = resident_bytes()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     loss = compute(*leaves, scale)
     loss.backward()
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     norms = [leaf.grad.norm().item() for leaf in leaves]
     return {
         "name": name,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "megabytes": (peak - before) / 1e6,
         "loss": loss.item(),
         "gradient_norms": norms,
@@ -83,32 +87,35 @@ def measure(which: str, size: int) -> dict:
     }
 
 
-def in_process(python: str, which: str, size: int) -> dict:
+def in_process(python: str, which: str, size: int, threads: int) -> dict:
     """Measure in a fresh process of the given interpreter."""
-    command = [python, __file__, "--worker", which, "--sizes", str(size)]
+    command = [python, __file__, "--worker", which, "--sizes", str(size), "--threads", str(threads)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def compare(pythons: dict[str, str], size: int, rounds: int) -> dict:
+def compare(pythons: dict[str, str], size: int, rounds: int, threads: int) -> dict:
     """Measure everything at one size, interleaved."""
     results: dict[str, list[dict]] = {which: [] for which in pythons}
     for _ in range(rounds):
         for which, python in pythons.items():
-            results[which].append(in_process(python, which, size))
+            results[which].append(in_process(python, which, size, threads))
     row: dict = {"pairs": size, "width": WIDTH}
     for which, found in results.items():
         row[which] = {
             **found[0],
             "seconds": statistics.median(one["seconds"] for one in found),
+            "cpu_seconds": statistics.median(one["cpu_seconds"] for one in found),
             "megabytes": statistics.median(one["megabytes"] for one in found),
             "rounds": [one["seconds"] for one in found],
         }
     if "open_clip" in results:
-        pairs = zip(results["ours"], results["open_clip"], strict=True)
-        row["speed_up"] = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
+        pairs = list(zip(results["ours"], results["open_clip"], strict=True))
+        for unit in ("seconds", "cpu_seconds"):
+            ratios = [theirs[unit] / ours[unit] for ours, theirs in pairs]
+            row[f"speed_up_in_{unit}"] = statistics.median(ratios)
         row["memory_ratio"] = row["open_clip"]["megabytes"] / row["ours"]["megabytes"]
     return row
 
@@ -136,19 +143,20 @@ def main() -> None:
     )
     parser.add_argument("--sizes", default="4096,16384")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
     parser.add_argument("--json", help="file to write; standard output otherwise")
     parser.add_argument("--worker", choices=("ours", "open_clip"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
     if options.worker:
-        print(json.dumps(measure(options.worker, sizes[0])))
+        print(json.dumps(measure(options.worker, sizes[0], options.threads)))
         return
     pythons = {"ours": sys.executable}
     if options.peer_python:
         pythons["open_clip"] = options.peer_python
     rows = []
     for size in sizes:
-        rows.append(compare(pythons, size, options.rounds))
+        rows.append(compare(pythons, size, options.rounds, options.threads))
         print(json.dumps(rows[-1]), file=sys.stderr)
     text = json.dumps({"benchmark": "loss", "machine": machine(), "rows": rows}, indent=2)
     if options.json:
