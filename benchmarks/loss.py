@@ -1,10 +1,10 @@
 """Time and memory of the contrastive loss, forward + backward, beside open_clip's ClipLoss.
 
 Every measurement is a fresh process (so that its peak memory is its own); rounds alternate between the two.
-Medians are reported, and the median of the rounds' ratios. On a machine that others use too, trust the processor
-seconds of one thread (--threads 1): wall time then measures the others.
+Medians are reported, and the median of the rounds' ratios. On a machine that others use too, trust the
+processor seconds of one thread (--threads 1): wall time then measures the others.
 
-    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384] [--rounds 3] [--threads 1] [--json FILE]
+    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384] [--threads 1] [--json FILE]
 
 The peer's interpreter needs open_clip 3.3. Without --peer-python only ours is measured.
 """

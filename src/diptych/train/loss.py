@@ -27,8 +27,8 @@ from diptych.models.numerics import current_engine, linear
 DIRECT_SIZE = 2048
 """Up to this many pairs the one matrix of exponentials (16 MiB at most) is kept instead of computed again."""
 TILE = 2048
-"""Side of a tile of logits, 16 MiB of float32. From 512 to 2048 the time is the same, 98 % of it in the matrix
-products; larger tiles wait less for threads on a busy machine."""
+"""Side of a tile of logits, 16 MiB of float32. From 512 to 2048 the time is the same, nearly all of it in the
+matrix products; larger tiles wait less for threads on a busy machine."""
 EXPONENT_ROOM = 70.0
 """exp(70)·N stays below float32's largest number for N up to 10⁸, exp(-70) above its smallest normal one."""
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
