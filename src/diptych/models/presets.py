@@ -10,6 +10,12 @@ from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfi
 
 _TEXT_SMALL = TextConfig(context_length=32, width=192, layers=4, heads=3)
 
+
+def _mini(image_size: tuple[int, int]) -> ResNetConfig:
+    """One block a stage, and residual gains of 1: short runs have no time to grow them from 0."""
+    return ResNetConfig(image_size, (1, 1, 1, 1), width=32, heads=16, residual_gain=1.0)
+
+
 PRESETS: dict[str, ClipConfig] = {
     "ViT-B-32": ClipConfig(512, VitConfig((224, 224), 32, 768, 12, 12), TextConfig()),
     "ViT-B-16": ClipConfig(512, VitConfig((224, 224), 16, 768, 12, 12), TextConfig()),
@@ -18,7 +24,8 @@ PRESETS: dict[str, ClipConfig] = {
     "RN50": ClipConfig(1024, ResNetConfig((224, 224), (3, 4, 6, 3), 64, 32), TextConfig()),
     "vit-tiny-8-64": ClipConfig(192, VitConfig((64, 64), 8, 192, 6, 3), _TEXT_SMALL),
     "vit-mini-16-64": ClipConfig(128, VitConfig((64, 64), 16, 128, 4, 2), TextConfig(32, 49_408, 128, 3, 2)),
-    "resnet-mini": ClipConfig(256, ResNetConfig((64, 64), (1, 1, 1, 1), 32, 16), _TEXT_SMALL, "gelu"),
+    "resnet-mini": ClipConfig(256, _mini((64, 64)), _TEXT_SMALL, "gelu"),
+    "resnet-mini-96x64": ClipConfig(256, _mini((96, 64)), _TEXT_SMALL, "gelu"),
     "resnet-tiny": ClipConfig(128, ResNetConfig((64, 64), (1, 1, 1, 1), 16, 8, stem_pool=False), _TEXT_SMALL),
     "resnet-small": ClipConfig(
         192, ResNetConfig((64, 64), (1, 1, 2, 1), 24, 12, stem_pool=False), _TEXT_SMALL
