@@ -24,6 +24,12 @@ PRESETS: dict[str, ClipConfig] = {
     "RN50": ClipConfig(1024, ResNetConfig((224, 224), (3, 4, 6, 3), 64, 32), TextConfig()),
     "vit-tiny-8-64": ClipConfig(192, VitConfig((64, 64), 8, 192, 6, 3), _TEXT_SMALL),
     "vit-mini-16-64": ClipConfig(128, VitConfig((64, 64), 16, 128, 4, 2), TextConfig(32, 49_408, 128, 3, 2)),
+    "resnet-micro-48": ClipConfig(
+        256,
+        ResNetConfig((48, 48), (1, 1, 1, 1), 32, 16, stem_pool=False, residual_gain=1.0),
+        TextConfig(context_length=32, width=128, layers=2, heads=2),
+        "gelu",
+    ),
     "resnet-mini": ClipConfig(256, _mini((64, 64)), _TEXT_SMALL, "gelu"),
     "resnet-mini-96x64": ClipConfig(256, _mini((96, 64)), _TEXT_SMALL, "gelu"),
     "resnet-tiny": ClipConfig(128, ResNetConfig((64, 64), (1, 1, 1, 1), 16, 8, stem_pool=False), _TEXT_SMALL),
