@@ -6,12 +6,16 @@ Reads: a checkpoint, picture files or a source. Writes: an index beside the mode
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diptych.core.errors import UsageError
 from diptych.core.progress import Progress
+
+if TYPE_CHECKING:
+    from diptych.models.model import Model
+    from diptych.search.searcher import Searcher
 
 INDEXES = "indexes"
 
@@ -58,25 +62,35 @@ def search_source(
     model_ref: str, ref: str, query: str, *, k: int, folder: Path | None
 ) -> list[dict[str, Any]]:
     """Return the k pictures of a source that a text describes best; the index is built once and kept."""
-    from diptych.data.sources import open_source
     from diptych.models.checkpoint import load as load_model
-    from diptych.search.index import Index
-    from diptych.search.searcher import Searcher
 
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
     if not query.strip():
         raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
-    model = load_model(model_ref)
+    searcher = open_searcher(load_model(model_ref), ref, home=Path(model_ref), folder=folder)
+    return ask(searcher, query, k=k)
+
+
+def open_searcher(model: "Model", ref: str, *, home: Path, folder: Path | None = None) -> "Searcher":
+    """Open the index of a source, built on first use; without a folder it is kept in the model's home."""
+    from diptych.data.sources import open_source
+    from diptych.search.index import Index
+    from diptych.search.searcher import Searcher
+
     source = open_source(ref)
     if folder is None:
         digest = hashlib.sha256(f"{model.digest} {source.name}".encode()).hexdigest()[:16]
-        folder = Path(model_ref) / INDEXES / digest
+        folder = home / INDEXES / digest
     with Progress("searching") as progress:
         progress.log(f"index: {folder}")
         index = Index.build(model, source, folder)
-    hits = Searcher(model, index).text(query, k)
+    return Searcher(model, index)
+
+
+def ask(searcher: "Searcher", query: str, *, k: int) -> list[dict[str, Any]]:
+    """Return the k best hits as plain records, best first."""
     return [
         {"rank": rank, "key": hit.key, "score": round(float(hit.score), 6), "caption": hit.caption}
-        for rank, hit in enumerate(hits, start=1)
+        for rank, hit in enumerate(searcher.text(query, k), start=1)
     ]

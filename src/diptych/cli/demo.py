@@ -9,7 +9,7 @@ import time
 from importlib import resources
 from pathlib import Path
 
-from diptych.cli.ask import search_source
+from diptych.cli.ask import ask, open_searcher
 from diptych.cli.commands import show
 from diptych.cli.recipe import load_recipe
 from diptych.cli.run import run_recipe
@@ -45,9 +45,9 @@ def run_demo(folder: Path, *, seed: int = 0) -> int:
     if outcome.trained.stopped_by is not None:
         return outcome.trained.exit_code
     show(outcome.metrics)
-    gallery = recipe.evaluate[-1].source
+    searcher = open_searcher(outcome.model, recipe.evaluate[-1].source, home=folder)
     for query in recipe.report.queries:
-        hits = search_source(str(folder), gallery, query, k=3, folder=None)
+        hits = ask(searcher, query, k=3)
         found = "; ".join(f"{hit['caption']!r} ({hit['score']:.2f})" for hit in hits)
         sys.stderr.write(f"{query!r} finds {found}\n")
     (top1,) = (metric.value for metric in outcome.metrics if metric.metric == "top1")
