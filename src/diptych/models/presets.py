@@ -26,12 +26,17 @@ PRESETS: dict[str, ClipConfig] = {
     "vit-mini-16-64": ClipConfig(128, VitConfig((64, 64), 16, 128, 4, 2), TextConfig(32, 49_408, 128, 3, 2)),
     "resnet-micro-48": ClipConfig(
         256,
-        ResNetConfig((48, 48), (1, 1, 1, 1), 32, 16, stem_pool=False, residual_gain=1.0),
-        TextConfig(context_length=32, width=128, layers=2, heads=2),
+        ResNetConfig((48, 48), (1, 1, 1, 1), 16, 32, stem_pool=False, residual_gain=1.0),
+        TextConfig(context_length=32, width=256, layers=1, heads=32),
         "gelu",
     ),
     "resnet-mini": ClipConfig(256, _mini((64, 64)), _TEXT_SMALL, "gelu"),
-    "resnet-mini-96x64": ClipConfig(256, _mini((96, 64)), _TEXT_SMALL, "gelu"),
+    "resnet-mini-80x64": ClipConfig(
+        256,
+        ResNetConfig((80, 64), (1, 1, 1, 1), 16, 32, stem_pool=False, residual_gain=1.0),
+        TextConfig(context_length=32, width=256, layers=1, heads=32),
+        "gelu",
+    ),
     "resnet-tiny": ClipConfig(128, ResNetConfig((64, 64), (1, 1, 1, 1), 16, 8, stem_pool=False), _TEXT_SMALL),
     "resnet-small": ClipConfig(
         192, ResNetConfig((64, 64), (1, 1, 2, 1), 24, 12, stem_pool=False), _TEXT_SMALL
