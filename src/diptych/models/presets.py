@@ -10,10 +10,14 @@ from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfi
 
 _TEXT_SMALL = TextConfig(context_length=32, width=192, layers=4, heads=3)
 
+# Heads of 8: with few wide heads every head settles on the words that pay first (colours), and the others
+# wait (LOG.md, 2026-11-24).
+_TEXT_MANY_HEADS = TextConfig(context_length=32, width=256, layers=1, heads=32)
 
-def _mini(image_size: tuple[int, int]) -> ResNetConfig:
-    """One block a stage, and residual gains of 1: short runs have no time to grow them from 0."""
-    return ResNetConfig(image_size, (1, 1, 1, 1), width=32, heads=16, residual_gain=1.0)
+
+def _small_resnet(image_size: tuple[int, int]) -> ResNetConfig:
+    """One block a stage, no pool in the stem, residual gains of 1: short runs cannot grow them from 0."""
+    return ResNetConfig(image_size, (1, 1, 1, 1), width=16, heads=32, stem_pool=False, residual_gain=1.0)
 
 
 PRESETS: dict[str, ClipConfig] = {
@@ -24,23 +28,9 @@ PRESETS: dict[str, ClipConfig] = {
     "RN50": ClipConfig(1024, ResNetConfig((224, 224), (3, 4, 6, 3), 64, 32), TextConfig()),
     "vit-tiny-8-64": ClipConfig(192, VitConfig((64, 64), 8, 192, 6, 3), _TEXT_SMALL),
     "vit-mini-16-64": ClipConfig(128, VitConfig((64, 64), 16, 128, 4, 2), TextConfig(32, 49_408, 128, 3, 2)),
-    "resnet-micro-48": ClipConfig(
-        256,
-        ResNetConfig((48, 48), (1, 1, 1, 1), 16, 32, stem_pool=False, residual_gain=1.0),
-        TextConfig(context_length=32, width=256, layers=1, heads=32),
-        "gelu",
-    ),
-    "resnet-mini": ClipConfig(256, _mini((64, 64)), _TEXT_SMALL, "gelu"),
-    "resnet-mini-80x64": ClipConfig(
-        256,
-        ResNetConfig((80, 64), (1, 1, 1, 1), 16, 32, stem_pool=False, residual_gain=1.0),
-        TextConfig(context_length=32, width=256, layers=1, heads=32),
-        "gelu",
-    ),
-    "resnet-tiny": ClipConfig(128, ResNetConfig((64, 64), (1, 1, 1, 1), 16, 8, stem_pool=False), _TEXT_SMALL),
-    "resnet-small": ClipConfig(
-        192, ResNetConfig((64, 64), (1, 1, 2, 1), 24, 12, stem_pool=False), _TEXT_SMALL
-    ),
+    "resnet-micro-48": ClipConfig(256, _small_resnet((48, 48)), _TEXT_MANY_HEADS, "gelu"),
+    "resnet-mini-64": ClipConfig(256, _small_resnet((64, 64)), _TEXT_MANY_HEADS, "gelu"),
+    "resnet-mini-80x64": ClipConfig(256, _small_resnet((80, 64)), _TEXT_MANY_HEADS, "gelu"),
 }
 
 
