@@ -20,7 +20,7 @@ Done in {minutes:.1f} minutes. Of pictures whose shape and colour were never see
 named right among 288 names. The report with curves, mistakes and pictures: {report}
 
 Try next
-  diptych search {run} "scenes:test?count=2000" "a green star" -k 5
+  diptych search {run} "scenes:test?count=2000" "a pink star" -k 5
   diptych evaluate {run} "scenes:unseen?count=500&seed=9" --task zeroshot --labels label
   diptych train recipes/fashion.toml          # real product photos
   diptych pack YOUR_FOLDER shards             # your own pictures with captions beside them
