@@ -31,10 +31,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     model = CLIP(setup["embed_dim"], setup["vision_cfg"], setup["text_cfg"], quick_gelu=setup["quick_gelu"])
     model.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-    dtype = getattr(torch, setup["dtype"])
-    model.to(dtype)
     batch = load_file(folder / "batch.safetensors")
-    batch["pixels"] = batch["pixels"].to(dtype)
     model.eval()
     with torch.no_grad():
         out = {
