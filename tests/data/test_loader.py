@@ -224,7 +224,30 @@ def test_digest_names_the_sequence_and_not_the_workers() -> None:
         return Loader(Memory(8), Words(), PREPROCESS, chosen).digest
 
     assert digest(workers=3) == digest(workers=0) == digest()
-    assert len({digest(), digest(seed=1), digest(batch_size=4), digest(augment=False)}) == 4
+    others = ({}, {"seed": 1}, {"batch_size": 4}, {"augment": False}, {"word_dropout": 0.5})
+    assert len({digest(**changes) for changes in others}) == len(others)
+
+
+def test_words_are_left_out_by_epoch_and_sample() -> None:
+    """The same for any number of workers, another choice in another epoch, and never outside training."""
+    pairs = Memory(12)
+
+    def said(**changes: float) -> list[list[int]]:
+        chosen = LoaderSettings(**{"batch_size": 12, "workers": 0, "word_dropout": 0.9, **changes})  # type: ignore[arg-type]
+        loader = Loader(pairs, Words(), PREPROCESS, chosen)
+        made = list(itertools.islice(loader.batches(), 4))
+        return [row[: row.index(END)] for batch in made for row in batch.tokens.tolist()]
+
+    assert said() == said(workers=2)
+    assert any(ord(" ") not in row for row in said())
+    assert all(len(row) > 1 for row in said())
+    assert all(ord(" ") in row for row in said(augment=0) + said(word_dropout=0.0))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_impossible_share_of_words_is_refused(share: float) -> None:
+    with pytest.raises(SettingsError, match="share of words"):
+        LoaderSettings(batch_size=8, word_dropout=share)
 
 
 @pytest.mark.parametrize(("rank", "world", "size"), [(0, 3, 8), (2, 2, 8), (-1, 2, 8)])

@@ -55,9 +55,10 @@ class PreprocessPart:
 
 @dataclass(frozen=True, slots=True)
 class LoaderPart:
-    """How many processes make batches beside the training process."""
+    """How batches are made. See `diptych.data.loader.LoaderSettings`."""
 
     workers: int = 1
+    word_dropout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

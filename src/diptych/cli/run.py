@@ -16,7 +16,7 @@ from diptych.core.files import write_json
 from diptych.core.manifest import is_done, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Metric, Pair
-from diptych.core.settings import from_mapping
+from diptych.core.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from diptych.data.shards import ShardSet
@@ -75,17 +75,13 @@ def run_recipe(recipe: Recipe, folder: Path, *, resume: bool = False, command: s
     settings = from_mapping(TrainSettings, recipe.train, where="train")
     preset(recipe.model.preset)
     _check_vocabulary(recipe.tokenizer)
+    batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
     precision = settings.resolved_precision(torch.device("cpu"))
     suites = [_Remembering(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
     shards = pack_once(recipe, folder)
     tokenizer = vocabulary_once(recipe, shards, folder)
     model = build_model(recipe, tokenizer, seed=settings.seed)
-    loader = Loader(
-        shards,
-        tokenizer,
-        model.preprocess,
-        LoaderSettings(settings.batch_size, workers=recipe.loader.workers, seed=settings.seed),
-    )
+    loader = Loader(shards, tokenizer, model.preprocess, batches)
     trained = train(model, loader, settings, run_folder=folder, evaluators=suites, resume=resume)
     if trained.model_folder is None:
         return Outcome(trained, (), model)

@@ -29,6 +29,7 @@ from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError
 from diptych.core.records import Counts, Pair, Reason
 from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
+from diptych.data.captions import drop_words
 from diptych.data.decoding import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images import Preprocess, read_pixels
 from diptych.data.order import epoch_of, sample_at
@@ -77,7 +78,9 @@ class LoaderSettings:
         batch_size: pairs per step, over all processes together.
         workers: processes that build batches beside the training process; 0 builds them in it.
         seed: of order, augmentation and the choice among several captions.
-        augment: random crops (the paper's training transform); off: the evaluation transform.
+        augment: random crops (the paper's training transform); off: the evaluation transform, whole captions.
+        word_dropout: largest share of a caption's words that is left out, drawn anew each epoch; the paper
+            has 0. Against learning a small data set's captions by heart.
         max_bad_fraction: share of samples that may be skipped before loading fails.
         limits: which pictures are refused.
     """
@@ -86,6 +89,7 @@ class LoaderSettings:
     workers: int = 1
     seed: int = 0
     augment: bool = True
+    word_dropout: float = 0.0
     max_bad_fraction: float = 0.01
     limits: ImageLimits = DEFAULT_LIMITS
 
@@ -95,6 +99,13 @@ class LoaderSettings:
                 "the loader cannot be set like this",
                 found=f"batch_size {self.batch_size}, workers {self.workers}",
                 expected="batch_size of 1 or more, workers of 0 or more",
+            )
+        if not 0 <= self.word_dropout < 1:
+            raise SettingsError(
+                "no such share of words",
+                where="loader.word_dropout",
+                found=self.word_dropout,
+                expected="0 to below 1",
             )
 
 
@@ -319,7 +330,8 @@ class _BatchBuilder(Dataset[Batch]):
             limits=self.settings.limits,
             rng=rng if self.settings.augment else None,
         )
-        return pair.captions[number]
+        caption = pair.captions[number]
+        return drop_words(caption, self.settings.word_dropout, rng) if self.settings.augment else caption
 
 
 def _cut(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
