@@ -50,7 +50,7 @@ def transform(task: dict[str, Any], *, train: bool) -> Any:
     bicubic = transforms.InterpolationMode.BICUBIC
     steps: list[Any] = [transforms.Resize(task["train_size"] if train else task["size"], bicubic)]
     if train:
-        steps.append(transforms.RandomCrop(task["size"]))
+        steps.append(transforms.RandomCrop(task["size"], task["train_pad"], padding_mode="edge"))
     if train and task["flip"]:
         steps.append(transforms.RandomHorizontalFlip())
     steps += [transforms.ToTensor(), transforms.Normalize(task["mean"], task["std"])]

@@ -1,6 +1,7 @@
 """The transforms against the same steps spelled out with Pillow, sizes and offsets worked out by hand."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +122,38 @@ def test_training_windows_reach_every_offset_alike():
     assert min(counts.values()) > 50  # 100 expected, sigma 10
 
 
+def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
+    """A border of 2 makes 5 x 5 shifts; each is the picture moved, its edge filled in (oracle: clipped indices)."""
+    image = picture(40, 30)
+    whole, preprocess = np.asarray(image), Preprocess(size=(40, 30), train_resize=30, train_pad=2)
+    rng, found = np.random.default_rng(0), set()
+    for _ in range(400):
+        pixels = training_pixels(image, preprocess, rng)
+        for down, across in np.ndindex(5, 5):
+            rows = np.clip(np.arange(40) + down - 2, 0, 39)
+            columns = np.clip(np.arange(30) + across - 2, 0, 29)
+            if np.array_equal(pixels, whole[rows][:, columns]):
+                found.add((down, across))
+                break
+        else:
+            pytest.fail("a window that is no shift")
+    assert len(found) == 25
+
+
+def test_padding_comes_after_resizing():
+    image, rng = picture(80, 60), np.random.default_rng(1)
+    preprocess = Preprocess(size=(40, 30), train_resize=30, train_pad=1)
+    small = np.pad(np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC)), ((1, 1), (1, 1), (0, 0)), "edge")
+    shifts = [small[top : top + 40, left : left + 30] for top in range(3) for left in range(3)]
+    for _ in range(30):
+        pixels = training_pixels(image, preprocess, rng)
+        assert any(np.array_equal(pixels, shift) for shift in shifts)
+
+
 def test_training_is_the_same_for_the_same_generator_and_draws_three_numbers():
     image = picture(90, 120)
-    for preprocess in [Preprocess(size=(32, 32)), Preprocess(size=(32, 32), horizontal_flip=True)]:
+    plain = Preprocess(size=(32, 32))
+    for preprocess in [plain, replace(plain, horizontal_flip=True), replace(plain, train_pad=3)]:
         one, two = np.random.default_rng(7), np.random.default_rng(7)
         np.testing.assert_array_equal(
             training_pixels(image, preprocess, one), training_pixels(image, preprocess, two)
@@ -166,6 +196,8 @@ def test_every_shape_gives_the_target_size(image_size, size, resize):
     [
         {"size": (0, 4)},
         {"train_resize": 100},
+        {"train_pad": -1},
+        {"train_pad": 224},
         {"resize": "longest"},
         {"interpolation": "nearest"},
         {"std": (0, 1, 1)},

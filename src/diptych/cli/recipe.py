@@ -48,6 +48,7 @@ class PreprocessPart:
 
     resize: Literal["shortest", "squash"] = "shortest"
     train_resize: int | None = None
+    train_pad: int = 0
     horizontal_flip: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD

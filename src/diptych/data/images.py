@@ -57,6 +57,8 @@ class Preprocess:
         std: divided by after the mean.
         train_resize: shortest side of what the picture covers before the random crop; None: 8/7 of the
             target's.
+        train_pad: pixels by which a training picture's edge is repeated on every side before the random crop:
+            shifts without zoom, as for CIFAR (He et al. 2016, section 4.2).
         horizontal_flip: mirror every second training picture (the paper does not: captions say left and
             right).
     """
@@ -67,13 +69,15 @@ class Preprocess:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     train_resize: int | None = None
+    train_pad: int = 0
     horizontal_flip: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that no picture can have.
 
         Raises:
-            SettingsError: for a size below one, a training size below the target, or a zero deviation.
+            SettingsError: for a size below one, a training size below the target, a border as wide as the
+                picture, or a zero deviation.
         """
         if min(self.size) < 1:
             raise SettingsError(
@@ -84,6 +88,12 @@ class Preprocess:
                 "train_resize is smaller than the picture that is cut out of it",
                 found=self.train_resize,
                 expected=f"at least {min(self.size)}",
+            )
+        if not 0 <= self.train_pad < min(self.size):
+            raise SettingsError(
+                "train_pad is not a border",
+                found=self.train_pad,
+                expected=f"0 to {min(self.size) - 1}, less than the picture's shortest side",
             )
         if self.resize not in ("shortest", "squash") or self.interpolation not in FILTERS:
             raise SettingsError(
@@ -199,14 +209,28 @@ def _training(picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.ran
     else:
         covered = _cover(image_height, image_width, preprocess.train_size())
     down, across, mirror = rng.random(3).tolist()
-    top, left = int(down * (covered[0] - height + 1)), int(across * (covered[1] - width + 1))
-    if covered == (image_height, image_width):
+    pad = preprocess.train_pad
+    top, left = (
+        int(down * (covered[0] + 2 * pad - height + 1)),
+        int(across * (covered[1] + 2 * pad - width + 1)),
+    )
+    if pad:
+        pixels = _cut(_padded(picture, covered, preprocess), top, left, preprocess.size)
+    elif covered == (image_height, image_width):
         pixels = _cut(picture, top, left, preprocess.size)
     else:
         pixels = _window(picture, covered, (top, left), preprocess)
     if preprocess.horizontal_flip and mirror < 0.5:
         return np.ascontiguousarray(pixels[:, ::-1])
     return pixels
+
+
+def _padded(picture: Image.Image | Pixels, covered: tuple[int, int], preprocess: Preprocess) -> Pixels:
+    """Resize to `covered` and repeat the edge on every side."""
+    if covered != _size(picture):
+        picture = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
+    pad = preprocess.train_pad
+    return np.pad(np.asarray(picture), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
 
 
 def _window(

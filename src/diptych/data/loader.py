@@ -79,7 +79,7 @@ class LoaderSettings:
         workers: processes that build batches beside the training process; 0 builds them in it.
         seed: of order, augmentation and the choice among several captions.
         augment: random crops (the paper's training transform); off: the evaluation transform, whole captions.
-        word_dropout: largest share of a caption's words that is left out, drawn anew each epoch; the paper
+        word_dropout: largest share of words that every second caption loses, drawn anew each epoch; the paper
             has 0. Against learning a small data set's captions by heart.
         max_bad_fraction: share of samples that may be skipped before loading fails.
         limits: which pictures are refused.
