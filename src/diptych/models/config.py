@@ -20,6 +20,9 @@ ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu", "gelu_tanh")
 NO_TOKEN = -1
 """The id of a token that a tokenizer does not have: SigLIP's texts have no start token."""
 
+NO_CEILING = 1e9
+"""A bound on the scale that no training reaches: SigLIP's published scales (up to 118) pass CLIP's 100."""
+
 RESNET_EXPANSION = 4
 """Every bottleneck widens its planes by this factor."""
 
