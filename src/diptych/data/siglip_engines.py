@@ -145,6 +145,8 @@ class PieceEngine:
                 fix="pip install 'diptych[siglip]'",
             ) from error
         self.source = source
+        if not _fields(source) >= {1, 2, 3}:
+            raise _refused(ValueError("it is cut off"), where)
         try:
             self._engine: Any = SentencePieceProcessor(model_proto=source)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -200,6 +202,35 @@ class PieceEngine:
     def size(self) -> int:
         """Return the number of ids."""
         return int(self._engine.get_piece_size())
+
+
+def _fields(source: bytes) -> set[int]:
+    """Return the numbers of the fields of a protobuf message; none if it is not whole.
+
+    A sentencepiece model has pieces (1), trainer (2) and normaliser (3), each behind its length. The engine
+    also takes one that is cut off, with fewer pieces and no normaliser.
+    """
+    found, place = set(), 0
+    while place < len(source):
+        key, place = _varint(source, place)
+        length, place = _varint(source, place)
+        if key & 7 != 2:
+            return set()
+        found.add(key >> 3)
+        place += length
+    return found if place == len(source) else set()
+
+
+def _varint(source: bytes, place: int) -> tuple[int, int]:
+    """Return the number of base 128 that begins at a place, and the place behind it."""
+    number = shift = 0
+    while place < len(source):
+        number |= (source[place] & 127) << shift
+        shift += 7
+        place += 1
+        if source[place - 1] < 128:
+            return number, place
+    return number, len(source) + 1
 
 
 def _refused(error: BaseException, where: object) -> BaseException:

@@ -164,7 +164,7 @@ class SiglipTokenizer:
                 "transformers cannot clean texts like this",
                 found=f"cleaning {self.cleaning!r}",
                 expected="siglip, lower or none",
-                fix="load it with cleaning='siglip': only texts with '_', HTML entities or broken characters differ",
+                fix="load it with cleaning='siglip': texts with '_', entities or broken letters will differ",
             )
         files.write_text(Path(folder) / JSON, self._self_contained())
         self._write_config(Path(folder), "PreTrainedTokenizerFast")
