@@ -28,7 +28,8 @@ TRICKY = [
     "", " ", "\n\t", "a", "A dog's ball_2!", "  two   spaces ", "hahahahahaha", "aaaaaaaaaaaaaaaaaaaaaaaa",
     "1111111111111", "!!!", "…", "é", "e\u0301", "ﬁne ﬂour", "Ⅷ ①", "ΟΔΟΣ", "İstanbul", "STRASSE ß",
     "😀 😀😀", "👩\u200d👩\u200d👧", "&amp;amp; &lt;b&gt;", "cafÃ©", "▁ ▁▁x", "x▁y", "</s>", "a</s>b",
-    "a </s> b", "</s></s>", "<unk>", " <unk> dog", "dog</s>", "😀 </s>", "<eos>", "<pad> a", "<bos>x", "a\x00b", "\u200bzero",
+    "a </s> b", "</s></s>", "<unk>", " <unk> dog", "dog</s>", "😀 </s>", "<eos>", "<pad> a", "<bos>x",
+    "a\x00b", "\u200bzero",
     "\u00a0nbsp\u3000wide", "日本語の文", "한국어", "שלום", "a" * 500, "word " * 200, "\ufeffbom",
     "tab\tand\nline", "_", "__init__", "ALL CAPITALS", "don't", "x" + "\u0301" * 20,
 ]  # fmt: skip
