@@ -12,11 +12,12 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer as EngineBuilder
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 from transformers import SiglipTokenizer as Theirs
 from transformers.models.siglip2 import Siglip2Tokenizer
 
 from diptych.core.errors import DataError, IntegrityError, UnknownNameError, UsageError
+from diptych.data.siglip_files import pieces_to_json
 from diptych.data.siglip_tokenizer import SiglipTokenizer
 from diptych.models.config import NO_TOKEN
 
@@ -232,6 +233,42 @@ def test_a_self_contained_file_cleans_as_siglip_does(pieces: bytes, tmp_path: Pa
     # Python gives a Greek word a final sigma, the engine does not. Special tokens are split off beforehand.
     texts = [text for text in TRICKY + fuzzed(300, seed=5) if "Σ" not in text and "<" not in text]
     same(ours, AutoTokenizer.from_pretrained(target), texts)
+
+
+def test_pieces_become_the_tokenizer_json_that_transformers_makes(
+    spiece: Path, pieces: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "spiece.model").write_bytes(pieces)
+    theirs = T5Tokenizer.from_pretrained(tmp_path, extra_ids=0, pad_token="</s>", padding_side="right")
+    target = tmp_path / "target"
+    target.mkdir()
+    assert SiglipTokenizer.load(spiece, cleaning="open_clip").save_for_open_clip(target) == "canonicalize"
+    texts = [open_clips_canonicalize(text) for text in TRICKY + fuzzed(2000, seed=6) + corpus()]
+    expected = ids_of(theirs, texts)
+    assert np.array_equal(ids_of(AutoTokenizer.from_pretrained(target), texts), expected)
+    again = SiglipTokenizer.load(target)
+    assert again.cleaning == "open_clip"
+    assert np.array_equal(again.tokens(texts), expected)
+
+
+def test_open_clip_gets_lower_case_in_the_file_itself(gemma: Any, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    target.mkdir()
+    ours = SiglipTokenizer.load(gemma_folder(Siglip2Tokenizer, gemma, source), context_length=CONTEXT)
+    assert ours.save_for_open_clip(target) == "whitespace"
+    same(ours, AutoTokenizer.from_pretrained(target), TRICKY + fuzzed(300, seed=7))
+
+
+def test_only_unigram_models_are_converted() -> None:
+    model = io.BytesIO()
+    lines = iter([line.lower() for line in corpus()])
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines, model_writer=model, vocab_size=400, model_type="bpe", minloglevel=2
+    )
+    with pytest.raises(IntegrityError, match="unigram"):
+        pieces_to_json(model.getvalue())
+    with pytest.raises(IntegrityError, match="cut off"):
+        pieces_to_json(model.getvalue()[:-1])
 
 
 def test_rows_end_and_are_filled_up_and_counted(spiece: Path) -> None:

@@ -25,10 +25,12 @@ from typing import Any, Literal, Protocol
 
 from diptych.core.errors import IntegrityError, MissingPackageError
 from diptych.data.cleaning import fix_text
+from diptych.data.protobuf import read_message
 
 Cleaning = Literal["siglip", "open_clip", "lower", "none"]
 CLEANINGS: tuple[Cleaning, ...] = ("siglip", "open_clip", "lower", "none")
 
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of a sentencepiece model
 META_SPACE = "▁"  # sentencepiece's visible space
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACES = re.compile(r"\s+")
@@ -145,9 +147,10 @@ class PieceEngine:
                 fix="pip install 'diptych[siglip]'",
             ) from error
         self.source = source
-        if not _fields(source) >= {1, 2, 3}:
-            raise _refused(ValueError("it is cut off"), where)
         try:
+            # sentencepiece itself takes a file that is cut off, with fewer pieces and no normaliser.
+            if not read_message(source).keys() >= {_PIECES, _TRAINER, _NORMALIZER}:
+                raise ValueError("pieces, trainer or normaliser are missing")
             self._engine: Any = SentencePieceProcessor(model_proto=source)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _refused(error, where) from error
@@ -202,35 +205,6 @@ class PieceEngine:
     def size(self) -> int:
         """Return the number of ids."""
         return int(self._engine.get_piece_size())
-
-
-def _fields(source: bytes) -> set[int]:
-    """Return the numbers of the fields of a protobuf message; none if it is not whole.
-
-    A sentencepiece model has pieces (1), trainer (2) and normaliser (3), each behind its length. The engine
-    also takes one that is cut off, with fewer pieces and no normaliser.
-    """
-    found, place = set(), 0
-    while place < len(source):
-        key, place = _varint(source, place)
-        length, place = _varint(source, place)
-        if key & 7 != 2:
-            return set()
-        found.add(key >> 3)
-        place += length
-    return found if place == len(source) else set()
-
-
-def _varint(source: bytes, place: int) -> tuple[int, int]:
-    """Return the number of base 128 that begins at a place, and the place behind it."""
-    number = shift = 0
-    while place < len(source):
-        number |= (source[place] & 127) << shift
-        shift += 7
-        place += 1
-        if source[place - 1] < 128:
-            return number, place
-    return number, len(source) + 1
 
 
 def _refused(error: BaseException, where: object) -> BaseException:

@@ -20,6 +20,7 @@ from diptych.core import files
 from diptych.core.errors import DataError, IntegrityError, UsageError, unknown_name
 from diptych.data.cleaning import MAX_CHARACTERS
 from diptych.data.siglip_engines import CLEANINGS, Cleaning, Engine, JsonEngine, PieceEngine
+from diptych.data.siglip_files import pieces_to_json, self_contained
 from diptych.data.tokenizer import TokenCounts
 from diptych.data.vocabulary import MAX_CONTEXT_LENGTH
 
@@ -139,11 +140,7 @@ class SiglipTokenizer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder.
-
-        transformers gives the same ids for spiece.model cleaned as ``siglip``; open_clip does for
-        tokenizer.json cleaned as ``open_clip``. For transformers and tokenizer.json: `save_for_transformers`.
-        """
+        """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder."""
         folder, is_pieces = Path(folder), isinstance(self.engine, PieceEngine)
         files.write_bytes(folder / (PIECES if is_pieces else JSON), self.engine.source)
         self._write_config(folder, "SiglipTokenizer" if is_pieces else "PreTrainedTokenizerFast")
@@ -151,23 +148,35 @@ class SiglipTokenizer:
     def save_for_transformers(self, folder: str | Path) -> None:
         """Write files from which transformers' AutoTokenizer gives these ids without further arguments.
 
-        The clean-up and the end token go into tokenizer.json itself.
+        spiece.model is copied; the clean-up and the end token go into tokenizer.json itself.
 
         Raises:
-            UsageError: open_clip's clean-up repairs texts, which no tokenizer.json can do.
+            UsageError: open_clip's clean-up repairs texts, which neither file can do.
         """
-        if isinstance(self.engine, PieceEngine) and self.cleaning == "siglip":
-            self.save(folder)
-            return
-        if self.cleaning == "open_clip" or isinstance(self.engine, PieceEngine):
+        if self.cleaning == "open_clip" or (
+            isinstance(self.engine, PieceEngine) and self.cleaning != "siglip"
+        ):
             raise UsageError(
                 "transformers cannot clean texts like this",
                 found=f"cleaning {self.cleaning!r}",
-                expected="siglip, lower or none",
+                expected="siglip; for tokenizer.json lower or none too",
                 fix="load it with cleaning='siglip': texts with '_', entities or broken letters will differ",
             )
-        files.write_text(Path(folder) / JSON, self._self_contained())
-        self._write_config(Path(folder), "PreTrainedTokenizerFast")
+        if is_pieces:
+            self.save(folder)
+        else:
+            self._save_self_contained(Path(folder), self.engine.source)
+
+    def save_for_open_clip(self, folder: str | Path) -> str:
+        """Write a tokenizer.json from which open_clip's loader gives these ids, and return its ``clean``.
+
+        That name belongs into ``text_cfg.tokenizer_kwargs`` of the configuration. open_clip repairs and
+        unescapes texts whatever is asked of it, so texts that need that may differ.
+        """
+        is_pieces = isinstance(self.engine, PieceEngine)
+        source = pieces_to_json(self.engine.source) if is_pieces else self.engine.source
+        self._save_self_contained(Path(folder), source)
+        return "canonicalize" if self.cleaning == "open_clip" else "whitespace"
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without the end token."""
@@ -255,29 +264,10 @@ class SiglipTokenizer:
         }
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
-    def _self_contained(self) -> str:
-        """Return a tokenizer.json that cleans texts and ends them itself."""
-        from tokenizers import Regex, Tokenizer, normalizers, processors
-
-        engine = Tokenizer.from_str(self.engine.source.decode("utf-8"))
-        before: dict[Cleaning, list[Any]] = {
-            "none": [],
-            "lower": [normalizers.Lowercase()],
-            "siglip": [
-                normalizers.Lowercase(),
-                normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
-                normalizers.Replace(Regex(r"\s+"), " "),
-                normalizers.Strip(),
-            ],
-        }
-        inside = [] if engine.normalizer is None else [engine.normalizer]
-        engine.normalizer = normalizers.Sequence([*before[self.cleaning], *inside])
-        engine.post_processor = processors.TemplateProcessing(
-            single=f"$A {self.end_token}", special_tokens=[(self.end_token, self.end_id)]
-        )
-        engine.no_padding()
-        engine.no_truncation()
-        return str(engine.to_str())
+    def _save_self_contained(self, folder: Path, source: bytes) -> None:
+        end = (self.end_token, self.end_id)
+        files.write_text(folder / JSON, self_contained(source, cleaning=self.cleaning, end=end))
+        self._write_config(folder, "PreTrainedTokenizerFast")
 
 
 def _rebuild(kind: type[Any], source: bytes, settings: dict[str, Any]) -> SiglipTokenizer:

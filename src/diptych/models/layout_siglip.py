@@ -220,12 +220,22 @@ def from_open_clip_siglip(
 
 
 def to_open_clip_siglip(
-    config: ClipConfig, state: Mapping[str, Tensor], *, trunks: Mapping[str, Trunk] = TRUNKS
+    config: ClipConfig,
+    state: Mapping[str, Tensor],
+    *,
+    clean: str = "canonicalize",
+    trunks: Mapping[str, Trunk] = TRUNKS,
 ) -> tuple[dict[str, Any], State]:
     """Write a SigLIP of open_clip; the inverse of `from_open_clip_siglip`.
 
     The tokenizer it names is the published one of that vocabulary's size; open_clip takes the files of a
     local folder instead.
+
+    Args:
+        config: the architecture.
+        state: our tensors by name.
+        clean: how open_clip cleans texts before its tokenizer (`SiglipTokenizer.save_for_open_clip`).
+        trunks: timm's picture towers by name.
 
     Returns:
         ``model_cfg`` and its tensors by name, in the dtype of ours.
@@ -242,7 +252,7 @@ def to_open_clip_siglip(
         "context_length": text.context_length,
         "vocab_size": text.vocab_size,
         "hf_tokenizer_name": _TOKENIZERS.get(text.vocab_size, _NEWEST_TOKENIZER),
-        "tokenizer_kwargs": {"clean": "canonicalize"},
+        "tokenizer_kwargs": {"clean": clean},
         "width": text.width,
         "heads": text.heads,
         "layers": text.layers,
