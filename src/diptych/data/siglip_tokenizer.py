@@ -153,9 +153,8 @@ class SiglipTokenizer:
         Raises:
             UsageError: open_clip's clean-up repairs texts, which neither file can do.
         """
-        if self.cleaning == "open_clip" or (
-            isinstance(self.engine, PieceEngine) and self.cleaning != "siglip"
-        ):
+        is_pieces = isinstance(self.engine, PieceEngine)
+        if self.cleaning == "open_clip" or (is_pieces and self.cleaning != "siglip"):
             raise UsageError(
                 "transformers cannot clean texts like this",
                 found=f"cleaning {self.cleaning!r}",
