@@ -180,6 +180,7 @@ def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model"
         vocab_size=tokenizer.vocab_size,
         start_id=tokenizer.start_id,
         end_id=tokenizer.end_id,
+        pad_id=0,  # what the tokenizer fills rows with
         context_length=tokenizer.context_length,
     )
     given = {

@@ -49,7 +49,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = ""
 
     Args:
         cls: a dataclass; fields may be dataclasses, tuples, lists, dicts, Optionals, unions, Literals, enums,
-            paths. A union of dataclasses is chosen by their `kind` field.
+            paths. A union of dataclasses is chosen by `kind`, optional where its metadata says implied.
         mapping: plain values by field name; fields with a default may be missing.
         where: the file or command that they come from, for messages.
 
@@ -297,6 +297,9 @@ def _by_kind(classes: list[Any], value: Mapping[str, Any], place: _Place) -> Any
         return classes[0]
     kinds = {kind: cls for cls in classes for kind in _kinds(cls)}
     if "kind" not in value:
+        for cls in classes:
+            if any(field.metadata.get("implied") for field in dataclasses.fields(cls)):
+                return cls
         raise (place / "kind").error("a setting is missing", expected=f"one of {', '.join(map(repr, kinds))}")
     return kinds[_one_of(tuple(kinds), value["kind"], place / "kind")]
 

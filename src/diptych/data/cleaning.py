@@ -41,7 +41,7 @@ def chunks(text: str) -> list[str]:
     """
     text = text[:MAX_CHARACTERS]
     if not _is_plain(text):
-        text = html.unescape(html.unescape(_fix_text()(text)))
+        text = html.unescape(html.unescape(fix_text(text)))
     # The original lower-cases after joining: the same, because no letter's lower case depends on or makes a
     # space.
     return text.lower().split()
@@ -113,8 +113,17 @@ def _pattern() -> Any:
     return regex.compile(PATTERN, regex.IGNORECASE)
 
 
+def fix_text(text: str) -> str:
+    """Return the text with broken characters repaired by ftfy.
+
+    >>> fix_text("cafÃ©")
+    'café'
+    """
+    return str(_ftfy()(text))
+
+
 @cache
-def _fix_text() -> Any:
+def _ftfy() -> Any:
     import ftfy
 
     return ftfy.fix_text

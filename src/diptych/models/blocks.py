@@ -27,6 +27,7 @@ QUICK_GELU_SLOPE = 1.702
 SHORT_SEQUENCE = 32
 """Up to this length float32 attention beats plain half-precision products; see `_is_half_training_on_cpu`."""
 
+_APPROXIMATION = {"gelu": "none", "gelu_tanh": "tanh"}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -211,8 +212,10 @@ class Mlp(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return (T, D) for (T, D)."""
-        if self.activation == "gelu":
-            return cast(Tensor, self.c_proj(F.gelu(self.c_fc(rows))))
+        if self.activation != "quick_gelu":
+            return cast(
+                Tensor, self.c_proj(F.gelu(self.c_fc(rows), approximate=_APPROXIMATION[self.activation]))
+            )
         if torch.is_grad_enabled() and len(rows) > rows.shape[1]:
             return self._folded(rows)
         return cast(Tensor, self.c_proj(quick_gelu(self.c_fc(rows))))
@@ -252,13 +255,19 @@ class Block(nn.Module):
 
 
 class Transformer(nn.ModuleList):
-    """A stack of blocks of which only one token per sequence is read at the end.
+    """A stack of blocks."""
 
-    The last block therefore computes queries, output and MLP for those tokens alone.
-    """
+    def forward(self, rows: Tensor, groups: Groups) -> Tensor:
+        """Return (T, D): every token after all blocks."""
+        for block in self:
+            rows = block(rows, groups)
+        return rows
 
     def read(self, rows: Tensor, groups: Groups, readers: Tensor, visible: Visible | None = None) -> Tensor:
-        """Return (N, D): the reading tokens after all blocks. Arguments as in `Attention.pooled`."""
+        """Return (N, D): one token per sequence after all blocks. Arguments as in `Attention.pooled`.
+
+        The last block computes queries, output and MLP for those tokens alone.
+        """
         for block in list(self)[:-1]:
             rows = block(rows, groups)
         seen = [None] * len(groups) if visible is None else visible

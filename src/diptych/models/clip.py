@@ -1,7 +1,7 @@
 """CLIP: two towers, one space, one scale.
 
 Source: Radford et al. 2021 (CLIP), figure 3 and section 2.4; initialisation as in OpenAI's ``clip/model.py``
-(``initialize_parameters``), with PyTorch's defaults where that function is silent.
+(``initialize_parameters``), with PyTorch's defaults where that function is silent; SigLIP's as in big_vision.
 """
 
 import math
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diptych.models import siglip
 from diptych.models.blocks import Attention, Mlp
-from diptych.models.config import ClipConfig, VitConfig
+from diptych.models.config import ClipConfig, SiglipVisionConfig, TextConfig, VitConfig
+from diptych.models.draw import Draw
 from diptych.models.resnet import ModifiedResNet
+from diptych.models.siglip import SiglipText, SiglipVision
 from diptych.models.text import TextTransformer
 from diptych.models.vision import VisionTransformer
 
@@ -24,26 +27,18 @@ TEXT_POSITION_STD = 0.01
 class Clip(nn.Module):
     """The two towers and the learned temperature.
 
-    ``logit_scale`` (0-D) is the stored logarithm; `forward` returns its exponential.
+    ``logit_scale`` (0-D) is the stored logarithm; `forward` returns its exponential. ``logit_bias`` (0-D) is
+    added to scaled cosines where the configuration has one, else it is None.
     """
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision: VisionTransformer | ModifiedResNet
-        if isinstance(config.vision, VitConfig):
-            self.vision = VisionTransformer(
-                config.vision,
-                embed_dim=config.embed_dim,
-                activation=config.activation,
-                eps=config.layer_norm_eps,
-            )
-        else:
-            self.vision = ModifiedResNet(config.vision, embed_dim=config.embed_dim)
-        self.text = TextTransformer(
-            config.text, embed_dim=config.embed_dim, activation=config.activation, eps=config.layer_norm_eps
-        )
+        self.vision = _vision(config)
+        self.text = _text(config)
         self.logit_scale = nn.Parameter(torch.empty(()))
+        has_bias = config.logit_bias_init is not None
+        self.logit_bias = nn.Parameter(torch.empty(())) if has_bias else None
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return image_features (B, E) of normalised pictures (B, 3, H, W)."""
@@ -68,6 +63,23 @@ class Clip(nn.Module):
         text_embeds = unit_length(self.encode_text(tokens))
         scale = self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
         return image_embeds, text_embeds, scale
+
+
+def _vision(config: ClipConfig) -> VisionTransformer | ModifiedResNet | SiglipVision:
+    vision, activation, eps = config.vision, config.activation, config.layer_norm_eps
+    if isinstance(vision, VitConfig):
+        return VisionTransformer(vision, embed_dim=config.embed_dim, activation=activation, eps=eps)
+    if isinstance(vision, SiglipVisionConfig):
+        return SiglipVision(vision, activation=activation, eps=eps)
+    return ModifiedResNet(vision, embed_dim=config.embed_dim)
+
+
+def _text(config: ClipConfig) -> TextTransformer | SiglipText:
+    text, eps = config.text, config.layer_norm_eps
+    activation = config.text_activation or config.activation
+    if isinstance(text, TextConfig):
+        return TextTransformer(text, embed_dim=config.embed_dim, activation=activation, eps=eps)
+    return SiglipText(text, embed_dim=config.embed_dim, activation=activation, eps=eps)
 
 
 def unit_length(features: Tensor) -> Tensor:
@@ -98,7 +110,7 @@ def initialise(clip: Clip, generator: torch.Generator) -> None:
     Source: OpenAI's ``clip/model.py`` ``initialize_parameters``; PyTorch defaults for what it leaves alone
     (the vision Transformer's blocks, convolutions, biases).
     """
-    draw = _Draw(generator)
+    draw = Draw(generator)
     for module in clip.modules():
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
@@ -107,35 +119,22 @@ def initialise(clip: Clip, generator: torch.Generator) -> None:
             module.reset_parameters()
         elif isinstance(module, nn.Linear | nn.Conv2d):
             draw.default(module)
-    _initialise_text(clip.text, draw)
+    if isinstance(clip.text, TextTransformer):
+        _initialise_text(clip.text, draw)
+    else:
+        siglip.initialise_text(clip.text, draw)
     if isinstance(clip.vision, VisionTransformer):
         _initialise_vit(clip.vision, draw)
+    elif isinstance(clip.vision, SiglipVision):
+        siglip.initialise_vision(clip.vision, draw)
     else:
         _initialise_resnet(clip.vision, draw)
     clip.logit_scale.fill_(clip.config.logit_scale_init)
+    if clip.logit_bias is not None and clip.config.logit_bias_init is not None:
+        clip.logit_bias.fill_(clip.config.logit_bias_init)
 
 
-class _Draw:
-    """Random values from one generator."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def normal(self, tensor: Tensor, std: float) -> None:
-        tensor.normal_(0.0, std, generator=self.generator)
-
-    def uniform(self, tensor: Tensor, bound: float) -> None:
-        tensor.uniform_(-bound, bound, generator=self.generator)
-
-    def default(self, module: nn.Linear | nn.Conv2d) -> None:
-        """PyTorch's default, Kaiming-uniform with a = sqrt(5): U(+-fan_in^-0.5), the bias too."""
-        bound = module.weight[0].numel() ** -0.5
-        self.uniform(module.weight, bound)
-        if module.bias is not None:
-            self.uniform(module.bias, bound)
-
-
-def _initialise_text(text: TextTransformer, draw: _Draw) -> None:
+def _initialise_text(text: TextTransformer, draw: Draw) -> None:
     width, layers = text.config.width, text.config.layers
     residual_std = width**-0.5 * (2 * layers) ** -0.5
     draw.normal(text.token_embedding.weight, TOKEN_STD)
@@ -152,7 +151,7 @@ def _initialise_text(text: TextTransformer, draw: _Draw) -> None:
         draw.normal(mlp.c_proj.weight, residual_std)
 
 
-def _initialise_vit(vision: VisionTransformer, draw: _Draw) -> None:
+def _initialise_vit(vision: VisionTransformer, draw: Draw) -> None:
     width = vision.config.width
     draw.normal(vision.class_embedding, width**-0.5)
     draw.normal(vision.positional_embedding, width**-0.5)
@@ -167,7 +166,7 @@ def _initialise_vit(vision: VisionTransformer, draw: _Draw) -> None:
         attention.out_proj.bias.zero_()
 
 
-def _initialise_resnet(vision: ModifiedResNet, draw: _Draw) -> None:
+def _initialise_resnet(vision: ModifiedResNet, draw: Draw) -> None:
     pool = vision.attnpool
     std = pool.c_proj.in_features**-0.5
     draw.normal(pool.positional_embedding, std)

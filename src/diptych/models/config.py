@@ -2,19 +2,26 @@
 
 A configuration is plain data. It says everything that the weights do not (activation, heads, end token), so a
 checkpoint that carries it cannot be rebuilt as a different function. `diptych.core.settings` reads it from
-plain data (``kind`` tells the two vision towers apart) and writes it back.
+plain data (``kind`` tells the towers apart) and writes it back.
 
-Source: Radford et al. 2021 (CLIP), tables 18 to 20; OpenAI's published ``clip/model.py``.
+Source: Radford et al. 2021 (CLIP), tables 18 to 20; OpenAI's published ``clip/model.py``. Zhai et al. 2023
+(SigLIP) and Tschannen et al. 2025 (SigLIP 2) for the towers of that family.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from diptych.core.errors import SettingsError, unknown_name
 
-Activation = Literal["quick_gelu", "gelu"]
-ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu")
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
+ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu", "gelu_tanh")
+
+NO_TOKEN = -1
+"""The id of a token that a tokenizer does not have: SigLIP's texts have no start token."""
+
+NO_CEILING = 1e9
+"""A bound on the scale that no training reaches: SigLIP's published scales (up to 118) pass CLIP's 100."""
 
 RESNET_EXPANSION = 4
 """Every bottleneck widens its planes by this factor."""
@@ -97,8 +104,45 @@ class ResNetConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SiglipVisionConfig:
+    """Shape of SigLIP's vision Transformer: no class token, an attention pool with a learned query on top.
+
+    A picture's size need not be a multiple of the patch: what is left at the right and bottom is not looked
+    at (SO400M/14 at 384 pixels sees 378 of them). The width is the width of the shared space.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    kind: Literal["siglip"] = "siglip"
+
+    def __post_init__(self) -> None:
+        _require_positive("vision", patch_size=self.patch_size, layers=self.layers)
+        _require_heads("vision", self.width, self.heads)
+        if len(self.image_size) != 2 or min(self.image_size) < self.patch_size:
+            raise SettingsError(
+                "the picture is smaller than a patch",
+                where="vision.image_size",
+                found=str(self.image_size),
+                expected=f"(height, width), both {self.patch_size} or more",
+                fix="raise image_size",
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of whole patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+@dataclass(frozen=True, slots=True)
 class TextConfig:
-    """Shape of the causal text Transformer and the two ids that bracket every text."""
+    """Shape of the causal text Transformer and the two ids that bracket every text.
+
+    Configurations that are older than ``kind`` do not have it, and mean this tower.
+    """
 
     context_length: int = 77
     vocab_size: int = 49_408
@@ -108,24 +152,49 @@ class TextConfig:
     start_id: int = 49_406
     end_id: int = 49_407
     mlp_ratio: float = 4.0
+    kind: Literal["clip"] = field(default="clip", metadata={"implied": True})
 
     def __post_init__(self) -> None:
         _require_positive(
             "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
         )
         _require_heads("text", self.width, self.heads)
-        for name, token_id in (("start_id", self.start_id), ("end_id", self.end_id)):
-            if not 0 <= token_id < self.vocab_size:
-                raise SettingsError(
-                    f"{name} lies outside the vocabulary",
-                    where=f"text.{name}",
-                    found=str(token_id),
-                    expected=f"0 to {self.vocab_size - 1}",
-                    fix="take vocab_size, start_id and end_id from the same tokenizer",
-                )
+        _require_ids(self.vocab_size, start_id=self.start_id, end_id=self.end_id)
 
 
-VisionConfig = VitConfig | ResNetConfig
+@dataclass(frozen=True, slots=True)
+class SiglipTextConfig:
+    """Shape of SigLIP's text Transformer: every token sees every other, the last of the context is read.
+
+    Texts are filled up with ``pad_id`` to the whole context, and the padding takes part: changing
+    ``context_length`` or ``pad_id`` changes the embeddings. ``head`` is a linear layer with bias into the
+    shared space; without one (SO400M/16 i18n) the width is that of the space.
+    """
+
+    context_length: int = 64
+    vocab_size: int = 32_000
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    start_id: int = NO_TOKEN
+    end_id: int = 1
+    pad_id: int = 1
+    mlp_ratio: float = 4.0
+    head: bool = True
+    kind: Literal["siglip"] = "siglip"
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
+        )
+        _require_heads("text", self.width, self.heads)
+        _require_ids(self.vocab_size, end_id=self.end_id, pad_id=self.pad_id)
+        if self.start_id != NO_TOKEN:
+            _require_ids(self.vocab_size, start_id=self.start_id)
+
+
+VisionConfig = VitConfig | ResNetConfig | SiglipVisionConfig
+AnyTextConfig = TextConfig | SiglipTextConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,25 +202,43 @@ class ClipConfig:
     """Two towers, the width of the space they share, and the temperature's start and ceiling.
 
     ``logit_scale_init`` is the stored logarithm (ln 1/0.07); ``logit_scale_max`` bounds its exponential.
+    ``text_activation`` is the text tower's where it is not ``activation``. ``logit_bias_init`` is where the
+    learned bias of the sigmoid loss starts; None: the model has no bias.
     """
 
     embed_dim: int
     vision: VisionConfig
-    text: TextConfig
+    text: AnyTextConfig
     activation: Activation = "quick_gelu"
     layer_norm_eps: float = 1e-5
     logit_scale_init: float = math.log(1 / 0.07)
     logit_scale_max: float = 100.0
+    text_activation: Activation | None = None
+    logit_bias_init: float | None = None
 
     def __post_init__(self) -> None:
         _require_positive("model", embed_dim=self.embed_dim)
-        if self.activation not in ACTIVATIONS:
-            raise unknown_name("activation", str(self.activation), ACTIVATIONS, where="activation")
+        for name, activation in (("activation", self.activation), ("text_activation", self.text_activation)):
+            if activation is not None and activation not in ACTIVATIONS:
+                raise unknown_name("activation", str(activation), ACTIVATIONS, where=name)
+        if isinstance(self.vision, SiglipVisionConfig):
+            _require_same_width("vision", self.vision.width, self.embed_dim)
+        if isinstance(self.text, SiglipTextConfig) and not self.text.head:
+            _require_same_width("text", self.text.width, self.embed_dim)
 
     def with_tokenizer(
-        self, *, vocab_size: int, start_id: int, end_id: int, context_length: int | None = None
+        self,
+        *,
+        vocab_size: int,
+        start_id: int,
+        end_id: int,
+        context_length: int | None = None,
+        pad_id: int | None = None,
     ) -> "ClipConfig":
-        """Return this configuration for another vocabulary (and, if given, another context length)."""
+        """Return this configuration for another vocabulary (and, if given, another context length).
+
+        ``pad_id`` matters to towers that read their padding, and is ignored by the others.
+        """
         text = replace(
             self.text,
             vocab_size=vocab_size,
@@ -159,7 +246,19 @@ class ClipConfig:
             end_id=end_id,
             context_length=self.text.context_length if context_length is None else context_length,
         )
+        if isinstance(text, SiglipTextConfig) and pad_id is not None:
+            text = replace(text, pad_id=pad_id)
         return replace(self, text=text)
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """Return the ratio r for which ``int(width * r)`` is ``hidden``: the exact inverse of what towers do.
+
+    >>> int(1152 * mlp_ratio(1152, 4304)), mlp_ratio(768, 3072)
+    (4304, 4.0)
+    """
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _require_positive(part: str, **values: int) -> None:
@@ -172,6 +271,29 @@ def _require_positive(part: str, **values: int) -> None:
                 expected="1 or more",
                 fix=f"raise {name}",
             )
+
+
+def _require_ids(vocab_size: int, **ids: int) -> None:
+    for name, token_id in ids.items():
+        if not 0 <= token_id < vocab_size:
+            raise SettingsError(
+                f"{name} lies outside the vocabulary",
+                where=f"text.{name}",
+                found=str(token_id),
+                expected=f"0 to {vocab_size - 1}",
+                fix="take vocab_size and all ids from the same tokenizer",
+            )
+
+
+def _require_same_width(part: str, width: int, embed_dim: int) -> None:
+    if width != embed_dim:
+        raise SettingsError(
+            "a tower without a projection is as wide as the shared space",
+            where=f"{part}.width",
+            found=f"width {width}, embed_dim {embed_dim}",
+            expected="the same number twice",
+            fix="set embed_dim to the tower's width",
+        )
 
 
 def _require_heads(part: str, width: int, heads: int) -> None:

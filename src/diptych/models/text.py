@@ -9,7 +9,6 @@ Source: Radford et al. 2021 (CLIP), section 2.4. We differ from OpenAI's ``clip/
 token by its id: the largest id of a row is the end token only while nobody adds tokens to the vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -141,18 +140,23 @@ class TextTransformer(nn.Module):
         if tokens.shape[0] == 0:
             return self.text_projection.new_zeros((0, self.text_projection.shape[1]))
         plan = plan_reading(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
-        self._require_context(plan.groups)
+        require_context(max(length for _, length in plan.groups), self.config.context_length)
         places = F.embedding(plan.positions, self.positional_embedding)
         rows = self.token_embedding(plan.ids) + places
         read = self.ln_final(self.blocks.read(rows, plan.groups, plan.readers, plan.visible))
         return cast(Tensor, read @ self.text_projection).index_select(0, plan.ranks)
 
-    def _require_context(self, groups: Sequence[tuple[int, int]]) -> None:
-        longest = max(length for _, length in groups)
-        if longest > self.config.context_length:
-            raise DataError(
-                "a text is longer than the model's context",
-                found=f"{longest} tokens",
-                expected=f"at most {self.config.context_length}",
-                fix="tokenize with the model's own tokenizer, which cuts long texts",
-            )
+
+def require_context(longest: int, context_length: int) -> None:
+    """Refuse texts that are longer than the context.
+
+    Raises:
+        DataError: ``longest`` tokens do not fit.
+    """
+    if longest > context_length:
+        raise DataError(
+            "a text is longer than the model's context",
+            found=f"{longest} tokens",
+            expected=f"at most {context_length}",
+            fix="tokenize with the model's own tokenizer, which cuts long texts",
+        )

@@ -49,33 +49,36 @@ class VisionTransformer(nn.Module):
         return cast(Tensor, self.ln_post(self.blocks.read(rows, [(batch, length)], readers)) @ self.proj)
 
 
-def interpolate_positions(positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
+def interpolate_positions(
+    positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], *, extra: int = 1
+) -> Tensor:
     """Stretch learned positions to another grid, for pictures of another size.
 
-    The first position (class token, or the mean token of an attention pool) is no place in the picture and is
-    kept.
+    An extra first position (class token, or the mean token of a ResNet's attention pool) is no place in the
+    picture and is kept.
 
     Args:
-        positions: (1 + rows * columns, D) of the old grid.
+        positions: (extra + rows * columns, D) of the old grid.
         old_grid: (rows, columns) that the positions were learned on.
         new_grid: (rows, columns) wanted.
+        extra: positions before the grid's; SigLIP has none.
 
     Returns:
-        (1 + new rows * new columns, D), bicubic with antialiasing, in the dtype of ``positions``.
+        (extra + new rows * new columns, D), bicubic with antialiasing, in the dtype of ``positions``.
 
     Raises:
-        ValueError: ``positions`` does not have 1 + rows * columns rows.
+        ValueError: ``positions`` does not have extra + rows * columns rows.
 
     >>> interpolate_positions(torch.zeros(5, 8), (2, 2), (4, 6)).shape
     torch.Size([25, 8])
     """
-    if positions.shape[0] != old_grid[0] * old_grid[1] + 1:
+    if positions.shape[0] != old_grid[0] * old_grid[1] + extra:
         raise ValueError(
-            f"{positions.shape[0]} positions do not fit a grid of {old_grid} and one extra token"
+            f"{positions.shape[0]} positions do not fit a grid of {old_grid} and {extra} extra tokens"
         )
     if old_grid == new_grid:
         return positions
-    first, grid = positions[:1], positions[1:]
+    first, grid = positions[:extra], positions[extra:]
     image = grid.float().t().reshape(1, -1, *old_grid)
     image = F.interpolate(image, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
     stretched = image.reshape(grid.shape[1], -1).t().to(positions.dtype)

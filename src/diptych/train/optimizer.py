@@ -24,16 +24,16 @@ class AdamWSettings:
     epsilon: float = 1e-6
 
 
-def paper_constants(vision: Literal["vit", "resnet"]) -> tuple[float, float]:
+def paper_constants(vision: Literal["vit", "resnet", "siglip"]) -> tuple[float, float]:
     """Return beta2 and epsilon for a kind of image tower.
 
     Source:
-        Radford et al. 2021, table 18.
+        Radford et al. 2021, table 18; Zhai et al. 2023 (SigLIP), section 4.5, with optax's epsilon.
 
-    >>> paper_constants("vit"), paper_constants("resnet")
-    ((0.98, 1e-06), (0.999, 1e-08))
+    >>> paper_constants("vit"), paper_constants("resnet"), paper_constants("siglip")
+    ((0.98, 1e-06), (0.999, 1e-08), (0.95, 1e-08))
     """
-    return (0.999, 1e-8) if vision == "resnet" else (0.98, 1e-6)
+    return {"vit": (0.98, 1e-6), "resnet": (0.999, 1e-8), "siglip": (0.95, 1e-8)}[vision]
 
 
 def split_by_decay(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

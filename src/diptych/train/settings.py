@@ -115,7 +115,7 @@ class TrainSettings:
             )
         return steps
 
-    def adamw(self, vision: Literal["vit", "resnet"]) -> AdamWSettings:
+    def adamw(self, vision: Literal["vit", "resnet", "siglip"]) -> AdamWSettings:
         """Return the optimizer's constants, those left open filled in for the kind of image tower."""
         beta2, epsilon = paper_constants(vision)
         return AdamWSettings(
