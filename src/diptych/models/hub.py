@@ -140,12 +140,25 @@ def _get(repository: str, name: str, hub: Hub) -> Path | None:
             where=repository + (f"@{hub.revision}" if hub.revision else ""),
             fix="check the name and the revision; a private one needs `hf auth login`",
         ) from error
-    except errors.EntryNotFoundError:  # also what the cache lacks while the hub cannot be reached
+    except (
+        errors.LocalEntryNotFoundError
+    ) as error:  # not in the cache, and the hub was not or cannot be asked
+        if hub.local_files_only or _offline():
+            return None
+        raise _unreachable(repository, name, error) from error
+    except errors.EntryNotFoundError:
         return None
     except (OSError, errors.HfHubHTTPError) as error:
-        raise EnvironmentFault(
-            "the hub cannot be reached", where=f"{repository}/{name}", found=str(error)[:200], fix="try again"
-        ) from error
+        raise _unreachable(repository, name, error) from error
+
+
+def _unreachable(repository: str, name: str, error: Exception) -> EnvironmentFault:
+    return EnvironmentFault(
+        "the hub cannot be reached",
+        where=f"{repository}/{name}",
+        found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+        fix="try again when the network is there, or load a folder on disk",
+    )
 
 
 def _download() -> Callable[..., str]:
