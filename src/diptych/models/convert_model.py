@@ -81,7 +81,7 @@ def _write_open_clip(model: Model, folder: Path) -> None:
     _, writer = OPEN_CLIP[_family(model)]
     model_cfg, state = writer(model.config, model.clip.state_dict())
     if not model.tokenizer.is_published:
-        # open_clip's own tokenizer holds OpenAI's merges only; with any name here it reads the folder's files.
+        # open_clip's own tokenizer holds OpenAI's merges only; with a name here it reads the folder's files.
         model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
     write_bytes(folder / "open_clip_model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
     document = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_to_open_clip(model.preprocess)}
