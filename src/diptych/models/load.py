@@ -132,14 +132,12 @@ def _assemble(
     """Put a model together from the parts that its files hold."""
     with ThreadPoolExecutor(1) as pool:
         parts = read_parts(place.path, activation)
+        # Digests take as long as everything else together, so they run beside it.
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
-        clip = _build(parts)
-        found = Model(
-            clip,
-            _tokenizer(parts, tokenizer, hub),
-            _preprocess(parts, preprocess),
-            {"format": parts.format, **place.origin},
-        )
+        words, files = _tokenizer(parts, tokenizer, hub)
+        digests |= {path: pool.submit(sha256_file, path) for path in files}
+        origin = {"format": parts.format, **place.origin}
+        found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
         found.provenance["files"] = [_entry(path, digest) for path, digest in digests.items()]
     return found
 
@@ -197,13 +195,14 @@ def _seen(preprocess: Preprocess) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _tokenizer(parts: Parts, given: Tokenizer | str | Path | None, hub: Hub) -> Tokenizer:
+def _tokenizer(
+    parts: Parts, given: Tokenizer | str | Path | None, hub: Hub
+) -> tuple[Tokenizer, tuple[Path, ...]]:
+    """Return the tokenizer and the files that it was read from."""
     text = parts.config.text
-    if isinstance(given, Tokenizer):
-        found, where = given, "tokenizer="
-    else:
-        path = _vocabulary(parts, given, hub)
-        found, where = Tokenizer.open(path, context_length=text.context_length), str(path)
+    path = given if isinstance(given, Tokenizer) else _vocabulary(parts, given, hub)
+    found = path if isinstance(path, Tokenizer) else Tokenizer.open(path, context_length=text.context_length)
+    where = "tokenizer=" if isinstance(path, Tokenizer) else str(path)
     facts = {name: getattr(found, name) for name in ("vocab_size", "start_id", "end_id", "context_length")}
     for name, value in facts.items():
         if value != getattr(text, name):
@@ -214,7 +213,10 @@ def _tokenizer(parts: Parts, given: Tokenizer | str | Path | None, hub: Hub) -> 
                 expected=f"{getattr(text, name)} as in the weights and configuration of {parts.where}",
                 fix="pass tokenizer= with the vocabulary that the model learned with",
             )
-    return found
+    if isinstance(path, Tokenizer):
+        return found, ()
+    files = [path] if path.is_file() else [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+    return found, tuple(files[:1])
 
 
 def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:

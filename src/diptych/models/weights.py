@@ -8,6 +8,7 @@ Source: the safetensors format; PyTorch's `torch.save` and TorchScript serializa
 """
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,9 @@ from diptych.core.settings import load_json
 INDEX_SUFFIX = ".index.json"
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile put before every name."""
+
+_NAMED = re.compile(r"unsupported global:? (?:GLOBAL )?(\S+)", re.IGNORECASE)
+"""How torch's restricted unpickler words the name that it refuses."""
 
 AGAIN = "download or copy the file again, from a source you trust"
 READER = Path(__file__).with_name("inert_pickle.py")
@@ -137,17 +141,18 @@ def _torch_load(path: Path, *, mapped: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        told = str(error)
-        _, marked, name = told.partition("Unsupported global: GLOBAL ")
-        if not marked:
-            raise _damaged(path, found=told.strip().splitlines()[0][:200] if told else repr(error)) from error
+        told = str(error) or type(error).__name__
+        named = _NAMED.search(told)
+        if named is None:
+            lines = [line.strip() for line in told.splitlines() if "WeightsUnpickler" in line]
+            raise _damaged(path, found=(lines or told.splitlines())[0][:200]) from error
         raise IntegrityError(
             "the file holds more than weights, and nothing of it was executed",
             where=path,
-            found=f"a reference to {name.split()[0]}",
+            found=f"a reference to {named[1]}",
             expected="tensors by name",
-            fix="save the weights alone (safetensors.torch.save_file of the state dictionary), "
-            "where you trust the file",
+            fix="where you trust the file, save the weights alone: safetensors.torch.save_file of the "
+            "state dictionary",
         ) from error
 
 
