@@ -78,8 +78,7 @@ def _write_diptych(model: Model, folder: Path) -> None:
 
 
 def _write_open_clip(model: Model, folder: Path) -> None:
-    _, writer = OPEN_CLIP[_family(model)]
-    model_cfg, state = writer(model.config, model.clip.state_dict())
+    model_cfg, state = OPEN_CLIP[_family(model)].write(model.config, model.clip.state_dict())
     if not model.tokenizer.is_published:
         # open_clip's own tokenizer holds OpenAI's merges only; with a name here it reads the folder's files.
         model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
@@ -90,12 +89,12 @@ def _write_open_clip(model: Model, folder: Path) -> None:
 
 
 def _write_transformers(model: Model, folder: Path) -> None:
-    _, writer = TRANSFORMERS[_family(model)]
-    config, state = writer(model.config, model.clip.state_dict())
+    family = _family(model)
+    config, state = TRANSFORMERS[family].write(model.config, model.clip.state_dict())
     # from_pretrained refuses safetensors without this note on their origin.
     write_bytes(folder / "model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
     write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", preprocess_to_transformers(model.preprocess))
+    write_json(folder / "preprocessor_config.json", preprocess_to_transformers(model.preprocess, family))
     model.tokenizer.save(folder)
 
 

@@ -33,6 +33,7 @@ from diptych.models.layout_transformers import (
     from_transformers,
     preprocess_from_transformers,
     to_transformers,
+    without_positions,
 )
 from diptych.models.weights import Weights, read_weights
 
@@ -47,11 +48,28 @@ State = Mapping[str, Tensor]
 Reader = Callable[[Mapping[str, Any], State], tuple[ClipConfig, dict[str, Tensor]]]
 Writer = Callable[[ClipConfig, State], tuple[dict[str, Any], dict[str, Tensor]]]
 
-TRANSFORMERS: dict[str, tuple[Reader, Writer]] = {"clip": (from_transformers, to_transformers)}
-"""Reader and writer by the `model_type` of config.json."""
 
-OPEN_CLIP: dict[str, tuple[Reader, Writer]] = {"clip": (from_open_clip, to_open_clip)}
-"""Reader and writer by `open_clip_family`."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a family of models looks in one library's files.
+
+    Attributes:
+        read: their configuration and tensors → ours.
+        write: ours → theirs.
+        clean: leaves out what is no weight, so that the rest is exactly what `write` gives; None where `read`
+            holds every tensor against the towers itself.
+    """
+
+    read: Reader
+    write: Writer
+    clean: Callable[[State], State] | None
+
+
+TRANSFORMERS = {"clip": Layout(from_transformers, to_transformers, without_positions)}
+"""By the `model_type` of config.json, which is also the `kind` of our text tower."""
+
+OPEN_CLIP = {"clip": Layout(from_open_clip, to_open_clip, clean)}
+"""By `open_clip_family`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +80,7 @@ class Parts:
         format: "open_clip", "transformers" or "openai".
         config: the architecture.
         state: our tensors by name.
-        theirs: the tensors as the files name them.
+        theirs: the tensors as the files name them; None where they were checked when they were read.
         to_theirs: turns our tensors into theirs.
         preprocess: None where no file states it.
         files: those that were read.
@@ -73,7 +91,7 @@ class Parts:
     format: str
     config: ClipConfig
     state: dict[str, Tensor]
-    theirs: State
+    theirs: State | None
     to_theirs: Callable[[State], State]
     preprocess: Preprocess | None
     files: tuple[Path, ...]
@@ -89,6 +107,8 @@ class Parts:
         Raises:
             IntegrityError: a tensor is missing, unknown or has another shape.
         """
+        if self.theirs is None:
+            return
         expected = {name: list(tensor.shape) for name, tensor in self.to_theirs(wanted).items()}
         found = {name: list(tensor.shape) for name, tensor in self.theirs.items()}
         told = [f"no {name} {shape}" for name, shape in sorted(expected.items()) if name not in found]
@@ -171,7 +191,7 @@ def read_parts(path: Path, activation: Activation | None) -> Parts:
         )
     if (folder / OPEN_CLIP_CONFIG).is_file():
         parts = _open_clip(folder, file or _weights_in(folder, (*OPEN_CLIP_WEIGHTS, *WEIGHTS)))
-    elif (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG):
+    elif (folder / CONFIG).is_file():
         parts = _transformers(folder, file or _weights_in(folder, WEIGHTS))
     else:
         return _alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
@@ -203,14 +223,14 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
     family = open_clip_family(model_cfg)
     if family not in OPEN_CLIP:
         raise _malformed(path, f"towers of {family}", " or ".join(OPEN_CLIP))
-    reader, writer = OPEN_CLIP[family]
-    config, state = _translated(reader, model_cfg, found, path)
+    layout = OPEN_CLIP[family]
+    config, state = _translated(layout.read, model_cfg, found, path)
     return Parts(
         "open_clip",
         config,
         state,
-        clean(found.tensors),
-        lambda ours: writer(config, ours)[1],
+        layout.clean(found.tensors) if layout.clean else None,
+        lambda ours: layout.write(config, ours)[1],
         _stated(preprocess_from_open_clip, preprocess_cfg, config, path),
         (path, *found.files),
         folder,
@@ -221,24 +241,21 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
 def _transformers(folder: Path, weights: Path) -> Parts:
     path = folder / CONFIG
     document, found = read_json(path), read_weights(weights)
-    family = document["model_type"]
+    family = document.get("model_type")
     if family not in TRANSFORMERS:
         raise _malformed(path, f"model_type {family!r}", " or ".join(TRANSFORMERS))
-    reader, writer = TRANSFORMERS[family]
-    config, state = _translated(reader, document, found, path)
+    layout = TRANSFORMERS[family]
+    config, state = _translated(layout.read, document, found, path)
     processor = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
     preprocess = None
     if processor is not None:
         preprocess = _stated(preprocess_from_transformers, read_json(processor), config, processor)
-    theirs = {name: t for name, t in found.tensors.items() if not name.endswith(".position_ids")}
-    if theirs.get("logit_scale") is not None:
-        theirs["logit_scale"] = theirs["logit_scale"].reshape(state["logit_scale"].shape)
     return Parts(
         "transformers",
         config,
         state,
-        theirs,
-        lambda ours: writer(config, ours)[1],
+        layout.clean(found.tensors) if layout.clean else None,
+        lambda ours: layout.write(config, ours)[1],
         preprocess,
         (path, *((processor,) if processor else ()), *found.files),
         folder,

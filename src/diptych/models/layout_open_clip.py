@@ -228,11 +228,9 @@ def _eps(norm_kwargs: Mapping[str, Plain] | None) -> float:
 
 
 def _activation(quick_gelu: bool, act_kwargs: Mapping[str, Plain] | None) -> Activation:
-    if quick_gelu:
-        return "quick_gelu"
     if not act_kwargs:
-        return "gelu"
-    if act_kwargs == TANH:
+        return "quick_gelu" if quick_gelu else "gelu"
+    if act_kwargs == TANH and not quick_gelu:
         return cast(Activation, "gelu_tanh")
     raise _cannot("act_kwargs", str(act_kwargs), "none")
 
@@ -244,8 +242,14 @@ def _pair(value: Sizes, name: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
+def _require_head_width(cfg: VisionCfg) -> None:
+    if cfg.head_width < 1:
+        raise _cannot("vision_cfg.head_width", str(cfg.head_width), "the width of an attention head")
+
+
 def _vit(cfg: VisionCfg) -> VitConfig:
     assert isinstance(cfg.layers, int)
+    _require_head_width(cfg)
     patch = _pair(cfg.patch_size or 0, "vision_cfg.patch_size")
     if patch[0] != patch[1]:
         raise _cannot("vision_cfg.patch_size", str(patch), "square patches")
@@ -254,17 +258,18 @@ def _vit(cfg: VisionCfg) -> VitConfig:
         patch[0],
         cfg.width,
         cfg.layers,
-        cfg.width // max(cfg.head_width, 1),
+        cfg.width // cfg.head_width,
         cfg.mlp_ratio,
     )
 
 
 def _resnet(cfg: VisionCfg) -> ResNetConfig:
     stages = cfg.layers
+    _require_head_width(cfg)
     if not isinstance(stages, tuple) or len(stages) != 4:
         raise _cannot("vision_cfg.layers", str(stages), "four numbers of blocks")
     size = _pair(cfg.image_size, "vision_cfg.image_size")
-    heads = cfg.width * 32 // max(cfg.head_width, 1)
+    heads = cfg.width * 32 // cfg.head_width
     return ResNetConfig(size, (stages[0], stages[1], stages[2], stages[3]), cfg.width, heads)
 
 

@@ -23,6 +23,9 @@ from diptych.models.layout_openai import mlp_ratio
 T = TypeVar("T")
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+PROCESSORS = {"clip": "CLIP", "siglip": "Siglip"}
+"""How the names of processor classes begin, by `model_type`."""
+
 LEGACY_END = 2
 """Configurations from before 2023 say this whatever the vocabulary; the end token is the largest id then."""
 
@@ -131,12 +134,10 @@ def from_transformers(
     if type(projection) is not int:
         raise _cannot("projection_dim", repr(projection), "a whole number")
     ours = {}
-    for name, tensor in state.items():
-        if not _NOT_WEIGHTS.fullmatch(name):
-            key, value = _our_name(name), tensor.detach().float()
-            ours[key] = value.t().contiguous() if key in _TRANSPOSED else value
-    if "logit_scale" in ours and ours["logit_scale"].numel() == 1:
-        ours["logit_scale"] = ours["logit_scale"].reshape(())
+    for name, tensor in without_positions(state).items():
+        key, value = _our_name(name), tensor.detach()
+        value = value.float() if value.is_floating_point() else value
+        ours[key] = value.t().contiguous() if key in _TRANSPOSED and value.ndim == 2 else value
     return (
         ClipConfig(
             projection,
@@ -147,6 +148,14 @@ def from_transformers(
         ),
         ours,
     )
+
+
+def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the position numbers that older releases saved, and make the scale 0-D."""
+    kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
+    if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
+        kept["logit_scale"] = kept["logit_scale"].reshape(())
+    return kept
 
 
 def to_transformers(
@@ -236,13 +245,19 @@ def preprocess_from_transformers(processor: Mapping[str, Any], size: tuple[int, 
     )
 
 
-def preprocess_to_transformers(preprocess: Preprocess) -> dict[str, Any]:
-    """Write the settings of an image processor; the inverse of `preprocess_from_transformers`."""
+def preprocess_to_transformers(preprocess: Preprocess, family: str = "clip") -> dict[str, Any]:
+    """Write the settings of an image processor; the inverse of `preprocess_from_transformers`.
+
+    Args:
+        preprocess: the transform; its training margin and flip have no place there.
+        family: `model_type` of the model.
+    """
     height, width = preprocess.size
     squash = preprocess.resize == "squash"
+    prefix = PROCESSORS[family]
     return {
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "CLIPProcessor",
+        "image_processor_type": f"{prefix}ImageProcessor",
+        "processor_class": f"{prefix}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": height, "width": width} if squash else {"shortest_edge": min(height, width)},
