@@ -81,7 +81,10 @@ def agrees(model: Model, activation: torch.nn.Module | None = None) -> None:
 def test_an_openai_archive_says_its_activation_and_needs_only_a_vocabulary(tmp_path: Path) -> None:
     write_archive(tmp_path / "quick.pt", openai_clip())
     write_archive(tmp_path / "gelu.pt", openai_clip(GELU()))
-    quick, gelu = (load(tmp_path / f"{name}.pt", tokenizer=WORDS) for name in ("quick", "gelu"))
+    quick = load(tmp_path / "quick.pt", tokenizer=WORDS)
+    with pytest.raises(UsageError, match="preprocess="):  # not OpenAI's: only they had QuickGELU in archives
+        load(tmp_path / "gelu.pt", tokenizer=WORDS)
+    gelu = load(tmp_path / "gelu.pt", **ALONE)
     agrees(quick)
     agrees(gelu, GELU())
     assert (quick.config.activation, gelu.config.activation) == ("quick_gelu", "gelu")
@@ -448,3 +451,14 @@ def test_the_weights_of_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
     after = load_file(tmp_path / "model" / "open_clip_model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before), "the file is left alone"
     shutil.rmtree(tmp_path / "model")
+
+
+def test_a_file_that_openai_published_is_recognised_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_archive(tmp_path / "any.pt", openai_clip())
+    digest = hashlib.sha256((tmp_path / "any.pt").read_bytes()).hexdigest()
+    assert "published_as" not in load(tmp_path / "any.pt", tokenizer=WORDS).provenance
+    row = public_names.PublicName("a/b", "clip", "quick_gelu", openai=digest)
+    monkeypatch.setattr(public_names, "public_names", lambda: {"ViT-B-32/openai": row})
+    assert load(tmp_path / "any.pt", tokenizer=WORDS).provenance["published_as"] == "ViT-B-32/openai"

@@ -4,7 +4,6 @@ Reads: an open_clip folder (`open_clip_config.json`), a transformers folder (`co
 alone in OpenAI's layout, or one of those files in its folder.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from torch import Tensor
 from diptych.core.errors import (
     DataError,
     DiptychError,
-    EnvironmentFault,
     IntegrityError,
     SettingsError,
     UsageError,
@@ -27,6 +25,7 @@ from diptych.data.images import Preprocess
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
 from diptych.models.config import ACTIVATIONS, Activation, ClipConfig
 from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
+from diptych.models.json_files import malformed, read_json
 from diptych.models.layout_open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
 from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
 from diptych.models.layout_transformers import (
@@ -40,7 +39,6 @@ from diptych.models.weights import Weights, read_weights
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 SHOWN = 6  # tensors in a message
-MAX_CONFIG_BYTES = 4 * 2**20
 MAX_LAYERS, MAX_SIDE = 1000, 2**24  # far beyond any model; a hostile configuration must not cost memory
 CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
@@ -136,29 +134,6 @@ class Parts:
             )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a configuration: an object of plain values and of a sane size.
-
-    Raises:
-        IntegrityError: it is anything else.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"{path.stat().st_size:,} bytes")
-        document = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, f"{type(error).__name__}: {error}"[:200], "a JSON object") from error
-    except OSError as error:
-        raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
-    if not isinstance(document, dict):
-        raise _malformed(path, type(document).__name__, "a JSON object")
-    return document
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
 def is_ours(path: Path) -> bool:
     """Tell whether a folder is a checkpoint of diptych or a finished run, damaged or not."""
     if not path.is_dir():
@@ -219,10 +194,10 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
     document, found = read_json(path), read_weights(weights)
     model_cfg, preprocess_cfg = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(model_cfg, dict) or not isinstance(preprocess_cfg, dict):
-        raise _malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
+        raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
     family = open_clip_family(model_cfg)
     if family not in OPEN_CLIP:
-        raise _malformed(path, f"towers of {family}", " or ".join(OPEN_CLIP))
+        raise malformed(path, f"towers of {family}", " or ".join(OPEN_CLIP))
     layout = OPEN_CLIP[family]
     config, state = _translated(layout.read, model_cfg, found, path)
     return Parts(
@@ -242,8 +217,8 @@ def _transformers(folder: Path, weights: Path) -> Parts:
     path = folder / CONFIG
     document, found = read_json(path), read_weights(weights)
     family = document.get("model_type")
-    if family not in TRANSFORMERS:
-        raise _malformed(path, f"model_type {family!r}", " or ".join(TRANSFORMERS))
+    if not isinstance(family, str) or family not in TRANSFORMERS:
+        raise malformed(path, f"model_type {family!r}", " or ".join(TRANSFORMERS))
     layout = TRANSFORMERS[family]
     config, state = _translated(layout.read, document, found, path)
     processor = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
@@ -266,7 +241,6 @@ def _transformers(folder: Path, weights: Path) -> Parts:
 def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
     """Read weights in OpenAI's layout that no configuration describes."""
     found = read_weights(weights)
-    archive = bool(found.modules)
     if any(
         name.startswith(("text_model.", "visual.trunk.", "text.transformer.embeddings"))
         for name in found.tensors
@@ -284,9 +258,10 @@ def _alone(folder: Path | None, weights: Path, activation: Activation | None) ->
         error.where = str(weights)
         raise
     except (ValueError, SettingsError) as error:
-        raise _malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
-    # OpenAI published archives and nobody else did in this layout; all of theirs share one transform.
-    preprocess = Preprocess(size=config.vision.image_size) if archive else None
+        raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
+    # OpenAI alone published archives with QuickGELU in this layout, and all of theirs share one transform.
+    openai = bool(found.modules) and activation == "quick_gelu"
+    preprocess = Preprocess(size=config.vision.image_size) if openai else None
     theirs = clean(found.tensors)
     return Parts(
         "openai", config, state, theirs, to_openai_state, preprocess, found.files, folder, weights
@@ -346,7 +321,7 @@ def _translated(
         error.where = str(found.files[0])
         raise
     except (DiptychError, OverflowError, ValueError) as error:
-        raise _malformed(path, str(error), "the configuration of a CLIP") from error
+        raise malformed(path, str(error), "the configuration of a CLIP") from error
     _check_sizes(ours, path)
     return ours, state
 
@@ -357,10 +332,10 @@ def _check_sizes(config: ClipConfig, path: Path) -> None:
         for name, value in to_mapping(part).items():
             values = value if isinstance(value, list) else [value]
             limit = MAX_LAYERS if name == "layers" else MAX_SIDE
-            if any(isinstance(number, int | float) and not -1 < number <= limit for number in values):
-                raise _malformed(path, f"{tower} {name} {value}", f"at most {limit:,}")
+            if any(isinstance(number, int | float) and not -1 <= number <= limit for number in values):
+                raise malformed(path, f"{tower} {name} {value}", f"at most {limit:,}")
     if not 0 <= config.layer_norm_eps < 1 or not math.isfinite(config.logit_scale_init):
-        raise _malformed(path, f"layer_norm_eps {config.layer_norm_eps:g}", "a small positive number")
+        raise malformed(path, f"layer_norm_eps {config.layer_norm_eps:g}", "a small positive number")
 
 
 def _stated(
@@ -372,14 +347,4 @@ def _stated(
     try:
         return reader(settings, config.vision.image_size)
     except DiptychError as error:
-        raise _malformed(path, str(error), "a preprocessing that this package has") from error
-
-
-def _malformed(path: Path, found: str, expected: str) -> IntegrityError:
-    return IntegrityError(
-        "the file does not describe a model that can be read",
-        where=path,
-        found=found,
-        expected=expected,
-        fix="restore the file that was published with these weights",
-    )
+        raise malformed(path, str(error), "a preprocessing that this package has") from error

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageError, UsageError
-from diptych.core.settings import load_json
+from diptych.models.json_files import read_json
 
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
 OPEN_CLIP_WEIGHTS = (
@@ -83,7 +83,7 @@ def fetch_model(repository: str, hub: Hub) -> Path:
     if weights is None:
         raise _missing(repository, hub, " or ".join(names))
     if weights.name.endswith(".index.json"):
-        listed = load_json(weights).get("weight_map", {})
+        listed = read_json(weights).get("weight_map", {})
         for shard in sorted({str(name) for name in listed.values()} if isinstance(listed, dict) else ()):
             if _get(repository, shard, hub) is None:
                 raise _missing(repository, hub, shard)

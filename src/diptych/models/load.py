@@ -33,7 +33,7 @@ from diptych.models.hub import (
     stated_digest,
 )
 from diptych.models.model import Model
-from diptych.models.public_names import PublicName, named_preprocess, public_names
+from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -139,6 +139,8 @@ def _assemble(
         origin = {"format": parts.format, **place.origin}
         found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
         found.provenance["files"] = [_entry(path, digest) for path, digest in digests.items()]
+        if name := published_as({entry["sha256"] for entry in found.provenance["files"]}):
+            found.provenance["published_as"] = name
     return found
 
 

@@ -3,7 +3,7 @@
 Reads: `public_names.toml` beside this file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,3 +80,8 @@ def named_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
         raise unknown_name("preprocessing", name, transforms)
     found = transforms[name]
     return Preprocess(size, found.resize, found.interpolation, found.mean, found.std)
+
+
+def published_as(digests: Collection[str]) -> str | None:
+    """Return the short name of OpenAI's file with one of these SHA-256, or None."""
+    return next((name for name, row in public_names().items() if row.openai and row.openai in digests), None)

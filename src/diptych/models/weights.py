@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
-from diptych.core.settings import load_json
+from diptych.models.json_files import read_json
 
 INDEX_SUFFIX = ".index.json"
 WRAPPERS = ("module.", "_orig_mod.")
@@ -94,7 +94,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _sharded(index: Path) -> Weights:
-    listed = load_json(index).get("weight_map")
+    listed = read_json(index).get("weight_map")
     plain = isinstance(listed, dict) and all(
         isinstance(name, str) and name == Path(name).name and name not in ("", "..")
         for name in listed.values()
