@@ -13,7 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from diptych.data.images import Preprocess
 from diptych.data.tokenizer import Tokenizer
+from diptych.models.clip import build
+from diptych.models.config import ClipConfig, TextConfig, VitConfig
 from diptych.models.convert_model import convert
 from diptych.models.golden import CAPTIONS, golden_pictures
 from diptych.models.load import load
@@ -137,3 +140,15 @@ def test_open_clips_files_are_read_and_ours_are_read_by_open_clip(name: str, tmp
             assert torch.equal(read["pixels"], theirs["pixels"])
         else:
             compare(load(out / "model"), out, theirs, f"{name} → {to}")
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_open_clip_reads_a_vocabulary_that_is_not_openais(tmp_path: Path) -> None:
+    words = Tokenizer.train(["a red circle above two blue squares", *CAPTIONS] * 3, size=700, context_length=24)
+    text = TextConfig(24, words.vocab_size, 64, 2, 4, words.start_id, words.end_id)
+    config = ClipConfig(40, VitConfig((32, 32), 8, 48, 2, 4, 3.1), text, "gelu", layer_norm_eps=1e-6)
+    model = Model(build(config, seed=0), words, Preprocess(size=(32, 32)))
+    ask(tmp_path, (32, 32))
+    convert(model, tmp_path / "model", "open_clip")
+    compare(model, tmp_path, peer("read", tmp_path), "own vocabulary → open_clip, read by open_clip")

@@ -101,7 +101,8 @@ def read(folder: Path) -> None:
             str(folder / "model" / "model.pt"), precision="fp32", device="cpu"
         )
         cfg = PreprocessCfg(size=model.visual.image_size)
-        transform, tokenizer = image_transform_v2(cfg, is_train=False), SimpleTokenizer()
+        transform = image_transform_v2(cfg, is_train=False)
+        tokenizer = SimpleTokenizer(context_length=model.context_length)
     else:
         name = f"local-dir:{folder / 'model'}"
         model, _, transform = open_clip.create_model_and_transforms(name)
