@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from diptych.embed.features import embed_texts as embed_texts
     from diptych.evaluate.classifier import build_classifier as build_classifier
     from diptych.evaluate.prompts import Templates as Templates
-    from diptych.models.checkpoint import load as load
     from diptych.models.checkpoint import save as save
     from diptych.models.clip import build as build
     from diptych.models.config import ClipConfig as ClipConfig
+    from diptych.models.load import load as load
     from diptych.models.model import Model as Model
     from diptych.models.presets import preset as preset
     from diptych.train.loss import contrastive_loss as contrastive_loss
@@ -50,7 +50,7 @@ _ROOMS = {
     "contrastive_loss": "train.loss",
     "embed_images": "embed.features",
     "embed_texts": "embed.features",
-    "load": "models.checkpoint",
+    "load": "models.load",
     "open_source": "data.sources",
     "pack": "data.pack",
     "preset": "models.presets",

@@ -66,6 +66,7 @@ def merges_of(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_published_ids(published):
+    assert published.is_published
     # Ids that OpenAI's and Hugging Face's documentation print.
     assert (published.vocab_size, published.start_id, published.end_id) == (49408, 49406, 49407)
     assert published.encode("a diagram") == [320, 22697]
@@ -220,7 +221,12 @@ def test_every_file_form_loads_to_the_same_tokenizer(small, tmp_path):
         Tokenizer.from_vocab(tmp_path / "vocab.json", tmp_path / "merges.txt", context_length=12),
         Tokenizer.from_merges(tmp_path / "merges.txt", context_length=12),
         copy.deepcopy(small),  # as a loader's worker gets it
+        *(
+            Tokenizer.open(tmp_path / name, context_length=12)
+            for name in (".", "tokenizer.json", "vocab.json", "merges.txt")
+        ),
     ]
+    assert not small.is_published
     for other in loaded:
         assert other.context_length == 12
         np.testing.assert_array_equal(other.tokens(texts), small.tokens(texts))

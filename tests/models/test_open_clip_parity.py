@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from diptych.models.clip import Clip, build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.convert import to_openai_state
+from diptych.models.layout_openai import to_openai_state
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_side.py"
 # BatchNorm over small batches amplifies rounding: at 24 pictures a ResNet drifts by 1.3e-4, at 128 by 1.7e-5.

@@ -33,7 +33,7 @@ def classify_images(
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
     from diptych.evaluate.prompts import BARE, load
-    from diptych.models.checkpoint import load as load_model
+    from diptych.models.load import load as load_model
 
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
@@ -62,7 +62,7 @@ def search_source(
     model_ref: str, ref: str, query: str, *, k: int, folder: Path | None
 ) -> list[dict[str, Any]]:
     """Return the k pictures of a source that a text describes best; the index is built once and kept."""
-    from diptych.models.checkpoint import load as load_model
+    from diptych.models.load import load as load_model
 
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
@@ -80,6 +80,7 @@ def open_searcher(model: "Model", ref: str, *, home: Path, folder: Path | None =
 
     source = open_source(ref)
     if folder is None:
+        home = home if home.is_dir() else Path()  # a file or a hub id has no folder of its own
         digest = hashlib.sha256(f"{model.digest} {source.name}".encode()).hexdigest()[:16]
         folder = home / INDEXES / digest
     with Progress("searching") as progress:

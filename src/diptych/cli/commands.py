@@ -142,7 +142,7 @@ def evaluate(
     """Score a model on a source.
 
     Args:
-        model: a checkpoint folder, or a run's folder.
+        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
         task: zeroshot classifies pictures by a column's names; retrieval finds texts and pictures.
         labels: the column of the true names.
@@ -154,7 +154,7 @@ def evaluate(
     keep_freed_memory()
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites
-    from diptych.models.checkpoint import load
+    from diptych.models.load import load
 
     part = TaskPart(labels or task, source, task, labels, templates)
     (suite,) = build_suites([part], columns=parse_columns(columns))
@@ -181,7 +181,7 @@ def classify(
     """Say which of your labels fits each picture best.
 
     Args:
-        model: a checkpoint folder, or a run's folder.
+        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         images: picture files.
         labels: names to choose from, separated by commas.
         templates: prompts file; bare names without one.
@@ -221,7 +221,7 @@ def search(
     """Find the pictures that a text describes.
 
     Args:
-        model: a checkpoint folder, or a run's folder.
+        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:test.
         query: what to look for.
         k: how many pictures.
@@ -234,6 +234,33 @@ def search(
     return answer(search_source(model, source, query, k=k, folder=index), json)
 
 
+def convert(
+    model: ModelFolder,
+    out: OutFolder,
+    *,
+    to: Literal["diptych", "openai", "open_clip", "transformers"],
+    activation: Literal["quick_gelu", "gelu"] | None = None,
+    tokenizer: Path | None = None,
+    preprocess: str | None = None,
+) -> int:
+    """Carry a model to another library's files and prove that it stayed the same.
+
+    Args:
+        model: whatever can be loaded: a folder, a weights file, a hub id or a public short name.
+        out: folder for the files.
+        to: whose format; that library's own loader reads the folder.
+        activation: for weights that lie without a configuration.
+        tokenizer: folder or file, where no vocabulary lies beside the weights.
+        preprocess: clip, half, clip-squash or siglip, where no file states it.
+    """
+    keep_freed_memory()
+    from diptych.models.convert_model import convert as convert_model
+    from diptych.models.load import load
+
+    loaded = load(model, activation=activation, tokenizer=tokenizer, preprocess=preprocess)
+    return answer({"out": str(out), **convert_model(loaded, out, to)})
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "tokenizer": tokenizer,
@@ -242,6 +269,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "classify": classify,
     "search": search,
+    "convert": convert,
 }
 
 

@@ -150,23 +150,12 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path) -> "Tokeni
 
     part, kept = recipe.tokenizer, folder / "tokenizer"
     if part.file:
-        return load_tokenizer(Path(part.file), context_length=part.context_length)
+        return Tokenizer.open(part.file, context_length=part.context_length)
     if not kept.exists():
         with Progress("learning the vocabulary"), staging_folder(kept) as staged:
             captions = captions_of(shards)
             Tokenizer.train(captions, size=part.size, context_length=part.context_length).save(staged)
     return Tokenizer.load(kept, context_length=part.context_length)
-
-
-def load_tokenizer(path: Path, *, context_length: int) -> "Tokenizer":
-    """Load a vocabulary from a folder, a `tokenizer.json` or the published merges."""
-    from diptych.data.tokenizer import Tokenizer
-
-    if path.is_dir():
-        return Tokenizer.load(path, context_length=context_length)
-    if path.suffix == ".json":
-        return Tokenizer.from_json(path, context_length=context_length)
-    return Tokenizer.from_merges(path, context_length=context_length)
 
 
 def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model":

@@ -182,7 +182,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, *, context_length: int | None = None) -> "Tokenizer":
-        """Load from a folder: tokenizer.json if there, else vocab.json and merges.txt.
+        """Load from a folder: tokenizer.json if there, else vocab.json and merges.txt, else published merges.
 
         Args:
             folder: what `save` wrote, or a folder from the Hugging Face hub.
@@ -193,9 +193,35 @@ class Tokenizer:
         """
         folder = Path(folder)
         length = vocabularies.read_context_length(folder) if context_length is None else context_length
-        if (folder / "tokenizer.json").is_file() or not (folder / "vocab.json").is_file():
+        if (folder / "tokenizer.json").is_file():
             return cls.from_json(folder / "tokenizer.json", context_length=length)
-        return cls.from_vocab(folder / "vocab.json", folder / "merges.txt", context_length=length)
+        if (folder / "vocab.json").is_file():
+            return cls.from_vocab(folder / "vocab.json", folder / "merges.txt", context_length=length)
+        if (folder / vocabularies.PUBLISHED_MERGES).is_file():
+            return cls.from_merges(folder / vocabularies.PUBLISHED_MERGES, context_length=length)
+        return cls.from_json(folder / "tokenizer.json", context_length=length)  # says that it is missing
+
+    @classmethod
+    def open(cls, path: str | Path, *, context_length: int | None = None) -> "Tokenizer":
+        """Load from a folder, a `tokenizer.json`, a `vocab.json` with its merges, or the published merges.
+
+        Raises:
+            IntegrityError, DataError: if a file is not what it should be, or missing.
+        """
+        path = Path(path)
+        if path.is_dir():
+            return cls.load(path, context_length=context_length)
+        length = DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
+        if path.name == "vocab.json":
+            return cls.from_vocab(path, path.with_name("merges.txt"), context_length=length)
+        if path.suffix == ".json":
+            return cls.from_json(path, context_length=length)
+        return cls.from_merges(path, context_length=length)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the merges are those of OpenAI's CLIP, which other libraries carry with them."""
+        return vocabularies.merges_digest(self._vocabulary) == vocabularies.PUBLISHED_DIGEST
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into an existing folder."""

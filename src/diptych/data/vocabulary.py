@@ -11,6 +11,7 @@ Source: openai/CLIP `simple_tokenizer.py` for the order of ids; Hugging Face `to
 """
 
 import gzip
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ MAX_FILE_BYTES = (
 )  # 49,408 entries take 2.3 MB; beyond 10 MiB hostile JSON could take more than 300 MB
 MAX_SIZE = 200_000  # entries in a vocabulary
 PUBLISHED_SIZE = 49_408  # 256 bytes, 256 bytes that end a word, 48,894 merges, start and end
+PUBLISHED_MERGES = "bpe_simple_vocab_16e6.txt.gz"  # the name that OpenAI gave the file
+PUBLISHED_DIGEST = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"  # see merges_digest
 DEFAULT_CONTEXT_LENGTH = 77
 MAX_CONTEXT_LENGTH = 65_536  # configs of others write 1e30 for "no limit"
 BASIC_SIZE = 514  # 2 × 256 byte symbols, start, end
@@ -58,6 +61,12 @@ def from_merges(merges: Sequence[Merge]) -> Vocabulary:
     tokens += [START, END]
     unique = dict.fromkeys(tokens)  # two merges may build the same token: it has one id
     return Vocabulary({token: number for number, token in enumerate(unique)}, tuple(merges))
+
+
+def merges_digest(vocabulary: Vocabulary) -> str:
+    """Return the SHA-256 of the merges in order, one a line: CLIP vocabularies differ in nothing else."""
+    lines = "\n".join(f"{left} {right}" for left, right in vocabulary.merges)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_merges(path: Path, *, size: int) -> Vocabulary:

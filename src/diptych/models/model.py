@@ -64,6 +64,11 @@ class Model:
         return self.clip.logit_scale.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What the picture tower computes in; pixels are brought to it."""
+        return next(self.clip.vision.parameters()).dtype
+
+    @property
     def digest(self) -> str:
         """SHA-256 over weights, architecture, preprocessing and tokenizer: equal digests embed equally."""
         facts = {
@@ -104,7 +109,7 @@ class Model:
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return image_features (B, E) of normalised pictures (B, 3, H, W); no gradients, evaluation mode."""
         with self._inference():
-            return self.clip.encode_image(pixels.to(self.device))
+            return self.clip.encode_image(pixels.to(self.device, self.dtype))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode."""

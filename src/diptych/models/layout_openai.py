@@ -19,30 +19,50 @@ from diptych.core.errors import DataError
 from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 HEAD_WIDTH = 64
-"""Every published CLIP has heads of this width; weights alone do not tell."""
+"""Width of an attention head wherever nothing else is known; weights alone do not tell."""
+
+WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104}
+"""Head widths of the published picture towers that differ, by the tower's width: ViT-H, ViT-g, ViT-bigG."""
 
 _PACKED = re.compile(r"(?P<stem>.*\.attn)\.in_proj_(?P<kind>weight|bias)")
 _SEPARATE = re.compile(r"(?P<stem>.*\.blocks\.\d+\.attn)\.(?P<part>[qkv])_proj\.(?P<kind>weight|bias)")
-_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size"}
+_NOT_WEIGHTS = re.compile(r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(.*\.)?position_ids")
 
 
 def from_openai_state(
-    state: Mapping[str, Tensor], *, activation: Activation, head_width: int = HEAD_WIDTH
+    state: Mapping[str, Tensor], *, activation: Activation, head_width: int | None = None
 ) -> tuple[ClipConfig, dict[str, Tensor]]:
-    """Read weights in the OpenAI / open_clip layout.
+    """Read weights in the OpenAI / open_clip layout that come without a configuration.
 
     Args:
         state: their tensors by name.
         activation: recorded nowhere in the weights, and decisive: OpenAI's own use ``"quick_gelu"``.
-        head_width: width of an attention head.
+        head_width: width of an attention head; None: that of the published models.
 
     Returns:
-        The architecture that the shapes imply (square pictures), and our tensors by name in float32.
+        The architecture that the shapes imply (square pictures), and our tensors by name in float32, which
+        may share memory with theirs.
 
     Raises:
         DataError: a tensor that tells the architecture is missing.
     """
-    state = {name: tensor for name, tensor in state.items() if name not in _NOT_WEIGHTS}
+    state = clean(state)
+    return _infer(state, activation, head_width), rename(state)
+
+
+def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what is no weight, and the ``text.`` that open_clip's CustomTextCLIP puts before names."""
+    kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
+    if "text.token_embedding.weight" in kept:
+        kept = {name.removeprefix("text."): tensor for name, tensor in kept.items()}
+    for name in ("logit_scale", "logit_bias"):
+        if name in kept and kept[name].numel() == 1:
+            kept[name] = kept[name].reshape(())
+    return kept
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors by name, in float32, for theirs; the inverse of `to_openai_state`."""
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         value = tensor.detach()
@@ -51,10 +71,10 @@ def from_openai_state(
         if packed := _PACKED.fullmatch(name):
             for part, piece in zip("qkv", value.chunk(3), strict=True):
                 key = f"{_our_name(packed['stem'])}.{part}_proj.{packed['kind']}"
-                ours[key] = piece.clone()
+                ours[key] = piece.clone()  # files refuse tensors that share memory
         else:
-            ours[_our_name(name)] = value.reshape(()) if name == "logit_scale" else value.clone()
-    return _infer(state, activation, head_width), ours
+            ours[_our_name(name)] = value
+    return ours
 
 
 def to_openai_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -82,7 +102,7 @@ def to_openai_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _our_name(name: str) -> str:
     name = name.replace("transformer.resblocks.", "blocks.")
-    if name == "logit_scale":
+    if name in ("logit_scale", "logit_bias"):
         return name
     prefix, dot, rest = name.partition(".")
     return f"vision.{rest}" if dot and prefix == "visual" else f"text.{name}"
@@ -94,7 +114,7 @@ def _their_name(name: str) -> str:
     return {"vision": f"visual.{rest}", "text": rest}.get(prefix, name)
 
 
-def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int) -> ClipConfig:
+def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int | None) -> ClipConfig:
     try:
         vocab_size, text_width = state["token_embedding.weight"].shape
         text = TextConfig(
@@ -102,9 +122,10 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int)
             vocab_size=vocab_size,
             width=text_width,
             layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
-            heads=text_width // head_width,
+            heads=text_width // (head_width or HEAD_WIDTH),
             start_id=vocab_size - 2,
             end_id=vocab_size - 1,
+            mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
         )
         vision = (_infer_vit if "visual.proj" in state else _infer_resnet)(state, head_width)
         embed_dim = state["text_projection"].shape[1]
@@ -113,25 +134,42 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int)
             "the weights are not a CLIP in the OpenAI layout",
             found=f"no tensor {error}",
             expected="the names of openai/CLIP or open_clip",
-            fix="give the state dictionary of a CLIP without a text. or trunk. prefix",
+            fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
         ) from error
     return ClipConfig(embed_dim, vision, text, activation=activation)
 
 
-def _infer_vit(state: Mapping[str, Tensor], head_width: int) -> VitConfig:
+def _infer_vit(state: Mapping[str, Tensor], head_width: int | None) -> VitConfig:
     width, _, patch, _ = state["visual.conv1.weight"].shape
     side = math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch
     layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
-    return VitConfig((side, side), patch, width, layers, width // head_width)
+    heads = width // (head_width or WIDE_HEADS.get(width, HEAD_WIDTH))
+    ratio = _mlp_ratio(state, "visual.transformer.resblocks.0.mlp.c_fc.weight")
+    return VitConfig((side, side), patch, width, layers, heads, ratio)
 
 
-def _infer_resnet(state: Mapping[str, Tensor], head_width: int) -> ResNetConfig:
+def _infer_resnet(state: Mapping[str, Tensor], head_width: int | None) -> ResNetConfig:
     stages = [_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
     positions, output_width = state["visual.attnpool.positional_embedding"].shape
     side = math.isqrt(positions - 1) * 32  # the published towers all have a total stride of 32
     width = state["visual.conv3.weight"].shape[0]
     layers = (stages[0], stages[1], stages[2], stages[3])
-    return ResNetConfig((side, side), layers, width, output_width // head_width)
+    return ResNetConfig((side, side), layers, width, output_width // (head_width or HEAD_WIDTH))
+
+
+def _mlp_ratio(state: Mapping[str, Tensor], name: str) -> float:
+    hidden, width = state[name].shape
+    return mlp_ratio(width, hidden)
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """Return the ratio from which ``int(width * ratio)`` gives the hidden width again.
+
+    >>> mlp_ratio(768, 3072), int(1408 * mlp_ratio(1408, 6144))
+    (4.0, 6144)
+    """
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

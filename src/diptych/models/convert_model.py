@@ -1,0 +1,209 @@
+"""Carry a model from one library's files to another's, and prove that nothing changed on the way.
+
+Writes: a folder that the target library loads by itself (weights, configuration, tokenizer, preprocessing),
+`parity.json` (token ids and embeddings of the golden inputs, before and after) and, for foreign formats,
+`manifest.json`. The folder appears when its files have been read back and agree, or not at all.
+
+Source: open_clip 3.3 (`create_model_and_transforms("local-dir:…")`), transformers 5.23 (`from_pretrained`),
+openai/CLIP (`clip.load`).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from diptych.core.errors import IntegrityError, UsageError, unknown_name
+from diptych.core.files import staging_folder, write_bytes, write_json, writing
+from diptych.core.manifest import FileEntry, Manifest, file_entry, write_manifest
+from diptych.data.images import Preprocess
+from diptych.models import checkpoint
+from diptych.models.config import ClipConfig, ResNetConfig
+from diptych.models.formats import OPEN_CLIP, TRANSFORMERS
+from diptych.models.golden import golden_tensors
+from diptych.models.hub import OPEN_CLIP_CONFIG
+from diptych.models.layout_open_clip import preprocess_to_open_clip
+from diptych.models.layout_openai import from_openai_state, to_openai_state
+from diptych.models.layout_transformers import preprocess_to_transformers
+from diptych.models.load import load
+from diptych.models.model import Model
+
+Target = Literal["diptych", "openai", "open_clip", "transformers"]
+
+KIND = "conversion"
+PARITY = "parity.json"
+OPENAI_WEIGHTS = "model.pt"
+TOLERANCE = 1e-6
+"""Largest allowed difference of an embedding's component: numbers and code are the same."""
+
+
+def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]:
+    """Write a model in another library's format and read it back.
+
+    Args:
+        model: in float32.
+        destination: a folder that does not exist yet, or is empty.
+        to: whose format.
+
+    Returns:
+        The parity report: whether the token ids are equal, and for each tower the largest difference of an
+        embedding's component and the smallest cosine.
+
+    Raises:
+        UsageError: the target has no form for this model, its tokenizer or its preprocessing.
+        IntegrityError: what was written does not read back as the same model; nothing is left behind.
+    """
+    if to not in WRITERS:
+        raise unknown_name("format", to, WRITERS, where="--to")
+    started = time.monotonic()
+    if next(model.clip.parameters()).dtype != torch.float32:
+        raise UsageError("only float32 models are converted", fix="load the model without precision=")
+    with staging_folder(destination) as staged:
+        WRITERS[to](model, staged)
+        back = _read_back(model, staged, to)
+        report = {"to": to, "source": dict(model.provenance), **_parity(model, back)}
+        write_json(staged / PARITY, report)
+        _require_equal(report, destination)
+        if to != "diptych":
+            _write_manifest(model, staged, to, seconds=time.monotonic() - started)
+    return report
+
+
+def _write_diptych(model: Model, folder: Path) -> None:
+    checkpoint.save(folder, model)
+
+
+def _write_open_clip(model: Model, folder: Path) -> None:
+    model_cfg, state = OPEN_CLIP[_family(model)].write(model.config, model.clip.state_dict())
+    if not model.tokenizer.is_published:
+        # open_clip's own tokenizer holds OpenAI's merges only; with a name here it reads the folder's files.
+        model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
+    write_bytes(folder / "open_clip_model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
+    document = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_to_open_clip(model.preprocess)}
+    write_json(folder / OPEN_CLIP_CONFIG, document)
+    model.tokenizer.save(folder)
+
+
+def _write_transformers(model: Model, folder: Path) -> None:
+    family = _family(model)
+    config, state = TRANSFORMERS[family].write(model.config, model.clip.state_dict())
+    # from_pretrained refuses safetensors without this note on their origin.
+    write_bytes(folder / "model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", preprocess_to_transformers(model.preprocess, family))
+    model.tokenizer.save(folder)
+
+
+def _write_openai(model: Model, folder: Path) -> None:
+    """Write a state dictionary; everything else is fixed in OpenAI's code, so it must be theirs."""
+    state = _plain(to_openai_state(model.clip.state_dict()))
+    built, _ = from_openai_state(state, activation="quick_gelu", head_width=64)
+    usual = Preprocess(size=model.config.vision.image_size)
+    checks = {
+        "the architecture": (_shape(model.config), _shape(built)),
+        "the activation": (model.config.activation, "quick_gelu"),
+        "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
+        "the vocabulary": (model.tokenizer.is_published, True),
+    }
+    for name, (found, expected) in checks.items():
+        if found != expected:
+            raise UsageError(
+                f"OpenAI's code cannot hold this model: {name} is fixed there",
+                found=found,
+                expected=expected,
+                fix="convert to open_clip or transformers instead",
+            )
+    with writing(folder / OPENAI_WEIGHTS) as file:
+        torch.save(state, file)
+
+
+WRITERS: dict[str, Callable[[Model, Path], None]] = {
+    "diptych": _write_diptych,
+    "openai": _write_openai,
+    "open_clip": _write_open_clip,
+    "transformers": _write_transformers,
+}
+
+
+def _family(model: Model) -> str:
+    """Return which pair of layouts the towers take: "clip", or the kind that a text tower states."""
+    return str(getattr(model.config.text, "kind", "clip"))
+
+
+def _shape(config: ClipConfig) -> dict[str, Any]:
+    """Return what OpenAI's code infers from shapes or fixes, apart from ids and starting values."""
+    vision, text = config.vision, config.text
+    shape = {
+        "vision": (
+            type(vision).__name__,
+            tuple(vision.image_size),
+            vision.layers,
+            vision.width,
+            vision.heads,
+        ),
+        "text": (text.context_length, text.vocab_size, text.width, text.layers, text.heads, text.mlp_ratio),
+        "end": text.end_id,
+        "eps": config.layer_norm_eps,
+    }
+    if isinstance(vision, ResNetConfig):
+        return shape | {"stem_pool": vision.stem_pool}
+    return shape | {"patch": getattr(vision, "patch_size", 0), "mlp": getattr(vision, "mlp_ratio", 0.0)}
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU, each with memory of its own, as files want them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+def _read_back(model: Model, folder: Path, to: Target) -> Model:
+    if to != "openai":
+        return load(folder)
+    return load(
+        folder / OPENAI_WEIGHTS, activation="quick_gelu", preprocess="clip", tokenizer=model.tokenizer
+    )
+
+
+def _parity(model: Model, back: Model) -> dict[str, Any]:
+    """Compare two models on the golden pictures and captions."""
+    before, after = golden_tensors(model), golden_tensors(back)
+    report: dict[str, Any] = {
+        "pictures": len(before["image_embeds"]),
+        "captions": len(before["text_embeds"]),
+        "token_ids_equal": torch.equal(before["tokens"], after["tokens"]),
+        "pixels_equal": torch.equal(before["pixels"], after["pixels"]),
+        "logit_scale_equal": torch.equal(model.clip.logit_scale.cpu(), back.clip.logit_scale.cpu()),
+    }
+    for kind in ("image_embeds", "text_embeds"):
+        one, other = before[kind].double(), after[kind].double()
+        report[kind] = {
+            "max_difference": (one - other).abs().max().item(),
+            "min_cosine": torch.nn.functional.cosine_similarity(one, other).min().item(),
+        }
+    return report
+
+
+def _require_equal(report: Mapping[str, Any], destination: str | Path) -> None:
+    differences = [report[kind]["max_difference"] for kind in ("image_embeds", "text_embeds")]
+    exact = all(report[name] for name in ("token_ids_equal", "pixels_equal", "logit_scale_equal"))
+    if not exact or not max(differences) <= TOLERANCE:
+        raise IntegrityError(
+            "what was written does not read back as the same model; nothing was kept",
+            where=destination,
+            found=f"{dict(report)}"[:400],
+            expected=f"equal tokens and pixels, embeddings within {TOLERANCE:g}",
+            fix="report this with the model's name: it is a bug",
+        )
+
+
+def _write_manifest(model: Model, folder: Path, to: Target, *, seconds: float) -> None:
+    files = model.provenance.get("files", ())
+    inputs = tuple(FileEntry(**entry) for entry in files)
+    outputs = tuple(file_entry(path, root=folder) for path in sorted(folder.iterdir()))
+    settings = {"to": to, "source": str(model.provenance.get("source", ""))}
+    write_manifest(
+        folder, Manifest(KIND, settings=settings, inputs=inputs, outputs=outputs, seconds=round(seconds, 3))
+    )

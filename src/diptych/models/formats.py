@@ -1,0 +1,350 @@
+"""Recognise the format of a model's files by looking at them, and read its parts.
+
+Reads: an open_clip folder (`open_clip_config.json`), a transformers folder (`config.json`), a file of weights
+alone in OpenAI's layout, or one of those files in its folder.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diptych.core.errors import (
+    DataError,
+    DiptychError,
+    IntegrityError,
+    SettingsError,
+    UsageError,
+)
+from diptych.core.manifest import is_done
+from diptych.core.settings import to_mapping
+from diptych.data.images import Preprocess
+from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
+from diptych.models.config import ACTIVATIONS, Activation, ClipConfig
+from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
+from diptych.models.json_files import malformed, read_json
+from diptych.models.layout_open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
+from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
+from diptych.models.layout_transformers import (
+    from_transformers,
+    preprocess_from_transformers,
+    to_transformers,
+    without_positions,
+)
+from diptych.models.weights import Weights, read_weights
+
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SHOWN = 6  # tensors in a message
+MAX_LAYERS, MAX_SIDE = 1000, 2**24  # far beyond any model; a hostile configuration must not cost memory
+CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
+
+State = Mapping[str, Tensor]
+Reader = Callable[[Mapping[str, Any], State], tuple[ClipConfig, dict[str, Tensor]]]
+Writer = Callable[[ClipConfig, State], tuple[dict[str, Any], dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a family of models looks in one library's files.
+
+    Attributes:
+        read: their configuration and tensors → ours.
+        write: ours → theirs.
+        clean: leaves out what is no weight, so that the rest is exactly what `write` gives; None where `read`
+            holds every tensor against the towers itself.
+    """
+
+    read: Reader
+    write: Writer
+    clean: Callable[[State], State] | None
+
+
+TRANSFORMERS = {"clip": Layout(from_transformers, to_transformers, without_positions)}
+"""By the `model_type` of config.json, which is also the `kind` of our text tower."""
+
+OPEN_CLIP = {"clip": Layout(from_open_clip, to_open_clip, clean)}
+"""By `open_clip_family`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model's files hold.
+
+    Attributes:
+        format: "open_clip", "transformers" or "openai".
+        config: the architecture.
+        state: our tensors by name.
+        theirs: the tensors as the files name them; None where they were checked when they were read.
+        to_theirs: turns our tensors into theirs.
+        preprocess: None where no file states it.
+        files: those that were read.
+        folder: where a tokenizer may lie; None for a lone file.
+        where: the file for messages.
+    """
+
+    format: str
+    config: ClipConfig
+    state: dict[str, Tensor]
+    theirs: State | None
+    to_theirs: Callable[[State], State]
+    preprocess: Preprocess | None
+    files: tuple[Path, ...]
+    folder: Path | None
+    where: Path
+
+    def check(self, wanted: State) -> None:
+        """Hold the tensors of the files against those of the towers, in the names of the files.
+
+        Args:
+            wanted: ``Clip(config).state_dict()``, possibly on the meta device.
+
+        Raises:
+            IntegrityError: a tensor is missing, unknown or has another shape.
+        """
+        if self.theirs is None:
+            return
+        expected = {name: list(tensor.shape) for name, tensor in self.to_theirs(wanted).items()}
+        found = {name: list(tensor.shape) for name, tensor in self.theirs.items()}
+        told = [f"no {name} {shape}" for name, shape in sorted(expected.items()) if name not in found]
+        told += [
+            f"an unknown {name} {shape}" for name, shape in sorted(found.items()) if name not in expected
+        ]
+        told += [
+            f"{name} {found[name]} instead of {shape}"
+            for name, shape in sorted(expected.items())
+            if name in found and found[name] != shape
+        ]
+        told += [
+            f"{name} as {self.state[name].dtype}"
+            for name, tensor in wanted.items()
+            if not told and self.state[name].is_floating_point() != tensor.is_floating_point()
+        ]
+        if told:
+            more = f" … ({len(told)} in all)" if len(told) > SHOWN else ""
+            raise IntegrityError(
+                "the weights do not fit the architecture",
+                where=self.where,
+                found="; ".join(told[:SHOWN]) + more,
+                expected=f"every tensor of the towers once: {self.config.vision}, {self.config.text}",
+                fix="give the configuration that belongs to these weights, and weights of a CLIP alone",
+            )
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a folder is a checkpoint of diptych or a finished run, damaged or not."""
+    if not path.is_dir():
+        return False
+    if is_done(path, KIND) or is_done(path / RUN_MODEL, KIND) or (path / "state").is_dir():
+        return True
+    config = path / CONFIG
+    if (path / OPEN_CLIP_CONFIG).is_file() or not config.is_file():
+        return False
+    return {"format", "model", "tokenizer"} <= read_json(config).keys()
+
+
+def read_parts(path: Path, activation: Activation | None) -> Parts:
+    """Read a folder or file that is not a checkpoint of ours.
+
+    Args:
+        path: folder, weights file or index.
+        activation: what the caller says; needed for weights alone, else it must agree.
+
+    Raises:
+        UsageError: nothing here is a model, or the activation must be passed.
+        IntegrityError: a file is damaged or does not fit the others.
+    """
+    folder, file = (path, None) if path.is_dir() else (path.parent, path)
+    if file is not None and is_ours(folder):
+        raise UsageError(
+            "this is a part of a checkpoint of diptych",
+            where=file,
+            fix=f"load the folder {folder}",
+        )
+    if (folder / OPEN_CLIP_CONFIG).is_file():
+        parts = _open_clip(folder, file or _weights_in(folder, (*OPEN_CLIP_WEIGHTS, *WEIGHTS)))
+    elif (folder / CONFIG).is_file():
+        parts = _transformers(folder, file or _weights_in(folder, WEIGHTS))
+    else:
+        return _alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
+    if activation is not None and activation != parts.config.activation:
+        raise UsageError(
+            "the files state another activation than the one passed",
+            where=parts.where,
+            found=activation,
+            expected=parts.config.activation,
+            fix="leave activation= out",
+        )
+    return parts
+
+
+def open_clip_family(model_cfg: Mapping[str, Any]) -> str:
+    """Return which layout an open_clip configuration asks for."""
+    vision = model_cfg.get("vision_cfg")
+    timm = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
+    attends = isinstance(vision, Mapping) and vision.get("timm_pool") == "map"
+    return "siglip" if isinstance(timm, str) and ("siglip" in timm or attends) else "clip"
+
+
+def _open_clip(folder: Path, weights: Path) -> Parts:
+    path = folder / OPEN_CLIP_CONFIG
+    document, found = read_json(path), read_weights(weights)
+    model_cfg, preprocess_cfg = document.get("model_cfg"), document.get("preprocess_cfg") or {}
+    if not isinstance(model_cfg, dict) or not isinstance(preprocess_cfg, dict):
+        raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
+    family = open_clip_family(model_cfg)
+    if family not in OPEN_CLIP:
+        raise malformed(path, f"towers of {family}", " or ".join(OPEN_CLIP))
+    layout = OPEN_CLIP[family]
+    config, state = _translated(layout.read, model_cfg, found, path)
+    return Parts(
+        "open_clip",
+        config,
+        state,
+        layout.clean(found.tensors) if layout.clean else None,
+        lambda ours: layout.write(config, ours)[1],
+        _stated(preprocess_from_open_clip, preprocess_cfg, config, path),
+        (path, *found.files),
+        folder,
+        weights,
+    )
+
+
+def _transformers(folder: Path, weights: Path) -> Parts:
+    path = folder / CONFIG
+    document, found = read_json(path), read_weights(weights)
+    family = document.get("model_type")
+    if not isinstance(family, str) or family not in TRANSFORMERS:
+        raise malformed(path, f"model_type {family!r}", " or ".join(TRANSFORMERS))
+    layout = TRANSFORMERS[family]
+    config, state = _translated(layout.read, document, found, path)
+    processor = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
+    preprocess = None
+    if processor is not None:
+        preprocess = _stated(preprocess_from_transformers, read_json(processor), config, processor)
+    return Parts(
+        "transformers",
+        config,
+        state,
+        layout.clean(found.tensors) if layout.clean else None,
+        lambda ours: layout.write(config, ours)[1],
+        preprocess,
+        (path, *((processor,) if processor else ()), *found.files),
+        folder,
+        weights,
+    )
+
+
+def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
+    """Read weights in OpenAI's layout that no configuration describes."""
+    found = read_weights(weights)
+    if any(
+        name.startswith(("text_model.", "visual.trunk.", "text.transformer.embeddings"))
+        for name in found.tensors
+    ):
+        raise UsageError(
+            "these weights need the configuration that belongs to them",
+            where=weights,
+            expected="config.json or open_clip_config.json in the same folder",
+            fix="put the configuration beside the weights and load the folder",
+        )
+    activation = _activation(found, activation, weights)
+    try:
+        config, state = from_openai_state(found.tensors, activation=activation)
+    except DataError as error:
+        error.where = str(weights)
+        raise
+    except (ValueError, SettingsError) as error:
+        raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
+    # OpenAI alone published archives with QuickGELU in this layout, and all of theirs share one transform.
+    openai = bool(found.modules) and activation == "quick_gelu"
+    preprocess = Preprocess(size=config.vision.image_size) if openai else None
+    theirs = clean(found.tensors)
+    return Parts(
+        "openai", config, state, theirs, to_openai_state, preprocess, found.files, folder, weights
+    )  # fmt: skip
+
+
+def _activation(found: Weights, given: Activation | None, weights: Path) -> Activation:
+    """Return the activation: an archive names the class of its modules, other weights do not tell."""
+    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
+    known = CLASS_OF_ACTIVATION.get(names.pop()) if len(names) == 1 else None
+    if known is not None:
+        if given not in (None, known):
+            raise UsageError(
+                "the archive states another activation than the one passed",
+                where=weights,
+                found=given,
+                expected=known,
+                fix="leave activation= out",
+            )
+        return known
+    if given is None:
+        raise UsageError(
+            "weights alone do not tell their activation, and the wrong one costs accuracy without an error",
+            where=weights,
+            expected=f"activation= one of {', '.join(ACTIVATIONS)}",
+            fix='pass activation="quick_gelu" for OpenAI\'s, MetaCLIP\'s and DFN\'s weights, "gelu" for '
+            "LAION-2B's and DataComp's; the table of public names has all",
+        )
+    if given not in ACTIVATIONS:
+        raise UsageError("unknown activation", found=given, expected=f"one of {', '.join(ACTIVATIONS)}")
+    return given
+
+
+def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
+    """Return the weights of a folder: the first of the usual names, else the only file that can be."""
+    usual = next((folder / name for name in names if (folder / name).is_file()), None)
+    if usual is not None:
+        return usual
+    others = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES) if folder.is_dir() else []
+    if len(others) == 1:
+        return others[0]
+    raise UsageError(
+        "there is no model here",
+        where=folder,
+        found=", ".join(path.name for path in others[:SHOWN]) or "no weights",
+        expected=f"a checkpoint of diptych, {OPEN_CLIP_CONFIG} or {CONFIG} with weights, or one weights file",
+        fix="give the weights file itself" if others else "check the path",
+    )
+
+
+def _translated(
+    reader: Reader, config: Mapping[str, Any], found: Weights, path: Path
+) -> tuple[ClipConfig, dict[str, Tensor]]:
+    try:
+        ours, state = reader(config, found.tensors)
+    except DataError as error:
+        error.where = str(found.files[0])
+        raise
+    except (DiptychError, OverflowError, ValueError) as error:
+        raise malformed(path, str(error), "the configuration of a CLIP") from error
+    _check_sizes(ours, path)
+    return ours, state
+
+
+def _check_sizes(config: ClipConfig, path: Path) -> None:
+    """Refuse numbers that no model has, before modules are made for them."""
+    for tower, part in (("vision", config.vision), ("text", config.text)):
+        for name, value in to_mapping(part).items():
+            values = value if isinstance(value, list) else [value]
+            limit = MAX_LAYERS if name == "layers" else MAX_SIDE
+            if any(isinstance(number, int | float) and not -1 <= number <= limit for number in values):
+                raise malformed(path, f"{tower} {name} {value}", f"at most {limit:,}")
+    if not 0 <= config.layer_norm_eps < 1 or not math.isfinite(config.logit_scale_init):
+        raise malformed(path, f"layer_norm_eps {config.layer_norm_eps:g}", "a small positive number")
+
+
+def _stated(
+    reader: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess],
+    settings: Mapping[str, Any],
+    config: ClipConfig,
+    path: Path,
+) -> Preprocess:
+    try:
+        return reader(settings, config.vision.image_size)
+    except DiptychError as error:
+        raise malformed(path, str(error), "a preprocessing that this package has") from error

@@ -1,0 +1,286 @@
+"""Load any CLIP: from a folder or file on disk, a hub id, or a public short name.
+
+What a reference means is looked up, never guessed: the format is read off the files, the activation and the
+preprocessing off the configuration that lies beside the weights. Where the files do not tell, the error says
+what to pass. Every tensor is used and none is missing.
+
+Reads: checkpoints and runs of ours, and what `formats` lists. Writes: nothing outside the hub's cache.
+"""
+
+import re
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError, nearest
+from diptych.core.files import sha256_file
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.models import checkpoint
+from diptych.models.clip import Clip
+from diptych.models.config import Activation, ClipConfig
+from diptych.models.formats import Parts, is_ours, read_parts
+from diptych.models.hub import (
+    REPOSITORY,
+    VOCABULARY,
+    Hub,
+    cached_vocabulary,
+    fetch_model,
+    stated_digest,
+)
+from diptych.models.model import Model
+from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
+
+Precision = Literal["float32", "bfloat16"]
+
+HUB_PREFIX = "hf-hub:"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz")
+_AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reference led to: a path on disk, how it came there, and its row if it is a public name."""
+
+    path: Path
+    origin: Mapping[str, str]
+    row: PublicName | None = None
+
+
+def load(
+    ref: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "float32",
+    activation: Activation | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
+    preprocess: Preprocess | str | None = None,
+    hub: Hub = Hub(),  # noqa: B008 — frozen
+) -> Model:
+    """Load a model ready to embed.
+
+    Args:
+        ref: a folder (checkpoint or finished run of diptych, open_clip, transformers), a weights file
+            (OpenAI's archives and state dictionaries, open_clip, training checkpoints), a hub id
+            (`openai/clip-vit-base-patch32`, `hf-hub:…`, `…@revision`) or a public short name
+            (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
+        device: where the weights go.
+        precision: of the weights.
+        activation: only for weights that lie without a configuration.
+        tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
+        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
+        hub: revision, cache and whether the network may be used.
+
+    Raises:
+        UsageError: there is no such model, or something must be passed that the files do not tell.
+        IntegrityError: a file is damaged, holds more than weights, or does not fit the others.
+        EnvironmentFault: the hub cannot be reached.
+    """
+    place = locate(ref, hub)
+    if is_ours(place.path):
+        model = checkpoint.load(place.path)
+        _refuse_another(place, model, activation, tokenizer, preprocess)
+    else:
+        model = _assemble(place, activation, tokenizer, preprocess, hub)
+    if place.row is not None:
+        _check_row(place, model)
+    if precision != "float32":
+        model.clip.to(getattr(torch, precision))
+    return model.to(device)
+
+
+def locate(ref: str | Path, hub: Hub) -> Place:
+    """Find what a reference means, fetching it from the hub if it lies there.
+
+    Raises:
+        UsageError: it is neither a path, a hub id nor a public short name.
+    """
+    text = str(ref)
+    path = Path(ref)
+    if path.exists():
+        return Place(path, {"source": text})
+    stated = text.startswith(HUB_PREFIX)
+    text = text.removeprefix(HUB_PREFIX)
+    if found := _AT.fullmatch(text):
+        text, hub = found["name"], replace(hub, revision=found["revision"])
+    row = None if stated else public_names().get(text)
+    repository = text if row is None else row.repository
+    if isinstance(ref, Path) or not REPOSITORY.fullmatch(repository):
+        guess = nearest(text, public_names())
+        raise UsageError(
+            "there is no such model",
+            where=ref,
+            expected="a folder or file, a hub id (organisation/name), or a public short name",
+            fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
+        )
+    folder = fetch_model(repository, hub)
+    origin = {"source": str(ref), "repository": repository, "revision": folder.name}
+    return Place(folder, origin, row)
+
+
+def _assemble(
+    place: Place,
+    activation: Activation | None,
+    tokenizer: Tokenizer | str | Path | None,
+    preprocess: Preprocess | str | None,
+    hub: Hub,
+) -> Model:
+    """Put a model together from the parts that its files hold."""
+    with ThreadPoolExecutor(1) as pool:
+        parts = read_parts(place.path, activation)
+        # Digests take as long as everything else together, so they run beside it.
+        digests = {path: pool.submit(sha256_file, path) for path in parts.files}
+        words, files = _tokenizer(parts, tokenizer, hub)
+        digests |= {path: pool.submit(sha256_file, path) for path in files}
+        origin = {"format": parts.format, **place.origin}
+        found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
+        found.provenance["files"] = [_entry(path, digest) for path, digest in digests.items()]
+        if name := published_as({entry["sha256"] for entry in found.provenance["files"]}):
+            found.provenance["published_as"] = name
+    return found
+
+
+def _build(parts: Parts) -> Clip:
+    with torch.device("meta"):
+        clip = Clip(parts.config)
+    parts.check(clip.state_dict())
+    clip.load_state_dict(parts.state, assign=True)
+    return clip.eval()
+
+
+def _entry(path: Path, digest: "Future[str]") -> dict[str, Any]:
+    found, stated = digest.result(), stated_digest(path)
+    if stated is not None and found != stated:
+        raise IntegrityError(
+            "the file is not what the hub sent",
+            where=path,
+            found=f"sha256 {found}",
+            expected=stated,
+            fix="delete this file from the cache and load again",
+        )
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": found}
+
+
+def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
+    size = parts.config.vision.image_size
+    if isinstance(given, str):
+        given = named_preprocess(given, size)
+    if parts.preprocess is None and given is None:
+        raise UsageError(
+            "nothing here tells how pictures are prepared for these weights",
+            where=parts.where,
+            expected="preprocess=",
+            fix='pass preprocess="clip" (the paper\'s; most models), "siglip" (squash, 0.5), "half" (0.5; '
+            "LAION-2B's ViT-L-14) or a Preprocess",
+        )
+    if parts.preprocess is None or given is None:
+        return parts.preprocess or given or Preprocess(size)
+    if _seen(given) != _seen(parts.preprocess):
+        raise UsageError(
+            "the files state another preprocessing than the one passed",
+            where=parts.where,
+            found=str(given),
+            expected=str(parts.preprocess),
+            fix="leave preprocess= out, or set it on the model where another one is meant",
+        )
+    return parts.preprocess
+
+
+def _seen(preprocess: Preprocess) -> tuple[object, ...]:
+    """Return what an evaluation picture depends on; training margins and flips do not count."""
+    return (
+        tuple(preprocess.size), preprocess.resize, preprocess.interpolation, preprocess.mean, preprocess.std,
+    )  # fmt: skip
+
+
+def _tokenizer(
+    parts: Parts, given: Tokenizer | str | Path | None, hub: Hub
+) -> tuple[Tokenizer, tuple[Path, ...]]:
+    """Return the tokenizer and the files that it was read from."""
+    text = parts.config.text
+    path = given if isinstance(given, Tokenizer) else _vocabulary(parts, given, hub)
+    found = path if isinstance(path, Tokenizer) else Tokenizer.open(path, context_length=text.context_length)
+    where = "tokenizer=" if isinstance(path, Tokenizer) else str(path)
+    facts = {name: getattr(found, name) for name in ("vocab_size", "start_id", "end_id", "context_length")}
+    for name, value in facts.items():
+        if value != getattr(text, name):
+            raise SettingsError(
+                "tokenizer and text tower do not fit",
+                where=f"{where}: {name}",
+                found=value,
+                expected=f"{getattr(text, name)} as in the weights and configuration of {parts.where}",
+                fix="pass tokenizer= with the vocabulary that the model learned with",
+            )
+    if isinstance(path, Tokenizer):
+        return found, ()
+    files = [path] if path.is_file() else [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+    return found, tuple(files[:1])
+
+
+def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
+    """Return where the vocabulary is: what was passed, what lies beside the weights, else OpenAI's."""
+    if given is not None:
+        return Path(given)
+    if parts.folder is not None and any((parts.folder / name).is_file() for name in TOKENIZER_FILES):
+        return parts.folder
+    published = cached_vocabulary(hub) if parts.config.text.vocab_size == 49_408 else None
+    if published is None:
+        raise UsageError(
+            "no vocabulary lies beside the weights",
+            where=parts.where,
+            expected=f"one of {', '.join(TOKENIZER_FILES)}, or {VOCABULARY} in the hub's cache",
+            fix="pass tokenizer= with a folder or file; OpenAI's is fetched by "
+            f"`hf download {VOCABULARY} tokenizer.json`",
+        )
+    return published
+
+
+def _refuse_another(
+    place: Place,
+    model: Model,
+    activation: Activation | None,
+    tokenizer: Tokenizer | str | Path | None,
+    preprocess: Preprocess | str | None,
+) -> None:
+    """Refuse arguments that contradict a checkpoint of ours, which says everything itself."""
+    if activation is not None and activation != model.config.activation:
+        raise _other_activation(place.path, activation, model.config)
+    if tokenizer is not None or preprocess is not None:
+        raise UsageError(
+            "a checkpoint of diptych has its own tokenizer and preprocessing",
+            where=place.path,
+            fix="leave tokenizer= and preprocess= out",
+        )
+
+
+def _other_activation(where: Path, given: str, config: ClipConfig) -> DiptychError:
+    return UsageError(
+        "the files state another activation than the one passed",
+        where=where,
+        found=given,
+        expected=config.activation,
+        fix="leave activation= out",
+    )
+
+
+def _check_row(place: Place, model: Model) -> None:
+    """Hold what the files say against the public table."""
+    row = place.row
+    assert row is not None
+    stated = named_preprocess(row.preprocess, model.config.vision.image_size)
+    checks = [("preprocessing", str(_seen(model.preprocess)), str(_seen(stated)))]
+    if row.activation is not None:
+        checks.append(("activation", model.config.activation, row.activation))
+    for what, found, expected in checks:
+        if found != expected:
+            raise IntegrityError(
+                f"the files contradict the table of public names about the {what}",
+                where=place.path,
+                found=found,
+                expected=expected,
+                fix=f"to load it as the files say: load({HUB_PREFIX + row.repository!r})",
+            )

@@ -1,0 +1,41 @@
+"""`diptych convert`: another library's files, the parity report, and the ways it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cli.conftest import Run, Said
+
+
+def test_a_run_is_converted_there_and_back(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:
+    said = diptych("convert", run.folder, tmp_path / "theirs", "--to", "open_clip")
+    assert said.code == 0, said.err
+    report = json.loads(said.out)
+    assert report["token_ids_equal"] and report["image_embeds"]["max_difference"] == 0
+    written = json.loads((tmp_path / "theirs" / "parity.json").read_text())
+    assert report == {"out": str(tmp_path / "theirs"), **written}
+    said = diptych("convert", tmp_path / "theirs", tmp_path / "ours", "--to", "diptych")
+    assert said.code == 0, said.err
+    for name in ("model.safetensors", "tokenizer.json", "golden.safetensors"):
+        assert (tmp_path / "ours" / name).read_bytes() == (run.folder / "model" / name).read_bytes(), name
+
+
+def test_the_commands_take_other_libraries_files(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    assert diptych("convert", run.folder, tmp_path / "theirs", "--to", "transformers").code == 0
+    words = ("scenes:unseen?count=12&seed=2", "--task", "retrieval")
+    ours, theirs = (diptych("evaluate", model, *words) for model in (run.folder, tmp_path / "theirs"))
+    assert ours.code == theirs.code == 0, theirs.err
+    assert json.loads(ours.out) == json.loads(theirs.out)
+
+
+def test_what_cannot_be_converted_is_told(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:
+    said = diptych("convert", run.folder, tmp_path / "out", "--to", "openai")
+    assert said.code == 2 and "convert to open_clip or transformers" in said.err
+    said = diptych("convert", "no/model/here", tmp_path / "out", "--to", "diptych")
+    assert said.code == 2 and "there is no such model" in said.err
+    (tmp_path / "evil.pt").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")
+    said = diptych("convert", tmp_path / "evil.pt", tmp_path / "out", "--to", "diptych")
+    assert said.code == 5 and "evil.pt" in said.err and "to do:" in said.err
+    assert not (tmp_path / "out").exists()

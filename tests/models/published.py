@@ -1,0 +1,124 @@
+"""Small models with random weights in the formats of others, for the tests of loading and converting."""
+
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.data.tokenizer import Tokenizer
+
+WORDS = Tokenizer.train(
+    ["a photo of a red dog", "two blue squares above a circle"] * 9, size=560, context_length=20
+)
+
+
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class GELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+
+class ResidualAttentionBlock(nn.Module):
+    """OpenAI's block, by the names and shapes of its weights."""
+
+    def __init__(self, width: int, activation: nn.Module, mask: Tensor | None) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, width // 64)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=activation, c_proj=nn.Linear(4 * width, width))
+        )
+        self.ln_2 = nn.LayerNorm(width)
+        self.attn_mask = mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False, attn_mask=self.attn_mask)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, activation: nn.Module, mask: Tensor | None = None) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(
+            *(ResidualAttentionBlock(width, activation, mask) for _ in range(layers))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)
+
+
+class Visual(nn.Module):
+    def __init__(self, activation: nn.Module, size: int = 32, patch: int = 16, width: int = 64) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.randn(width))
+        self.positional_embedding = nn.Parameter(torch.randn((size // patch) ** 2 + 1, width))
+        self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.transformer = Transformer(width, 2, activation)
+        self.proj = nn.Parameter(torch.randn(width, 24) / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        first = self.class_embedding + torch.zeros(x.shape[0], 1, x.shape[2])
+        x = self.ln_pre(torch.cat([first, x], dim=1) + self.positional_embedding)
+        x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class OpenaiClip(nn.Module):
+    """OpenAI's CLIP by the paper's description, with the names of its published weights."""
+
+    def __init__(self, activation: nn.Module | None = None, width: int = 64) -> None:
+        super().__init__()
+        activation = activation or QuickGELU()
+        length = WORDS.context_length
+        self.visual = Visual(activation)
+        mask = torch.full((length, length), float("-inf")).triu(1)
+        self.transformer = Transformer(width, 2, activation, mask)
+        self.token_embedding = nn.Embedding(WORDS.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.randn(length, width))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.randn(width, 24) / 8)
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        x = self.token_embedding(tokens) + self.positional_embedding
+        x = self.ln_final(self.transformer(x.transpose(0, 1)).transpose(0, 1))
+        return x[torch.arange(len(x)), tokens.argmax(-1)] @ self.text_projection
+
+    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        images = F.normalize(self.visual(pixels), dim=-1)
+        return images, F.normalize(self.encode_text(tokens), dim=-1), self.logit_scale.exp()
+
+
+def openai_clip(activation: nn.Module | None = None) -> OpenaiClip:
+    """Return such a model with random weights that half precision holds exactly."""
+    torch.manual_seed(0)
+    model = OpenaiClip(activation).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half().float()
+    return model
+
+
+def write_archive(path: Path, model: OpenaiClip) -> None:
+    """Write a TorchScript archive as OpenAI did: traced, in half precision, with three numbers beside."""
+    inputs = torch.zeros(1, 3, 32, 32), torch.zeros(1, WORDS.context_length, dtype=torch.long)
+    for name, value in (("input_resolution", 32), ("context_length", 20), ("vocab_size", WORDS.vocab_size)):
+        model.register_buffer(name, torch.tensor(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and OpenAI's files are what they are
+        traced = torch.jit.trace(model, inputs, check_trace=False)
+    for name, parameter in traced.named_parameters():
+        if parameter.ndim > 1 and "embedding" not in name:
+            parameter.data = parameter.data.half()
+    traced.save(str(path))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float()

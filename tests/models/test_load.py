@@ -1,0 +1,464 @@
+"""Any reference becomes the model that its files describe, or an error that names the file and the remedy."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.models.published import GELU, WORDS, openai_clip, write_archive
+
+from diptych.core.errors import (
+    DataError,
+    DiptychError,
+    EnvironmentFault,
+    IntegrityError,
+    SettingsError,
+    UsageError,
+)
+from diptych.data import vocabulary
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.models import checkpoint, hub, public_names
+from diptych.models.golden import CAPTIONS
+from diptych.models.hub import Hub
+from diptych.models.layout_openai import from_openai_state
+from diptych.models.load import load
+from diptych.models.model import Model
+
+SIZE = {"size": (32, 32)}
+ALONE: dict[str, Any] = {"tokenizer": WORDS, "preprocess": "clip"}
+OPEN_CLIP: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 24,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16},
+        "text_cfg": {
+            "context_length": 20, "vocab_size": WORDS.vocab_size, "width": 64, "heads": 1, "layers": 2,
+        },
+    },
+    "preprocess_cfg": {
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}  # fmt: skip
+
+
+def theirs(activation: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+    return dict(openai_clip(activation).state_dict())
+
+
+def open_clip_folder(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Path:
+    folder.mkdir(parents=True)
+    document = json.loads(json.dumps(OPEN_CLIP))
+    change(document)
+    (folder / "open_clip_config.json").write_text(json.dumps(document))
+    save_file(theirs(), folder / "open_clip_model.safetensors")
+    WORDS.save(folder)
+    return folder
+
+
+def agrees(model: Model, activation: torch.nn.Module | None = None) -> None:
+    """Hold both towers against OpenAI's CLIP as the paper describes it."""
+    tokens = model.tokenize(CAPTIONS)
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images, texts, scale = openai_clip(activation)(pixels, tokens)
+    assert (model.embed_image(pixels) - images).abs().max() < 1e-5
+    assert (model.embed_text(tokens) - texts).abs().max() < 1e-5
+    assert torch.equal(model.clip.logit_scale.exp(), scale)
+
+
+# --- weights alone --------------------------------------------------------------------------------
+
+
+def test_an_openai_archive_says_its_activation_and_needs_only_a_vocabulary(tmp_path: Path) -> None:
+    write_archive(tmp_path / "quick.pt", openai_clip())
+    write_archive(tmp_path / "gelu.pt", openai_clip(GELU()))
+    quick = load(tmp_path / "quick.pt", tokenizer=WORDS)
+    with pytest.raises(UsageError, match="preprocess="):  # not OpenAI's: only they had QuickGELU in archives
+        load(tmp_path / "gelu.pt", tokenizer=WORDS)
+    gelu = load(tmp_path / "gelu.pt", **ALONE)
+    agrees(quick)
+    agrees(gelu, GELU())
+    assert (quick.config.activation, gelu.config.activation) == ("quick_gelu", "gelu")
+    assert quick.preprocess == Preprocess(**SIZE)
+    assert quick.provenance["format"] == "openai"
+    (entry,) = quick.provenance["files"]
+    assert entry["sha256"] == hashlib.sha256((tmp_path / "quick.pt").read_bytes()).hexdigest()
+    with pytest.raises(UsageError, match="another activation"):
+        load(tmp_path / "gelu.pt", tokenizer=WORDS, activation="quick_gelu")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "bin", "safetensors"])
+def test_a_state_dictionary_needs_to_be_told_what_it_does_not_say(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    state = theirs()
+    state["logit_scale"] = state["logit_scale"].reshape(1)
+    state["transformer.resblocks.0.attn_mask"] = torch.zeros(20, 20)
+    save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
+    agrees(load(path, activation="quick_gelu", **ALONE))
+    for left_out, told in (
+        ("activation", "activation="),
+        ("preprocess", "preprocess="),
+        ("tokenizer", "tokenizer="),
+    ):
+        given = {"activation": "quick_gelu", **ALONE}
+        del given[left_out]
+        with pytest.raises(UsageError) as error:
+            load(path, **given, hub=Hub(cache_dir=tmp_path / "no-cache"))
+        assert told in str(error.value) and path.name in str(error.value)
+
+
+def test_a_training_checkpoint_is_stripped_of_its_wrappers(tmp_path: Path) -> None:
+    state = {f"module._orig_mod.{name}": tensor for name, tensor in theirs().items()}
+    torch.save({"epoch": 1, "state_dict": state, "optimizer": {"state": {}}}, tmp_path / "epoch_1.pt")
+    agrees(load(tmp_path / "epoch_1.pt", activation="quick_gelu", **ALONE))
+
+
+def test_custom_text_names_and_half_precision_are_read(tmp_path: Path) -> None:
+    state = theirs()
+    named = {
+        name if name.startswith(("visual.", "logit_scale")) else f"text.{name}": tensor.half()
+        for name, tensor in state.items()
+    }
+    save_file(named, tmp_path / "custom.safetensors")
+    found = load(tmp_path / "custom.safetensors", activation="quick_gelu", **ALONE)
+    agrees(found)
+    assert {parameter.dtype for parameter in found.clip.parameters()} == {torch.float32}
+
+
+def test_heads_are_those_of_the_published_widths() -> None:
+    state = theirs()
+    for width, heads in ((1280, 16), (1408, 16), (1664, 16), (1024, 16), (768, 12), (896, 14)):
+        wide = dict(state)
+        wide["visual.conv1.weight"] = torch.empty(width, 3, 16, 16, device="meta")
+        wide["visual.transformer.resblocks.0.mlp.c_fc.weight"] = torch.empty(4 * width, width, device="meta")
+        found, _ = from_openai_state(wide, activation="gelu")
+        assert found.vision.heads == heads
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "kind"])
+def test_a_tensor_too_few_or_too_many_is_named_as_in_the_file(change: str, tmp_path: Path) -> None:
+    state, name = theirs(), "visual.transformer.resblocks.1.mlp.c_proj.bias"
+    if change == "missing":
+        del state[name]
+    elif change == "extra":
+        name = "logit_bias"
+        state[name] = torch.zeros(())
+    elif change == "shape":
+        state[name] = torch.zeros(65)
+    else:
+        state[name] = torch.zeros(64, dtype=torch.int64)
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(IntegrityError) as error:
+        load(tmp_path / "weights.safetensors", activation="quick_gelu", **ALONE)
+    wanted = "vision.blocks.1.mlp.c_proj.bias" if change == "kind" else name
+    assert wanted in str(error.value)
+    assert "weights.safetensors" in str(error.value) and "to do: " in str(error.value)
+
+
+def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match=r"token_embedding(.|\n)*other\.safetensors|other\.safetensors"):
+        load(tmp_path / "other.safetensors", activation="gelu", **ALONE)
+    save_file({"text_model.x": torch.zeros(2, 2)}, tmp_path / "hf.safetensors")
+    with pytest.raises(UsageError, match=r"hf\.safetensors(.|\n)*config\.json"):
+        load(tmp_path / "hf.safetensors", activation="gelu", **ALONE)
+
+
+# --- an open_clip folder --------------------------------------------------------------------------
+
+
+def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
+    found = load(open_clip_folder(tmp_path / "model"))
+    agrees(found)
+    assert found.preprocess == Preprocess(**SIZE)
+    assert [entry["name"] for entry in found.provenance["files"]] == [
+        "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json",
+    ]  # fmt: skip
+    agrees(load(tmp_path / "model" / "open_clip_model.safetensors"))
+    with pytest.raises(UsageError, match="another activation"):
+        load(tmp_path / "model", activation="gelu")
+    with pytest.raises(UsageError, match="another preprocessing"):
+        load(tmp_path / "model", preprocess="siglip")
+    agrees(load(tmp_path / "model", activation="quick_gelu", preprocess="clip"))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "told"),
+    [
+        ("model_cfg", "quick_gelu", "yes", "quick_gelu"),
+        ("model_cfg", "multimodal_cfg", {"layers": 2}, "multimodal_cfg"),
+        ("vision_cfg", "no_ln_pre", True, "no_ln_pre"),
+        ("vision_cfg", "ls_init_value", 0.1, "ls_init_value"),
+        ("vision_cfg", "pool_type", "avg", "pool_type"),
+        ("vision_cfg", "timm_model_name", "convnext_base", "timm_model_name"),
+        ("vision_cfg", "qk_norm", True, "qk_norm"),
+        ("vision_cfg", "layers", 10**9, "layers"),
+        ("vision_cfg", "layers", -1, "layers"),
+        ("vision_cfg", "width", 10**30, "width"),
+        ("vision_cfg", "head_width", 0, "head_width"),
+        ("vision_cfg", "mlp_ratio", 1e300, "mlp_ratio"),
+        ("vision_cfg", "image_size", [32, 32, 32], "image_size"),
+        ("vision_cfg", "image_size", {"a": 1}, "image_size"),
+        ("vision_cfg", "norm_kwargs", {"eps": 1e-6}, "norm_kwargs"),
+        ("vision_cfg", "act_kwargs", {"inplace": True}, "act_kwargs"),
+        ("text_cfg", "hf_model_name", "roberta-base", "hf_model_name"),
+        ("text_cfg", "tokenizer_mode", "clips", "tokenizer_mode"),
+        ("text_cfg", "no_causal_mask", True, "no_causal_mask"),
+        ("text_cfg", "pool_type", "last", "pool_type"),
+        ("text_cfg", "eos_id", "__import__('os')", "eos_id"),
+        ("text_cfg", "__class__", "os.system", "__class__"),
+        ("preprocess_cfg", "resize_mode", "longest", "resize_mode"),
+        ("preprocess_cfg", "mean", [0.5], "mean"),
+        ("preprocess_cfg", "std", [0.5, 0.5, 0.0], "std"),
+        ("preprocess_cfg", "mode", "L", "mode"),
+    ],
+)
+def test_an_open_clip_config_that_asks_for_something_else_is_refused(
+    part: str, key: str, value: object, told: str, tmp_path: Path
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        (document.get(part) or document["model_cfg"][part])[key] = value
+
+    folder = open_clip_folder(tmp_path / "model", change)
+    with pytest.raises(DiptychError) as error:
+        load(folder)
+    assert "open_clip_config.json" in str(error.value) and told in str(error.value)
+    assert "to do: " in str(error.value)
+
+
+def test_what_matters_only_in_training_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["model_cfg"]["vision_cfg"] |= {
+            "patch_dropout": 0.5,
+            "ls_init_value": None,
+            "pool_type": "tok",
+        }
+        document["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "x/y", "output_tokens": True}
+        document["preprocess_cfg"] |= {"interpolation": "random", "size": 32, "fill_color": 0}
+
+    agrees(load(open_clip_folder(tmp_path / "model", change)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"\xff\xfe", b'{"model_cfg": 3}', b'{"model_cfg": {"embed_dim": NaN}}',
+        b'{"a":' * 100_000, b" " * (5 * 2**20),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["open_clip_config.json", "config.json"])
+def test_a_hostile_config_is_refused_by_name(name: str, content: bytes, tmp_path: Path) -> None:
+    folder = open_clip_folder(tmp_path / "model")
+    (folder / "open_clip_config.json").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(DiptychError) as error:
+        load(folder)
+    assert name in str(error.value) and "to do: " in str(error.value)
+
+
+def test_the_wrong_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = open_clip_folder(tmp_path / "model")
+    other = Tokenizer.train(["quite other words"] * 9, size=530, context_length=20)
+    with pytest.raises(SettingsError, match="do not fit") as error:
+        load(folder, tokenizer=other)
+    assert "to do: " in str(error.value)
+    other.save(folder)
+    with pytest.raises(SettingsError, match="vocab_size"):
+        load(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
+        load(folder)
+
+
+def test_openais_vocabulary_comes_from_the_cache_where_none_lies_beside(tmp_path: Path) -> None:
+    symbols = vocabulary.from_merges(()).ids
+    pairs = [(a, b) for a in list(symbols)[:256] for b in list(symbols)[:256]][:48_894]
+    words = Tokenizer(vocabulary.from_merges(pairs), context_length=20)
+    assert words.vocab_size == 49_408
+    files = cached(tmp_path / "cache", "openai/clip-vit-base-patch32", {})
+    words.save(files)
+    state = theirs()
+    state["token_embedding.weight"] = torch.zeros(49_408, 64)
+    save_file(state, tmp_path / "weights.safetensors")
+    given: dict[str, Any] = {"activation": "quick_gelu", "preprocess": "clip"}
+    found = load(tmp_path / "weights.safetensors", **given, hub=Hub(cache_dir=tmp_path / "cache"))
+    assert found.tokenizer.encode("a!") == words.encode("a!")
+
+
+# --- our own --------------------------------------------------------------------------------------
+
+
+def test_our_own_checkpoints_and_runs_go_the_old_way(tmp_path: Path) -> None:
+    model = load(open_clip_folder(tmp_path / "model"))
+    checkpoint.save(tmp_path / "run" / "model", model)
+    for ref in (tmp_path / "run" / "model", tmp_path / "run", str(tmp_path / "run")):
+        assert load(ref).digest == model.digest
+    with pytest.raises(UsageError, match="another activation"):
+        load(tmp_path / "run", activation="gelu")
+    with pytest.raises(UsageError, match="its own tokenizer"):
+        load(tmp_path / "run", tokenizer=WORDS)
+    with pytest.raises(UsageError, match="load the folder"):
+        load(tmp_path / "run" / "model" / "model.safetensors")
+    (tmp_path / "run" / "model" / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="checkpoint"):
+        load(tmp_path / "run" / "model")
+
+
+def test_bfloat16_weights_embed_nearly_the_same(tmp_path: Path) -> None:
+    folder = open_clip_folder(tmp_path / "model")
+    exact, short = load(folder), load(folder, precision="bfloat16")
+    pixels, tokens = torch.randn(2, 3, 32, 32), exact.tokenize(["a red dog", ""])
+    assert short.dtype == torch.bfloat16
+    for one, other in (
+        (exact.embed_image(pixels), short.embed_image(pixels)),
+        (exact.embed_text(tokens), short.embed_text(tokens)),
+    ):
+        assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
+
+
+# --- references -----------------------------------------------------------------------------------
+
+
+def test_a_reference_to_nothing_says_what_is_possible(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ViT-B-32/openai"):
+        load("ViT-B-32-openai")
+    with pytest.raises(UsageError, match="there is no such model"):
+        load(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"open_clip_config\.json"):
+        load(tmp_path / "empty")
+
+
+def cached(cache: Path, repository: str, files: dict[str, bytes], *, commit: str = "c" * 40) -> Path:
+    """Lay files out as huggingface_hub keeps them; return the folder of the commit."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "blobs").mkdir()
+    folder = home / "snapshots" / commit
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        blob = home / "blobs" / hashlib.sha256(data).hexdigest()
+        blob.write_bytes(data)
+        (folder / name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
+    return folder
+
+
+def in_cache(tmp_path: Path, repository: str, **changes: Any) -> Hub:
+    made = open_clip_folder(
+        tmp_path / f"made-{len(list(tmp_path.iterdir()))}", lambda d: d["model_cfg"].update(changes)
+    )
+    cached(tmp_path / "cache", repository, {path.name: path.read_bytes() for path in made.iterdir()})
+    return Hub(cache_dir=tmp_path / "cache", local_files_only=True)
+
+
+def test_a_hub_id_is_loaded_from_one_commit_that_is_recorded(tmp_path: Path) -> None:
+    cache = in_cache(tmp_path, "someone/clip-small")
+    for ref in ("someone/clip-small", "hf-hub:someone/clip-small", f"someone/clip-small@{'c' * 40}"):
+        found = load(ref, hub=cache)
+        agrees(found)
+        assert found.provenance["source"] == ref
+        assert found.provenance["repository"] == "someone/clip-small"
+        assert found.provenance["revision"] == "c" * 40
+        assert all(len(entry["sha256"]) == 64 for entry in found.provenance["files"])
+    with pytest.raises(EnvironmentFault, match="not in the cache"):
+        load("someone/clip-small@another", hub=cache)
+    with pytest.raises(EnvironmentFault, match="not in the cache"):
+        load("someone/else", hub=cache)
+
+
+def test_a_changed_file_in_the_cache_is_found_by_its_digest(tmp_path: Path) -> None:
+    cache = in_cache(tmp_path, "someone/clip-small")
+    (weights,) = (tmp_path / "cache").rglob("open_clip_model.safetensors")
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.resolve().write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"open_clip_model\.safetensors(.|\n)*delete this file"):
+        load("someone/clip-small", hub=cache)
+
+
+def test_a_public_short_name_is_held_against_its_row(tmp_path: Path) -> None:
+    cache = in_cache(tmp_path, "timm/vit_base_patch32_clip_224.openai")
+    agrees(load("ViT-B-32/openai", hub=cache))
+    cache = in_cache(tmp_path, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    with pytest.raises(IntegrityError, match="activation") as error:
+        load("ViT-B-32/laion2b_s34b_b79k", hub=cache)
+    assert "hf-hub:laion" in str(error.value)
+    cache = in_cache(tmp_path, "laion/CLIP-ViT-L-14-laion2B-s32B-b82K", quick_gelu=False)
+    with pytest.raises(IntegrityError, match="preprocessing"):
+        load("ViT-L-14/laion2b_s32b_b82k", hub=cache)
+    load("hf-hub:laion/CLIP-ViT-L-14-laion2B-s32B-b82K", hub=cache)
+
+
+@pytest.mark.parametrize("failure", ["LocalEntryNotFoundError", "OSError"])
+def test_an_unreachable_hub_is_no_missing_model(
+    failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import errors
+
+    def fail(*_: object, **__: object) -> str:
+        raise getattr(errors, failure, OSError)("no route to host")
+
+    monkeypatch.setattr(hub, "_download", lambda: fail)
+    with pytest.raises(EnvironmentFault, match="cannot be reached"):
+        load("someone/clip-small", hub=Hub(cache_dir=tmp_path))
+
+
+def test_the_table_agrees_with_the_facts_it_was_made_from() -> None:
+    rows = public_names.public_names()
+    assert rows["ViT-B-32/laion2b_s34b_b79k"].activation == "gelu"
+    assert rows["ViT-B-32/laion400m_e32"].activation == "quick_gelu"
+    assert rows["ViT-B-16/laion400m_e32"].activation == "gelu"
+    assert {rows[f"{name}/metaclip_400m"].activation for name in ("ViT-B-32", "ViT-L-14")} == {"quick_gelu"}
+    assert rows["ViT-H-14/metaclip_altogether"].activation == "gelu"
+    assert rows["ViT-L-14/dfn2b"].activation == "quick_gelu"
+    assert rows["ViT-L-14/dfn2b_s39b"].activation == "gelu"
+    assert rows["ViT-H-14/dfn5b"].preprocess == "clip-squash"
+    assert rows["ViT-L-14/laion2b_s32b_b82k"].preprocess == "half"
+    assert (rows["ViT-L-14-336/openai"].imagenet, rows["ViT-B-32/laion2b_s34b_b79k"].imagenet) == (
+        76.2,
+        66.56,
+    )
+    openai = {name: row for name, row in rows.items() if name.endswith("/openai")}
+    assert len(openai) == 9 and all(len(row.openai) == 64 for row in openai.values())
+    for name, row in rows.items():
+        assert ("SigLIP" in name) == (row.activation is None) == (row.preprocess == "siglip"), name
+        public_names.named_preprocess(row.preprocess, (224, 224))
+
+
+def test_an_unknown_preprocessing_is_told_with_the_nearest(tmp_path: Path) -> None:
+    save_file(theirs(), tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match="siglip"):
+        load(tmp_path / "w.safetensors", activation="gelu", tokenizer=WORDS, preprocess="sigl1p")
+
+
+def test_the_weights_of_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
+    found = load(open_clip_folder(tmp_path / "model"))
+    assert all(parameter.requires_grad for parameter in found.clip.parameters())
+    before = load_file(tmp_path / "model" / "open_clip_model.safetensors")
+    with torch.no_grad():
+        for parameter in found.clip.parameters():
+            parameter.add_(1)
+    after = load_file(tmp_path / "model" / "open_clip_model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before), "the file is left alone"
+    shutil.rmtree(tmp_path / "model")
+
+
+def test_a_file_that_openai_published_is_recognised_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_archive(tmp_path / "any.pt", openai_clip())
+    digest = hashlib.sha256((tmp_path / "any.pt").read_bytes()).hexdigest()
+    assert "published_as" not in load(tmp_path / "any.pt", tokenizer=WORDS).provenance
+    row = public_names.PublicName("a/b", "clip", "quick_gelu", openai=digest)
+    monkeypatch.setattr(public_names, "public_names", lambda: {"ViT-B-32/openai": row})
+    assert load(tmp_path / "any.pt", tokenizer=WORDS).provenance["published_as"] == "ViT-B-32/openai"

@@ -1,0 +1,154 @@
+"""What open_clip wrote loads as the same model; what we wrote is loaded by open_clip's own loader."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.models.clip import build
+from diptych.models.config import ClipConfig, TextConfig, VitConfig
+from diptych.models.convert_model import convert
+from diptych.models.golden import CAPTIONS, golden_pictures
+from diptych.models.load import load
+from diptych.models.model import Model
+
+SIDE = Path(__file__).parent / "peers" / "open_clip_files.py"
+TOLERANCE = 1e-5
+
+TEXT = {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
+PAPER = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+SHORTEST = {"interpolation": "bicubic", "resize_mode": "shortest"}
+VIT = {"image_size": 32, "layers": 2, "width": 128, "patch_size": 8}
+WIDE = {"image_size": 48, "layers": 2, "width": 88, "head_width": 44, "mlp_ratio": 4.3637, "patch_size": 16}
+RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "patch_size": None}
+
+
+def setup(vision: dict[str, Any], preprocess: dict[str, Any], **model: Any) -> dict[str, Any]:
+    model_cfg = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT, **model}
+    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess, "archive": not model.get("custom_text")}
+
+
+SETUPS = {
+    "vit": setup(VIT, PAPER | SHORTEST, quick_gelu=True),
+    "vit-gelu-wide": setup(WIDE, HALF | SHORTEST),
+    "vit-oblong-squash": setup(
+        VIT | {"image_size": [32, 48]}, HALF | {"interpolation": "bilinear", "resize_mode": "squash"}
+    ),
+    "vit-custom-text": setup(VIT, PAPER | SHORTEST, quick_gelu=True, custom_text=True),
+    "resnet": setup(RESNET, PAPER | SHORTEST, quick_gelu=True),
+}
+FORMS = {
+    "vit": ("open_clip", "openai", "transformers", "diptych"),
+    "resnet": ("open_clip", "openai", "diptych"),
+}
+
+
+def python() -> str:
+    found = os.environ.get("DIPTYCH_PEERS_PYTHON")
+    if not found:
+        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
+    return found
+
+
+def peer(command: str, folder: Path) -> dict[str, torch.Tensor]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["HF_HUB_OFFLINE"] = "1"
+    subprocess.run([python(), str(SIDE), command, str(folder)], check=True, timeout=600, env=environment)
+    return load_file(folder / "out.safetensors")
+
+
+def published(folder: Path) -> Tokenizer:
+    """Return OpenAI's vocabulary, which open_clip carries with it."""
+    code = "import importlib.util as u; print(u.find_spec('open_clip').submodule_search_locations[0])"
+    home = subprocess.run([python(), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    found = Tokenizer.from_merges(Path(home) / "bpe_simple_vocab_16e6.txt.gz", context_length=24)
+    assert found.is_published
+    folder.mkdir(exist_ok=True)
+    found.save(folder)
+    return found
+
+
+def ask(folder: Path, size: tuple[int, int]) -> None:
+    for number, picture in enumerate(golden_pictures(size)):
+        Image.fromarray(picture).save(folder / f"picture_{number}.png")
+    (folder / "captions.json").write_text(json.dumps(CAPTIONS))
+
+
+def compare(model: Model, folder: Path, theirs: dict[str, torch.Tensor], name: str) -> None:
+    pictures = [Image.open(path) for path in sorted(folder.glob("picture_*.png"))]
+    pixels = model.preprocess_images(pictures)
+    tokens = model.tokenize(CAPTIONS)
+    shown = (pixels - theirs["pixels"]).abs().max().item()
+    assert shown < 2e-6, "pixels: rounding of the normalisation alone"
+    end = np.arange(tokens.shape[1]) <= (tokens == model.config.text.end_id).int().argmax(1)[:, None].numpy()
+    assert torch.equal(
+        tokens.where(torch.from_numpy(end), 0), theirs["tokens"].where(torch.from_numpy(end), 0)
+    )
+    assert torch.equal(model.clip.logit_scale.detach(), theirs["logit_scale"].reshape(()))
+    for kind, ours in (("image", model.embed_image(pixels)), ("text", model.embed_text(tokens))):
+        expected = F.normalize(theirs[f"{kind}_features"], dim=-1)
+        assert (expected[0] - expected[1]).abs().max() > 1e-3, "the tower looks at its input"
+        difference = (ours - expected).abs().max().item()
+        print(f"{name} {kind}: {difference:.2e}")
+        assert difference < TOLERANCE
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", SETUPS)
+def test_open_clips_files_are_read_and_ours_are_read_by_open_clip(name: str, tmp_path: Path) -> None:
+    given = SETUPS[name]
+    size = given["model_cfg"]["vision_cfg"]["image_size"]
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    tokenizer = published(tmp_path / "tokenizer")
+    (tmp_path / "setup.json").write_text(json.dumps(given))
+    ask(tmp_path, size)
+    theirs = peer("write", tmp_path)
+    activation = "quick_gelu" if given["model_cfg"].get("quick_gelu") else "gelu"
+
+    hub = load(tmp_path / "hub")
+    compare(hub, tmp_path, theirs, f"{name} hub")
+    compare(load(tmp_path / "plain", tokenizer=tmp_path / "tokenizer"), tmp_path, theirs, f"{name} plain")
+    alone = {"tokenizer": tokenizer, "preprocess": hub.preprocess}
+    if name in FORMS:  # heads of 64 and square pictures: what weights alone can tell
+        train = load(tmp_path / "train" / "epoch_1.pt", activation=activation, **alone)
+        compare(train, tmp_path, theirs, f"{name} training checkpoint")
+        archive = load(tmp_path / "archive.pt", **alone)
+        assert archive.config.activation == activation
+        compare(archive, tmp_path, theirs, f"{name} archive")
+
+    for to in FORMS.get(name, ("open_clip", "diptych")):
+        out = tmp_path / to
+        out.mkdir()
+        ask(out, size)
+        report = convert(hub, out / "model", to)
+        assert report["token_ids_equal"] and report["image_embeds"]["max_difference"] == 0
+        if to in ("open_clip", "openai"):
+            read = peer("read", out)
+            compare(hub, out, read, f"{name} → {to}, read by open_clip")
+            assert torch.equal(read["pixels"], theirs["pixels"])
+        else:
+            compare(load(out / "model"), out, theirs, f"{name} → {to}")
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_open_clip_reads_a_vocabulary_that_is_not_openais(tmp_path: Path) -> None:
+    words = Tokenizer.train(["a red circle above two blue squares", *CAPTIONS] * 3, size=700, context_length=24)
+    text = TextConfig(24, words.vocab_size, 64, 2, 4, words.start_id, words.end_id)
+    config = ClipConfig(40, VitConfig((32, 32), 8, 48, 2, 4, 3.1), text, "gelu", layer_norm_eps=1e-6)
+    model = Model(build(config, seed=0), words, Preprocess(size=(32, 32)))
+    ask(tmp_path, (32, 32))
+    convert(model, tmp_path / "model", "open_clip")
+    compare(model, tmp_path, peer("read", tmp_path), "own vocabulary → open_clip, read by open_clip")

@@ -1,0 +1,328 @@
+"""What transformers saved loads as the same model; what we wrote is loaded by its `from_pretrained`."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tests.models.published import WORDS
+
+from diptych.core.errors import DiptychError, IntegrityError, UsageError
+from diptych.data.cleaning import clean
+from diptych.data.images import Preprocess
+from diptych.models.clip import build
+from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.convert_model import convert
+from diptych.models.golden import CAPTIONS, golden_pictures
+from diptych.models.load import load
+from diptych.models.model import Model
+
+TOLERANCE = 1e-5
+TEXT = {
+    "vocab_size": WORDS.vocab_size, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 20, "bos_token_id": WORDS.start_id,
+    "eos_token_id": WORDS.end_id,
+}  # fmt: skip
+VISION = {
+    "hidden_size": 48, "intermediate_size": 131, "num_hidden_layers": 3, "num_attention_heads": 3,
+    "image_size": 36, "patch_size": 12,
+}  # fmt: skip
+
+
+def clip_model(activation: str = "quick_gelu", **changes: Any) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    text = TEXT | {"hidden_act": activation} | changes.pop("text", {})
+    vision = VISION | {"hidden_act": activation} | changes.pop("vision", {})
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=40, **changes)).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.5 if "embedding" in name else parameter.shape[-1] ** -0.5)
+        elif name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def processor(folder: Path) -> Any:
+    from transformers import CLIPProcessor, CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    sizes = {"size": {"shortest_edge": 36}, "crop_size": {"height": 36, "width": 36}}
+    images = CLIPImageProcessorPil(**sizes, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4])
+    return CLIPProcessor(image_processor=images, tokenizer=CLIPTokenizer.from_pretrained(str(folder)))
+
+
+def saved(folder: Path, model: Any, **options: Any) -> Path:
+    folder.mkdir()
+    WORDS.save(folder)
+    model.save_pretrained(folder, **options)
+    processor(folder).save_pretrained(folder)
+    return folder
+
+
+def pictures(size: tuple[int, int] = (36, 36)) -> list[Image.Image]:
+    return [Image.fromarray(picture) for picture in golden_pictures(size)]
+
+
+def compare(ours: Model, model: Any, processor: Any) -> None:
+    """Hold pixels, token ids and both embeddings against transformers' own."""
+    inputs = processor(
+        text=[clean(caption) for caption in CAPTIONS],  # their fast tokenizer leaves entities and mojibake
+        images=pictures(), padding="max_length", truncation=True, max_length=20, return_tensors="pt",
+    )  # fmt: skip
+    with torch.no_grad():
+        theirs = model(**inputs)
+    pixels, tokens = ours.preprocess_images(pictures()), ours.tokenize(CAPTIONS)
+    assert (pixels - inputs["pixel_values"]).abs().max() < 2e-6
+    ends = (tokens == ours.config.text.end_id).int().argmax(1)
+    for row, theirs_row, end in zip(tokens, inputs["input_ids"], ends, strict=True):
+        assert torch.equal(row[: end + 1], theirs_row[: end + 1])
+    for found, expected in (
+        (ours.embed_image(pixels), theirs.image_embeds),
+        (ours.embed_text(tokens), theirs.text_embeds),
+    ):
+        assert (expected[0] - expected[1]).abs().max() > 1e-2, "the tower looks at its input"
+        assert (found - expected).abs().max() < TOLERANCE
+    assert torch.equal(ours.clip.logit_scale.detach(), model.logit_scale.detach())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("transformers") / "clip", clip_model())
+
+
+@pytest.fixture
+def copied(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "clip"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    document = json.loads(path.read_text())
+    for dotted, value in changes.items():
+        table = document
+        *above, last = dotted.split("__")
+        for part in above:
+            table = table[part]
+        table[last] = value
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_what_save_pretrained_wrote_is_the_same_model(activation: str, shards: bool, tmp_path: Path) -> None:
+    model = clip_model(activation, text={"layer_norm_eps": 1e-6}, vision={"layer_norm_eps": 1e-6})
+    options = {"max_shard_size": "100KB"} if shards else {}
+    folder = saved(tmp_path / "clip", model, **options)
+    assert (folder / "model.safetensors.index.json").is_file() == shards
+    ours = load(folder)
+    assert ours.config.activation == activation
+    compare(ours, model, processor(folder))
+    names = [entry["name"] for entry in ours.provenance["files"]]
+    assert names[0] == "config.json" and len(names) == len(set(names)) == len(ours.provenance["files"])
+    assert sum(name.endswith(".safetensors") for name in names) == (1 if not shards else len(names) - 4)
+
+
+def test_the_files_of_older_releases_are_read(copied: Path) -> None:
+    model = clip_model()
+    state = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    state["text_model.embeddings.position_ids"] = torch.arange(20)[None]
+    state["vision_model.embeddings.position_ids"] = torch.arange(10)[None]
+    state["logit_scale"] = state["logit_scale"].reshape(1)
+    torch.save(state, copied / "pytorch_model.bin")
+    edit(copied / "config.json", text_config__eos_token_id=2, text_config__bos_token_id=0)
+    flat = {
+        "crop_size": 36, "do_center_crop": True, "do_normalize": True, "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor", "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.3, 0.4], "resample": 3, "size": 36,
+    }  # fmt: skip
+    whole = processor(copied)
+    (copied / "processor_config.json").unlink()
+    (copied / "preprocessor_config.json").write_text(json.dumps(flat))
+    (copied / "tokenizer.json").unlink()
+    compare(load(copied), model, whole)
+    # A *_config_dict replaces the table of the same name with all its defaults.
+    text = json.loads((copied / "config.json").read_text())["text_config"]
+    edit(copied / "config.json", text_config_dict=text, text_config={"hidden_size": 3})
+    compare(load(copied), model, whole)
+
+
+def test_squashed_pictures_are_squashed(copied: Path) -> None:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    sizes = {"size": {"height": 36, "width": 36}, "do_center_crop": False, "resample": 2}
+    images = CLIPImageProcessorPil(**sizes)
+    edit(copied / "processor_config.json", image_processor=json.loads(images.to_json_string()))
+    ours = load(copied)
+    assert (ours.preprocess.resize, ours.preprocess.interpolation) == ("squash", "bilinear")
+    expected = images(pictures(), return_tensors="pt")["pixel_values"]
+    assert (ours.preprocess_images(pictures()) - expected).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "told"),
+    [
+        ("config.json", {"model_type": "bert"}, "model_type"),
+        ("config.json", {"model_type": ["clip"]}, "model_type"),
+        ("config.json", {"text_config__hidden_act": "relu"}, "hidden_act"),
+        ("config.json", {"text_config__hidden_act": "gelu"}, "hidden_act"),
+        ("config.json", {"vision_config__layer_norm_eps": 1e-3}, "layer_norm_eps"),
+        ("config.json", {"vision_config__num_channels": 4}, "num_channels"),
+        ("config.json", {"vision_config__hidden_size": "48"}, "hidden_size"),
+        ("config.json", {"vision_config__hidden_size": 0}, "heads"),
+        ("config.json", {"vision_config__num_hidden_layers": 10**9}, "layers"),
+        ("config.json", {"text_config__num_hidden_layers": 1e3}, "num_hidden_layers"),
+        ("config.json", {"text_config__eos_token_id": 10**6}, "end_id"),
+        ("config.json", {"text_config__eos_token_id": [1, 2]}, "eos_token_id"),
+        ("config.json", {"vision_config": None}, "vision_config"),
+        ("config.json", {"projection_dim": True}, "projection_dim"),
+        ("processor_config.json", {"image_processor__do_normalize": False}, "do_normalize"),
+        ("processor_config.json", {"image_processor__rescale_factor": 1.0}, "rescale_factor"),
+        ("processor_config.json", {"image_processor__resample": 1}, "resample"),
+        ("processor_config.json", {"image_processor__size": {"shortest_edge": 40}}, "size"),
+        ("processor_config.json", {"image_processor__size": {"longest_edge": 36}}, "size"),
+        ("processor_config.json", {"image_processor__crop_size": 32}, "crop_size"),
+        ("processor_config.json", {"image_processor__do_center_crop": False}, "size"),
+        ("processor_config.json", {"image_processor__image_mean": "0.5"}, "image_mean"),
+        ("processor_config.json", {"image_processor": []}, "image_processor"),
+    ],
+)
+def test_settings_that_mean_something_else_are_refused(
+    file: str, changes: dict[str, Any], told: str, copied: Path
+) -> None:
+    edit(copied / file, **changes)
+    with pytest.raises(DiptychError) as error:
+        load(copied)
+    assert file in str(error.value) and told in str(error.value) and "to do: " in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "config"])
+def test_tensors_that_do_not_fit_are_named_as_in_the_file(change: str, copied: Path) -> None:
+    state, name = (
+        load_file(copied / "model.safetensors"),
+        "vision_model.encoder.layers.1.self_attn.q_proj.weight",
+    )
+    if change == "missing":
+        del state[name]
+    elif change == "extra":
+        name = "vision_model.encoder.layers.7.adapter.weight"
+        state[name] = torch.zeros(2, 2)
+    elif change == "shape":
+        state[name] = torch.zeros(48, 47)
+    else:
+        name = "vision_model.embeddings.position_embedding.weight"
+        edit(copied / "config.json", vision_config__image_size=48)
+    save_file(state, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DiptychError) as error:
+        load(copied)
+    assert (
+        name in str(error.value) and "model.safetensors" in str(error.value) and "to do: " in str(error.value)
+    )
+
+
+def test_without_a_processor_the_preprocessing_must_be_passed(copied: Path) -> None:
+    (copied / "processor_config.json").unlink()
+    with pytest.raises(UsageError, match="preprocess="):
+        load(copied)
+    assert load(copied, preprocess="clip").preprocess == Preprocess(size=(36, 36))
+
+
+def from_scratch(vision: VitConfig | ResNetConfig, activation: Any = "quick_gelu", **changes: Any) -> Model:
+    text = TextConfig(20, WORDS.vocab_size, 64, 2, 4, WORDS.start_id, WORDS.end_id)
+    config = ClipConfig(40, vision, text, activation=activation, **changes)
+    clip = build(config, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            if parameter.ndim:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    transform = Preprocess(vision.image_size, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    return Model(clip, WORDS, transform, {"recipe": "test"})
+
+
+VIT = VitConfig((36, 36), 12, 48, 3, 3, 131 / 48)
+
+
+@pytest.mark.parametrize(("activation", "eps"), [("quick_gelu", 1e-5), ("gelu", 1e-6)])
+def test_what_we_write_is_what_from_pretrained_reads(activation: str, eps: float, tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoProcessor, CLIPModel
+
+    ours = from_scratch(VIT, activation, layer_norm_eps=eps)
+    report = convert(ours, tmp_path / "out", "transformers")
+    model, found = CLIPModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(found.values()), "every tensor has its place"
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), CLIPModel)
+    compare(ours, model.eval(), AutoProcessor.from_pretrained(tmp_path / "out"))
+    assert report == json.loads((tmp_path / "out" / "parity.json").read_text())
+    assert report["token_ids_equal"] and report["pixels_equal"]
+    assert report["image_embeds"]["max_difference"] == report["text_embeds"]["max_difference"] == 0
+    assert report["text_embeds"]["min_cosine"] > 0.999999
+
+
+def test_a_transformers_model_comes_back_bit_for_bit_through_every_format(
+    written: Path, tmp_path: Path
+) -> None:
+    first = last = load(written)
+    for step, to in enumerate(("open_clip", "diptych", "transformers")):
+        convert(last, tmp_path / f"{step}", to)
+        last = load(tmp_path / f"{step}")
+    state = first.clip.state_dict()
+    for name, tensor in last.clip.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert last.config == first.config and last.preprocess == first.preprocess
+    theirs, again = (load_file(folder / "model.safetensors") for folder in (written, tmp_path / "2"))
+    assert theirs.keys() == again.keys()
+    assert all(torch.equal(theirs[name], again[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    "vision", [ResNetConfig((64, 64), (1, 1, 1, 1), 8, 4), VitConfig((24, 36), 12, 48, 1, 3)]
+)
+def test_towers_that_transformers_does_not_have_are_refused(vision: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="transformers has no such picture tower"):
+        convert(from_scratch(vision), tmp_path / "out", "transformers")
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_openais_code_takes_only_what_is_fixed_in_it(tmp_path: Path) -> None:
+    vision = VitConfig((32, 32), 16, 64, 2, 1)
+    model = from_scratch(vision)
+    for changed, told in (
+        (model, "architecture"),  # four text heads of 16
+        (from_scratch(VIT), "architecture"),
+        (from_scratch(vision, "gelu"), "architecture|activation"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            convert(changed, tmp_path / "out", "openai")
+    with pytest.raises(UsageError, match="unknown format"):
+        convert(model, tmp_path / "out", "onnx")  # type: ignore[arg-type]
+
+
+def test_a_conversion_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diptych.core.manifest import read_manifest, verify
+    from diptych.models import convert_model
+
+    model = from_scratch(VIT)
+    convert(model, tmp_path / "out", "open_clip")
+    manifest = verify(tmp_path / "out")
+    assert manifest.kind == "conversion" and read_manifest(tmp_path / "out").settings["to"] == "open_clip"
+    with pytest.raises(UsageError, match="not empty"):
+        convert(model, tmp_path / "out", "open_clip")
+
+    def spoil(found: Model, *_: object) -> Model:
+        with torch.no_grad():
+            next(found.clip.text.parameters()).mul_(1.001)
+        return found
+
+    real = convert_model._read_back
+    monkeypatch.setattr(convert_model, "_read_back", lambda *given: spoil(real(*given)))
+    with pytest.raises(IntegrityError, match="does not read back"):
+        convert(model, tmp_path / "other", "open_clip")
+    assert not (tmp_path / "other").exists()
+    assert np.isfinite(model.clip.logit_scale.item())
