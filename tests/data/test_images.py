@@ -71,11 +71,13 @@ def test_reading_is_decoding_and_transforming(size, image_size):
         )
 
 
-def test_other_modes_are_turned_into_rgb_first():
-    palette = picture(40, 50).quantize(16)
-    preprocess = Preprocess(size=(32, 32))
-    expected = evaluation_pixels(palette.convert("RGB"), preprocess)
-    np.testing.assert_array_equal(evaluation_pixels(palette, preprocess), expected)
+def test_training_turns_other_modes_into_rgb_first():
+    palette, preprocess = picture(40, 50).quantize(16), Preprocess(size=(32, 32))
+    found, expected = (
+        training_pixels(image, preprocess, np.random.default_rng(0))
+        for image in (palette, palette.convert("RGB"))
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -4,8 +4,8 @@ Limits come before work: bytes, then format (by its first bytes), then the heade
 decoding. Any failure of the decoder is a `BadSampleError` with a reason, never another exception.
 
 Reads: bytes in memory. Writes: nothing.
-Source: the order of checks follows Pillow's security notes. Plain JPEGs go through libjpeg-turbo directly where
-`simplejpeg` is installed (see `jpeg`); everything else is Pillow's.
+Source: the order of checks follows Pillow's security notes. Plain JPEGs go through libjpeg-turbo directly
+where `simplejpeg` is installed (see `jpeg`); everything else is Pillow's.
 """
 
 import io

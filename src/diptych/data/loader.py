@@ -318,6 +318,7 @@ class _BatchBuilder(Dataset[Batch]):
             self.preprocess,
             limits=self.settings.limits,
             rng=rng if self.settings.augment else None,
+            mode="fast",
         )
         return pair.captions[number]
 
