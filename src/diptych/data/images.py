@@ -22,6 +22,7 @@ from PIL import Image
 from diptych.core.errors import SettingsError
 from diptych.data.decoding import decode, decode_with, inspect, orientation, to_rgb, upright
 from diptych.data.jpeg import Pixels, decode_plain_jpeg, has_orientation, plain_jpeg_size
+from diptych.data.orientation import stored_corner, swapped, turned
 from diptych.data.picture_limits import DEFAULT_LIMITS, ImageLimits
 from diptych.data.resampling import FILTERS, Size, cover, exact_window, fast_window
 
@@ -234,24 +235,57 @@ def check_mode(mode: str) -> str:
 def _read_fast(
     data: bytes, preprocess: Preprocess, limits: ImageLimits, rng: np.random.Generator | None
 ) -> Pixels:
-    target = preprocess.size if rng is None else preprocess.train_size()
     stored = plain_jpeg_size(data, limits)
     if stored is not None:
         turn = orientation(data, limits) if has_orientation(data) else 1
-        full = stored[::-1] if turn in SIDEWAYS else stored
-        wanted = _covered(full, preprocess.resize, target)
-        least = (SPARE_SCALE * wanted[0], SPARE_SCALE * wanted[1])
-        array = decode_plain_jpeg(
-            data, limits, as_stored=True, at_least=least[::-1] if turn in SIDEWAYS else least
-        )
+        small = _read_small(data, limits, stored, turn, preprocess, rng)
+        if small is not None:
+            return small
+        array = decode_plain_jpeg(data, limits, as_stored=True)
         if array is not None:
-            array = _turned(array, turn)
-            if rng is None:
-                return _fast(array, preprocess, covered=wanted)
-            return _training(array, preprocess, rng, covered=wanted, mode="fast")
+            array = turned(array, turn)
+            return _fast(array, preprocess) if rng is None else _training(array, preprocess, rng, mode="fast")
     if rng is None:
         return decode_with(data, limits, lambda image: _fast(upright(image), preprocess))
     return _training(decode(data, limits), preprocess, rng, mode="fast")
+
+
+def _read_small(
+    data: bytes,
+    limits: ImageLimits,
+    stored: Size,
+    turn: int,
+    preprocess: Preprocess,
+    rng: np.random.Generator | None,
+) -> Pixels | None:
+    """Read a JPEG that is several times the target's size from its lower frequencies; None: it is not.
+
+    The window is cut out of the picture as it is stored and turned then: libjpeg rounds the size of what it
+    decodes up, and only in the stored orientation is the part of a pixel that this adds at the far ends.
+    """
+    size = preprocess.size
+    covered = _covered(
+        swapped(stored, turn), preprocess.resize, size if rng is None else preprocess.train_size()
+    )
+    least = swapped((SPARE_SCALE * covered[0], SPARE_SCALE * covered[1]), turn)
+    if stored[0] < 2 * least[0] or stored[1] < 2 * least[1] or not _is_compact(covered, size):
+        return None
+    array = decode_plain_jpeg(data, limits, as_stored=True, at_least=least)
+    if array is None:
+        return None
+    corner, mirror = _corner(covered, size), False
+    if rng is not None:
+        corner, mirror = _draw(covered, preprocess, rng)
+    eighths = max(array.shape[:2]) * 8 // max(stored)
+    window = fast_window(
+        array,
+        swapped(covered, turn),
+        stored_corner(covered, corner, size, turn),
+        swapped(size, turn),
+        preprocess.interpolation,
+        extent=(stored[0] * eighths / 8, stored[1] * eighths / 8),
+    )
+    return _mirrored(turned(window, turn), mirror)
 
 
 def _covered(image_size: Size, resize: str, target: Size) -> Size:
@@ -274,14 +308,13 @@ def _exact(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
     return np.array(window.convert("RGB"))
 
 
-def _fast(picture: Image.Image | Pixels, preprocess: Preprocess, *, covered: Size | None = None) -> Pixels:
+def _fast(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
     if isinstance(picture, Image.Image):
         if picture.mode.startswith("I") or picture.mode == "F":
             picture = to_rgb(picture)
         if picture.mode not in ("RGB", "L"):
             return _exact(picture, preprocess)
-    if covered is None:
-        covered = _covered(_size(picture), preprocess.resize, preprocess.size)
+    covered = _covered(_size(picture), preprocess.resize, preprocess.size)
     corner = _corner(covered, preprocess.size)
     if covered == _size(picture):
         return _cut(_as_rgb(picture), *corner, preprocess.size)
@@ -294,33 +327,37 @@ def _fast(picture: Image.Image | Pixels, preprocess: Preprocess, *, covered: Siz
 def _pays(image_size: Size, covered: Size, size: Size) -> bool:
     """Say whether torch's resize of a picture is near enough to Pillow's, and sooner done."""
     reduction = min(side / target for side, target in zip(image_size, covered, strict=True))
-    return reduction >= FAST_SCALE and covered[0] * covered[1] <= FAST_WASTE * size[0] * size[1]
+    return reduction >= FAST_SCALE and _is_compact(covered, size)
+
+
+def _is_compact(covered: Size, size: Size) -> bool:
+    return covered[0] * covered[1] <= FAST_WASTE * size[0] * size[1]
+
+
+def _draw(covered: Size, preprocess: Preprocess, rng: np.random.Generator) -> tuple[Size, bool]:
+    """Draw a training window's corner, and whether it is mirrored."""
+    (height, width), (down, across, mirror) = preprocess.size, rng.random(3).tolist()
+    corner = int(down * (covered[0] - height + 1)), int(across * (covered[1] - width + 1))
+    return corner, preprocess.horizontal_flip and mirror < 0.5
+
+
+def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
+    return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
 
 
 def _training(
-    picture: Image.Image | Pixels,
-    preprocess: Preprocess,
-    rng: np.random.Generator,
-    *,
-    covered: Size | None = None,
-    mode: str = "exact",
+    picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
 ) -> Pixels:
-    (height, width), image_size = preprocess.size, _size(picture)
-    if covered is None:
-        covered = _covered(image_size, preprocess.resize, preprocess.train_size())
-    down, across, mirror = rng.random(3).tolist()
-    top, left = int(down * (covered[0] - height + 1)), int(across * (covered[1] - width + 1))
+    size, image_size = preprocess.size, _size(picture)
+    covered = _covered(image_size, preprocess.resize, preprocess.train_size())
+    corner, mirror = _draw(covered, preprocess, rng)
     if covered == image_size:
-        pixels = _cut(_as_rgb(picture), top, left, preprocess.size)
-    elif mode == "fast" and _pays(image_size, covered, preprocess.size):
-        pixels = fast_window(
-            _as_rgb(picture), covered, (top, left), preprocess.size, preprocess.interpolation
-        )
+        pixels = _cut(_as_rgb(picture), *corner, size)
+    elif mode == "fast" and _pays(image_size, covered, size):
+        pixels = fast_window(_as_rgb(picture), covered, corner, size, preprocess.interpolation)
     else:
-        pixels = _window(picture, covered, (top, left), preprocess)
-    if preprocess.horizontal_flip and mirror < 0.5:
-        return np.ascontiguousarray(pixels[:, ::-1])
-    return pixels
+        pixels = _window(picture, covered, corner, preprocess)
+    return _mirrored(pixels, mirror)
 
 
 def _window(picture: Image.Image | Pixels, covered: Size, corner: Size, preprocess: Preprocess) -> Pixels:
@@ -334,26 +371,6 @@ def _window(picture: Image.Image | Pixels, covered: Size, corner: Size, preproce
         min((top + height) * y_scale, image_height),
     )
     return np.array(_as_image(picture).resize((width, height), FILTERS[preprocess.interpolation], box=box))
-
-
-SIDEWAYS = frozenset({5, 6, 7, 8})
-"""EXIF orientations that swap height and width."""
-
-
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn pixels as Pillow's `transpose` does for an EXIF orientation of 1 to 8.
-
-    >>> _turned(np.arange(6, dtype=np.uint8).reshape(2, 3), 6).tolist()
-    [[3, 0], [4, 1], [5, 2]]
-    """
-    if orientation in SIDEWAYS:
-        pixels = np.swapaxes(pixels, 0, 1)
-    rows, columns = ORIENTATION_STEPS.get(orientation, (1, 1))
-    return np.ascontiguousarray(pixels[::rows, ::columns])
-
-
-ORIENTATION_STEPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
-"""Direction in which rows and columns are read, after height and width were swapped."""
 
 
 def _size(picture: Image.Image | Pixels) -> Size:

@@ -10,8 +10,7 @@ a level.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,9 @@ from PIL import Image
 
 from diptych.data.jpeg import Pixels
 from diptych.data.picture_limits import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 REACH = {"bicubic": 2.0, "bilinear": 1.0}
@@ -93,7 +95,15 @@ def exact_window(
     return whole.resize((width, covered[0]), resample).crop((0, top, width, top + height))
 
 
-def fast_window(pixels: Pixels, covered: Size, corner: Size, size: Size, filter_name: str) -> Pixels:
+def fast_window(
+    pixels: Pixels,
+    covered: Size,
+    corner: Size,
+    size: Size,
+    filter_name: str,
+    *,
+    extent: tuple[float, float] | None = None,
+) -> Pixels:
     """Do what `exact_window` does with torch's antialiased resize of bytes.
 
     Args:
@@ -102,26 +112,40 @@ def fast_window(pixels: Pixels, covered: Size, corner: Size, size: Size, filter_
         corner: top and left of the window in the resized picture.
         size: height and width of the window.
         filter_name: "bicubic" or "bilinear".
+        extent: height and width of the picture in pixels, where the last row or column is only in part its.
 
     Returns:
         (height, width, 3) uint8, each value at most 1 from `exact_window`'s.
     """
     import torch
 
-    resize: Callable[..., Any] = torch.nn.functional.interpolate
     (height, width), (top, left), image_height = size, corner, pixels.shape[0]
+    extent = (image_height, pixels.shape[1]) if extent is None else extent
     first, last = _rows_read(image_height, covered[0], top, height, REACH[filter_name])
     # (1, 3, H, W) seen on (H, W, 3): channels-last in memory, which torch has vector code for.
     picture = torch.from_numpy(pixels[first:last]).permute(2, 0, 1)[None]
     if covered[1] != picture.shape[3]:
-        picture = resize(picture, size=(last - first, covered[1]), mode=filter_name, antialias=True)
+        picture = _resized(picture, 3, covered[1], extent[1], filter_name)
     picture = picture[..., left : left + width]
     if covered[0] != image_height:
         whole = torch.zeros((1, image_height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
         whole[:, :, first:last] = picture
-        picture = resize(whole, size=(covered[0], width), mode=filter_name, antialias=True)[:, :, top:]
+        picture = _resized(whole, 2, covered[0], extent[0], filter_name)[:, :, top:]
     found: Pixels = np.ascontiguousarray(picture[0, :, :height].permute(1, 2, 0).numpy())
     return found
+
+
+def _resized(picture: "Tensor", axis: int, covered: int, extent: float, filter_name: str) -> "Tensor":
+    """Resize one axis so that its first `extent` pixels become `covered`."""
+    from torch.nn.functional import interpolate
+
+    if extent == picture.shape[axis]:
+        size = [picture.shape[2], picture.shape[3]]
+        size[axis - 2] = covered
+        return interpolate(picture, size=size, mode=filter_name, antialias=True)
+    factors = [1.0, 1.0]
+    factors[axis - 2] = covered / extent
+    return interpolate(picture, scale_factor=factors, mode=filter_name, antialias=True)
 
 
 def _rows_read(rows: int, covered: int, top: int, height: int, reach: float) -> Size:
