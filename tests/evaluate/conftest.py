@@ -35,7 +35,7 @@ class ColourModel:
         self.clip = torch.nn.Identity()
         self.device = torch.device("cpu")
         self.preprocess = Preprocess(size=(8, 8))
-        self.tokenizer = self
+        self.tokenizer, self.bulk_mode = self, "fast"
         self.scale, self.bias = 10.0, 0.0
         self.texts: list[str] = []
         self.batches: list[int] = []

@@ -62,7 +62,7 @@ def embed_images(
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
     precision: Precision = "float32",
-    preprocessing: Mode = "fast",
+    preprocessing: Mode | None = None,
     counts: Counts | None = None,
 ) -> Floats:
     """Embed pictures with the evaluation transform.
@@ -73,8 +73,8 @@ def embed_images(
         batch_size: pictures per step.
         workers: decoding threads.
         precision: what the tower computes in; rows are normalised in float32 either way.
-        preprocessing: "fast", or "exact" where numbers are compared with published ones; see
-            `diptych.data.images`.
+        preprocessing: "fast", or "exact" where numbers are compared with published ones (see
+            `diptych.data.images`); None: the model's `bulk_mode`, fast.
         counts: receives one kept or dropped sample per picture.
 
     Returns:
@@ -100,7 +100,7 @@ def image_batches(
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
     precision: Precision = "float32",
-    preprocessing: Mode = "fast",
+    preprocessing: Mode | None = None,
     counts: Counts | None = None,
 ) -> Iterator[Floats]:
     """Yield what `embed_images` returns, batch by batch: (batch_size, E) float32, the last one shorter."""

@@ -4,49 +4,35 @@ This is the one path from inputs to towers: `Model.encode` and `diptych.embed` b
 are decoded and cut to size in a few threads while the model works; texts are de-duplicated and bucketed by
 length, so that a thousand prompts are a handful of batches and no padding is computed.
 
-What is a text and what is a picture is decided by the type alone, never by looking for a file:
-
-- `str`: a text, also if it reads like the name of a file; only `data:image/…;base64,…` is a picture
-- `pathlib.Path` (anything with `__fspath__`): a picture's file
-- `bytes`, `bytearray`, `memoryview`: an encoded picture
-- `PIL.Image.Image`: a picture, taken as it is (nothing is turned)
-- `numpy.ndarray` of uint8: a picture, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
-
-Reads: files that are named by a path. Writes: nothing. Needs no torch.
+Reads: files that are named by a path. Writes: nothing. Needs no torch but for tensors and the fast mode.
+Source: `encode` has the signature of sentence-transformers 6.2.
 """
 
-import base64
-import binascii
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, UsageError, unknown_name
+from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, unknown_name
 from diptych.core.progress import Progress
-from diptych.core.records import Reason
-from diptych.data.images import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
-from diptych.data.picture_limits import DEFAULT_LIMITS
+from diptych.data.images import Mode, Pixels, Preprocess
+from diptych.models.inputs import Picture, as_items, is_text, picture_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = NDArray[np.float32]
 Precision = Literal["float32", "bfloat16"]
-Picture = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
-Input = Picture | str
 
 BATCHES_AHEAD = 2
 """Batches that are decoded while one is computed: more only costs memory."""
 TEXTS_PER_PICTURE = 16
 """Texts in a batch where one number serves both: a caption is that much less work than a picture."""
-DATA_URL = "data:image/"
-CHANNELS = (1, 3, 4)
 
 
 class Towers(Protocol):
@@ -54,6 +40,7 @@ class Towers(Protocol):
 
     tokenizer: Any
     preprocess: Preprocess
+    bulk_mode: Mode
 
     @property
     def config(self) -> Any:
@@ -72,7 +59,7 @@ class EncodeOptions(TypedDict, total=False):
     """The further words that `Model.encode` takes; see `EncodeSettings`."""
 
     precision: Precision
-    preprocessing: Mode
+    preprocessing: Mode | None
     on_bad: Literal["raise", "nan"]
     workers: int
 
@@ -83,13 +70,13 @@ class EncodeSettings:
 
     Attributes:
         precision: what the towers compute in; rows are float32 either way.
-        preprocessing: "fast" or "exact", see `diptych.data.images`.
+        preprocessing: "fast" or "exact", see `diptych.data.images`; None: the model's `bulk_mode`, fast.
         on_bad: an unreadable picture is an error, once all others are encoded ("raise"), or a row of NaN.
         workers: decoding threads.
     """
 
     precision: Precision = "float32"
-    preprocessing: Mode = "fast"
+    preprocessing: Mode | None = None
     on_bad: Literal["raise", "nan"] = "raise"
     workers: int = 2
 
@@ -110,40 +97,6 @@ class EncodeSettings:
             if name not in known:
                 raise unknown_name("option of encode", name, known)
         return cls(**options)
-
-
-def as_items(inputs: Any) -> tuple[list[Any], bool]:
-    """Return the inputs as a list, and whether they were a single one.
-
-    >>> as_items("a cat"), as_items(["a cat"])
-    ((['a cat'], True), (['a cat'], False))
-    """
-    if isinstance(inputs, np.ndarray):
-        single = inputs.dtype.kind not in "UO" and inputs.ndim in (2, 3)
-        return ([inputs] if single else list(inputs)), single
-    if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
-        return [inputs], True
-    if not isinstance(inputs, Iterable) or isinstance(inputs, dict):
-        raise _strange(inputs, "the inputs")
-    return list(inputs), False
-
-
-def is_text(item: Any, position: int) -> bool:
-    """Tell texts from pictures.
-
-    Raises:
-        UsageError: the item is neither.
-    """
-    if isinstance(item, str):
-        return not item.startswith(DATA_URL)
-    if isinstance(item, np.ndarray):
-        shaped = item.ndim == 2 or (item.ndim == 3 and item.shape[-1] in CHANNELS)
-        if item.dtype != np.uint8 or not shaped:
-            raise _strange(item, f"input {position}")
-        return False
-    if not isinstance(item, bytes | bytearray | memoryview | os.PathLike | Image.Image):
-        raise _strange(item, f"input {position}")
-    return False
 
 
 def encode_items(
@@ -228,7 +181,7 @@ def encode_pictures(
         unreadable picture; and the reason by row of the batch.
     """
     with ThreadPoolExecutor(max_workers=max(1, settings.workers)) as pool:
-        decoded = _decoded(pool, pictures, model.preprocess, settings, ahead=batch_size * BATCHES_AHEAD)
+        decoded = _decoded(pool, model, pictures, settings, ahead=batch_size * BATCHES_AHEAD)
         while batch := list(islice(decoded, batch_size)):
             bad = {row: found for row, found in enumerate(batch) if isinstance(found, BadSampleError)}
             readable = [row for row in range(len(batch)) if row not in bad]
@@ -239,38 +192,20 @@ def encode_pictures(
             yield rows, bad
 
 
-def picture_pixels(picture: Picture, preprocess: Preprocess, mode: Mode) -> Pixels:
-    """Return (H, W, 3) uint8 of a picture of any kind.
-
-    Raises:
-        BadSampleError: with the reason.
-    """
-    if isinstance(picture, np.ndarray):
-        grey = picture.ndim == 3 and picture.shape[-1] == 1
-        picture = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else picture))
-    if isinstance(picture, Image.Image):
-        try:
-            return evaluation_pixels(picture, preprocess, mode=mode)
-        except (OSError, ValueError, SyntaxError) as error:  # opened, but not decoded before
-            raise BadSampleError(
-                Reason.UNREADABLE_IMAGE, "the picture cannot be read", found=error
-            ) from error
-    return read_pixels(_bytes_of(picture), preprocess, mode=mode)
-
-
 def _decoded(
     pool: ThreadPoolExecutor,
+    model: Towers,
     pictures: Iterable[Picture],
-    preprocess: Preprocess,
     settings: EncodeSettings,
     *,
     ahead: int,
 ) -> Iterator[Pixels | BadSampleError]:
     """Yield pixels or the reason there are none, in order, with at most `ahead` pictures in flight."""
+    mode = settings.preprocessing or model.bulk_mode
 
     def work(picture: Picture) -> Pixels | BadSampleError:
         try:
-            return picture_pixels(picture, preprocess, settings.preprocessing)
+            return picture_pixels(picture, model.preprocess, mode)
         except BadSampleError as error:
             return error
 
@@ -293,41 +228,6 @@ def _lengths(tokens: NDArray[np.int64], text: Any) -> NDArray[np.int64]:
         return np.full(len(tokens), tokens.shape[1], dtype=np.int64)
     ends: NDArray[np.int64] = (tokens == text.end_id).argmax(axis=1)
     return ends + 1
-
-
-def _bytes_of(picture: Any) -> bytes:
-    """Return the encoded file behind bytes, a path or a data URL."""
-    if isinstance(picture, str):
-        _, found, coded = picture.partition(";base64,")
-        try:
-            return base64.b64decode(coded.encode("ascii"), validate=bool(found))
-        except (binascii.Error, UnicodeEncodeError) as error:
-            raise BadSampleError(
-                Reason.UNREADABLE_IMAGE, "the data URL is not base64", found=f"{picture[:40]!r}…"
-            ) from error
-    if isinstance(picture, os.PathLike):
-        path = Path(picture)
-        try:
-            with path.open("rb") as file:
-                return file.read(DEFAULT_LIMITS.max_bytes + 1)  # one more, so that too long a file is seen
-        except OSError as error:
-            raise BadSampleError(
-                Reason.MISSING_IMAGE, "the picture's file cannot be read", where=path, found=error.strerror
-            ) from error
-    return bytes(picture)
-
-
-def _strange(item: Any, where: str) -> UsageError:
-    found = type(item).__name__
-    if isinstance(item, np.ndarray):
-        found = f"array of shape {item.shape}, {item.dtype}"
-    return UsageError(
-        "this is neither a text nor a picture",
-        where=where,
-        found=found,
-        expected="str, pathlib.Path, bytes, a Pillow picture, or uint8 pixels (H, W, 3)",
-        fix="tensors of normalised pixels and of tokens go into encode_image and encode_text",
-    )
 
 
 def _bad_inputs(bad: dict[int, BadSampleError], rows: Floats) -> BadInputsError:
@@ -359,3 +259,91 @@ def cut_rows(rows: Floats, *, truncate_dim: int | None, normalize: bool) -> Floa
     if normalize:
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
     return np.ascontiguousarray(rows)
+
+
+class Encodes:
+    """The face of every model that has towers: `encode` and `logits`; see `Towers` for what it builds on.
+
+    Attributes:
+        bulk_mode: how pictures are preprocessed where nobody says; a model that runs without torch sets
+            "exact", because importing torch takes longer than the fast mode wins on a few pictures.
+    """
+
+    bulk_mode: Mode = "fast"
+
+    def encode(
+        self,
+        inputs: Any,
+        batch_size: int = 32,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        convert_to_numpy: bool = True,
+        device: Any = None,
+        show_progress_bar: bool | None = None,
+        **options: Unpack[EncodeOptions],
+    ) -> "Floats | Tensor":
+        """Encode texts and pictures, alone or in any mixture.
+
+        A `str` is a text, whatever it says, except `data:image/…;base64,…`. Pictures come as `pathlib.Path`,
+        encoded bytes, Pillow pictures or uint8 arrays (H, W, 3); the path of a picture has to be a `Path`.
+
+        Args:
+            inputs: one input, or N of them in any iterable; an array (N, H, W, 3) is N pictures.
+            batch_size: pictures per step; texts go by sixteen times as many.
+            normalize_embeddings: scale rows to unit length.
+            truncate_dim: keep only this many numbers of each row (before normalising).
+            convert_to_numpy: return an array; otherwise a tensor, on the model's device.
+            device: move the model there first; it stays there.
+            show_progress_bar: tell the progress on standard error.
+            **options: `precision`, `preprocessing`, `on_bad`, `workers`: see `EncodeSettings`.
+
+        Returns:
+            (N, E) float32 in the order given; (E,) for one input.
+
+        Raises:
+            BadInputsError: some pictures cannot be read. It names their positions, and holds the rows of all
+                others in `embeddings`.
+            UsageError: an input is neither a text nor a picture; nothing was encoded.
+        """
+        model: Any = self
+        settings = EncodeSettings.of(options)
+        if device is not None:
+            model.to(device)
+        items, single = as_items(inputs)
+        if show_progress_bar:
+            with Progress("encoding", total=len(items)) as progress:
+                rows = encode_items(model, items, batch_size=batch_size, settings=settings, progress=progress)
+        else:
+            rows = encode_items(model, items, batch_size=batch_size, settings=settings)
+        rows = cut_rows(rows, truncate_dim=truncate_dim, normalize=normalize_embeddings)
+        found = rows[0] if single else rows
+        if convert_to_numpy:
+            return found
+        import torch
+
+        return torch.from_numpy(found).to(model.device)
+
+    def logits(self, images: Any, texts: Any) -> Any:
+        """Compare pictures with texts: scale times cosine, plus the bias of models that have one.
+
+        Args:
+            images: what `encode` takes, or normalised pixels (B_image, 3, H, W) float.
+            texts: what `encode` takes, or token ids (B_text, L) int64.
+
+        Returns:
+            logits_per_image (B_image, B_text) float32, of the kind that `encode_image` returns; its transpose
+            compares texts with pictures. A softmax over a row gives shares (of models with a bias, a sigmoid
+            gives probabilities).
+        """
+        model: Any = self
+        pixels = getattr(images, "ndim", 0) == 4 and "float" in str(images.dtype)
+        tokens = getattr(texts, "ndim", 0) == 2 and "int64" in str(texts.dtype)
+        image_embeds = model.embed_image(images) if pixels else self._own_embeds(images)
+        text_embeds = model.embed_text(texts) if tokens else self._own_embeds(texts)
+        return model.scale * image_embeds @ text_embeds.T + model.bias
+
+    def _own_embeds(self, inputs: Any) -> Any:
+        """Return (N, E) embeds of the kind that `embed_image` returns."""
+        rows: Any = self.encode(inputs, normalize_embeddings=True, preprocessing="exact")
+        return rows.reshape(-1, rows.shape[-1])

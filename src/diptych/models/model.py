@@ -1,14 +1,14 @@
 """A model as its users hold it: towers, tokenizer, preprocessing and where it came from, always together.
 
-Source: `encode` has the signature of sentence-transformers 6.2; `encode_image`, `encode_text` and
-`preprocess` behave as open_clip 3.3's.
+Source: `encode_image`, `encode_text` and `preprocess` behave as open_clip 3.3's; `encode` and `logits` come
+from `encoding`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +17,15 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.core.errors import SettingsError
-from diptych.core.progress import Progress
 from diptych.core.settings import to_mapping
 from diptych.data.images import Preprocess, evaluation_pixels
 from diptych.data.tokenizer import Tokenizer
 from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
-from diptych.models.encoding import (
-    EncodeOptions,
-    EncodeSettings,
-    Floats,
-    Precision,
-    as_items,
-    cut_rows,
-    encode_items,
-)
+from diptych.models.encoding import Encodes, Floats, Precision
 
 
-class Model:
+class Model(Encodes):
     """Everything that is needed to turn pictures and texts into embeddings.
 
     Args:
@@ -109,70 +100,6 @@ class Model:
         self.clip.to(device)
         return self
 
-    def encode(
-        self,
-        inputs: Any,
-        batch_size: int = 32,
-        *,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        convert_to_numpy: bool = True,
-        device: str | torch.device | None = None,
-        show_progress_bar: bool | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> Floats | Tensor:
-        """Encode texts and pictures, alone or in any mixture.
-
-        A `str` is a text, whatever it says, except `data:image/…;base64,…`. Pictures come as `pathlib.Path`,
-        encoded bytes, Pillow pictures or uint8 arrays (H, W, 3); the path of a picture has to be a `Path`.
-
-        Args:
-            inputs: one input, or N of them in any iterable; an array (N, H, W, 3) is N pictures.
-            batch_size: pictures per step; texts go by sixteen times as many.
-            normalize_embeddings: scale rows to unit length.
-            truncate_dim: keep only this many numbers of each row (before normalising).
-            convert_to_numpy: return an array; otherwise a tensor, on the model's device.
-            device: move the model there first; it stays there.
-            show_progress_bar: tell the progress on standard error.
-            **options: `precision`, `preprocessing`, `on_bad`, `workers`: see
-                `diptych.models.encoding.EncodeSettings`.
-
-        Returns:
-            (N, E) float32 in the order given; (E,) for one input.
-
-        Raises:
-            BadInputsError: some pictures cannot be read. It names their positions, and holds the rows of all
-                others in `embeddings`.
-            UsageError: an input is neither a text nor a picture; nothing was encoded.
-        """
-        settings = EncodeSettings.of(options)
-        if device is not None:
-            self.to(device)
-        items, single = as_items(inputs)
-        if show_progress_bar:
-            with Progress("encoding", total=len(items)) as progress:
-                rows = encode_items(self, items, batch_size=batch_size, settings=settings, progress=progress)
-        else:
-            rows = encode_items(self, items, batch_size=batch_size, settings=settings)
-        rows = cut_rows(rows, truncate_dim=truncate_dim, normalize=normalize_embeddings)
-        found = rows[0] if single else rows
-        return found if convert_to_numpy else torch.from_numpy(found).to(self.device)
-
-    def logits(self, images: Any, texts: Any) -> Tensor:
-        """Compare pictures with texts: scale times cosine, plus the bias of models that have one.
-
-        Args:
-            images: what `encode` takes, or normalised pixels (B_image, 3, H, W).
-            texts: what `encode` takes, or token ids (B_text, L) int64.
-
-        Returns:
-            logits_per_image (B_image, B_text) float32; its transpose compares texts with pictures. A softmax
-            over a row gives shares (of models with a bias, a sigmoid gives probabilities).
-        """
-        image_embeds = self.embed_image(images) if isinstance(images, Tensor) else self._embeds_of(images)
-        text_embeds = self.embed_text(texts) if isinstance(texts, Tensor) else self._embeds_of(texts)
-        return self.scale * image_embeds @ text_embeds.T + self.bias
-
     def tokenize(self, texts: Sequence[str] | str) -> Tensor:
         """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
         return torch.from_numpy(self.tokenizer.tokens([texts] if isinstance(texts, str) else texts))
@@ -237,9 +164,8 @@ class Model:
             features = self.encode_text(torch.from_numpy(tokens))
         return _rows(features, unit)
 
-    def _embeds_of(self, inputs: Any) -> Tensor:
-        rows = self.encode(inputs, normalize_embeddings=True, convert_to_numpy=False, preprocessing="exact")
-        return torch.as_tensor(rows).reshape(-1, self.config.embed_dim)
+    def _own_embeds(self, inputs: Any) -> Tensor:
+        return torch.from_numpy(super()._own_embeds(inputs)).to(self.device)
 
     def _computing(self, precision: Precision) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
