@@ -24,8 +24,8 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", 
 # The names that `from diptych import …` promises. Adding one is a decision, removing one breaks users.
 PUBLIC_NAMES = [
     "ClipConfig", "DiptychError", "Loader", "LoaderSettings", "Model", "Preprocess", "ShardSet",
-    "Templates", "Tokenizer", "build", "build_classifier", "contrastive_loss", "embed_images",
-    "embed_texts", "load", "open_source", "pack", "preset", "save",
+    "Templates", "Tokenizer", "ZeroShotClassifier", "build", "build_classifier", "contrastive_loss",
+    "embed_images", "embed_texts", "load", "open_source", "pack", "preset", "save",
 ]  # fmt: skip
 
 # `import diptych` must stay instant: none of these may come with it.

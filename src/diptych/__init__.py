@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from diptych.embed.features import embed_images as embed_images
     from diptych.embed.features import embed_texts as embed_texts
     from diptych.evaluate.classifier import build_classifier as build_classifier
+    from diptych.evaluate.estimator import ZeroShotClassifier as ZeroShotClassifier
     from diptych.evaluate.prompts import Templates as Templates
     from diptych.models.checkpoint import save as save
     from diptych.models.clip import build as build
@@ -45,6 +46,7 @@ _ROOMS = {
     "ShardSet": "data.shards",
     "Templates": "evaluate.prompts",
     "Tokenizer": "data.tokenizer",
+    "ZeroShotClassifier": "evaluate.estimator",
     "build": "models.clip",
     "build_classifier": "evaluate.classifier",
     "contrastive_loss": "train.loss",

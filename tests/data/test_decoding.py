@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from diptych.core.errors import BadSampleError, SettingsError
 from diptych.core.records import Reason
-from diptych.data import decoding
+from diptych.data import decoding, jpeg
 from diptych.data.decoding import ImageLimits, decode, decode_plain_jpeg, inspect, to_rgb
 
 
@@ -180,7 +180,7 @@ def test_the_fast_path_is_bit_equal_on_real_photos(shared_data: Path):
 
 def test_without_simplejpeg_the_pixels_are_the_same(monkeypatch):
     with_it = np.asarray(decode(FILES["RGB-JPEG"]))
-    monkeypatch.setattr(decoding, "_jpeg_codec", lambda: None)
+    monkeypatch.setattr(jpeg, "jpeg_codec", lambda: None)
     assert decode_plain_jpeg(FILES["RGB-JPEG"]) is None
     np.testing.assert_array_equal(np.asarray(decode(FILES["RGB-JPEG"])), with_it)
 

@@ -72,11 +72,13 @@ def test_reading_is_decoding_and_transforming(size, image_size):
         )
 
 
-def test_other_modes_are_turned_into_rgb_first():
-    palette = picture(40, 50).quantize(16)
-    preprocess = Preprocess(size=(32, 32))
-    expected = evaluation_pixels(palette.convert("RGB"), preprocess)
-    np.testing.assert_array_equal(evaluation_pixels(palette, preprocess), expected)
+def test_training_turns_other_modes_into_rgb_first():
+    palette, preprocess = picture(40, 50).quantize(16), Preprocess(size=(32, 32))
+    found, expected = (
+        training_pixels(image, preprocess, np.random.default_rng(0))
+        for image in (palette, palette.convert("RGB"))
+    )
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -143,7 +145,9 @@ def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
 def test_padding_comes_after_resizing():
     image, rng = picture(80, 60), np.random.default_rng(1)
     preprocess = Preprocess(size=(40, 30), train_resize=30, train_pad=1)
-    small = np.pad(np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC)), ((1, 1), (1, 1), (0, 0)), "edge")
+    small = np.pad(
+        np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC)), ((1, 1), (1, 1), (0, 0)), "edge"
+    )
     shifts = [small[top : top + 40, left : left + 30] for top in range(3) for left in range(3)]
     for _ in range(30):
         pixels = training_pixels(image, preprocess, rng)

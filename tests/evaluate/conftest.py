@@ -11,6 +11,7 @@ from PIL import Image
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Pair
 from diptych.data.images import Preprocess
+from diptych.models.encoding import EncodeSettings, encode_items
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -34,27 +35,32 @@ class ColourModel:
         self.clip = torch.nn.Identity()
         self.device = torch.device("cpu")
         self.preprocess = Preprocess(size=(8, 8))
+        self.tokenizer, self.bulk_mode = self, "fast"
+        self.scale, self.bias = 10.0, 0.0
         self.texts: list[str] = []
         self.batches: list[int] = []
 
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
         first = len(self.texts)
         self.texts += texts
-        return torch.tensor([[number, END, 0] for number in range(first, len(self.texts))])
+        return np.array([[number, END, 0] for number in range(first, len(self.texts))])
 
-    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+    def text_rows(self, tokens: np.ndarray, precision: str, *, unit: bool) -> np.ndarray:
         self.batches.append(len(tokens))
         rows = []
         for number in tokens[:, 0].tolist():
             words = self.texts[number].lower().replace(".", "").split()
             rows.append(np.sum([WORDS.get(word, (0.01, 0.01, 0.01)) for word in words], axis=0))
-        return torch.tensor(np.array(rows), dtype=torch.float32)
+        return self._rows(np.array(rows), unit)
 
-    def normalize_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.float() / 255
+    def image_rows(self, pixels: np.ndarray, precision: str, *, unit: bool) -> np.ndarray:
+        return self._rows(pixels.mean(axis=(1, 2)) / 255, unit)
 
-    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.mean(dim=(2, 3))
+    def encode(self, inputs: Sequence[object], *, batch_size: int, **options: object) -> np.ndarray:
+        return encode_items(self, inputs, batch_size=batch_size, settings=EncodeSettings(**options))
+
+    def _rows(self, rows: np.ndarray, unit: bool) -> np.ndarray:
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows).astype(np.float32)
 
 
 class Swatches:

@@ -6,6 +6,8 @@ DiptychError                       1
 │   └── UnknownNameError               a name that no table holds; the nearest known one is told
 ├── DataError                      3   the data is bad, or too much of it is
 │   ├── BadSampleError                 one sample; it is dropped and counted by its reason
+│   ├── ArrayError                     an array of the caller's; a ValueError too, as scikit-learn expects
+│   ├── BadInputsError                 some inputs of one call; it holds what became of the others
 │   ├── TooMuchBadDataError            the allowed rate of dropped samples was passed
 │   └── NonFiniteError                 a loss, gradient or embedding is not a finite number
 ├── EnvironmentFault               4   the machine: disk, memory, permissions, device
@@ -16,8 +18,8 @@ A message has up to four short parts: what failed, where, found against expected
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diptych.core.records import Reason
@@ -102,6 +104,34 @@ class BadSampleError(DataError):
         )
         self.reason = reason
         self.args = (reason, self.what)
+
+
+class ArrayError(DataError, ValueError):
+    """An array that the caller handed over does not fit."""
+
+
+class BadInputsError(DataError):
+    """Some inputs of one call cannot be used; nothing of the others is lost.
+
+    Attributes:
+        reasons: position of every bad input -> why.
+        embeddings: (N, E) float32, the rows of the others; a row of NaN for each bad one.
+    """
+
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        where: object = "",
+        found: object = "",
+        expected: object = "",
+        fix: str = "",
+        reasons: "Mapping[int, Reason] | None" = None,
+        embeddings: Any = None,
+    ) -> None:
+        super().__init__(what, where=where, found=found, expected=expected, fix=fix)
+        self.reasons = dict(reasons or {})
+        self.embeddings = embeddings
 
 
 class TooMuchBadDataError(DataError):

@@ -4,33 +4,44 @@ Limits come before work: bytes, then format (by its first bytes), then the heade
 decoding. Any failure of the decoder is a `BadSampleError` with a reason, never another exception.
 
 Reads: bytes in memory. Writes: nothing.
-Source: the order of checks follows Pillow's security notes; JPEGs go through libjpeg-turbo directly
-(`simplejpeg`) where it is installed and the file is plain YCbCr: measured bit-equal to Pillow on 34,658
-product photos and 159 COCO photos, and 2.4 times as fast at 60×80. Everything else is Pillow's.
+Source: the order of checks follows Pillow's security notes. Plain JPEGs go through libjpeg-turbo directly
+where `simplejpeg` is installed (see `jpeg`); everything else is Pillow's.
 """
 
 import io
 import threading
 import warnings
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NoReturn, cast
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from diptych.core.errors import BadSampleError, SettingsError
+from diptych.core.errors import BadSampleError
 from diptych.core.records import Reason
+from diptych.data.jpeg import decode_plain_jpeg
+from diptych.data.picture_limits import (
+    DEFAULT_LIMITS,
+    ImageLimits,
+    check_format,
+    check_scans,
+    check_size,
+)
 
-Pixels = NDArray[np.uint8]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "ImageLimits",
+    "decode",
+    "decode_plain_jpeg",
+    "decode_with",
+    "inspect",
+    "orientation",
+    "to_rgb",
+    "upright",
+]
 
-MAX_BYTES = 20 * 2**20  # a 25 Mpx JPEG at the best quality is about 15 MB
-MAX_PIXELS = 25_000_000  # 100 MB as RGB in Pillow's four bytes a pixel
-MAX_SIDE = 20_000
-MAX_SCAN_PIXELS = (
-    20 * MAX_PIXELS
-)  # a progressive JPEG decodes every pixel once a scan; encoders write 3 to 12
+T = TypeVar("T")
+
 ORIENTATION_TAG = 0x0112
 EXIF_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,87 +53,9 @@ EXIF_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# What a file says it is, by its first bytes: (offset, bytes, Pillow's name of the format).
-SIGNATURES = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WEBP"),
-    (0, b"GIF87a", "GIF"),
-    (0, b"GIF89a", "GIF"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphei", "HEIF"),
-    (4, b"ftypmif1", "HEIF"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG2000"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"8BPS", "PSD"),
-    (0, b"%!PS", "EPS"),
-    (0, b"%PDF", "PDF"),
-    (0, b"<svg", "SVG"),
-    (0, b"<?xml", "SVG"),
-)
-# Told apart but never read: Pillow has no decoder for them, or (EPS) runs a program on them.
-NEVER_READ = frozenset({"EPS", "HEIF", "PDF", "SVG"})
-READABLE_FORMATS = frozenset(name for _, _, name in SIGNATURES) - NEVER_READ
-
 # Python's warning filters belong to the process: two threads that change them at once can leave them changed.
 # Only header reading is held (Python code, which the interpreter serialises anyway), never pixel decoding.
 _HEADER_LOCK = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What a picture may cost, checked before it is decoded.
-
-    Attributes:
-        max_bytes: size of the encoded file.
-        max_pixels: width times height.
-        max_side: width and height each.
-        formats: Pillow's names of the formats that are read. No recent decoder fault in Pillow was in these
-            five.
-    """
-
-    max_bytes: int = MAX_BYTES
-    max_pixels: int = MAX_PIXELS
-    max_side: int = MAX_SIDE
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-
-    def __post_init__(self) -> None:
-        """Refuse limits that no picture can meet.
-
-        Raises:
-            SettingsError: for a limit below one or a format that is never read.
-        """
-        for name in ("max_bytes", "max_pixels", "max_side"):
-            if getattr(self, name) < 1:
-                raise SettingsError(
-                    f"image limit {name} is too small", found=getattr(self, name), expected="1 or more"
-                )
-        unknown = set(self.formats) - READABLE_FORMATS
-        if unknown:
-            raise SettingsError(
-                "this image format cannot be allowed",
-                found=", ".join(sorted(unknown)),
-                expected=f"among {', '.join(sorted(READABLE_FORMATS))}",
-            )
-
-
-DEFAULT_LIMITS = ImageLimits()
-
-
-def sniff(data: bytes) -> str | None:
-    """Return the format that the first bytes claim, or None.
-
-    >>> sniff(b"GIF89a\\x01\\x00"), sniff(b"hello")
-    ('GIF', None)
-    """
-    for offset, signature, name in SIGNATURES:
-        if data.startswith(signature, offset):
-            return name
-    return None
 
 
 def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[str, int, int]:
@@ -138,7 +71,7 @@ def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[str, int
     Raises:
         BadSampleError: with the reason, if the header is unreadable or beyond the limits.
     """
-    name = _check_format(data, limits)
+    name = check_format(data, limits)
     image = _open(data, name, limits)
     return name, image.width, image.height
 
@@ -162,47 +95,45 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     array = decode_plain_jpeg(data, limits)
     if array is not None:
         return Image.fromarray(array)
-    name = _check_format(data, limits)
+    return decode_with(data, limits, lambda image: to_rgb(upright(image)))
+
+
+def decode_with(data: bytes, limits: ImageLimits, use: Callable[[Image.Image], T]) -> T:
+    """Hand the picture to `use`, loaded, in the mode and the orientation that the file stores.
+
+    Args:
+        data: the encoded file.
+        limits: what is allowed.
+        use: what to make of the picture.
+
+    Returns:
+        What `use` returns.
+
+    Raises:
+        BadSampleError: with the reason; whatever decoding or `use` raises is the sample's fault.
+    """
+    name = check_format(data, limits)
     image = _open(data, name, limits)
     try:
         image.load()
-        upright = EXIF_UPRIGHT.get(_orientation(image))
-        rgb = to_rgb(image)
-        return rgb if upright is None else rgb.transpose(upright)
+        return use(image)
     except Exception as error:  # whatever a decoder raises on hostile bytes, the sample is what is at fault
         _refuse(error, data, name)
 
 
-def decode_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels | None:
-    """Decode an ordinary colour JPEG without Pillow, or return None where Pillow has to look at it.
-
-    None is returned for anything unusual: no `simplejpeg`, other formats, grey, CMYK and YCCK, files with an
-    EXIF or XMP orientation, and every file that libjpeg-turbo so much as warns about.
-
-    Returns:
-        (height, width, 3) uint8 RGB, or None.
+def orientation(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """Return the EXIF orientation of a file, 1 (upright) to 8; nothing is decoded.
 
     Raises:
-        BadSampleError: if the file or its header is beyond the limits.
+        BadSampleError: the header is unreadable or beyond the limits.
     """
-    codec = _jpeg_codec()
-    if codec is None or not data.startswith(b"\xff\xd8\xff") or "JPEG" not in limits.formats:
-        return None
-    _check_bytes(data, limits)
-    if b"Exif\x00" in data or b"Orientation" in data:
-        return None
-    try:
-        height, width, colours, _ = codec.decode_jpeg_header(data)
-    except Exception:  # Pillow decides what a damaged file is
-        return None
-    if colours != "YCbCr":
-        return None
-    _check_size(width, height, limits)
-    _check_scans(data, width, height)
-    try:
-        return cast(Pixels, codec.decode_jpeg(data, "RGB"))
-    except Exception:
-        return None
+    return _orientation(_open(data, check_format(data, limits), limits))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says."""
+    turn = EXIF_UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -230,80 +161,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-@cache
-def _jpeg_codec() -> Any | None:
-    try:
-        import simplejpeg
-    except ImportError:
-        return None
-    return simplejpeg
-
-
-def _check_bytes(data: bytes, limits: ImageLimits) -> None:
-    if len(data) > limits.max_bytes:
-        raise BadSampleError(
-            Reason.TOO_MANY_BYTES,
-            "the image file is too large",
-            found=f"{len(data):,} bytes",
-            expected=f"at most {limits.max_bytes:,}",
-        )
-
-
-def _check_format(data: bytes, limits: ImageLimits) -> str:
-    _check_bytes(data, limits)
-    name = sniff(data)
-    if name is None:
-        raise BadSampleError(
-            Reason.UNREADABLE_IMAGE,
-            "the bytes are not an image",
-            found=f"{len(data)} bytes that begin with {data[:8]!r}",
-            expected=f"one of {', '.join(limits.formats)}",
-        )
-    if name not in limits.formats:
-        raise BadSampleError(
-            Reason.FORMAT_NOT_ALLOWED,
-            "this image format is not read",
-            found=name,
-            expected=f"one of {', '.join(limits.formats)}",
-        )
-    return name
-
-
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    if width < 1 or height < 1:
-        raise BadSampleError(Reason.UNREADABLE_IMAGE, "the image has no pixels", found=f"{width}×{height}")
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
-        raise BadSampleError(
-            Reason.TOO_MANY_PIXELS,
-            "the image is too large to decode",
-            found=f"{width}×{height} pixels",
-            expected=f"at most {limits.max_pixels:,} and no side above {limits.max_side:,}",
-        )
-
-
-def _check_scans(data: bytes, width: int, height: int) -> None:
-    scans = data.count(b"\xff\xda")  # entropy-coded bytes never hold this marker: 0xff is stuffed there
-    if scans * width * height > MAX_SCAN_PIXELS:
-        raise BadSampleError(
-            Reason.TOO_MANY_PIXELS,
-            "the progressive JPEG decodes its pixels too many times",
-            found=f"{scans} scans of {width}×{height}",
-            expected=f"at most {MAX_SCAN_PIXELS:,} pixels in all scans",
-        )
-
-
 def _open(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     """Read the header with the one decoder that the signature names, and hold it against the limits."""
     try:
-        # Pillow's warnings here concern metadata (EXIF, MPO, APNG) or sizes that `_check_size` judges itself.
+        # Pillow's warnings here concern metadata (EXIF, MPO, APNG) or sizes that `check_size` judges itself.
         with _HEADER_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=(name,))
     except Exception as error:
         _refuse(error, data, name)
-    _check_size(image.width, image.height, limits)
+    check_size(image.width, image.height, limits)
     if name == "JPEG":
-        _check_scans(data, image.width, image.height)
+        check_scans(data, image.width, image.height)
     return image
 
 

@@ -1,34 +1,39 @@
-"""Pictures to pixels: the paper's transforms for training and for evaluation, on upright 8-bit RGB.
+"""Pictures to pixels: the paper's transforms for training and for evaluation.
+
+Two modes. `exact` gives, for pictures and for files, to the bit what open_clip's evaluation transform gives
+for `PIL.Image.open(file)`, its habits included: an EXIF orientation is ignored, palette pictures are resized
+without interpolation, CMYK and alpha are turned into RGB after resizing, greyscale of more than 8 bits is
+clipped. `fast` is within one level in 255 of that, except where it shows a file as a viewer does: turned
+upright, and 16-bit greyscale scaled to 8 bits. (JPEGs of four times the target's size and more are decoded at
+half size or less, which is further off in single pixels; docs/preprocessing.md has the numbers.)
 
 Reads: encoded bytes or Pillow pictures. Writes: nothing.
 Source: Radford et al. 2021, section 2.4 ("a random square crop from resized images is the only data
 augmentation") and the released evaluation transform: shortest side resized (bicubic, antialiased), centre
-crop. Sizes and offsets are rounded as torchvision and open_clip 3.3 round them, and `evaluation_pixels` is
-bit-equal to theirs.
+crop. Sizes and offsets are rounded as torchvision and open_clip 3.3 round them.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
 from diptych.core.errors import SettingsError
-from diptych.data.decoding import (
-    DEFAULT_LIMITS,
-    MAX_PIXELS,
-    ImageLimits,
-    Pixels,
-    decode,
-    decode_plain_jpeg,
-    inspect,
-    to_rgb,
-)
+from diptych.data.decoding import decode, decode_with, inspect, orientation, to_rgb, upright
+from diptych.data.jpeg import Pixels, decode_plain_jpeg, has_orientation, plain_jpeg_size
+from diptych.data.orientation import stored_corner, swapped, turned
+from diptych.data.picture_limits import DEFAULT_LIMITS, ImageLimits
+from diptych.data.resampling import FILTERS, Size, boxed_window, cover, exact_window, fast_window
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
     "ImageLimits",
+    "Mode",
     "Pixels",
     "Preprocess",
     "decode",
@@ -38,10 +43,20 @@ __all__ = [
     "training_pixels",
 ]
 
+Mode = Literal["exact", "fast"]
+MODES = ("exact", "fast")
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the paper's training images, red green blue, range 0..1
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CROP_MARGIN = 8 / 7  # 256 before a crop of 224: the ratio of the ImageNet recipes
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FAST_SCALE = 1.9
+"""Reduction from which on torch's resize is used. Below it the 15-bit weights of its two passes add up to two
+levels in some photos (of 54, 12 at 336 px and 3 at 256 px, in one value of a million); above, in none of 160."""
+SPARE_SCALE = 2
+"""A JPEG is decoded at the smallest size that is this many times the target's: Nyquist's factor, without
+which the DCT's own low-pass filter would show."""
+FAST_WASTE = 4
+"""Resized pixels per pixel kept beyond which torch's resize, which computes whole columns, is no gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,34 +130,63 @@ class Preprocess:
         height, width = (round(side * wanted / shortest) for side in self.size)
         return height, width
 
+    def normalize(self, pixels: "Tensor") -> "Tensor":
+        """Return float32 pixels of mean 0 and deviation 1 over the training set, as open_clip computes them.
 
-def evaluation_pixels(image: Image.Image, preprocess: Preprocess) -> Pixels:
-    """Resize and centre-crop a picture, bit-equal to open_clip's evaluation transform.
+        Args:
+            pixels: (..., 3, H, W) uint8, 0..255.
 
-    Other modes are turned into RGB first (open_clip turns them afterwards, and so resizes palette pictures
-    without interpolation); for RGB pictures there is no difference. Very long strips, which would pass 25
-    million pixels before the crop, may differ by one level.
+        Returns:
+            (..., 3, H, W) float32 on the same device: x / 255, less the mean, divided by the deviation, each
+            rounded to float32.
+        """
+        floats = pixels.float().div_(255)
+        mean, std = (floats.new_tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
+        return floats.sub_(mean).div_(std)
+
+    def __call__(self, image: Image.Image) -> "Tensor":
+        """Do what open_clip's evaluation transform does to a picture, bit-equal.
+
+        Args:
+            image: any Pillow picture.
+
+        Returns:
+            (3, H, W) float32, normalised: a row of what `Model.encode_image` takes.
+        """
+        import torch
+
+        pixels = torch.from_numpy(evaluation_pixels(image, self)).permute(2, 0, 1)
+        return self.normalize(pixels.contiguous())
+
+
+def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode = "exact") -> Pixels:
+    """Resize and centre-crop a picture as open_clip's evaluation transform does.
 
     Args:
-        image: any picture; `decode` gives upright RGB.
+        image: any picture; nothing is turned.
         preprocess: size and filter.
+        mode: "exact": bit-equal; "fast": within one level (16-bit greyscale is scaled to 8 bits first).
 
     Returns:
         (H, W, 3) uint8 RGB, a writable copy.
 
     Source: torchvision `Resize` + `CenterCrop`; for targets that are not square open_clip's
-    `ResizeKeepRatio`.
+    `ResizeKeepRatio`. Pictures that would pass 25 million pixels between resize and crop are as exact, if
+    their mode is RGB, L or CMYK; others are turned into RGB first.
     """
-    return _evaluation(to_rgb(image), preprocess)
+    return _exact(image, preprocess) if check_mode(mode) == "exact" else _fast(image, preprocess)
 
 
-def training_pixels(image: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
+def training_pixels(
+    image: Image.Image, preprocess: Preprocess, rng: np.random.Generator, *, mode: Mode = "exact"
+) -> Pixels:
     """Cut a random window of the target's size from the resized picture.
 
     Args:
         image: any picture; `decode` gives upright RGB.
         preprocess: size, filter, margin and flip.
         rng: source of chance; exactly three numbers are drawn, whatever the settings.
+        mode: "fast" resizes with torch where that is within a level.
 
     Returns:
         (H, W, 3) uint8 RGB, a writable copy.
@@ -150,7 +194,7 @@ def training_pixels(image: Image.Image, preprocess: Preprocess, rng: np.random.G
     Source: Radford et al. 2021, section 2.4. Crop and resize are one step (Pillow's `box`), which differs
     from resizing first by at most one level in 255 and computes only the pixels that are kept.
     """
-    return _training(to_rgb(image), preprocess, rng)
+    return _training(to_rgb(image), preprocess, rng, mode=check_mode(mode))
 
 
 def read_pixels(
@@ -159,17 +203,16 @@ def read_pixels(
     *,
     limits: ImageLimits = DEFAULT_LIMITS,
     rng: np.random.Generator | None = None,
+    mode: Mode = "exact",
 ) -> Pixels:
     """Decode a file and transform it in one call: what the loader does with every sample.
-
-    The same pixels as `training_pixels(decode(data), …)`, or `evaluation_pixels` without `rng`, and faster:
-    plain JPEGs that need no resizing are never turned into a Pillow picture.
 
     Args:
         data: the encoded file.
         preprocess: size, filter, margin and flip.
         limits: what is allowed.
-        rng: draws the training window; None: the evaluation transform.
+        rng: draws the training window, of the upright picture; None: the evaluation transform.
+        mode: "exact" or "fast", see the top of this module.
 
     Returns:
         (H, W, 3) uint8 RGB, writable.
@@ -177,96 +220,170 @@ def read_pixels(
     Raises:
         BadSampleError: with the reason.
     """
+    if check_mode(mode) == "fast":
+        return _read_fast(data, preprocess, limits, rng)
+    if rng is None:
+        stored = decode_plain_jpeg(data, limits, as_stored=True)
+        if stored is not None:
+            return _exact(stored, preprocess)
+        return decode_with(data, limits, lambda image: _exact(image, preprocess))
     array = decode_plain_jpeg(data, limits)
-    picture = decode(data, limits) if array is None else array
-    return _evaluation(picture, preprocess) if rng is None else _training(picture, preprocess, rng)
+    return _training(decode(data, limits) if array is None else array, preprocess, rng)
 
 
-def _evaluation(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
-    height, width = preprocess.size
-    image_height, image_width = _size(picture)
-    if preprocess.resize == "squash":
-        covered = preprocess.size
-    else:
-        covered = _cover(image_height, image_width, preprocess.size)
-    # round() takes halves to the even number, as torchvision's center_crop does.
-    top, left = round((covered[0] - height) / 2.0), round((covered[1] - width) / 2.0)
-    if covered == (image_height, image_width):
-        return _cut(picture, top, left, preprocess.size)
-    if covered[0] * covered[1] > MAX_PIXELS:
-        # A strip of 1×20,000 pixels would grow to 224×4,480,000 before the crop, 4 GB: only the window is
-        # computed.
-        return _window(picture, covered, (top, left), preprocess)
-    image = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
-    return _cut(image, top, left, preprocess.size)
+def check_mode(mode: str) -> str:
+    """Return the mode.
+
+    Raises:
+        SettingsError: there is no such mode.
+    """
+    if mode not in MODES:
+        raise SettingsError("unknown way to preprocess", found=repr(mode), expected="exact or fast")
+    return mode
 
 
-def _training(picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
-    height, width = preprocess.size
-    image_height, image_width = _size(picture)
-    if preprocess.resize == "squash":
-        covered = preprocess.train_size()
-    else:
-        covered = _cover(image_height, image_width, preprocess.train_size())
-    down, across, mirror = rng.random(3).tolist()
-    pad = preprocess.train_pad
-    top, left = (
-        int(down * (covered[0] + 2 * pad - height + 1)),
-        int(across * (covered[1] + 2 * pad - width + 1)),
+def _read_fast(
+    data: bytes, preprocess: Preprocess, limits: ImageLimits, rng: np.random.Generator | None
+) -> Pixels:
+    stored = plain_jpeg_size(data, limits)
+    if stored is not None:
+        turn = orientation(data, limits) if has_orientation(data) else 1
+        small = _read_small(data, limits, stored, turn, preprocess, rng)
+        if small is not None:
+            return small
+        array = decode_plain_jpeg(data, limits, as_stored=True)
+        if array is not None:
+            array = turned(array, turn)
+            return _fast(array, preprocess) if rng is None else _training(array, preprocess, rng, mode="fast")
+    if rng is None:
+        return decode_with(data, limits, lambda image: _fast(upright(image), preprocess))
+    return _training(decode(data, limits), preprocess, rng, mode="fast")
+
+
+def _read_small(
+    data: bytes,
+    limits: ImageLimits,
+    stored: Size,
+    turn: int,
+    preprocess: Preprocess,
+    rng: np.random.Generator | None,
+) -> Pixels | None:
+    """Read a JPEG that is several times the target's size from its lower frequencies; None: it is not.
+
+    The window is cut out of the picture as it is stored and turned then: libjpeg rounds the size of what it
+    decodes up, and only in the stored orientation is the part of a pixel that this adds at the far ends.
+    """
+    size = preprocess.size
+    covered = _covered(
+        swapped(stored, turn), preprocess.resize, size if rng is None else preprocess.train_size()
     )
-    if pad:
-        pixels = _cut(_padded(picture, covered, preprocess), top, left, preprocess.size)
-    elif covered == (image_height, image_width):
-        pixels = _cut(picture, top, left, preprocess.size)
+    least = swapped((SPARE_SCALE * covered[0], SPARE_SCALE * covered[1]), turn)
+    if rng is not None and preprocess.train_pad:
+        return None
+    if stored[0] < 2 * least[0] or stored[1] < 2 * least[1] or not _is_compact(covered, size):
+        return None
+    array = decode_plain_jpeg(data, limits, as_stored=True, at_least=least)
+    if array is None:
+        return None
+    corner, mirror = _corner(covered, size), False
+    if rng is not None:
+        corner, mirror = _draw(covered, preprocess, rng)
+    eighths = max(array.shape[:2]) * 8 // max(stored)
+    window = fast_window(
+        array,
+        swapped(covered, turn),
+        stored_corner(covered, corner, size, turn),
+        swapped(size, turn),
+        preprocess.interpolation,
+        extent=(stored[0] * eighths / 8, stored[1] * eighths / 8),
+    )
+    return _mirrored(turned(window, turn), mirror)
+
+
+def _covered(image_size: Size, resize: str, target: Size) -> Size:
+    """Return the height and width that a picture is resized to before the crop."""
+    return target if resize == "squash" else cover(image_size, target)
+
+
+def _corner(covered: Size, size: Size) -> Size:
+    # round() takes halves to the even number, as torchvision's center_crop does.
+    return round((covered[0] - size[0]) / 2.0), round((covered[1] - size[1]) / 2.0)
+
+
+def _exact(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    covered = _covered(_size(picture), preprocess.resize, preprocess.size)
+    corner = _corner(covered, preprocess.size)
+    if covered == _size(picture) and isinstance(picture, np.ndarray):
+        return _cut(picture, *corner, preprocess.size)
+    window = exact_window(_as_image(picture), covered, corner, preprocess.size, preprocess.interpolation)
+    window.info.pop("transparency", None)  # of a palette: converting warns of it, and drops it all the same
+    return np.array(window.convert("RGB"))
+
+
+def _fast(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    if isinstance(picture, Image.Image):
+        if picture.mode.startswith("I") or picture.mode == "F":
+            picture = to_rgb(picture)
+        if picture.mode not in ("RGB", "L"):
+            return _exact(picture, preprocess)
+    covered = _covered(_size(picture), preprocess.resize, preprocess.size)
+    corner = _corner(covered, preprocess.size)
+    if covered == _size(picture):
+        return _cut(_as_rgb(picture), *corner, preprocess.size)
+    if _pays(_size(picture), covered, preprocess.size):
+        return fast_window(_as_rgb(picture), covered, corner, preprocess.size, preprocess.interpolation)
+    window = exact_window(_as_image(picture), covered, corner, preprocess.size, preprocess.interpolation)
+    return np.array(window.convert("RGB"))
+
+
+def _pays(image_size: Size, covered: Size, size: Size) -> bool:
+    """Say whether torch's resize of a picture is near enough to Pillow's, and sooner done."""
+    reduction = min(side / target for side, target in zip(image_size, covered, strict=True))
+    return reduction >= FAST_SCALE and _is_compact(covered, size)
+
+
+def _is_compact(covered: Size, size: Size) -> bool:
+    return covered[0] * covered[1] <= FAST_WASTE * size[0] * size[1]
+
+
+def _draw(covered: Size, preprocess: Preprocess, rng: np.random.Generator) -> tuple[Size, bool]:
+    """Draw a training window's corner, and whether it is mirrored."""
+    (height, width), (down, across, mirror) = preprocess.size, rng.random(3).tolist()
+    border = 2 * preprocess.train_pad
+    corner = int(down * (covered[0] + border - height + 1)), int(across * (covered[1] + border - width + 1))
+    return corner, preprocess.horizontal_flip and mirror < 0.5
+
+
+def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
+    return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
+
+
+def _training(
+    picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
+) -> Pixels:
+    size, image_size = preprocess.size, _size(picture)
+    covered = _covered(image_size, preprocess.resize, preprocess.train_size())
+    corner, mirror = _draw(covered, preprocess, rng)
+    if preprocess.train_pad:
+        pixels = _cut(_padded(picture, covered, preprocess), *corner, size)
+    elif covered == image_size:
+        pixels = _cut(_as_rgb(picture), *corner, size)
+    elif mode == "fast" and _pays(image_size, covered, size):
+        pixels = fast_window(_as_rgb(picture), covered, corner, size, preprocess.interpolation)
     else:
-        pixels = _window(picture, covered, (top, left), preprocess)
-    if preprocess.horizontal_flip and mirror < 0.5:
-        return np.ascontiguousarray(pixels[:, ::-1])
-    return pixels
+        pixels = boxed_window(_as_image(picture), covered, corner, size, preprocess.interpolation)
+    return _mirrored(pixels, mirror)
 
 
-def _padded(picture: Image.Image | Pixels, covered: tuple[int, int], preprocess: Preprocess) -> Pixels:
+def _padded(picture: Image.Image | Pixels, covered: Size, preprocess: Preprocess) -> Pixels:
     """Resize to `covered` and repeat the edge on every side."""
     if covered != _size(picture):
         picture = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
     pad = preprocess.train_pad
-    return np.pad(np.asarray(picture), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    return np.pad(_as_rgb(picture), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
 
 
-def _window(
-    picture: Image.Image | Pixels, covered: tuple[int, int], corner: tuple[int, int], preprocess: Preprocess
-) -> Pixels:
-    """Resize only what the window at `corner` of the picture resized to `covered` shows."""
-    (height, width), (image_height, image_width) = preprocess.size, _size(picture)
-    (top, left), y_scale, x_scale = corner, image_height / covered[0], image_width / covered[1]
-    box = (
-        left * x_scale,
-        top * y_scale,
-        min((left + width) * x_scale, image_width),
-        min((top + height) * y_scale, image_height),
-    )
-    return np.array(_as_image(picture).resize((width, height), FILTERS[preprocess.interpolation], box=box))
-
-
-def _cover(image_height: int, image_width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the height and width of the picture scaled until it just covers `size`.
-
-    Square targets cut the long side down to an integer, others round it: torchvision and open_clip differ in
-    this.
-
-    >>> _cover(480, 641, (224, 224)), _cover(480, 641, (80, 60)), _cover(80, 60, (80, 60))
-    ((224, 299), (80, 107), (80, 60))
-    """
-    height, width = size
-    if height == width:
-        short, long = min(image_height, image_width), max(image_height, image_width)
-        scaled = int(height * long / short)
-        return (scaled, width) if image_width <= image_height else (height, scaled)
-    ratio = min(image_height / height, image_width / width)
-    return round(image_height / ratio), round(image_width / ratio)
-
-
-def _size(picture: Image.Image | Pixels) -> tuple[int, int]:
+def _size(picture: Image.Image | Pixels) -> Size:
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     return picture.shape[0], picture.shape[1]
@@ -276,10 +393,11 @@ def _as_image(picture: Image.Image | Pixels) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
-def _cut(picture: Image.Image | Pixels, top: int, left: int, size: tuple[int, int]) -> Pixels:
+def _as_rgb(picture: Image.Image | Pixels) -> Pixels:
+    return np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
+
+
+def _cut(pixels: Pixels, top: int, left: int, size: Size) -> Pixels:
     """Return the window as a contiguous array that nothing else refers to."""
     height, width = size
-    if isinstance(picture, Image.Image):
-        whole = (width, height) == picture.size
-        return np.array(picture if whole else picture.crop((left, top, left + width, top + height)))
-    return np.ascontiguousarray(picture[top : top + height, left : left + width])
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])

@@ -329,6 +329,7 @@ class _BatchBuilder(Dataset[Batch]):
             self.preprocess,
             limits=self.settings.limits,
             rng=rng if self.settings.augment else None,
+            mode="fast",
         )
         caption = pair.captions[number]
         return drop_words(caption, self.settings.word_dropout, rng) if self.settings.augment else caption

@@ -1,8 +1,6 @@
 """Turn pictures and texts into rows of unit length.
 
-Pictures are decoded and cut to the evaluation size in a few threads while the model works; texts are
-de-duplicated and bucketed by length, so that a thousand prompts are a handful of batches and no padding is
-computed.
+The work is that of `diptych.models.encoding`, with large batches and for unit length.
 
 An unreadable picture keeps its place as a row of NaN and is counted by reason: whoever computes a share later
 cannot lose it from the denominator by accident.
@@ -10,37 +8,32 @@ cannot lose it from the denominator by accident.
 Reads: the model's own preprocessing and tokenizer. Writes: nothing.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from diptych.core.errors import BadSampleError
 from diptych.core.records import Counts, Field
-from diptych.data.images import Preprocess, evaluation_pixels, read_pixels
+from diptych.data.images import Mode
+from diptych.models.encoding import (
+    EncodeSettings,
+    Floats,
+    Picture,
+    encode_pictures,
+    encode_texts,
+)
+from diptych.models.encoding import (
+    Precision as Precision,
+)
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from diptych.data.sources import Source
     from diptych.models.model import Model
-
-Floats = NDArray[np.float32]
-Precision = Literal["float32", "bfloat16"]
 
 IMAGE_BATCH = 128
 TEXT_BATCH = 512
 """Rows per step: large enough that the matrices are busy, small enough for a laptop at 224 px."""
-
-BATCHES_AHEAD = 2
-"""Batches that are decoded while one is computed: more only costs memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +57,37 @@ class EmbeddedPairs:
 
 def embed_images(
     model: "Model",
-    images: "Iterable[Image | bytes]",
+    images: Iterable[Picture],
     *,
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
     precision: Precision = "float32",
+    preprocessing: Mode | None = None,
     counts: Counts | None = None,
 ) -> Floats:
     """Embed pictures with the evaluation transform.
 
     Args:
         model: the model; its mode (training or not) is left as it is.
-        images: N decoded pictures or encoded files, read once and in order.
+        images: N Pillow pictures, encoded files or paths, read once and in order.
         batch_size: pictures per step.
         workers: decoding threads.
         precision: what the tower computes in; rows are normalised in float32 either way.
+        preprocessing: "fast", or "exact" where numbers are compared with published ones (see
+            `diptych.data.images`); None: the model's `bulk_mode`, fast.
         counts: receives one kept or dropped sample per picture.
 
     Returns:
         (N, E) float32, unit length, in the order given; a row of NaN where a picture is unreadable.
     """
     batches = image_batches(
-        model, images, batch_size=batch_size, workers=workers, precision=precision, counts=counts
+        model,
+        images,
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+        preprocessing=preprocessing,
+        counts=counts,
     )
     empty = np.empty((0, model.config.embed_dim), dtype=np.float32)
     return np.concatenate([empty, *batches])
@@ -93,21 +95,24 @@ def embed_images(
 
 def image_batches(
     model: "Model",
-    images: "Iterable[Image | bytes]",
+    images: Iterable[Picture],
     *,
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
     precision: Precision = "float32",
+    preprocessing: Mode | None = None,
     counts: Counts | None = None,
 ) -> Iterator[Floats]:
     """Yield what `embed_images` returns, batch by batch: (batch_size, E) float32, the last one shorter."""
     counts = Counts() if counts is None else counts
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        decoded = _decoded(pool, images, model.preprocess, ahead=batch_size * BATCHES_AHEAD)
-        start = 0
-        while batch := list(islice(decoded, batch_size)):
-            yield _embed_pixels(model, batch, start, precision, counts)
-            start += len(batch)
+    settings = EncodeSettings(precision, preprocessing, workers=workers)
+    start = 0
+    for rows, bad in encode_pictures(model, images, batch_size=batch_size, settings=settings, unit=True):
+        counts.keep(len(rows) - len(bad))
+        for row, error in bad.items():
+            counts.drop(error.reason, where=f"image {start + row}")
+        start += len(rows)
+        yield rows
 
 
 def embed_texts(
@@ -124,19 +129,7 @@ def embed_texts(
     Returns:
         (N, E) float32, unit length, in the order given; equal texts have bit-equal rows.
     """
-    distinct = list(dict.fromkeys(texts))
-    embeds = np.empty((len(distinct), model.config.embed_dim), dtype=np.float32)
-    if not distinct:
-        return embeds
-    tokens = model.tokenize(distinct)
-    lengths = (tokens == model.config.text.end_id).int().argmax(dim=1) + 1
-    order = torch.argsort(lengths, stable=True)
-    with _computing(model, precision):
-        for rows in torch.split(order, batch_size):
-            cut = tokens[rows, : int(lengths[rows].max())].to(model.device)
-            embeds[rows.numpy()] = _unit(model.encode_text(cut))
-    place = {text: row for row, text in enumerate(distinct)}
-    return embeds[[place[text] for text in texts]]
+    return encode_texts(model, texts, batch_size=batch_size, precision=precision, unit=True)
 
 
 def embed_pairs(
@@ -146,10 +139,12 @@ def embed_pairs(
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
     precision: Precision = "float32",
+    preprocessing: Mode = "exact",
 ) -> EmbeddedPairs:
     """Embed every picture of a source, and keep its keys, captions and columns beside the rows.
 
-    Pictures pass through; only captions and columns stay in memory.
+    Pictures pass through; only captions and columns stay in memory. The pixels are the exact ones by default,
+    because scores are made of these rows.
     """
     counts = Counts()
     keys: list[str] = []
@@ -164,66 +159,12 @@ def embed_pairs(
             yield pair.image
 
     image_embeds = embed_images(
-        model, pictures(), batch_size=batch_size, workers=workers, precision=precision, counts=counts
+        model,
+        pictures(),
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+        preprocessing=preprocessing,
+        counts=counts,
     )
     return EmbeddedPairs(tuple(keys), image_embeds, tuple(captions), tuple(fields), counts)
-
-
-def _decoded(
-    pool: ThreadPoolExecutor, images: "Iterable[Image | bytes]", preprocess: Preprocess, *, ahead: int
-) -> Iterator[NDArray[np.uint8] | BadSampleError]:
-    """Yield pixels or the reason there are none, in order, with at most `ahead` pictures in flight."""
-    waiting: deque[Future[NDArray[np.uint8] | BadSampleError]] = deque()
-    for image in images:
-        waiting.append(pool.submit(_pixels, image, preprocess))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _pixels(image: "Image | bytes", preprocess: Preprocess) -> NDArray[np.uint8] | BadSampleError:
-    try:
-        if isinstance(image, bytes):
-            return read_pixels(image, preprocess)
-        return evaluation_pixels(image, preprocess)
-    except BadSampleError as error:
-        return error
-
-
-def _embed_pixels(
-    model: "Model",
-    batch: Sequence[NDArray[np.uint8] | BadSampleError],
-    start: int,
-    precision: Precision,
-    counts: Counts,
-) -> Floats:
-    """Embed one batch whose first picture is number `start`; count each picture of it."""
-    embeds = np.full((len(batch), model.config.embed_dim), np.nan, dtype=np.float32)
-    readable: list[int] = []
-    pictures: list[NDArray[np.uint8]] = []
-    for row, pixels in enumerate(batch):
-        if isinstance(pixels, BadSampleError):
-            counts.drop(pixels.reason, where=f"image {start + row}")
-            continue
-        counts.keep()
-        readable.append(row)
-        pictures.append(pixels)
-    if pictures:
-        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
-        stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(model.device)
-        with _computing(model, precision):
-            embeds[readable] = _unit(model.encode_image(model.normalize_pixels(stacked)))
-    return embeds
-
-
-def _computing(model: "Model", precision: Precision) -> torch.autocast:
-    """Choose what the towers compute in; the model itself sees to gradients and to its mode."""
-    return torch.autocast(
-        torch.device(model.device).type, dtype=torch.bfloat16, enabled=precision == "bfloat16"
-    )
-
-
-def _unit(features: Tensor) -> NDArray[Any]:
-    """Bring (B, E) features of any precision to unit length, in float32, on the CPU."""
-    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()

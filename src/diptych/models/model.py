@@ -1,4 +1,8 @@
-"""A model as its users hold it: towers, tokenizer, preprocessing and where it came from, always together."""
+"""A model as its users hold it: towers, tokenizer, preprocessing and where it came from, always together.
+
+Source: `encode_image`, `encode_text` and `preprocess` behave as open_clip 3.3's; `encode` and `logits` come
+from `encoding`.
+"""
 
 import hashlib
 import json
@@ -8,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -17,15 +22,17 @@ from diptych.data.images import Preprocess, evaluation_pixels
 from diptych.data.tokenizer import Tokenizer
 from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
+from diptych.models.encoding import Encodes, Floats, Precision
 
 
-class Model:
+class Model(Encodes):
     """Everything that is needed to turn pictures and texts into embeddings.
 
     Args:
         clip: the towers.
         tokenizer: the one that the text tower learned with.
-        preprocess: the transform that the picture tower learned with.
+        preprocess: the transform that the picture tower learned with; called with a Pillow picture it
+            returns (3, H, W) float32, bit-equal to open_clip's.
         provenance: where the weights come from, plain values.
 
     Raises:
@@ -82,23 +89,29 @@ class Model:
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before the softmax."""
+        return float(self.clip.logit_scale.detach().exp().clamp(max=self.config.logit_scale_max))
+
+    @property
+    def bias(self) -> float:
+        """What is added to the logits of a model that learned with the sigmoid loss; 0 for others."""
+        bias = getattr(self.clip, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach())
+
     def to(self, device: str | torch.device) -> "Model":
         """Move the weights to a device and return the model."""
         self.clip.to(device)
         return self
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Return (B, context_length) int64 token ids, zeros behind the end token."""
-        return torch.from_numpy(self.tokenizer.tokens(texts))
+    def tokenize(self, texts: Sequence[str] | str) -> Tensor:
+        """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
+        return torch.from_numpy(self.tokenizer.tokens([texts] if isinstance(texts, str) else texts))
 
     def normalize_pixels(self, pixels: Tensor) -> Tensor:
         """Return (B, 3, H, W) float32, normalised, on the model's device, for uint8 pixels 0..255."""
-        mean = torch.tensor(self.preprocess.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.preprocess.std, device=self.device).view(1, 3, 1, 1)
-        # One multiplication and one addition instead of /255, - mean, / std: two passes fewer over the
-        # pixels.
-        floats = pixels.to(self.device).float()
-        return torch.addcmul(-mean / std, floats, 1 / (255 * std))
+        return self.preprocess.normalize(pixels.to(self.device))
 
     def preprocess_images(self, images: Iterable[Image.Image]) -> Tensor:
         """Return (B, 3, H, W) float32, normalised, on the model's device, for pictures of any size."""
@@ -106,15 +119,23 @@ class Model:
         stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
         return self.normalize_pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2))
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Return image_features (B, E) of normalised pictures (B, 3, H, W); no gradients, evaluation mode."""
-        with self._inference():
-            return self.clip.encode_image(pixels.to(self.device, self.dtype))
+    def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
+        """Return image_features (B, E) of normalised pictures (B, 3, H, W); no gradients, evaluation mode.
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode."""
+        With `normalize` they come as image_embeds, float32 of unit length.
+        """
         with self._inference():
-            return self.clip.encode_text(tokens.to(self.device))
+            features = self.clip.encode_image(pixels.to(self.device, self.dtype))
+            return unit_length(features) if normalize else features
+
+    def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
+        """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode.
+
+        With `normalize` they come as text_embeds, float32 of unit length.
+        """
+        with self._inference():
+            features = self.clip.encode_text(tokens.to(self.device))
+            return unit_length(features) if normalize else features
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """Return image_embeds (B, E) float32, unit length."""
@@ -123,6 +144,36 @@ class Model:
     def embed_text(self, tokens: Tensor) -> Tensor:
         """Return text_embeds (B, E) float32, unit length."""
         return unit_length(self.encode_text(tokens))
+
+    def image_rows(
+        self, pixels: NDArray[np.uint8], precision: Precision = "float32", *, unit: bool = True
+    ) -> Floats:
+        """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
+
+        Args:
+            pixels: as `diptych.data.images.evaluation_pixels` cuts them.
+            precision: what the tower computes in; "bfloat16" lets torch choose per operation.
+            unit: scale rows to unit length, in float32.
+        """
+        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
+        stacked = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        with self._computing(precision):
+            features = self.encode_image(self.normalize_pixels(stacked))
+        return _rows(features, unit)
+
+    def text_rows(
+        self, tokens: NDArray[np.int64], precision: Precision = "float32", *, unit: bool = True
+    ) -> Floats:
+        """Return (B, E) float32 for token ids (B, L) int64; see `image_rows`."""
+        with self._computing(precision):
+            features = self.encode_text(torch.from_numpy(tokens))
+        return _rows(features, unit)
+
+    def _own_embeds(self, inputs: Any) -> Tensor:
+        return torch.from_numpy(super()._own_embeds(inputs)).to(self.device)
+
+    def _computing(self, precision: Precision) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -136,6 +187,13 @@ class Model:
         finally:
             if training:
                 self.clip.train()
+
+
+def _rows(features: Tensor, unit: bool) -> Floats:
+    """Return features of any precision as float32 on the CPU."""
+    rows = unit_length(features.float()) if unit else features.float()
+    found: Floats = rows.cpu().numpy()
+    return found
 
 
 def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, int]:

@@ -1,0 +1,198 @@
+"""Pictures preprocessed a second, beside open_clip's transform, and how far off the fast mode is.
+
+    python benchmarks/preprocess.py --peer-python PEERS/bin/python --data FOLDER
+        [--cases photos,large] [--threads 1,2] [--rounds 7] [--count 64] [--json FILE]
+
+What is timed goes from encoded files in memory to a normalised float32 batch (B, 3, 224, 224): open_clip with
+its evaluation transform on `PIL.Image.open`, ours with `read_pixels` and `Preprocess.normalize`, exact and
+fast. Each contestant is a process of its own with the same number of threads that each take pictures; they
+take turns, and medians of the rounds and of the rounds' ratios are reported. `cpu_seconds` says more than
+wall time on a machine that others use too.
+
+`photos` are the COCO photos of 640×480; `large` are collages of COCO photos, 1920×1080, as sharp as those.
+Deviations are told in levels of 0..255, and as cosines of the embeddings of a ViT-B/32 with random weights:
+plain, and less the mean over the pictures (plain ones flatter: random towers see all pictures as alike).
+
+Reads: `coco/images` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the file of
+--json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is measured.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from contest import Contestant, answer_questions, machine, ratio, write_result
+
+PEER = Path(__file__).with_name("preprocess_peer.py")
+OURS = ("exact", "fast")
+PHOTO, LARGE = (640, 480), (1920, 1080)
+BATCH = 32
+JPEG_QUALITY = 90
+VISIBLE_LEVELS = 2
+
+
+def photos(data: Path, count: int) -> list[bytes]:
+    """Return the files of the COCO photos of 640×480, repeated up to `count`."""
+    from PIL import Image
+
+    files = [path.read_bytes() for path in sorted((data / "coco" / "images").glob("*.jpg"))]
+    files = [file for file in files if Image.open(io.BytesIO(file)).size == PHOTO]
+    return [files[number % len(files)] for number in range(count)]
+
+
+def collages(data: Path, count: int) -> list[bytes]:
+    """Return JPEGs of 1920×1080 that are put together from photos at their own resolution."""
+    from PIL import Image
+
+    parts = photos(data, 10**3)
+    made = []
+    for number in range(count):
+        sheet = Image.new("RGB", LARGE)
+        for place in range(9):
+            part = Image.open(io.BytesIO(parts[(number * 9 + place) % len(parts)]))
+            sheet.paste(part, (place % 3 * PHOTO[0], place // 3 * PHOTO[1]))
+        buffer = io.BytesIO()
+        sheet.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        made.append(buffer.getvalue())
+    return made
+
+
+CASES = {"photos": photos, "large": collages}
+
+
+def deviations(files: list[bytes]) -> dict[str, Any]:
+    """Compare fast pixels with exact ones, and the embeddings that a random ViT-B/32 makes of both."""
+    import numpy as np
+    import torch
+
+    from diptych.data.images import Preprocess, read_pixels
+    from diptych.models.clip import build
+    from diptych.models.presets import preset
+
+    clip, preprocess, distinct = build(preset("ViT-B-32"), seed=0).eval(), Preprocess(), sorted(set(files))
+    pixels = {
+        mode: np.stack([read_pixels(file, preprocess, mode=mode) for file in distinct]) for mode in OURS
+    }
+    off = np.abs(pixels["exact"].astype(int) - pixels["fast"])
+    rows = {}
+    for mode, array in pixels.items():
+        batches = torch.from_numpy(array).permute(0, 3, 1, 2).split(BATCH)
+        with torch.inference_mode():
+            rows[mode] = torch.cat([clip.encode_image(preprocess.normalize(batch)) for batch in batches])
+    mean = rows["exact"].mean(dim=0)
+    exact, fast = (rows[mode] for mode in OURS)
+    cosine = torch.nn.functional.cosine_similarity
+    others = cosine(exact - mean, exact.roll(1, 0) - mean)
+    return {
+        "pictures": len(distinct),
+        "largest_levels": int(off.max()),
+        "mean_levels": round(float(off.mean()), 4),
+        f"share_beyond_{VISIBLE_LEVELS}_levels": round(float((off > VISIBLE_LEVELS).mean()), 6),
+        "smallest_cosine": round(float(cosine(exact, fast).min()), 7),
+        "smallest_centred_cosine": round(float(cosine(exact - mean, fast - mean).min()), 7),
+        "centred_cosine_of_other_pictures": round(float(others.mean()), 4),
+    }
+
+
+def serve() -> None:
+    """Be our contestant."""
+    import numpy as np
+    import torch
+
+    from diptych.data.images import Preprocess, read_pixels
+
+    torch.set_num_threads(1)
+    preprocess, files = Preprocess(), []
+
+    def load(paths: list[str]) -> int:
+        files[:] = [Path(path).read_bytes() for path in paths]
+        return len(files)
+
+    def time_pass(name: str, threads: int) -> dict[str, float]:
+        with ThreadPoolExecutor(threads) as pool:
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+            pixels = pool.map(lambda file: read_pixels(file, preprocess, mode=name), files)
+            rows = list(pixels)
+            for first in range(0, len(rows), BATCH):
+                stacked = torch.from_numpy(np.stack(rows[first : first + BATCH]))
+                preprocess.normalize(stacked.permute(0, 3, 1, 2))
+            return {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
+
+    answer_questions({"load": load, "time": time_pass})
+
+
+def measure(paths: list[str], python: str | None, *, threads: int, rounds: int) -> dict[str, Any]:
+    """Let the contestants take turns; return rates and ratios."""
+    contestants = {"diptych": Contestant([sys.executable, __file__, "--serve"])}
+    names = {f"diptych {mode}": ("diptych", mode) for mode in OURS}
+    if python:
+        contestants["open_clip"] = Contestant([python, str(PEER)])
+        names["open_clip"] = ("open_clip", "transform")
+    for contestant in contestants.values():
+        contestant.ask(do="load", paths=paths)
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for turn in range(rounds + 1):
+        for name, (contestant, mode) in names.items():
+            spent = contestants[contestant].ask(do="time", name=mode, threads=threads)
+            if turn:  # the first round warms up
+                times[name].append(spent)
+    for contestant in contestants.values():
+        contestant.close()
+    result: dict[str, Any] = {"threads": threads}
+    for clock in ("seconds", "cpu_seconds"):
+        spent_by = {name: [spent[clock] for spent in spents] for name, spents in times.items()}
+        rate = {name: round(len(paths) / statistics.median(spent)) for name, spent in spent_by.items()}
+        result[f"pictures_per_{clock.removesuffix('s')}"] = rate
+        if python:
+            ratios = {name: ratio(spent_by["open_clip"], spent) for name, spent in spent_by.items()}
+            result[f"times_open_clip_by_{clock}"] = ratios
+    return result
+
+
+def main() -> None:
+    """Measure all cases and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
+    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--json")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve()
+        return
+    result: dict[str, Any] = {
+        "benchmark": "preprocess",
+        "machine": machine(),
+        "versions": {name: version(name) for name in ("diptych", "torch", "pillow", "simplejpeg", "numpy")},
+    }
+    if options.peer_python:
+        peer = Contestant([options.peer_python, str(PEER)])
+        result["peer_versions"] = peer.ask(do="versions")
+        peer.close()
+    for case in options.cases.split(","):
+        files = CASES[case](Path(options.data), options.count)
+        result[case] = {"deviation": deviations(files), "speed": []}
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [str(Path(folder) / f"{number}.jpg") for number in range(len(files))]
+            for path, file in zip(paths, files, strict=True):
+                Path(path).write_bytes(file)
+            for threads in map(int, options.threads.split(",")):
+                measured = measure(paths, options.peer_python, threads=threads, rounds=options.rounds)
+                result[case]["speed"].append(measured)
+    write_result(result, options.json)
+
+
+if __name__ == "__main__":
+    main()

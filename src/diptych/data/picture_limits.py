@@ -1,0 +1,151 @@
+"""What a stranger's picture may cost, and the checks of it that need no decoder.
+
+Reads: encoded bytes in memory. Writes: nothing.
+"""
+
+from dataclasses import dataclass
+
+from diptych.core.errors import BadSampleError, SettingsError
+from diptych.core.records import Reason
+
+MAX_BYTES = 20 * 2**20  # a 25 Mpx JPEG at the best quality is about 15 MB
+MAX_PIXELS = 25_000_000  # 100 MB as RGB in Pillow's four bytes a pixel
+MAX_SIDE = 20_000
+MAX_SCAN_PIXELS = (
+    20 * MAX_PIXELS
+)  # a progressive JPEG decodes every pixel once a scan; encoders write 3 to 12
+
+# What a file says it is, by its first bytes: (offset, bytes, Pillow's name of the format).
+SIGNATURES = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF87a", "GIF"),
+    (0, b"GIF89a", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\x00", "TIFF"),
+    (0, b"MM\x00*", "TIFF"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIF"),
+    (4, b"ftypmif1", "HEIF"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG2000"),
+    (0, b"\x00\x00\x01\x00", "ICO"),
+    (0, b"8BPS", "PSD"),
+    (0, b"%!PS", "EPS"),
+    (0, b"%PDF", "PDF"),
+    (0, b"<svg", "SVG"),
+    (0, b"<?xml", "SVG"),
+)
+# Told apart but never read: Pillow has no decoder for them, or (EPS) runs a program on them.
+NEVER_READ = frozenset({"EPS", "HEIF", "PDF", "SVG"})
+READABLE_FORMATS = frozenset(name for _, _, name in SIGNATURES) - NEVER_READ
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What a picture may cost, checked before it is decoded.
+
+    Attributes:
+        max_bytes: size of the encoded file.
+        max_pixels: width times height.
+        max_side: width and height each.
+        formats: Pillow's names of the formats that are read. No recent decoder fault in Pillow was in these
+            five.
+    """
+
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+    max_side: int = MAX_SIDE
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no picture can meet.
+
+        Raises:
+            SettingsError: for a limit below one or a format that is never read.
+        """
+        for name in ("max_bytes", "max_pixels", "max_side"):
+            if getattr(self, name) < 1:
+                raise SettingsError(
+                    f"image limit {name} is too small", found=getattr(self, name), expected="1 or more"
+                )
+        unknown = set(self.formats) - READABLE_FORMATS
+        if unknown:
+            raise SettingsError(
+                "this image format cannot be allowed",
+                found=", ".join(sorted(unknown)),
+                expected=f"among {', '.join(sorted(READABLE_FORMATS))}",
+            )
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the format that the first bytes claim, or None.
+
+    >>> sniff(b"GIF89a\\x01\\x00"), sniff(b"hello")
+    ('GIF', None)
+    """
+    for offset, signature, name in SIGNATURES:
+        if data.startswith(signature, offset):
+            return name
+    return None
+
+
+def check_bytes(data: bytes, limits: ImageLimits) -> None:
+    """Refuse a file that is too large."""
+    if len(data) > limits.max_bytes:
+        raise BadSampleError(
+            Reason.TOO_MANY_BYTES,
+            "the image file is too large",
+            found=f"{len(data):,} bytes",
+            expected=f"at most {limits.max_bytes:,}",
+        )
+
+
+def check_format(data: bytes, limits: ImageLimits) -> str:
+    """Return the format that the first bytes claim; refuse what is not read."""
+    check_bytes(data, limits)
+    name = sniff(data)
+    if name is None:
+        raise BadSampleError(
+            Reason.UNREADABLE_IMAGE,
+            "the bytes are not an image",
+            found=f"{len(data)} bytes that begin with {data[:8]!r}",
+            expected=f"one of {', '.join(limits.formats)}",
+        )
+    if name not in limits.formats:
+        raise BadSampleError(
+            Reason.FORMAT_NOT_ALLOWED,
+            "this image format is not read",
+            found=name,
+            expected=f"one of {', '.join(limits.formats)}",
+        )
+    return name
+
+
+def check_size(width: int, height: int, limits: ImageLimits) -> None:
+    """Refuse a picture without pixels or with too many."""
+    if width < 1 or height < 1:
+        raise BadSampleError(Reason.UNREADABLE_IMAGE, "the image has no pixels", found=f"{width}×{height}")
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise BadSampleError(
+            Reason.TOO_MANY_PIXELS,
+            "the image is too large to decode",
+            found=f"{width}×{height} pixels",
+            expected=f"at most {limits.max_pixels:,} and no side above {limits.max_side:,}",
+        )
+
+
+def check_scans(data: bytes, width: int, height: int) -> None:
+    """Refuse a progressive JPEG that decodes its pixels over and over."""
+    scans = data.count(b"\xff\xda")  # entropy-coded bytes never hold this marker: 0xff is stuffed there
+    if scans * width * height > MAX_SCAN_PIXELS:
+        raise BadSampleError(
+            Reason.TOO_MANY_PIXELS,
+            "the progressive JPEG decodes its pixels too many times",
+            found=f"{scans} scans of {width}×{height}",
+            expected=f"at most {MAX_SCAN_PIXELS:,} pixels in all scans",
+        )

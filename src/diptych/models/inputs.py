@@ -1,0 +1,121 @@
+"""What may be encoded: texts, and pictures in any form.
+
+What is a text and what is a picture is decided by the type alone, never by looking for a file:
+
+- `str`: a text, also if it reads like the name of a file; only `data:image/…;base64,…` is a picture
+- `pathlib.Path` (anything with `__fspath__`): a picture's file
+- `bytes`, `bytearray`, `memoryview`: an encoded picture
+- `PIL.Image.Image`: a picture, taken as it is (nothing is turned)
+- `numpy.ndarray` of uint8: a picture, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
+
+Reads: files that are named by a path. Writes: nothing.
+"""
+
+import base64
+import binascii
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diptych.core.errors import BadSampleError, UsageError
+from diptych.core.records import Reason
+from diptych.data.images import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
+from diptych.data.picture_limits import DEFAULT_LIMITS
+
+Picture = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
+
+DATA_URL = "data:image/"
+CHANNELS = (1, 3, 4)
+
+
+def as_items(inputs: Any) -> tuple[list[Any], bool]:
+    """Return the inputs as a list, and whether they were a single one.
+
+    >>> as_items("a cat"), as_items(["a cat"])
+    ((['a cat'], True), (['a cat'], False))
+    """
+    if isinstance(inputs, np.ndarray):
+        single = inputs.dtype.kind not in "UO" and inputs.ndim in (2, 3)
+        return ([inputs] if single else list(inputs)), single
+    if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        return [inputs], True
+    if not isinstance(inputs, Iterable) or isinstance(inputs, dict):
+        raise _strange(inputs, "the inputs")
+    return list(inputs), False
+
+
+def is_text(item: Any, position: int) -> bool:
+    """Tell texts from pictures.
+
+    Raises:
+        UsageError: the item is neither.
+    """
+    if isinstance(item, str):
+        return not item.startswith(DATA_URL)
+    if isinstance(item, np.ndarray):
+        shaped = item.ndim == 2 or (item.ndim == 3 and item.shape[-1] in CHANNELS)
+        if item.dtype != np.uint8 or not shaped:
+            raise _strange(item, f"input {position}")
+        return False
+    if not isinstance(item, bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        raise _strange(item, f"input {position}")
+    return False
+
+
+def picture_pixels(picture: Picture, preprocess: Preprocess, mode: Mode) -> Pixels:
+    """Return (H, W, 3) uint8 of a picture of any kind.
+
+    Raises:
+        BadSampleError: with the reason.
+    """
+    if isinstance(picture, np.ndarray):
+        grey = picture.ndim == 3 and picture.shape[-1] == 1
+        picture = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else picture))
+    if isinstance(picture, Image.Image):
+        try:
+            return evaluation_pixels(picture, preprocess, mode=mode)
+        except (OSError, ValueError, SyntaxError) as error:  # opened, but not decoded before
+            raise BadSampleError(
+                Reason.UNREADABLE_IMAGE, "the picture cannot be read", found=error
+            ) from error
+    return read_pixels(_bytes_of(picture), preprocess, mode=mode)
+
+
+def _bytes_of(picture: Any) -> bytes:
+    """Return the encoded file behind bytes, a path or a data URL."""
+    if isinstance(picture, str):
+        _, found, coded = picture.partition(";base64,")
+        try:
+            return base64.b64decode(coded.encode("ascii"), validate=bool(found))
+        except (binascii.Error, UnicodeEncodeError) as error:
+            raise BadSampleError(
+                Reason.UNREADABLE_IMAGE, "the data URL is not base64", found=f"{picture[:40]!r}…"
+            ) from error
+    if isinstance(picture, os.PathLike):
+        path = Path(picture)
+        try:
+            with path.open("rb") as file:
+                return file.read(DEFAULT_LIMITS.max_bytes + 1)  # one more, so that too long a file is seen
+        except OSError as error:
+            raise BadSampleError(
+                Reason.MISSING_IMAGE, "the picture's file cannot be read", where=path, found=error.strerror
+            ) from error
+    return bytes(picture)
+
+
+def _strange(item: Any, where: str) -> UsageError:
+    found = type(item).__name__
+    if isinstance(item, np.ndarray):
+        found = f"array of shape {item.shape}, {item.dtype}"
+    return UsageError(
+        "this is neither a text nor a picture",
+        where=where,
+        found=found,
+        expected="str, pathlib.Path, bytes, a Pillow picture, or uint8 pixels (H, W, 3)",
+        fix="tensors of normalised pixels and of tokens go into encode_image and encode_text",
+    )

@@ -1,0 +1,40 @@
+"""The peer's half of test_open_clip_pixels: runs under a Python that has open_clip, never imports diptych.
+
+Usage: python open_clip_pixels.py FOLDER. Reads setup.json ({"files": […], "settings": {name: arguments of
+image_transform}}); writes NAME.npy, (N, 3, H, W) float32, for every setting.
+"""
+
+import contextlib
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
+_library = torch.library.Library("torchvision", "DEF")
+for _signature in (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+):
+    with contextlib.suppress(RuntimeError):
+        _library.define(_signature)
+
+from open_clip.transform import image_transform  # noqa: E402
+
+
+def main(folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    setup = json.loads((folder / "setup.json").read_text())
+    for name, arguments in setup["settings"].items():
+        arguments["image_size"] = tuple(arguments["image_size"])
+        transform = image_transform(is_train=False, **arguments)
+        rows = [transform(Image.open(file)).numpy() for file in setup["files"]]
+        np.save(folder / f"{name}.npy", np.stack(rows))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

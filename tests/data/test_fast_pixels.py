@@ -1,0 +1,129 @@
+"""Fast pixels against exact ones: within a level, upright, and large JPEGs decoded small."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from tests.data.odd_files import ORIENTATION_TAG, encoded, odd_files, rgb, turned
+
+from diptych.core.errors import BadSampleError, SettingsError
+from diptych.core.records import Reason
+from diptych.data import jpeg
+from diptych.data.images import Preprocess, evaluation_pixels, read_pixels, training_pixels
+from diptych.data.resampling import cover, exact_window, fast_window
+
+SMALL = Preprocess(size=(32, 32))
+WIDE_GREY = {"sixteen-bit.png"}
+
+
+def levels(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+@pytest.mark.parametrize("name", sorted(set(odd_files()) - WIDE_GREY))
+def test_every_kind_of_file_is_within_a_level_of_its_upright_exact_pixels(name: str) -> None:
+    data = odd_files()[name]
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    for preprocess in (SMALL, Preprocess(size=(48, 30)), Preprocess(size=(40, 40), resize="squash")):
+        exact = evaluation_pixels(upright, preprocess)
+        assert levels(read_pixels(data, preprocess, mode="fast"), exact) <= 1
+        assert levels(evaluation_pixels(upright, preprocess, mode="fast"), exact) <= 1
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    data = odd_files()["sixteen-bit.png"]
+    eight = (np.asarray(Image.open(io.BytesIO(data))).astype(int) + 128) // 257
+    expected = evaluation_pixels(Image.fromarray(eight.astype(np.uint8)), SMALL)
+    assert levels(read_pixels(data, SMALL, mode="fast"), expected) <= 1
+    assert read_pixels(data, SMALL, mode="exact").mean() > 230  # as open_clip sees it: nearly white
+
+
+@pytest.mark.parametrize("filter_name", ["bicubic", "bilinear"])
+def test_the_resize_itself_is_within_a_level_on_photos(shared_data: Path, filter_name: str) -> None:
+    for file in sorted((shared_data / "coco" / "images").glob("*.jpg"))[:24]:
+        image = Image.open(file).convert("RGB")
+        pixels, covered = np.array(image), cover(image.size[::-1], (224, 224))
+        for corner in ((0, 0), (covered[0] - 224, covered[1] - 224)):
+            exact = np.asarray(exact_window(image, covered, corner, (224, 224), filter_name))
+            assert levels(fast_window(pixels, covered, corner, (224, 224), filter_name), exact) <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(411, 305), (305, 411)])
+def test_a_large_jpeg_is_decoded_small_and_turned(
+    orientation: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = pytest.importorskip("simplejpeg")
+    decoded: list[tuple[int, ...]] = []
+
+    class Watched:
+        decode_jpeg_header = staticmethod(codec.decode_jpeg_header)
+
+        @staticmethod
+        def decode_jpeg(*arguments: Any, **options: Any) -> np.ndarray:
+            decoded.append(codec.decode_jpeg(*arguments, **options).shape[:2])
+            return codec.decode_jpeg(*arguments, **options)
+
+    monkeypatch.setattr(jpeg, "jpeg_codec", lambda: Watched)
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    smooth = rgb(13, 9).resize(size, Image.Resampling.BICUBIC)
+    data = encoded(smooth, "JPEG", quality=95, exif=exif)
+    preprocess = Preprocess(size=(48, 32))
+    found = read_pixels(data, preprocess, mode="fast")
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    off = np.abs(found.astype(int) - evaluation_pixels(upright, preprocess))
+    # A picture that is turned wrongly, or read a pixel aside, is tens of levels off on average.
+    assert off.mean() < 0.6 and off.max() <= 8
+    ((height, width),) = decoded
+    covered = cover(upright.size[::-1], (48, 32))
+    least = (2 * covered[0], 2 * covered[1])
+    if upright.size != smooth.size:
+        least = least[::-1]
+    assert least[0] <= height <= size[1] / 2 + 1 and least[1] <= width <= size[0] / 2 + 1
+    decoded.clear()
+    read_pixels(data, preprocess, mode="exact")
+    assert decoded == [(size[1], size[0])]
+
+
+def test_a_jpeg_less_than_four_times_the_target_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it would be less than twice the target: the DCT's own low-pass would show."""
+    data = encoded(rgb(127, 127), "JPEG")
+    exact = read_pixels(data, SMALL, mode="exact")
+    assert levels(read_pixels(data, SMALL, mode="fast"), exact) <= 1
+
+
+@pytest.mark.parametrize("size", [(97, 71), (300, 200), (64, 64)])
+def test_training_windows_are_within_two_roundings_of_pillows(size: tuple[int, int]) -> None:
+    image, preprocess = rgb(*size), Preprocess(size=(32, 32), train_resize=36, horizontal_flip=True)
+    for seed in range(10):
+        exact, fast = (
+            training_pixels(image, preprocess, np.random.default_rng(seed), mode=mode)
+            for mode in ("exact", "fast")
+        )
+        assert levels(exact, fast) <= 2  # each is within one of resizing first and cropping then
+        assert fast.flags.writeable and fast.flags.c_contiguous
+
+
+def test_without_simplejpeg_fast_is_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg, "jpeg_codec", lambda: None)
+    for data in (encoded(rgb(), "JPEG"), turned(6), encoded(rgb(400, 300), "JPEG")):
+        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        exact = evaluation_pixels(upright, SMALL)
+        assert levels(read_pixels(data, SMALL, mode="fast"), exact) <= 1
+
+
+def test_a_cut_file_is_refused_in_every_mode() -> None:
+    data = encoded(rgb(), "JPEG")
+    for mode in ("exact", "fast"):
+        with pytest.raises(BadSampleError) as caught:
+            read_pixels(data[: len(data) // 2], SMALL, mode=mode)
+        assert caught.value.reason is Reason.TRUNCATED_IMAGE
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(SettingsError, match="exact or fast"):
+        evaluation_pixels(rgb(), SMALL, mode="quick")  # type: ignore[arg-type]

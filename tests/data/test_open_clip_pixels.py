@@ -1,0 +1,98 @@
+"""Our pixels against open_clip's transform, run beside ours: every photo, and every odd kind of file."""
+
+import io
+import json
+import os
+import subprocess
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.odd_files import odd_files
+
+from diptych.data.images import Preprocess, read_pixels
+
+SIDE = Path(__file__).parent / "peers" / "open_clip_pixels.py"
+HALF = (0.5, 0.5, 0.5)
+SETTINGS = {
+    "b32": Preprocess(),
+    "l14-336": Preprocess(size=(336, 336)),
+    "siglip": Preprocess(size=(256, 256), resize="squash", mean=HALF, std=HALF),
+    "tall": Preprocess(size=(80, 60)),
+    "bilinear": Preprocess(size=(96, 96), interpolation="bilinear"),
+}
+# What `fast` shows as a viewer does, and open_clip does not: turned upright, and more than 8 bits scaled.
+READ_AS_SHOWN = {*(f"exif-{number}.jpg" for number in range(2, 9)), "exif-6.webp", "sixteen-bit.png"}
+
+
+def as_theirs(preprocess: Preprocess) -> dict[str, object]:
+    return {
+        "image_size": preprocess.size,
+        "resize_mode": preprocess.resize,
+        "interpolation": preprocess.interpolation,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+
+
+def theirs(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
+    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
+    if not python:
+        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
+    setup = {
+        "files": [str(file) for file in files],
+        "settings": {name: as_theirs(preprocess) for name, preprocess in SETTINGS.items()},
+    }
+    (folder / "setup.json").write_text(json.dumps(setup))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([python, str(SIDE), str(folder)], check=True, timeout=900, env=environment)
+    return {name: np.load(folder / f"{name}.npy") for name in SETTINGS}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+def test_exact_is_open_clips_transform_and_fast_is_within_a_level(shared_data: Path, tmp_path: Path) -> None:
+    files = sorted((shared_data / "coco" / "images").glob("*.jpg"))
+    photos = len(files)
+    assert photos == 160
+    for name, data in odd_files().items():
+        (tmp_path / name).write_bytes(data)
+        files.append(tmp_path / name)
+    expected = theirs(tmp_path, files)
+    for name, preprocess in SETTINGS.items():
+        mean, std = (np.array(v, np.float64)[:, None, None] for v in (preprocess.mean, preprocess.std))
+        furthest = 0.0
+        for file, row in zip(files, expected[name], strict=True):
+            data = file.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                np.testing.assert_array_equal(preprocess(image).numpy(), row, err_msg=f"{name} {file}")
+            levels = np.rint((row * std + mean) * 255).transpose(1, 2, 0)
+            exact = read_pixels(data, preprocess, mode="exact")
+            np.testing.assert_array_equal(exact, levels, err_msg=f"{name} {file}")
+            half_decoded = min(preprocess.size) * 4 <= min(image.size) and file.suffix == ".jpg"
+            if file.name not in READ_AS_SHOWN and not half_decoded:
+                fast = read_pixels(data, preprocess, mode="fast")
+                furthest = max(furthest, float(np.abs(fast - levels).max()))
+        print(f"{name}: {photos} photos and {len(files) - photos} odd files equal; fast off by {furthest}")
+        assert furthest <= 1
+
+
+@pytest.mark.parametrize("name", sorted(odd_files()))
+def test_pillow_step_by_step_gives_the_same_as_exact(name: str) -> None:
+    """The same as the deep test, with Pillow alone: resize, crop, and only then RGB."""
+    data = odd_files()[name]
+    image = Image.open(io.BytesIO(data))
+    short, long = min(image.size), max(image.size)
+    if 224 * int(224 * long / short) > 25_000_000:
+        pytest.skip("Pillow would need gigabytes")
+    scaled = int(224 * long / short)
+    size = (224, scaled) if image.width <= image.height else (scaled, 224)
+    left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
+    window = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = np.asarray(window.convert("RGB"))
+    np.testing.assert_array_equal(read_pixels(data, Preprocess()), expected)
