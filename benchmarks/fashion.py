@@ -6,10 +6,10 @@
 Ours is `diptych train RECIPE`. Then the peer trains a model with towers of the same sizes on the same pairs:
 the same token ids, batch size, peak learning rate, share of warm-up, AdamW constants and augmentation of the
 pictures (squash, border, random crop, mirror, as torchvision transforms on Pillow pictures in torch's
-DataLoader), bfloat16 as far as ours uses it; open_clip does not leave out words, so its titles stay whole. Its
-cosine follows the clock, so it is a whole one however many steps fit. It gets the seconds that our training
-took (--minutes gives it others). Its embeddings of the test photos, titles and prompts come back as files and
-go through diptych's evaluation, so every metric is computed by the same code.
+DataLoader), bfloat16 as far as ours uses it; open_clip does not leave out words, so its titles stay whole.
+Its cosine follows the clock, so it is a whole one however many steps fit. It gets the seconds that our
+training took (--minutes gives it others). Its embeddings of the test photos, titles and prompts come back as
+files and go through diptych's evaluation, so every metric is computed by the same code.
 
 Reads: the recipe and its data. Writes: both runs under --out; JSON to standard output and to the file of
 --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3, torchvision and pyarrow.

@@ -125,7 +125,7 @@ def test_training_windows_reach_every_offset_alike():
 
 
 def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
-    """A border of 2 makes 5 x 5 shifts; each is the picture moved, its edge filled in (oracle: clipped indices)."""
+    """A border of 2 makes 5 x 5 shifts: the picture moved, its edge filled in (oracle: clipped indices)."""
     image = picture(40, 30)
     whole, preprocess = np.asarray(image), Preprocess(size=(40, 30), train_resize=30, train_pad=2)
     rng, found = np.random.default_rng(0), set()
@@ -145,9 +145,8 @@ def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
 def test_padding_comes_after_resizing():
     image, rng = picture(80, 60), np.random.default_rng(1)
     preprocess = Preprocess(size=(40, 30), train_resize=30, train_pad=1)
-    small = np.pad(
-        np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC)), ((1, 1), (1, 1), (0, 0)), "edge"
-    )
+    resized = np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC))
+    small = np.pad(resized, ((1, 1), (1, 1), (0, 0)), "edge")
     shifts = [small[top : top + 40, left : left + 30] for top in range(3) for left in range(3)]
     for _ in range(30):
         pixels = training_pixels(image, preprocess, rng)
