@@ -37,6 +37,7 @@ ACTIVATION = {
     "QuickGELU()": "quick_gelu",
     "GELU(approximate='none')": "gelu",
     "GELU(approximate='tanh')": "gelu_tanh",
+    "GELUTanh()": "gelu_tanh",  # timm's name for the same function
 }
 
 
