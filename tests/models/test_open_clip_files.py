@@ -145,7 +145,9 @@ def test_open_clips_files_are_read_and_ours_are_read_by_open_clip(name: str, tmp
 @pytest.mark.deep
 @pytest.mark.timeout(600)
 def test_open_clip_reads_a_vocabulary_that_is_not_openais(tmp_path: Path) -> None:
-    words = Tokenizer.train(["a red circle above two blue squares", *CAPTIONS] * 3, size=700, context_length=24)
+    words = Tokenizer.train(
+        ["a red circle above two blue squares", *CAPTIONS] * 3, size=700, context_length=24
+    )
     text = TextConfig(24, words.vocab_size, 64, 2, 4, words.start_id, words.end_id)
     config = ClipConfig(40, VitConfig((32, 32), 8, 48, 2, 4, 3.1), text, "gelu", layer_norm_eps=1e-6)
     model = Model(build(config, seed=0), words, Preprocess(size=(32, 32)))
