@@ -31,7 +31,10 @@ def help_of(*words: str) -> str:
 
 def names_table() -> str:
     """Return the table of public short names."""
-    rows = ["| short name | repository | activation | preprocessing | ImageNet top-1, published |", "|---|---|---|---|--:|"]
+    rows = [
+        "| short name | repository | activation | preprocessing | ImageNet top-1, published |",
+        "|---|---|---|---|--:|",
+    ]
     for name, row in public_names().items():
         shown = "" if row.imagenet is None else f"{row.imagenet:g}"
         activation = row.activation or "as its files say"

@@ -34,7 +34,7 @@ def test_what_cannot_be_converted_is_told(diptych: Callable[..., Said], run: Run
     said = diptych("convert", run.folder, tmp_path / "out", "--to", "openai")
     assert said.code == 2 and "convert to open_clip or transformers" in said.err
     said = diptych("convert", "no/model/here", tmp_path / "out", "--to", "diptych")
-    assert said.code == 2 and "there is no such model" in said.err
+    assert said.code == 2 and "no model by this name" in said.err
     (tmp_path / "evil.pt").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")
     said = diptych("convert", tmp_path / "evil.pt", tmp_path / "out", "--to", "diptych")
     assert said.code == 5 and "evil.pt" in said.err and "to do:" in said.err

@@ -331,7 +331,7 @@ def test_bfloat16_weights_embed_nearly_the_same(tmp_path: Path) -> None:
 def test_a_reference_to_nothing_says_what_is_possible(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ViT-B-32/openai"):
         load("ViT-B-32-openai")
-    with pytest.raises(UsageError, match="there is no such model"):
+    with pytest.raises(UsageError, match="no model by this name"):
         load(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"open_clip_config\.json"):

@@ -217,7 +217,7 @@ def test_tensors_that_do_not_fit_are_named_as_in_the_file(change: str, copied: P
         state[name] = torch.zeros(48, 47)
     else:
         name = "vision_model.embeddings.position_embedding.weight"
-        edit(copied / "config.json", vision_config__image_size=48)
+        edit(copied / "config.json", vision_config__patch_size=6)
     save_file(state, copied / "model.safetensors", {"format": "pt"})
     with pytest.raises(DiptychError) as error:
         load(copied)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from diptych.core.errors import IntegrityError, UsageError, unknown_name
+from diptych.core.errors import DiptychError, IntegrityError, UsageError, unknown_name
 from diptych.core.files import staging_folder, write_bytes, write_json, writing
 from diptych.core.manifest import FileEntry, Manifest, file_entry, write_manifest
 from diptych.data.images import Preprocess
@@ -101,10 +101,9 @@ def _write_transformers(model: Model, folder: Path) -> None:
 def _write_openai(model: Model, folder: Path) -> None:
     """Write a state dictionary; everything else is fixed in OpenAI's code, so it must be theirs."""
     state = _plain(to_openai_state(model.clip.state_dict()))
-    built, _ = from_openai_state(state, activation="quick_gelu", head_width=64)
     usual = Preprocess(size=model.config.vision.image_size)
     checks = {
-        "the architecture": (_shape(model.config), _shape(built)),
+        "the architecture": (_shape(model.config), _inferred(state)),
         "the activation": (model.config.activation, "quick_gelu"),
         "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
         "the vocabulary": (model.tokenizer.is_published, True),
@@ -119,6 +118,14 @@ def _write_openai(model: Model, folder: Path) -> None:
             )
     with writing(folder / OPENAI_WEIGHTS) as file:
         torch.save(state, file)
+
+
+def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the architecture that OpenAI's code would infer, or nothing where it could infer none."""
+    try:
+        return _shape(from_openai_state(state, activation="quick_gelu", head_width=64)[0])
+    except DiptychError:
+        return {}
 
 
 WRITERS: dict[str, Callable[[Model, Path], None]] = {

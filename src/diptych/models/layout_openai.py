@@ -168,7 +168,7 @@ def mlp_ratio(width: int, hidden: int) -> float:
     >>> mlp_ratio(768, 3072), int(1408 * mlp_ratio(1408, 6144))
     (4.0, 6144)
     """
-    ratio = hidden / width
+    ratio = hidden / max(width, 1)  # a width of 0 is refused where the tower is described
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 

@@ -112,7 +112,7 @@ def locate(ref: str | Path, hub: Hub) -> Place:
     if isinstance(ref, Path) or not REPOSITORY.fullmatch(repository):
         guess = nearest(text, public_names())
         raise UsageError(
-            "there is no such model",
+            "there is no model by this name",
             where=ref,
             expected="a folder or file, a hub id (organisation/name), or a public short name",
             fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
