@@ -119,5 +119,3 @@ def _strange(item: Any, where: str) -> UsageError:
         expected="str, pathlib.Path, bytes, a Pillow picture, or uint8 pixels (H, W, 3)",
         fix="tensors of normalised pixels and of tokens go into encode_image and encode_text",
     )
-
-
