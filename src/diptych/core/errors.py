@@ -6,7 +6,7 @@ DiptychError                       1
 │   └── UnknownNameError               a name that no table holds; the nearest known one is told
 ├── DataError                      3   the data is bad, or too much of it is
 │   ├── BadSampleError                 one sample; it is dropped and counted by its reason
-│   ├── ArrayError                     an array of the caller's; a ValueError too, as scikit-learn expects
+│   ├── ArrayError                     an array of the caller's does not fit
 │   ├── BadInputsError                 some inputs of one call; it holds what became of the others
 │   ├── TooMuchBadDataError            the allowed rate of dropped samples was passed
 │   └── NonFiniteError                 a loss, gradient or embedding is not a finite number
@@ -107,7 +107,7 @@ class BadSampleError(DataError):
 
 
 class ArrayError(DataError, ValueError):
-    """An array that the caller handed over does not fit."""
+    """An array that the caller handed over does not fit; a `ValueError` too, as scikit-learn expects."""
 
 
 class BadInputsError(DataError):

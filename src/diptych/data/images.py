@@ -51,7 +51,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CROP_MARGIN = 8 / 7  # 256 before a crop of 224: the ratio of the ImageNet recipes
 FAST_SCALE = 1.9
 """Reduction from which on torch's resize is used. Below it the 15-bit weights of its two passes add up to two
-levels in some photos (of 54, 12 at 336 px and 3 at 256 px, in one value of a million); above, in none of 160."""
+levels in some photos (of 54, 12 at 336 px and 3 at 256 px, in one of a million values); above, in none."""
 SPARE_SCALE = 2
 """A JPEG is decoded at the smallest size that is this many times the target's: Nyquist's factor, without
 which the DCT's own low-pass filter would show."""

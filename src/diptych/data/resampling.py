@@ -188,8 +188,8 @@ def _vertical_window(
 def _weights(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:
     """Return a filter's values at distances in pixels.
 
-    >>> _weights(np.array([0.0, 0.5, 1.0, 1.5]), "bicubic").tolist()
-    [1.0, 0.5625, 0.0, -0.0625]
+    >>> _weights(np.array([0.0, 0.5, 1.5]), "bicubic").tolist()
+    [1.0, 0.5625, -0.0625]
     """
     x = np.abs(distance)
     if filter_name == "bilinear":

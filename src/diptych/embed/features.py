@@ -19,13 +19,13 @@ from diptych.data.images import Mode
 from diptych.models.encoding import (
     EncodeSettings,
     Floats,
-    Picture,
     encode_pictures,
     encode_texts,
 )
 from diptych.models.encoding import (
     Precision as Precision,
 )
+from diptych.models.inputs import Picture
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
