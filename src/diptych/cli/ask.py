@@ -41,7 +41,7 @@ def classify_images(
     model = load_model(model_ref)
     classifier = build_classifier(model, names, load(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
-    scale = float(model.clip.logit_scale.detach().exp())
+    scale = model.scale
     found, unreadable = [], []
     for path, embed in zip(images, embeds, strict=True):
         if np.isnan(embed[0]):

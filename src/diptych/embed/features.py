@@ -15,12 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from diptych.core.errors import BadSampleError
 from diptych.core.records import Counts, Field
@@ -128,13 +126,12 @@ def embed_texts(
     embeds = np.empty((len(distinct), model.config.embed_dim), dtype=np.float32)
     if not distinct:
         return embeds
-    tokens = model.tokenize(distinct)
-    lengths = (tokens == model.config.text.end_id).int().argmax(dim=1) + 1
-    order = torch.argsort(lengths, stable=True)
-    with _computing(model, precision):
-        for rows in torch.split(order, batch_size):
-            cut = tokens[rows, : int(lengths[rows].max())].to(model.device)
-            embeds[rows.numpy()] = _unit(model.encode_text(cut))
+    tokens = model.tokenizer.tokens(distinct)
+    lengths = (tokens == model.config.text.end_id).argmax(axis=1) + 1
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        embeds[rows] = model.text_rows(tokens[rows, : lengths[rows].max()], precision)
     place = {text: row for row, text in enumerate(distinct)}
     return embeds[[place[text] for text in texts]]
 
@@ -210,20 +207,5 @@ def _embed_pixels(
         readable.append(row)
         pictures.append(pixels)
     if pictures:
-        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
-        stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(model.device)
-        with _computing(model, precision):
-            embeds[readable] = _unit(model.encode_image(model.normalize_pixels(stacked)))
+        embeds[readable] = model.image_rows(np.stack(pictures), precision)
     return embeds
-
-
-def _computing(model: "Model", precision: Precision) -> torch.autocast:
-    """Choose what the towers compute in; the model itself sees to gradients and to its mode."""
-    return torch.autocast(
-        torch.device(model.device).type, dtype=torch.bfloat16, enabled=precision == "bfloat16"
-    )
-
-
-def _unit(features: Tensor) -> NDArray[Any]:
-    """Bring (B, E) features of any precision to unit length, in float32, on the CPU."""
-    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()

@@ -77,6 +77,11 @@ class Model:
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before the softmax."""
+        return float(self.clip.logit_scale.detach().exp().clamp(max=self.config.logit_scale_max))
+
     def to(self, device: str | torch.device) -> "Model":
         """Move the weights to a device and return the model."""
         self.clip.to(device)
@@ -118,6 +123,28 @@ class Model:
     def embed_text(self, tokens: Tensor) -> Tensor:
         """Return text_embeds (B, E) float32, unit length."""
         return unit_length(self.encode_text(tokens))
+
+    def image_rows(self, pixels: np.ndarray, precision: str = "float32") -> np.ndarray:
+        """Return (B, E) float32 of unit length for uint8 pixels (B, H, W, 3).
+
+        Args:
+            pixels: as `diptych.data.images.evaluation_pixels` cuts them.
+            precision: what the tower computes in; "bfloat16" lets torch choose per operation.
+        """
+        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
+        stacked = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.device)
+        with self._computing(precision):
+            features = self.encode_image(self.normalize_pixels(stacked))
+        return unit_length(features.float()).cpu().numpy()
+
+    def text_rows(self, tokens: np.ndarray, precision: str = "float32") -> np.ndarray:
+        """Return (B, E) float32 of unit length for token ids (B, L) int64; see `image_rows`."""
+        with self._computing(precision):
+            features = self.encode_text(torch.from_numpy(tokens))
+        return unit_length(features.float()).cpu().numpy()
+
+    def _computing(self, precision: str) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
