@@ -13,7 +13,7 @@ from diptych.core.files import write_bytes, write_text
 from diptych.data.scenes import contact_sheet
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("demo", "tokenizer", "pack", "train", "evaluate", "classify", "search")
+COMMANDS = ("demo", "tokenizer", "pack", "train", "evaluate", "classify", "search", "export")
 COLUMNS = 96  # fits a page of the documentation without scrolling
 JPEG_QUALITY = 85
 

@@ -6,7 +6,7 @@ Reads: a checkpoint, picture files or a source. Writes: an index beside the mode
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from diptych.search.searcher import Searcher
 
 INDEXES = "indexes"
+
+
+def open_model(ref: str) -> "Model":
+    """Load a checkpoint, or open an export with the fastest runtime that is installed."""
+    from diptych.models.backends import is_export, load_exported
+
+    if is_export(ref):
+        return cast("Model", load_exported(ref))
+    from diptych.models.checkpoint import load
+
+    return load(ref)
 
 
 def classify_images(
@@ -33,12 +44,11 @@ def classify_images(
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
     from diptych.evaluate.prompts import BARE, load
-    from diptych.models.checkpoint import load as load_model
 
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
-    model = load_model(model_ref)
+    model = open_model(model_ref)
     classifier = build_classifier(model, names, load(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
     scale = model.scale
@@ -62,13 +72,11 @@ def search_source(
     model_ref: str, ref: str, query: str, *, k: int, folder: Path | None
 ) -> list[dict[str, Any]]:
     """Return the k pictures of a source that a text describes best; the index is built once and kept."""
-    from diptych.models.checkpoint import load as load_model
-
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
     if not query.strip():
         raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
-    searcher = open_searcher(load_model(model_ref), ref, home=Path(model_ref), folder=folder)
+    searcher = open_searcher(open_model(model_ref), ref, home=Path(model_ref), folder=folder)
     return ask(searcher, query, k=k)
 
 

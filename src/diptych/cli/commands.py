@@ -152,13 +152,13 @@ def evaluate(
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
+    from diptych.cli.ask import open_model
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites
-    from diptych.models.checkpoint import load
 
     part = TaskPart(labels or task, source, task, labels, templates)
     (suite,) = build_suites([part], columns=parse_columns(columns))
-    loaded = load(model)
+    loaded = open_model(model)
     found = suite.run(loaded)
     metrics = found.metrics()
     show(metrics)
@@ -234,6 +234,40 @@ def search(
     return answer(search_source(model, source, query, k=k, folder=index), json)
 
 
+def export(
+    model: ModelFolder,
+    out: OutFolder,
+    *,
+    to: Literal["onnx"] = "onnx",
+    precision: Literal["float32", "float16", "int8"] = "float32",
+    source: str = "",
+    labels: str = "",
+    columns: str = "",
+) -> int:
+    """Write a model for other runtimes, checked against the original before it appears.
+
+    Args:
+        model: a checkpoint folder, or a run's folder.
+        out: folder for image.onnx, text.onnx and all that belongs to them.
+        to: the format; onnxruntime and OpenVINO read it.
+        precision: of the weights; int8 is the fastest and states the cosine that it keeps.
+        source: pictures and captions of your own to compare on as well.
+        labels: a column of the source: states the zero-shot accuracy of both.
+        columns: names of the table's columns, for example image=photo,caption=title.
+    """
+    del to  # the one format there is; named so that a second one changes no command that is written down
+    keep_freed_memory()
+    from diptych.data.sources import open_source
+    from diptych.export.onnx import export as export_model
+    from diptych.models.checkpoint import load
+
+    if labels and not source:
+        raise UsageError("labels of which pictures?", where="--labels", found=labels, fix="give --source too")
+    given = open_source(source, columns=parse_columns(columns)) if source else None
+    receipt = export_model(load(model), out, precision=precision, source=given, labels=labels)
+    return answer({"export": str(out), "precision": precision, **receipt.extra})
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "tokenizer": tokenizer,
@@ -242,6 +276,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "evaluate": evaluate,
     "classify": classify,
     "search": search,
+    "export": export,
 }
 
 

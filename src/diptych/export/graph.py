@@ -56,8 +56,12 @@ class Graph:
     def add_many(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Append a node with several outputs and return their names."""
         number = len(self._nodes)
-        names = [f"{operator}_{number}"] if outputs == 1 else [f"{operator}_{number}_{i}" for i in range(outputs)]
-        self._nodes.append(helper.make_node(operator, inputs, names, name=f"{operator}_{number}", **attributes))
+        names = (
+            [f"{operator}_{number}"] if outputs == 1 else [f"{operator}_{number}_{i}" for i in range(outputs)]
+        )
+        self._nodes.append(
+            helper.make_node(operator, inputs, names, name=f"{operator}_{number}", **attributes)
+        )
         return names
 
     def tensor(self, value: Array) -> str:

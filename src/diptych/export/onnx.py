@@ -143,7 +143,10 @@ def graphs(model: "Model", precision: ExportPrecision = "float32") -> dict[str, 
 
     pixels = ("pixels", FLOAT, ("batch", 3, *config.vision.image_size))
     tokens = ("tokens", INT64, ("batch", "length"))
-    return {IMAGE: drawn("vision", vision, config.vision, pixels), TEXT: drawn("text", text, config.text, tokens)}
+    return {
+        IMAGE: drawn("vision", vision, config.vision, pixels),
+        TEXT: drawn("text", text, config.text, tokens),
+    }
 
 
 def _writer(
@@ -161,7 +164,9 @@ def _write(tower: onnx.ModelProto, path: Path) -> None:
     if size <= MAX_FILE_BYTES:
         write_bytes(path, tower.SerializeToString())
         return
-    onnx.save_model(tower, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+    onnx.save_model(
+        tower, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
+    )
 
 
 def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str) -> ExportDescription:

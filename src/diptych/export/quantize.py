@@ -1,9 +1,9 @@
 """Weights as int8, and products of int8 with activations that are measured as they come.
 
 Per output channel for weights (symmetric), per tensor for activations (asymmetric uint8, its range found at
-every run: nothing has to be calibrated, and pictures unlike any seen before cannot leave the range). LayerNorm,
-softmax, the activation and the residual stream stay float32; convolutions and the few products of the last
-token are held in half precision.
+every run: nothing has to be calibrated, and pictures unlike any seen before cannot leave the range).
+LayerNorm, softmax, the activation and the residual stream stay float32; convolutions and the few products of
+the last token are held in half precision.
 
 Source: Jacob et al. 2018, section 2; the operators DynamicQuantizeLinear and MatMulInteger of onnx.ai, in the
 pattern that onnxruntime fuses into one kernel.
@@ -37,7 +37,9 @@ class Int8:
         small, x_scale, x_zero = graph.add_many("DynamicQuantizeLinear", x, outputs=3)
         zero = graph.tensor(np.array(0, np.int8))
         sums = graph.add("MatMulInteger", small, graph.tensor(bytes_.T), x_zero, zero)
-        product = graph.add("Mul", graph.add("Cast", sums, to=FLOAT), graph.add("Mul", x_scale, graph.tensor(scale)))
+        product = graph.add(
+            "Mul", graph.add("Cast", sums, to=FLOAT), graph.add("Mul", x_scale, graph.tensor(scale))
+        )
         return product if bias is None else graph.add("Add", product, graph.tensor(bias))
 
 

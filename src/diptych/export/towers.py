@@ -83,7 +83,9 @@ class Lay:
             rows = graph.add("Gather", rows, self.unpack, axis=0)
         if self.length is not None:
             return graph.reshape(rows, -1, self.length, *rest)
-        return graph.add("Reshape", rows, graph.add("Concat", self.batch_and_length, graph.ints(*rest), axis=0))
+        return graph.add(
+            "Reshape", rows, graph.add("Concat", self.batch_and_length, graph.ints(*rest), axis=0)
+        )
 
     def rows(self, graph: Graph, sequences: str, width: int) -> str:
         """Return (T, D) for (B, L, ...) of D numbers a place."""
@@ -95,7 +97,9 @@ def transformer(part: Part, rows: str, lay: Lay, *, layers: int, heads: int) -> 
     """Return (B, D): the reading tokens after all blocks of `part.blocks`."""
     for number in range(layers - 1):
         block = part.below(f"blocks.{number}")
-        rows = part.graph.add("Add", rows, attention(block.below("attn"), block.norm(rows, "ln_1"), lay, heads))
+        rows = part.graph.add(
+            "Add", rows, attention(block.below("attn"), block.norm(rows, "ln_1"), lay, heads)
+        )
         rows = part.graph.add("Add", rows, mlp(block.below("mlp"), block.norm(rows, "ln_2")))
     block = part.below(f"blocks.{layers - 1}")
     normed = block.norm(rows, "ln_1")
@@ -143,7 +147,9 @@ def one_query_attention(part: Part, queries: str, rows: str, lay: Lay, heads: in
     looks = graph.add("MatMul", by_head, graph.weight(part["k_proj.weight"].reshape(heads, size, width)))
     tokens = lay.sequences(graph, rows, width)
     scores = graph.add(
-        "MatMul", graph.add("Transpose", looks, perm=(1, 0, 2)), graph.add("Transpose", tokens, perm=(0, 2, 1))
+        "MatMul",
+        graph.add("Transpose", looks, perm=(1, 0, 2)),
+        graph.add("Transpose", tokens, perm=(0, 2, 1)),
     )
     if lay.ended:
         scores = graph.add("Add", scores, lay.ended)
@@ -204,7 +210,9 @@ def resnet(part: Part, config: ResNetConfig, pixels: str) -> str:
     """Return (B, E) features of normalised pictures (B, 3, H, W)."""
     graph, x = part.graph, pixels
     for number in (1, 2, 3):
-        x = graph.add("Relu", _convolution(part, x, f"conv{number}", f"bn{number}", stride=2 if number == 1 else 1))
+        x = graph.add(
+            "Relu", _convolution(part, x, f"conv{number}", f"bn{number}", stride=2 if number == 1 else 1)
+        )
     x = _pool(graph, x, 2 if config.stem_pool else 1)
     for stage, count in enumerate(config.layers):
         for number in range(count):
@@ -231,7 +239,8 @@ def _convolution(part: Part, x: str, name: str, norm: str, stride: int = 1) -> s
     """Convolve and normalise: the running statistics go into the weights, in double precision."""
     weight = part[f"{name}.weight"].astype(np.float64)
     gain, bias, mean, variance = (
-        part[f"{norm}.{kind}"].astype(np.float64) for kind in ("weight", "bias", "running_mean", "running_var")
+        part[f"{norm}.{kind}"].astype(np.float64)
+        for kind in ("weight", "bias", "running_mean", "running_var")
     )
     gain = gain / np.sqrt(variance + BATCH_NORM_EPS)
     folded = (weight * gain[:, None, None, None]).astype(np.float32)
@@ -278,7 +287,9 @@ def clip_text(part: Part, config: TextConfig, tokens: str) -> str:
         graph.numbers.rows(graph, part["positional_embedding"], positions),
     )
     read = transformer(part, rows, lay, layers=config.layers, heads=config.heads)
-    return graph.linear(f"{part.prefix}text_projection", part.norm(read, "ln_final"), part["text_projection"].T, None)
+    return graph.linear(
+        f"{part.prefix}text_projection", part.norm(read, "ln_final"), part["text_projection"].T, None
+    )
 
 
 def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[Lay, str, str]:

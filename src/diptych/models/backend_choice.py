@@ -1,4 +1,4 @@
-"""Which runtime suits an exported model here: checked on first use, measured if there is a choice, remembered.
+"""Which runtime suits an exported model here: checked on first use, measured where there is a choice.
 
 The rule of "auto": of the installed runtimes, each in every arithmetic that this processor has, the fastest
 whose embeddings of the golden inputs keep a cosine of at least 0.9999 with the float32 original's; a file
@@ -64,7 +64,9 @@ class Notes:
             noted = json.loads((folder / NOTES).read_text(encoding="utf-8"))
             self._files = {str(name): list(map(int, stat)) for name, stat in noted["files"].items()}
             self._here = {
-                str(key): {str(plan): {k: float(v) for k, v in found.items()} for plan, found in of_key.items()}
+                str(key): {
+                    str(plan): {k: float(v) for k, v in found.items()} for plan, found in of_key.items()
+                }
                 for key, of_key in noted["machines"].items()
             }
 
@@ -142,10 +144,10 @@ def choose(
     best: tuple[float, ExportedModel] | None = None
     for plan in found:
         model = opened(plan)
-        measured = None if force else notes.measured(plan)
+        measured, timed = None if force else notes.measured(plan), len(found) > 1
         try:
-            if measured is None:
-                measured = _try(model, golden, timed=len(found) > 1)
+            if measured is None or (timed and "seconds" not in measured):
+                measured = _try(model, golden, timed=timed)
                 notes.remember(plan, measured)
             _require_cosine(model, measured, golden.parent, floor=_floor(model, chosen=len(found) == 1))
         except DiptychError as error:
@@ -239,12 +241,15 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         return dict(load(path.read_bytes()))
     except (OSError, SafetensorError) as error:
-        raise IntegrityError("cannot read the golden embeddings", where=path, found=str(error)[:200]) from error
+        raise IntegrityError(
+            "cannot read the golden embeddings", where=path, found=str(error)[:200]
+        ) from error
 
 
 def _machine(plan: Plan) -> str:
     """Return what a measurement depends on besides the folder."""
-    return f"{_processor()}, {plan.threads or core_count()} threads, {plan.backend} {version(RUNTIMES[plan.backend])}"
+    found = version(RUNTIMES[plan.backend])
+    return f"{_processor()}, {plan.threads or core_count()} threads, {plan.backend} {found}"
 
 
 def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

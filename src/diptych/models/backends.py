@@ -144,7 +144,9 @@ class ExportedModel:
 
     def normalize_pixels(self, pixels: Any) -> Any:
         """Return (B, 3, H, W) float32, normalised, for uint8 pixels (B, 3, H, W)."""
-        mean, std = (np.array(x, np.float32).reshape(3, 1, 1) for x in (self.preprocess.mean, self.preprocess.std))
+        mean, std = (
+            np.array(x, np.float32).reshape(3, 1, 1) for x in (self.preprocess.mean, self.preprocess.std)
+        )
         floats = np.ascontiguousarray(_array(pixels), dtype=np.float32)
         floats *= 1 / (255 * std)
         floats -= mean / std
@@ -166,7 +168,9 @@ class ExportedModel:
         given = np.ascontiguousarray(_array(pixels), dtype=np.float32)
         wanted = (3, *self.config.vision.image_size)
         if given.ndim != 4 or given.shape[1:] != wanted:
-            raise UsageError("the picture tower cannot read these", found=given.shape, expected=("B", *wanted))
+            raise UsageError(
+                "the picture tower cannot read these", found=given.shape, expected=("B", *wanted)
+            )
         return _like(pixels, self._run(self.image_tower, given))
 
     def encode_text(self, tokens: Any) -> Any:
@@ -187,7 +191,7 @@ class ExportedModel:
         return _like(tokens, _unit(_array(self.encode_text(tokens))))
 
     def image_rows(self, pixels: NDArray[np.uint8], precision: str = "float32") -> Floats:
-        """Return (B, E) float32 of unit length for uint8 pixels (B, H, W, 3); the plan decides the precision."""
+        """Return (B, E) float32 of unit length for uint8 pixels (B, H, W, 3); the plan has the precision."""
         del precision
         rows: Floats = self.embed_image(self.normalize_pixels(pixels.transpose(0, 3, 1, 2)))
         return rows
@@ -219,8 +223,8 @@ class ExportedModel:
         if not is_end.any(axis=1).all() or length > text.context_length:
             raise DataError(
                 "the text tower cannot read these tokens",
-                found="a text without end token" if length <= text.context_length else f"{length} tokens",
-                expected=f"the end token (id {text.end_id}) among the first {text.context_length} of every row",
+                found=f"{length} tokens" if length > text.context_length else "a text without end token",
+                expected=f"the end token (id {text.end_id}) among the first {text.context_length}",
                 fix="tokenize with the model's own tokenizer",
             )
         return np.ascontiguousarray(tokens[:, :length])
@@ -270,8 +274,7 @@ def load_exported(
         return ExportedModel(description, tokenizer, folder, plan, content=content)
 
     plans = backend_choice.plans(backend, precision, threads)
-    model = backend_choice.choose(plans, opened, notes, golden=folder / GOLDEN, force=verify)
-    return model
+    return backend_choice.choose(plans, opened, notes, golden=folder / GOLDEN, force=verify)
 
 
 def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
@@ -287,10 +290,14 @@ def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
     try:
         description = from_mapping(ExportDescription, load_json(path), where=path)
     except DiptychError as error:
-        raise IntegrityError("cannot read the description", where=path, found=str(error), fix=REMEDY) from error
+        raise IntegrityError(
+            "cannot read the description", where=path, found=str(error), fix=REMEDY
+        ) from error
     if sha256_file(folder / TOKENIZER) != description.tokenizer_sha256:
         raise IntegrityError(
-            "the tokenizer is not the one that these weights learned with", where=folder / TOKENIZER, fix=REMEDY
+            "the tokenizer is not the one that these weights learned with",
+            where=folder / TOKENIZER,
+            fix=REMEDY,
         )
     return description
 
