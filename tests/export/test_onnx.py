@@ -28,7 +28,7 @@ from diptych.models.model import Model
 KINDS = [("vit", "quick_gelu"), ("vit", "gelu"), ("resnet", "gelu"), ("resnet-no-pool", "quick_gelu")]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(kind))
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     model = small_model(request.param[0], activation=request.param[1])
     folder = tmp_path_factory.mktemp("exports") / "out"

@@ -169,7 +169,9 @@ def stated_cosine(parity: Mapping[str, Any]) -> float:
 def _floor(model: "ExportedModel", *, chosen: bool) -> float:
     """Return the cosine that is required: less where the user named the runtime and its arithmetic."""
     stated = stated_cosine(model.description.parity)
-    return stated - CHOSEN_SLACK if chosen else min(ENOUGH_COSINE, stated - COSINE_SLACK)
+    if chosen:
+        return stated - CHOSEN_SLACK
+    return ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
 
 
 def _require_cosine(model: "ExportedModel", measured: Measured, where: Path, *, floor: float) -> None:
