@@ -136,7 +136,7 @@ def test_zero_shot_change_is_stated_where_there_are_labels(tmp_path: Path) -> No
     receipt = export(small_model(), tmp_path / "out", precision="int8", source=source, labels="label")
     told = receipt.extra["zero_shot"]
     assert told["pictures"] == 12 and told["original"].keys() == told["exported"].keys() != set()
-    assert receipt.extra["parity"]["image"]["count"] == 4 + 60 + 12
+    assert receipt.extra["parity"]["image"]["count"] == 4 + 60 + 6
 
 
 def test_a_wrong_graph_is_never_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,8 @@ class Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
+        self._more: list[str] = []
+        self._norm: tuple[str, str, Array, Array, float] | None = None
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output and return the output's name; "" leaves an optional input out."""
@@ -63,6 +65,10 @@ class Graph:
             helper.make_node(operator, inputs, names, name=f"{operator}_{number}", **attributes)
         )
         return names
+
+    def also_return(self, tensor: str) -> None:
+        """Make a further tensor an output, under its own name."""
+        self._more.append(tensor)
 
     def tensor(self, value: Array) -> str:
         """Hold a constant as it is and return its name; equal small ones are held once."""
@@ -91,7 +97,21 @@ class Graph:
 
     def layer_norm(self, x: str, gain: Array, bias: Array, eps: float) -> str:
         """Normalise over the last axis."""
-        return self.add("LayerNormalization", x, self.tensor(gain), self.tensor(bias), axis=-1, epsilon=eps)
+        given = x, self.tensor(gain), self.tensor(bias)
+        name = self.add("LayerNormalization", *given, axis=-1, epsilon=eps)
+        self._norm = name, x, gain, bias, eps
+        return name
+
+    def divides(self, x: str) -> bool:
+        """Say whether x comes straight out of a LayerNorm, and nothing else has used it yet."""
+        return self._norm is not None and self._norm[0] == x == self._nodes[-1].output[0]
+
+    def divided(self, factors: Array) -> str:
+        """Return what `divides` was asked about with its channels divided: the LayerNorm does it."""
+        assert self._norm is not None
+        _, x, gain, bias, eps = self._norm
+        self._nodes.pop()
+        return self.layer_norm(x, gain / factors, bias / factors, eps)
 
     def reshape(self, x: str, *shape: int) -> str:
         """Reshape; 0 keeps an axis and -1 is worked out."""
@@ -117,13 +137,17 @@ class Graph:
             facts: plain words that travel inside the file.
         """
         tensor, output, shape = result
+        used = {name for node in self._nodes for name in node.input}
         self._nodes.append(helper.make_node("Identity", [tensor], [output], name=output))
         graph = helper.make_graph(
             self._nodes,
             name,
             [helper.make_tensor_value_info(given[0], given[1], given[2])],
-            [helper.make_tensor_value_info(output, FLOAT, shape)],
-            initializer=list(self._tensors.values()),
+            [
+                helper.make_tensor_value_info(output, FLOAT, shape),
+                *(helper.make_tensor_value_info(more, FLOAT, None) for more in self._more),
+            ],
+            initializer=[tensor for name, tensor in self._tensors.items() if name in used],
         )
         opsets = [helper.make_opsetid("", OPSET)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="diptych")

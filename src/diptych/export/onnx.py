@@ -11,21 +11,27 @@ it in ``image.onnx.data``.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
+import torch
+from PIL import Image
 from safetensors.torch import save as save_tensors
 
-from diptych.core.errors import UsageError, unknown_name
+from diptych.core.errors import BadSampleError, UsageError, unknown_name
 from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
 from diptych.core.manifest import Manifest, file_entry, write_manifest
 from diptych.core.settings import to_mapping
+from diptych.data.images import evaluation_pixels, read_pixels
 from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, Numbers
-from diptych.export.quantize import Int8
+from diptych.export.quantize import Int8, Observer, observe
 from diptych.export.towers import Part, Style, clip_text, resnet, vit
-from diptych.export.verify import compare, plain, probe, require, zero_shot_change
+from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
 from diptych.models.backends import (
     CONFIG,
     FORMAT,
@@ -39,7 +45,7 @@ from diptych.models.backends import (
     ExportedModel,
     ExportPrecision,
 )
-from diptych.models.golden import CAPTIONS, golden_tensors
+from diptych.models.golden import CAPTIONS, golden_pictures, golden_tensors
 from diptych.models.runtimes import Plan
 
 if TYPE_CHECKING:
@@ -48,15 +54,16 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 2_000_000_000
 
-NUMBERS: dict[ExportPrecision, Callable[[], Numbers]] = {
-    "float32": Floats,
-    "float16": lambda: Floats(half=True),
-    "int8": Int8,
-}
+CALIBRATION_SEED = 7
+"""Of the scenes on which ranges of activations are measured: others than those of the comparison."""
+BATCH = 16
+"""Pictures a step while ranges are measured."""
 
-VISION: dict[str, Callable[[Part, Any, str], str]] = {"vit": vit, "resnet": resnet}
+Writer = Callable[[Part, Any, str], str]
+
+VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet}
 """Writers of picture towers by the kind in their configuration."""
-TEXT_TOWERS: dict[str, Callable[[Part, Any, str], str]] = {"clip": clip_text}
+TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text}
 """Writers of text towers by the kind in their configuration."""
 
 
@@ -92,7 +99,8 @@ def export(
     if precision not in PRECISIONS:
         raise unknown_name("precision", str(precision), PRECISIONS, where="--precision")
     started = time.monotonic()
-    towers = graphs(model, precision)
+    measured_on, compared_on = probe(source, seed=CALIBRATION_SEED, part=0), probe(source, part=1)
+    towers = graphs(model, precision, measured_on)
     with staging_folder(folder, replace=replace_old) as staged:
         for name, tower in towers.items():
             _write(tower, staged / name)
@@ -102,7 +110,7 @@ def export(
         description = _describe(model, precision, sha256_file(staged / TOKENIZER))
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
         arrays = {name: tensor.numpy() for name, tensor in golden.items()}
-        found = compare(model, exported, arrays, probe(source))
+        found = compare(model, exported, arrays, compared_on)
         require(found, precision, where=Path(folder))
         extra: dict[str, Any] = {"parity": plain(found)}
         if source is not None and labels:
@@ -120,12 +128,34 @@ def export(
     return manifest
 
 
-def graphs(model: "Model", precision: ExportPrecision = "float32") -> dict[str, onnx.ModelProto]:
+def graphs(
+    model: "Model", precision: ExportPrecision = "float32", inputs: Probe | None = None
+) -> dict[str, onnx.ModelProto]:
     """Return both towers as ONNX graphs, by file name.
+
+    Args:
+        model: the original.
+        precision: of the weights.
+        inputs: what ranges of activations are measured on, for int8.
 
     Raises:
         UsageError: there is no exporter for the model's kind of towers.
+        MissingPackageError: int8 needs onnxruntime.
     """
+    if precision != "int8":
+        numbers = Floats(half=precision == "float16")
+        return {name: draw(numbers) for name, draw in drawings(model, precision).items()}
+    pixels, tokens = _batches(model, inputs or probe(seed=CALIBRATION_SEED))
+    result = {}
+    for (name, draw), batches in zip(drawings(model, precision).items(), (pixels, tokens), strict=True):
+        observer = Observer()
+        observed = draw(observer)
+        result[name] = draw(Int8(observe(observed, observer.observed, batches)))
+    return result
+
+
+def drawings(model: "Model", precision: ExportPrecision) -> dict[str, Callable[[Numbers], onnx.ModelProto]]:
+    """Return, by file name, what draws a tower's graph when it is told how to hold numbers."""
     config = model.config
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.clip.state_dict().items()}
     vision = _writer(VISION, config.vision.kind)
@@ -136,22 +166,35 @@ def graphs(model: "Model", precision: ExportPrecision = "float32") -> dict[str, 
         "text": Style(getattr(config, "text_activation", None) or config.activation, config.layer_norm_eps),
     }
 
-    def drawn(tower: str, write: Callable[[Part, Any, str], str], shape: Any, given: Any) -> onnx.ModelProto:
-        graph = Graph(NUMBERS[precision]())
+    def draw(tower: str, write: Writer, shape: Any, given: Any, numbers: Numbers) -> onnx.ModelProto:
+        graph = Graph(numbers)
         features = write(Part(graph, state, f"{tower}.", styles[tower]), shape, given[0])
         return graph.model(tower, given, (features, "features", ("batch", config.embed_dim)), facts)
 
     pixels = ("pixels", FLOAT, ("batch", 3, *config.vision.image_size))
     tokens = ("tokens", INT64, ("batch", "length"))
     return {
-        IMAGE: drawn("vision", vision, config.vision, pixels),
-        TEXT: drawn("text", text, config.text, tokens),
+        IMAGE: partial(draw, "vision", vision, config.vision, pixels),
+        TEXT: partial(draw, "text", text, config.text, tokens),
     }
 
 
-def _writer(
-    writers: Mapping[str, Callable[[Part, Any, str], str]], kind: str
-) -> Callable[[Part, Any, str], str]:
+def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
+    """Prepare pictures and texts for the towers, the golden ones first."""
+    pictures = golden_pictures(model.preprocess.size)
+    for image in inputs.images:
+        with suppress(BadSampleError):
+            pictures.append(read_pixels(image, model.preprocess))
+    cut = [evaluation_pixels(Image.fromarray(picture), model.preprocess) for picture in pictures]
+    texts = model.tokenizer.tokens([*CAPTIONS, *inputs.texts])
+    pixels = [
+        model.normalize_pixels(torch.from_numpy(np.stack(cut[start : start + BATCH])).permute(0, 3, 1, 2))
+        for start in range(0, len(cut), BATCH)
+    ]
+    return [batch.contiguous().cpu().numpy() for batch in pixels], [texts]
+
+
+def _writer(writers: Mapping[str, Writer], kind: str) -> Writer:
     if kind not in writers:
         raise UsageError(
             "there is no exporter for this kind of tower", found=kind, expected=" or ".join(sorted(writers))

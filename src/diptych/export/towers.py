@@ -189,7 +189,8 @@ def vit(part: Part, config: VitConfig, pixels: str) -> str:
     rows = graph.reshape(graph.add("Concat", first, patches, axis=1), -1, config.width)
     lay = Lay(length, readers=_first_of_each(graph, batch, length))
     read = transformer(part, part.norm(rows, "ln_pre"), lay, layers=config.layers, heads=config.heads)
-    return graph.linear(f"{part.prefix}proj", part.norm(read, "ln_post"), part["proj"].T, None)
+    # The last product is never quantised: one row a picture costs nothing, and its errors reach the result.
+    return graph.add("MatMul", part.norm(read, "ln_post"), graph.weight(part["proj"]))
 
 
 def _patches(part: Part, config: VitConfig, pixels: str) -> str:
@@ -277,7 +278,8 @@ def _attention_pool(part: Part, config: ResNetConfig, x: str) -> str:
     readers = _first_of_each(graph, graph.size(x, 0), length)
     queries = graph.add("Gather", rows, readers, axis=0)
     mixed = one_query_attention(part, queries, rows, Lay(length), config.heads)
-    return part.linear(mixed, "c_proj")
+    projected = graph.add("MatMul", mixed, graph.weight(part["c_proj.weight"].T))
+    return graph.add("Add", projected, graph.tensor(part["c_proj.bias"]))
 
 
 def clip_text(part: Part, config: TextConfig, tokens: str) -> str:
@@ -294,9 +296,7 @@ def clip_text(part: Part, config: TextConfig, tokens: str) -> str:
         graph.numbers.rows(graph, part["positional_embedding"], positions),
     )
     read = transformer(part, rows, lay, layers=config.layers, heads=config.heads)
-    return graph.linear(
-        f"{part.prefix}text_projection", part.norm(read, "ln_final"), part["text_projection"].T, None
-    )
+    return graph.add("MatMul", part.norm(read, "ln_final"), graph.weight(part["text_projection"]))
 
 
 def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[Lay, str, str]:

@@ -109,11 +109,17 @@ class Probe:
     texts: tuple[str, ...]
 
 
-def probe(source: "Source | None" = None) -> Probe:
-    """Gather the scenes, and the first pictures of a source that can be read."""
-    pairs = list(scene_pairs(SCENES, seed=SCENES_SEED, split="test"))
+def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int = 0) -> Probe:
+    """Gather scenes, and every second of the first pairs of a source.
+
+    Args:
+        source: the user's own pairs.
+        seed: of the scenes.
+        part: 0 or 1, which half of the source's pairs: one to measure ranges on, the other to compare on.
+    """
+    pairs = list(scene_pairs(SCENES, seed=seed, split="test"))
     if source is not None:
-        pairs += islice(source.pairs(Counts()), SOURCE_PICTURES)
+        pairs += islice(source.pairs(Counts()), part, 2 * SOURCE_PICTURES, 2)
     return Probe(tuple(pair.image for pair in pairs), tuple(pair.captions[0] for pair in pairs))
 
 
