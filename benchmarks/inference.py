@@ -3,17 +3,19 @@
     python benchmarks/inference.py --peer-python PEERS/bin/python --data FOLDER
         [--preset ViT-B-32] [--batches 32,1] [--rounds 5] [--starts 5] [--json FILE]
 
-Ours in torch (float32, bfloat16) and exported (onnxruntime and OpenVINO; float32, bfloat16, int8), open_clip in
-float32 and as it runs under bfloat16 autocast. Every contestant is a process of its own with random weights
-read from disk, and they take turns; medians of the rounds and of the rounds' ratios are reported. Pictures are
-photos, normalised in memory; texts are real captions, as the tokenizer pads them: both sides get (B, 77).
+Ours in torch (float32, bfloat16) and exported (onnxruntime and OpenVINO; float32, bfloat16, int8), open_clip
+in float32 and as it runs under bfloat16 autocast. Every contestant is a process of its own with random
+weights read from disk, and they take turns; medians of the rounds and of the rounds' ratios are reported.
+Pictures are photos, normalised in memory; texts are real captions, as the tokenizer pads them: both sides get
+(B, 77).
 
-`cpu_seconds` is the processor time of a round, all threads: on a machine that others use too, its ratio says
-more than that of wall time. Cosines are with open_clip's float32 embeddings. The start is a whole process: from its
-command to the embeddings of one picture file and one text, everything it reads already in the page cache.
+`faster_by_cpu_time` compares the processor time of all threads: on a machine that others use too it says more
+than wall time. Cosines are with open_clip's float32 embeddings. The start is a whole process: from its
+command to the embeddings of one picture file and one text, with everything it reads in the page cache.
 
-Reads: `coco/` and `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the file of
---json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is measured.
+Reads: `coco/` and `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the
+file of --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is
+measured.
 """
 
 import argparse
@@ -66,7 +68,7 @@ def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
     (folder / "config.json").write_text(json.dumps(to_mapping(config)), encoding="utf-8")
     parity = {}
     for precision in ("float32", "int8"):
-        receipt = export(model, folder / f"onnx-{precision}", precision=precision)  # type: ignore[arg-type]
+        receipt = export(model, folder / f"onnx-{precision}", precision=precision)
         parity[precision] = receipt.extra["parity"]
     photos = sorted((data / "coco" / "images").glob("*.jpg"))[:PICTURES]
     (folder / "picture.jpg").write_bytes(photos[0].read_bytes())
@@ -87,12 +89,12 @@ def open_ours(name: str, folder: Path) -> Any:
     if backend == "torch":
         from diptych.models.checkpoint import load
 
-        return load(folder / "checkpoint").compute_in(precision)  # type: ignore[arg-type]
+        return load(folder / "checkpoint").compute_in(precision)
     from diptych.models.backends import load_exported
 
     held = "int8" if precision == "int8" else "float32"
     computed = "bfloat16" if precision == "bfloat16" else "float32"
-    return load_exported(folder / f"onnx-{held}", backend, precision=computed)  # type: ignore[arg-type]
+    return load_exported(folder / f"onnx-{held}", backend, precision=computed)
 
 
 class Ours:
@@ -111,7 +113,7 @@ class Ours:
         if self.in_torch:
             import torch
 
-            self.inputs = {kind: torch.from_numpy(array) for kind, array in self.inputs.items()}  # type: ignore[misc]
+            self.inputs = {kind: torch.from_numpy(array) for kind, array in self.inputs.items()}
         packages = ("diptych", "torch", "onnxruntime", "openvino")
         return {"versions": {package: _version(package) for package in packages}}
 

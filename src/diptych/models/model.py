@@ -89,7 +89,7 @@ class Model:
         return self
 
     def compute_in(self, precision: Precision) -> "Model":
-        """Hold the weights in a precision for inference (see `diptych.models.numerics.hold_in`) and return it.
+        """Hold the weights in a precision for inference, and return the model (see `numerics.hold_in`).
 
         bfloat16 keeps a cosine of 0.9999 with float32 and halves the time where the processor has it. It
         rounds the weights: to train or to save them, load the model anew.

@@ -1,6 +1,7 @@
 """The runtimes that read ONNX files: how each is opened, with how many threads, in which arithmetic."""
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -135,10 +136,11 @@ def _open_openvino(module: Any, path: Path, plan: Plan) -> Tower:
         "INFERENCE_PRECISION_HINT": "bf16" if plan.precision == "bfloat16" else "f32",
     }
     compiled = module.Core().compile_model(str(path), "CPU", settings)
-    request = compiled.create_infer_request()
+    request, one_at_a_time = compiled.create_infer_request(), threading.Lock()
 
     def run(given: NDArray[Any]) -> NDArray[np.float32]:
         # The output lives in the request's memory until the next call: hand out a copy.
-        return np.array(request.infer([given])[0], dtype=np.float32)
+        with one_at_a_time:
+            return np.array(request.infer([given])[0], dtype=np.float32)
 
     return run
