@@ -31,6 +31,7 @@ from diptych.data.images import evaluation_pixels, read_pixels
 from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, Numbers
 from diptych.export.quantize import Int8, Observer, observe
 from diptych.export.towers import Part, Style, clip_text, resnet, vit
+from diptych.export.towers_siglip import siglip_text, siglip_vision
 from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
 from diptych.models.backends import (
     CONFIG,
@@ -61,9 +62,9 @@ BATCH = 16
 
 Writer = Callable[[Part, Any, str], str]
 
-VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet}
+VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
 """Writers of picture towers by the kind in their configuration."""
-TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text}
+TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text, "siglip": siglip_text}
 """Writers of text towers by the kind in their configuration."""
 
 

@@ -12,6 +12,7 @@ Source: Radford et al. 2021 (CLIP), section 2.4; the modules in `diptych.models`
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,18 +97,21 @@ class Lay:
 def transformer(part: Part, rows: str, lay: Lay, *, layers: int, heads: int) -> str:
     """Return (B, D): the reading tokens after all blocks of `part.blocks`."""
     for number in range(layers - 1):
-        block = part.below(f"blocks.{number}")
-        rows = part.graph.add(
-            "Add", rows, attention(block.below("attn"), block.norm(rows, "ln_1"), lay, heads)
-        )
-        rows = part.graph.add("Add", rows, mlp(block.below("mlp"), block.norm(rows, "ln_2")))
-    block = part.below(f"blocks.{layers - 1}")
-    normed = block.norm(rows, "ln_1")
+        rows = block(part.below(f"blocks.{number}"), rows, lay, heads)
+    last = part.below(f"blocks.{layers - 1}")
+    normed = last.norm(rows, "ln_1")
     queries = part.graph.add("Gather", normed, lay.readers, axis=0)
-    mixed = one_query_attention(block.below("attn"), queries, normed, lay, heads)
-    mixed = block.below("attn").linear(mixed, "out_proj")
+    mixed = one_query_attention(last.below("attn"), queries, normed, lay, heads)
+    mixed = last.below("attn").linear(mixed, "out_proj")
     read = part.graph.add("Add", part.graph.add("Gather", rows, lay.readers, axis=0), mixed)
-    return part.graph.add("Add", read, mlp(block.below("mlp"), block.norm(read, "ln_2")))
+    return part.graph.add("Add", read, mlp(last.below("mlp"), last.norm(read, "ln_2")))
+
+
+def block(part: Part, rows: str, lay: Lay, heads: int) -> str:
+    """Attention, then the MLP, each behind a LayerNorm and beside a shortcut; (T, D) for (T, D)."""
+    graph = part.graph
+    rows = graph.add("Add", rows, attention(part.below("attn"), part.norm(rows, "ln_1"), lay, heads))
+    return graph.add("Add", rows, mlp(part.below("mlp"), part.norm(rows, "ln_2")))
 
 
 def attention(part: Part, rows: str, lay: Lay, heads: int) -> str:
@@ -181,19 +185,19 @@ def vit(part: Part, config: VitConfig, pixels: str) -> str:
     """Return (B, E) features of normalised pictures (B, 3, H, W)."""
     graph, length = part.graph, config.grid[0] * config.grid[1] + 1
     positions = part["positional_embedding"]
-    patches = graph.reshape(_patches(part, config, pixels), -1, length - 1, config.width)
-    patches = graph.add("Add", patches, graph.tensor(positions[1:]))
+    seen = graph.reshape(patches(part, config, pixels, None), -1, length - 1, config.width)
+    seen = graph.add("Add", seen, graph.tensor(positions[1:]))
     batch = graph.size(pixels, 0)
     first = graph.tensor((part["class_embedding"] + positions[0]).reshape(1, 1, -1))
     first = graph.add("Expand", first, graph.add("Concat", batch, graph.ints(1, config.width), axis=0))
-    rows = graph.reshape(graph.add("Concat", first, patches, axis=1), -1, config.width)
-    lay = Lay(length, readers=_first_of_each(graph, batch, length))
+    rows = graph.reshape(graph.add("Concat", first, seen, axis=1), -1, config.width)
+    lay = Lay(length, readers=first_of_each(graph, batch, length))
     read = transformer(part, part.norm(rows, "ln_pre"), lay, layers=config.layers, heads=config.heads)
     # The last product is never quantised: one row a picture costs nothing, and its errors reach the result.
     return graph.add("MatMul", part.norm(read, "ln_post"), graph.weight(part["proj"]))
 
 
-def _patches(part: Part, config: VitConfig, pixels: str) -> str:
+def patches(part: Part, config: Any, pixels: str, bias: Array | None) -> str:
     """Return (B * P, D): the convolution over patches that do not overlap, as one product of matrices.
 
     Runtimes are slow at convolutions of 16 and more pixels (onnxruntime: 122 ms against 70 for 32 pictures),
@@ -201,13 +205,16 @@ def _patches(part: Part, config: VitConfig, pixels: str) -> str:
     """
     graph, size = part.graph, config.patch_size
     rows, columns = config.grid
+    covered = rows * size, columns * size
+    if covered != tuple(config.image_size):  # what is left at the right and bottom is not looked at
+        pixels = graph.add("Slice", pixels, graph.ints(0, 0), graph.ints(*covered), graph.ints(2, 3))
     cut = graph.reshape(pixels, -1, 3, rows, size, columns, size)
     cut = graph.add("Transpose", cut, perm=(0, 2, 4, 1, 3, 5))
     weight = part["conv1.weight"].reshape(config.width, -1)
-    return graph.linear(f"{part.prefix}conv1", graph.reshape(cut, -1, 3 * size * size), weight, None)
+    return graph.linear(f"{part.prefix}conv1", graph.reshape(cut, -1, 3 * size * size), weight, bias)
 
 
-def _first_of_each(graph: Graph, batch: str, length: int) -> str:
+def first_of_each(graph: Graph, batch: str, length: int) -> str:
     """Return (B,) int64: 0, L, 2 L, …"""
     zero, one = (graph.tensor(np.array(value, np.int64)) for value in (0, 1))
     count = graph.add("Range", zero, graph.add("Squeeze", batch), one)
@@ -275,7 +282,7 @@ def _attention_pool(part: Part, config: ResNetConfig, x: str) -> str:
     tokens = graph.add("Concat", mean, places, axis=1)
     tokens = graph.add("Add", tokens, graph.tensor(part["positional_embedding"]))
     rows = graph.reshape(tokens, -1, width)
-    readers = _first_of_each(graph, graph.size(x, 0), length)
+    readers = first_of_each(graph, graph.size(x, 0), length)
     queries = graph.add("Gather", rows, readers, axis=0)
     mixed = one_query_attention(part, queries, rows, Lay(length), config.heads)
     projected = graph.add("MatMul", mixed, graph.weight(part["c_proj.weight"].T))

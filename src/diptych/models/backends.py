@@ -121,6 +121,11 @@ class ExportedModel:
         return float(min(np.exp(self.description.logit_scale), self.config.logit_scale_max))
 
     @property
+    def bias(self) -> float:
+        """What is added to the logits of a model that learned with the sigmoid loss; 0 for others."""
+        return self.description.logit_bias or 0.0
+
+    @property
     def digest(self) -> str:
         """Equal digests embed equally: in float32 it is the digest of the model that was exported."""
         if self.description.precision != "int8" and self.plan.precision == "float32":
@@ -138,9 +143,9 @@ class ExportedModel:
         """The opened text tower: tokens (B, L) int64 -> (B, E) float32."""
         return open_tower(self.folder / TEXT, self.plan)
 
-    def tokenize(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return (B, context_length) int64 token ids, zeros behind the end token."""
-        return self.tokenizer.tokens(texts)
+    def tokenize(self, texts: Sequence[str] | str) -> NDArray[np.int64]:
+        """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
+        return self.tokenizer.tokens([texts] if isinstance(texts, str) else texts)
 
     def normalize_pixels(self, pixels: Any) -> Any:
         """Return (B, 3, H, W) float32, normalised, for uint8 pixels (B, 3, H, W)."""
@@ -159,8 +164,8 @@ class ExportedModel:
         normalised: Floats = self.normalize_pixels(stacked.transpose(0, 3, 1, 2))
         return normalised
 
-    def encode_image(self, pixels: Any) -> Any:
-        """Return image_features (B, E) of normalised pictures (B, 3, H, W).
+    def encode_image(self, pixels: Any, *, normalize: bool = False) -> Any:
+        """Return image_features (B, E) of normalised pictures (B, 3, H, W); of unit length if `normalize`.
 
         Raises:
             UsageError: pictures of another shape.
@@ -171,35 +176,45 @@ class ExportedModel:
             raise UsageError(
                 "the picture tower cannot read these", found=given.shape, expected=("B", *wanted)
             )
-        return _like(pixels, self._run(self.image_tower, given))
+        return _like(pixels, _scaled(self._run(self.image_tower, given), unit=normalize))
 
-    def encode_text(self, tokens: Any) -> Any:
-        """Return text_features (B, E) of token ids (B, L) int64.
+    def encode_text(self, tokens: Any, *, normalize: bool = False) -> Any:
+        """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`.
 
         Raises:
             DataError: a text has no end token, or is longer than the context.
         """
         given = np.ascontiguousarray(_array(tokens), dtype=np.int64)
-        return _like(tokens, self._run(self.text_tower, self._cut(given)))
+        return _like(tokens, _scaled(self._run(self.text_tower, self._cut(given)), unit=normalize))
 
     def embed_image(self, pixels: Any) -> Any:
         """Return image_embeds (B, E) float32, unit length."""
-        return _like(pixels, _unit(_array(self.encode_image(pixels))))
+        return self.encode_image(pixels, normalize=True)
 
     def embed_text(self, tokens: Any) -> Any:
         """Return text_embeds (B, E) float32, unit length."""
-        return _like(tokens, _unit(_array(self.encode_text(tokens))))
+        return self.encode_text(tokens, normalize=True)
 
-    def image_rows(self, pixels: NDArray[np.uint8], precision: str = "float32") -> Floats:
-        """Return (B, E) float32 of unit length for uint8 pixels (B, H, W, 3); the plan has the precision."""
+    def image_rows(
+        self, pixels: NDArray[np.uint8], precision: str = "float32", *, unit: bool = True
+    ) -> Floats:
+        """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
+
+        Args:
+            pixels: as `diptych.data.images.evaluation_pixels` cuts them.
+            precision: not looked at: the plan has it.
+            unit: scale rows to unit length.
+        """
         del precision
-        rows: Floats = self.embed_image(self.normalize_pixels(pixels.transpose(0, 3, 1, 2)))
+        rows: Floats = self.encode_image(self.normalize_pixels(pixels.transpose(0, 3, 1, 2)), normalize=unit)
         return rows
 
-    def text_rows(self, tokens: NDArray[np.int64], precision: str = "float32") -> Floats:
-        """Return (B, E) float32 of unit length for token ids (B, L); the plan decides the precision."""
+    def text_rows(
+        self, tokens: NDArray[np.int64], precision: str = "float32", *, unit: bool = True
+    ) -> Floats:
+        """Return (B, E) float32 for token ids (B, L); see `image_rows`."""
         del precision
-        rows: Floats = self.embed_text(tokens)
+        rows: Floats = self.encode_text(tokens, normalize=unit)
         return rows
 
     def to(self, device: Any) -> "ExportedModel":
@@ -216,8 +231,10 @@ class ExportedModel:
         return tower(given) if len(given) else np.zeros((0, self.config.embed_dim), np.float32)
 
     def _cut(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cut a batch behind its longest text."""
+        """Cut a batch behind its longest text, where what follows the end is not read."""
         text = self.config.text
+        if getattr(text, "kind", "clip") != "clip":
+            return tokens
         is_end = tokens == text.end_id
         length = int(is_end.argmax(axis=1).max(initial=0)) + 1
         if not is_end.any(axis=1).all() or length > text.context_length:
@@ -306,7 +323,9 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _unit(features: Floats) -> Floats:
+def _scaled(features: Floats, *, unit: bool) -> Floats:
+    if not unit:
+        return features
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
 
