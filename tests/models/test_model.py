@@ -81,7 +81,7 @@ def test_bfloat16_keeps_the_direction_and_the_norms_in_float32(vision: str) -> N
         (other.embed_text(tokens), one.embed_text(tokens)),
     ):
         assert ours.dtype == torch.float32
-        assert 0.9999 < (ours * theirs).sum(dim=1).min() < 0.999999999
+        assert 0.9998 < (ours * theirs).sum(dim=1).min() < 0.999999999
     held = {name: parameter.dtype for name, parameter in other.clip.named_parameters()}
     assert held["text.ln_final.weight"] == held["logit_scale"] == torch.float32
     assert held["text.blocks.0.mlp.c_fc.weight"] == torch.bfloat16

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from diptych.export.graph import Graph
-from diptych.export.towers import Lay, Part, block, first_of_each, mlp, one_query_attention, patches, transformer
+from diptych.export.towers import (
+    Lay,
+    Part,
+    block,
+    first_of_each,
+    mlp,
+    one_query_attention,
+    patches,
+    transformer,
+)
 
 
 def siglip_vision(part: Part, config: Any, pixels: str) -> str:
