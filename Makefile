@@ -61,7 +61,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup peers
-	@for script in loss startup tokenizer preprocess training; do \
+	@for script in loss startup tokenizer preprocess inference training; do \
 		echo "== $$script"; DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; done
 
 docs: setup

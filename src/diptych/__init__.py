@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from diptych.models.checkpoint import save as save
     from diptych.models.clip import build as build
     from diptych.models.config import ClipConfig as ClipConfig
-    from diptych.models.load import load as load
     from diptych.models.model import Model as Model
+    from diptych.models.opening import load as load
     from diptych.models.presets import preset as preset
     from diptych.train.loss import contrastive_loss as contrastive_loss
 
@@ -52,7 +52,7 @@ _ROOMS = {
     "contrastive_loss": "train.loss",
     "embed_images": "embed.features",
     "embed_texts": "embed.features",
-    "load": "models.load",
+    "load": "models.opening",
     "open_source": "data.sources",
     "pack": "data.pack",
     "preset": "models.presets",

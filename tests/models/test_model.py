@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.export.small import small_model
 
-from diptych.core.errors import SettingsError
+from diptych.core.errors import SettingsError, UnknownNameError
 from diptych.data.images import Preprocess
 from diptych.data.tokenizer import Tokenizer
+from diptych.models import numerics
 from diptych.models.clip import build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
 from diptych.models.model import Model
@@ -67,3 +69,32 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         Model(build(CONFIG, seed=0), other, PREPROCESS)
     with pytest.raises(SettingsError, match="size"):
         Model(build(CONFIG, seed=0), WORDS, Preprocess(size=(64, 32)))
+
+
+@pytest.mark.parametrize("vision", ["vit", "resnet"])
+def test_bfloat16_keeps_the_direction_and_the_norms_in_float32(vision: str) -> None:
+    one, other = small_model(vision), small_model(vision).compute_in("bfloat16")
+    pixels = torch.randn(8, 3, *one.config.vision.image_size, generator=torch.Generator().manual_seed(0))
+    tokens = one.tokenize(["two green dogs", "", "a red circle"])
+    for ours, theirs in (
+        (other.embed_image(pixels), one.embed_image(pixels)),
+        (other.embed_text(tokens), one.embed_text(tokens)),
+    ):
+        assert ours.dtype == torch.float32
+        assert 0.9998 < (ours * theirs).sum(dim=1).min() < 0.999999999
+    held = {name: parameter.dtype for name, parameter in other.clip.named_parameters()}
+    assert held["text.ln_final.weight"] == held["logit_scale"] == torch.float32
+    assert held["text.blocks.0.mlp.c_fc.weight"] == torch.bfloat16
+    rows = other.image_rows(np.zeros((2, *one.config.vision.image_size, 3), np.uint8))
+    assert rows.dtype == np.float32 and np.allclose(np.linalg.norm(rows, axis=1), 1)
+
+
+def test_precisions_are_chosen_by_the_processor_and_misspelt_ones_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for half in (True, False):
+        monkeypatch.setattr(numerics, "multiplies_bfloat16", lambda half=half: half)
+        dtype = next(small_model().compute_in("auto").clip.vision.parameters()).dtype
+        assert dtype == (torch.bfloat16 if half else torch.float32)
+    with pytest.raises(UnknownNameError, match="bfloat16"):
+        small_model().compute_in("bf16")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 
 from diptych.models.clip import Clip
 from diptych.models.config import ClipConfig, ResNetConfig
-from diptych.models.convert import to_openai_state
+from diptych.models.layout_openai import to_openai_state
 from diptych.models.layout_siglip import from_open_clip_siglip, to_open_clip_siglip
 from diptych.models.presets import PRESETS, preset
 

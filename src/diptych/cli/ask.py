@@ -32,16 +32,17 @@ def classify_images(
     """
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
-    from diptych.evaluate.prompts import BARE, load
-    from diptych.models.load import load as load_model
+    from diptych.evaluate.prompts import BARE
+    from diptych.evaluate.prompts import load as load_templates
+    from diptych.models.opening import load
 
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
-    model = load_model(model_ref)
-    classifier = build_classifier(model, names, load(templates) if templates else BARE)
+    model = load(model_ref)
+    classifier = build_classifier(model, names, load_templates(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
-    scale = float(model.clip.logit_scale.detach().exp())
+    scale = model.scale
     found, unreadable = [], []
     for path, embed in zip(images, embeds, strict=True):
         if np.isnan(embed[0]):
@@ -62,13 +63,13 @@ def search_source(
     model_ref: str, ref: str, query: str, *, k: int, folder: Path | None
 ) -> list[dict[str, Any]]:
     """Return the k pictures of a source that a text describes best; the index is built once and kept."""
-    from diptych.models.load import load as load_model
+    from diptych.models.opening import load
 
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
     if not query.strip():
         raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
-    searcher = open_searcher(load_model(model_ref), ref, home=Path(model_ref), folder=folder)
+    searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder)
     return ask(searcher, query, k=k)
 
 

@@ -154,7 +154,7 @@ def evaluate(
     keep_freed_memory()
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites
-    from diptych.models.load import load
+    from diptych.models.opening import load
 
     part = TaskPart(labels or task, source, task, labels, templates)
     (suite,) = build_suites([part], columns=parse_columns(columns))
@@ -261,6 +261,40 @@ def convert(
     return answer({"out": str(out), **convert_model(loaded, out, to)})
 
 
+def export(
+    model: ModelFolder,
+    out: OutFolder,
+    *,
+    to: Literal["onnx"] = "onnx",
+    precision: Literal["float32", "float16", "int8"] = "float32",
+    source: str = "",
+    labels: str = "",
+    columns: str = "",
+) -> int:
+    """Write a model for other runtimes, checked against the original before it appears.
+
+    Args:
+        model: whatever can be loaded: a folder, a weights file, a hub id or a public short name.
+        out: folder for image.onnx, text.onnx and all that belongs to them.
+        to: the format; onnxruntime and OpenVINO read it.
+        precision: of the weights; int8 is the fastest and states the cosine that it keeps.
+        source: pictures and captions of your own to compare on as well.
+        labels: a column of the source: states the zero-shot accuracy of both.
+        columns: names of the table's columns, for example image=photo,caption=title.
+    """
+    del to  # the one format there is; named so that a second one changes no command that is written down
+    keep_freed_memory()
+    from diptych.data.sources import open_source
+    from diptych.export.onnx import export as export_model
+    from diptych.models.load import load
+
+    if labels and not source:
+        raise UsageError("labels of which pictures?", where="--labels", found=labels, fix="give --source too")
+    given = open_source(source, columns=parse_columns(columns)) if source else None
+    receipt = export_model(load(model), out, precision=precision, source=given, labels=labels)
+    return answer({"export": str(out), "precision": precision, **receipt.extra})
+
+
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "tokenizer": tokenizer,
@@ -270,6 +304,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "classify": classify,
     "search": search,
     "convert": convert,
+    "export": export,
 }
 
 

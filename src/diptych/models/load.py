@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -33,9 +33,8 @@ from diptych.models.hub import (
     stated_digest,
 )
 from diptych.models.model import Model
+from diptych.models.numerics import HeldIn
 from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
-
-Precision = Literal["float32", "bfloat16"]
 
 HUB_PREFIX = "hf-hub:"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz")
@@ -55,7 +54,7 @@ def load(
     ref: str | Path,
     *,
     device: str | torch.device = "cpu",
-    precision: Precision = "float32",
+    precision: HeldIn = "float32",
     activation: Activation | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     preprocess: Preprocess | str | None = None,
@@ -69,7 +68,7 @@ def load(
             (`openai/clip-vit-base-patch32`, `hf-hub:…`, `…@revision`) or a public short name
             (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
         device: where the weights go.
-        precision: of the weights.
+        precision: what the weights are held in, see `numerics.hold_in`.
         activation: only for weights that lie without a configuration.
         tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
         preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
@@ -88,9 +87,7 @@ def load(
         model = _assemble(place, activation, tokenizer, preprocess, hub)
     if place.row is not None:
         _check_row(place, model)
-    if precision != "float32":
-        model.clip.to(getattr(torch, precision))
-    return model.to(device)
+    return model.compute_in(precision).to(device)
 
 
 def locate(ref: str | Path, hub: Hub) -> Place:

@@ -23,6 +23,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes, Floats, Precision
+from diptych.models.numerics import HeldIn, hold_in
 
 
 class Model(Encodes):
@@ -103,6 +104,18 @@ class Model(Encodes):
     def to(self, device: str | torch.device) -> "Model":
         """Move the weights to a device and return the model."""
         self.clip.to(device)
+        return self
+
+    def compute_in(self, precision: HeldIn) -> "Model":
+        """Hold the weights in a precision for inference, and return the model (see `numerics.hold_in`).
+
+        bfloat16 keeps a cosine of 0.9999 with float32 and halves the time where the processor has it. It
+        rounds the weights: to train or to save them, load the model anew.
+
+        Raises:
+            UnknownNameError: no such precision.
+        """
+        hold_in(self.clip, precision)
         return self
 
     def tokenize(self, texts: Sequence[str] | str) -> Tensor:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import unknown_name
+from diptych.models.runtimes import multiplies_bfloat16
 
 Engine = Literal["onednn", "mkl"]
 ENGINES: tuple[Engine, ...] = ("onednn", "mkl")
@@ -127,3 +128,33 @@ class _OneDnnLinear(torch.autograd.Function):
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = rows.sum(0)
         return grad_x, grad_weight, grad_bias
+
+
+HeldIn = Literal["float32", "bfloat16", "auto"]
+PRECISIONS: tuple[HeldIn, ...] = ("float32", "bfloat16", "auto")
+
+
+@torch.no_grad()
+def hold_in(module: nn.Module, precision: HeldIn) -> None:
+    """Hold a model's weights in a precision for inference, in place.
+
+    Norms and scalars stay float32: they cost nothing, and their statistics are where half precision shows.
+    Unlike autocast, which turns weights at every call, this halves the memory that a product reads.
+
+    Args:
+        module: the towers.
+        precision: "float32"; "bfloat16"; "auto": bfloat16 where the processor multiplies it in hardware.
+
+    Raises:
+        UnknownNameError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", str(precision), PRECISIONS)
+    half = precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16())
+    dtype = torch.bfloat16 if half else torch.float32
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm | nn.BatchNorm2d):
+            continue
+        for parameter in part.parameters(recurse=False):
+            if parameter.ndim:
+                parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,244 @@
+"""Pictures and texts embedded a second, and the wait for the first one, beside open_clip: the same weights.
+
+    python benchmarks/inference.py --peer-python PEERS/bin/python --data FOLDER
+        [--preset ViT-B-32] [--batches 32,1] [--rounds 5] [--starts 5] [--json FILE]
+
+Ours in torch (float32, bfloat16) and exported (onnxruntime and OpenVINO; float32, bfloat16, int8), open_clip
+in float32 and as it runs under bfloat16 autocast. Every contestant is a process of its own with random
+weights read from disk, and they take turns; medians of the rounds and of the rounds' ratios are reported.
+Pictures are photos, normalised in memory; texts are real captions, as the tokenizer pads them: both sides get
+(B, 77).
+
+`faster_by_cpu_time` compares the processor time of all threads: on a machine that others use too it says more
+than wall time. Cosines are with open_clip's float32 embeddings. The start is a whole process: from its
+command to the embeddings of one picture file and one text, with everything it reads in the page cache.
+
+Reads: `coco/` and `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the
+file of --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is
+measured.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from contest import Contestant, answer_questions, machine, ratio, write_result
+from inference_peer import timed
+
+PEER = Path(__file__).with_name("inference_peer.py")
+BASE = "open_clip float32"
+PEERS = (BASE, "open_clip bfloat16")
+OURS = (
+    "torch float32", "torch bfloat16", "onnx float32", "onnx int8", "openvino float32", "openvino bfloat16",
+    "openvino int8",
+)  # fmt: skip
+PICTURES = 32
+ROUND_SECONDS = 3.0
+"""A round is as many batches as each contestant does in about this time."""
+
+
+def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
+    """Write weights in every form, pixels and tokens; return what was measured while exporting."""
+    import numpy as np
+    from safetensors.torch import save_file
+
+    from diptych.core.settings import to_mapping
+    from diptych.data.images import Preprocess
+    from diptych.data.tokenizer import Tokenizer
+    from diptych.export.onnx import export
+    from diptych.models.checkpoint import save
+    from diptych.models.clip import build
+    from diptych.models.layout_openai import to_openai_state
+    from diptych.models.model import Model
+    from diptych.models.presets import preset as named
+
+    config = named(preset)
+    tokenizer = Tokenizer.from_merges(data / "text" / "bpe_simple_vocab_16e6.txt.gz")
+    model = Model(build(config, seed=0).eval(), tokenizer, Preprocess(size=config.vision.image_size))
+    save(folder / "checkpoint", model)
+    save_file(to_openai_state(model.clip.state_dict()), folder / "open_clip.safetensors")
+    (folder / "config.json").write_text(json.dumps(to_mapping(config)), encoding="utf-8")
+    parity = {}
+    for precision in ("float32", "int8"):
+        receipt = export(model, folder / f"onnx-{precision}", precision=precision)
+        parity[precision] = receipt.extra["parity"]
+    photos = sorted((data / "coco" / "images").glob("*.jpg"))[:PICTURES]
+    (folder / "picture.jpg").write_bytes(photos[0].read_bytes())
+    from PIL import Image
+
+    pixels = model.preprocess_images(Image.open(photo).convert("RGB") for photo in photos)
+    np.save(folder / "pixels.npy", pixels.numpy())
+    listed = json.loads((data / "text" / "captions_val2017.json").read_text(encoding="utf-8"))["annotations"]
+    tokens = tokenizer.tokens([row["caption"] for row in listed[:: len(listed) // PICTURES][:PICTURES]])
+    np.save(folder / "tokens.npy", tokens)
+    lengths = (tokens == tokenizer.end_id).argmax(axis=1) + 1
+    return {"export_parity": parity, "tokens_a_caption": round(float(lengths.mean()), 2)}
+
+
+def open_ours(name: str, folder: Path) -> Any:
+    """Open one of `OURS`."""
+    backend, precision = name.split()
+    if backend == "torch":
+        from diptych.models.checkpoint import load
+
+        return load(folder / "checkpoint").compute_in(precision)
+    from diptych.models.backends import load_exported
+
+    held = "int8" if precision == "int8" else "float32"
+    computed = "bfloat16" if precision == "bfloat16" else "float32"
+    return load_exported(folder / f"onnx-{held}", backend, precision=computed)
+
+
+class Ours:
+    """One of our contestants."""
+
+    def build(self, *, name: str, folder: str) -> dict[str, Any]:
+        """Open the model and the inputs; return the facts about them."""
+        import numpy as np
+
+        self.model = open_ours(name, Path(folder))
+        self.inputs = {
+            "image": np.load(Path(folder) / "pixels.npy"),
+            "text": np.load(Path(folder) / "tokens.npy"),
+        }
+        self.in_torch = name.startswith("torch")
+        if self.in_torch:
+            import torch
+
+            self.inputs = {kind: torch.from_numpy(array) for kind, array in self.inputs.items()}
+        packages = ("diptych", "torch", "onnxruntime", "openvino")
+        return {"versions": {package: _version(package) for package in packages}}
+
+    def embed(self, *, kind: str) -> list[list[float]]:
+        """Return the unit embeddings of all inputs."""
+        rows = getattr(self.model, f"embed_{kind}")(self.inputs[kind])
+        return [[float(x) for x in row] for row in rows]
+
+    def run(self, *, kind: str, batch: int, count: int) -> dict[str, float]:
+        """Embed a batch some times; return the seconds."""
+        encode, given = getattr(self.model, f"encode_{kind}"), self.inputs[kind]
+        pieces = [given[start : start + batch] for start in range(0, PICTURES, batch)]
+        return timed(encode, pieces, count)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def start(name: str, folder: Path) -> None:
+    """Embed one picture file and one text, as the first thing a process does."""
+    from PIL import Image
+
+    model = open_ours(name, folder)
+    pixels = model.preprocess_images([Image.open(folder / "picture.jpg")])
+    image, text = model.embed_image(pixels), model.embed_text(model.tokenize(["a photo of a dog"]))
+    print(float((image * text).sum()))
+
+
+def compare(starts: dict[str, list[str]], folder: Path, kind: str, batch: int, rounds: int) -> dict[str, Any]:
+    """Measure all contestants on one tower and one size of batch, in alternating rounds."""
+    contestants = {name: Contestant(command) for name, command in starts.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    embeds: dict[str, Any] = {}
+    for name, contestant in contestants.items():
+        rows[name] = contestant.ask(do="build", name=name, folder=str(folder))
+        embeds[name] = contestant.ask(do="embed", kind=kind)
+        tried = contestant.ask(do="run", kind=kind, batch=batch, count=1)["seconds"]
+        rows[name]["batches_a_round"] = max(1, round(ROUND_SECONDS / tried))
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            count = rows[name]["batches_a_round"]
+            spent = contestant.ask(do="run", kind=kind, batch=batch, count=count)
+            found[name].append({clock: value / count / batch for clock, value in spent.items()})
+    for contestant in contestants.values():
+        contestant.close()
+    for name, row in rows.items():
+        each = {clock: [one[clock] for one in found[name]] for clock in ("seconds", "cpu_seconds")}
+        row["per_second"] = round(1 / statistics.median(each["seconds"]), 2)
+        row["rounds_per_second"] = [round(1 / one, 2) for one in each["seconds"]]
+        row["per_cpu_second"] = round(1 / statistics.median(each["cpu_seconds"]), 2)
+        if BASE in rows and name != BASE:
+            base = {clock: [one[clock] for one in found[BASE]] for clock in each}
+            row["faster_than_open_clip_by"] = ratio(base["seconds"], each["seconds"])
+            row["faster_by_cpu_time"] = ratio(base["cpu_seconds"], each["cpu_seconds"])
+            row["cosine_min"] = min(
+                sum(x * y for x, y in zip(*pair, strict=True))
+                for pair in zip(embeds[name], embeds[BASE], strict=True)
+            )
+    return rows
+
+
+def starting(commands: dict[str, list[str]], runs: int) -> dict[str, dict[str, Any]]:
+    """Time whole processes in alternating rounds; the first, which fills caches, is not counted."""
+    spent: dict[str, list[float]] = {name: [] for name in commands}
+    for number in range(runs + 1):
+        for name, command in commands.items():
+            begin = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            if number:
+                spent[name].append(time.perf_counter() - begin)
+    base = spent.get(BASE)
+    return {
+        name: {"median_seconds": round(statistics.median(runs), 3), "fastest_seconds": round(min(runs), 3)}
+        | ({"sooner_than_open_clip_by": ratio(base, runs)} if base else {})
+        for name, runs in spent.items()
+    }
+
+
+def main() -> None:
+    """Run the comparisons and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
+    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    parser.add_argument("--preset", default="ViT-B-32")
+    parser.add_argument("--batches", default="32,1")
+    parser.add_argument("--contestants", default=",".join((*PEERS, *OURS)))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--json", help="file to write besides standard output")
+    parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--start", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contestant:
+        ours = Ours()
+        answer_questions({"build": ours.build, "embed": ours.embed, "run": ours.run})
+        return
+    if options.start:
+        start(options.start[0], Path(options.start[1]))
+        return
+    mine, theirs = [sys.executable, __file__], [options.peer_python, str(PEER)]
+    asked = options.contestants.split(",")
+    homes = {name: mine for name in OURS if name in asked}
+    if options.peer_python:
+        homes = {name: theirs for name in PEERS if name in asked} | homes
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        facts = prepare(options.preset, Path(options.data), folder)
+        commands = {name: [*home, "--start", name, place] for name, home in homes.items()}
+        result: dict[str, Any] = {
+            "benchmark": "inference",
+            "preset": options.preset,
+            "machine": machine(),
+        } | facts
+        result["start"] = starting(commands, options.starts) if options.starts else {}
+        contestants = {name: [*home, "--contestant"] for name, home in homes.items()}
+        for kind in ("image", "text"):
+            for batch in map(int, options.batches.split(",")):
+                result[f"{kind}, batch {batch}"] = compare(contestants, folder, kind, batch, options.rounds)
+    write_result(result, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Write a model as ONNX files that other runtimes read, with all that belongs to them beside them.
+
+Reads: a model. Writes: ``image.onnx`` and ``text.onnx`` (batch, and length of texts, of any size),
+``config.json`` (architecture, preprocessing, temperature, how near to the original), the tokenizer's files,
+``golden.safetensors`` and, last, ``manifest.json``. The folder appears only after onnxruntime has run both
+files and they agreed with the model.
+
+A tower of more than 2 GB cannot be one file (a limit of protobuf, ONNX's format): its weights then lie beside
+it in ``image.onnx.data``.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+from PIL import Image
+from safetensors.torch import save as save_tensors
+
+from diptych.core.errors import BadSampleError, UsageError, unknown_name
+from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
+from diptych.core.manifest import Manifest, file_entry, write_manifest
+from diptych.core.settings import to_mapping
+from diptych.data.images import evaluation_pixels, read_pixels
+from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, Numbers
+from diptych.export.quantize import Int8, Observer, observe
+from diptych.export.towers import Part, Style, clip_text, resnet, vit
+from diptych.export.towers_siglip import siglip_text, siglip_vision
+from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
+from diptych.models.backends import (
+    CONFIG,
+    FORMAT,
+    GOLDEN,
+    IMAGE,
+    KIND,
+    PRECISIONS,
+    TEXT,
+    TOKENIZER,
+    ExportDescription,
+    ExportedModel,
+    ExportPrecision,
+)
+from diptych.models.golden import CAPTIONS, golden_pictures, golden_tensors
+from diptych.models.runtimes import Plan
+
+if TYPE_CHECKING:
+    from diptych.data.sources import Source
+    from diptych.models.model import Model
+
+MAX_FILE_BYTES = 2_000_000_000
+
+CALIBRATION_SEED = 7
+"""Of the scenes on which ranges of activations are measured: others than those of the comparison."""
+BATCH = 16
+"""Pictures a step while ranges are measured."""
+
+Writer = Callable[[Part, Any, str], str]
+
+VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
+"""Writers of picture towers by the kind in their configuration."""
+TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text, "siglip": siglip_text}
+"""Writers of text towers by the kind in their configuration."""
+
+
+def export(
+    model: "Model",
+    folder: str | Path,
+    *,
+    precision: ExportPrecision = "float32",
+    source: "Source | None" = None,
+    labels: str = "",
+    replace_old: bool = False,
+) -> Manifest:
+    """Write a model for other runtimes, checked before it appears.
+
+    Args:
+        model: the original.
+        folder: where; must not exist yet, or be empty, unless `replace_old`.
+        precision: of the weights: "float32"; "float16", half the size, computed in float32; "int8", a quarter
+            of the size and faster, at the cosine that config.json states.
+        source: pictures and texts of your own to compare on as well.
+        labels: column of the source with class names: zero-shot accuracy is stated too.
+        replace_old: swap an existing folder for the new one.
+
+    Returns:
+        The manifest as written; `extra` holds what was measured.
+
+    Raises:
+        UnknownNameError: no such precision.
+        UsageError: the folder is filled, or there is no exporter for the model's towers.
+        MissingPackageError: onnxruntime is not installed.
+        IntegrityError: the files do not give what the model gives; nothing is written.
+    """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", str(precision), PRECISIONS, where="--precision")
+    started = time.monotonic()
+    measured_on, compared_on = probe(source, seed=CALIBRATION_SEED, part=0), probe(source, part=1)
+    towers = graphs(model, precision, measured_on)
+    with staging_folder(folder, replace=replace_old) as staged:
+        for name, tower in towers.items():
+            _write(tower, staged / name)
+        model.tokenizer.save(staged)
+        golden = golden_tensors(model)
+        write_bytes(staged / GOLDEN, save_tensors(golden))
+        description = _describe(model, precision, sha256_file(staged / TOKENIZER))
+        exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
+        arrays = {name: tensor.numpy() for name, tensor in golden.items()}
+        found = compare(model, exported, arrays, compared_on)
+        require(found, precision, where=Path(folder))
+        extra: dict[str, Any] = {"parity": plain(found)}
+        if source is not None and labels:
+            extra["zero_shot"] = zero_shot_change(model, exported, source, labels)
+        write_json(staged / CONFIG, to_mapping(replace(description, parity=extra["parity"])))
+        manifest = Manifest(
+            kind=KIND,
+            format=FORMAT,
+            settings={"to": "onnx", "precision": precision},
+            outputs=tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir())),
+            seconds=round(time.monotonic() - started, 3),
+            extra=extra,
+        )
+        write_manifest(staged, manifest)
+    return manifest
+
+
+def graphs(
+    model: "Model", precision: ExportPrecision = "float32", inputs: Probe | None = None
+) -> dict[str, onnx.ModelProto]:
+    """Return both towers as ONNX graphs, by file name.
+
+    Args:
+        model: the original.
+        precision: of the weights.
+        inputs: what ranges of activations are measured on, for int8.
+
+    Raises:
+        UsageError: there is no exporter for the model's kind of towers.
+        MissingPackageError: int8 needs onnxruntime.
+    """
+    if precision != "int8":
+        numbers = Floats(half=precision == "float16")
+        return {name: draw(numbers) for name, draw in drawings(model, precision).items()}
+    pixels, tokens = _batches(model, inputs or probe(seed=CALIBRATION_SEED))
+    result = {}
+    for (name, draw), batches in zip(drawings(model, precision).items(), (pixels, tokens), strict=True):
+        observer = Observer()
+        observed = draw(observer)
+        result[name] = draw(Int8(observe(observed, observer.observed, batches)))
+    return result
+
+
+def drawings(model: "Model", precision: ExportPrecision) -> dict[str, Callable[[Numbers], onnx.ModelProto]]:
+    """Return, by file name, what draws a tower's graph when it is told how to hold numbers."""
+    config = model.config
+    state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.clip.state_dict().items()}
+    vision = _writer(VISION, config.vision.kind)
+    text = _writer(TEXT_TOWERS, getattr(config.text, "kind", "clip"))
+    facts = {"diptych.model": model.digest, "diptych.precision": precision}
+    styles = {
+        "vision": Style(config.activation, config.layer_norm_eps),
+        "text": Style(getattr(config, "text_activation", None) or config.activation, config.layer_norm_eps),
+    }
+
+    def draw(tower: str, write: Writer, shape: Any, given: Any, numbers: Numbers) -> onnx.ModelProto:
+        graph = Graph(numbers)
+        features = write(Part(graph, state, f"{tower}.", styles[tower]), shape, given[0])
+        return graph.model(tower, given, (features, "features", ("batch", config.embed_dim)), facts)
+
+    pixels = ("pixels", FLOAT, ("batch", 3, *config.vision.image_size))
+    tokens = ("tokens", INT64, ("batch", "length"))
+    return {
+        IMAGE: partial(draw, "vision", vision, config.vision, pixels),
+        TEXT: partial(draw, "text", text, config.text, tokens),
+    }
+
+
+def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
+    """Prepare pictures and texts for the towers, the golden ones first."""
+    pictures = golden_pictures(model.preprocess.size)
+    for image in inputs.images:
+        with suppress(BadSampleError):
+            pictures.append(read_pixels(image, model.preprocess))
+    cut = [evaluation_pixels(Image.fromarray(picture), model.preprocess) for picture in pictures]
+    texts = model.tokenizer.tokens([*CAPTIONS, *inputs.texts])
+    pixels = [
+        model.normalize_pixels(torch.from_numpy(np.stack(cut[start : start + BATCH])).permute(0, 3, 1, 2))
+        for start in range(0, len(cut), BATCH)
+    ]
+    return [batch.contiguous().cpu().numpy() for batch in pixels], [texts]
+
+
+def _writer(writers: Mapping[str, Writer], kind: str) -> Writer:
+    if kind not in writers:
+        raise UsageError(
+            "there is no exporter for this kind of tower", found=kind, expected=" or ".join(sorted(writers))
+        )
+    return writers[kind]
+
+
+def _write(tower: onnx.ModelProto, path: Path) -> None:
+    size = sum(len(tensor.raw_data) for tensor in tower.graph.initializer)
+    if size <= MAX_FILE_BYTES:
+        write_bytes(path, tower.SerializeToString())
+        return
+    onnx.save_model(
+        tower, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
+    )
+
+
+def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str) -> ExportDescription:
+    state: dict[str, Array] = {
+        name: tensor.detach().cpu().numpy()
+        for name, tensor in model.clip.state_dict().items()
+        if name in ("logit_scale", "logit_bias")
+    }
+    return ExportDescription(
+        format=FORMAT,
+        model=model.config,
+        preprocess=model.preprocess,
+        tokenizer_sha256=tokenizer_sha256,
+        precision=precision,
+        logit_scale=float(state["logit_scale"]),
+        logit_bias=float(state["logit_bias"]) if "logit_bias" in state else None,
+        model_digest=model.digest,
+        captions=CAPTIONS,
+        provenance=model.provenance,
+    )

@@ -1,0 +1,209 @@
+"""Say how near an exported model comes to the one it was made from.
+
+Embeddings of one model crowd in a narrow cone, so their plain cosines look fine long before answers change;
+the cosine after taking the mean embedding away shows it. Both are stated, and where there are labels the
+zero-shot accuracy of both too.
+
+Reads: the golden inputs, the embedded scenes, and pictures of the user's source if there is one.
+Writes: nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.errors import IntegrityError
+from diptych.core.records import Counts, Metric
+from diptych.data.scenes import scene_pairs
+from diptych.embed.features import embed_images, embed_texts
+from diptych.evaluate.zeroshot import ZeroShotEvaluator
+
+if TYPE_CHECKING:
+    from diptych.data.sources import Source
+    from diptych.models.backends import ExportedModel
+    from diptych.models.model import Model
+
+SCENES = 60
+"""Drawn pictures and captions that every export is compared on, besides the golden ones."""
+SCENES_SEED = 2026
+SOURCE_PICTURES = 256
+"""Pictures of the user's own source that are compared: enough for the mean to mean something."""
+
+FLOORS = {"float32": 0.999999, "float16": 0.9999, "int8": 0.99}
+"""Cosine on the golden inputs below which an export is not published."""
+LARGEST_DIFFERENCE = 1e-5
+"""Of a float32 export's unit embeddings: what rounding in another order leaves of 24 layers is a tenth."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How near one tower comes to the original, over `count` inputs.
+
+    Attributes:
+        count: inputs compared.
+        golden_cosine_min: smallest cosine on the golden inputs, which loading checks again.
+        cosine_min: smallest cosine.
+        cosine_mean: mean cosine.
+        centred_cosine_min: smallest cosine after the mean embedding is taken from both sides.
+        centred_cosine_mean: its mean.
+        largest_difference: of any component of the unit embeddings.
+    """
+
+    count: int
+    golden_cosine_min: float
+    cosine_min: float
+    cosine_mean: float
+    centred_cosine_min: float
+    centred_cosine_mean: float
+    largest_difference: float
+
+
+def parity(found: Floats, expected: Floats, *, golden: int) -> Parity:
+    """Compare unit embeddings (N, E); the first `golden` rows are those of the golden inputs.
+
+    >>> one = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], np.float32)
+    >>> parity(one, one, golden=2).centred_cosine_min
+    1.0
+    """
+    cosines = _cosines(found, expected)
+    mean = expected.mean(axis=0, dtype=np.float64)
+    centred = _cosines(found - mean, expected - mean)
+    return Parity(
+        count=len(found),
+        golden_cosine_min=_round(cosines[:golden].min()),
+        cosine_min=_round(cosines.min()),
+        cosine_mean=_round(cosines.mean()),
+        centred_cosine_min=_round(centred.min()),
+        centred_cosine_mean=_round(centred.mean()),
+        largest_difference=float(f"{np.abs(found - expected).max():.2e}"),
+    )
+
+
+def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return np.asarray((one * other).sum(axis=1) / np.where(lengths > 0, lengths, 1))
+
+
+def _round(value: float) -> float:
+    return round(float(value), 7)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Pictures and texts that both models embed.
+
+    Attributes:
+        images: encoded files.
+        texts: captions.
+    """
+
+    images: tuple[bytes, ...]
+    texts: tuple[str, ...]
+
+
+def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int = 0) -> Probe:
+    """Gather scenes, and every second of the first pairs of a source.
+
+    Args:
+        source: the user's own pairs.
+        seed: of the scenes.
+        part: 0 or 1, which half of the source's pairs: one to measure ranges on, the other to compare on.
+    """
+    pairs = list(scene_pairs(SCENES, seed=seed, split="test"))
+    if source is not None:
+        pairs += islice(source.pairs(Counts()), part, 2 * SOURCE_PICTURES, 2)
+    return Probe(tuple(pair.image for pair in pairs), tuple(pair.captions[0] for pair in pairs))
+
+
+def compare(
+    model: "Model", exported: "ExportedModel", golden: Mapping[str, NDArray[Any]], inputs: Probe
+) -> dict[str, Parity]:
+    """Embed the same inputs with both.
+
+    Args:
+        model: the original, in float32.
+        exported: its export.
+        golden: the original's golden tensors.
+        inputs: further pictures and texts.
+
+    Returns:
+        By tower.
+    """
+    # The exported model has the face that embedding asks for, though not the class.
+    both = cast("Model", exported), model
+    images = [embed_images(one, inputs.images) for one in both]
+    texts = [embed_texts(one, inputs.texts) for one in both]
+    readable = np.isfinite(images[1][:, 0])
+    images = [rows[readable] for rows in images]
+    own = {
+        "image": exported.image_rows(golden["pixels"]),
+        "text": exported.text_rows(golden["tokens"]),
+    }
+    result = {}
+    for tower, (found, expected) in {"image": images, "text": texts}.items():
+        reference = golden[f"{tower}_embeds"]
+        result[tower] = parity(
+            np.concatenate([own[tower], found]),
+            np.concatenate([reference, expected]),
+            golden=len(reference),
+        )
+    return result
+
+
+def require(found: Mapping[str, Parity], precision: str, *, where: Path) -> None:
+    """Refuse an export that is not what it should be.
+
+    Raises:
+        IntegrityError: a tower is further from the original than its precision explains.
+    """
+    for tower, told in found.items():
+        exact = precision != "float32" or told.largest_difference <= LARGEST_DIFFERENCE
+        if exact and told.golden_cosine_min >= FLOORS[precision]:
+            continue
+        raise IntegrityError(
+            f"the exported {tower} tower does not give what the model gives",
+            where=where,
+            found=f"cosine {told.golden_cosine_min:.6f}, difference {told.largest_difference:.1e}",
+            expected=f"cosine {FLOORS[precision]:g} or more"
+            + (f", difference up to {LARGEST_DIFFERENCE:g}" if precision == "float32" else ""),
+            fix="export with --precision float32" if precision != "float32" else "report this as a bug",
+        )
+
+
+def zero_shot_change(
+    model: "Model", exported: "ExportedModel", source: "Source", labels: str
+) -> dict[str, Any]:
+    """Score both on a labelled source.
+
+    Returns:
+        Top-1 of both by prompt set, plain values.
+
+    Raises:
+        UnknownNameError: the source has no such column.
+    """
+    evaluator = ZeroShotEvaluator(labels, source, labels)
+    scores = [_top1(evaluator(one)) for one in (model, cast("Model", exported))]
+    return {
+        "source": source.name,
+        "labels": labels,
+        "pictures": max((metric.n for metric in scores[0].values()), default=0),
+        "original": {name: metric.value for name, metric in scores[0].items()},
+        "exported": {name: metric.value for name, metric in scores[1].items()},
+    }
+
+
+def _top1(metrics: Sequence[Metric]) -> dict[str, Metric]:
+    return {metric.metric: metric for metric in metrics if metric.metric.startswith("top1[")}
+
+
+def plain(found: Mapping[str, Parity]) -> dict[str, dict[str, float]]:
+    """Return plain values for config.json."""
+    return {tower: asdict(told) for tower, told in found.items()}

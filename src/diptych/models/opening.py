@@ -1,0 +1,106 @@
+"""The door to every model: `diptych.load`.
+
+What `diptych export` wrote opens in its own runtime, without torch; everything else goes to
+`diptych.models.load`.
+
+Reads: what the reference means. Writes: nothing outside the hub's cache and an export's `measured.json`.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from diptych.core.errors import UsageError, unknown_name
+from diptych.models.backends import is_export, load_exported
+
+if TYPE_CHECKING:
+    from diptych.data.images import Preprocess
+    from diptych.data.tokenizer import Tokenizer
+    from diptych.models.config import Activation
+    from diptych.models.hub import Hub
+    from diptych.models.model import Model
+    from diptych.models.numerics import HeldIn
+
+Backend = Literal["auto", "torch", "onnx", "openvino"]
+BACKENDS: tuple[Backend, ...] = ("auto", "torch", "onnx", "openvino")
+
+
+def load(
+    ref: str | Path,
+    *,
+    backend: Backend = "auto",
+    device: Any = "cpu",
+    precision: "HeldIn | None" = None,
+    activation: "Activation | None" = None,
+    tokenizer: "Tokenizer | str | Path | None" = None,
+    preprocess: "Preprocess | str | None" = None,
+    hub: "Hub | None" = None,
+) -> "Model":
+    """Load a model ready to embed.
+
+    Args:
+        ref: a folder (checkpoint, finished run or export of diptych, open_clip, transformers), a weights file
+            (OpenAI's archives and state dictionaries, open_clip, training checkpoints), a hub id
+            (`openai/clip-vit-base-patch32`, `hf-hub:…`, `…@revision`) or a public short name
+            (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
+        backend: what runs the towers. "auto": torch, and for an export the fastest installed runtime that
+            keeps a cosine of 0.9999 (or what a quantised file states); "onnx", "openvino": of an export only.
+        device: where the weights go.
+        precision: what the weights are held in: "float32", "bfloat16", or "auto": bfloat16 where the
+            processor multiplies it. None: float32; for an export whatever suits the backend.
+        activation: only for weights that lie without a configuration.
+        tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
+        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
+        hub: revision, cache and whether the network may be used.
+
+    Returns:
+        A `Model`; for an export `ExportedModel`, which has the same face and gives arrays for tensors.
+
+    Raises:
+        UsageError: there is no such model, or something must be passed that the files do not tell.
+        IntegrityError: a file is damaged, holds more than weights, or does not fit the others.
+        EnvironmentFault: the hub cannot be reached.
+    """
+    if backend not in BACKENDS:
+        raise unknown_name("backend", str(backend), BACKENDS)
+    if is_export(ref):
+        said = {"activation": activation, "tokenizer": tokenizer, "preprocess": preprocess}
+        _refuse(ref, backend, [name for name, value in said.items() if value is not None])
+        chosen = None if precision == "auto" else precision
+        return cast("Model", load_exported(ref, backend, precision=chosen).to(device))
+    if backend in ("onnx", "openvino"):
+        raise UsageError(
+            f"only an export runs on {backend}",
+            where=ref,
+            expected="a folder that `diptych export` wrote",
+            fix=f"diptych export {ref} OUT, then load OUT",
+        )
+    from diptych.models.hub import Hub
+    from diptych.models.load import load as load_with_torch
+
+    return load_with_torch(
+        ref,
+        device=device,
+        precision=precision or "float32",
+        activation=activation,
+        tokenizer=tokenizer,
+        preprocess=preprocess,
+        hub=hub or Hub(),
+    )
+
+
+def _refuse(ref: str | Path, backend: Backend, said: list[str]) -> None:
+    """Refuse what an export cannot be told: it says everything itself, and torch does not read it."""
+    if said:
+        raise UsageError(
+            "an export has its own activation, tokenizer and preprocessing",
+            where=ref,
+            found=", ".join(f"{name}=" for name in said),
+            fix="leave them out",
+        )
+    if backend == "torch":
+        raise UsageError(
+            "torch does not read exports",
+            where=ref,
+            expected='backend="auto", "onnx" or "openvino"',
+            fix="load the checkpoint that was exported",
+        )
