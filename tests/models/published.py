@@ -1,14 +1,21 @@
 """Small models with random weights in the formats of others, for the tests of loading and converting."""
 
+import hashlib
+import json
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.data.tokenizer import Tokenizer
+from diptych.models.golden import CAPTIONS
+from diptych.models.model import Model
 
 WORDS = Tokenizer.train(
     ["a photo of a red dog", "two blue squares above a circle"] * 9, size=560, context_length=20
@@ -122,3 +129,62 @@ def write_archive(path: Path, model: OpenaiClip) -> None:
     traced.save(str(path))
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
+
+
+ALONE: dict[str, Any] = {"tokenizer": WORDS, "preprocess": "clip"}
+OPEN_CLIP: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 24,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16},
+        "text_cfg": {
+            "context_length": 20, "vocab_size": WORDS.vocab_size, "width": 64, "heads": 1, "layers": 2,
+        },
+    },
+    "preprocess_cfg": {
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    },
+}  # fmt: skip
+
+
+def theirs(activation: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:
+    return dict(openai_clip(activation).state_dict())
+
+
+def open_clip_folder(folder: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Path:
+    folder.mkdir(parents=True)
+    document = json.loads(json.dumps(OPEN_CLIP))
+    change(document)
+    (folder / "open_clip_config.json").write_text(json.dumps(document))
+    save_file(theirs(), folder / "open_clip_model.safetensors")
+    WORDS.save(folder)
+    return folder
+
+
+def agrees(model: Model, activation: torch.nn.Module | None = None) -> None:
+    """Hold both towers against OpenAI's CLIP as the paper describes it."""
+    tokens = model.tokenize(CAPTIONS)
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images, texts, scale = openai_clip(activation)(pixels, tokens)
+    assert (model.embed_image(pixels) - images).abs().max() < 1e-5
+    assert (model.embed_text(tokens) - texts).abs().max() < 1e-5
+    assert torch.equal(model.clip.logit_scale.exp(), scale)
+
+
+def cached(cache: Path, repository: str, files: dict[str, bytes], *, commit: str = "c" * 40) -> Path:
+    """Lay files out as huggingface_hub keeps them; return the folder of the commit."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
+    (home / "blobs").mkdir()
+    folder = home / "snapshots" / commit
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        blob = home / "blobs" / hashlib.sha256(data).hexdigest()
+        blob.write_bytes(data)
+        (folder / name).symlink_to(Path("..") / ".." / "blobs" / blob.name)
+    return folder

@@ -165,6 +165,18 @@ def test_squashed_pictures_are_squashed(copied: Path) -> None:
     assert (ours.preprocess_images(pictures()) - expected).abs().max() < 2e-6
 
 
+def test_transformers_cuts_some_odd_margins_one_pixel_earlier_than_openai_did(copied: Path) -> None:
+    """torchvision, and so OpenAI and open_clip, round half a pixel to even; transformers rounds it down."""
+    rows = np.arange(39 * 36 * 3).reshape(39, 36, 3).astype(np.uint8)  # 3 rows too many: 1.5 to cut above
+    whole, ours = processor(copied), load(copied)
+    theirs = whole(images=[Image.fromarray(rows)], return_tensors="pt")["pixel_values"]
+    shifted = whole(images=[Image.fromarray(rows[1:])], return_tensors="pt")["pixel_values"]
+    found = ours.preprocess_images([Image.fromarray(rows)])
+    assert (found - theirs).abs().max() > 0.1
+    assert (found[:, :, :-1] - theirs[:, :, 1:]).abs().max() < 2e-6
+    assert (found - shifted).abs().max() < 2e-6
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "told"),
     [

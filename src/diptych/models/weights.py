@@ -197,18 +197,20 @@ def _archive(path: Path) -> Weights:
 
 
 def _tensors(path: Path, told: Mapping[str, Any]) -> dict[str, Tensor]:
-    storages: dict[tuple[str, str], Tensor] = {}
-    tensors: dict[str, Tensor] = {}
+    views = told["tensors"]
+    wanted = {(key, dtype, elements) for key, dtype, elements, *_ in views.values()}
     try:
         with zipfile.ZipFile(path) as archive:
-            for name, (key, dtype, elements, offset, shape, stride) in told["tensors"].items():
-                if (key, dtype) not in storages:
-                    member = f"{told['root']}/data/{key}"
-                    storages[key, dtype] = _storage(archive, member, dtype, elements)
-                tensors[name] = storages[key, dtype].as_strided(shape, stride, offset)
+            storages = {
+                (key, dtype, elements): _storage(archive, f"{told['root']}/data/{key}", dtype, elements)
+                for key, dtype, elements in sorted(wanted)
+            }
+        return {
+            name: storages[key, dtype, elements].as_strided(shape, stride, offset)
+            for name, (key, dtype, elements, offset, shape, stride) in views.items()
+        }
     except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
         raise _damaged(path, found=str(error) or type(error).__name__) from error
-    return tensors
 
 
 def _storage(archive: zipfile.ZipFile, name: str, dtype: str, elements: int) -> Tensor:
