@@ -127,3 +127,23 @@ def test_a_cut_file_is_refused_in_every_mode() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(SettingsError, match="exact or fast"):
         evaluation_pixels(rgb(), SMALL, mode="quick")  # type: ignore[arg-type]
+
+
+def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_stands() -> None:
+    plain = jpeg.plain_jpeg(encoded(rgb(), "JPEG"))
+    if plain is None:
+        pytest.skip("simplejpeg is not installed")
+    assert not plain.may_be_turned
+    assert jpeg._read_segments(encoded(rgb(), "JPEG")) == (True, False)
+    assert jpeg._read_segments(encoded(rgb(), "JPEG", progressive=True)) == (False, False)
+    assert jpeg._read_segments(turned(6)) == (True, True)
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    xmp = encoded(rgb(), "JPEG", xmp=packet)
+    assert jpeg._read_segments(xmp) == (True, True)
+    # Words of metadata inside the compressed data, or behind the end, turn nothing.
+    assert jpeg._read_segments(encoded(rgb(), "JPEG") + b"Exif\x00\x00Orientation") == (True, False)
+    data = encoded(rgb(), "JPEG", comment=b"\xff\xda" * 40)
+    assert jpeg._read_segments(data) == (True, False)
+    for cut in range(2, 700):
+        jpeg._read_segments(data[:cut])  # whatever is missing, it ends
+    assert jpeg._read_segments(b"\xff\xd8" + b"\xff" * 50) == (False, True)

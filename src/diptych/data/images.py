@@ -136,7 +136,7 @@ class Preprocess:
         if lasting.is_contiguous():
             # Channels-last: as rows of W·3 values, or each loop inside would be three values long.
             mean, std = (constant.flatten().repeat(pixels.shape[-1]) for constant in (mean, std))
-            lasting.view(*lasting.shape[:-2], -1).sub_(mean).div_(std)
+            lasting.view(*lasting.shape[:-2], len(mean)).sub_(mean).div_(std)
             return floats
         return floats.sub_(mean).div_(std)
 

@@ -131,7 +131,7 @@ def _read_segments(data: bytes) -> tuple[bool, bool]:
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         segment = data[place + 4 : end]
         if marker == START_OF_SCAN:
-            return 0 < components == segment[0], turned
+            return components > 0 and segment[:1] == bytes((components,)), turned
         if marker == APP1:
             turned = turned or segment.startswith(b"Exif\x00") or b"Orientation" in segment
         if marker in FRAMES and len(segment) > ALL_COMPONENTS_AT:
