@@ -127,3 +127,58 @@ def test_a_cut_file_is_refused_in_every_mode() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(SettingsError, match="exact or fast"):
         evaluation_pixels(rgb(), SMALL, mode="quick")  # type: ignore[arg-type]
+
+
+def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_stands() -> None:
+    plain = jpeg.plain_jpeg(encoded(rgb(), "JPEG"))
+    if plain is None:
+        pytest.skip("simplejpeg is not installed")
+    assert not plain.may_be_turned
+    assert jpeg._read_segments(encoded(rgb(), "JPEG")) == (True, False)
+    assert jpeg._read_segments(encoded(rgb(), "JPEG", progressive=True)) == (False, False)
+    assert jpeg._read_segments(turned(6)) == (True, True)
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="6"/>'
+    xmp = encoded(rgb(), "JPEG", xmp=packet)
+    assert jpeg._read_segments(xmp) == (True, True)
+    # Words of metadata inside the compressed data, or behind the end, turn nothing.
+    assert jpeg._read_segments(encoded(rgb(), "JPEG") + b"Exif\x00\x00Orientation") == (True, False)
+    data = encoded(rgb(), "JPEG", comment=b"\xff\xda" * 40)
+    assert jpeg._read_segments(data) == (True, False)
+    for cut in range(2, 700):
+        jpeg._read_segments(data[:cut])  # whatever is missing, it ends
+    assert jpeg._read_segments(b"\xff\xd8" + b"\xff" * 50) == (False, True)
+
+
+@pytest.mark.deep
+def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: Path) -> None:
+    """A ViT-B/32 with random weights, which sees all pictures as alike: centred, it is the harder test."""
+    torch = pytest.importorskip("torch")
+    from diptych.models.clip import build
+    from diptych.models.presets import preset
+
+    parts = [
+        Image.open(file).convert("RGB") for file in sorted((shared_data / "coco" / "images").glob("*.jpg"))
+    ]
+    preprocess, pixels = Preprocess(), {"exact": [], "fast": []}
+    for number in range(16):
+        sheet = Image.new("RGB", (1921, 1081))
+        for place in range(9):
+            sheet.paste(parts[number * 9 + place], (place % 3 * 640, place // 3 * 427))
+        data = encoded(sheet, "JPEG", quality=90)
+        for mode, rows in pixels.items():
+            rows.append(read_pixels(data, preprocess, mode=mode))
+    off = np.abs(np.array(pixels["exact"]).astype(int) - np.array(pixels["fast"]))
+    clip, embeds = build(preset("ViT-B-32"), seed=0).eval(), []
+    for rows in pixels.values():
+        with torch.inference_mode():
+            batch = preprocess.normalize(torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2))
+            embeds.append(clip.encode_image(batch))
+    exact, fast = embeds
+    plain = torch.nn.functional.cosine_similarity(exact, fast).min().item()
+    mean = exact.mean(dim=0)
+    centred = torch.nn.functional.cosine_similarity(exact - mean, fast - mean).min().item()
+    print(
+        f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, centred {centred:.6f}"
+    )
+    assert off.mean() < 1
+    assert plain >= 0.9995 and centred >= 0.999

@@ -220,3 +220,18 @@ def test_real_photos_equal_pillow_step_by_step(shared_data: Path):
         left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
         expected = image.resize(size, Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
         np.testing.assert_array_equal(read_pixels(path.read_bytes(), Preprocess()), np.asarray(expected))
+
+
+def test_normalising_is_the_same_to_the_bit_in_every_layout():
+    torch = pytest.importorskip("torch")
+    preprocess = Preprocess(size=(20, 24))
+    pixels = torch.arange(2 * 3 * 20 * 24).remainder(256).to(torch.uint8).view(2, 3, 20, 24)
+    mean, std = (torch.tensor(value)[:, None, None] for value in (preprocess.mean, preprocess.std))
+    expected = (pixels.float() / 255 - mean) / std
+    lasting = pixels.contiguous(memory_format=torch.channels_last)
+    for given in (pixels, lasting, pixels[:, :, :, ::1], lasting[:, :, 2:, 3:], pixels[0], lasting[0]):
+        like = expected[0] if given.ndim == 3 else expected[..., -given.shape[-2] :, -given.shape[-1] :]
+        assert torch.equal(preprocess.normalize(given), like)
+        assert given.dtype == torch.uint8
+    assert preprocess.normalize(pixels[:0]).shape == (0, 3, 20, 24)
+    assert preprocess.normalize(lasting[:0]).shape == (0, 3, 20, 24)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from diptych.core.errors import SettingsError
 from diptych.data.decoding import decode, decode_with, inspect, orientation, to_rgb, upright
-from diptych.data.jpeg import Pixels, decode_plain_jpeg, has_orientation, plain_jpeg_size
+from diptych.data.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
 from diptych.data.orientation import stored_corner, swapped, turned
 from diptych.data.picture_limits import DEFAULT_LIMITS, ImageLimits
 from diptych.data.resampling import FILTERS, Size, boxed_window, cover, exact_window, fast_window
@@ -142,6 +142,12 @@ class Preprocess:
         """
         floats = pixels.float().div_(255)
         mean, std = (floats.new_tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
+        lasting = floats.movedim(-3, -1)
+        if lasting.is_contiguous():
+            # Channels-last: as rows of W·3 values, or each loop inside would be three values long.
+            mean, std = (constant.flatten().repeat(pixels.shape[-1]) for constant in (mean, std))
+            lasting.view(*lasting.shape[:-2], len(mean)).sub_(mean).div_(std)
+            return floats
         return floats.sub_(mean).div_(std)
 
     def __call__(self, image: Image.Image) -> "Tensor":
@@ -245,13 +251,13 @@ def check_mode(mode: str) -> str:
 def _read_fast(
     data: bytes, preprocess: Preprocess, limits: ImageLimits, rng: np.random.Generator | None
 ) -> Pixels:
-    stored = plain_jpeg_size(data, limits)
-    if stored is not None:
-        turn = orientation(data, limits) if has_orientation(data) else 1
-        small = _read_small(data, limits, stored, turn, preprocess, rng)
+    plain = plain_jpeg(data, limits)
+    if plain is not None:
+        turn = orientation(data, limits) if plain.may_be_turned else 1
+        small = _read_small(plain, turn, preprocess, rng)
         if small is not None:
             return small
-        array = decode_plain_jpeg(data, limits, as_stored=True)
+        array = plain.decode()
         if array is not None:
             array = turned(array, turn)
             return _fast(array, preprocess) if rng is None else _training(array, preprocess, rng, mode="fast")
@@ -261,19 +267,14 @@ def _read_fast(
 
 
 def _read_small(
-    data: bytes,
-    limits: ImageLimits,
-    stored: Size,
-    turn: int,
-    preprocess: Preprocess,
-    rng: np.random.Generator | None,
+    plain: PlainJpeg, turn: int, preprocess: Preprocess, rng: np.random.Generator | None
 ) -> Pixels | None:
     """Read a JPEG that is several times the target's size from its lower frequencies; None: it is not.
 
     The window is cut out of the picture as it is stored and turned then: libjpeg rounds the size of what it
     decodes up, and only in the stored orientation is the part of a pixel that this adds at the far ends.
     """
-    size = preprocess.size
+    size, stored = preprocess.size, plain.size
     covered = _covered(
         swapped(stored, turn), preprocess.resize, size if rng is None else preprocess.train_size()
     )
@@ -282,7 +283,7 @@ def _read_small(
         return None
     if stored[0] < 2 * least[0] or stored[1] < 2 * least[1] or not _is_compact(covered, size):
         return None
-    array = decode_plain_jpeg(data, limits, as_stored=True, at_least=least)
+    array = plain.decode(at_least=least)
     if array is None:
         return None
     corner, mirror = _corner(covered, size), False

@@ -3,10 +3,12 @@
 Measured bit-equal to Pillow on 34,658 product photos and 160 COCO photos, and 2.4 times as fast at 60×80.
 
 Reads: encoded bytes in memory. Writes: nothing.
+Source: the order of segments and what their bytes mean: ITU-T T.81 (1992), annex B.
 """
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,58 @@ from diptych.data.picture_limits import DEFAULT_LIMITS, ImageLimits, check_bytes
 
 Pixels = NDArray[np.uint8]
 
+START, FILL = b"\xff\xd8", 0xFF
+START_OF_SCAN, APP1 = 0xDA, 0xE1
+SEQUENTIAL = frozenset({0xC0, 0xC1})
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+BARE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a segment behind them."""
+ALL_COMPONENTS_AT = 5
+"""Place of the number of components in a frame's segment."""
 
-def plain_jpeg_size(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int] | None:
-    """Return the stored height and width of an ordinary colour JPEG, None for anything else.
+
+@dataclass(frozen=True, slots=True)
+class PlainJpeg:
+    """A colour JPEG whose header was read and is within the limits.
+
+    Attributes:
+        data: the encoded file.
+        size: stored height and width.
+        may_be_turned: its metadata may hold an orientation, which only a parser of them can tell.
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    may_be_turned: bool
+
+    def decode(self, *, at_least: tuple[int, int] | None = None) -> Pixels | None:
+        """Decode the pixels as they are stored, or return None where Pillow has to look at the file.
+
+        Args:
+            at_least: height and width that suffice: where half of each side (or less) covers them, only that
+                is decoded, from the lower frequencies.
+
+        Returns:
+            (height, width, 3) uint8 RGB; None for every file that libjpeg-turbo so much as warns about.
+        """
+        codec: Any = jpeg_codec()
+        scaled = {}
+        if at_least is not None and all(
+            2 * least <= side for least, side in zip(at_least, self.size, strict=True)
+        ):
+            scaled = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
+        try:
+            pixels: Pixels = codec.decode_jpeg(self.data, "RGB", **scaled)
+        except Exception:
+            return None
+        return pixels
+
+
+def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg | None:
+    """Read the header of an ordinary colour JPEG.
+
+    Returns:
+        The header; None for anything unusual: no `simplejpeg`, other formats, grey, CMYK and YCCK, damage.
 
     Raises:
         BadSampleError: if the file or its header is beyond the limits.
@@ -33,16 +84,14 @@ def plain_jpeg_size(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[
     if colours != "YCbCr":
         return None
     check_size(width, height, limits)
-    check_scans(data, width, height)
-    return height, width
+    single_scan, may_be_turned = _read_segments(data)
+    if not single_scan:
+        check_scans(data, width, height)
+    return PlainJpeg(data, (height, width), may_be_turned)
 
 
 def decode_plain_jpeg(
-    data: bytes,
-    limits: ImageLimits = DEFAULT_LIMITS,
-    *,
-    as_stored: bool = False,
-    at_least: tuple[int, int] | None = None,
+    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, as_stored: bool = False
 ) -> Pixels | None:
     """Decode an ordinary colour JPEG without Pillow, or return None where Pillow has to look at it.
 
@@ -53,8 +102,6 @@ def decode_plain_jpeg(
         data: the encoded file.
         limits: what is allowed.
         as_stored: decode files with an orientation too, and do not turn them.
-        at_least: height and width that suffice: where half of each side (or less) covers them, only that is
-            decoded, from the lower frequencies.
 
     Returns:
         (height, width, 3) uint8 RGB, or None.
@@ -62,21 +109,35 @@ def decode_plain_jpeg(
     Raises:
         BadSampleError: if the file or its header is beyond the limits.
     """
-    size = plain_jpeg_size(data, limits)
-    if size is None or (has_orientation(data) and not as_stored):
+    plain = plain_jpeg(data, limits)
+    if plain is None or (plain.may_be_turned and not as_stored):
         return None
-    scaled = {}
-    if at_least is not None and all(2 * least <= side for least, side in zip(at_least, size, strict=True)):
-        scaled = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
-    try:
-        return cast(Pixels, cast(Any, jpeg_codec()).decode_jpeg(data, "RGB", **scaled))
-    except Exception:
-        return None
+    return plain.decode()
 
 
-def has_orientation(data: bytes) -> bool:
-    """Say whether a JPEG may hold an orientation, which only a parser of its metadata can tell."""
-    return b"Exif\x00" in data or b"Orientation" in data
+def _read_segments(data: bytes) -> tuple[bool, bool]:
+    """Walk the segments up to the first scan; searching the whole file would take a tenth of decoding it.
+
+    Returns:
+        Whether that scan is certainly the only one that is decoded (a sequential frame with all components in
+        it), and whether an orientation may be there. Where the walk stumbles: False and True.
+    """
+    place, components, turned = len(START), 0, False
+    while place + 4 <= len(data) and data[place] == FILL:
+        marker = data[place + 1]
+        if marker == FILL or marker in BARE:
+            place += 1 if marker == FILL else 2
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        segment = data[place + 4 : end]
+        if marker == START_OF_SCAN:
+            return components > 0 and segment[:1] == bytes((components,)), turned
+        if marker == APP1:
+            turned = turned or segment.startswith(b"Exif\x00") or b"Orientation" in segment
+        if marker in FRAMES and len(segment) > ALL_COMPONENTS_AT:
+            components = segment[ALL_COMPONENTS_AT] if marker in SEQUENTIAL else 0
+        place = max(end, place + 2)
+    return False, True
 
 
 @cache

@@ -1,7 +1,7 @@
 """Resize a picture and keep one window of it: to the bit as Pillow does, or through torch within one level.
 
-Both resize in two passes, columns first, as Pillow's own resize does inside; what falls outside the window is
-cut away between the passes and never computed.
+Both resize in two passes, columns first, as Pillow's own resize does inside. With Pillow, what falls outside
+the window is cut away between the passes and never computed.
 
 Reads and writes: pixels in memory.
 Source: Pillow's `Image.resize` (antialiased filters in fixed point, 22 bits); its bicubic is Keys 1981 with
@@ -118,33 +118,33 @@ def fast_window(
         (height, width, 3) uint8, each value at most 1 from `exact_window`'s.
     """
     import torch
+    from torch.nn.functional import interpolate
 
-    (height, width), (top, left), image_height = size, corner, pixels.shape[0]
-    extent = (image_height, pixels.shape[1]) if extent is None else extent
-    first, last = _rows_read(image_height, covered[0], top, height, REACH[filter_name])
+    (height, width), (top, left) = size, corner
     # (1, 3, H, W) seen on (H, W, 3): channels-last in memory, which torch has vector code for.
-    picture = torch.from_numpy(pixels[first:last]).permute(2, 0, 1)[None]
-    if covered[1] != picture.shape[3]:
-        picture = _resized(picture, 3, covered[1], extent[1], filter_name)
-    picture = picture[..., left : left + width]
-    if covered[0] != image_height:
-        whole = torch.zeros((1, image_height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        whole[:, :, first:last] = picture
-        picture = _resized(whole, 2, covered[0], extent[0], filter_name)[:, :, top:]
-    found: Pixels = np.ascontiguousarray(picture[0, :, :height].permute(1, 2, 0).numpy())
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    if extent is None or extent == pixels.shape[:2]:
+        picture = interpolate(picture, size=covered, mode=filter_name, antialias=True)
+    else:
+        for axis in (1, 0):
+            picture = _resized(picture, axis, covered[axis], extent[axis], filter_name)
+    window = picture[0, :, top : top + height, left : left + width].numpy()
+    found: Pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for channel in range(3):  # torch hands planes back; plane by plane they are woven together soonest
+        found[..., channel] = window[channel]
     return found
 
 
 def _resized(picture: "Tensor", axis: int, covered: int, extent: float, filter_name: str) -> "Tensor":
-    """Resize one axis so that its first `extent` pixels become `covered`."""
+    """Resize rows (axis 0) or columns (1) so that the first `extent` of them become `covered`."""
     from torch.nn.functional import interpolate
 
-    if extent == picture.shape[axis]:
-        size = [picture.shape[2], picture.shape[3]]
-        size[axis - 2] = covered
+    size = [picture.shape[2], picture.shape[3]]
+    if extent == size[axis]:
+        size[axis] = covered
         return interpolate(picture, size=size, mode=filter_name, antialias=True)
     factors = [1.0, 1.0]
-    factors[axis - 2] = covered / extent
+    factors[axis] = covered / extent
     return interpolate(picture, scale_factor=factors, mode=filter_name, antialias=True)
 
 
