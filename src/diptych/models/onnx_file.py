@@ -6,8 +6,8 @@ ONNX's own way of keeping data outside. The runtime then maps them into memory (
 open, and 40 % less memory).
 
 Reads: an ONNX file. Writes: nothing.
-Source: onnx.proto (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.raw_data = 9, external_data =
-13, data_location = 14); the protobuf encoding.
+Source: the protobuf encoding; onnx.proto: ModelProto.graph = 7, GraphProto.initializer = 5,
+TensorProto.raw_data = 9, external_data = 13, data_location = 14.
 """
 
 import mmap
