@@ -13,13 +13,20 @@ import torch
 from PIL import Image
 from tests.export.small import small_model
 
-from diptych.core.errors import DataError, IntegrityError, MissingPackageError, UnknownNameError, UsageError
+from diptych.core.errors import (
+    DataError,
+    EnvironmentFault,
+    IntegrityError,
+    MissingPackageError,
+    UnknownNameError,
+    UsageError,
+)
 from diptych.core.manifest import Manifest, file_entry, read_manifest, write_manifest
 from diptych.data.scenes import scene_pairs
 from diptych.embed.features import embed_images, embed_texts
 from diptych.evaluate.classifier import build_classifier
 from diptych.export.onnx import export
-from diptych.models import backend_choice, runtimes
+from diptych.models import backend_choice, notes, runtimes
 from diptych.models.backends import ExportedModel, load_exported
 from diptych.models.model import Model
 from diptych.models.runtimes import Plan
@@ -173,13 +180,13 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    real, tried = backend_choice.check_file, backend_choice.check_golden
+    real, tried = notes.check_file, backend_choice.check_golden
 
     def counting(folder: Path, entry: object) -> Path:
         checked.append(entry.name)  # type: ignore[attr-defined]
         return real(folder, entry)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(backend_choice, "check_file", counting)
+    monkeypatch.setattr(notes, "check_file", counting)
     monkeypatch.setattr(
         backend_choice, "check_golden", lambda *a, **k: (checked.append("golden"), tried(*a, **k))[1]
     )
@@ -195,7 +202,7 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     assert loading(verify=True) == everything
     os.utime(copied / "text.onnx")
     assert loading() == {"text.onnx", "golden"}
-    for rubbish in ("{", '{"files": 3}', '{"files": {"image.onnx": ["x"]}, "machines": {}}', "[]"):
+    for rubbish in ("{", '{"files": 3}', '{"files": {"image.onnx": ["x"]}, "found": {}}', "[]"):
         (copied / "measured.json").write_text(rubbish)
         assert loading() == everything
 
@@ -204,9 +211,9 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise backend_choice.EnvironmentFault("no")
+        raise EnvironmentFault("no")
 
-    monkeypatch.setattr(backend_choice, "write_json", refuse)
+    monkeypatch.setattr(notes, "write_json", refuse)
     assert load_exported(copied, "onnx").embed_text(np.array([[538, 539]])).shape == (1, 48)
     assert not (copied / "measured.json").exists()
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diptych.core.errors import IntegrityError, UsageError
-from diptych.core.manifest import file_entry, read_manifest, write_manifest
+from diptych.core.manifest import FileEntry, file_entry, read_manifest, write_manifest
 from diptych.data.images import Preprocess
 from diptych.data.tokenizer import Tokenizer
+from diptych.models import checkpoint, notes
 from diptych.models.checkpoint import load, save
 from diptych.models.clip import build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.model import Model
+from diptych.models.numerics import current_engine, numerics
+from diptych.models.skeleton import skeleton
 
 CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
 
@@ -183,3 +188,54 @@ def test_rubbish_weights_under_a_fresh_manifest_are_refused(copied: Path) -> Non
     forge(copied)
     with pytest.raises(IntegrityError, match="cannot read the tensors"):
         load(copied)
+
+
+def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    golden, hashed = checkpoint.verify_golden, notes.check_file
+
+    def verifying(*given: object, **where: object) -> None:
+        done.append("golden")
+        golden(*given, **where)  # type: ignore[arg-type]
+
+    def hashing(folder: Path, entry: FileEntry) -> Path:
+        done.append(entry.name)
+        return hashed(folder, entry)
+
+    monkeypatch.setattr(checkpoint, "verify_golden", verifying)
+    monkeypatch.setattr(notes, "check_file", hashing)
+
+    def loading(**options: bool) -> set[str]:
+        done.clear()
+        load(copied, **options)  # type: ignore[arg-type]
+        return set(done)
+
+    everything = {entry.name for entry in read_manifest(copied).outputs} | {"golden"}
+    assert loading() == everything
+    assert loading() == set()
+    assert loading(check=True) == everything
+    (copied / "config.json").touch()
+    assert loading() == {"config.json", "golden"}
+    monkeypatch.setattr(notes, "_code", lambda: 1)
+    assert loading() == {"golden"}
+    with numerics("mkl" if current_engine() == "onednn" else "onednn"):
+        assert loading() == {"golden"}
+
+
+@pytest.mark.parametrize("vision", ["vit", "resnet"])
+def test_a_skeleton_has_every_tensor_and_no_number(vision: str) -> None:
+    one = model(vision=vision)
+    empty = skeleton(one.config)
+    forms = {name: (tensor.shape, tensor.dtype) for name, tensor in empty.state_dict().items()}
+    assert forms == {name: (tensor.shape, tensor.dtype) for name, tensor in one.clip.state_dict().items()}
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+
+
+def test_a_skeleton_costs_no_imports() -> None:
+    code = (
+        "import sys; from diptych.models.skeleton import skeleton; from diptych.models.presets import preset;"
+        "before = len(sys.modules); skeleton(preset('ViT-B-32')); assert len(sys.modules) < before + 50"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -82,7 +82,7 @@ def export(
     Args:
         model: the original.
         folder: where; must not exist yet, or be empty, unless `replace_old`.
-        precision: of the weights: "float32"; "float16", half the size, computed in float32; "int8", a quarter
+        precision: of the weights: "float32"; "float16", half the size, computed in float32; "int8", a third
             of the size and faster, at the cosine that config.json states.
         source: pictures and texts of your own to compare on as well.
         labels: column of the source with class names: zero-shot accuracy is stated too.

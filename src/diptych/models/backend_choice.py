@@ -5,16 +5,12 @@ whose embeddings of the golden inputs keep a cosine of at least 0.9999 with the 
 that was quantised below that keeps the cosine that it states. Ties and failures fall to the earlier of
 `plans`.
 
-Reads and writes: `measured.json` in the model's folder: sizes and times of the files whose digests were
-checked, and what each runtime did here. It is a memory, not a part of the model: without it, or where it
-cannot be written, everything is found out again. Another processor, another version of a runtime or a touched
-file make it void.
+Reads: the golden embeddings. Writes: what each runtime did here, among the folder's notes
+(`diptych.models.notes`).
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,16 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.core.errors import DiptychError, EnvironmentFault, IntegrityError, MissingPackageError
-from diptych.core.files import write_json
-from diptych.core.manifest import Manifest, check_file
+from diptych.core.errors import DiptychError, IntegrityError, MissingPackageError
 from diptych.data.images import evaluation_pixels
+from diptych.models.notes import Measured, Notes, processor
 from diptych.models.runtimes import RUNTIMES, Plan, Precision, core_count, installed, multiplies_bfloat16
 
 if TYPE_CHECKING:
     from diptych.models.backends import ExportedModel
 
-NOTES = "measured.json"
 ENOUGH_COSINE = 0.9999
 COSINE_SLACK = 5e-4
 """How far a quantised file may stay behind the cosine that it states: processors round sums differently."""
@@ -43,62 +37,6 @@ CHOSEN_SLACK = 5e-3
 PIXEL_LEVELS = 1
 TOWERS = ("image", "text")
 TIMED_BATCH, TIMED_RUNS = 8, 3
-
-Measured = dict[str, float]
-
-
-class Notes:
-    """What this machine knows about a folder, in `measured.json`.
-
-    Args:
-        folder: of the export.
-        manifest: its receipt.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._folder, self._manifest = folder, manifest
-        self._files: dict[str, list[int]] = {}
-        self._here: dict[str, dict[str, Measured]] = {}
-        # Whatever is wrong with a memory, forgetting it is right.
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            noted = json.loads((folder / NOTES).read_text(encoding="utf-8"))
-            self._files = {str(name): list(map(int, stat)) for name, stat in noted["files"].items()}
-            self._here = {
-                str(key): {
-                    str(plan): {k: float(v) for k, v in found.items()} for plan, found in of_key.items()
-                }
-                for key, of_key in noted["machines"].items()
-            }
-
-    def check_files(self, *, force: bool) -> None:
-        """Hold every file against its digest, unless it is the very file that was checked before.
-
-        Raises:
-            IntegrityError: a file is missing or changed.
-        """
-        known = {} if force else self._files
-        now = {}
-        for entry in self._manifest.outputs:
-            path = self._folder / entry.name
-            if known.get(entry.name) is None or known[entry.name] != _stat(path):
-                check_file(self._folder, entry)
-            now[entry.name] = _stat(path)
-        if now != self._files:
-            self._files, self._here = now, {}
-            self._write()
-
-    def measured(self, plan: Plan) -> Measured | None:
-        """Return what a plan did here, if it ran before."""
-        return self._here.get(_machine(plan), {}).get(_name(plan))
-
-    def remember(self, plan: Plan, found: Measured) -> None:
-        """Note what a plan did here."""
-        self._here.setdefault(_machine(plan), {})[_name(plan)] = found
-        self._write()
-
-    def _write(self) -> None:
-        with suppress(EnvironmentFault):  # a folder that cannot be written is measured every time
-            write_json(self._folder / NOTES, {"files": self._files, "machines": self._here})
 
 
 def plans(backend: str, precision: Precision | None, threads: int | None) -> list[Plan]:
@@ -144,11 +82,11 @@ def choose(
     best: tuple[float, ExportedModel] | None = None
     for plan in found:
         model = opened(plan)
-        measured, timed = None if force else notes.measured(plan), len(found) > 1
+        measured, timed = None if force else notes.recall(_key(plan)), len(found) > 1
         try:
             if measured is None or (timed and "seconds" not in measured):
                 measured = _try(model, golden, timed=timed)
-                notes.remember(plan, measured)
+                notes.remember(_key(plan), measured)
             _require_cosine(model, measured, golden.parent, floor=_floor(model, chosen=len(found) == 1))
         except DiptychError as error:
             failures.append(error)
@@ -248,29 +186,11 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def _machine(plan: Plan) -> str:
+def _key(plan: Plan) -> str:
     """Return what a measurement depends on besides the folder."""
     found = version(RUNTIMES[plan.backend])
-    return f"{_processor()}, {plan.threads or core_count()} threads, {plan.backend} {found}"
-
-
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    with suppress(OSError):
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    import platform
-
-    return platform.processor() or platform.machine()
+    return f"{processor()}, {plan.threads or core_count()} threads, {_name(plan)} {found}"
 
 
 def _name(plan: Plan) -> str:
     return f"{plan.backend} {plan.precision}"
-
-
-def _stat(path: Path) -> list[int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

@@ -4,7 +4,7 @@ Nothing here imports torch: a process embeds its first picture while torch would
 in and arrays come out; tensors of torch are taken too, and are then what comes back.
 
 Reads: a folder that `diptych.export` wrote. Writes: `measured.json` in it, what this machine found out about
-it (see `diptych.models.backend_choice`); the folder works without.
+it (see `diptych.models.notes`); the folder works without.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ from diptych.data.tokenizer import Tokenizer
 from diptych.models import backend_choice
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes
+from diptych.models.notes import Notes
 from diptych.models.runtimes import RUNTIMES, Plan, Tower, open_tower
 
 KIND = "export"
@@ -282,7 +283,7 @@ def load_exported(
         raise unknown_name("backend", backend, (*RUNTIMES, "auto"))
     folder = Path(folder)
     manifest = read_manifest(folder, KIND)
-    notes = backend_choice.Notes(folder, manifest)
+    notes = Notes(folder, manifest)
     notes.check_files(force=verify)
     description = _describe(folder, manifest)
     tokenizer = Tokenizer.load(folder)

@@ -18,12 +18,13 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
-from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
+from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, load_json, to_mapping
 from diptych.data.images import Preprocess
 from diptych.data.tokenizer import Tokenizer
@@ -31,6 +32,9 @@ from diptych.models.clip import Clip
 from diptych.models.config import ClipConfig
 from diptych.models.golden import golden_tensors, verify_golden
 from diptych.models.model import Model
+from diptych.models.notes import Notes, processor
+from diptych.models.numerics import current_engine
+from diptych.models.skeleton import skeleton
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
@@ -93,12 +97,14 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
     return manifest
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
+def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool = False) -> Model:
     """Read a checkpoint folder, verify it, and return the model ready to embed.
 
     Args:
         folder: as written by `save`, or that of a finished run, whose model it is then.
         device: where the weights go after verification (which runs in float32 on the CPU).
+        check: verify everything, even what this machine has verified before and nobody touched since
+            (`diptych.models.notes`).
 
     Raises:
         UsageError: the folder is not a checkpoint.
@@ -115,7 +121,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
             expected=f"format {FORMAT}",
             fix=f"read it with the version that wrote it ({manifest.created_by})",
         )
-    verify(folder, manifest)
+    notes = Notes(folder, manifest)
+    notes.check_files(force=check)
     path = folder / CONFIG
     try:
         description = from_mapping(Description, load_json(path), where=path)
@@ -132,7 +139,10 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
         raise IntegrityError(
             "the checkpoint's parts do not fit together", where=path, found=str(error), fix=REMEDY
         ) from error
-    verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
+    circumstances = f"{processor()}, torch {torch.__version__} {current_engine()}"
+    if check or notes.recall(circumstances) is None:
+        verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
+        notes.remember(circumstances, {})
     return model.to(device)
 
 
@@ -168,9 +178,11 @@ def _check_tokenizer(path: Path, facts: TokenizerFacts) -> None:
 
 
 def _load_clip(config: ClipConfig, path: Path) -> Clip:
-    with torch.device("meta"):
-        clip = Clip(config)
-    tensors = _read_tensors(path)
+    clip = skeleton(config)
+    try:
+        tensors = load_file(path)  # mapped, not copied: pages are read when they are used
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
     wanted = {name: _form(tensor) for name, tensor in clip.state_dict().items()}
     found = {name: _form(tensor) for name, tensor in tensors.items()}
     for name in sorted(wanted.keys() | found.keys()):
@@ -199,6 +211,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_tensors(path.read_bytes())
     except (OSError, SafetensorError) as error:
-        raise IntegrityError(
-            "cannot read the tensors", where=path, found=str(error)[:200], fix=REMEDY
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> IntegrityError:
+    return IntegrityError("cannot read the tensors", where=path, found=str(error)[:200], fix=REMEDY)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, MissingPackageError, UsageError
+from diptych.models.onnx_file import outlined
 
 Tower = Callable[[NDArray[Any]], NDArray[np.float32]]
 Precision = Literal["float32", "bfloat16"]
@@ -119,7 +120,8 @@ def _open_onnx(module: Any, path: Path, plan: Plan) -> Tower:
     options = module.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = plan.threads, 1
     options.log_severity_level = 3  # errors; warnings tell about the optimiser's own business
-    session = module.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    session = module.InferenceSession(outlined(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(given: NDArray[Any]) -> NDArray[np.float32]:
