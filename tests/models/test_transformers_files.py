@@ -297,7 +297,7 @@ def test_a_transformers_model_comes_back_bit_for_bit_through_every_format(
     "vision", [ResNetConfig((64, 64), (1, 1, 1, 1), 8, 4), VitConfig((24, 36), 12, 48, 1, 3)]
 )
 def test_towers_that_transformers_does_not_have_are_refused(vision: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="transformers has no such picture tower"):
+    with pytest.raises(UsageError, match="transformers has no such towers"):
         convert(from_scratch(vision), tmp_path / "out", "transformers")
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 

@@ -229,8 +229,7 @@ def read_pixels(
     if check_mode(mode) == "fast":
         return _read_fast(data, preprocess, limits, rng)
     if rng is None:
-        stored = decode_plain_jpeg(data, limits, as_stored=True)
-        if stored is not None:
+        if (stored := decode_plain_jpeg(data, limits, as_stored=True)) is not None:
             return _exact(stored, preprocess)
         return decode_with(data, limits, lambda image: _exact(image, preprocess))
     array = decode_plain_jpeg(data, limits)
@@ -380,14 +379,12 @@ def _padded(picture: Image.Image | Pixels, covered: Size, preprocess: Preprocess
     """Resize to `covered` and repeat the edge on every side."""
     if covered != _size(picture):
         picture = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
-    pad = preprocess.train_pad
-    return np.pad(_as_rgb(picture), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    border = (preprocess.train_pad,) * 2
+    return np.pad(_as_rgb(picture), (border, border, (0, 0)), mode="edge")
 
 
 def _size(picture: Image.Image | Pixels) -> Size:
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    return picture.shape[0], picture.shape[1]
+    return np.shape(picture)[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
 
 
 def _as_image(picture: Image.Image | Pixels) -> Image.Image:
@@ -400,5 +397,4 @@ def _as_rgb(picture: Image.Image | Pixels) -> Pixels:
 
 def _cut(pixels: Pixels, top: int, left: int, size: Size) -> Pixels:
     """Return the window as a contiguous array that nothing else refers to."""
-    height, width = size
-    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    return np.ascontiguousarray(pixels[top : top + size[0], left : left + size[1]])

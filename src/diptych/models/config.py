@@ -257,7 +257,7 @@ def mlp_ratio(width: int, hidden: int) -> float:
     >>> int(1152 * mlp_ratio(1152, 4304)), mlp_ratio(768, 3072)
     (4304, 4.0)
     """
-    ratio = hidden / width
+    ratio = hidden / max(width, 1)  # a width of 0 is refused where the tower is described
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 

@@ -7,8 +7,8 @@ Source: open_clip 3.3, `model.py` (`CLIPVisionCfg`, `CLIPTextCfg`), `transform.p
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
@@ -119,15 +119,15 @@ def from_open_clip(
     text_activation = _activation(cfg.quick_gelu, cfg.text_cfg.act_kwargs)
     if not resnet and _activation(cfg.quick_gelu, cfg.vision_cfg.act_kwargs) != text_activation:
         raise _cannot("act_kwargs", "two activations", "one activation for both towers")
-    start = {} if cfg.init_logit_scale is None else {"logit_scale_init": cfg.init_logit_scale}
     config = ClipConfig(
         cfg.embed_dim,
         _resnet(cfg.vision_cfg) if resnet else _vit(cfg.vision_cfg),
         _text(cfg.text_cfg),
         activation=text_activation,
         layer_norm_eps=text_eps,
-        **start,
     )
+    if cfg.init_logit_scale is not None:
+        config = replace(config, logit_scale_init=cfg.init_logit_scale)
     return config, rename(clean(state))
 
 
@@ -231,7 +231,7 @@ def _activation(quick_gelu: bool, act_kwargs: Mapping[str, Plain] | None) -> Act
     if not act_kwargs:
         return "quick_gelu" if quick_gelu else "gelu"
     if act_kwargs == TANH and not quick_gelu:
-        return cast(Activation, "gelu_tanh")
+        return "gelu_tanh"
     raise _cannot("act_kwargs", str(act_kwargs), "none")
 
 
@@ -294,10 +294,11 @@ def _vision_cfg(config: ClipConfig) -> dict[str, Any]:
         found |= {"layers": vision.layers, "patch_size": vision.patch_size}
         found |= {"head_width": vision.width // vision.heads, "mlp_ratio": vision.mlp_ratio}
         return found
-    if not vision.stem_pool or isinstance(size, list):
+    if not isinstance(vision, ResNetConfig) or not vision.stem_pool or isinstance(size, list):
+        stemless = isinstance(vision, ResNetConfig) and not vision.stem_pool
         raise UsageError(
             "open_clip has no such picture tower",
-            found="a ResNet without the stem's pool" if not vision.stem_pool else f"pictures of {size}",
+            found="a ResNet without the stem's pool" if stemless else f"{vision.kind}, pictures of {size}",
             expected="the paper's ModifiedResNet on square pictures",
             fix="keep the model as a checkpoint of diptych",
         )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
-from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig, mlp_ratio
 
 HEAD_WIDTH = 64
 """Width of an attention head wherever nothing else is known; weights alone do not tell."""
@@ -160,16 +160,6 @@ def _infer_resnet(state: Mapping[str, Tensor], head_width: int | None) -> ResNet
 def _mlp_ratio(state: Mapping[str, Tensor], name: str) -> float:
     hidden, width = state[name].shape
     return mlp_ratio(width, hidden)
-
-
-def mlp_ratio(width: int, hidden: int) -> float:
-    """Return the ratio from which ``int(width * ratio)`` gives the hidden width again.
-
-    >>> mlp_ratio(768, 3072), int(1408 * mlp_ratio(1408, 6144))
-    (4.0, 6144)
-    """
-    ratio = hidden / max(width, 1)  # a width of 0 is refused where the tower is described
-    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

@@ -17,8 +17,7 @@ from torch import Tensor
 from diptych.core.errors import DataError, SettingsError, UsageError
 from diptych.core.settings import from_mapping
 from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.config import Activation, ClipConfig, TextConfig, VitConfig
-from diptych.models.layout_openai import mlp_ratio
+from diptych.models.config import Activation, ClipConfig, TextConfig, VitConfig, mlp_ratio
 
 T = TypeVar("T")
 
@@ -168,11 +167,11 @@ def to_transformers(
     """
     vision, text = config.vision, config.text
     square = vision.image_size[0] == vision.image_size[1]
-    if not isinstance(vision, VitConfig) or not square:
+    if not isinstance(vision, VitConfig) or not isinstance(text, TextConfig) or not square:
         raise UsageError(
-            "transformers has no such picture tower",
-            found="a ModifiedResNet" if square else f"pictures of {vision.image_size}",
-            expected="a vision Transformer on square pictures",
+            "transformers has no such towers",
+            found=f"{vision.kind} on pictures of {vision.image_size}, text of {text.kind}",
+            expected="a vision Transformer on square pictures, and CLIP's text Transformer",
             fix="convert to open_clip or openai instead, or keep the model as a checkpoint of diptych",
         )
     shared = {
