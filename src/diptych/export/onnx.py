@@ -41,13 +41,13 @@ from diptych.models.backends import (
     KIND,
     PRECISIONS,
     TEXT,
-    TOKENIZER,
     ExportDescription,
     ExportedModel,
     ExportPrecision,
 )
 from diptych.models.golden import CAPTIONS, golden_pictures, golden_tensors
 from diptych.models.runtimes import Plan
+from diptych.models.words import vocabulary_file
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -108,7 +108,7 @@ def export(
         model.tokenizer.save(staged)
         golden = golden_tensors(model)
         write_bytes(staged / GOLDEN, save_tensors(golden))
-        description = _describe(model, precision, sha256_file(staged / TOKENIZER))
+        description = _describe(model, precision, sha256_file(vocabulary_file(staged, model.config.text)))
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
         arrays = {name: tensor.numpy() for name, tensor in golden.items()}
         found = compare(model, exported, arrays, compared_on)

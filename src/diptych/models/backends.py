@@ -24,18 +24,17 @@ from diptych.core.errors import DataError, DiptychError, IntegrityError, UsageEr
 from diptych.core.files import sha256_file
 from diptych.core.manifest import Manifest, content_digest, is_done, read_manifest
 from diptych.core.settings import from_mapping, load_json
-from diptych.data.images import Preprocess, evaluation_pixels
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images import Mode, Preprocess, evaluation_pixels
 from diptych.models import backend_choice
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes
 from diptych.models.notes import Notes
 from diptych.models.runtimes import RUNTIMES, Plan, Tower, open_tower
+from diptych.models.words import AnyTokenizer, open_words, vocabulary_file
 
 KIND = "export"
 FORMAT: Literal[1] = 1
 CONFIG = "config.json"
-TOKENIZER = "tokenizer.json"
 GOLDEN = "golden.safetensors"
 IMAGE, TEXT = "image.onnx", "text.onnx"
 REMEDY = "restore the export from a copy, or write it again with `diptych export`"
@@ -89,11 +88,12 @@ class ExportedModel(Encodes):
     """
 
     device = "cpu"
+    bulk_mode: Mode = "exact"  # the fast mode would import torch
 
     def __init__(
         self,
         description: ExportDescription,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         folder: Path,
         plan: Plan,
         *,
@@ -286,7 +286,7 @@ def load_exported(
     notes = Notes(folder, manifest)
     notes.check_files(force=verify)
     description = _describe(folder, manifest)
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = open_words(folder, description.model.text)
     content = content_digest(manifest)
 
     def opened(plan: Plan) -> ExportedModel:
@@ -312,10 +312,11 @@ def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
         raise IntegrityError(
             "cannot read the description", where=path, found=str(error), fix=REMEDY
         ) from error
-    if sha256_file(folder / TOKENIZER) != description.tokenizer_sha256:
+    vocabulary = vocabulary_file(folder, description.model.text)
+    if sha256_file(vocabulary) != description.tokenizer_sha256:
         raise IntegrityError(
             "the tokenizer is not the one that these weights learned with",
-            where=folder / TOKENIZER,
+            where=vocabulary,
             fix=REMEDY,
         )
     return description

@@ -27,7 +27,6 @@ from diptych.core.files import sha256_file, staging_folder, write_bytes, write_j
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, load_json, to_mapping
 from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
 from diptych.models.clip import Clip
 from diptych.models.config import ClipConfig
 from diptych.models.golden import golden_tensors, verify_golden
@@ -35,6 +34,7 @@ from diptych.models.model import Model
 from diptych.models.notes import Notes, processor
 from diptych.models.numerics import current_engine
 from diptych.models.skeleton import skeleton
+from diptych.models.words import open_words, vocabulary_file
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
@@ -42,7 +42,6 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 GOLDEN = "golden.safetensors"
 RUN_MODEL = "model"  # the checkpoint's place in a run's folder
-TOKENIZER = "tokenizer.json"
 REMEDY = "restore the checkpoint from a copy, or write it again with save()"
 
 
@@ -84,7 +83,7 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
             format=FORMAT,
             model=model.config,
             preprocess=model.preprocess,
-            tokenizer=TokenizerFacts(sha256_file(staged / TOKENIZER)),
+            tokenizer=TokenizerFacts(sha256_file(vocabulary_file(staged, model.config.text))),
             provenance=model.provenance,
         )
         write_json(staged / CONFIG, to_mapping(description))
@@ -126,10 +125,10 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
     path = folder / CONFIG
     try:
         description = from_mapping(Description, load_json(path), where=path)
-        _check_tokenizer(folder / TOKENIZER, description.tokenizer)
+        _check_tokenizer(vocabulary_file(folder, description.model.text), description.tokenizer)
         model = Model(
             _load_clip(description.model, folder / WEIGHTS),
-            Tokenizer.load(folder),
+            open_words(folder, description.model.text),
             description.preprocess,
             description.provenance,
         )

@@ -21,13 +21,16 @@ from diptych.core.errors import DiptychError, IntegrityError, UsageError, unknow
 from diptych.core.files import staging_folder, write_bytes, write_json, writing
 from diptych.core.manifest import FileEntry, Manifest, file_entry, write_manifest
 from diptych.data.images import Preprocess
+from diptych.data.siglip_tokenizer import SiglipTokenizer
+from diptych.data.tokenizer import Tokenizer
 from diptych.models import checkpoint
 from diptych.models.config import ClipConfig, ResNetConfig
-from diptych.models.formats import OPEN_CLIP, TRANSFORMERS
+from diptych.models.formats import TRANSFORMERS
 from diptych.models.golden import golden_tensors
 from diptych.models.hub import OPEN_CLIP_CONFIG
-from diptych.models.layout_open_clip import preprocess_to_open_clip
+from diptych.models.layout_open_clip import preprocess_to_open_clip, to_open_clip
 from diptych.models.layout_openai import from_openai_state, to_openai_state
+from diptych.models.layout_siglip import to_open_clip_siglip
 from diptych.models.layout_transformers import preprocess_to_transformers
 from diptych.models.load import load
 from diptych.models.model import Model
@@ -78,14 +81,19 @@ def _write_diptych(model: Model, folder: Path) -> None:
 
 
 def _write_open_clip(model: Model, folder: Path) -> None:
-    model_cfg, state = OPEN_CLIP[_family(model)].write(model.config, model.clip.state_dict())
-    if not model.tokenizer.is_published:
-        # open_clip's own tokenizer holds OpenAI's merges only; with a name here it reads the folder's files.
-        model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
+    words, ours = model.tokenizer, model.clip.state_dict()
+    if isinstance(words, SiglipTokenizer):
+        clean = words.save_for_open_clip(folder)
+        model_cfg, state = to_open_clip_siglip(model.config, ours, clean=clean)
+    else:
+        words.save(folder)
+        model_cfg, state = to_open_clip(model.config, ours)
+        if not words.is_published:
+            # open_clip's own tokenizer holds OpenAI's merges; with a name here it reads the folder's files.
+            model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
     write_bytes(folder / "open_clip_model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
     document = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_to_open_clip(model.preprocess)}
     write_json(folder / OPEN_CLIP_CONFIG, document)
-    model.tokenizer.save(folder)
 
 
 def _write_transformers(model: Model, folder: Path) -> None:
@@ -95,18 +103,22 @@ def _write_transformers(model: Model, folder: Path) -> None:
     write_bytes(folder / "model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
     write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", preprocess_to_transformers(model.preprocess, family))
-    model.tokenizer.save(folder)
+    if isinstance(model.tokenizer, SiglipTokenizer):
+        model.tokenizer.save_for_transformers(folder)
+    else:
+        model.tokenizer.save(folder)
 
 
 def _write_openai(model: Model, folder: Path) -> None:
     """Write a state dictionary; everything else is fixed in OpenAI's code, so it must be theirs."""
+    words = model.tokenizer
     state = _plain(to_openai_state(model.clip.state_dict()))
     usual = Preprocess(size=model.config.vision.image_size)
     checks = {
         "the architecture": (_shape(model.config), _inferred(state)),
         "the activation": (model.config.activation, "quick_gelu"),
         "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
-        "the vocabulary": (model.tokenizer.is_published, True),
+        "the vocabulary": (isinstance(words, Tokenizer) and words.is_published, True),
     }
     for name, (found, expected) in checks.items():
         if found != expected:

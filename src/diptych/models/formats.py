@@ -22,12 +22,19 @@ from diptych.core.errors import (
 from diptych.core.manifest import is_done
 from diptych.core.settings import to_mapping
 from diptych.data.images import Preprocess
+from diptych.data.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
 from diptych.models.config import ACTIVATIONS, Activation, ClipConfig
 from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
 from diptych.models.json_files import malformed, read_json
 from diptych.models.layout_open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
 from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
+from diptych.models.layout_siglip import (
+    from_open_clip_siglip,
+    from_transformers_siglip,
+    to_open_clip_siglip,
+    to_transformers_siglip,
+)
 from diptych.models.layout_transformers import (
     from_transformers,
     preprocess_from_transformers,
@@ -63,10 +70,16 @@ class Layout:
     clean: Callable[[State], State] | None
 
 
-TRANSFORMERS = {"clip": Layout(from_transformers, to_transformers, without_positions)}
+TRANSFORMERS = {
+    "clip": Layout(from_transformers, to_transformers, without_positions),
+    "siglip": Layout(from_transformers_siglip, to_transformers_siglip, None),
+}
 """By the `model_type` of config.json, which is also the `kind` of our text tower."""
 
-OPEN_CLIP = {"clip": Layout(from_open_clip, to_open_clip, clean)}
+OPEN_CLIP = {
+    "clip": Layout(from_open_clip, to_open_clip, clean),
+    "siglip": Layout(from_open_clip_siglip, to_open_clip_siglip, None),
+}
 """By `open_clip_family`."""
 
 
@@ -84,6 +97,7 @@ class Parts:
         files: those that were read.
         folder: where a tokenizer may lie; None for a lone file.
         where: the file for messages.
+        cleaning: of SigLIP's texts, where the configuration says it.
     """
 
     format: str
@@ -95,6 +109,7 @@ class Parts:
     files: tuple[Path, ...]
     folder: Path | None
     where: Path
+    cleaning: Cleaning | None = None
 
     def check(self, wanted: State) -> None:
         """Hold the tensors of the files against those of the towers, in the names of the files.
@@ -210,7 +225,16 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
         (path, *found.files),
         folder,
         weights,
+        _cleaning(model_cfg),
     )
+
+
+def _cleaning(model_cfg: Mapping[str, Any]) -> Cleaning | None:
+    """Return open_clip's clean-up where its configuration asks for it."""
+    text = model_cfg.get("text_cfg")
+    options = text.get("tokenizer_kwargs") if isinstance(text, Mapping) else None
+    canonical = isinstance(options, Mapping) and options.get("clean") == "canonicalize"
+    return "open_clip" if canonical else None
 
 
 def _transformers(folder: Path, weights: Path) -> Parts:

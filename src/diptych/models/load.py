@@ -19,10 +19,9 @@ import torch
 from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError, nearest
 from diptych.core.files import sha256_file
 from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
 from diptych.models import checkpoint
 from diptych.models.clip import Clip
-from diptych.models.config import Activation, ClipConfig
+from diptych.models.config import Activation, ClipConfig, TextConfig
 from diptych.models.formats import Parts, is_ours, read_parts
 from diptych.models.hub import (
     REPOSITORY,
@@ -35,9 +34,9 @@ from diptych.models.hub import (
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn
 from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
+from diptych.models.words import VOCABULARIES, AnyTokenizer, open_words, vocabulary_file, with_ids
 
 HUB_PREFIX = "hf-hub:"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz")
 _AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
 
 
@@ -56,7 +55,7 @@ def load(
     device: str | torch.device = "cpu",
     precision: HeldIn = "float32",
     activation: Activation | None = None,
-    tokenizer: Tokenizer | str | Path | None = None,
+    tokenizer: AnyTokenizer | str | Path | None = None,
     preprocess: Preprocess | str | None = None,
     hub: Hub = Hub(),  # noqa: B008 — frozen
 ) -> Model:
@@ -122,7 +121,7 @@ def locate(ref: str | Path, hub: Hub) -> Place:
 def _assemble(
     place: Place,
     activation: Activation | None,
-    tokenizer: Tokenizer | str | Path | None,
+    tokenizer: AnyTokenizer | str | Path | None,
     preprocess: Preprocess | str | None,
     hub: Hub,
 ) -> Model:
@@ -133,6 +132,7 @@ def _assemble(
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
         words, files = _tokenizer(parts, tokenizer, hub)
         digests |= {path: pool.submit(sha256_file, path) for path in files}
+        parts = replace(parts, config=with_ids(parts.config, words))
         origin = {"format": parts.format, **place.origin}
         found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
         found.provenance["files"] = [_entry(path, digest) for path, digest in digests.items()]
@@ -195,14 +195,17 @@ def _seen(preprocess: Preprocess) -> tuple[object, ...]:
 
 
 def _tokenizer(
-    parts: Parts, given: Tokenizer | str | Path | None, hub: Hub
-) -> tuple[Tokenizer, tuple[Path, ...]]:
+    parts: Parts, given: AnyTokenizer | str | Path | None, hub: Hub
+) -> tuple[AnyTokenizer, tuple[Path, ...]]:
     """Return the tokenizer and the files that it was read from."""
     text = parts.config.text
-    path = given if isinstance(given, Tokenizer) else _vocabulary(parts, given, hub)
-    found = path if isinstance(path, Tokenizer) else Tokenizer.open(path, context_length=text.context_length)
-    where = "tokenizer=" if isinstance(path, Tokenizer) else str(path)
-    facts = {name: getattr(found, name) for name in ("vocab_size", "start_id", "end_id", "context_length")}
+    path = given if isinstance(given, AnyTokenizer) else _vocabulary(parts, given, hub)
+    found = path if isinstance(path, AnyTokenizer) else open_words(path, text, cleaning=parts.cleaning)
+    where = "tokenizer=" if isinstance(path, AnyTokenizer) else str(path)
+    told: tuple[str, ...] = ("vocab_size", "context_length")  # SigLIP's configurations do not tell the ids
+    if isinstance(text, TextConfig):
+        told = (*told, "start_id", "end_id")
+    facts = {name: getattr(found, name) for name in told}
     for name, value in facts.items():
         if value != getattr(text, name):
             raise SettingsError(
@@ -212,24 +215,24 @@ def _tokenizer(
                 expected=f"{getattr(text, name)} as in the weights and configuration of {parts.where}",
                 fix="pass tokenizer= with the vocabulary that the model learned with",
             )
-    if isinstance(path, Tokenizer):
+    if isinstance(path, AnyTokenizer):
         return found, ()
-    files = [path] if path.is_file() else [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
-    return found, tuple(files[:1])
+    return found, (path if path.is_file() else vocabulary_file(path, text),)
 
 
 def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
     """Return where the vocabulary is: what was passed, what lies beside the weights, else OpenAI's."""
     if given is not None:
         return Path(given)
-    if parts.folder is not None and any((parts.folder / name).is_file() for name in TOKENIZER_FILES):
+    names = VOCABULARIES[parts.config.text.kind]
+    if parts.folder is not None and any((parts.folder / name).is_file() for name in names):
         return parts.folder
     published = cached_vocabulary(hub) if parts.config.text.vocab_size == 49_408 else None
     if published is None:
         raise UsageError(
             "no vocabulary lies beside the weights",
             where=parts.where,
-            expected=f"one of {', '.join(TOKENIZER_FILES)}, or {VOCABULARY} in the hub's cache",
+            expected=f"one of {', '.join(names)}, or CLIP's: {VOCABULARY} in the hub's cache",
             fix="pass tokenizer= with a folder or file; OpenAI's is fetched by "
             f"`hf download {VOCABULARY} tokenizer.json`",
         )
@@ -240,7 +243,7 @@ def _refuse_another(
     place: Place,
     model: Model,
     activation: Activation | None,
-    tokenizer: Tokenizer | str | Path | None,
+    tokenizer: AnyTokenizer | str | Path | None,
     preprocess: Preprocess | str | None,
 ) -> None:
     """Refuse arguments that contradict a checkpoint of ours, which says everything itself."""

@@ -19,11 +19,12 @@ from torch import Tensor
 from diptych.core.errors import SettingsError
 from diptych.core.settings import to_mapping
 from diptych.data.images import Preprocess, evaluation_pixels
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.siglip_tokenizer import SiglipTokenizer
 from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes, Floats, Precision
 from diptych.models.numerics import HeldIn, hold_in
+from diptych.models.words import AnyTokenizer
 
 
 class Model(Encodes):
@@ -43,7 +44,7 @@ class Model(Encodes):
     def __init__(
         self,
         clip: Clip,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         preprocess: Preprocess,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
@@ -209,19 +210,22 @@ def _rows(features: Tensor, unit: bool) -> Floats:
     return found
 
 
-def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, int]:
+def _tokenizer_facts(tokenizer: AnyTokenizer) -> dict[str, int]:
     """Return what the text tower has to know about a tokenizer."""
-    return {
+    facts = {
         "vocab_size": int(tokenizer.vocab_size),
         "context_length": int(tokenizer.context_length),
         "start_id": int(tokenizer.start_id),
         "end_id": int(tokenizer.end_id),
     }
+    if isinstance(tokenizer, SiglipTokenizer):
+        facts["pad_id"] = int(tokenizer.pad_id)  # the tower reads its padding
+    return facts
 
 
-def _check_tokenizer(config: ClipConfig, tokenizer: Tokenizer) -> None:
+def _check_tokenizer(config: ClipConfig, tokenizer: AnyTokenizer) -> None:
     for name, value in _tokenizer_facts(tokenizer).items():
-        wanted = getattr(config.text, name)
+        wanted = getattr(config.text, name, None)
         if value != wanted:
             raise SettingsError(
                 "tokenizer and text tower do not fit",

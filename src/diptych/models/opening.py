@@ -14,11 +14,11 @@ from diptych.models.backends import is_export, load_exported
 
 if TYPE_CHECKING:
     from diptych.data.images import Preprocess
-    from diptych.data.tokenizer import Tokenizer
     from diptych.models.config import Activation
     from diptych.models.hub import Hub
     from diptych.models.model import Model
     from diptych.models.numerics import HeldIn
+    from diptych.models.words import AnyTokenizer
 
 Backend = Literal["auto", "torch", "onnx", "openvino"]
 BACKENDS: tuple[Backend, ...] = ("auto", "torch", "onnx", "openvino")
@@ -31,7 +31,7 @@ def load(
     device: Any = "cpu",
     precision: "HeldIn | None" = None,
     activation: "Activation | None" = None,
-    tokenizer: "Tokenizer | str | Path | None" = None,
+    tokenizer: "AnyTokenizer | str | Path | None" = None,
     preprocess: "Preprocess | str | None" = None,
     hub: "Hub | None" = None,
 ) -> "Model":
