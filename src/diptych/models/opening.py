@@ -42,18 +42,18 @@ def load(
             (OpenAI's archives and state dictionaries, open_clip, training checkpoints), a hub id
             (`openai/clip-vit-base-patch32`, `hf-hub:…`, `…@revision`) or a public short name
             (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
-        backend: what runs the towers. "auto": torch, and for an export the fastest installed runtime that
-            keeps a cosine of 0.9999 (or what a quantised file states); "onnx", "openvino": of an export only.
+        backend: "auto": torch, and for an export the fastest runtime here that keeps a cosine of 0.9999 (or
+            what a quantised file states); "onnx", "openvino": of an export only.
         device: where the weights go.
-        precision: what the weights are held in: "float32", "bfloat16", or "auto": bfloat16 where the
-            processor multiplies it. None: float32; for an export whatever suits the backend.
+        precision: of the weights; "auto": bfloat16 where the processor multiplies it. None: float32; for an
+            export what suits the backend.
         activation: only for weights that lie without a configuration.
         tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
         preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
         hub: revision, cache and whether the network may be used.
 
     Returns:
-        A `Model`; for an export `ExportedModel`, which has the same face and gives arrays for tensors.
+        A `Model`; for an export an `ExportedModel`: the same face, arrays for tensors.
 
     Raises:
         UsageError: there is no such model, or something must be passed that the files do not tell.
