@@ -165,7 +165,7 @@ def quantized(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         weight: (D_out, D_in) float32.
 
     >>> bytes_, scale = quantized(np.array([[1.0, -0.5], [0.0, 0.0]], np.float32))
-    >>> bytes_.tolist(), float(scale[0]) * 127
+    >>> bytes_.tolist(), round(float(scale[0]) * 127, 6)
     ([[127, -64], [0, 0]], 1.0)
     """
     largest = np.abs(weight).max(axis=1)
