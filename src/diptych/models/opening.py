@@ -48,8 +48,8 @@ def load(
         precision: of the weights; "auto": bfloat16 where the processor multiplies it. None: float32; for an
             export what suits the backend.
         activation: only for weights that lie without a configuration.
-        tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
-        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
+        tokenizer: one, or its folder or file, where none lies beside the weights.
+        preprocess: a transform, or the name of one (`clip`, …), where no file states it.
         hub: revision, cache and whether the network may be used.
 
     Returns:
@@ -57,8 +57,7 @@ def load(
 
     Raises:
         UsageError: there is no such model, or something must be passed that the files do not tell.
-        IntegrityError: a file is damaged, holds more than weights, or does not fit the others.
-        EnvironmentFault: the hub cannot be reached.
+        IntegrityError: a file is damaged or unfit. EnvironmentFault: the hub cannot be reached.
     """
     if backend not in BACKENDS:
         raise unknown_name("backend", str(backend), BACKENDS)
@@ -71,7 +70,6 @@ def load(
         raise UsageError(
             f"only an export runs on {backend}",
             where=ref,
-            expected="a folder that `diptych export` wrote",
             fix=f"diptych export {ref} OUT, then load OUT",
         )
     from diptych.models.hub import Hub
