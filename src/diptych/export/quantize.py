@@ -161,13 +161,20 @@ def steps(found: Range, factors: NDArray[np.float32]) -> tuple[np.float32, int]:
 def quantized(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return int8 weights and the float32 scale of each row.
 
+    Processors without VNNI add the products of two neighbours in sixteen bits and cut the sum off there, in
+    onnxruntime and OpenVINO alike. So two neighbours of one sign share the range: 255 · (127 + 1) fits. On
+    ViT-B/32 that costs 0.00005 (pictures) and 0.0002 (texts) of cosine everywhere; not doing it cost 0.04
+    there.
+
     Args:
         weight: (D_out, D_in) float32.
 
-    >>> bytes_, scale = quantized(np.array([[1.0, -0.5], [0.0, 0.0]], np.float32))
-    >>> bytes_.tolist(), round(float(scale[0]) * 127, 6)
-    ([[127, -64], [0, 0]], 1.0)
+    >>> bytes_, scale = quantized(np.array([[1.0, -0.5], [0.75, 0.25], [0.0, 0.0]], np.float32))
+    >>> bytes_.tolist(), [round(float(one) * 127, 6) for one in scale]
+    ([[127, -64], [95, 32], [0, 0]], [1.0, 1.0, 1.0])
     """
-    largest = np.abs(weight).max(axis=1)
+    rows, columns = weight.shape
+    pairs = np.pad(weight, ((0, 0), (0, columns % 2))).reshape(rows, -1, 2)
+    largest = np.maximum(pairs.clip(min=0).sum(axis=2), -pairs.clip(max=0).sum(axis=2)).max(axis=1)
     scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LEVELS)
     return np.clip(np.rint(weight / scale[:, None]), -LEVELS, LEVELS).astype(np.int8), scale
