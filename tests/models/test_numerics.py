@@ -71,18 +71,24 @@ def test_other_types_empty_inputs_and_autocast_fall_back(engine: Engine) -> None
 
 
 @pytest.mark.parametrize(
-    ("vendor", "engine"), [("AuthenticAMD", "onednn"), ("GenuineIntel", "mkl"), ("", "mkl")]
-)
-def test_the_vendor_decides(
-    vendor: str, engine: str, monkeypatch: pytest.MonkeyPatch, fresh_choice: None
+    ("vendor", "flag", "engine"),
+    [
+        ("AuthenticAMD", "avx512f", "onednn"), ("AuthenticAMD", "avx2", "mkl"), ("GenuineIntel", "avx512f", "mkl"),
+        ("", "", "mkl"),
+    ],
+)  # fmt: skip
+def test_the_processor_decides(
+    vendor: str, flag: str, engine: str, monkeypatch: pytest.MonkeyPatch, fresh_choice: None
 ) -> None:
     monkeypatch.setattr(engines, "_vendor", lambda: vendor)
+    monkeypatch.setattr(engines, "processor_flags", lambda: frozenset({flag}))
     monkeypatch.setattr(engines, "onednn_available", lambda: True)
     assert default_engine() == engine
 
 
 def test_without_the_operator_amd_uses_mkl(monkeypatch: pytest.MonkeyPatch, fresh_choice: None) -> None:
     monkeypatch.setattr(engines, "_vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(engines, "processor_flags", lambda: frozenset({"avx512f"}))
     monkeypatch.setattr(engines, "onednn_available", lambda: False)
     assert default_engine() == "mkl"
     x, weight, bias = (tensor.detach() for tensor in operands(6, 24))

@@ -1,9 +1,10 @@
 """Send float32 matrix products to the fastest engine inside torch for this processor.
 
-torch's float32 products go to MKL, which on AMD processors takes its AVX2 path and leaves more than half of
-the machine idle; oneDNN, inside the same torch, uses AVX-512 there (measured on an EPYC Turin: 183 against
-400 GFLOP/s). On Intel processors MKL is as good, so it stays. The choice depends only on the processor's
-vendor and on an explicit override, never on timing: results are reproducible on one machine.
+torch's float32 products go to MKL, which on AMD processors takes its AVX2 path and so leaves more than half of
+those with AVX-512 idle; oneDNN, inside the same torch, uses all of it (measured on an EPYC Turin: 183 against
+400 GFLOP/s). On Intel processors and on AMD's without AVX-512 MKL is as good or better (an EPYC Milan: 185
+against 150), so it stays. The choice depends only on the processor and on an explicit override, never on
+timing: results are reproducible on one machine.
 
 Source: `docs` of oneDNN's matmul primitive; the operator is torch's own `mkldnn::_linear_pointwise`.
 """
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import unknown_name
-from diptych.models.runtimes import multiplies_bfloat16
+from diptych.models.runtimes import multiplies_bfloat16, processor_flags
 
 Engine = Literal["onednn", "mkl"]
 ENGINES: tuple[Engine, ...] = ("onednn", "mkl")
@@ -46,8 +47,9 @@ def numerics(engine: Engine) -> Iterator[None]:
 
 @cache
 def default_engine() -> Engine:
-    """Return the engine for this processor: oneDNN on AMD, MKL elsewhere or where the operator is missing."""
-    return "onednn" if onednn_available() and _vendor() == "AuthenticAMD" else "mkl"
+    """Return the engine: oneDNN on AMD processors with AVX-512, MKL elsewhere or without the operator."""
+    wide = _vendor() == "AuthenticAMD" and "avx512f" in processor_flags()
+    return "onednn" if wide and onednn_available() else "mkl"
 
 
 @cache
