@@ -73,10 +73,12 @@ def test_other_types_empty_inputs_and_autocast_fall_back(engine: Engine) -> None
 @pytest.mark.parametrize(
     ("vendor", "flag", "engine"),
     [
-        ("AuthenticAMD", "avx512f", "onednn"), ("AuthenticAMD", "avx2", "mkl"), ("GenuineIntel", "avx512f", "mkl"),
+        ("AuthenticAMD", "avx512f", "onednn"),
+        ("AuthenticAMD", "avx2", "mkl"),
+        ("GenuineIntel", "avx512f", "mkl"),
         ("", "", "mkl"),
     ],
-)  # fmt: skip
+)
 def test_the_processor_decides(
     vendor: str, flag: str, engine: str, monkeypatch: pytest.MonkeyPatch, fresh_choice: None
 ) -> None:

@@ -1,7 +1,7 @@
 """Send float32 matrix products to the fastest engine inside torch for this processor.
 
-torch's float32 products go to MKL, which on AMD processors takes its AVX2 path and so leaves more than half of
-those with AVX-512 idle; oneDNN, inside the same torch, uses all of it (measured on an EPYC Turin: 183 against
+torch's float32 products go to MKL, which on AMD processors takes its AVX2 path and so leaves more than half
+of those with AVX-512 idle; oneDNN, inside the same torch, does not (measured on an EPYC Turin: 183 against
 400 GFLOP/s). On Intel processors and on AMD's without AVX-512 MKL is as good or better (an EPYC Milan: 185
 against 150), so it stays. The choice depends only on the processor and on an explicit override, never on
 timing: results are reproducible on one machine.
