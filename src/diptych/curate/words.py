@@ -1,8 +1,8 @@
 """What a word is, for counting and for matching alike: runs of letters, marks and digits, case folded.
 
 Text is put in Unicode's compatibility form, its case is folded, and whatever is not a letter, a mark or a
-number separates words. So "(Dog)," holds the word "dog", "T-Shirt" the words "t shirt", and full-width or composed
-letters are the plain ones. One definition in Python, and the same for whole columns of text at once.
+number separates words. So "(Dog)," holds the word "dog", "T-Shirt" the words "t shirt", and full-width or
+composed letters are the plain ones. One definition in Python, and the same for whole columns at once.
 
 Source: Unicode Standard, section 3.13 (default case folding) and annex 15 (NFKC).
 """
