@@ -1,5 +1,6 @@
 """Durable files: after a stop at any step a reader sees all of the old state or all of the new one."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -61,6 +62,11 @@ def seen_folder(root: Path) -> str | None:
     return str(verify(root / "out").extra["word"])
 
 
+def two_files(root: Path) -> None:
+    files.write_text(root / "a", "new")
+    files.write_text(root / "b", "old")
+
+
 def log_lines(root: Path) -> list[str]:
     return (root / "log").read_text().splitlines()
 
@@ -90,6 +96,12 @@ JOBS = {
     ),
     "remove a folder": Job(
         lambda root: stage(root, "o"), lambda root: files.remove(root / "out"), seen_folder, ("o", None)
+    ),
+    "give a file a second name": Job(
+        two_files
+        lambda root: files.link(root / "a", root / "b"),
+        lambda root: text_or_none(root / "b"),
+        ("old", "new"),
     ),
     "append a line": Job(
         lambda root: files.append_line(root / "log", "first"),
@@ -274,6 +286,21 @@ def test_a_linked_output_is_staged_where_the_link_leads(tmp_path: Path) -> None:
     stage(tmp_path, "n", replace=True)
     assert (tmp_path / "out").is_symlink() and seen_folder(tmp_path) == "n"
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real"]
+
+
+def test_a_file_is_copied_where_it_cannot_have_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def across_disks(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    (tmp_path / "a").write_text("bytes")
+    files.link(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").samefile(tmp_path / "a")
+    monkeypatch.setattr(os, "link", across_disks)
+    files.link(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "bytes" and not (tmp_path / "c").samefile(tmp_path / "a")
+    assert leftovers(tmp_path) == []
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path: Path) -> None:

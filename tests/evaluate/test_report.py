@@ -15,9 +15,6 @@ from PIL import Image
 
 from diptych.core.records import Metric
 from diptych.evaluate.gallery import build_report, fetch_pictures, nearest, read_curves
-from diptych.evaluate.markup import Html, escaped, tag
-from diptych.evaluate.pictures import SIDE, data_uri
-from diptych.evaluate.plots import Curve, curve_chart, percent, points, smooth, thin, ticks
 from diptych.evaluate.report import render, write_report
 from diptych.evaluate.report_parts import (
     ClassCard,
@@ -33,6 +30,9 @@ from diptych.evaluate.report_parts import (
 from diptych.evaluate.retrieval import RetrievalEvaluator
 from diptych.evaluate.suite import Suite
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
+from diptych.page.markup import Html, escaped, tag
+from diptych.page.pictures import SIDE, data_uri
+from diptych.page.plots import Curve, curve_chart, percent, points, smooth, thin, ticks
 
 EVIL = "<script>alert('1')</script> \" onerror=alert(2) & <b>\x00\ud800\u202e</title></style>-->"
 
@@ -161,7 +161,7 @@ def test_many_classes_show_those_with_the_most_errors(image: bytes) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_colours_have_enough_contrast(scheme: str) -> None:
     """WCAG 2.2, 1.4.3: at least 4.5 : 1 for every text colour on every ground it is used on."""
-    css = (resources.files("diptych.evaluate") / "page" / "report.css").read_text()
+    css = (resources.files("diptych.page") / "page.css").read_text()
     light, dark = (
         dict(re.findall(r"--([a-z]+): #([0-9a-f]{6})", part)) for part in css.split("@media", 2)[:2]
     )

@@ -218,6 +218,34 @@ def _cut_torn_line(file: io.FileIO) -> None:
         file.truncate(start)
 
 
+def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file a second name durably; where the file system cannot, write a copy.
+
+    Args:
+        source: the file; from now on neither name may be written through.
+        target: the second name; an existing file is replaced.
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    final = Path(target)
+    temporary = _temporary(final)
+    try:
+        with _disk(final):
+            failpoint("link")
+            os.link(source, temporary)
+            failpoint("rename")
+            temporary.replace(final)
+            _flush_path(final.parent)
+    except EnvironmentFault as error:
+        _discard(temporary)
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
+            raise
+        with Path(source).open("rb") as file, writing(final) as copy:
+            shutil.copyfileobj(file, copy, BUFFER_BYTES)
+
+
 def remove(path: str | os.PathLike[str]) -> None:
     """Remove a file or a folder; a folder vanishes whole before its files are deleted. Missing is fine.
 

@@ -167,7 +167,7 @@ class _Writer:
             return
         self._file = None
         self.stack.close()
-        self.entries.append(FileEntry(_shard_name(len(self.entries)), self._size, self._sha256.hexdigest()))
+        self.entries.append(FileEntry(shard_name(len(self.entries)), self._size, self._sha256.hexdigest()))
         self.samples.append(self._count)
         self._sha256, self._size, self._count = hashlib.sha256(), 0, 0
 
@@ -175,7 +175,7 @@ class _Writer:
         if self._held is None:
             return
         if self._file is None:
-            path = self.folder / _shard_name(len(self.entries))
+            path = self.folder / shard_name(len(self.entries))
             self._file = self.stack.enter_context(files.writing(path))
         blob, places = self._held[0] + end, self._held[1]
         self.rows.append((len(self.entries), self._size, len(blob), *places, range_digest(blob)))
@@ -185,7 +185,8 @@ class _Writer:
         self._held = None
 
 
-def _shard_name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
     return f"{number:05d}.tar"
 
 

@@ -20,12 +20,10 @@ from diptych.core.records import Counts
 from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs, embed_texts
 from diptych.evaluate.metrics import Floats, Ints, confusion_matrix, wilson
-from diptych.evaluate.plots import Curve, percent
 from diptych.evaluate.report_parts import (
     ClassCard,
     ClassStudy,
     ImageQuery,
-    Picture,
     PromptBar,
     PromptTable,
     Report,
@@ -35,6 +33,8 @@ from diptych.evaluate.report_parts import (
 from diptych.evaluate.retrieval import RetrievalResult
 from diptych.evaluate.suite import SuiteResult
 from diptych.evaluate.zeroshot import ZeroShotResult
+from diptych.page.pictures import Picture
+from diptych.page.plots import Curve, percent
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source

@@ -9,24 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.records import Metric
-from diptych.evaluate.plots import Curve
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture with the words beside it.
-
-    Attributes:
-        data: the encoded file, as the source has it; unreadable ones are shown as an empty frame.
-        caption: what the picture shows; also the text for those who cannot see it.
-        right: whether it was answered right, or is a right answer; None where that is no question.
-        note: a few words under it, such as the answer that was given.
-    """
-
-    data: bytes
-    caption: str
-    right: bool | None = None
-    note: str = ""
+from diptych.page.pictures import Picture
+from diptych.page.plots import Curve
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,22 @@ A section is a leaf of two panels like the masthead: words on the left, pictures
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.core.manifest import created_by
 from diptych.core.records import Metric
-from diptych.evaluate.markup import Html, join, tag
-from diptych.evaluate.pictures import hung, mark, shortened
-from diptych.evaluate.plots import (
+from diptych.evaluate.report_parts import (
+    ClassCard,
+    ClassStudy,
+    ImageQuery,
+    PromptTable,
+    TextQuery,
+    Tile,
+)
+from diptych.page.leaves import Leaf, titled
+from diptych.page.markup import Html, join, tag
+from diptych.page.pictures import hung, mark, shortened
+from diptych.page.plots import (
     SPACE,
     Curve,
     curve_chart,
@@ -24,69 +31,12 @@ from diptych.evaluate.plots import (
     points,
     whole,
 )
-from diptych.evaluate.report_parts import (
-    ClassCard,
-    ClassStudy,
-    ImageQuery,
-    PromptTable,
-    Report,
-    TextQuery,
-    Tile,
-)
-
-NUMERALS = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII")
-
-WALL = 12
-"""Pictures in the masthead: three columns of four."""
 
 SHOWN_CLASSES = 20
 """Classes in the heat map: more cannot be read; with more, those with the most errors are shown."""
 
 SHOWN_CONFUSIONS = 12
 """Mistakes in words: two columns of six."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """One section: its title and a sentence on the left, its content on the right."""
-
-    title: str
-    words: Html
-    content: Html
-
-
-def masthead(report: Report) -> Html:
-    """The diptych itself: a wall of pictures, and what the run is in words."""
-    wall = [hung(picture, plain=True) for picture in report.wall[:WALL]]
-    facts = [tag("div", tag("dt", titled(name)), tag("dd", value)) for name, value in report.facts]
-    words = tag(
-        "div",
-        tag("p", "diptych · report of a run", class_="kicker"),
-        tag("h1", report.title),
-        tag("p", report.summary, class_="summary") if report.summary else Html(""),
-        tag("dl", *facts, class_="facts") if facts else Html(""),
-        class_="panel words",
-    )
-    pictures = tag("div", *wall, class_="panel wall") if wall else Html("")
-    return tag("header", pictures, words, class_="masthead" if wall else "masthead single")
-
-
-def numbered(count: int, leaf: Leaf) -> Html:
-    """Bind a leaf: numeral, title and words on the left panel, the content on the right."""
-    numeral = NUMERALS[count - 1] if count <= len(NUMERALS) else str(count)
-    return tag(
-        "section",
-        tag(
-            "div",
-            tag("p", numeral, class_="numeral", aria_hidden="true"),
-            tag("h2", leaf.title, id=f"s{count}"),
-            leaf.words,
-            class_="side",
-        ),
-        tag("div", leaf.content, class_="main"),
-        class_="leaf",
-        aria_labelledby=f"s{count}",
-    )
 
 
 def headline(tiles: Sequence[Tile]) -> Leaf | None:
@@ -187,21 +137,6 @@ def retrieval(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> Leaf 
     return Leaf("Asked in words", words, join(*content))
 
 
-def left_out(counts: Sequence[tuple[str, int]]) -> Leaf | None:
-    """What was dropped, by reason: said even when it is nothing."""
-    if not counts:
-        return None
-    rows = [
-        tag("tr", tag("th", titled(reason), scope="row"), tag("td", whole(count))) for reason, count in counts
-    ]
-    words = tag(
-        "p",
-        "Nothing is skipped in silence. A picture that cannot be read stays in the total "
-        "and counts as wrong.",
-    )
-    return Leaf("Left out", words, tag("table", tag("tbody", *rows), class_="figures"))
-
-
 def all_numbers(metrics: Sequence[Metric], commands: Sequence[tuple[str, str]]) -> Leaf | None:
     """Every number of the run and the commands that made them."""
     if not metrics and not commands:
@@ -231,13 +166,6 @@ def all_numbers(metrics: Sequence[Metric], commands: Sequence[tuple[str, str]]) 
     )
     content = join(tag("div", table, class_="scroll", tabindex=0) if rows else Html(""), *again)
     return Leaf("Every number", words, content)
-
-
-def colophon() -> Html:
-    """Who made the page."""
-    return tag(
-        "footer", tag("p", f"Written by {created_by()}. One file, no scripts, nothing loaded from elsewhere.")
-    )
 
 
 def _prompt_table(table: PromptTable) -> Html:
@@ -345,15 +273,6 @@ def _image_query(query: ImageQuery) -> Html:
         for text, right in query.found
     ]
     return tag("div", hung(query.picture), tag("ol", *lines), class_="reading")
-
-
-def titled(text: str) -> str:
-    """Begin with a capital, and leave the rest as it is.
-
-    >>> titled("base colour")
-    'Base colour'
-    """
-    return text[:1].upper() + text[1:]
 
 
 def _big(value: float) -> Html:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.evaluate.markup import Html, join, tag
+from diptych.page.markup import Html, join, tag
 
 MAX_POINTS = 600
 """More points than pixels only make the file larger."""

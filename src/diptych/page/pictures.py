@@ -6,11 +6,11 @@ reaches the page.
 
 import base64
 import io
+from dataclasses import dataclass
 
 from diptych.core.errors import BadSampleError
 from diptych.data.decoding import decode
-from diptych.evaluate.markup import Html, tag
-from diptych.evaluate.report_parts import Picture
+from diptych.page.markup import Html, tag
 
 SIDE = 224
 """Longest side in pixels: the largest frame on the page is 112 wide, twice that for dense screens."""
@@ -20,6 +20,23 @@ QUALITY = 82
 
 SHOWN_TEXT = 160
 """Characters of a caption; the rest becomes an ellipsis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture with the words beside it.
+
+    Attributes:
+        data: the encoded file, as the source has it; unreadable ones are shown as an empty frame.
+        caption: what the picture shows; also the text for those who cannot see it.
+        right: whether it was answered right, or is a right answer; None where that is no question.
+        note: a few words under it, such as the answer that was given.
+    """
+
+    data: bytes
+    caption: str
+    right: bool | None = None
+    note: str = ""
 
 
 def data_uri(data: bytes) -> str | None:

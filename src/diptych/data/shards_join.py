@@ -1,0 +1,64 @@
+"""Make one shard set of several: their tars get new numbers, their indexes are put together.
+
+The bytes of the tars stay as they are; where the file system allows it they are linked, not copied.
+
+Reads: finished shard sets. Writes: `NNNNN.tar`, `index.npy` and, last, `manifest.json` in a folder that may
+hold other files too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.errors import DataError
+from diptych.core.files import link, make_folder, writing
+from diptych.core.manifest import FileEntry, Manifest, file_entry, read_manifest, write_manifest
+from diptych.data.shards_index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND
+from diptych.data.shards_write import shard_name
+
+
+def join_shards(parts: Sequence[Path], folder: Path, **told: Any) -> Manifest:
+    """Join shard sets in their order; keys must be unique over all of them.
+
+    Args:
+        parts: folders of finished sets.
+        folder: where the joined set is to be.
+        told: further fields of the manifest (settings, inputs, counts, seed, seconds).
+
+    Raises:
+        DataError: no part has a sample.
+        IntegrityError: a part is damaged.
+    """
+    make_folder(folder)
+    entries: list[FileEntry] = []
+    samples: list[int] = []
+    rows = []
+    for part in parts:
+        manifest = read_manifest(part, KIND)
+        index = np.load(part / INDEX_NAME, allow_pickle=False)
+        index["shard"] += len(entries)
+        rows.append(index)
+        samples += manifest.extra["shard_samples"]
+        for entry in manifest.outputs:
+            if entry.name == INDEX_NAME:
+                continue
+            name = shard_name(len(entries))
+            link(part / entry.name, folder / name)
+            entries.append(FileEntry(name, entry.bytes, entry.sha256))
+    if not entries:
+        raise DataError(
+            "no pair is left to write", where=folder, fix="look at the reasons why pairs were dropped"
+        )
+    with writing(folder / INDEX_NAME) as file:
+        np.save(file, np.concatenate(rows).astype(INDEX_DTYPE), allow_pickle=False)
+    joined = Manifest(
+        KIND,
+        format=FORMAT,
+        outputs=(*entries, file_entry(folder / INDEX_NAME, root=folder)),
+        extra={"samples": sum(samples), "shard_samples": samples},
+        **told,
+    )
+    write_manifest(folder, joined)
+    return joined
