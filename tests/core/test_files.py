@@ -98,7 +98,7 @@ JOBS = {
         lambda root: stage(root, "o"), lambda root: files.remove(root / "out"), seen_folder, ("o", None)
     ),
     "give a file a second name": Job(
-        two_files
+        two_files,
         lambda root: files.link(root / "a", root / "b"),
         lambda root: text_or_none(root / "b"),
         ("old", "new"),
