@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from diptych.core.errors import DataError
-from diptych.core.files import link, make_folder, writing
-from diptych.core.manifest import FileEntry, Manifest, file_entry, read_manifest, write_manifest
+from diptych.core.files import link, make_folder
+from diptych.core.manifest import FileEntry, Manifest, read_manifest, write_manifest
 from diptych.data.shards_index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND
-from diptych.data.shards_write import shard_name
+from diptych.data.shards_write import shard_name, write_index
 
 
 def join_shards(parts: Sequence[Path], folder: Path, **told: Any) -> Manifest:
@@ -51,12 +51,11 @@ def join_shards(parts: Sequence[Path], folder: Path, **told: Any) -> Manifest:
         raise DataError(
             "no pair is left to write", where=folder, fix="look at the reasons why pairs were dropped"
         )
-    with writing(folder / INDEX_NAME) as file:
-        np.save(file, np.concatenate(rows).astype(INDEX_DTYPE), allow_pickle=False)
+    index = write_index(np.concatenate(rows).astype(INDEX_DTYPE), folder)
     joined = Manifest(
         KIND,
         format=FORMAT,
-        outputs=(*entries, file_entry(folder / INDEX_NAME, root=folder)),
+        outputs=(*entries, index),
         extra={"samples": sum(samples), "shard_samples": samples},
         **told,
     )

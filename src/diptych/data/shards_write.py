@@ -25,7 +25,15 @@ from diptych.core.manifest import FileEntry, Manifest, write_manifest
 from diptych.core.records import Counts, Field, Pair, Reason
 from diptych.core.settings import to_mapping
 from diptych.data import tar
-from diptych.data.shards_index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND, MAX_SAMPLE_BYTES, range_digest
+from diptych.data.shards_index import (
+    FORMAT,
+    INDEX_DTYPE,
+    INDEX_NAME,
+    KIND,
+    MAX_SAMPLE_BYTES,
+    Index,
+    range_digest,
+)
 
 _MAX_KEY_BYTES = 80  # leaves room for the extension in ustar's 100 bytes, so our own names never need pax
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-]+")
@@ -97,7 +105,7 @@ def write_shards(
                 expected="at least one",
                 fix="look at the reasons why pairs were dropped",
             )
-        index = _write_index(writer.rows, staging)
+        index = write_index(np.array(writer.rows, dtype=INDEX_DTYPE), staging)
         receipt = Manifest(
             kind=KIND,
             format=FORMAT,
@@ -113,9 +121,10 @@ def write_shards(
     return receipt
 
 
-def _write_index(rows: list[tuple[int, ...]], folder: Path) -> FileEntry:
+def write_index(index: Index, folder: Path) -> FileEntry:
+    """Write the index of a shard set durably; see `shards_index`."""
     buffer = io.BytesIO()
-    np.save(buffer, np.array(rows, dtype=INDEX_DTYPE), allow_pickle=False)
+    np.save(buffer, index, allow_pickle=False)
     data = buffer.getvalue()
     files.write_bytes(folder / INDEX_NAME, data)
     return FileEntry(INDEX_NAME, len(data), hashlib.sha256(data).hexdigest())
