@@ -33,6 +33,38 @@ class Reason(StrEnum):
     DAMAGED = "damaged"
     DECODER_CRASH = "decoder_crash"
     TIMEOUT = "timeout"
+    # crawl
+    BAD_RECORD = "bad_record"
+    BAD_ADDRESS = "bad_address"
+    # filter
+    CAPTION_TOO_SHORT = "caption_too_short"
+    WRONG_LANGUAGE = "wrong_language"
+    BLOCKED_TEXT = "blocked_text"
+    BLOCKED_HOST = "blocked_host"
+    BOILERPLATE = "boilerplate"
+    IMAGE_TOO_SMALL = "image_too_small"
+    ASPECT_RATIO = "aspect_ratio"
+    LOW_SCORE = "low_score"
+    # match and balance
+    NO_QUERY = "no_query"
+    NOT_DRAWN = "not_drawn"
+    # fetch
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    ROBOTS = "robots"
+    OPTED_OUT = "opted_out"
+    NAME_NOT_FOUND = "name_not_found"
+    CONNECTION = "connection"
+    HTTP_CLIENT_ERROR = "http_client_error"
+    HTTP_SERVER_ERROR = "http_server_error"
+    RATE_LIMITED = "rate_limited"
+    REDIRECTS = "redirects"
+    NOT_AN_IMAGE = "not_an_image"
+    HASH_MISMATCH = "hash_mismatch"
+    # dedup
+    BLOCKED_IMAGE = "blocked_image"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    IN_EVALUATION_SET = "in_evaluation_set"
 
 
 def _no_fields() -> Mapping[str, Field]:
