@@ -253,3 +253,13 @@ def test_bfloat16_towers_keep_a_float32_loss(work: Path, tmp_path: Path) -> None
     run(work, tmp_path, model=model, precision="bfloat16", loss=watch)
     assert set(kinds) == {(torch.float32, torch.float32)}
     assert all(parameter.dtype == torch.float32 for parameter in model.clip.parameters())
+
+
+def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(work: Path, tmp_path: Path) -> None:
+    """Otherwise a comparison at equal samples would compare two schedules."""
+    run(work, tmp_path / "whole", log_every=1)
+    part = run(work, tmp_path / "part", log_every=1, stop_after_samples=50)
+    assert (part.steps, part.samples_seen, part.exit_code) == (7, 56, 0)
+    told = [line["loss"] for line in lines_of(tmp_path / "part") if "loss" in line]
+    assert told == [line["loss"] for line in lines_of(tmp_path / "whole") if "loss" in line][:7]
+    assert part.model_folder is not None

@@ -1,7 +1,7 @@
 """Sources of pairs: everything that `diptych pack`, `evaluate` and `search` can read, behind one contract.
 
 Reads: a folder of images with side-car captions; CSV/TSV; Parquet; WebDataset tars and our own shards; the
-drawn scenes (``scenes:train?count=20000&seed=1``). The format is read off the file. Bad rows are dropped and
+drawn scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The format is read off the file. Bad rows are dropped and
 counted.
 """
 
@@ -116,8 +116,8 @@ def _open_scenes(ref: str) -> "ScenesSource":
     from diptych.data.scenes import SPLITS
 
     split = parts.path or "train"
-    if split not in SPLITS:
-        raise unknown_name("split", split, SPLITS, where=ref)
+    if split not in (*SPLITS, "crawl"):
+        raise unknown_name("split", split, (*SPLITS, "crawl"), where=ref)
     return ScenesSource(split, **settings)
 
 
@@ -156,8 +156,11 @@ class ScenesSource:
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the drawn pairs; see Source."""
         from diptych.data.scenes import scene_pairs
+        from diptych.data.scenes_crawl import crawl
 
         del counts  # nothing that our own code draws is bad
+        if self.split == "crawl":
+            return crawl(self.count, seed=self.seed, size=self.size)
         return scene_pairs(self.count, seed=self.seed, split=self.split, size=self.size)
 
     def inputs(self) -> tuple[FileEntry, ...]:

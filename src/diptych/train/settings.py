@@ -23,6 +23,8 @@ class TrainSettings:
         steps: optimizer steps.
         epochs: passes over the data; may be a fraction.
         samples: pairs seen.
+        stop_after_samples: end once this many pairs were seen, in the middle of the schedule: a run to hold
+            against another one at equal samples. None goes to the end.
         batch_size: pairs per step; the loader's must be the same.
         learning_rate: peak of the schedule.
         warmup_steps: linear rise to the peak.
@@ -45,6 +47,7 @@ class TrainSettings:
     steps: int | None = None
     epochs: float | None = None
     samples: int | None = None
+    stop_after_samples: int | None = None
     batch_size: int = 256
     learning_rate: float = 5e-4
     warmup_steps: int = 2000
@@ -81,6 +84,7 @@ class TrainSettings:
             "keep": self.keep,
             "evaluate_every_steps": 1 if self.evaluate_every_steps is None else self.evaluate_every_steps,
             "gradient_clip": 1.0 if self.gradient_clip is None else self.gradient_clip,
+            "stop_after_samples": 1 if self.stop_after_samples is None else self.stop_after_samples,
         }
         for name, value in positive.items():
             if not value > 0:
@@ -114,6 +118,17 @@ class TrainSettings:
                 fix="shorten the warm-up (a twentieth of the run is usual) or lengthen the run",
             )
         return steps
+
+    def last_step(self, count: int) -> int:
+        """Return the step after which the run ends: that of its schedule, unless it stops before.
+
+        >>> TrainSettings(steps=100, batch_size=10, warmup_steps=2, stop_after_samples=205).last_step(1000)
+        21
+        """
+        end = self.total_steps(count)
+        if self.stop_after_samples is None:
+            return end
+        return min(end, math.ceil(self.stop_after_samples / self.batch_size))
 
     def adamw(self, vision: Literal["vit", "resnet", "siglip"]) -> AdamWSettings:
         """Return the optimizer's constants, those left open filled in for the kind of image tower."""

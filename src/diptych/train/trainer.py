@@ -93,11 +93,11 @@ def train(
         IntegrityError: all saved states are damaged.
     """
     run = _Run(model, loader, settings, Path(run_folder), evaluators, loss)
-    total = settings.batch_size * run.total_steps
+    total = settings.batch_size * run.last_step
     with StopSignal() as stop, Progress("training", total=total) as progress:
         run.begin(progress, resume=resume)
         with closing(run.batches):
-            while run.step < run.total_steps and stop.number is None:
+            while run.step < run.last_step and stop.number is None:
                 run.advance()
             return run.finish(stop.number)
 
@@ -117,8 +117,8 @@ class _Run:
         _check_loader(loader, settings)
         self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
         self.evaluators = evaluators
-        self.total_steps = settings.total_steps(loader.count)
-        self.stepper = Stepper(model, settings, loss, total_steps=self.total_steps)
+        self.last_step = settings.last_step(loader.count)
+        self.stepper = Stepper(model, settings, loss, total_steps=settings.total_steps(loader.count))
         self.step = self.samples_seen = 0
         self.metrics: tuple[Metric, ...] = ()
         self._seconds_before = 0.0
@@ -166,7 +166,7 @@ class _Run:
         self._seconds_before = counters.seconds
         self._saved_step = self.step
         self.metrics = self.journal.evaluated(self.step)
-        self.progress.log(f"resuming at step {self.step} of {self.total_steps} ({found})")
+        self.progress.log(f"resuming at step {self.step} of {self.last_step} ({found})")
 
     def advance(self) -> None:
         """Do one step, and what is due after it."""
@@ -180,7 +180,7 @@ class _Run:
         if not done.finite:
             self.stepper.require_progress(self.step, batch, self.loader, self.folder)
         every = self.settings.evaluate_every_steps
-        last = self.step == self.total_steps
+        last = self.step == self.last_step
         if last or (every is not None and self.step % every == 0):
             self._evaluate()
         if last or self.step % self.settings.save_every_steps == 0:
@@ -189,13 +189,13 @@ class _Run:
     def finish(self, signal_number: int | None) -> TrainResult:
         """Save what the run has become: a checkpoint at its end, a state where it was stopped."""
         folder = None
-        if self.step >= self.total_steps:
+        if self.step >= self.last_step:
             folder = self._publish()
         elif self._saved_step != self.step:
             self._save(required=True)
         if signal_number is not None and folder is None:
             self.progress.log(
-                f"stopped by signal {signal_number} after step {self.step} of {self.total_steps}; "
+                f"stopped by signal {signal_number} after step {self.step} of {self.last_step}; "
                 f"everything is saved: run the same command again with --resume to go on"
             )
         return TrainResult(
