@@ -1,13 +1,13 @@
 """How often words, and pairs of words beside each other, stand in texts: exact, in bounded memory.
 
-A part of the corpus is counted in hash tables. When these are as large as allowed, they are handed over as a run, a
-table sorted by word, and counting goes on with empty ones. At the end all runs are merged (`merging`) and equal
-words added up; what is below a minimum count can only be dropped there, because no run knows what the others hold.
-The result does not depend on the parts, the runs or the workers.
+A part of the corpus is counted in hash tables. When these are as large as allowed, they are handed over as a
+run, a table sorted by word, and counting goes on with empty ones. At the end all runs are merged (`merging`)
+and equal words added up; what is below a minimum count can only be dropped there, because no run knows what
+the others hold. The result does not depend on the parts, the runs or the workers.
 
-A word is a run of letters, marks and digits, as `words.normalized_column` gives it, of at most 255 bytes; a pair is
-two words of one text with nothing but separators between them. Pairs sort as the tuples of their words do, since a
-space sorts below all that a word is made of.
+A word is a run of letters, marks and digits, as `words.normalized_column` gives it, of at most 255 bytes; a
+pair is two words of one text with nothing but separators between them. Pairs sort as the tuples of their
+words do, since a space sorts below all that a word is made of.
 
 Reads: texts. Writes: runs and merged tables, through the caller.
 Source: Knuth, "The Art of Computer Programming", 5.4 (external sorting) and 6.4 (hashing).
@@ -43,7 +43,8 @@ class CountingSettings:
     """How to count.
 
     Attributes:
-        memory_bytes: for the tables of one worker, their sorting included. Beside it a worker holds a batch of
+        memory_bytes: for the tables of one worker, their sorting included. Beside it a worker holds a batch
+        of
             texts (about 4 MB, three times over) and the program.
         bytes_per_unit: of corpus files, on disk, that are counted in one piece.
         pairs: count pairs too.

@@ -1,9 +1,9 @@
 """Loops that count words and pairs of words in hash tables over flat arrays.
 
-A row of the table of words holds all about one word, so that looking it up touches one line of the cache: its key,
-its size and number, where its bytes end in the pool, its count. The key of a word of up to eight bytes is those
-bytes, so nothing else has to be compared; that of a longer one is a hash. A pair is the numbers of its two words,
-which fit one integer: its bytes are never looked at.
+A row of the table of words holds all about one word, so that looking it up touches one line of the cache:
+its key, its size and number, where its bytes end in the pool, its count. The key of a word of up to eight
+bytes is those bytes, so nothing else has to be compared; that of a longer one is a hash. A pair is the
+numbers of its two words, which fit one integer: its bytes are never looked at.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ MAX_WORD_BYTES = 255
 """A longer run of letters is no word (text without spaces, an encoded file): it separates words."""
 
 ROW, PLACE, PREVIOUS, WORDS, PAIRS, ENTRIES, PAIR_ENTRIES, POOL = range(8)
-"""What `count` remembers between calls: the text and the byte to go on with, where the word before begins (-1: there
-is none), words and pairs seen so far, entries in use, bytes of words in use."""
+"""What `count` remembers between calls: the text and the byte to go on with, where the word before begins
+(-1: there is none), words and pairs seen so far, entries in use, bytes of words in use."""
 MARKS = 8
 DONE, WORDS_FULL, PAIRS_FULL = range(3)
 STRIDE = 512  # words that are looked up before their pairs are
@@ -33,7 +33,7 @@ NUMBER = (1 << 32) - 1
 
 
 @njit(cache=True, nogil=True)
-def _slot(key: int, mask: int) -> int:
+def _slot(key: int, mask: int) -> Any:
     mixed = np.uint64(key) * GOLDEN
     return np.int64((mixed ^ (mixed >> HALF)) & np.uint64(mask))
 
@@ -54,21 +54,21 @@ def _read(data: Any, place: int, stop: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def _is_word(data: Any, place: int, size: int, pool: Any, pool_end: int) -> bool:
+    same = True
     for step in range(size):
-        if data[place + step] != pool[pool_end - size + step]:
-            return False
-    return True
+        same &= data[place + step] == pool[pool_end - size + step]
+    return same
 
 
 @njit(cache=True, nogil=True)
-def _row_of(data: Any, place: int, size: int, key: int, words: Any, pool: Any) -> int:
+def _row_of(data: Any, place: int, size: int, key: int, words: Any, pool: Any) -> Any:
     """Return the row of a word, or the empty one where it would be."""
     mask = len(words) - 1
     at = _slot(key, mask)
     while words[at, TAG]:
-        if words[at, KEY] == key and words[at, TAG] >> 32 == size:
-            if size <= KEY_BYTES or _is_word(data, place, size, pool, words[at, END]):
-                return at
+        same = words[at, KEY] == key and words[at, TAG] >> 32 == size
+        if same and (size <= KEY_BYTES or _is_word(data, place, size, pool, words[at, END])):
+            return at
         at = (at + 1) & mask
     return at
 
@@ -85,7 +85,7 @@ def _enter(data: Any, place: int, size: int, key: int, row: Any, pool: Any, mark
 
 
 @njit(cache=True, nogil=True)
-def _pair_row(pairs: Any, key: int) -> int:
+def _pair_row(pairs: Any, key: int) -> Any:
     """Return the row of a pair, or the empty one where it would be."""
     mask = len(pairs) - 1
     at = _slot(key, mask)
@@ -95,7 +95,7 @@ def _pair_row(pairs: Any, key: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _resumed(data: Any, words: Any, pool: Any, marks: Any) -> int:
+def _resumed(data: Any, words: Any, pool: Any, marks: Any) -> Any:
     """Return the number of the word before the one to go on with; the tables may have been emptied since."""
     place = marks[PREVIOUS]
     if place < 0:
@@ -161,7 +161,7 @@ def _add_pairs(numbers: Any, filled: int, pairs: Any, marks: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any) -> int:
+def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any) -> Any:
     """Count words and pairs until the texts end or a table is full; then it goes on where it stopped.
 
     Args:
@@ -169,7 +169,8 @@ def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any
         offsets: (N + 1,) int64, where each text begins.
         words: (S, 4) int64, see above; rows without a tag are empty.
         pool: uint8, the bytes of the words one after the other.
-        pairs: (T, 2) int64 keys (first number * 2 ** 32 + second, from 1) and counts; a key of 0 is empty. Without
+        pairs: (T, 2) int64 keys (first number * 2 ** 32 + second, from 1) and counts; a key of 0 is empty.
+        Without
             rows, pairs are not counted.
         marks: (MARKS,) int64.
 

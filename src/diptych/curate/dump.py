@@ -6,9 +6,9 @@ Kinds, told by the file's name (whatever follows `.gz`, `.bz2` or `.zst` is pack
 - `….parquet`: a column of texts, by default the one called `text`, or the only one of strings.
 - any other: plain text, one text a line.
 
-A part is a range of the file's bytes (of its row groups, for Parquet). Plain files are cut anywhere; a `.bz2` at
-the beginnings of the streams inside it, of which Wikipedia's "multistream" dumps have one per 100 pages; other
-packed files are one part. Each text belongs to exactly one part, whatever the parts.
+A part is a range of the file's bytes (of its row groups, for Parquet). Plain files are cut anywhere; a
+`.bz2` at the beginnings of the streams inside it, of which Wikipedia's "multistream" dumps have one per 100
+pages; other packed files are one part. Each text belongs to exactly one part, whatever the parts.
 
 Reads: those files. Writes: nothing. Source: meta.wikimedia.org, "Data dumps/Dump format" (multistream).
 """
@@ -170,8 +170,8 @@ def _in_batches(pages: Iterator[str]) -> Iterator[pa.Array]:
 def _whole_lines(blocks: Blocks, *, first: bool) -> Iterator[bytes]:
     """Yield runs of whole lines.
 
-    A part begins after the first line feed in it (the file's first one: at once) and ends after the first line
-    feed at its end or later, so that its last line is whole and every line is in one part.
+    A part begins after the first line feed in it (the file's first one: at once) and ends after the first
+    line feed at its end or later, so that its last line is whole and every line is in one part.
     """
     rest = b""
     for block, inside in blocks:
@@ -188,7 +188,8 @@ def _whole_lines(blocks: Blocks, *, first: bool) -> Iterator[bytes]:
         cut = len(rest) + block.rfind(b"\n") + 1 if inside and b"\n" in block else 0
         rest += block
         if last:
-            break
+            yield _as_utf8(rest + b"\n")
+            return
         if cut == 0 and len(rest) > MAX_LINE_BYTES:
             cut = rest.rfind(b" ") + 1 or len(rest)
         if cut:
@@ -214,9 +215,12 @@ def _blocks(part: CorpusPart) -> Blocks:
         if suffix == ".bz2":
             yield from _unpacked_streams(file, part)
         elif suffix in PACKED:
-            unpacked: Any = gzip.open(file) if suffix == ".gz" else pa.CompressedInputStream(file, "zstd")
-            while block := unpacked.read(BLOCK_BYTES):
-                yield block, True
+            unpacked: Any = (
+                gzip.GzipFile(fileobj=file) if suffix == ".gz" else pa.CompressedInputStream(file, "zstd")
+            )
+            with unpacked:
+                while block := unpacked.read(BLOCK_BYTES):
+                    yield block, True
         else:
             file.seek(part.start)
             left = part.end - part.start

@@ -1,8 +1,8 @@
 """The articles of a MediaWiki XML export: pages of namespace 0 that are no redirects, as wikitext.
 
-Every `<page>` is cut out of the stream and parsed by itself with expat. A page can declare no document type, so no
-entity but XML's own five exists and none can grow; the "<" of a text is always written `&lt;`, so the bytes
-`<page>` are always the tag. A page belongs to the part of the file in which its tag begins.
+Every `<page>` is cut out of the stream and parsed by itself with expat. A page can declare no document type,
+so no entity but XML's own five exists and none can grow; the "<" of a text is always written `&lt;`, so the
+bytes `<page>` are always the tag. A page belongs to the part of the file in which its tag begins.
 
 Reads: bytes of an export. Source: mediawiki.org, "Help:Export" (schema export-0.11).
 """
@@ -39,12 +39,12 @@ def articles(blocks: Iterator[tuple[bytes, bool]], path: Path) -> Iterator[str]:
 
 def _pages(blocks: Iterator[tuple[bytes, bool]], path: Path) -> Iterator[bytes]:
     """Cut the stream into pages."""
-    held, limit, begun, ended = b"", -1, False, False
+    held, limit, seen, ended = b"", -1, 0, False
     for block, inside in blocks:
         if limit < 0 and not inside:
             limit = len(held)
         held += block
-        begun, done = True, 0
+        seen, done = seen + len(block), 0
         for start, end in _whole_pages(held, limit):
             yield held[start:end]
             done = end
@@ -61,7 +61,9 @@ def _pages(blocks: Iterator[tuple[bytes, bool]], path: Path) -> Iterator[bytes]:
             )
         ended = ended or ENDING in held[done:]
         held, limit = held[known:], limit - known if limit >= 0 else -1
-    if begun and (not ended or OPENING in held):
+    # The last part of a file may begin inside the very last tag.
+    ended = ended or (seen < 2 * len(ENDING) and ENDING.endswith(held.strip()))
+    if OPENING in held or not ended:
         raise DataError(
             "the dump is cut off",
             where=path,

@@ -1,8 +1,8 @@
 """Many sorted tables of counts as one: k ways at once, a piece at a time.
 
-Of every run a batch is held. All rows up to the smallest last word of these batches can be added up, because no run
-has any of these words still to come; then the batches that are used up are replaced. Runs that are more than may be
-open at once are merged in groups first.
+Of every run a batch is held. All rows up to the smallest last word of these batches can be added up, because
+no run has any of these words still to come; then the batches that are used up are replaced. Runs that are
+more than may be open at once are merged in groups first.
 
 Reads: runs (`counting.count_part`). Writes: in-between runs, in a scratch folder.
 Source: Knuth, "The Art of Computer Programming", 5.4.1 (multiway merging).
@@ -23,7 +23,8 @@ from diptych.curate.counting import COUNTS
 MOST_RUNS = 256
 """Open at once: systems allow 1,024 files or fewer."""
 BYTES_PER_ROW = 200
-"""Of memory for a row that is being merged: its word in the batch, in what is added up, and while it is sorted."""
+"""Of memory for a row that is being merged: its word in the batch, in what is added up, and while it is
+sorted."""
 LEAST_ROWS, MOST_ROWS = 1_000, 500_000
 """In a batch of one run."""
 PIECE_ROWS = 1 << 19
@@ -61,7 +62,7 @@ def merge_counts(
 
 
 def write_counts(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables of counts one behind the other; sorted words are stored as what differs from the one before."""
+    """Write tables of counts one behind the other; sorted words are stored by what is new in them."""
     with (
         writing(path) as file,
         pq.ParquetWriter(

@@ -35,8 +35,8 @@ def plain_lines(pages: Sequence[str]) -> pa.Array:
     Returns:
         (N,) large strings, one line each, none empty.
 
-    >>> plain_lines(["'''Dogs''' {{small}}are [[mammal|mammals]].<ref>x</ref>\\n== See ==\\n* [[Cat]]s"]).to_pylist()
-    ['Dogs  are mammals. ', '== See ==', '* Cats']
+    >>> plain_lines(["'''Dogs''' are {{so}}[[mammal|mammals]].<ref>x</ref>\\n* [[Cat]]s"]).to_pylist()
+    ['Dogs are  mammals. ', '* Cats']
     """
     parts = [page.encode("utf-8", "replace") for page in pages]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)

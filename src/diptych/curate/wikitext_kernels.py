@@ -12,6 +12,7 @@ TAG_BYTES = 4096  # a "<" whose ">" is farther away is no tag
 NEWLINE, SPACE, QUOTE, AMPERSAND = 10, 32, 39, 38
 LESS, GREATER, SLASH, COLON, BAR, BANG, DASH, UNDERSCORE = 60, 62, 47, 58, 124, 33, 45, 95
 OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET = 123, 125, 91, 93
+LETTER_H, LETTER_S, LETTER_T, DOUBLE_QUOTE = 104, 115, 116, 34
 TEMPLATE, TABLE = 0, 1
 
 
@@ -29,8 +30,8 @@ RAW = _names(
 )  # fmt: skip
 """Tags whose content is no prose: it goes with them."""
 INLINE = _names(
-    "b", "i", "u", "s", "em", "strong", "small", "big", "sub", "sup", "span", "font", "abbr", "a", "tt", "code",
-    "nowiki", "cite", "mark", "q", "var", "del", "ins", "bdi", "kbd", "wbr",
+    "b", "i", "u", "s", "em", "strong", "small", "big", "sub", "sup", "span", "font", "abbr", "a", "tt",
+    "code", "nowiki", "cite", "mark", "q", "var", "del", "ins", "bdi", "kbd", "wbr",
 )  # fmt: skip
 """Tags that stand inside words and lines: they vanish without a trace. Any other ends the line."""
 UNSEEN = _names("file", "image", "category", "media")
@@ -108,16 +109,11 @@ def _hidden_end(data: Any, place: int, stop: int, gone: Any) -> int:
     end = _tag_end(data, place, stop) if which >= 0 else 0
     if end == 0 or data[end - 2] == SLASH or gone[which]:
         return end
-    close = end
-    while True:
-        close = _find(data, close, stop, LESS, SLASH, RAW[which, 0])
-        if close < 0:
-            gone[which] = True
-            return end
-        if _which(data, close + 2, stop, RAW) == which:
-            finish = _tag_end(data, close, stop)
-            return finish if finish else close + 2
-        close += 2
+    for close in range(end, stop - 2):
+        if data[close] == LESS and data[close + 1] == SLASH and _which(data, close + 2, stop, RAW) == which:
+            return max(close + 2, _tag_end(data, close, stop))
+    gone[which] = True
+    return end
 
 
 @njit(cache=True, nogil=True)
@@ -172,10 +168,12 @@ def matched(data: Any, begin: int, stop: int) -> Any:
             links[depth] = place
             depth, step = depth + 1, 2
         elif byte == CLOSE_BRACKET and after == CLOSE_BRACKET and depth:
-            if height == 0 or links[depth - 1] > blocks[height - 1] // 2:
-                depth -= 1
+            # A link does not reach out of the template that it opened in.
+            whole = height == 0 or links[depth - 1] > blocks[height - 1] // 2
+            depth -= whole
+            step += whole
+            if whole:
                 ends[links[depth] - begin] = place + 2
-                step = 2
         if byte == NEWLINE or (byte != SPACE and byte != COLON):
             fresh = byte == NEWLINE
         place += step
@@ -206,22 +204,17 @@ def _link(data: Any, place: int, end: int, ends: Any, begin: int) -> int:
 def _address_end(data: Any, place: int, stop: int) -> int:
     """Return the end of the web address that begins here, or 0."""
     size = 0
-    if (
-        _at(data, place, stop) == 104
-        and _at(data, place + 1, stop) == 116
-        and _at(data, place + 2, stop) == 116
-    ):
-        size = 5 if _at(data, place + 4, stop) == 115 else 4  # https, http
+    if _at(data, place, stop) == LETTER_H:
+        if _at(data, place + 1, stop) != LETTER_T or _at(data, place + 2, stop) != LETTER_T:
+            return 0
+        size = 5 if _at(data, place + 4, stop) == LETTER_S else 4  # https, http
         if _find(data, place + size, min(stop, place + size + 3), COLON, SLASH, SLASH) < 0:
             return 0
-    elif _at(data, place, stop) == SLASH and _at(data, place + 1, stop) == SLASH:
-        if place == 0 or data[place - 1] != OPEN_BRACKET:
-            return 0
-    else:
+    elif _at(data, place + 1, stop) != SLASH or place == 0 or data[place - 1] != OPEN_BRACKET:
         return 0
     place += size
     while place < stop and data[place] > SPACE and data[place] != LESS and data[place] != GREATER:
-        if data[place] in (OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE, BAR, 34):
+        if data[place] in (OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE, BAR, DOUBLE_QUOTE):
             break
         place += 1
     return place
@@ -247,23 +240,24 @@ def _markup_end(data: Any, place: int, stop: int) -> int:
 def _skip(data: Any, place: int, stop: int, ends: Any, begin: int) -> Any:
     """Return where to go on if what stands here is markup (0 if it is not), and the byte that replaces it."""
     byte, end = data[place], ends[place - begin]
-    if byte == LESS:
-        if end:
-            return end, 0 if data[place + 1] == BANG else SPACE
+    instead = 0
+    if byte == LESS and end:
+        instead = 0 if data[place + 1] == BANG else SPACE
+    elif byte == LESS:
         end = _tag_end(data, place, stop)
         name = place + 2 if _at(data, place + 1, stop) == SLASH else place + 1
-        return end, 0 if _which(data, name, stop, INLINE) >= 0 else NEWLINE
-    if byte == OPEN_BRACE:
-        return end, SPACE
-    if byte == OPEN_BRACKET:
-        return (_link(data, place, end, ends, begin) if end else 0), 0
-    if byte == CLOSE_BRACKET:
-        return (place + 2 if _at(data, place + 1, stop) == CLOSE_BRACKET else 0), 0
-    if byte in (QUOTE, UNDERSCORE):
-        return _markup_end(data, place, stop), 0
-    if byte in (104, SLASH) and (place == begin or not _is_letter(data[place - 1])):
-        return _address_end(data, place, stop), SPACE
-    return 0, 0
+        instead = 0 if _which(data, name, stop, INLINE) >= 0 else NEWLINE
+    elif byte == OPEN_BRACE:
+        instead = SPACE
+    elif byte == OPEN_BRACKET and end:
+        end = _link(data, place, end, ends, begin)
+    elif byte == CLOSE_BRACKET and _at(data, place + 1, stop) == CLOSE_BRACKET:
+        end = place + 2
+    elif byte in (QUOTE, UNDERSCORE):
+        end = _markup_end(data, place, stop)
+    elif byte in (LETTER_H, SLASH) and (place == begin or not _is_letter(data[place - 1])):
+        end, instead = _address_end(data, place, stop), SPACE
+    return end, instead
 
 
 @njit(cache=True, nogil=True)

@@ -75,7 +75,7 @@ def _normalized_pieces(data: Bytes, starts: Offsets, ends: Offsets) -> tuple[Byt
     """
     seen: dict[bytes, int] = {}
     which = np.empty(len(starts), np.int64)
-    raw: Any = memoryview(data)  # no copy of it: a slice of a column has the whole column's bytes
+    raw: Any = memoryview(data)  # type: ignore[arg-type]  # no copy of it: a slice of a column has the whole column's bytes
     for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         which[row] = seen.setdefault(bytes(raw[start:end]), len(seen))
     done = [normalized(piece.decode("utf-8")).encode("utf-8") for piece in seen]
