@@ -215,18 +215,20 @@ def _blocks(part: CorpusPart) -> Blocks:
         if suffix == ".bz2":
             yield from _unpacked_streams(file, part)
         elif suffix in PACKED:
-            unpacked: Any = (
-                gzip.GzipFile(fileobj=file) if suffix == ".gz" else pa.CompressedInputStream(file, "zstd")
-            )
-            with unpacked:
-                while block := unpacked.read(BLOCK_BYTES):
-                    yield block, True
+            unpacked: Any = gzip.GzipFile(fileobj=file)
+            if suffix == ".zst":
+                unpacked = pa.CompressedInputStream(file, "zstd")
+            yield from ((block, True) for block in iter(lambda: unpacked.read(BLOCK_BYTES), b""))
         else:
-            file.seek(part.start)
-            left = part.end - part.start
-            while block := file.read(min(BLOCK_BYTES, left) if left > 0 else BLOCK_BYTES):
-                yield block, left > 0
-                left -= len(block)
+            yield from _plain(file, part)
+
+
+def _plain(file: IO[bytes], part: CorpusPart) -> Blocks:
+    file.seek(part.start)
+    left = part.end - part.start
+    while block := file.read(min(BLOCK_BYTES, left) if left > 0 else BLOCK_BYTES):
+        yield block, left > 0
+        left -= len(block)
 
 
 def _unpacked_streams(file: IO[bytes], part: CorpusPart) -> Blocks:

@@ -81,9 +81,8 @@ def _batches(path: Path, rows: int) -> Iterator[pa.Table]:
     try:
         # The buffer keeps a reader from loading whole row groups of many millions of words.
         with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=rows, columns=COUNTS.names, use_threads=False):
-                if batch.num_rows:
-                    yield pa.Table.from_batches([batch]).cast(COUNTS)
+            batches = file.iter_batches(batch_size=rows, columns=COUNTS.names, use_threads=False)
+            yield from (pa.Table.from_batches([batch]).cast(COUNTS) for batch in batches if batch.num_rows)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise IntegrityError(
             "a run of counts cannot be read",
