@@ -131,7 +131,7 @@ def binomial_greater(hits: int, n: int, probability: float) -> float:
         n: trials.
         probability: of a hit, in [0, 1]; NaN gives NaN.
 
-    >>> binomial_greater(3, 3, 0.5)
+    >>> round(binomial_greater(3, 3, 0.5), 12)
     0.125
     """
     if math.isnan(probability):
