@@ -37,7 +37,8 @@ class DedupSettings:
     Attributes:
         near: find pictures that are nearly equal, besides those of equal bytes or pixels.
         max_bits: most bits of 64 in which the perceptual hashes of a picture and its copy differ.
-        min_likeness: least share of a stamp's variance that the other one explains, in (0, 1].
+        min_likeness: least share of a stamp's variance that the other one explains, in (0, 1]. Where a set is
+            of one kind (products on white, all alike), raise it: others are taken for copies sooner there.
         min_colours: least cosine between the colours of two stamps, unless one picture is grey.
         shingle_words: words of a caption that are looked at together.
         min_caption_similarity: least estimated Jaccard similarity of two captions' shingles, in (0, 1].
