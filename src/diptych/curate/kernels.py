@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diptych.core.errors import MissingPackageError
 
 try:
-    from numba import njit
+    from numba import njit as njit
 except ImportError as error:
     raise MissingPackageError(
         "matching and counting need a package that is not installed",
