@@ -24,6 +24,8 @@ from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes, Floats, Precision
 from diptych.models.numerics import HeldIn, hold_in
+from diptych.models.shared_prefix import PAYS, plan_sharing, read_shared
+from diptych.models.text import TextTransformer
 from diptych.models.words import AnyTokenizer
 
 
@@ -182,6 +184,21 @@ class Model(Encodes):
         with self._computing(precision):
             features = self.encode_text(torch.from_numpy(tokens))
         return _rows(features, unit)
+
+    def prompt_rows(self, tokens: NDArray[np.int64], precision: Precision = "float32") -> Floats | None:
+        """Return (B, E) float32, unit length, for prompts that begin alike; None where that spares nothing.
+
+        Args:
+            tokens: (B, L) token ids.
+            precision: what the tower computes in.
+        """
+        if not isinstance(self.clip.text, TextTransformer) or self.device.type != "cpu" or not len(tokens):
+            return None
+        plan = plan_sharing(tokens, self.config.text.end_id)
+        if plan.share > PAYS:
+            return None
+        with self._computing(precision), self._inference():
+            return _rows(read_shared(self.clip.text, tokens, plan), unit=True)
 
     def _own_embeds(self, inputs: Any) -> Tensor:
         return torch.from_numpy(super()._own_embeds(inputs)).to(self.device)
