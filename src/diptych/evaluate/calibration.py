@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 BANK = 2000
-"""Pictures and texts in the bank; a p-value is then exact to 1/2001."""
+"""Pictures and texts in the bank; a p-value is then exact to 1/1001."""
 
 MISMATCHES = 8
 """Wrong texts that a picture is paired with for fitting."""
@@ -56,9 +56,7 @@ class Calibration:
 
     def z_scores(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N, C): how many deviations above its background each text scores for each picture."""
-        scores = (image_embeds @ text_embeds.T).astype(np.float64)
-        mean, deviation = _background(text_embeds, self.picture_bank)
-        return (scores - mean) / deviation
+        return _z_scores(image_embeds, text_embeds, self.picture_bank)
 
     def probabilities(self, image_embeds: Floats, text_embeds: Floats, *, prior: float = 0.5) -> Doubles:
         """Return (N, C): how probable it is that a text belongs to a picture.
@@ -86,8 +84,11 @@ class Calibration:
 
     def p_values(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N,): how often a picture of the bank fits its best text at least as well; never 0."""
-        usual = np.sort(self.z_scores(self.picture_bank, text_embeds).max(axis=1))
-        best = self.z_scores(image_embeds, text_embeds).max(axis=1)
+        # One half says what is usual for a text, the other is held against it as new pictures are: only so
+        # are the bank's and a new picture's scores exchangeable.
+        known, held = self.picture_bank[::2], self.picture_bank[1::2]
+        usual = np.sort(_z_scores(held, text_embeds, known).max(axis=1))
+        best = _z_scores(image_embeds, text_embeds, known).max(axis=1)
         at_least = len(usual) - np.searchsorted(usual, best, side="left")
         return np.asarray((1 + at_least) / (1 + len(usual)))
 
@@ -178,6 +179,12 @@ def fit_temperature(logits: Doubles, labels: NDArray[np.int64]) -> float:
         else:
             low = left
     return float(np.exp((low + high) / 2))
+
+
+def _z_scores(image_embeds: Floats, text_embeds: Floats, bank: Floats) -> Doubles:
+    scores = (image_embeds @ text_embeds.T).astype(np.float64)
+    mean, deviation = _background(text_embeds, bank)
+    return (scores - mean) / deviation
 
 
 def _background(embeds: Floats, bank: Floats) -> tuple[Doubles, Doubles]:
