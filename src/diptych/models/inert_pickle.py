@@ -89,7 +89,7 @@ class View:
 MARK = object()
 
 
-class _Machine:
+class Machine:
     """The stack, the memo, and one method per kind of instruction."""
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "MARK": lambda: MARK,
 }
-ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
+ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "PROTO": lambda _machine, _: None,
     "POP": lambda machine, _: machine.pop(),
     "GLOBAL": lambda machine, argument: machine.push_name(argument),
@@ -228,13 +228,17 @@ ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
-def interpret(data: bytes) -> Any:
+def interpret(data: bytes, machine: Machine | None = None) -> Any:
     """Return what the pickle holds, made of plain values, `Record` and `View`.
 
+    Args:
+        data: the pickle.
+        machine: one that knows other names; that of TorchScript's weights by default.
+
     Raises:
-        RefusedError: an instruction or a name that TorchScript's weights do not need.
+        RefusedError: an instruction or a name that the machine does not know.
     """
-    machine = _Machine()
+    machine = Machine() if machine is None else machine
     try:
         for instruction, argument, place in pickletools.genops(data):
             name = instruction.name
