@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from diptych.core.manifest import content_digest, read_manifest
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
+from diptych.curate.repeats import host_of
 from diptych.curate.stages import Run, read_table
 from diptych.curate.words import normalized
 from diptych.data.shards import ShardSet
@@ -60,10 +60,15 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def flow(run: Run) -> list[dict[str, Any]]:
-    """Return for each stage how many pairs came in, went out and were dropped, by reason."""
+def flow(run: Run, *, until: str = FLOW[-1]) -> list[dict[str, Any]]:
+    """Return for each stage how many pairs came in, went out and were dropped, by reason.
+
+    Args:
+        run: the curation.
+        until: the last stage that is told.
+    """
     rows = []
-    for name in FLOW:
+    for name in FLOW[: FLOW.index(until) + 1]:
         counts = read_manifest(run.stage(name)).counts
         rows.append({"stage": name, **counts})
     return rows
@@ -146,7 +151,7 @@ def _contents(folder: Path) -> dict[str, Any]:
     for pair in ShardSet.open(folder).pairs(Counts()):
         lengths += [len(normalized(text).split()) for text in pair.captions]
         licences[str(pair.fields.get("licence") or "not stated")] += 1
-        hosts[_host(str(pair.fields.get("url") or pair.fields.get("page") or ""))] += 1
+        hosts[host_of(str(pair.fields.get("url") or pair.fields.get("page") or ""))] += 1
     words = np.array(lengths, np.int64)
     return {
         "captions": {
@@ -159,13 +164,6 @@ def _contents(folder: Path) -> dict[str, Any]:
         "licences": _most(licences),
         "hosts": {"count": len(hosts.keys() - {""}), "largest": _most(hosts)},
     }
-
-
-def _host(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
 
 
 def _most(found: Counter[str]) -> dict[str, int]:

@@ -195,6 +195,11 @@ def table_files(run: Run, name: str) -> list[Path]:
     return sorted(path for path in paths if path.suffix == ".parquet" and path.name[0].isdigit())
 
 
+def unit_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
+    """Read the table of one unit of a finished stage."""
+    return read_table(run.stage(name) / f"{number:05d}.parquet", columns)
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one table.
 

@@ -1,17 +1,159 @@
-"""The stages that look at texts alone: queries, candidates, filter, match, balance.
+"""The stages that look at texts alone: candidates, filter, match, balance.
 
-Each is the glue between the files of a curation and the pure functions of the part that it is named after. The
-tables after `candidates` hold the number of the row in the candidates' table of the same unit, and what is new.
+Each is the glue between the files of a curation and the pure functions of the part that it is named after.
+The tables after `candidates` hold, for each row that is still in, the number of its row in the candidates'
+table of the same unit, and what is new.
 
-Writes: `queries/queries.parquet`; for every unit the candidates; of the rows that pass, `filter` (row, caption),
-`match` (row, ids) and `balance` (row, ids: the queries for which the pair was drawn).
+Writes: for every unit the candidates; `filter` (row, caption, scrubbed), `match` (row, ids) and `balance`
+(row, ids: the queries for which the pair was drawn); for all units together the
+repeats of `filter`, the index of `match`, `balance/before.npy` and `after.npy`.
 """
 
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Reason
-from diptych.curate.stages import Run, Stage, Write, read_table, table_files, tables
+from diptych.curate.balance import balance_partition, count_matches, make_plan
+from diptych.curate.candidates import candidates_of, input_files, units_of
+from diptych.curate.filter import filter_table
+from diptych.curate.match import Matches, QueryIndex
+from diptych.curate.repeats import Repeats, find_repeats
+from diptych.curate.scrub import scrub_column
+from diptych.curate.stages import Run, Stage, Write, read_table, tables, unit_table
+from diptych.data.arrays import load_array, save_array
+
+QUERIES_FILE = "queries.parquet"
+
+
+def units(run: Run) -> int:
+    """Return how many units all stages after `candidates` have: one per table of candidates."""
+    return len(units_of(run.recipe.candidates))
+
+
+def _candidates(run: Run, number: int, write: Write) -> Counts:
+    table, counts = candidates_of(units_of(run.recipe.candidates)[number], run.recipe.candidates)
+    write("", table)
+    return counts
+
+
+def _candidates_inputs(run: Run) -> tuple[FileEntry, ...]:
+    return input_files(run.recipe.candidates)
+
+
+def _candidates_finish(run: Run) -> dict[str, Any]:
+    return {"sources": list(run.recipe.candidates.sources)}
+
+
+CANDIDATES = Stage(
+    "candidates", (), _candidates, units, finish=_candidates_finish, inputs=_candidates_inputs
+)
+
+
+def _filter_prepare(run: Run) -> None:
+    """Find keys that come twice and captions that come too often, over all units."""
+    found = find_repeats(
+        tables(run, "candidates", columns=["key", "caption", "url", "page"]), run.recipe.filter.max_repeats
+    )
+    found.save(run.stage("filter"))
+
+
+def _filter(run: Run, number: int, write: Write) -> Counts:
+    table = unit_table(run, "candidates", number, ["key", "url", "caption", "page", "fields"])
+    repeats = Repeats.load(run.stage("filter"))
+    counts = Counts()
+    keep = repeats.first_of_its_key(table, number, counts)
+    rows = np.flatnonzero(keep)
+    passed, judged = filter_table(table.take(rows), run.recipe.filter, repeated=repeats.too_often(table.take(rows)))
+    counts.merge(judged)
+    rows = rows[np.asarray(passed)]
+    caption, scrubbed = table["caption"].take(rows), np.zeros(len(rows), bool)
+    if run.recipe.filter.scrub:
+        clean, _ = scrub_column(caption.combine_chunks())
+        scrubbed = np.asarray(pc.not_equal(clean, caption.combine_chunks()))
+        caption = clean
+    write("", rows_table(rows, caption=caption, scrubbed=pa.array(scrubbed)))
+    return counts
+
+
+def _filter_finish(run: Run) -> dict[str, Any]:
+    return {
+        "scrubbed": sum(int(table["scrubbed"].to_numpy().sum()) for table in tables(run, "filter", columns=["scrubbed"]))
+    }
+
+
+FILTER = Stage("filter", ("candidates",), _filter, units, _filter_prepare, _filter_finish)
+
+
+def _match_prepare(run: Run) -> None:
+    queries = queries(run)["query"]
+    QueryIndex.build(queries, run.recipe.match).save(run.stage("match"))
+
+
+def _match(run: Run, number: int, write: Write) -> Counts:
+    table = unit_table(run, "filter", number, ["row", "caption"])
+    matches = QueryIndex.open(run.stage("match")).match(table["caption"])
+    found = np.diff(matches.offsets) > 0
+    rows = table["row"].to_numpy()
+    write("", rows_table(rows[found], ids=matches.to_arrow().filter(pa.array(found))))
+    counts = Counts()
+    counts.keep(int(found.sum()))
+    keys = unit_table(run, "candidates", number, ["key"])["key"] if not found.all() else None
+    for row in rows[~found]:
+        counts.drop(Reason.NO_QUERY, keys[int(row)].as_py() if keys is not None else "")
+    return counts
+
+
+MATCH = Stage("match", ("queries", "filter"), _match, units, _match_prepare)
+
+
+def _balance_prepare(run: Run) -> None:
+    """Count the matches of every query over all units, and decide from that what a pair's chances are."""
+    size = queries(run).num_rows
+    before = np.zeros(size, np.int64)
+    for table in tables(run, "match", columns=["ids"]):
+        count_matches(Matches.from_arrow(table["ids"]).ids, before)
+    save_array(run.stage("balance") / "before.npy", before)
+
+
+def _balance(run: Run, number: int, write: Write) -> Counts:
+    table = unit_table(run, "match", number)
+    rows = table["row"].to_numpy()
+    keys = unit_table(run, "candidates", number, ["key"])["key"].take(rows)
+    plan = make_plan(load_array(run.stage("balance") / "before.npy"), run.recipe.balance)
+    keep, chosen = balance_partition(keys, Matches.from_arrow(table["ids"]), plan)
+    counts = Counts()
+    counts.keep(int(keep.sum()))
+    for row in np.flatnonzero(~keep):
+        counts.drop(Reason.NOT_DRAWN, keys[int(row)].as_py())
+    write("", rows_table(rows[keep], ids=chosen.to_arrow().filter(pa.array(keep))))
+    return counts
+
+
+def _balance_finish(run: Run) -> dict[str, Any]:
+    """Count the matches again over what was kept."""
+    after = np.zeros(queries(run).num_rows, np.int64)
+    for number in range(units(run)):
+        kept = unit_table(run, "balance", number, ["row"])["row"]
+        matched = unit_table(run, "match", number)
+        inside = np.isin(matched["row"].to_numpy(), kept.to_numpy())
+        count_matches(Matches.from_arrow(matched["ids"].filter(pa.array(inside))).ids, after)
+    save_array(run.stage("balance") / "after.npy", after)
+    return {}
+
+
+BALANCE = Stage("balance", ("match",), _balance, units, _balance_prepare, _balance_finish)
+
+
+def queries(run: Run) -> pa.Table:
+    """Return the table of queries; a query's id is its row."""
+    return read_table(run.stage("queries") / QUERIES_FILE)
+
+
+def rows_table(rows: NDArray[Any], **columns: pa.Array) -> pa.Table:
+    """Return a table of row numbers and what belongs to them."""
+    return pa.table({"row": pa.array(rows, pa.int32()), **columns})
