@@ -265,7 +265,7 @@ def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     names = file.schema_arrow.names
     for wanted in needed:
         if wanted not in names:
@@ -283,12 +283,13 @@ def parquet_rows(file: "pq.ParquetFile", names: list[str], path: Path) -> Iterat
 
     try:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
-            yield from zip(*(_cells(batch.column(name)) for name in names), strict=True)
+            yield from zip(*(cells_of(batch.column(name)) for name in names), strict=True)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> IntegrityError:
+def unreadable(path: Path, error: Exception) -> IntegrityError:
+    """Build the error for a Parquet file that cannot be read."""
     return IntegrityError(
         "a Parquet file is damaged",
         where=path,
@@ -306,7 +307,7 @@ def _may_hold_paths(file: "pq.ParquetFile", column: str) -> bool:
     return not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _cells(column: "pa.Array") -> list[Any]:
+def cells_of(column: "pa.Array") -> list[Any]:
     """Turn a column into Python values; text that is not UTF-8 spoils its own cell only."""
     try:
         values: list[Any] = column.to_pylist()
