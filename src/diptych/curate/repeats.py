@@ -16,11 +16,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.core.records import Counts, Reason
-from diptych.curate.kernels import row_hashes
+from diptych.curate.balance_kernels import row_hashes
 from diptych.curate.words import normalized_column, text_buffers
 from diptych.data.arrays import load_array, save_array
 
 Hashes = NDArray[np.uint64]
+SEED = np.uint64(0)
 _NAMES = ("doubles", "frequent", "starts")
 
 
@@ -75,7 +76,7 @@ def find_repeats(units: Iterable[pa.Table], max_sites: int) -> Repeats:
     captions: list[Hashes] = []
     sites: list[Hashes] = []
     for number, table in enumerate(units):
-        keys.append(row_hashes(*text_buffers(table["key"])))
+        keys.append(row_hashes(*text_buffers(table["key"]), SEED))
         if max_sites:
             captions.append(caption_hashes(table))
             sites.append(_sites(table, number))
@@ -86,7 +87,7 @@ def find_repeats(units: Iterable[pa.Table], max_sites: int) -> Repeats:
 
 def caption_hashes(table: pa.Table) -> Hashes:
     """Return (N,) hashes of the captions' words."""
-    hashes: Hashes = row_hashes(*normalized_column(table["caption"]))
+    hashes: Hashes = row_hashes(*normalized_column(table["caption"]), SEED)
     return hashes
 
 
@@ -110,7 +111,7 @@ def _sites(table: pa.Table, number: int) -> Hashes:
     hosts = []
     for row, (page, url) in enumerate(zip(table["page"].to_pylist(), table["url"].to_pylist(), strict=True)):
         hosts.append(host_of(page) or host_of(url) or f"{number} {row}")
-    hashes: Hashes = row_hashes(*text_buffers(pa.array(hosts)))
+    hashes: Hashes = row_hashes(*text_buffers(pa.array(hosts)), SEED)
     return hashes
 
 

@@ -9,6 +9,7 @@ Writes: for every unit the candidates; `filter` (row, caption, scrubbed), `match
 repeats of `filter`, the index of `match`, `balance/before.npy` and `after.npy`.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Reason
-from diptych.curate.balance import balance_partition, count_matches, make_plan
+from diptych.curate.balance import Plan, balance_partition, count_matches, make_plan
 from diptych.curate.candidates import candidates_of, input_files, units_of
 from diptych.curate.filter import filter_table
 from diptych.curate.match import Matches, QueryIndex
@@ -116,15 +117,29 @@ def _balance_prepare(run: Run) -> None:
     size = queries(run).num_rows
     before = np.zeros(size, np.int64)
     for table in tables(run, "match", columns=["ids"]):
-        count_matches(Matches.from_arrow(table["ids"]).ids, before)
-    save_array(run.stage("balance") / "before.npy", before)
+        count_matches(Matches.from_arrow(table["ids"]), before)
+    plan = make_plan(queries(run)["query"], before, run.recipe.balance, parts=lambda: _parts(run))
+    folder = run.stage("balance")
+    for name, array in (("before", before), ("names", plan.names), ("limits", plan.limits)):
+        save_array(folder / f"{name}.npy", array)
+
+
+def _parts(run: Run) -> Iterator[tuple[pa.ChunkedArray, Matches]]:
+    for number in range(units(run)):
+        table = unit_table(run, "match", number)
+        yield _keys(run, number, table["row"].to_numpy()), Matches.from_arrow(table["ids"])
+
+
+def _keys(run: Run, number: int, rows: NDArray[np.int32]) -> pa.ChunkedArray:
+    return unit_table(run, "candidates", number, ["key"])["key"].take(rows)
 
 
 def _balance(run: Run, number: int, write: Write) -> Counts:
     table = unit_table(run, "match", number)
     rows = table["row"].to_numpy()
-    keys = unit_table(run, "candidates", number, ["key"])["key"].take(rows)
-    plan = make_plan(load_array(run.stage("balance") / "before.npy"), run.recipe.balance)
+    keys, folder = _keys(run, number, rows), run.stage("balance")
+    names, limits = (np.array(load_array(folder / f"{name}.npy")) for name in ("names", "limits"))
+    plan = Plan(names, limits, run.recipe.balance.seed)
     keep, chosen = balance_partition(keys, Matches.from_arrow(table["ids"]), plan)
     counts = Counts()
     counts.keep(int(keep.sum()))
@@ -141,7 +156,7 @@ def _balance_finish(run: Run) -> dict[str, Any]:
         kept = unit_table(run, "balance", number, ["row"])["row"]
         matched = unit_table(run, "match", number)
         inside = np.isin(matched["row"].to_numpy(), kept.to_numpy())
-        count_matches(Matches.from_arrow(matched["ids"].filter(pa.array(inside))).ids, after)
+        count_matches(Matches.from_arrow(matched["ids"].filter(pa.array(inside))), after)
     save_array(run.stage("balance") / "after.npy", after)
     return {}
 
