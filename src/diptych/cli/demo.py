@@ -1,7 +1,8 @@
 """The demo: curate a noisy crawl of scenes, train on what is left, name things never seen together, search.
 
-Writes: a run's folder (see `cli/run.py`) with the curation in `curated/` and, in `uncurated/`, a shorter run on the
-crawl as it was. Everything it does can be done with the other commands; it prints them at the end.
+Writes: a run's folder (see `cli/run.py`) with the curation in `curated/` and, in `uncurated/`, a shorter
+run on the crawl as it was. Everything it does can be done with the other commands; it prints them at the
+end.
 """
 
 import sys
@@ -21,9 +22,8 @@ from diptych.train.journal import evaluations
 
 NEXT = """
 Done in {minutes:.1f} minutes. Of pictures whose shape and colour were never seen together, {top1:.1%} were
-named right among 288 names. After {samples:,} pairs it was {curated:.1%} on curated and {crawled:.1%} on raw pairs.
-What curation did: {card}
-The report with curves, mistakes and pictures: {report}
+named right among 288 names. After {samples:,} pairs it was {curated:.1%} on curated and {crawled:.1%} on
+raw pairs. What curation did: {card} The report with curves, mistakes and pictures: {report}
 
 Try next
   diptych search {run} "scenes:test?count=2000" "a pink star" -k 5
@@ -39,8 +39,8 @@ UNCURATED_SAMPLES = 32_000
 """Pairs of the run on the crawl as it was: a third of the whole schedule is enough to see the difference."""
 
 WITHOUT = (
-    "The same model, schedule and number of pairs, trained on the crawl as it came and on what curation made of it. "
-    "Both were asked after {samples} pairs, a third of the run."
+    "The same model, schedule and number of pairs, trained on the crawl as it came and on what curation made "
+    "of it. Both were asked after {samples} pairs, a third of the run."
 )
 
 

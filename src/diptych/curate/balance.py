@@ -107,7 +107,9 @@ def make_plan(
     return _exact(plan, head, settings.cap, parts)
 
 
-def balance_partition(keys: pa.Array | pa.ChunkedArray, matches: Matches, plan: Plan) -> tuple[NDArray[np.bool_], Matches]:
+def balance_partition(
+    keys: pa.Array | pa.ChunkedArray, matches: Matches, plan: Plan
+) -> tuple[NDArray[np.bool_], Matches]:
     """Draw the pairs of a partition.
 
     Args:

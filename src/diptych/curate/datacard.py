@@ -1,12 +1,12 @@
 """The data card: what a curation took, dropped and kept, as plain data.
 
-Everything is counted from the files of the stages; nothing of time or machine goes in, so that equal data has an
-equal card. The page for people is `datacard_page`.
+Everything is counted from the files of the stages; nothing of time or machine goes in, so that equal data
+has an equal card. The page for people is `datacard_page`.
 
 Reads: the manifests and thin tables of all stages, the finished shards. Writes: nothing.
 
-Source: Gebru et al. 2021, "Datasheets for Datasets", for what is asked; Radford et al. 2021, section 2.2, for the
-comparison of words with WebText; Xu et al. 2023, figure 1, for the curve over queries.
+Source: Gebru et al. 2021, "Datasheets for Datasets", for what is asked; Radford et al. 2021, section 2.2,
+for the comparison of words with WebText; Xu et al. 2023, figure 1, for the curve over queries.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +22,14 @@ from numpy.typing import NDArray
 from diptych.core.manifest import content_digest, read_manifest
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
-from diptych.curate.repeats import host_of
 from diptych.curate.stages import Run, read_table
 from diptych.curate.words import normalized
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND as SHARDS_KIND
 
 WEBTEXT_WORDS = 7_000_000_000
-"""Of the text GPT-2 was trained on: 40 GB (Radford et al. 2019, section 2.1) at 5.7 bytes a word and its space."""
+"""Of the text GPT-2 was trained on: 40 GB (Radford et al. 2019, section 2.1) at 5.7 bytes a word and its
+space."""
 
 METACLIP_QUERIES = {"wordnet": 86_654, "words": 251_465, "bigrams": 100_646, "titles": 61_235}
 """Queries by source in MetaCLIP's reconstruction of the paper's list (Xu et al. 2023, table 1)."""
@@ -81,7 +82,9 @@ def sample_pairs(folder: Path, count: int = SHOWN_PAIRS) -> list[Pair]:
     return [shards.pair(row) for row in sorted(wanted)]
 
 
-def cumulative(counts: NDArray[np.int64], order: NDArray[np.int64], points: int = CURVE_POINTS) -> list[float]:
+def cumulative(
+    counts: NDArray[np.int64], order: NDArray[np.int64], points: int = CURVE_POINTS
+) -> list[float]:
     """Return the share of all matches that the rarest queries hold, at equal steps through the queries.
 
     Args:
@@ -151,7 +154,7 @@ def _contents(folder: Path) -> dict[str, Any]:
     for pair in ShardSet.open(folder).pairs(Counts()):
         lengths += [len(normalized(text).split()) for text in pair.captions]
         licences[str(pair.fields.get("licence") or "not stated")] += 1
-        hosts[host_of(str(pair.fields.get("url") or pair.fields.get("page") or ""))] += 1
+        hosts[_host(str(pair.fields.get("url") or pair.fields.get("page") or ""))] += 1
     words = np.array(lengths, np.int64)
     return {
         "captions": {
@@ -164,6 +167,13 @@ def _contents(folder: Path) -> dict[str, Any]:
         "licences": _most(licences),
         "hosts": {"count": len(hosts.keys() - {""}), "largest": _most(hosts)},
     }
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _most(found: Counter[str]) -> dict[str, int]:

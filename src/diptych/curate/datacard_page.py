@@ -1,6 +1,7 @@
 """The data card as a page: for people who look rather than read.
 
-Reads: the plain data of `datacard` and a few pairs. Writes: the file it is told to, see `diptych.page.leaves`.
+Reads: the plain data of `datacard` and a few pairs. Writes: the file it is told to, see
+`diptych.page.leaves`.
 """
 
 import json
@@ -46,7 +47,7 @@ def _head(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Masthead:
 
 def _flow(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
     del pairs
-    rows, top = [], max(1, max(row["in"] for row in card["flow"]))
+    rows, top = [], max(1, *(row["in"] for row in card["flow"]))
     for row in card["flow"]:
         lost = row["in"] - row["out"]
         rows.append(
@@ -81,7 +82,9 @@ def _left_out(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
                     tag("td", shortened(example), class_="quiet"),
                 )
             )
-    words = tag("p", "Every pair that is not in the set is counted under one reason, with the first examples.")
+    words = tag(
+        "p", "Every pair that is not in the set is counted under one reason, with the first examples."
+    )
     return Leaf("Left out", words, _table(rows)) if rows else None
 
 
@@ -124,7 +127,7 @@ def _balanced(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
 
 
 def _histogram(histogram: Mapping[str, Sequence[Sequence[int]]]) -> list[Html]:
-    after = {edge: count for edge, count in histogram["after"]}
+    after = {int(row[0]): int(row[1]) for row in histogram["after"]}
     return [
         tag(
             "tr",
@@ -184,7 +187,12 @@ def _origins(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
     words = tag(
         "p", "Licences as the pages state them; requests of sites not to be used for training, honoured."
     )
-    parts = [tag("h3", "Licences"), _table(stated), tag("h3", "Left out because its site asked"), _table(asked)]
+    parts = [
+        tag("h3", "Licences"),
+        _table(stated),
+        tag("h3", "Left out because its site asked"),
+        _table(asked),
+    ]
     if hosts:
         parts += [tag("h3", f"Hosts ({whole(card['hosts']['count'])} in all)"), _table(hosts)]
     if files:
@@ -219,7 +227,9 @@ def _row(name: str, value: str) -> Html:
 def _table(rows: Sequence[Html], heads: Sequence[str] = ()) -> Html:
     head = tag("thead", tag("tr", *(tag("th", titled(name), scope="col") for name in heads)))
     return tag(
-        "div", tag("table", head if heads else Html(""), tag("tbody", *rows), class_="figures"), class_="scroll"
+        "div",
+        tag("table", head if heads else Html(""), tag("tbody", *rows), class_="figures"),
+        class_="scroll",
     )
 
 

@@ -2,16 +2,19 @@
 
 Three rules:
 
-- "words": a query matches where its words (`words.normalized`) stand next to each other in the caption, whole.
+- "words": a query matches where its words (`words.normalized`) stand next to each other in the caption,
+whole.
   So "(Dog)," contains "dog" and "hotdog" does not.
-  Where writing has no spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar) there are no words to go by.
-  Texts get a space wherever such writing meets any other, so that "新款iPhone手机" contains "iphone". A query
-  that holds such writing matches as a run of characters, whose end must be the end of a word only where it is
-  of other writing: "本" is in "日本語の本", and "t恤" in "黑色T恤衫" but not in "best恤". Spaces inside such a
-  query must be there in the caption.
-- "anywhere": a query matches where its normalised form is a run of characters of the normalised caption: "cat"
+  Where writing has no spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar) there are no words to go
+  by. Texts get a space wherever such writing meets any other, so that "新款iPhone手机" contains "iphone". A
+  query that holds such writing matches as a run of characters, whose end must be the end of a word only
+  where it is of other writing: "本" is in "日本語の本", and "t恤" in "黑色T恤衫" but not in "best恤". Spaces inside
+  such a query must be there in the caption.
+- "anywhere": a query matches where its normalised form is a run of characters of the normalised caption:
+"cat"
   is in "concatenate".
-- "metaclip": the published rule of MetaCLIP, to compare with. `" " + query + " "` is part of the caption, after
+- "metaclip": the published rule of MetaCLIP, to compare with. `" " + query + " "` is part of the caption,
+after
   a space was put at its ends and around each of , . ; : ? ! and the backtick, and tab, line feed and carriage
   return became spaces. So case counts, "(dog)" does not contain "dog", "a dog" is not found where two spaces
   stand between the words, and a query that holds one of these marks beside a letter is never found. One

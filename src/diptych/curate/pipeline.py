@@ -3,9 +3,9 @@
     queries → candidates → filter → match → balance → fetch → fingerprint → dedup → shards → card
 
 Reads: a recipe (`curate/recipe.py`). Writes, in one folder: `recipe.json`; `stages/NAME` (see `stages`); the
-shard set itself (`NNNNN.tar`, `index.npy`, `manifest.json`), which `data.source` of a training takes as it is;
-`datacard.html` and `datacard.json`. A curation that was stopped goes on where it was; the bytes of the result
-depend on the recipe and its inputs alone, not on engine, workers or interruptions.
+shard set itself (`NNNNN.tar`, `index.npy`, `manifest.json`), which `data.source` of a training takes as it
+is; `datacard.html` and `datacard.json`. A curation that was stopped goes on where it was; the bytes of the
+result depend on the recipe and its inputs alone, not on engine, workers or interruptions.
 
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), sections 3 and 4.
 """
@@ -31,16 +31,15 @@ from diptych.curate.stages import (
     require_finished,
 )
 from diptych.curate.stages_pictures import DEDUP, FETCH, FINGERPRINT
+from diptych.curate.stages_queries import QUERIES
 from diptych.curate.stages_result import CARD, SHARDS
-from diptych.curate.stages_texts import BALANCE, CANDIDATES, FILTER, MATCH, QUERIES
+from diptych.curate.stages_texts import BALANCE, CANDIDATES, FILTER, MATCH
 
 RECIPE_NAME = "recipe.json"
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
-    for stage in (
-        QUERIES, CANDIDATES, FILTER, MATCH, BALANCE, FETCH, FINGERPRINT, DEDUP, SHARDS, CARD,
-    )  # fmt: skip
+    for stage in (QUERIES, CANDIDATES, FILTER, MATCH, BALANCE, FETCH, FINGERPRINT, DEDUP, SHARDS, CARD)
 }
 """All stages by name, in the order of the flow."""
 

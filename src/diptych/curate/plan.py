@@ -1,8 +1,8 @@
 """Hours and cost of a curation, from the rates at which one was done.
 
-Work that is cut into units takes `seconds a pair x pairs / (machines x cores)`; what one process does for all of a
-stage (`alone_seconds`) does not get faster with machines; the fetch is also bounded by each machine's network. The
-shares of pairs that a stage passes on are those of the measured run.
+Work that is cut into units takes `seconds a pair x pairs / (machines x cores)`; what one process does for
+all of a stage (`alone_seconds`) does not get faster with machines; the fetch is also bounded by each
+machine's network. The shares of pairs that a stage passes on are those of the measured run.
 
 Reads: the manifests of a finished curation. Writes: nothing.
 """
@@ -26,9 +26,9 @@ class PlanSettings:
 
     Attributes:
         cores: of one machine.
-        dollars_per_hour: for one machine; 0.68 is the list price of 16 cores with 32 GB (AWS c7i.4xlarge, 2024).
-        network_megabits: what one machine can download a second.
-        picture_kilobytes: of one downloaded file, where the measured run downloaded none.
+        dollars_per_hour: for one machine; 0.68 is the list price of 16 cores with 32 GB (AWS c7i.4xlarge,
+        2024). network_megabits: what one machine can download a second. picture_kilobytes: of one
+        downloaded file, where the measured run downloaded none.
     """
 
     cores: int = 16
@@ -70,7 +70,9 @@ def measured(folder: Path) -> tuple[Rate, ...]:
     return tuple(_rate(name, manifest, candidates) for name, manifest in manifests.items())
 
 
-def hours(rates: Sequence[Rate], pairs: int, machines: int, settings: PlanSettings = DEFAULT_SETTINGS) -> float:
+def hours(
+    rates: Sequence[Rate], pairs: int, machines: int, settings: PlanSettings = DEFAULT_SETTINGS
+) -> float:
     """Return how long it takes.
 
     Args:
@@ -101,7 +103,9 @@ def table(
     machines: Sequence[int] = MACHINES,
     settings: PlanSettings = DEFAULT_SETTINGS,
 ) -> list[dict[str, Any]]:
-    """Return one row for every number of pairs and of machines: hours, and dollars for all machines together."""
+    """Return one row for every number of pairs and of machines: hours, and dollars for all machines
+    together.
+    """
     rows = []
     for count in pairs:
         for number in machines:

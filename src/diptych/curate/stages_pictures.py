@@ -8,6 +8,7 @@ Writes, for every unit: `fetch` (row and `columns.FETCHED`, also of what was not
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,15 @@ from diptych.curate.columns import FETCHED
 from diptych.curate.dedup import duplicate_groups, in_both
 from diptych.curate.dedup_captions import caption_signatures
 from diptych.curate.fetch import OK, fetch_partition
-from diptych.curate.filter import filter_pictures
+from diptych.curate.filter import FilterSettings, filter_table
 from diptych.curate.fingerprints import FINGERPRINTS, fingerprint_partition
 from diptych.curate.stages import Run, Stage, Write, read_table, unit_table, write_table
 from diptych.curate.stages_texts import rows_table, units
 from diptych.curate.words import normalized
 from diptych.data.arrays import load_array, save_array
 from diptych.data.sources import open_source
+
+_NO_RULE = FilterSettings(min_characters=0, max_characters=0, boilerplate=False)
 
 AT_ONCE = 8192
 """Candidates that are under way together."""
@@ -48,9 +51,25 @@ def _fetch(run: Run, number: int, write: Write) -> Counts:
         counts.merge(found)
         parts.append(fetched)
     table = pa.concat_tables(parts) if parts else FETCHED.empty_table()
-    table, counts = filter_pictures(table, run.recipe.filter, counts)
+    table = _filter_sizes(run, table, counts)
     write("", table.add_column(0, "row", pa.array(rows, pa.int32())))
     return counts
+
+
+def _filter_sizes(run: Run, table: pa.Table, counts: Counts) -> pa.Table:
+    """Hold the pictures that were got against the rules about their sizes."""
+    rules = run.recipe.filter.rules
+    status = np.array(table["status"].to_pylist(), dtype=object)
+    for rule in (replace(_NO_RULE, min_side=rules.min_side), replace(_NO_RULE, max_aspect=rules.max_aspect)):
+        rows = np.flatnonzero(status == OK)
+        got = table.select(["key", "width", "height"]).take(rows)
+        passed, judged = filter_table(got, rule)
+        for reason, number in judged.dropped.items():
+            status[rows[~np.asarray(passed)]] = str(reason)
+            counts.kept -= number
+            counts.dropped[reason] += number
+        counts.examples |= judged.examples
+    return table.set_column(1, "status", pa.array(status, pa.string()))
 
 
 FETCH = Stage("fetch", ("balance",), _fetch, units)
@@ -121,7 +140,9 @@ def _in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.bo
 
 
 def _captions_of_copies(run: Run, leaders: NDArray[np.int64]) -> pa.Table:
-    """Return (leader, captions) for every picture that has copies: what they are called, each wording once."""
+    """Return (leader, captions) for every picture that has copies: what they are called, each wording
+    once.
+    """
     copies = np.flatnonzero(leaders != np.arange(len(leaders)))
     wanted = np.union1d(copies, leaders[copies])
     texts = list(_captions(run, wanted))
@@ -150,7 +171,7 @@ def _captions(run: Run, rows: NDArray[np.int64]) -> Iterator[str]:
     start = 0
     for number in range(units(run)):
         mine = unit_table(run, "fingerprint", number, ["row"])["row"].to_numpy()
-        low, high = np.searchsorted(rows, [start, start + len(mine)])
+        low, high = (int(place) for place in np.searchsorted(rows, [start, start + len(mine)]))
         if high > low:
             yield from unit_captions(run, number, mine[rows[low:high] - start])
         start += len(mine)
@@ -183,8 +204,8 @@ def _dedup(run: Run, number: int, write: Write) -> Counts:
     captions = [[text] for text in unit_captions(run, number, rows)]
     merged = read_table(folder / "captions.parquet")
     several = dict(zip(merged["leader"].to_pylist(), merged["captions"].to_pylist(), strict=True))
-    for place, row in enumerate(np.flatnonzero(keep)):
-        captions[place] = several.get(start + int(row), captions[place])
+    for place, row in enumerate(np.flatnonzero(keep).tolist()):
+        captions[place] = several.get(start + row, captions[place])
     write("", rows_table(rows, captions=pa.array(captions, pa.list_(pa.string()))))
     return counts
 

@@ -10,6 +10,8 @@ repeats of `filter`, the index of `match`, `balance/before.npy` and `after.npy`.
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,33 +19,56 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.core.files import write_json
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Reason
+from diptych.core.settings import load_json
 from diptych.curate.balance import Plan, balance_partition, count_matches, make_plan
-from diptych.curate.candidates import candidates_of, input_files, units_of
-from diptych.curate.filter import filter_table
+from diptych.curate.candidates import CandidateUnit, candidates_of, source_columns, units_of
+from diptych.curate.filter import caption_hosts, filter_table, repeated_captions
 from diptych.curate.match import Matches, QueryIndex
-from diptych.curate.repeats import Repeats, find_repeats
+from diptych.curate.repeats import first_of_their_keys, save_repeats
 from diptych.curate.scrub import scrub_column
 from diptych.curate.stages import Run, Stage, Write, read_table, tables, unit_table
+from diptych.curate.stages_queries import QUERIES_FILE
 from diptych.data.arrays import load_array, save_array
+from diptych.data.sources import open_source
+from diptych.data.sources_rows import digest_files
 
-QUERIES_FILE = "queries.parquet"
+UNITS_FILE = "units.json"
 
 
 def units(run: Run) -> int:
-    """Return how many units all stages after `candidates` have: one per table of candidates."""
-    return len(units_of(run.recipe.candidates))
+    """Return how many units `candidates` and all stages after it have: one per table of candidates."""
+    return len(load_json(run.stage("candidates") / UNITS_FILE)["units"])
+
+
+def _candidates_prepare(run: Run) -> None:
+    """Cut the sources into units; those of the first look stay, whatever happens to the sources."""
+    path = run.stage("candidates") / UNITS_FILE
+    if not path.is_file():
+        write_json(path, {"units": [asdict(unit) for unit in units_of(run.recipe.candidates)]})
 
 
 def _candidates(run: Run, number: int, write: Write) -> Counts:
-    table, counts = candidates_of(units_of(run.recipe.candidates)[number], run.recipe.candidates)
+    told = load_json(run.stage("candidates") / UNITS_FILE)["units"][number]
+    table, counts = candidates_of(CandidateUnit(**told), run.recipe.candidates)
     write("", table)
     return counts
 
 
 def _candidates_inputs(run: Run) -> tuple[FileEntry, ...]:
-    return input_files(run.recipe.candidates)
+    """Digest what was read: files each by themselves, other sources by what they say of themselves."""
+    settings = run.recipe.candidates
+    found: list[FileEntry] = []
+    paths = dict.fromkeys(unit["path"] for unit in load_json(run.stage("candidates") / UNITS_FILE)["units"])
+    for name in paths:
+        path = Path(name)
+        if path.is_file():
+            found += digest_files(path.name, [path], root=path.parent)
+        else:
+            found += open_source(name, columns=source_columns(settings)).inputs()
+    return tuple(found)
 
 
 def _candidates_finish(run: Run) -> dict[str, Any]:
@@ -51,48 +76,53 @@ def _candidates_finish(run: Run) -> dict[str, Any]:
 
 
 CANDIDATES = Stage(
-    "candidates", (), _candidates, units, finish=_candidates_finish, inputs=_candidates_inputs
+    "candidates",
+    (),
+    _candidates,
+    units,
+    _candidates_prepare,
+    _candidates_finish,
+    _candidates_inputs,
 )
 
 
 def _filter_prepare(run: Run) -> None:
-    """Find keys that come twice and captions that come too often, over all units."""
-    found = find_repeats(
-        tables(run, "candidates", columns=["key", "caption", "url", "page"]), run.recipe.filter.max_repeats
-    )
-    found.save(run.stage("filter"))
+    """Find keys that come twice and captions that stand on too many hosts, over all units."""
+    rules, folder = run.recipe.filter.rules, run.stage("filter")
+    save_repeats(folder, tables(run, "candidates", columns=["key"]))
+    if rules.max_repeats:
+        columns = ["caption", "url", "page"]
+        frequent = repeated_captions(
+            lambda: map(caption_hosts, tables(run, "candidates", columns=columns)),
+            max_repeats=rules.max_repeats,
+        )
+        save_array(folder / "frequent.npy", frequent)
 
 
 def _filter(run: Run, number: int, write: Write) -> Counts:
     table = unit_table(run, "candidates", number, ["key", "url", "caption", "page", "fields"])
-    repeats = Repeats.load(run.stage("filter"))
-    counts = Counts()
-    keep = repeats.first_of_its_key(table, number, counts)
-    rows = np.flatnonzero(keep)
-    passed, judged = filter_table(table.take(rows), run.recipe.filter, repeated=repeats.too_often(table.take(rows)))
+    rules, folder, counts = run.recipe.filter.rules, run.stage("filter"), Counts()
+    rows = np.flatnonzero(first_of_their_keys(folder, number, table, counts))
+    frequent = np.array(load_array(folder / "frequent.npy")) if rules.max_repeats else None
+    passed, judged = filter_table(table.take(rows), rules, repeated=frequent)
     counts.merge(judged)
     rows = rows[np.asarray(passed)]
-    caption, scrubbed = table["caption"].take(rows), np.zeros(len(rows), bool)
-    if run.recipe.filter.scrub:
-        clean, _ = scrub_column(caption.combine_chunks())
-        scrubbed = np.asarray(pc.not_equal(clean, caption.combine_chunks()))
-        caption = clean
-    write("", rows_table(rows, caption=caption, scrubbed=pa.array(scrubbed)))
+    caption = table["caption"].combine_chunks().take(pa.array(rows))
+    clean = scrub_column(caption)[0] if run.recipe.filter.scrub else caption
+    write("", rows_table(rows, caption=clean, scrubbed=pc.not_equal(clean, caption)))
     return counts
 
 
 def _filter_finish(run: Run) -> dict[str, Any]:
-    return {
-        "scrubbed": sum(int(table["scrubbed"].to_numpy().sum()) for table in tables(run, "filter", columns=["scrubbed"]))
-    }
+    parts = (unit_table(run, "filter", number, ["scrubbed"])["scrubbed"] for number in range(units(run)))
+    return {"scrubbed_captions": sum(pc.sum(part).as_py() or 0 for part in parts)}
 
 
 FILTER = Stage("filter", ("candidates",), _filter, units, _filter_prepare, _filter_finish)
 
 
 def _match_prepare(run: Run) -> None:
-    queries = queries(run)["query"]
-    QueryIndex.build(queries, run.recipe.match).save(run.stage("match"))
+    QueryIndex.build(queries(run)["query"], run.recipe.match).save(run.stage("match"))
 
 
 def _match(run: Run, number: int, write: Write) -> Counts:
