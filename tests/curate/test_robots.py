@@ -70,7 +70,7 @@ def test_groups_of_one_crawler_are_one_group() -> None:
         "user-agent: ExampleBot\ndisallow: /foo\ndisallow: /bar\n\nuser-agent: ExampleBot\ndisallow: /baz\n"
     )
     robots = parse_robots(text, "examplebot")
-    assert robots.records == tuple(Record("disallow", path) for path in ("/foo", "/bar", "/baz"))
+    assert robots.rules == ((b"/bar", False), (b"/baz", False), (b"/foo", False))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_rule_after_the_first_500_kib_is_not_read_and_none_is_read_by_half() -
     head = b"User-agent: *\nDisallow: /a\n"
     filler = b"# " + b"x" * (MAX_ROBOTS_BYTES - len(head) - 2 - 13) + b"\n"
     robots = parse_robots(head + filler + b"Disallow: /bcd\nDisallow: /e\n", "x")
-    assert [record.value for record in robots.records] == ["/a"]
+    assert robots.rules == ((b"/a", False),)
 
 
 def test_a_hostile_pattern_costs_no_time() -> None:

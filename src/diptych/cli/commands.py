@@ -99,6 +99,37 @@ def pack(
     return answer({"shards": str(out), **receipt.counts})
 
 
+def remove(
+    data: Annotated[Positional[Path], arg(metavar="DATA")],
+    key: Annotated[Positional[tuple[str, ...]], arg(metavar="KEY")] = (),
+    *,
+    keys: Path | None = None,
+    reason: str = "",
+    drop_others: bool = False,
+) -> int:
+    """Take samples out of packed shards for good; the set then is its next version.
+
+    Args:
+        data: a folder of packed shards.
+        key: names of the samples.
+        keys: a text file with further names, one a line.
+        reason: kept in the manifest, beside digests of the names.
+        drop_others: delete all else in the folder too, such as stages of a curation: it may hold them.
+    """
+    from diptych.data.shards_remove import read_keys
+    from diptych.data.shards_remove import remove as remove_samples
+
+    names = [*key, *(read_keys(keys) if keys is not None else ())]
+    if not names:
+        raise UsageError(
+            "remove what?", where="KEY", expected="a key, or a file of them", fix="give --keys FILE"
+        )
+    receipt = remove_samples(data, names, reason=reason, drop_others=drop_others)
+    told = {name: receipt.extra[name] for name in ("version", "samples") if name in receipt.extra}
+    removed = sum(record["count"] for record in receipt.extra.get("removals", ()))
+    return answer({"shards": str(data), **told, "removed_in_all": removed})
+
+
 def train(
     recipe: Annotated[Positional[Path], arg(metavar="RECIPE")],
     *,
@@ -299,6 +330,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "tokenizer": tokenizer,
     "pack": pack,
+    "remove": remove,
     "train": train,
     "evaluate": evaluate,
     "classify": classify,

@@ -35,8 +35,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Robots:
-    """What one robots.txt says to one crawler: the records of all groups that speak to it."""
+    """What one robots.txt says to one crawler: all groups that speak to it, as one.
 
+    Attributes:
+        rules: patterns in one spelling and whether they allow; the one that matches first decides.
+        records: everything else.
+    """
+
+    rules: tuple[tuple[bytes, bool], ...] = ()
     records: tuple[Record, ...] = ()
 
     def allows(self, target: str) -> bool:
@@ -51,12 +57,7 @@ class Robots:
         path = _comparable_path(target)
         if path == b"/robots.txt":
             return True
-        matching = [
-            (len(_comparable(rule.value)), rule.name == "allow")
-            for rule in self.records
-            if rule.name in _RULES and rule.value and _matches(_comparable(rule.value), path)
-        ]
-        return max(matching, default=(0, True))[1]
+        return next((allow for pattern, allow in self.rules if _matches(pattern, path)), True)
 
     def delay(self) -> float:
         """Return the seconds that the site wishes between two requests; 0 where it says nothing.
@@ -85,7 +86,6 @@ class Robots:
 
 ALLOW_ALL = Robots()
 """What a site without a robots.txt says."""
-DISALLOW_ALL = Robots((Record("disallow", "/"),))
 
 
 def parse_robots(text: str | bytes, token: str) -> Robots:
@@ -96,10 +96,10 @@ def parse_robots(text: str | bytes, token: str) -> Robots:
         token: the crawler's product token, letters, "-" and "_".
 
     Returns:
-        The records of all groups that name the token, or else of those for everybody ("*").
+        What all groups say that name the token, or else those for everybody ("*").
 
-    >>> parse_robots("User-agent: Diptych\\nDisallow: /x\\n\\nUser-agent: *\\nDisallow: /", "diptych").records
-    (Record(name='disallow', value='/x'),)
+    >>> parse_robots("User-agent: Diptych\\nDisallow: /x\\n\\nUser-agent: *\\nDisallow: /", "diptych").rules
+    ((b'/x', False),)
     """
     groups: dict[str, list[Record]] = {}
     tokens: set[str] = set()
@@ -116,7 +116,15 @@ def parse_robots(text: str | bytes, token: str) -> Robots:
         rules_seen = rules_seen or name in _RULES  # no other record may end a group's list of names
         for one in tokens & {own, "*"}:
             groups[one].append(Record(name, value))
-    return Robots(tuple(groups.get(own, groups.get("*", ()))))
+    mine = groups.get(own, groups.get("*", []))
+    rules = {
+        (_comparable(one.value), one.name == "allow") for one in mine if one.name in _RULES and one.value
+    }
+    return Robots(
+        # The most octets first; of two that are as long, the one that allows.
+        tuple(sorted(rules, key=lambda rule: (-len(rule[0]), not rule[1], rule[0]))),
+        tuple(one for one in mine if one.name not in _RULES),
+    )
 
 
 def _lines(text: str | bytes) -> Iterable[tuple[str, str]]:

@@ -81,9 +81,9 @@ def _normalized_pieces(
     """
     seen: dict[bytes, int] = {}
     which = np.empty(len(starts), np.int64)
-    raw: Any = data.tobytes() if len(starts) else b""
+    raw: Any = memoryview(data)  # type: ignore[arg-type]  # no copy of it: a slice of a column has the whole column's bytes
     for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        which[row] = seen.setdefault(raw[start:end], len(seen))
+        which[row] = seen.setdefault(bytes(raw[start:end]), len(seen))
     done = [by(piece.decode("utf-8")).encode("utf-8") for piece in seen]
     pool_offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in done], dtype=np.int64)])
     return np.frombuffer(b"".join(done) or b"\0", np.uint8), pool_offsets.astype(np.int64), which
