@@ -153,14 +153,11 @@ def word_counts(table: pa.Table) -> NDArray[np.int64]:
 
 _THING = (
     "images?|photos?|pictures?|pics?|img|thumbnails?|thumb|logo|icon|avatar|banner|placeholder|screenshot"
-    "|untitled|no title|spacer|blank|loading|advertisement|ad|gallery|slide|slideshow|preview|graphic|arrow|button"
-    "|search|menu|close|null|undefined|none|n/?a|alt|alt text|caption|title|description|share|print|email|facebook"
-    "|twitter|pinterest|instagram"
+    "|untitled|no title|spacer|blank|loading|advertisement|ad|gallery|slide|slideshow|preview|graphic"
+    "|button|search|menu|close|null|undefined|none|n/?a|alt|alt text|caption|title|description|share|print"
+    "|email|facebook|twitter|pinterest|instagram"
 )
-_KIND = (
-    "stock|main|product|featured|cover|default|profile|blog|post|article|header|hero|background|user|site"
-    "|company|the|an?|my|our"
-)
+_KIND = "stock|main|product|featured|cover|default|profile|blog|post|article|header|hero|user|site|company"
 BOILERPLATE = "|".join(
     (
         r"^\S+\.(?:jpe?g|jpe|png|gif|webp|bmp|svg|tiff?|heic|avif|cr2|nef|ico)$",

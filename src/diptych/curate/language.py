@@ -13,18 +13,19 @@ import pyarrow as pa
 import regex
 
 _SMALL_WORDS = {
-    "en": "the of and to in is on with for by from at this that his her are was an as it its your our my you we near",
+    "en": "a the of and to in is on with for by from at this that his her are was an as it its our your my",
     "de": "der die das und mit von für auf im ist ein eine einen einer dem den des zum zur nicht auch",
     "fr": "le la les des du et avec pour dans sur une un est au aux par en ce cette son sa ses qui que chez",
-    "es": "el la los las del y con para en una un es por al su sus que este esta como de lo",
-    "it": "il lo la gli le della dello dei degli e con per nel nella una un è al alla di da che sul",
-    "pt": "o a os as do da dos das e com para em uma um no na é ao por seu sua que não",
+    "es": "el la los las del con para en una un es por al su sus que este esta como de lo",
+    "it": "il lo la gli le della dello dei degli con per nel nella una un è al alla di da che sul",
+    "pt": "os as do da dos das com para em uma um no na é ao por seu sua que não",
     "nl": "de het een en van met voor op in is bij uit zijn niet aan te der naar ook",
-    "pl": "i w z na do się jest nie dla od po za przez oraz jak ze",
-    "sv": "och en ett i med på för av är den det som till från inte om",
+    "pl": "na do się jest nie dla od po za przez oraz jak ze",
+    "sv": "och en ett med på för av är den det som till från inte om",
     "tr": "ve bir bu için ile da de çok en olan gibi daha",
     "id": "dan di yang untuk dengan dari pada ini itu ke adalah dalam",
 }
+"""Of one letter only where it is English: initials and sizes are everywhere."""
 _LANGUAGES_OF = {
     word: tuple(code for code, words in _SMALL_WORDS.items() if word in words.split())
     for words in _SMALL_WORDS.values()
@@ -34,7 +35,7 @@ _SCRIPTS = {
     "ja": r"\p{Hiragana}|\p{Katakana}", "ko": r"\p{Hangul}", "zh": r"\p{Han}", "ru": r"\p{Cyrillic}",
     "ar": r"\p{Arabic}", "el": r"\p{Greek}", "he": r"\p{Hebrew}", "th": r"\p{Thai}", "hi": r"\p{Devanagari}",
 }  # fmt: skip
-_WORD = regex.compile(r"[\p{L}\p{M}]+")
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 _OTHER = regex.compile(r"(?![\p{Latin}\p{Common}\p{Inherited}])\p{L}")
 _SCRIPT_OF = {code: regex.compile(pattern) for code, pattern in _SCRIPTS.items()}
 UNKNOWN = "und"
@@ -62,7 +63,7 @@ def language_of(caption: str) -> str:
     >>> language_of("Le chat dans la maison"), language_of("かわいい犬"), language_of("12:30")
     ('fr', 'ja', 'und')
     """
-    words = _WORD.findall(caption.lower())
+    words = [word for word in _WORD.findall(caption.lower()) if not word.isdecimal()]
     letters = sum(map(len, words))
     if letters == 0:
         return UNKNOWN

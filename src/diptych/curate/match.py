@@ -2,22 +2,19 @@
 
 Three rules:
 
-- "words": a query matches where its words (`words.normalized`) stand next to each other in the caption,
-whole.
-  So "(Dog)," contains "dog" and "hotdog" does not.
+- "words": a query matches where its words (`words.normalized`) stand next to each other in the caption. So
+  "(Dog)," contains "dog" and "hotdog" does not.
   Where writing has no spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar) there are no words to go
   by. Texts get a space wherever such writing meets any other, so that "新款iPhone手机" contains "iphone". A
-  query that holds such writing matches as a run of characters, whose end must be the end of a word only
-  where it is of other writing: "本" is in "日本語の本", and "t恤" in "黑色T恤衫" but not in "best恤". Spaces inside
-  such a query must be there in the caption.
+  query that holds such writing matches as a run of characters, whose end must be the end of a word only where
+  it is of other writing: "本" is in "日本語の本", and "t恤" is in "黑色T恤衫" but not in "best恤". Spaces
+  inside such a query must be there in the caption.
 - "anywhere": a query matches where its normalised form is a run of characters of the normalised caption:
-"cat"
-  is in "concatenate".
-- "metaclip": the published rule of MetaCLIP, to compare with. `" " + query + " "` is part of the caption,
-after
-  a space was put at its ends and around each of , . ; : ? ! and the backtick, and tab, line feed and carriage
-  return became spaces. So case counts, "(dog)" does not contain "dog", "a dog" is not found where two spaces
-  stand between the words, and a query that holds one of these marks beside a letter is never found. One
+  "cat" is in "concatenate".
+- "metaclip": the published rule of MetaCLIP, to compare with. `" " + query + " "` is part of the caption, to
+  which this was done: a space at its ends and around each of , . ; : ? ! and the backtick; tab, line feed and
+  carriage return made spaces. So case counts, "(dog)" does not contain "dog", "a dog" is not found where two
+  spaces stand between the words, and a query with one of these marks beside a letter is never found. One
   difference: an empty query, which theirs finds wherever two spaces meet, never matches.
 
 A query without words never matches; of queries with the same words, all do.
@@ -56,7 +53,7 @@ ARRAYS = ("slots", "records", "runs", "run_data", "run_offsets")
 _UNSPACED = "".join(
     rf"\p{{scx={script}}}" for script in ("Han", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr")
 )
-_UNSPACED_RUN = regex.compile(rf" *((?:[{_UNSPACED}]\p{{M}}*)+) *")
+_UNSPACED_RUN = regex.compile(rf"((?:[{_UNSPACED}]\p{{M}}*)+)")
 _STARTS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
 _ENDS_UNSPACED = regex.compile(rf"[{_UNSPACED}]\p{{M}}*$")
 _FIRST_UNSPACED_BYTE = 0xE0
@@ -256,8 +253,7 @@ def _room(entries: int) -> int:
 
 def _parted(text: str) -> str:
     """Normalise a text, with a space wherever writing without spaces meets any other."""
-    parted: str = _UNSPACED_RUN.sub(r" \1 ", normalized(text))
-    return parted.strip()
+    return " ".join(_UNSPACED_RUN.sub(r" \1 ", normalized(text)).split())
 
 
 def _needle(query: str) -> str:

@@ -241,6 +241,39 @@ def _touch(table: Any, scratch: Any, level: int, begun: int) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _noted(ids: Any, size: Any, numbers: Any, record: Any) -> Any:
+    """Write down the query of a record and of its twins; return the ids and how many they are now."""
+    while record >= 0:
+        ids = grown(ids, size)
+        ids[size] = numbers[record]
+        size, record = size + 1, numbers[record + TWIN]
+    return ids, size
+
+
+@njit(cache=True, nogil=True)
+def _found(text: Any, words: int, slots: Any, records: Any, scratch: Any, ids: Any, size: Any) -> Any:
+    """Write down the queries of one text: those of one word, of two, and so on while longer ones begin so."""
+    data, text_start = text
+    ends, _, firsts, grams, _ = scratch
+    for first in range(words):
+        firsts[first], grams[first] = first, 0
+    begun, level = words, 0
+    while begun > 0:
+        _touch((slots, records[0]), scratch, level, begun)
+        going = 0
+        for place in range(begun):
+            first = firsts[place]
+            start = ends[first - 1] + 1 if first > 0 else text_start
+            record, longer = _looked_up(slots, records, grams[first], data, start, ends[first + level])
+            ids, size = _noted(ids, size, records[0], record)
+            if longer and first + level + 1 < words:
+                firsts[going] = first
+                going += 1
+        begun, level = going, level + 1
+    return ids, size
+
+
+@njit(cache=True, nogil=True)
 def matched(data: Any, offsets: Any, slots: Any, numbers: Any) -> Any:
     """Find the queries in every caption.
 
@@ -258,29 +291,12 @@ def matched(data: Any, offsets: Any, slots: Any, numbers: Any) -> Any:
         longest = max(longest, offsets[row + 1] - offsets[row] + 1)
     ends, firsts = np.empty(longest, np.int64), np.empty(longest, np.int64)
     hashes, grams = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
-    seen = np.empty(longest, np.uint64)
-    scratch = (ends, hashes, firsts, grams, seen)
+    scratch = (ends, hashes, firsts, grams, np.empty(longest, np.uint64))
     ids, out_offsets, size = np.empty(4 * len(offsets), np.int32), np.zeros(len(offsets), np.int64), 0
     for row in range(len(offsets) - 1):
         words = _cut(data, offsets[row], offsets[row + 1], ends, hashes)
-        begin, begun, level = size, words, 0
-        for first in range(words):
-            firsts[first], grams[first] = first, 0
-        while begun > 0:
-            _touch((slots, numbers), scratch, level, begun)
-            going = 0
-            for place in range(begun):
-                first = firsts[place]
-                start = ends[first - 1] + 1 if first > 0 else offsets[row]
-                record, longer = _looked_up(slots, records, grams[first], data, start, ends[first + level])
-                while record >= 0:
-                    ids = grown(ids, size)
-                    ids[size] = numbers[record]
-                    size, record = size + 1, numbers[record + TWIN]
-                if longer and first + level + 1 < words:
-                    firsts[going] = first
-                    going += 1
-            begun, level = going, level + 1
+        begin = size
+        ids, size = _found((data, offsets[row]), words, slots, records, scratch, ids, size)
         size = _unique(ids, begin, size)
         out_offsets[row + 1] = size
     return out_offsets, ids[:size]
