@@ -10,7 +10,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from diptych.core.errors import ArrayError, DataError
 from diptych.evaluate import probe as probe_module
-from diptych.evaluate.probe import LinearProbe, probe_metrics, search, strength
+from diptych.evaluate.probe import LinearProbe
+from diptych.evaluate.probe_search import probe_metrics, search, strength
 
 
 def features_of(seed: int, count: int, classes: int, width: int = 12, noise: float = 1.0):

@@ -221,12 +221,11 @@ def _find(name: str, row: TaskRow, root: Path, split: str, form: str) -> tuple[R
         raise unknown_name("form", form, {reader.kind for reader in known}, where=name)
     others = ("validation", "valid")  # what copies of a set call its split val
     names = dict.fromkeys((row.splits[split], split, *(others if row.splits[split] == "val" else ())))
-    for reader in known:
-        if (form or reader.kind) == reader.kind and root.is_dir():
-            candidates = names if reader.kind in ("webdataset", "parquet") else (row.splits[split],)
-            for stored in candidates:
-                if reader.present(root, stored):
-                    return reader, stored
+    for reader in known if root.is_dir() else ():
+        candidates = names if reader.kind in ("webdataset", "parquet") else (row.splits[split],)
+        stored = next((stored for stored in candidates if reader.present(root, stored)), None)
+        if stored is not None and form in ("", reader.kind):
+            return reader, stored
     held = ", ".join(sorted(path.name for path in root.iterdir())[:5]) if root.is_dir() else "no such folder"
     raise UsageError(
         f"this folder does not hold {row.title}",

@@ -4,6 +4,7 @@ Reads: pictures as they are; PPM (German Traffic Signs); the middle frame of a v
 Source: Radford et al. 2021, appendix A.1, for the frame.
 """
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,11 @@ def middle_frame(path: Path) -> bytes:
         with av.open(str(path)) as video:
             total = sum(1 for _ in video.decode(video=0))  # what the header says is often wrong
         with av.open(str(path)) as video:
-            for number, frame in enumerate(video.decode(video=0)):
-                if number == total // 2:
-                    return png(frame.to_ndarray(format="rgb24"))
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise BadSampleError(Reason.UNREADABLE_IMAGE, where=path, found=str(error)) from None
-    raise BadSampleError(Reason.UNREADABLE_IMAGE, where=path, found="a video without frames")
+            frame = next(islice(video.decode(video=0), total // 2, None))
+            return png(frame.to_ndarray(format="rgb24"))
+    except (av.FFmpegError, IndexError, ValueError, StopIteration) as error:
+        found = str(error) or "a video without frames"
+        raise BadSampleError(Reason.UNREADABLE_IMAGE, where=path, found=found) from None
 
 
 def _from_ppm(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -126,20 +126,25 @@ class TableReader(Unnamed):
 def _rows(path: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            if path.suffix == ".jsonl":
-                for line in file:
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise damaged(path, type(row).__name__, "one JSON object a line")
-                    yield row
-                return
-            reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
-            for row in reader:
-                if None in row.values() or "" in row:
-                    raise damaged(path, f"line {reader.line_num}", f"{len(reader.fieldnames or ())} cells")
-                yield {name.strip(): value for name, value in row.items()}
+            yield from _objects(file, path) if path.suffix == ".jsonl" else _cells(file, path, delimiter)
         except (csv.Error, ValueError) as error:
             raise damaged(path, str(error)[:120], "a table") from None
+
+
+def _objects(file: TextIO, path: Path) -> Iterator[Mapping[str, Any]]:
+    for line in file:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise damaged(path, type(row).__name__, "one JSON object a line")
+        yield row
+
+
+def _cells(file: TextIO, path: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
+    reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
+    for row in reader:
+        if None in row.values() or "" in row:
+            raise damaged(path, f"line {reader.line_num}", f"{len(reader.fieldnames or ())} cells")
+        yield {name.strip(): value for name, value in row.items()}
 
 
 def _square(text: str, path: Path, number: int) -> bytes:
