@@ -164,7 +164,7 @@ def _units(path: str, prefix: str, settings: CandidatesSettings) -> list[Candida
         return [CandidateUnit(kind, path, prefix=prefix)]
     if kind == "parquet":
         return _parquet_units(path, prefix, settings)
-    source = open_source(path, columns=_source_columns(settings))
+    source = open_source(path, columns=source_columns(settings))
     if isinstance(source, ParquetSource):
         return [unit for part in source.paths for unit in _parquet_units(str(part), prefix, settings)]
     kind = "shards" if isinstance(source, ShardSource) else "source"
@@ -182,7 +182,8 @@ def _size(source: Source) -> int:
     return sum(1 for _ in source.pairs(Counts()))
 
 
-def _source_columns(settings: CandidatesSettings) -> Columns:
+def source_columns(settings: CandidatesSettings) -> Columns:
+    """Return the columns as sources take them."""
     return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
 
 
@@ -228,7 +229,7 @@ def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Count
 def _source_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
     seen = Counts()
-    for number, pair in enumerate(open_source(unit.path, columns=_source_columns(settings)).pairs(seen)):
+    for number, pair in enumerate(open_source(unit.path, columns=source_columns(settings)).pairs(seen)):
         if number >= unit.first:
             counts.merge(seen)
             yield from _of_pair(pair, unit, settings.columns)
