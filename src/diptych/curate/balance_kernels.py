@@ -1,75 +1,84 @@
-"""The loops of balancing: a number from 0 to 2^64 for every pair and query, and what follows from it."""
+"""Loops over matches, compiled by numba: which pair is drawn for which query."""
 
 from typing import Any
 
 import numpy as np
+from numba import njit
 
-from diptych.curate.kernels import byte_hash, mixed, njit
-
-ALWAYS = np.uint64(0xFFFFFFFFFFFFFFFF)
-"""The threshold under which every number counts as being, this one itself too."""
+from diptych.curate.kernels import byte_hash, mixed
 
 
 @njit(cache=True, nogil=True)
-def text_hashes(data: Any, offsets: Any, salt: Any) -> Any:
-    """Return (N,) uint64 hashes of texts: splitmix64 of (FNV-1a of the bytes, exclusive or salt)."""
-    hashes = np.empty(len(offsets) - 1, np.uint64)
-    for row in range(len(hashes)):
-        hashes[row] = mixed(byte_hash(data, offsets[row], offsets[row + 1]) ^ salt)
-    return hashes
+def row_hashes(data: Any, offsets: Any, seed: Any) -> Any:
+    """Return (N,) uint64 hashes of texts, every bit depending on all of a text and the seed."""
+    found = np.empty(len(offsets) - 1, np.uint64)
+    for row in range(len(found)):
+        found[row] = mixed(byte_hash(data, offsets[row], offsets[row + 1]) ^ mixed(seed))
+    return found
 
 
 @njit(cache=True, nogil=True)
-def drawn(pairs: Any, offsets: Any, ids: Any, queries: Any, below: Any) -> Any:
-    """Draw every pair for each of its queries.
+def draw(keys: Any, names: Any, offsets: Any, ids: Any, limits: Any) -> Any:
+    """Draw pairs for their queries.
 
     Args:
-        pairs: (N,) uint64 hashes of their keys.
-        offsets: (N + 1,) int64.
-        ids: (M,) int32.
-        queries: (Q,) uint64 hashes.
-        below: (Q,) uint64: a pair is drawn if its number is less, or if this is ALWAYS.
+        keys: (N,) uint64 hashes of the pairs; names: (Q,) uint64 hashes of the queries.
+        offsets: (N + 1,) and ids: (M,) the matches.
+        limits: (Q,) uint64: a pair whose number for a query is below or at the limit is drawn for it.
 
     Returns:
-        (N + 1,) int64 offsets and int32 ids of the queries for which each was drawn.
+        (N + 1,) int64 offsets and int32 ids of the queries for which each pair was drawn.
     """
-    out, out_offsets, size = np.empty(len(ids), np.int32), np.zeros(len(offsets), np.int64), 0
-    for row in range(len(pairs)):
+    chosen = np.empty(len(ids), np.int32)
+    ends = np.zeros(len(offsets), np.int64)
+    size = 0
+    for row in range(len(keys)):
         for place in range(offsets[row], offsets[row + 1]):
             query = ids[place]
-            number = mixed(pairs[row] ^ queries[query])
-            if number < below[query] or below[query] == ALWAYS:
-                out[size] = query
+            if mixed(keys[row] ^ names[query]) <= limits[query]:
+                chosen[size] = query
                 size += 1
-        out_offsets[row + 1] = size
-    return out_offsets, out[:size].copy()
+        ends[row + 1] = size
+    return ends, chosen[:size].copy()
 
 
 @njit(cache=True, nogil=True)
-def count_numbers(
-    pairs: Any, offsets: Any, ids: Any, queries: Any, heads: Any, lows: Any, shifts: Any, bins: Any
-) -> None:
-    """Count the numbers of some queries' pairs, in bins of equal width.
+def count_numbers(keys: Any, names: Any, matches: Any, heads: Any, counts: Any) -> None:
+    """Count the numbers that pairs have for the queries above the cap, in bins.
 
     Args:
-        pairs: (N,) uint64 hashes of their keys.
-        offsets: (N + 1,) int64.
-        ids: (M,) int32.
-        queries: (Q,) uint64 hashes.
-        heads: (Q,) int32: which row of the following belongs to a query, or -1.
-        lows: (H,) uint64: where the first bin begins.
-        shifts: (H,) uint64: a bin is 2 to this power wide.
-        bins: (H, 1 + B) int64, added to: numbers below the first bin, then in each; none beyond.
+        keys: (N,) uint64; names: (Q,) uint64; matches: offsets and ids.
+        heads: (Q,) int32, the place of a query among those above the cap, or -1.
+        counts: (H, bins) int64, added to; a number's bin are its leading bits.
     """
-    most = np.uint64(bins.shape[1] - 1)
-    for row in range(len(pairs)):
+    offsets, ids = matches
+    shift = np.uint64(64 - int(np.log2(counts.shape[1])))
+    for row in range(len(keys)):
+        for place in range(offsets[row], offsets[row + 1]):
+            head = heads[ids[place]]
+            if head >= 0:
+                counts[head, mixed(keys[row] ^ names[ids[place]]) >> shift] += 1
+
+
+@njit(cache=True, nogil=True)
+def numbers_in(keys: Any, names: Any, matches: Any, heads: Any, wanted: Any) -> Any:
+    """Return the heads and numbers of all matches whose number lies in the wanted bin of its query.
+
+    Args:
+        keys, names, matches, heads: as for `count_numbers`.
+        wanted: (H,) uint64, the bin of each head; and the shift that gives a number's bin.
+    """
+    offsets, ids = matches
+    bins, shift = wanted
+    owners, numbers = np.empty(len(ids), np.int32), np.empty(len(ids), np.uint64)
+    size = 0
+    for row in range(len(keys)):
         for place in range(offsets[row], offsets[row + 1]):
             head = heads[ids[place]]
             if head < 0:
                 continue
-            number = mixed(pairs[row] ^ queries[ids[place]])
-            chosen = (number - lows[head]) >> shifts[head]
-            if number < lows[head]:
-                bins[head, 0] += 1
-            elif chosen < most:
-                bins[head, np.int64(chosen) + 1] += 1
+            number = mixed(keys[row] ^ names[ids[place]])
+            if number >> shift == bins[head]:
+                owners[size], numbers[size] = head, number
+                size += 1
+    return owners[:size].copy(), numbers[:size].copy()
