@@ -3,7 +3,6 @@
 Each works on flat arrays and returns flat arrays: a Python object per text would cost more than its words.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,14 +37,6 @@ def _folded() -> Bytes:
 
 
 FOLDED = _folded()
-
-
-def fixed(*arrays: NDArray[Any]) -> Iterator[Any]:
-    """Return read-only views: mapped arrays are so too, and one kind of array means compiling once."""
-    for array in arrays:
-        view = array.view()
-        view.flags.writeable = False
-        yield view
 
 
 @njit(cache=True, nogil=True)

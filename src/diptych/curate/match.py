@@ -27,7 +27,7 @@ Corasick 1975, "Efficient string matching".
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -42,7 +42,6 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
 from diptych.core.files import make_folder, write_json, writing
-from diptych.curate.kernels import fixed
 from diptych.curate.match_kernels import fill_table, matched, merged, recorded, spaced_out
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
 
@@ -147,7 +146,7 @@ class QueryIndex:
         records, words = recorded(data, offsets, (lengths > 0) & ~as_runs)
         run_data = data[np.repeat(as_runs, lengths)]
         runs = np.flatnonzero(as_runs).astype(np.int32)
-        return cls(settings, *fixed(_table(records, words), records, runs, run_data, _starts(lengths[runs])))
+        return cls(settings, *_fixed(_table(records, words), records, runs, run_data, _starts(lengths[runs])))
 
     def match(self, captions: pa.Array | pa.ChunkedArray) -> Matches:
         """Find all queries in all captions.
@@ -155,7 +154,7 @@ class QueryIndex:
         Args:
             captions: (N,) texts; a null contains nothing.
         """
-        data, offsets = fixed(*_in_form(captions, self.settings.rule))
+        data, offsets = _fixed(*_in_form(captions, self.settings.rule))
         found = matched(data, offsets, self.slots, self.records)
         if len(self.runs):
             found = merged(found, self._match_runs(data, offsets))
@@ -283,3 +282,11 @@ def _rows_with(marked: NDArray[np.bool_], offsets: Offsets) -> NDArray[np.bool_]
 def _starts(counts: NDArray[Any]) -> Offsets:
     """Return where each of several lists begins when they lie behind each other: (N + 1,)."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def _fixed(*arrays: NDArray[Any]) -> Iterable[Any]:
+    """Return read-only views: mapped arrays are so too, and one kind of array means compiling once."""
+    for array in arrays:
+        view = array.view()
+        view.flags.writeable = False
+        yield view
