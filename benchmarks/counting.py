@@ -1,8 +1,8 @@
 """Megabytes of text a second whose words and pairs of words are counted on one core, beside plain Python.
 
 The peer is `collections.Counter` over `str.lower().split()`, words and pairs, which splits less well but is
-what one would write. Rounds alternate; processor seconds are
-what is told, so that a busy machine does not measure its other users. Before, all counts of ours are
+what one would write. Rounds alternate; processor seconds
+are what is told, so that a busy machine does not measure its other users. Before, all counts of ours are
 compared with a brute force that splits as we do.
 
     python benchmarks/counting.py --data FOLDER [--megabytes 60] [--rounds 5] [--json FILE]
@@ -77,6 +77,16 @@ def count_python(texts: list[str], *, pairs: bool) -> int:
     return len(words) + len(couples)
 
 
+def timed(name: str, texts: list[str], batches: list[pa.Array], pairs: bool) -> float:
+    """Return the processor seconds that one contestant takes."""
+    start = time.process_time()
+    if name == "diptych":
+        count_ours(batches, pairs=pairs)
+    else:
+        count_python(texts, pairs=pairs)
+    return time.process_time() - start
+
+
 def compared(texts: list[str]) -> dict:
     """Count everything with brute force; return how many counts differ."""
     words, couples = Counter(), Counter()
@@ -113,12 +123,8 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in ("diptych", "python")}
         for _ in range(options.rounds):
             for name in rates:
-                start = time.process_time()
-                if name == "diptych":
-                    count_ours(batches, pairs=pairs)
-                else:
-                    count_python(texts, pairs=pairs)
-                rates[name].append(megabytes / (time.process_time() - start))
+                seconds = timed(name, texts, batches, pairs)
+                rates[name].append(megabytes / seconds)
         rows[what] = {
             "megabytes_per_core_second": {
                 name: round(statistics.median(one), 1) for name, one in rates.items()

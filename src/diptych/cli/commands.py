@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from diptych.cli.curate import curate, plan
 from diptych.core.errors import DataError, UsageError
 from diptych.core.files import write_text
 from diptych.core.memory import keep_freed_memory
@@ -328,6 +329,8 @@ def export(
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
+    "curate": curate,
+    "plan": plan,
     "tokenizer": tokenizer,
     "pack": pack,
     "remove": remove,
