@@ -6,9 +6,12 @@ of its queries. So the decision about a pair depends on nothing but itself and t
 partition or machine.
 
 - "independent": the limit is min(1, cap / count) of the range, as MetaCLIP draws. A query gets about `cap`
-draws. - "exact": the limit is the cap-th smallest number that there is for the query: exactly min(cap,
-count) draws,
+  draws.
+- "exact": the limit is the cap-th smallest number that there is for the query: exactly min(cap, count) draws,
   the paper's "up to 20,000 pairs per query". It takes two more passes over the matches.
+
+The number is splitmix64(pair xor query), where pair = splitmix64(FNV-1a(key) xor splitmix64(seed)), and query
+the same of the query's text and seed + 1. Keys are unique in a run: equal ones would share their numbers.
 
 A pair that is kept for one query still counts among the matches of its others, so a frequent query may have
 more than `cap` matches in the result; it has no more than `cap` draws.
@@ -36,9 +39,9 @@ Part = tuple[pa.ChunkedArray, Matches]
 """Keys and matches of one partition."""
 
 ALL = np.uint64(2**64 - 1)
-BINS = 4096
-"""Bins of numbers per query above the cap: 32 kB each. 16,000 such queries, MetaCLIP's number, take 512
-MB."""
+BINS = 1024
+"""Bins of numbers per query above the cap: 8 kB each. 16,000 such queries, MetaCLIP's number, take 130 MB; the
+numbers of one bin of each, a thousandth of all matches, 12 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class BalanceSettings:
     Attributes:
         cap: pairs that are drawn for one query; 20,000 in the paper.
         mode: "independent" or "exact", as above.
-        seed: another seed draws other pairs.
+        seed: another seed draws other pairs; 0 to 2^64 - 2.
     """
 
     cap: int = 20_000
@@ -58,6 +61,10 @@ class BalanceSettings:
     def __post_init__(self) -> None:
         if self.cap < 1:
             raise SettingsError("a cap below 1 keeps nothing", where="balance.cap", found=self.cap)
+        if not 0 <= self.seed < 2**64 - 1:
+            raise SettingsError(
+                "no such seed", where="balance.seed", found=self.seed, expected="0 to 2^64 - 2"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,7 @@ def _exact(plan: Plan, head: Ints, cap: int, parts: Callable[[], Iterable[Part]]
     for keys, matches in parts():
         pair = (matches.offsets, matches.ids)
         count_numbers(_hashes(keys, plan), plan.names, pair, heads, counts)
-    running = np.cumsum(counts, axis=1)
+    running = np.cumsum(counts, axis=1, out=counts)
     bins = (running < cap).sum(axis=1)
     before = np.where(bins > 0, running[np.arange(len(head)), np.maximum(bins, 1) - 1], 0)
     wanted = (bins.astype(np.uint64), np.uint64(64 - int(np.log2(BINS))))

@@ -3,9 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from diptych.curate.kernels import byte_hash, mixed
+from diptych.curate.kernels import byte_hash, mixed, njit
 
 
 @njit(cache=True, nogil=True)
