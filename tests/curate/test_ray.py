@@ -47,7 +47,11 @@ def test_two_nodes_make_the_same_bytes(tmp_path: Path) -> None:
     curate(recipe, tmp_path / "local")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "world.toml"), str(tmp_path / "ray")],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        },
         capture_output=True,
         text=True,
         check=False,
