@@ -198,6 +198,44 @@ def heat_map(
     )
 
 
+def reliability_diagram(
+    confidences: Sequence[float | None], accuracies: Sequence[float | None], counts: Sequence[int]
+) -> Html:
+    """Draw the share of right answers over how sure they were; the dashed diagonal keeps its word.
+
+    Args:
+        confidences: the mean of each of B bins in [0, 1]; None in an empty one.
+        accuracies: the share of right answers in each; None in an empty one.
+        counts: answers in each; bars are as wide as their share of the fullest bin.
+    """
+    room, most = 1000 / max(1, len(counts)), max(counts, default=1) or 1
+    drawn = [
+        tag("line", x1=0, x2=1000, y1=1000 * level, y2=1000 * level, class_="grid") for level in (0, 0.5, 1)
+    ]
+    for place, (confidence, accuracy, count) in enumerate(zip(confidences, accuracies, counts, strict=True)):
+        if confidence is None or accuracy is None:
+            continue
+        width = max(0.08, count / most) * room * 0.9
+        left = (place + 0.5) * room - width / 2
+        bar = {"x": f"{left:.1f}", "y": f"{1000 * (1 - accuracy):.1f}", "width": f"{width:.1f}"}
+        said = f"sure {percent(confidence)}, right {percent(accuracy)}, {whole(count)} answers"
+        drawn.append(tag("rect", tag("title", said), **bar, height=f"{1000 * accuracy:.1f}"))
+    drawn.append(tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference"))
+    drawing = tag(
+        "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
+        aria_label="share of right answers over confidence",
+    )  # fmt: skip
+    y_labels = [tag("span", percent(level), style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
+    x_labels = [tag("span", percent(level), style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
+    return tag(
+        "figure",
+        tag("div", tag("div", *y_labels, class_="y"), tag("div", drawing, class_="plot"), class_="frame"),
+        tag("div", *x_labels, class_="x"),
+        tag("p", "how sure the model was", class_="axis"),
+        class_="curve trust",
+    )
+
+
 def thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keep at most `MAX_POINTS` values, evenly spread, the first and the last among them."""
     if len(values) <= MAX_POINTS:
