@@ -3,8 +3,8 @@
     python benchmarks/curate.py --data FOLDER OUT [--pairs 12000] [--workers 2]
 
 Candidates are WAT files with the captions of COCO's validation set; the pictures, some 30 kB each, come from
-a server of this machine (benchmarks/fetch.py), are made smaller to 256 pixels and written into shards. Queries
-are English words and pairs of words, and WordNet.
+a server of this machine (benchmarks/fetch.py), are made smaller to 256 pixels and written into shards.
+Queries are English words and pairs of words, and WordNet.
 
 No peer does the whole; the parts have benchmarks beside their peers: counting, match, balance, fetch, dedup,
 crawl.
@@ -39,8 +39,14 @@ def write_wat(path: Path, address: str, captions: list[str], first: int) -> None
         body = {"Envelope": {"WARC-Header-Metadata": {"WARC-Type": "response", "WARC-Target-URI": page}}}
         body["Envelope"]["Payload-Metadata"] = {"HTTP-Response-Metadata": {"HTML-Metadata": html}}
         data = json.dumps(body).encode()
-        head = f"WARC/1.0\r\nWARC-Type: metadata\r\nWARC-Target-URI: {page}\r\nContent-Type: application/json\r\n"
-        parts.append(gzip.compress(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data + b"\r\n\r\n", 6))
+        lines = (
+            "WARC/1.0",
+            "WARC-Type: metadata",
+            f"WARC-Target-URI: {page}",
+            "Content-Type: application/json",
+        )
+        head = "\r\n".join((*lines, f"Content-Length: {len(data)}", "", ""))
+        parts.append(gzip.compress(head.encode() + data + b"\r\n\r\n", 6))
     path.write_bytes(b"".join(parts))
 
 
@@ -71,7 +77,9 @@ def recipe(data: Path, folder: Path, port: int) -> CurateRecipe:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=12_000)
