@@ -35,6 +35,7 @@ class Curve:
         y: values, as many as positions; gaps are NaN.
         x_name: what the positions count.
         reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
+        band: lower and upper values, as many as positions.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Curve:
     y: tuple[float, ...]
     x_name: str = "pairs seen"
     reference: tuple[str, float] | None = None
+    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -102,21 +104,27 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     """Draw one curve: the values thin, their running mean bold, the reference dashed."""
     x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
+    edges = [thin(np.asarray(edge, dtype=np.float64)[finite]) for edge in curve.band or ()]
     x, y = thin(x[finite]), thin(y[finite])
     if not len(x):
         return tag(
             "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
         )
-    low, high = _range(y, curve.reference)
+    low, high = _range(np.concatenate([y, *edges]), curve.reference)
     left, right = float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1
 
-    def place(values: NDArray[np.float64]) -> str:
+    def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
         across, up = (x - left) / (right - left), (values - low) / (high - low)
         return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
 
     levels = [level for level in ticks(low, high) if low <= level <= high]
     grid = [_level(level, low, high, class_="grid") for level in levels]
     lines = [
+        *(
+            [tag("polygon", points=place(np.r_[edges[0], edges[1][::-1]], np.r_[x, x[::-1]]), class_="band")]
+            if edges
+            else []
+        ),
         tag("polyline", points=place(y), class_="raw"),
         tag("polyline", points=place(smooth(y)), class_="mean"),
     ]
@@ -146,6 +154,51 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         tag("div", *x_labels, class_="x"),
         tag("p", curve.x_name, class_="axis"),
         class_="curve tall" if tall else "curve",
+    )
+
+
+def reliability_chart(
+    confidences: Sequence[float], accuracies: Sequence[float], counts: Sequence[int], *, name: str
+) -> Html:
+    """Draw how often answers of a confidence are right: a dot for each bin, as large as it has answers.
+
+    Args:
+        confidences: mean confidence of each of B bins, NaN for an empty one.
+        accuracies: share of right answers in each.
+        counts: answers in each.
+        name: what is shown.
+    """
+    most = math.sqrt(max([1, *counts]))
+    dots = [
+        tag(
+            "span",
+            class_="dot",
+            style=f"left:{100 * confidence:.2f}%;top:{100 * (1 - share):.2f}%;"
+            f"--size:{math.sqrt(count) / most:.3f}",
+            title=f"{percent(confidence)} sure, {percent(share)} right, {whole(count)} answers",
+        )
+        for confidence, share, count in zip(confidences, accuracies, counts, strict=True)
+        if count
+    ]
+    grid = [_level(level, 0, 1, class_="grid") for level in ticks(0, 1)]
+    honest = tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference")
+    drawing = tag(
+        "svg", *grid, honest, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img", aria_label=name
+    )
+    y_labels = [tag("span", percent(level), style=f"top:{100 * (1 - level):.2f}%") for level in ticks(0, 1)]
+    x_labels = [tag("span", percent(level), style=f"left:{100 * level:.2f}%") for level in ticks(0, 1)]
+    return tag(
+        "figure",
+        tag("figcaption", tag("span", name)),
+        tag(
+            "div",
+            tag("div", *y_labels, class_="y"),
+            tag("div", drawing, *dots, class_="plot"),
+            class_="frame",
+        ),
+        tag("div", *x_labels, class_="x"),
+        tag("p", "how sure the model is; upwards: how often it is right", class_="axis"),
+        class_="curve tall reliability",
     )
 
 
