@@ -10,27 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from diptych.cli.commands import COMMANDS
 from diptych.core.files import write_bytes, write_text
 from diptych.data.scenes import contact_sheet
 from diptych.models.public_names import public_names
 
 HERE = Path(__file__).resolve().parent
 NAMES_BEGIN = "## Public short names\n"  # everything after this line of load.md is generated
-COMMANDS = (
-    "demo",
-    "tokenizer",
-    "pack",
-    "remove",
-    "train",
-    "evaluate",
-    "classify",
-    "calibrate",
-    "prompts",
-    "prompts ablate",
-    "search",
-    "convert",
-    "export",
-)
 COLUMNS = 96  # fits a page of the documentation without scrolling
 JPEG_QUALITY = 85
 

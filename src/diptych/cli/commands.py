@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from diptych.cli.curate import curate, plan
 from diptych.cli.prompts import ablate, calibrate, prompts
 from diptych.cli.words import ModelFolder, OutFolder, SourceName
 from diptych.core.errors import DataError, UsageError
@@ -330,6 +331,8 @@ def export(
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
+    "curate": curate,
+    "plan": plan,
     "tokenizer": tokenizer,
     "pack": pack,
     "remove": remove,

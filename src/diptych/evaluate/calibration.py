@@ -82,7 +82,7 @@ class Calibration:
         allowed = int(np.floor(rate * (count + 1)))
         if allowed < 1:
             return np.full(len(text_embeds), np.inf)
-        return scores[count - allowed]
+        return np.asarray(scores[count - allowed])
 
     def p_values(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N,): how often a picture of the bank fits its best text at least as well; never 0."""

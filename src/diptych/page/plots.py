@@ -36,6 +36,7 @@ class Curve:
         x_name: what the positions count.
         reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
         band: lower and upper values, as many as positions.
+        beside: a second quantity at the same positions and its name, drawn in the other colour.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Curve:
     x_name: str = "pairs seen"
     reference: tuple[str, float] | None = None
     band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    beside: tuple[str, tuple[float, ...]] | None = None
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -106,11 +108,13 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     finite = np.isfinite(x) & np.isfinite(y)
     edges = [thin(np.asarray(edge, dtype=np.float64)[finite]) for edge in curve.band or ()]
     x, y = thin(x[finite]), thin(y[finite])
+    other = np.asarray(curve.beside[1], dtype=np.float64) if curve.beside is not None else y[:0]
+    other = thin(other[finite]) if len(other) else other
     if not len(x):
         return tag(
             "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
         )
-    low, high = _range(np.concatenate([y, *edges]), curve.reference)
+    low, high = _range(np.concatenate([y, other, *edges]), curve.reference)
     left, right = float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1
 
     def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
@@ -118,20 +122,21 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
 
     levels = [level for level in ticks(low, high) if low <= level <= high]
-    grid = [_level(level, low, high, class_="grid") for level in levels]
+    grid = [level_line(level, low, high, class_="grid") for level in levels]
     lines = [
         *(
-            [tag("polygon", points=place(np.r_[edges[0], edges[1][::-1]], np.r_[x, x[::-1]]), class_="band")]
-            if edges
-            else []
+            tag("polygon", points=f"{place(low_edge)} {place(high_edge[::-1], x[::-1])}", class_="band")
+            for low_edge, high_edge in ([edges] if edges else [])
         ),
         tag("polyline", points=place(y), class_="raw"),
         tag("polyline", points=place(smooth(y)), class_="mean"),
     ]
     name = Html("")
+    if curve.beside is not None:
+        lines.append(tag("polyline", points=place(other), class_="beside"))
     if curve.reference is not None:
         label, level = curve.reference
-        grid.append(_level(level, low, high, class_="reference"))
+        grid.append(level_line(level, low, high, class_="reference"))
         name = tag("span", label, class_="reference-name", style=f"top:{_from_top(level, low, high):.2f}%")
     ends = f"from {number(float(y[0]))} to {number(float(smooth(y)[-1]))}"
     said = f"{curve.name}: {ends} over {number(right)} {curve.x_name}"
@@ -147,7 +152,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     ]
     return tag(
         "figure",
-        tag("figcaption", tag("span", curve.name), tag("b", number(float(smooth(y)[-1])))),
+        tag("figcaption", *_named(curve, float(smooth(y)[-1]))),
         tag(
             "div", tag("div", *y_labels, class_="y"), tag("div", drawing, name, class_="plot"), class_="frame"
         ),
@@ -157,49 +162,10 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     )
 
 
-def reliability_chart(
-    confidences: Sequence[float], accuracies: Sequence[float], counts: Sequence[int], *, name: str
-) -> Html:
-    """Draw how often answers of a confidence are right: a dot for each bin, as large as it has answers.
-
-    Args:
-        confidences: mean confidence of each of B bins, NaN for an empty one.
-        accuracies: share of right answers in each.
-        counts: answers in each.
-        name: what is shown.
-    """
-    most = math.sqrt(max([1, *counts]))
-    dots = [
-        tag(
-            "span",
-            class_="dot",
-            style=f"left:{100 * confidence:.2f}%;top:{100 * (1 - share):.2f}%;"
-            f"--size:{math.sqrt(count) / most:.3f}",
-            title=f"{percent(confidence)} sure, {percent(share)} right, {whole(count)} answers",
-        )
-        for confidence, share, count in zip(confidences, accuracies, counts, strict=True)
-        if count
-    ]
-    grid = [_level(level, 0, 1, class_="grid") for level in ticks(0, 1)]
-    honest = tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference")
-    drawing = tag(
-        "svg", *grid, honest, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img", aria_label=name
-    )
-    y_labels = [tag("span", percent(level), style=f"top:{100 * (1 - level):.2f}%") for level in ticks(0, 1)]
-    x_labels = [tag("span", percent(level), style=f"left:{100 * level:.2f}%") for level in ticks(0, 1)]
-    return tag(
-        "figure",
-        tag("figcaption", tag("span", name)),
-        tag(
-            "div",
-            tag("div", *y_labels, class_="y"),
-            tag("div", drawing, *dots, class_="plot"),
-            class_="frame",
-        ),
-        tag("div", *x_labels, class_="x"),
-        tag("p", "how sure the model is; upwards: how often it is right", class_="axis"),
-        class_="curve tall reliability",
-    )
+def _named(curve: Curve, last: float) -> tuple[Html, Html]:
+    if curve.beside is None:
+        return tag("span", curve.name), tag("b", number(last))
+    return tag("span", curve.name, class_="in-right"), tag("span", curve.beside[0], class_="in-wrong")
 
 
 def interval_bar(value: float, interval: tuple[float, float] | None, *, top: float = 1.0) -> Html:
@@ -282,6 +248,7 @@ def _from_top(level: float, low: float, high: float) -> float:
     return 100 * (1 - (level - low) / (high - low))
 
 
-def _level(level: float, low: float, high: float, *, class_: str) -> Html:
+def level_line(level: float, low: float, high: float, *, class_: str) -> Html:
+    """Draw a level of an axis from low to high across the whole drawing."""
     at = f"{10 * _from_top(level, low, high):.1f}"
     return join(tag("line", x1=0, x2=1000, y1=at, y2=at, class_=class_))
