@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from diptych.cli.answers import answer, parse_columns, show
 from diptych.cli.words import ModelFolder, SourceName
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files import write_text
@@ -45,7 +46,6 @@ def prompts(
         all_kinds: say of every name what it is a kind of, not only of the ambiguous ones.
         json: where the choices go: a file, or - for stdout.
     """
-    from diptych.cli.commands import answer
     from diptych.curate.wordnet import read_wordnet
     from diptych.evaluate.prompts import PHOTO
     from diptych.evaluate.senses import choose_senses
@@ -91,7 +91,6 @@ def ablate(
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.commands import answer, parse_columns, show
     from diptych.cli.prompts_lab import run_lab
     from diptych.evaluate.ablation_page import write_ablation
     from diptych.models.opening import load
@@ -124,7 +123,6 @@ def calibrate(
     """
     keep_freed_memory()
     from diptych.cli.ask import calibration_path
-    from diptych.cli.commands import answer, parse_columns
     from diptych.data.sources import open_source
     from diptych.embed.features import embed_pairs, embed_texts
     from diptych.evaluate.calibration import calibrate as fit

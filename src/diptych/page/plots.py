@@ -122,7 +122,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
 
     levels = [level for level in ticks(low, high) if low <= level <= high]
-    grid = [level_line(level, low, high, class_="grid") for level in levels]
+    grid = [_level(level, low, high, class_="grid") for level in levels]
     lines = [
         *(
             tag("polygon", points=f"{place(low_edge)} {place(high_edge[::-1], x[::-1])}", class_="band")
@@ -136,7 +136,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         lines.append(tag("polyline", points=place(other), class_="beside"))
     if curve.reference is not None:
         label, level = curve.reference
-        grid.append(level_line(level, low, high, class_="reference"))
+        grid.append(_level(level, low, high, class_="reference"))
         name = tag("span", label, class_="reference-name", style=f"top:{_from_top(level, low, high):.2f}%")
     ends = f"from {number(float(y[0]))} to {number(float(smooth(y)[-1]))}"
     said = f"{curve.name}: {ends} over {number(right)} {curve.x_name}"
@@ -205,6 +205,44 @@ def heat_map(
     )
 
 
+def reliability_diagram(
+    confidences: Sequence[float | None], accuracies: Sequence[float | None], counts: Sequence[int]
+) -> Html:
+    """Draw the share of right answers over how sure they were; the dashed diagonal keeps its word.
+
+    Args:
+        confidences: the mean of each of B bins in [0, 1]; None in an empty one.
+        accuracies: the share of right answers in each; None in an empty one.
+        counts: answers in each; bars are as wide as their share of the fullest bin.
+    """
+    room, most = 1000 / max(1, len(counts)), max(counts, default=1) or 1
+    drawn = [
+        tag("line", x1=0, x2=1000, y1=1000 * level, y2=1000 * level, class_="grid") for level in (0, 0.5, 1)
+    ]
+    for place, (confidence, accuracy, count) in enumerate(zip(confidences, accuracies, counts, strict=True)):
+        if confidence is None or accuracy is None:
+            continue
+        width = max(0.08, count / most) * room * 0.9
+        left = (place + 0.5) * room - width / 2
+        bar = {"x": f"{left:.1f}", "y": f"{1000 * (1 - accuracy):.1f}", "width": f"{width:.1f}"}
+        said = f"sure {percent(confidence)}, right {percent(accuracy)}, {whole(count)} answers"
+        drawn.append(tag("rect", tag("title", said), **bar, height=f"{1000 * accuracy:.1f}"))
+    drawn.append(tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference"))
+    drawing = tag(
+        "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
+        aria_label="share of right answers over confidence",
+    )  # fmt: skip
+    y_labels = [tag("span", percent(level), style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
+    x_labels = [tag("span", percent(level), style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
+    return tag(
+        "figure",
+        tag("div", tag("div", *y_labels, class_="y"), tag("div", drawing, class_="plot"), class_="frame"),
+        tag("div", *x_labels, class_="x"),
+        tag("p", "how sure the model was", class_="axis"),
+        class_="curve trust",
+    )
+
+
 def thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keep at most `MAX_POINTS` values, evenly spread, the first and the last among them."""
     if len(values) <= MAX_POINTS:
@@ -248,7 +286,6 @@ def _from_top(level: float, low: float, high: float) -> float:
     return 100 * (1 - (level - low) / (high - low))
 
 
-def level_line(level: float, low: float, high: float, *, class_: str) -> Html:
-    """Draw a level of an axis from low to high across the whole drawing."""
+def _level(level: float, low: float, high: float, *, class_: str) -> Html:
     at = f"{10 * _from_top(level, low, high):.1f}"
     return join(tag("line", x1=0, x2=1000, y1=at, y2=at, class_=class_))
