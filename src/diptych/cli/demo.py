@@ -11,8 +11,8 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+from diptych.cli.answers import show
 from diptych.cli.ask import ask, open_searcher
-from diptych.cli.commands import show
 from diptych.cli.recipe import Recipe, load_recipe
 from diptych.cli.run import Outcome, run_recipe
 from diptych.core.files import write_text
