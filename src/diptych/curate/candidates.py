@@ -110,8 +110,8 @@ class CandidateUnit:
 def units_of(settings: CandidatesSettings) -> tuple[CandidateUnit, ...]:
     """Cut the sources into units, in the order of the settings and of names.
 
-    Folders, tables of files and drawn scenes can only be read from their start: cut into n units they are
-    read n / 2 times over. Pack them first if they are large.
+    Folders and tables of files can only be read from their start: cut into n units they are read n / 2 times
+    over. Pack them first if they are large.
 
     Raises:
         UsageError: there is no source, or nothing under its name.
@@ -164,7 +164,7 @@ def _units(path: str, prefix: str, settings: CandidatesSettings) -> list[Candida
         return [CandidateUnit(kind, path, prefix=prefix)]
     if kind == "parquet":
         return _parquet_units(path, prefix, settings)
-    source = open_source(path, columns=_source_columns(settings))
+    source = open_source(path, columns=source_columns(settings))
     if isinstance(source, ParquetSource):
         return [unit for part in source.paths for unit in _parquet_units(str(part), prefix, settings)]
     kind = "shards" if isinstance(source, ShardSource) else "source"
@@ -182,7 +182,8 @@ def _size(source: Source) -> int:
     return sum(1 for _ in source.pairs(Counts()))
 
 
-def _source_columns(settings: CandidatesSettings) -> Columns:
+def source_columns(settings: CandidatesSettings) -> Columns:
+    """Return the columns as sources take them."""
     return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
 
 
@@ -227,8 +228,12 @@ def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Count
 
 def _source_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
-    seen = Counts()
-    for number, pair in enumerate(open_source(unit.path, columns=_source_columns(settings)).pairs(seen)):
+    seen, source = Counts(), open_source(unit.path, columns=source_columns(settings))
+    if isinstance(source, ScenesSource):
+        for pair in source.span(unit.first, source.count if unit.last < 0 else unit.last):
+            yield from _of_pair(pair, unit, settings.columns)
+        return
+    for number, pair in enumerate(source.pairs(seen)):
         if number >= unit.first:
             counts.merge(seen)
             yield from _of_pair(pair, unit, settings.columns)
@@ -257,7 +262,17 @@ def _captioned(key: str, captions: tuple[str, ...], row: Candidate, fields: Any)
 
 
 def _parquet_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    path, columns = Path(unit.path), settings.columns
+    path = Path(unit.path)
+    for number, cells in _parquet_cells(unit, settings.columns):
+        try:
+            yield from _of_row(cells, settings.columns, path.parent, unit.prefix)
+        except BadSampleError as error:
+            drop(counts, error, f"{path.name} row {number}")
+
+
+def _parquet_cells(unit: CandidateUnit, columns: CandidateColumns) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number in the file, cells by name) of each row."""
+    path = Path(unit.path)
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
@@ -265,18 +280,13 @@ def _parquet_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Cou
             raise missing_column(columns.caption, names, path)
         if columns.url not in names and columns.image not in names:
             raise missing_column(columns.url, names, path)
-        groups = list(range(unit.first, unit.last))
-        before = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups):
-            cells = zip(*(cells_of(batch.column(name)) for name in names), strict=True)
-            for number, values in enumerate(cells, before):
-                try:
-                    yield from _of_row(
-                        dict(zip(names, values, strict=True)), columns, path.parent, unit.prefix
-                    )
-                except BadSampleError as error:
-                    drop(counts, error, f"{path.name} row {number}")
-            before += len(batch)
+        number = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(range(unit.first, unit.last))):
+            rows = zip(*(cells_of(batch.column(name)) for name in names), strict=True)
+            yield from (
+                (number + row, dict(zip(names, cells, strict=True))) for row, cells in enumerate(rows)
+            )
+            number += len(batch)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from None
 

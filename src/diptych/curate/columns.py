@@ -1,7 +1,7 @@
 """The columns of the tables that pass between the stages of a curation.
 
-Every stage after `candidates` keeps its tables row for row beside those of the stage before (or says by key which
-rows it kept), so that pictures, the bulk of the bytes, are written once.
+Every stage after `candidates` keeps its tables row for row beside those of the stage before (or says by
+key which rows it kept), so that pictures, the bulk of the bytes, are written once.
 """
 
 import pyarrow as pa
@@ -17,8 +17,9 @@ CANDIDATES = pa.schema(
         pa.field("fields", pa.string()),
     ]
 )
-"""A pair before it is judged: `key` unique in the run; where the image is (`url`), or its encoded bytes (`image`);
-`page` on which it was found; `licence` as the source states it; `fields`: further columns as one JSON object."""
+"""A pair before it is judged: `key` unique in the run; where the image is (`url`), or its encoded bytes
+(`image`); `page` on which it was found; `licence` as the source states it; `fields`: further columns as
+one JSON object."""
 
 QUERIES = pa.schema(
     [
@@ -28,8 +29,9 @@ QUERIES = pa.schema(
         pa.field("score", pa.float64()),
     ]
 )
-"""A query's id is its row. `query` is in the form of `words.normalized`; `source` one of words, bigrams, titles,
-wordnet, list; `count` how often it was seen there (views, for titles); `score` of bi-grams (mutual information)."""
+"""A query's id is its row. `query` is in the form of `words.normalized`; `source` one of words, bigrams,
+titles, wordnet, list; `count` how often it was seen there (views, for titles); `score` of bi-grams (mutual
+information)."""
 
 FETCHED = pa.schema(
     [

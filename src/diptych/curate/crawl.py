@@ -12,14 +12,14 @@ WHATWG URL Standard, section 4.4 (white space in addresses). What is not used is
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import urljoin
 
 from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Counts, Reason
+from diptych.core.records import EXAMPLES_PER_REASON, Counts, Reason
 from diptych.curate.candidate_rows import Candidate, fields_json, pair_key
 from diptych.curate.charset import decoded
 from diptych.curate.html_pairs import Licence, Page, image_source, read_page, squeezed, unescaped
@@ -30,10 +30,15 @@ CaptionSource = Literal["alt", "title", "figcaption", "link", "page"]
 
 MAX_URL_CHARACTERS = 4096  # longer ones are data or mistakes; `addresses` refuses them too
 _IMAGES = b'"IMG@/'
+_LICENCES = (b"icense", b"ICENSE", b"creativecommons")
 _PAGES = ("text/html", "application/xhtml+xml")
 _OK = 200
 _BAD_IN_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _WEB = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[^/?#\s\[])", re.IGNORECASE)
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:-]+(?=[/?#]|$)")
+_FROM_ROOT = re.compile(r"/(?:[A-Za-z0-9_~%,+@=:&-][A-Za-z0-9_~%,+@=:&.-]*+/?)*+")
+"""Most addresses of images are of this form, and joining it to an origin needs no parsing."""
+_LINE_ENDS = re.compile(r"[\t\r\n]")
 _SHOWN = 80  # characters of an address in an example
 
 
@@ -59,7 +64,9 @@ class CrawlSettings:
             raise SettingsError("no place for captions is named", expected="such as alt, title, figcaption")
 
 
-Texts = dict[str, str | None]
+_FROM = {name: fields_json({"caption_from": name}) for name in get_args(CaptionSource)}
+
+Texts = Mapping[str, str | None]
 """What was found in each place; None where there is nothing."""
 
 
@@ -110,25 +117,27 @@ def _wat_page(metadata: Any, record: Record, settings: CrawlSettings, counts: Co
     envelope = _inside(metadata, "Envelope")
     address = _inside(envelope, "WARC-Header-Metadata").get("WARC-Target-URI") or record.address
     page = _inside(envelope, "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
-    head, licence = _inside(page, "Head"), Licence()
-    links = _objects(page.get("Links"))
-    for link in (*_objects(head.get("Link")), *links):
-        licence.see(unescaped(_text(link.get("url")) or ""), _text(link.get("rel")) or "")
+    head, links, licence = _inside(page, "Head"), _objects(page.get("Links")), Licence()
+    if any(mark in record.body for mark in _LICENCES):  # few pages name one, and most links are no licence
+        for link in (*_objects(head.get("Link")), *links):
+            licence.see(unescaped(_text(link.get("url")) or ""), _text(link.get("rel")) or "")
     where = _Place(_text(address) or "", unescaped(_text(head.get("Base")) or ""), licence.address)
     title = _text(head.get("Title"))
     for link in links:
         path = link.get("path")
         if isinstance(path, str) and path.startswith("IMG@/"):
-            texts = {"alt": _text(link.get("alt")), "title": _text(link.get("title")), "page": title}
-            found = {name: html.unescape(text) if text else text for name, text in texts.items()}
-            source = image_source({path[5:]: unescaped(_text(link.get("url")) or "")})
+            texts = {"alt": link.get("alt"), "title": link.get("title"), "page": title}
+            found = {name: html.unescape(text) for name, text in texts.items() if isinstance(text, str)}
+            source: str | None = unescaped(_text(link.get("url")) or "")
+            if path != "IMG@/src":
+                source = image_source({path[5:]: source or ""})
             yield from where.pair(source, found, settings, counts)
 
 
 def _html_page(page: Page, record: Record, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
     where = _Place(record.address, page.base, page.licence.address)
     for image in page.images:
-        texts: Texts = {"alt": image.alt, "title": image.title, "page": page.title or None}
+        texts = {"alt": image.alt, "title": image.title, "page": page.title or None}
         texts |= {"figcaption": page.figure_caption(image), "link": page.link_text(image)}
         yield from where.pair(image.source, texts, settings, counts)
 
@@ -149,12 +158,13 @@ class _Place:
             name, caption = chosen(texts, settings.captions)
             url = absolute(self._base, source)
         except BadSampleError as error:
-            told = f": {error.found}" if error.found else ""
-            shown = (source or "")[:_SHOWN]
-            counts.drop(error.reason, f"{self._page}: {shown}{told}".encode(errors="replace").decode())
+            where = ""
+            if len(counts.examples.get(error.reason, ())) < EXAMPLES_PER_REASON:
+                told = f"{self._page}: {(source or '')[:_SHOWN]} {error.found}".rstrip()
+                where = told.encode(errors="replace").decode()
+            counts.drop(error.reason, where)
             return
-        fields = fields_json({"caption_from": name})
-        yield Candidate(pair_key(url, caption), url, None, caption, self._page, self._licence, fields)
+        yield Candidate(pair_key(url, caption), url, None, caption, self._page, self._licence, _FROM[name])
 
 
 def chosen(texts: Texts, order: Iterable[str]) -> tuple[str, str]:
@@ -217,13 +227,15 @@ def resolved(base: str, address: str) -> str | None:
     >>> resolved("https://example.org/a", "data:image/gif;base64,R0lGOD"), resolved("", "a.jpg")
     (None, None)
     """
-    plain = address.strip().replace("\t", "").replace("\n", "").replace("\r", "")
+    plain = _LINE_ENDS.sub("", address.strip()).partition("#")[0]
     if not _WEB.match(plain):
+        if found := _FROM_ROOT.fullmatch(plain) and _ORIGIN.match(base):
+            return found[0] + plain
         try:
             plain = urljoin(base, plain)
         except ValueError:
             return None
-    plain = plain.partition("#")[0].replace(" ", "%20")
+    plain = plain.replace(" ", "%20")
     if not _WEB.match(plain) or len(plain) > MAX_URL_CHARACTERS or _BAD_IN_URL.search(plain):
         return None
     return plain

@@ -19,6 +19,7 @@ import bz2
 import gzip
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote
@@ -39,6 +40,7 @@ NO_ARTICLES = frozenset({"-", "Main_Page", "main_page", "404.php", "index.html",
 BYTES_PER_TITLE = 250
 """Of memory: a dictionary's entry with its title, its number, and its share when the run is sorted."""
 LEAST_TITLES = 1_000
+HOURLY_FIELDS = 4
 
 
 def article_views(
@@ -75,11 +77,11 @@ def article_views(
             write_counts(runs[-1], [_sorted(views)])
             views.clear()
 
-        for path in paths:
-            for title, number in _articles(Path(path), language):
-                views[title] = views.get(title, 0) + number
-                if len(views) >= most:
-                    spill()
+        every = (row for path in paths for row in _articles(Path(path), language))
+        for title, number in every:
+            views[title] = views.get(title, 0) + number
+            if len(views) >= most:
+                spill()
         if views:
             spill()
         yield from merge_counts(runs, min_count=min_views, memory_bytes=memory_bytes, scratch=Path(folder))
@@ -104,33 +106,14 @@ def _sorted(views: dict[str, int]) -> pa.Table:
 
 def _articles(path: Path, language: str) -> Iterator[tuple[str, int]]:
     """Yield titles and views of one file."""
-    hourly = {f"{language} ".encode(), f"{language}.m ".encode()}
-    ours = (*hourly, f"{language}.wikipedia ".encode())
+    ours = (f"{language} ".encode(), f"{language}.m ".encode(), f"{language}.wikipedia ".encode())
     lines = bad = 0
-    try:
-        with _opened(path) as file:
-            for line in file:
-                lines += 1
-                if not line.startswith(ours):
-                    continue
-                fields = line.split(b" ")
-                try:
-                    views = int(fields[2 if len(fields) == 4 else -2])
-                    title = unquote(fields[1].decode("utf-8"), errors="strict")
-                except (ValueError, IndexError):  # a browser sent what is no title
-                    bad += 1
-                    continue
-                if is_article(title):
-                    yield title.replace("_", " ").strip(), views
-    except FileNotFoundError as error:
-        raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
-    except (OSError, EOFError) as error:
-        raise DataError(
-            "a page-view file cannot be read",
-            where=f"{path}, after line {lines:,}",
-            found=str(error)[:200],
-            fix="download it again",
-        ) from error
+    with _opened(path) as file:
+        for lines, line in enumerate(file, start=1):  # noqa: B007 — told in the error below
+            found = _views(line) if line.startswith(ours) else ("", 0)
+            bad += found is None
+            if found and found[0]:
+                yield found
     if bad > lines // 2:
         raise DataError(
             "a file holds no page views",
@@ -140,7 +123,26 @@ def _articles(path: Path, language: str) -> Iterator[tuple[str, int]]:
         )
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _views(line: bytes) -> tuple[str, int] | None:
+    """Read one line; the title is empty if it is no article's; None if the line is nonsense."""
+    fields = line.split(b" ")
+    try:
+        views = int(fields[2 if len(fields) == HOURLY_FIELDS else -2])
+        title = unquote(fields[1].decode("utf-8"), errors="strict")
+    except (ValueError, IndexError):
+        return None
+    return title.replace("_", " ").strip() if is_article(title) else "", views
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
     readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
-    opened: IO[bytes] = readers.get(path.suffix, open)(path, "rb")
-    return opened
+    try:
+        with readers.get(path.suffix, open)(path, "rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
+    except (OSError, EOFError) as error:
+        raise DataError(
+            "a page-view file cannot be read", where=path, found=str(error)[:200], fix="download it again"
+        ) from error

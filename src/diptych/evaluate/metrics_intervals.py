@@ -46,6 +46,30 @@ def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval 
     return low, high
 
 
+def student_interval(values: NDArray[np.floating], *, level: float = LEVEL) -> Interval | None:
+    """Return the interval of a mean of few independent, roughly normal values, such as repeats.
+
+    Args:
+        values: (R,).
+        level: of confidence.
+
+    Returns:
+        None with fewer than two values.
+
+    >>> low, high = student_interval(np.array([1.0, 2.0, 3.0]))
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    count = len(values)
+    if count < 2:
+        return None
+    # t^2 / (t^2 + n) of Student's t with n degrees of freedom has a beta distribution.
+    share = _beta_quantile(level, 0.5, (count - 1) / 2)
+    factor = math.sqrt((count - 1) * share / (1 - share))
+    mean, half = float(values.mean()), factor * float(values.std(ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half
+
+
 def bootstrap(
     statistic: Callable[[Ints], float],
     count: int,

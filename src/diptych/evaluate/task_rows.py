@@ -107,3 +107,12 @@ def suite_tasks(name: str) -> tuple[str, ...]:
     if name not in suites:
         raise unknown_name("suite", name, suites)
     return suites[name]
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the published suites.
+
+    >>> suite_names()
+    ('paper27', 'datacomp38', 'imagenet_shift', 'retrieval')
+    """
+    return tuple(_table().suites)
