@@ -1,7 +1,7 @@
 """Write the generated pages and pictures of this folder again: `make docs`.
 
 Writes: `commands.md` (what every command says about itself), the table of public names in `load.md`,
-`pictures/scenes.jpg` (the embedded data set).
+`pictures/scenes.jpg` (the embedded data set). `parity.md` is written by the test that measures it.
 """
 
 import io

@@ -27,8 +27,8 @@ def classify_images(
 
     Returns:
         One record per picture with the labels' probabilities, best first, and the pictures that could not be
-        read. Probabilities are the softmax over the given names of scale x cosine: they say which name fits
-        better, not whether any fits.
+        read. Probabilities are the softmax over the given names: they say which name fits better, not whether
+        any fits. Of a SigLIP they are the sigmoid: each name by itself, and they need not sum to one.
     """
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
@@ -42,15 +42,12 @@ def classify_images(
     model = load(model_ref)
     classifier = build_classifier(model, names, load_templates(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
-    scale = model.scale
     found, unreadable = [], []
     for path, embed in zip(images, embeds, strict=True):
         if np.isnan(embed[0]):
             unreadable.append(str(path))
             continue
-        logits = scale * (classifier @ embed)
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
+        shares = model.probabilities(model.scale * (classifier @ embed) + model.bias)
         labels = [
             {"label": names[place], "probability": round(float(shares[place]), 6)}
             for place in np.argsort(-shares)
