@@ -16,7 +16,18 @@ from diptych.models.public_names import public_names
 
 HERE = Path(__file__).resolve().parent
 NAMES_BEGIN = "## Public short names\n"  # everything after this line of load.md is generated
-COMMANDS = ("demo", "tokenizer", "pack", "train", "evaluate", "classify", "search", "convert", "export")
+COMMANDS = (
+    "demo",
+    "tokenizer",
+    "pack",
+    "remove",
+    "train",
+    "evaluate",
+    "classify",
+    "search",
+    "convert",
+    "export",
+)
 COLUMNS = 96  # fits a page of the documentation without scrolling
 JPEG_QUALITY = 85
 

@@ -201,3 +201,20 @@ def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (BROKEN_PIPE, "")
+
+
+def test_removing_takes_keys_from_the_line_and_from_a_file(
+    diptych: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert diptych("pack", "scenes:train?count=6&seed=0", tmp_path / "set", "--workers", "0").code == 0
+    from diptych.data.shards import ShardSet
+
+    keys = [pair.key for pair in ShardSet.open(tmp_path / "set")]
+    (tmp_path / "keys.txt").write_text(f"{keys[1]}\n\n{keys[4]}\n", encoding="utf-8")
+    said = diptych("remove", tmp_path / "set", keys[0], "--keys", tmp_path / "keys.txt", "--reason", "asked")
+    assert json.loads(said.out) == {
+        "shards": str(tmp_path / "set"), "version": 2, "samples": 3, "removed_in_all": 3,
+    }  # fmt: skip
+    assert [pair.key for pair in ShardSet.open(tmp_path / "set")] == [keys[2], keys[3], keys[5]]
+    assert diptych("remove", tmp_path / "set").code == 2
+    assert diptych("remove", tmp_path / "set", "nobody").code == 2

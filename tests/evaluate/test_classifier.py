@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from diptych.core.errors import NonFiniteError, UsageError
-from diptych.evaluate.classifier import build_classifier
+from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
+from diptych.evaluate.classifier import build_classifier, build_template_classifiers, ensemble_probabilities
 from diptych.evaluate.prompts import BARE, Templates
 
 
@@ -51,3 +51,61 @@ def test_a_class_without_a_direction_is_refused(colour_model, monkeypatch: pytes
     with pytest.raises(NonFiniteError, match="no direction") as caught:
         build_classifier(colour_model, ["red"], BARE)
     assert "'red'" in str(caught.value)
+
+
+def test_template_classifiers_are_the_ensemble_taken_apart(colour_model) -> None:
+    templates = Templates("two", ("{}", "{} green"), {"blue": ("blue", "blue blue")})
+    apart = build_template_classifiers(colour_model, ["red", "blue"], templates)
+    expected = [[(1, 0, 0), (0, 0, 1)], [(1, 1, 0), tuple(unit([(0, 1, 1), (0, 1, 2)]).mean(axis=0))]]
+    assert apart == pytest.approx(np.stack([unit(rows) for rows in expected]), abs=1e-6)
+
+
+def test_probabilities_are_averaged_over_templates_by_hand() -> None:
+    """Logits ±1 for one template and ±3 for the other: the mean of two sigmoids of 2 and of 6."""
+    classifiers = np.array([[[1, 0], [-1, 0]], [[0, 1], [0, -1]]], dtype=np.float32)
+    pictures = np.array([[0.1, 0.3]], dtype=np.float32)
+    found = ensemble_probabilities(pictures, classifiers, scale=10.0)
+    right = (1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-6))) / 2
+    assert found == pytest.approx(np.array([[right, 1 - right]]), abs=1e-7)
+
+
+def test_a_kept_classifier_is_found_again_for_the_same_prompts_alone(colour_model, tmp_path) -> None:
+    colour_model.digest = "weights"
+    first = build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+    read = len(colour_model.texts)
+    again = build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+    assert np.array_equal(first, again)
+    assert len(colour_model.texts) == read
+    build_classifier(colour_model, ["blue", "red"], BARE, cache=tmp_path)
+    colour_model.digest = "other weights"
+    build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_classifier_is_refused(colour_model, tmp_path) -> None:
+    colour_model.digest = "weights"
+    build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-4])
+    with pytest.raises(IntegrityError, match="kept classifier"):
+        build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+
+
+def test_prompts_through_a_real_tower_are_the_same_with_and_without_sharing() -> None:
+    from diptych.data.images import Preprocess
+    from diptych.data.tokenizer import Tokenizer
+    from diptych.embed.features import embed_texts
+    from diptych.models.clip import build
+    from diptych.models.config import ClipConfig, TextConfig, VitConfig
+    from diptych.models.model import Model
+
+    names = ["crane", "boxer", "oboe", "drumstick", "nail", "a very long name indeed"]
+    templates = Templates("t", ("a photo of a {}.", "a drawing of the {} in a cage", "{}"))
+    tokenizer = Tokenizer.train([*names, *templates.templates] * 5, size=600, context_length=24)
+    text = TextConfig(24, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id)
+    clip = build(ClipConfig(16, VitConfig((16, 16), 8, 32, 1, 2), text), seed=1)
+    model = Model(clip, tokenizer, Preprocess(size=(16, 16)))
+    prompts = [template.replace("{}", name) for name in names for template in templates.templates]
+    shared = model.prompt_rows(tokenizer.tokens(prompts))
+    assert shared is not None
+    assert np.abs(shared - embed_texts(model, prompts)).max() < 1e-6

@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from diptych.evaluate import metrics
+from diptych.evaluate import ranks as ranks_module
 
 CASES = 200
 
@@ -39,7 +40,7 @@ def brute_rank(image: np.ndarray, label: int, classifier: np.ndarray) -> float:
 
 @pytest.mark.parametrize("chunk_cells", [1, 7, 1 << 22])
 def test_label_ranks_equal_a_pessimistic_sort(monkeypatch: pytest.MonkeyPatch, chunk_cells: int) -> None:
-    monkeypatch.setattr(metrics, "CHUNK_CELLS", chunk_cells)
+    monkeypatch.setattr(ranks_module, "CHUNK_CELLS", chunk_cells)
     for case in range(CASES):
         images, labels, classifier = classification_case(case)
         ranks = metrics.label_ranks(images, labels, classifier)
@@ -92,7 +93,7 @@ def test_confusion_equals_scikit_learn_and_keeps_every_picture() -> None:
 def test_positive_ranks_equal_brute_force_with_several_positives(
     monkeypatch: pytest.MonkeyPatch, chunk_cells: int
 ) -> None:
-    monkeypatch.setattr(metrics, "CHUNK_CELLS", chunk_cells)
+    monkeypatch.setattr(ranks_module, "CHUNK_CELLS", chunk_cells)
     for case in range(CASES):
         rng = np.random.default_rng(case)
         queries, items = (

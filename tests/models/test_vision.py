@@ -49,6 +49,8 @@ def test_vision_tower_equals_transformers(activation: str) -> None:
         found, expected = (
             F.normalize(f, dim=-1) for f in (ours(pixels), peer(pixel_values=pixels).image_embeds)
         )
+        pooled = inner(pixel_values=pixels).pooler_output
+        assert (ours.pooled(pixels) - pooled).abs().max() < 1e-5
     assert (found - expected).abs().max() < 1e-5
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from diptych.cli.curate import curate, plan
 from diptych.core.errors import DataError, UsageError
 from diptych.core.files import write_text
 from diptych.core.memory import keep_freed_memory
@@ -97,6 +98,37 @@ def pack(
     settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad))
     receipt = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
     return answer({"shards": str(out), **receipt.counts})
+
+
+def remove(
+    data: Annotated[Positional[Path], arg(metavar="DATA")],
+    key: Annotated[Positional[tuple[str, ...]], arg(metavar="KEY")] = (),
+    *,
+    keys: Path | None = None,
+    reason: str = "",
+    drop_others: bool = False,
+) -> int:
+    """Take samples out of packed shards for good; the set then is its next version.
+
+    Args:
+        data: a folder of packed shards.
+        key: names of the samples.
+        keys: a text file with further names, one a line.
+        reason: kept in the manifest, beside digests of the names.
+        drop_others: delete all else in the folder too, such as stages of a curation: it may hold them.
+    """
+    from diptych.data.shards_remove import read_keys
+    from diptych.data.shards_remove import remove as remove_samples
+
+    names = [*key, *(read_keys(keys) if keys is not None else ())]
+    if not names:
+        raise UsageError(
+            "remove what?", where="KEY", expected="a key, or a file of them", fix="give --keys FILE"
+        )
+    receipt = remove_samples(data, names, reason=reason, drop_others=drop_others)
+    told = {name: receipt.extra[name] for name in ("version", "samples") if name in receipt.extra}
+    removed = sum(record["count"] for record in receipt.extra.get("removals", ()))
+    return answer({"shards": str(data), **told, "removed_in_all": removed})
 
 
 def train(
@@ -297,8 +329,11 @@ def export(
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
+    "curate": curate,
+    "plan": plan,
     "tokenizer": tokenizer,
     "pack": pack,
+    "remove": remove,
     "train": train,
     "evaluate": evaluate,
     "classify": classify,

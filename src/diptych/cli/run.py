@@ -6,7 +6,7 @@ Writes, in the run's folder: `data/` (shards), `tokenizer/`, `model/`, `metrics.
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from diptych.data.sources import Columns
     from diptych.data.tokenizer import Tokenizer
     from diptych.embed.features import Precision
+    from diptych.evaluate.report_parts import Report
     from diptych.evaluate.suite import Suite, SuiteResult
     from diptych.models.model import Model
     from diptych.train.trainer import TrainResult
@@ -53,7 +54,14 @@ class _Remembering:
         return self.found if self.found is not None else self.suite.run(model)
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, resume: bool = False, command: str = "") -> Outcome:
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    add: Callable[["Report"], "Report"] = lambda report: report,
+) -> Outcome:
     """Carry out a recipe in a folder.
 
     Whatever can be wrong with the recipe is found before the first picture is read.
@@ -63,6 +71,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, resume: bool = False, command: s
         folder: for everything the run writes; parts that are done already are not done again.
         resume: go on with a training that was stopped.
         command: what the user typed, for the messages and the report.
+        add: puts more into the report before it is written.
     """
     import torch
 
@@ -90,7 +99,7 @@ def run_recipe(recipe: Recipe, folder: Path, *, resume: bool = False, command: s
     write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
     _report(
         recipe, model, results, folder, facts=_facts(recipe, model, trained), command=command,
-        left_out=_left_out(shards, loader.counts),
+        left_out=_left_out(shards, loader.counts), add=add,
     )  # fmt: skip
     return Outcome(trained, metrics, model)
 
@@ -212,6 +221,7 @@ def _report(
     facts: tuple[tuple[str, str], ...],
     left_out: tuple[tuple[str, int], ...],
     command: str,
+    add: Callable[["Report"], "Report"],
 ) -> None:
     from diptych.evaluate.gallery import build_run_report
     from diptych.evaluate.report import write_report
@@ -228,7 +238,7 @@ def _report(
     report = dataclasses.replace(
         report, facts=facts, left_out=(*left_out, *report.left_out), commands=(("this run", command),)
     )
-    write_report(folder / "report.html", report)
+    write_report(folder / "report.html", add(report))
     with Progress("report") as progress:
         progress.log(f"report: {folder / 'report.html'} ({time.monotonic() - started:.1f} s)")
 

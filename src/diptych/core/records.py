@@ -65,6 +65,8 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     IN_EVALUATION_SET = "in_evaluation_set"
+    # taken out of a finished shard set
+    REMOVED = "removed"
 
 
 def _no_fields() -> Mapping[str, Field]:

@@ -46,6 +46,8 @@ def run_units(
         DiptychError: what the first unit that failed said.
         EnvironmentFault: a worker died twice over the same unit.
     """
+    if not numbers:
+        return
     if engine == "ray":
         yield from (opened(answer) for answer in _on_ray(run, stage, numbers))
     elif workers <= 1 or len(numbers) == 1:

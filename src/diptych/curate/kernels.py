@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from diptych.core.errors import MissingPackageError
 
 try:
-    from numba import njit
+    from numba import njit as njit
 except ImportError as error:
     raise MissingPackageError(
         "matching and counting need a package that is not installed",
@@ -126,3 +126,33 @@ def spaced(data: Any, offsets: Any, pieces: Any, pool: Any) -> Any:
             gap = byte == SPACE
         out_offsets[row + 1] = size
     return out[:size], out_offsets
+
+
+FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+N27, N30, N31 = np.uint64(27), np.uint64(30), np.uint64(31)
+
+
+@njit(cache=True, nogil=True)
+def byte_hash(data: Any, start: int, end: int) -> Any:
+    """Return the 64-bit FNV-1a hash of some bytes.
+
+    Source: Fowler, Noll, Vo and Eastlake, "The FNV Non-Cryptographic Hash Algorithm" (RFC 9923).
+    """
+    state = FNV_OFFSET
+    for place in range(start, end):
+        state = (state ^ np.uint64(data[place])) * FNV_PRIME
+    return state
+
+
+@njit(cache=True, nogil=True)
+def mixed(state: Any) -> Any:
+    """Return one step of splitmix64: uint64 to uint64, one to one, every bit depending on all bits.
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators", figure 16.
+    """
+    state = np.uint64(state) + GOLDEN
+    state = (state ^ (state >> N30)) * FIRST
+    state = (state ^ (state >> N27)) * SECOND
+    return state ^ (state >> N31)

@@ -125,8 +125,16 @@ def do_unit(run: Run, stage: Stage, number: int) -> Counts:
     return counts
 
 
-def close_stage(run: Run, stage: Stage, *, seconds: float) -> Manifest:
-    """Write the manifest of a stage whose units are all done."""
+def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> Manifest:
+    """Write the manifest of a stage whose units are all done.
+
+    Args:
+        run: the curation.
+        stage: which one.
+        prepared: seconds that its preparation took.
+        seconds: that the stage took until now, interruptions left out.
+    """
+    started = time.monotonic()
     folder, counts, unit_seconds = run.stage(stage.name), Counts(), 0.0
     known: dict[str, FileEntry] = {}
     for number in range(stage.units(run)):
@@ -134,7 +142,9 @@ def close_stage(run: Run, stage: Stage, *, seconds: float) -> Manifest:
         counts.merge(counts_from(receipt["counts"]))
         unit_seconds += receipt["seconds"]
         known |= {entry["name"]: FileEntry(**entry) for entry in receipt["files"]}
+    finishing = time.monotonic()
     extra = stage.finish(run)
+    finished = time.monotonic() - finishing
     outputs = tuple(
         known.get(path.name) or file_entry(path, root=folder)
         for path in sorted(folder.iterdir())
@@ -149,8 +159,13 @@ def close_stage(run: Run, stage: Stage, *, seconds: float) -> Manifest:
         inputs=(*stage.inputs(run), *before),
         outputs=outputs,
         counts=counts.as_dict(),
-        seconds=round(seconds, 3),
-        extra={**extra, "units": stage.units(run), "unit_seconds": round(unit_seconds, 3)},
+        seconds=round(seconds + time.monotonic() - started, 3),
+        extra={
+            **extra,
+            "units": stage.units(run),
+            "unit_seconds": round(unit_seconds, 3),
+            "alone_seconds": round(prepared + finished, 3),
+        },
     )
     finish_folder(folder, manifest)
     return manifest
@@ -159,8 +174,10 @@ def close_stage(run: Run, stage: Stage, *, seconds: float) -> Manifest:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table durably as Parquet; equal tables make equal bytes."""
     with writing(path) as file:
-        # Dictionaries pay for neither captions nor pictures, of which no two are the same.
-        pq.write_table(table, file, compression="zstd", use_dictionary=False)
+        # Dictionaries pay for neither captions nor pictures, of which no two are the same; and pictures are
+        # compressed already: trying again took a third of the time of fetching them.
+        packing = {one.name: "none" if one.type == pa.binary() else "zstd" for one in table.schema}
+        pq.write_table(table, file, compression=packing, use_dictionary=False)
 
 
 def tables(run: Run, name: str, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -178,6 +195,11 @@ def table_files(run: Run, name: str) -> list[Path]:
     manifest = read_manifest(run.stage(name), KIND + name)
     paths = (run.stage(name) / entry.name for entry in manifest.outputs)
     return sorted(path for path in paths if path.suffix == ".parquet" and path.name[0].isdigit())
+
+
+def unit_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
+    """Read the table of one unit of a finished stage."""
+    return read_table(run.stage(name) / f"{number:05d}.parquet", columns)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

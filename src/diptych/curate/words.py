@@ -8,6 +8,7 @@ Source: Unicode Standard, section 3.13 (default case folding) and annex 15 (NFKC
 """
 
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,14 @@ def normalized(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def normalized_column(column: pa.Array | pa.ChunkedArray) -> tuple[Bytes, Offsets]:
+def normalized_column(
+    column: pa.Array | pa.ChunkedArray, *, by: Callable[[str], str] = normalized
+) -> tuple[Bytes, Offsets]:
     """Normalise every text of a column; a null is a text without words.
 
     Args:
         column: (N,) strings.
+        by: what makes words of a piece, between spaces, that holds more than ASCII.
 
     Returns:
         UTF-8 bytes of all texts behind each other, and (N + 1,) where each begins and the last ends.
@@ -47,7 +51,7 @@ def normalized_column(column: pa.Array | pa.ChunkedArray) -> tuple[Bytes, Offset
     """
     data, offsets = text_buffers(column)
     starts, ends = pieces_beyond_ascii(data, offsets)
-    pool, pool_offsets, which = _normalized_pieces(data, starts, ends)
+    pool, pool_offsets, which = _normalized_pieces(data, starts, ends, by)
     result: tuple[Bytes, Offsets] = spaced(data, offsets, (starts, ends, which), (pool, pool_offsets))
     return result
 
@@ -67,7 +71,9 @@ def text_buffers(column: pa.Array | pa.ChunkedArray) -> tuple[Bytes, Offsets]:
     return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), held
 
 
-def _normalized_pieces(data: Bytes, starts: Offsets, ends: Offsets) -> tuple[Bytes, Offsets, Offsets]:
+def _normalized_pieces(
+    data: Bytes, starts: Offsets, ends: Offsets, by: Callable[[str], str]
+) -> tuple[Bytes, Offsets, Offsets]:
     """Normalise the pieces that hold more than ASCII, each spelling once: it is rare, and it repeats.
 
     Returns:
@@ -75,9 +81,9 @@ def _normalized_pieces(data: Bytes, starts: Offsets, ends: Offsets) -> tuple[Byt
     """
     seen: dict[bytes, int] = {}
     which = np.empty(len(starts), np.int64)
-    raw: Any = data.tobytes() if len(starts) else b""
+    raw: Any = memoryview(data)  # type: ignore[arg-type]  # no copy of it: a slice of a column has the whole column's bytes
     for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        which[row] = seen.setdefault(raw[start:end], len(seen))
-    done = [normalized(piece.decode("utf-8")).encode("utf-8") for piece in seen]
+        which[row] = seen.setdefault(bytes(raw[start:end]), len(seen))
+    done = [by(piece.decode("utf-8")).encode("utf-8") for piece in seen]
     pool_offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in done], dtype=np.int64)])
     return np.frombuffer(b"".join(done) or b"\0", np.uint8), pool_offsets.astype(np.int64), which

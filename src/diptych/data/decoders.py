@@ -33,7 +33,7 @@ from PIL import Image
 from diptych.core.errors import BadSampleError, EnvironmentFault
 from diptych.core.records import Reason
 from diptych.core.settings import from_mapping
-from diptych.data.decoding import DEFAULT_LIMITS, ImageLimits
+from diptych.data.decoding import DEFAULT_LIMITS, ImageLimits, sound_jpeg
 
 T = TypeVar("T")
 DECODER = "diptych.data.images:decode"
@@ -44,7 +44,8 @@ _MEMORY_BYTES = 8 * 2**30  # address space of a decoder: no image within the def
 _START_SECONDS = 60.0  # importing Pillow takes 0.2 s; a busy network disk may take far longer
 _LENGTH = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
-_JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
+_SIZE = struct.Struct("<II")
+JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,30 @@ class DecoderSettings:
         limits: what an image may cost.
         resize: shortest side in pixels that larger images are scaled down and re-encoded to; None keeps the
             files.
+        crop: with `resize`, keep the square in the centre only; a smaller image loses no more than that.
+        quality: of the JPEGs that are written, 1 to 100.
         timeout_seconds: for one image; a decoder that takes longer is stopped.
         decoder: the function that decodes, as "module:name".
     """
 
     limits: ImageLimits = DEFAULT_LIMITS
     resize: int | None = None
+    crop: bool = False
+    quality: int = JPEG_QUALITY
     timeout_seconds: float = 20.0
     decoder: str = DECODER
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a decoder says of one image: a reason to drop it, or its new bytes where it was re-encoded."""
+    """What a decoder says of one image: a reason to drop it, or its new bytes where it was re-encoded.
+
+    `size` is the width and height of the upright picture that is kept, in pixels.
+    """
 
     reason: Reason | None = None
     image: bytes | None = None
+    size: tuple[int, int] | None = None
 
 
 def verdicts(
@@ -227,11 +236,15 @@ class _Decoder:
         deadline = time.monotonic() + seconds
         _send(self.socket, images, deadline)
         answers = _receive(self.socket, deadline)
-        if len(answers) != 2 * len(images):
+        if len(answers) != 3 * len(images):
             raise EOFError
         return [
-            Verdict(Reason(reason.decode()) if reason else None, image or None)
-            for reason, image in zip(answers[::2], answers[1::2], strict=True)
+            Verdict(
+                Reason(reason.decode()) if reason else None,
+                image or None,
+                _SIZE.unpack(size) if size else None,
+            )
+            for reason, image, size in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
         ]
 
     def stop(self) -> None:
@@ -285,11 +298,7 @@ class Decode:
     def __call__(self, image: bytes) -> Verdict:
         """Decode; and re-encode smaller where the settings ask for it."""
         try:
-            picture = self._decode(image, self._settings.limits)
-            side = self._settings.resize
-            if side is None or min(picture.size) <= side:
-                return Verdict()
-            return Verdict(image=_smaller(picture, side))
+            return self._judged(image, self._settings)
         except BadSampleError as error:
             return Verdict(error.reason)
         except MemoryError:
@@ -297,13 +306,31 @@ class Decode:
         except Exception:  # a decoder may raise anything on a stranger's bytes; none of it may stop a pack
             return Verdict(Reason.UNREADABLE_IMAGE)
 
+    def _judged(self, image: bytes, settings: DecoderSettings) -> Verdict:
+        if settings.resize is None and settings.decoder == DECODER:
+            size = sound_jpeg(image, settings.limits)
+            if size is not None:
+                return Verdict(size=size)
+        picture = self._decode(image, settings.limits)
+        kept = picture if settings.resize is None else _smaller(picture, settings.resize, crop=settings.crop)
+        if kept is picture:
+            return Verdict(size=picture.size)
+        buffer = io.BytesIO()
+        kept.save(buffer, "JPEG", quality=settings.quality)
+        return Verdict(image=buffer.getvalue(), size=kept.size)
 
-def _smaller(picture: Image.Image, side: int) -> bytes:
-    scale = side / min(picture.size)
-    width, height = (max(side, round(length * scale)) for length in picture.size)
-    buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+
+def _smaller(picture: Image.Image, side: int, *, crop: bool) -> Image.Image:
+    """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
+    scale = min(1.0, side / min(picture.size))
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    if not crop or width == height:
+        return picture if scale == 1.0 else picture.resize((width, height), Image.Resampling.BICUBIC)
+    square = min(picture.size)
+    left, top = ((length - square) // 2 for length in picture.size)
+    box = (left, top, left + square, top + square)
+    kept = min(side, square)
+    return picture.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
 
 
 def serve(wire: socket.socket) -> None:
@@ -320,7 +347,8 @@ def serve(wire: socket.socket) -> None:
         signal.setitimer(signal.ITIMER_REAL, 2 * settings.timeout_seconds)
         answers: list[bytes] = []
         for verdict in map(decode, images):
-            answers += ((verdict.reason or "").encode(), verdict.image or b"")
+            size = _SIZE.pack(*verdict.size) if verdict.size else b""
+            answers += ((verdict.reason or "").encode(), verdict.image or b"", size)
         signal.setitimer(signal.ITIMER_REAL, 0)
         _send(wire, answers, None)
 

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from diptych.core.errors import BadSampleError
 from diptych.core.records import Reason
-from diptych.data.jpeg import decode_plain_jpeg
+from diptych.data.jpeg import decode_plain_jpeg, plain_jpeg
 from diptych.data.picture_limits import (
     DEFAULT_LIMITS,
     ImageLimits,
@@ -36,6 +36,7 @@ __all__ = [
     "decode_with",
     "inspect",
     "orientation",
+    "sound_jpeg",
     "to_rgb",
     "upright",
 ]
@@ -43,6 +44,8 @@ __all__ = [
 T = TypeVar("T")
 
 ORIENTATION_TAG = 0x0112
+FIRST_SIDEWAYS = 5
+"""Orientations from here on exchange width and height."""
 EXIF_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -128,6 +131,25 @@ def orientation(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
         BadSampleError: the header is unreadable or beyond the limits.
     """
     return _orientation(_open(data, check_format(data, limits), limits))
+
+
+def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int] | None:
+    """Tell whether a file is an ordinary JPEG that decodes without a complaint, sooner than by decoding.
+
+    All of its bits are read, but only the lowest frequencies become pixels.
+
+    Returns:
+        Width and height of the upright picture; None where `decode` has to look at the file.
+
+    Raises:
+        BadSampleError: if the file or its header is beyond the limits.
+    """
+    plain = plain_jpeg(data, limits)
+    if plain is None or plain.decode(at_least=(1, 1)) is None:
+        return None
+    height, width = plain.size
+    sideways = plain.may_be_turned and orientation(data, limits) >= FIRST_SIDEWAYS
+    return (height, width) if sideways else (width, height)
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Scenes as a crawl of the web would bring them: doubled, mislabelled, with boilerplate, and a few loved most.
+"""Scenes as a crawl of the web would bring them: doubled, mislabelled, with boilerplate, a few loved.
 
 For curation to have something to do. What was done to a pair is told in its field `noise`, which is for
 counting afterwards: no stage may look at it.

@@ -1,8 +1,8 @@
 """Sources of pairs: everything that `diptych pack`, `evaluate` and `search` can read, behind one contract.
 
 Reads: a folder of images with side-car captions; CSV/TSV; Parquet; WebDataset tars and our own shards; the
-drawn scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The format is read off the file. Bad rows are dropped and
-counted.
+drawn scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The format is read
+off the file. Bad rows are dropped and counted.
 """
 
 from collections.abc import Iterator

@@ -217,11 +217,11 @@ class ParquetSource:
 
     def _rows(self, only: tuple[str, ...] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in self.paths:
-            with _open_parquet(path, self.columns) as file:
+            with open_parquet(path, (self.columns.image, self.columns.caption)) as file:
                 if only and not _may_hold_paths(file, only[0]):
                     continue
                 names = list(only or file.schema_arrow.names)
-                for cells in _batches(file, names, path):
+                for cells in parquet_rows(file, names, path):
                     yield path, dict(zip(names, cells, strict=True))
 
     def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
@@ -247,7 +247,14 @@ class ParquetSource:
         return Pair(plain if not stem or stem in taken else stem, image, captions, fields_of(cells))
 
 
-def _open_parquet(path: Path, columns: Columns) -> "pq.ParquetFile":
+def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
+    """Open a Parquet file that has certain columns.
+
+    Raises:
+        MissingPackageError: pyarrow is not installed.
+        IntegrityError: the file is damaged.
+        UnknownNameError: a column is missing.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -258,26 +265,31 @@ def _open_parquet(path: Path, columns: Columns) -> "pq.ParquetFile":
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     names = file.schema_arrow.names
-    for wanted in (columns.image, columns.caption):
+    for wanted in needed:
         if wanted not in names:
             raise missing_column(wanted, names, path)
     return file
 
 
-def _batches(file: "pq.ParquetFile", names: list[str], path: Path) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows as tuples of Python values."""
+def parquet_rows(file: "pq.ParquetFile", names: list[str], path: Path) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows as tuples of Python values, a few in memory at a time.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
     import pyarrow as pa
 
     try:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
-            yield from zip(*(_cells(batch.column(name)) for name in names), strict=True)
+            yield from zip(*(cells_of(batch.column(name)) for name in names), strict=True)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> IntegrityError:
+def unreadable(path: Path, error: Exception) -> IntegrityError:
+    """Build the error for a Parquet file that cannot be read."""
     return IntegrityError(
         "a Parquet file is damaged",
         where=path,
@@ -295,7 +307,7 @@ def _may_hold_paths(file: "pq.ParquetFile", column: str) -> bool:
     return not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _cells(column: "pa.Array") -> list[Any]:
+def cells_of(column: "pa.Array") -> list[Any]:
     """Turn a column into Python values; text that is not UTF-8 spoils its own cell only."""
     try:
         values: list[Any] = column.to_pylist()

@@ -1,18 +1,27 @@
 """Build a classifier out of words: one direction per class.
 
 Each class is the mean of the unit embeddings of its prompts, brought back to unit length: the paper's
-ensemble in embedding space, which costs no more than one prompt when pictures are scored.
+ensemble in embedding space, which costs no more than one prompt when pictures are scored. The ensemble in
+probability space, which the paper compares it with, keeps the templates apart and averages what each
+would have answered.
 
+Reads and writes: with `cache`, finished classifiers as `CLASSES-DIGEST.npy`, named after the model and
+the prompts.
 Source: Radford et al. 2021, section 3.1.4.
 """
 
+import hashlib
+import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import NonFiniteError, UsageError
+from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
+from diptych.core.files import write_bytes
 from diptych.embed.features import TEXT_BATCH, Precision, embed_texts
 from diptych.evaluate.prompts import PHOTO, Templates, fill
 
@@ -27,6 +36,7 @@ def build_classifier(
     *,
     batch_size: int = TEXT_BATCH,
     precision: Precision = "float32",
+    cache: str | Path | None = None,
 ) -> NDArray[np.float32]:
     """Embed the prompts of all classes together and average them class by class.
 
@@ -36,6 +46,7 @@ def build_classifier(
         templates: T templates, with cleaned names or without.
         batch_size: prompts per step.
         precision: what the text tower computes in.
+        cache: folder that keeps finished classifiers for next time.
 
     Returns:
         (C, E) float32, unit length, row c for class_names[c].
@@ -43,12 +54,89 @@ def build_classifier(
     Raises:
         UsageError: there are no classes, or two of them get the same prompts and could never be told apart.
         NonFiniteError: the prompts of a class cancel out or are not finite.
+        IntegrityError: a kept classifier is damaged.
     """
     prompts = fill(templates, class_names)
     _check_distinct(class_names, prompts, where=templates.source or templates.name)
     flat = [prompt for of_class in prompts for prompt in of_class]
-    embeds = embed_texts(model, flat, batch_size=batch_size, precision=precision)
+    kept = None if cache is None else Path(cache) / f"{_digest(model, prompts, precision)}.npy"
+    if kept is not None and kept.is_file():
+        return _kept(kept, (len(class_names), model.config.embed_dim))
+    embeds = _embed_prompts(model, flat, batch_size, precision)
     sizes = np.array([len(of_class) for of_class in prompts])
+    rows = _mean_directions(embeds, sizes, class_names)
+    if kept is not None:
+        buffer = io.BytesIO()
+        np.save(buffer, rows, allow_pickle=False)
+        write_bytes(kept, buffer.getvalue())
+    return rows
+
+
+def build_template_classifiers(
+    model: "Model",
+    class_names: Sequence[str],
+    templates: Templates,
+    *,
+    batch_size: int = TEXT_BATCH,
+    precision: Precision = "float32",
+) -> NDArray[np.float32]:
+    """Build one classifier per template, for ensembles in probability space and for ablations.
+
+    Returns:
+        (T, C, E) float32, unit length; a class with several names is the mean of theirs.
+
+    Raises:
+        UsageError, NonFiniteError: as `build_classifier`.
+    """
+    prompts = fill(templates, class_names)
+    _check_distinct(class_names, prompts, where=templates.source or templates.name)
+    count = len(templates.templates)
+    flat = [prompt for place in range(count) for of_class in prompts for prompt in of_class[place::count]]
+    embeds = _embed_prompts(model, flat, batch_size, precision)
+    sizes = np.array([len(of_class) // count for of_class in prompts] * count)
+    rows = _mean_directions(embeds, sizes, list(class_names) * count)
+    return rows.reshape(count, len(class_names), -1)
+
+
+def ensemble_probabilities(
+    image_embeds: NDArray[np.float32], classifiers: NDArray[np.float32], *, scale: float
+) -> NDArray[np.float64]:
+    """Average over templates what each would answer: the ensemble in probability space.
+
+    Args:
+        image_embeds: (N, E) unit length.
+        classifiers: (T, C, E), see `build_template_classifiers`.
+        scale: what cosines are multiplied with.
+
+    Returns:
+        (N, C) float64, rows sum to one.
+    """
+    total = np.zeros((len(image_embeds), classifiers.shape[1]))
+    for classifier in classifiers:
+        logits = scale * (image_embeds @ classifier.T).astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        total += powers / powers.sum(axis=1, keepdims=True)
+    return total / len(classifiers)
+
+
+def _embed_prompts(
+    model: "Model", prompts: Sequence[str], batch_size: int, precision: Precision
+) -> NDArray[np.float32]:
+    """Embed prompts, what their templates share only once where the model can do that."""
+    share = getattr(model, "prompt_rows", None)
+    distinct = list(dict.fromkeys(prompts))
+    rows = share(model.tokenizer.tokens(distinct), precision) if share is not None else None
+    if rows is None:
+        return embed_texts(model, prompts, batch_size=batch_size, precision=precision)
+    place = {prompt: row for row, prompt in enumerate(distinct)}
+    found: NDArray[np.float32] = rows[[place[prompt] for prompt in prompts]]
+    return found
+
+
+def _mean_directions(
+    embeds: NDArray[np.float32], sizes: NDArray[np.int64], class_names: Sequence[str]
+) -> NDArray[np.float32]:
+    """Average runs of rows and bring the means to unit length."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     means = np.add.reduceat(embeds.astype(np.float64), starts, axis=0) / sizes[:, None]
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
@@ -62,6 +150,30 @@ def build_classifier(
             fix="check the model's weights with `diptych evaluate` on data it was trained on",
         )
     return np.asarray(means / lengths, dtype=np.float32)
+
+
+def _digest(model: "Model", prompts: Sequence[Sequence[str]], precision: Precision) -> str:
+    """Name a classifier after everything that decides about it."""
+    told = json.dumps([model.digest, precision, prompts], ensure_ascii=True)
+    return f"{len(prompts)}-{hashlib.sha256(told.encode()).hexdigest()[:32]}"
+
+
+def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+    try:
+        rows: NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise IntegrityError(
+            "a kept classifier cannot be read", where=path, found=str(error)[:100], fix="remove this file"
+        ) from error
+    if rows.shape != shape or rows.dtype != np.float32 or not np.isfinite(rows).all():
+        raise IntegrityError(
+            "a kept classifier is not what was written",
+            where=path,
+            found=f"{rows.dtype} {rows.shape}",
+            expected=f"finite float32 {shape}",
+            fix="remove this file",
+        )
+    return rows
 
 
 def _check_distinct(class_names: Sequence[str], prompts: Sequence[Sequence[str]], *, where: str) -> None:

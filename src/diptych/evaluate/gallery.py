@@ -87,12 +87,12 @@ def build_report(
     embedded = suite.embedded
     zero_shots = [result for result in suite.results if isinstance(result, ZeroShotResult)]
     wall = [Choice(row) for row in _draw(_readable(embedded), WALL_PICTURES, seed, "wall")]
-    cards = [_choose_cards(result) for result in zero_shots]
+    cards = [choose_cards(result) for result in zero_shots]
     asked = _free_queries(model, embedded, queries)
     read: list[tuple[int, tuple[tuple[str, bool], ...]]] = []
     for retrieval in (result for result in suite.results if isinstance(result, RetrievalResult)):
-        asked += _text_queries(retrieval, embedded, seed)
-        read += _image_queries(retrieval, embedded, seed)
+        asked += text_queries(retrieval, embedded, seed)
+        read += image_queries(retrieval, embedded, seed)
     chosen = [*wall, *(c for best, worst in cards for _, picks in (*best, *worst) for c in picks)]
     chosen += [*(choice for _, found in asked for choice in found), *(Choice(row) for row, _ in read)]
     pictures = fetch_pictures(suite.source, {choice.row for choice in chosen})
@@ -112,7 +112,7 @@ def build_report(
         prompts=tuple(map(_prompt_table, zero_shots)),
         classes=tuple(
             replace(
-                _class_study(result),
+                class_study(result),
                 best=tuple(replace(card, pictures=hang(picks)) for card, picks in best),
                 worst=tuple(replace(card, pictures=hang(picks)) for card, picks in worst),
             )
@@ -231,7 +231,7 @@ def _draw(rows: Ints, count: int, seed: int, name: str) -> list[int]:
 Cards = list[tuple[ClassCard, list[Choice]]]
 
 
-def _choose_cards(result: ZeroShotResult) -> tuple[Cards, Cards]:
+def choose_cards(result: ZeroShotResult) -> tuple[Cards, Cards]:
     """Order classes by what their interval promises: few pictures make neither a best nor a worst class.
 
     A class without a right answer is never among the best, one without a mistake never among the worst.
@@ -268,9 +268,10 @@ def _free_queries(
     ]
 
 
-def _text_queries(
+def text_queries(
     result: RetrievalResult, embedded: EmbeddedPairs, seed: int
 ) -> list[tuple[str, list[Choice]]]:
+    """Draw texts of a retrieval task and list the pictures nearest to each, right or wrong."""
     asked = []
     for text in _draw(np.arange(len(result.texts)), QUERIES, seed, "texts"):
         right = set(result.pairs[result.pairs[:, 1] == text, 0].tolist())
@@ -279,9 +280,10 @@ def _text_queries(
     return asked
 
 
-def _image_queries(
+def image_queries(
     result: RetrievalResult, embedded: EmbeddedPairs, seed: int
 ) -> list[tuple[int, tuple[tuple[str, bool], ...]]]:
+    """Draw pictures of a retrieval task and list the texts nearest to each, right or wrong."""
     read = []
     for row in _draw(_readable(embedded), QUERIES + 1, seed, "pictures"):
         right = set(result.pairs[result.pairs[:, 0] == row, 1].tolist())
@@ -328,7 +330,8 @@ def _prompt_table(result: ZeroShotResult) -> PromptTable:
     return PromptTable(result.task, tuple(bars))
 
 
-def _class_study(result: ZeroShotResult) -> ClassStudy:
+def class_study(result: ZeroShotResult) -> ClassStudy:
+    """Count the answers of a task's own prompts, class by class."""
     matrix = confusion_matrix(result.labels, result.scores[-1].predicted, len(result.class_names))
     return ClassStudy(result.task, result.class_names, matrix)
 

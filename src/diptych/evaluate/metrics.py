@@ -5,24 +5,24 @@ Three rules hold in every function here:
 - **Ties are pessimistic.** A wrong answer that scores exactly as high as the right one stands before it. A
   model that gives every class the same score has 0 % accuracy, never 100 %.
 - **A row of NaN is wrong.** Unreadable pictures arrive as NaN rows; they stay in the denominator, at every k.
-- **Memory is bounded.** Scores are computed `chunk` rows at a time and never kept.
+- **Memory is bounded, ties are exact.** Scores are compared in chunks and never kept; see `ranks`.
 
 Source: Radford et al. 2021, section 3.1 (top-k, mean per class); Wilson 1927 (interval of a share); Efron
-1979
-(percentile bootstrap); Bonett and Price 2012 (interval of a paired difference).
+1979 (percentile bootstrap); Bonett and Price 2012 (interval of a paired difference).
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.seeds import numpy_rng
+from diptych.evaluate.ranks import NEVER as NEVER
+from diptych.evaluate.ranks import Bools as Bools
+from diptych.evaluate.ranks import Floats as Floats
+from diptych.evaluate.ranks import Ints as Ints
+from diptych.evaluate.ranks import first_best, paired_ranks
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
 Z95 = 1.959963984540054
@@ -30,12 +30,6 @@ Z95 = 1.959963984540054
 
 RESAMPLES = 2000
 """Bootstrap draws: the end points of a 95 % interval then wander by about 0.05 standard errors."""
-
-CHUNK_CELLS = 1 << 22
-"""Scores held at once (16 MiB of float32)."""
-
-NEVER = np.iinfo(np.int64).max
-"""The rank of an answer that no list, however long, would contain."""
 
 
 def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
@@ -54,12 +48,8 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
     >>> label_ranks(images, np.array([0, 0]), classifier)
     array([0, 1])
     """
-    ranks = np.empty(len(labels), dtype=np.int64)
-    for rows in _chunks(len(labels), len(classifier)):
-        scores = image_embeds[rows] @ classifier.T
-        true = np.take_along_axis(scores, labels[rows, None], axis=1)
-        ranks[rows] = np.where(np.isnan(true[:, 0]), NEVER, (scores >= true).sum(axis=1) - 1)
-    return ranks
+    pairs = np.stack([np.arange(len(labels)), labels], axis=1)
+    return paired_ranks(image_embeds, classifier, pairs, both=False)[0]
 
 
 def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
@@ -72,11 +62,7 @@ def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
     Returns:
         (N,) int64 in [-1, C).
     """
-    best = np.empty(len(image_embeds), dtype=np.int64)
-    for rows in _chunks(len(image_embeds), len(classifier)):
-        scores = image_embeds[rows] @ classifier.T
-        best[rows] = np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
-    return best
+    return first_best(image_embeds, classifier)
 
 
 def positive_ranks(queries: Floats, items: Floats, pairs: Ints) -> Ints:
@@ -96,18 +82,7 @@ def positive_ranks(queries: Floats, items: Floats, pairs: Ints) -> Ints:
     >>> positive_ranks(query, items, np.array([[0, 0], [0, 2]]))
     array([1])
     """
-    order = np.argsort(pairs[:, 0], kind="stable")
-    owners, positives = pairs[order, 0], pairs[order, 1]
-    ranks = np.empty(len(queries), dtype=np.int64)
-    for rows in _chunks(len(queries), len(items)):
-        scores = np.nan_to_num(queries[rows] @ items.T, nan=-np.inf)
-        first, last = np.searchsorted(owners, [rows.start, rows.stop])
-        local = owners[first:last] - rows.start
-        best = np.full(len(scores), -np.inf, dtype=scores.dtype)
-        np.maximum.at(best, local, scores[local, positives[first:last]])
-        scores[local, positives[first:last]] = -np.inf
-        ranks[rows] = np.where(np.isneginf(best), NEVER, (scores >= best[:, None]).sum(axis=1))
-    return ranks
+    return paired_ranks(queries, items, pairs, both=False)[0]
 
 
 def class_accuracies(hits: Bools, labels: Ints, class_count: int) -> NDArray[np.float64]:
@@ -220,10 +195,3 @@ def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
     centre = share_won - share_lost
     half = Z95 * math.sqrt((share_won + share_lost - centre * centre) / (count + 2))
     return (won - lost) / count, (max(-1.0, centre - half), min(1.0, centre + half))
-
-
-def _chunks(rows: int, columns: int) -> Iterator[slice]:
-    """Cut `rows` so that each part times `columns` stays below `CHUNK_CELLS`."""
-    step = max(1, CHUNK_CELLS // max(1, columns))
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))

@@ -33,6 +33,7 @@ def _leaves(report: Report) -> list[Leaf | None]:
     return [
         sections.headline(report.tiles),
         sections.learning(report.curves),
+        *(sections.comparison(part) for part in report.comparisons),
         sections.prompts(report.prompts),
         *(sections.classes(study) for study in report.classes),
         sections.retrieval(report.text_queries, report.image_queries),

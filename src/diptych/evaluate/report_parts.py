@@ -47,6 +47,21 @@ class PromptTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """The same task under several circumstances, such as with and without curation.
+
+    Attributes:
+        title: of its section.
+        words: what was done, in one or two sentences.
+        table: one bar for each circumstance.
+    """
+
+    title: str
+    words: str
+    table: PromptTable
+
+
+@dataclass(frozen=True, slots=True)
 class ClassCard:
     """One class with a few of its pictures."""
 
@@ -102,6 +117,7 @@ class Report:
         wall: pictures for the masthead; up to 12 are shown.
         tiles: headline numbers.
         curves: quantities over the run, the loss first.
+        comparisons: a section each, behind the curves.
         prompts: one table per zero-shot task.
         classes: one study per zero-shot task.
         text_queries: texts and the pictures they found.
@@ -117,6 +133,7 @@ class Report:
     wall: tuple[Picture, ...] = ()
     tiles: tuple[Tile, ...] = ()
     curves: tuple[Curve, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     prompts: tuple[PromptTable, ...] = ()
     classes: tuple[ClassStudy, ...] = ()
     text_queries: tuple[TextQuery, ...] = ()

@@ -18,7 +18,8 @@ import numpy as np
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
-from diptych.evaluate.metrics import Floats, Ints, positive_ranks, wilson
+from diptych.evaluate.metrics import Floats, Ints, wilson
+from diptych.evaluate.ranks import median_rank, paired_ranks
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -51,10 +52,16 @@ class RetrievalResult:
     unreadable: int
 
     def metrics(self) -> list[Metric]:
-        """List recall at 1, 5 and 10 both ways, in [0, 1] with 95 % intervals, and what was unreadable."""
+        """List recall at 1, 5 and 10 and the median rank both ways, and what was unreadable.
+
+        Recalls are in [0, 1] with 95 % intervals; ranks count from 1.
+        """
+        image_median, text_median = median_rank(self.image_ranks), median_rank(self.text_ranks)
         return [
             *recalls(self.image_ranks, task=self.task, direction="image_to_text"),
             *recalls(self.text_ranks, task=self.task, direction="text_to_image"),
+            Metric(self.task, "image_to_text_median_rank", image_median, None, len(self.image_ranks)),
+            Metric(self.task, "text_to_image_median_rank", text_median, None, len(self.text_ranks)),
             Metric(self.task, "unreadable", float(self.unreadable), None, len(self.image_ranks)),
         ]
 
@@ -132,12 +139,13 @@ class RetrievalEvaluator:
             )
         text_embeds = embed_texts(model, texts, precision=self.precision)
         image_embeds = embedded.image_embeds
+        image_ranks, text_ranks = paired_ranks(image_embeds, text_embeds, pairs)
         return RetrievalResult(
             task=self.name,
             texts=texts,
             text_embeds=text_embeds,
             pairs=pairs,
-            image_ranks=positive_ranks(image_embeds, text_embeds, pairs),
-            text_ranks=positive_ranks(text_embeds, image_embeds, pairs[:, ::-1]),
+            image_ranks=image_ranks,
+            text_ranks=text_ranks,
             unreadable=int(np.isnan(image_embeds[:, 0]).sum()),
         )

@@ -12,6 +12,7 @@ from diptych.core.records import Metric
 from diptych.evaluate.report_parts import (
     ClassCard,
     ClassStudy,
+    Comparison,
     ImageQuery,
     PromptTable,
     TextQuery,
@@ -90,6 +91,11 @@ def prompts(tables: Sequence[PromptTable]) -> Leaf | None:
         "95 % intervals.",
     )
     return Leaf("The gain of prompts", words, join(*(_prompt_table(table) for table in tables)))
+
+
+def comparison(part: Comparison) -> Leaf:
+    """The same task under several circumstances."""
+    return Leaf(part.title, tag("p", part.words), _prompt_table(part.table))
 
 
 def classes(study: ClassStudy) -> Leaf | None:

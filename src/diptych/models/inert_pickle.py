@@ -89,7 +89,7 @@ class View:
 MARK = object()
 
 
-class _Machine:
+class Machine:
     """The stack, the memo, and one method per kind of instruction."""
 
     def __init__(self) -> None:
@@ -97,27 +97,32 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def pop(self) -> Any:
+        """Take the top of the stack."""
         if not self.stack:
             raise RefusedError("an instruction finds nothing to work on")
         return self.stack.pop()
 
     def to_mark(self) -> list[Any]:
+        """Take everything above the last mark."""
         items: list[Any] = []
         while (item := self.pop()) is not MARK:
             items.append(item)
         return items[::-1]
 
     def push_name(self, argument: Any) -> None:
+        """Push the name of a class or function, if it is a known one."""
         name = str(argument).replace(" ", ".")
         if not name.startswith(CLASSES) and name not in FUNCTIONS and name not in DTYPES:
             raise RefusedError(f"the pickle names {name}")
         self.stack.append(Name(name))
 
     def make_tuple(self, length: int) -> None:
+        """Make a tuple of the top of the stack."""
         items = [self.pop() for _ in range(length)]
         self.stack.append(tuple(items[::-1]))
 
     def set_items(self, items: list[Any]) -> None:
+        """Set keys and values of the table on top."""
         target = self.pop()
         if not isinstance(target, dict) or len(items) % 2 or any(not _is_key(key) for key in items[::2]):
             raise RefusedError("items are set on something that is no table")
@@ -125,6 +130,7 @@ class _Machine:
         self.stack.append(target)
 
     def append(self, items: list[Any]) -> None:
+        """Append to the list on top."""
         target = self.pop()
         if not isinstance(target, list):
             raise RefusedError("items are appended to something that is no list")
@@ -132,12 +138,14 @@ class _Machine:
         self.stack.append(target)
 
     def new(self) -> None:
+        """Push a record in place of a new object."""
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, Name) or not name.text.startswith(CLASSES) or arguments != ():
             raise RefusedError(f"an object is made of {name!r}")
         self.stack.append(Record(name.text))
 
     def build(self) -> None:
+        """Give the record below its state."""
         state, record = self.pop(), self.pop()
         if not isinstance(record, Record) or not isinstance(state, dict):
             raise RefusedError(f"a state is given to {type(record).__name__}")
@@ -145,6 +153,7 @@ class _Machine:
         self.stack.append(record)
 
     def persistent(self) -> None:
+        """Push a storage in place of a reference to one."""
         told = self.pop()
         if not (isinstance(told, tuple) and len(told) == 5 and told[0] == "storage"):
             raise RefusedError("a reference that is no storage")
@@ -156,6 +165,7 @@ class _Machine:
         self.stack.append(Storage(key, DTYPES[kind.text], elements))
 
     def call(self) -> None:
+        """Push what a call stands for."""
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or function.text not in FUNCTIONS:
             raise RefusedError(f"the pickle calls {getattr(function, 'text', function)!r}")
@@ -205,7 +215,7 @@ CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "MARK": lambda: MARK,
 }
-ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
+ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
     "PROTO": lambda _machine, _: None,
     "POP": lambda machine, _: machine.pop(),
     "GLOBAL": lambda machine, argument: machine.push_name(argument),
@@ -228,13 +238,17 @@ ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
 }
 
 
-def interpret(data: bytes) -> Any:
+def interpret(data: bytes, machine: Machine | None = None) -> Any:
     """Return what the pickle holds, made of plain values, `Record` and `View`.
 
+    Args:
+        data: the pickle.
+        machine: one that knows other names; that of TorchScript's weights by default.
+
     Raises:
-        RefusedError: an instruction or a name that TorchScript's weights do not need.
+        RefusedError: an instruction or a name that the machine does not know.
     """
-    machine = _Machine()
+    machine = Machine() if machine is None else machine
     try:
         for instruction, argument, place in pickletools.genops(data):
             name = instruction.name

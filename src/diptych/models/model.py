@@ -24,6 +24,8 @@ from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes, Floats, Precision
 from diptych.models.numerics import HeldIn, hold_in
+from diptych.models.shared_prefix import PAYS, plan_sharing, read_shared
+from diptych.models.text import TextTransformer
 from diptych.models.words import AnyTokenizer
 
 
@@ -142,6 +144,14 @@ class Model(Encodes):
             features = self.clip.encode_image(pixels.to(self.device, self.dtype))
             return unit_length(features) if normalize else features
 
+    def pool_image(self, pixels: Tensor) -> Tensor:
+        """Return (B, D) of normalised pictures (B, 3, H, W): what the tower knows before the projection.
+
+        Linear probes read it; see `diptych.embed.penultimate`.
+        """
+        with self._inference():
+            return self.clip.pool_image(pixels.to(self.device, self.dtype))
+
     def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
         """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode.
 
@@ -160,7 +170,12 @@ class Model(Encodes):
         return unit_length(self.encode_text(tokens))
 
     def image_rows(
-        self, pixels: NDArray[np.uint8], precision: Precision = "float32", *, unit: bool = True
+        self,
+        pixels: NDArray[np.uint8],
+        precision: Precision = "float32",
+        *,
+        unit: bool = True,
+        projected: bool = True,
     ) -> Floats:
         """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
 
@@ -168,11 +183,15 @@ class Model(Encodes):
             pixels: as `diptych.data.images.evaluation_pixels` cuts them.
             precision: what the tower computes in; "bfloat16" lets torch choose per operation.
             unit: scale rows to unit length, in float32.
+            projected: into the shared space; else (B, D), the tower's output before that.
         """
         # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
         stacked = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         with self._computing(precision):
-            features = self.encode_image(self.normalize_pixels(stacked))
+            if projected:
+                features = self.encode_image(self.normalize_pixels(stacked))
+            else:
+                features = self.pool_image(self.normalize_pixels(stacked))
         return _rows(features, unit)
 
     def text_rows(
@@ -182,6 +201,21 @@ class Model(Encodes):
         with self._computing(precision):
             features = self.encode_text(torch.from_numpy(tokens))
         return _rows(features, unit)
+
+    def prompt_rows(self, tokens: NDArray[np.int64], precision: Precision = "float32") -> Floats | None:
+        """Return (B, E) float32, unit length, for prompts that begin alike; None where that spares nothing.
+
+        Args:
+            tokens: (B, L) token ids.
+            precision: what the tower computes in.
+        """
+        if not isinstance(self.clip.text, TextTransformer) or self.device.type != "cpu" or not len(tokens):
+            return None
+        plan = plan_sharing(tokens, self.config.text.end_id)
+        if plan.share > PAYS:
+            return None
+        with self._computing(precision), self._inference():
+            return _rows(read_shared(self.clip.text, tokens, plan), unit=True)
 
     def _own_embeds(self, inputs: Any) -> Tensor:
         return torch.from_numpy(super()._own_embeds(inputs)).to(self.device)

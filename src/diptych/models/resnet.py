@@ -64,13 +64,16 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, E) for a feature map (B, C, rows, columns)."""
+        return cast(Tensor, self.c_proj(self.pooled(x)))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return (B, C), what the attention gathered, before the projection."""
         tokens = x.flatten(2).transpose(1, 2)
         tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], dim=1)
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
         batch, length, width = tokens.shape
         rows = tokens.reshape(batch * length, width)
-        mixed = one_query_attention(self, tokens[:, 0], rows, [(batch, length)], [None])
-        return cast(Tensor, self.c_proj(mixed))
+        return one_query_attention(self, tokens[:, 0], rows, [(batch, length)], [None])
 
 
 class ModifiedResNet(nn.Module):
@@ -98,10 +101,18 @@ class ModifiedResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        return cast(Tensor, self.attnpool(self._map(pixels)))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Return (B, C), the attention pool before its projection: what linear probes read."""
+        return self.attnpool.pooled(self._map(pixels))
+
+    def _map(self, pixels: Tensor) -> Tensor:
+        """Return the last feature map (B, C, rows, columns)."""
         x = pixels
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(norm(conv(x)), inplace=True)
         x = _pool(x, 2 if self.config.stem_pool else 1)
         for stage in range(len(self.config.layers)):
             x = self.get_submodule(f"layer{stage + 1}")(x)
-        return cast(Tensor, self.attnpool(x))
+        return x

@@ -69,6 +69,10 @@ class SiglipVision(nn.Module):
         rows = self.blocks(x.reshape(batch * length, width), [(batch, length)])
         return cast(Tensor, self.head(self.ln_post(rows), batch))
 
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Return what `forward` returns: there is no projection behind the pooled tokens."""
+        return cast(Tensor, self(pixels))
+
 
 class SiglipText(nn.Module):
     """Maps token ids (B, L) to features (B, E)."""

@@ -39,6 +39,10 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        return self.pooled(pixels) @ self.proj
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Return (B, D), the class token before the projection: what linear probes read."""
         patches = self.conv1(pixels).flatten(2).transpose(1, 2)
         batch, _, width = patches.shape
         first = self.class_embedding.to(patches.dtype).expand(batch, 1, width)
@@ -46,7 +50,7 @@ class VisionTransformer(nn.Module):
         length = x.shape[1]
         rows = self.ln_pre(x).view(batch * length, width)
         readers = torch.arange(batch, device=rows.device) * length
-        return cast(Tensor, self.ln_post(self.blocks.read(rows, [(batch, length)], readers)) @ self.proj)
+        return cast(Tensor, self.ln_post(self.blocks.read(rows, [(batch, length)], readers)))
 
 
 def interpolate_positions(

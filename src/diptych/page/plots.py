@@ -35,6 +35,7 @@ class Curve:
         y: values, as many as positions; gaps are NaN.
         x_name: what the positions count.
         reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
+        beside: a second quantity at the same positions and its name, drawn in the other colour.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Curve:
     y: tuple[float, ...]
     x_name: str = "pairs seen"
     reference: tuple[str, float] | None = None
+    beside: tuple[str, tuple[float, ...]] | None = None
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -103,11 +105,13 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = thin(x[finite]), thin(y[finite])
+    other = np.asarray(curve.beside[1], dtype=np.float64) if curve.beside is not None else y[:0]
+    other = thin(other[finite]) if len(other) else other
     if not len(x):
         return tag(
             "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
         )
-    low, high = _range(y, curve.reference)
+    low, high = _range(np.concatenate([y, other]), curve.reference)
     left, right = float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1
 
     def place(values: NDArray[np.float64]) -> str:
@@ -121,6 +125,8 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         tag("polyline", points=place(smooth(y)), class_="mean"),
     ]
     name = Html("")
+    if curve.beside is not None:
+        lines.append(tag("polyline", points=place(other), class_="beside"))
     if curve.reference is not None:
         label, level = curve.reference
         grid.append(_level(level, low, high, class_="reference"))
@@ -139,7 +145,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     ]
     return tag(
         "figure",
-        tag("figcaption", tag("span", curve.name), tag("b", number(float(smooth(y)[-1])))),
+        tag("figcaption", *_named(curve, float(smooth(y)[-1]))),
         tag(
             "div", tag("div", *y_labels, class_="y"), tag("div", drawing, name, class_="plot"), class_="frame"
         ),
@@ -147,6 +153,12 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         tag("p", curve.x_name, class_="axis"),
         class_="curve tall" if tall else "curve",
     )
+
+
+def _named(curve: Curve, last: float) -> tuple[Html, Html]:
+    if curve.beside is None:
+        return tag("span", curve.name), tag("b", number(last))
+    return tag("span", curve.name, class_="in-right"), tag("span", curve.beside[0], class_="in-wrong")
 
 
 def interval_bar(value: float, interval: tuple[float, float] | None, *, top: float = 1.0) -> Html:

@@ -26,6 +26,29 @@ STALL_STEPS = 200
 """Steps after the warm-up before a run is told that it has learnt nothing."""
 
 
+def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
+    """Return the numbers that were measured at a step of a run.
+
+    Args:
+        path: its `metrics.jsonl`; a missing one has none.
+        step: after which they were measured.
+    """
+    if not path.exists():
+        return ()
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if _step_of(line) == step]
+    return tuple(
+        Metric(
+            metric["task"],
+            metric["metric"],
+            math.nan if metric["value"] is None else metric["value"],
+            None if metric["ci95"] is None else (metric["ci95"][0], metric["ci95"][1]),
+            metric["n"],
+        )
+        for line in lines
+        for metric in line.get("metrics", ())
+    )
+
+
 class Journal:
     """Collects the figures of steps and writes them when they are due.
 
@@ -72,25 +95,6 @@ class Journal:
         self._write({"step": step, "evaluation": name, "metrics": [metric.as_dict() for metric in metrics]})
         shown = "  ".join(f"{metric.metric} {metric.value:.4f}" for metric in metrics)
         self._progress.log(f"step {step}: {name}  {shown}")
-
-    def evaluated(self, step: int) -> tuple[Metric, ...]:
-        """Return the numbers that were written at a step: those of a run that was killed after it."""
-        if not self._path.exists():
-            return ()
-        lines = [
-            json.loads(line) for line in self._path.read_text("utf-8").splitlines() if _step_of(line) == step
-        ]
-        found = [metric for line in lines for metric in line.get("metrics", ())]
-        return tuple(
-            Metric(
-                metric["task"],
-                metric["metric"],
-                math.nan if metric["value"] is None else metric["value"],
-                None if metric["ci95"] is None else (metric["ci95"][0], metric["ci95"][1]),
-                metric["n"],
-            )
-            for metric in found
-        )
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ from diptych.data.loader import Loader
 from diptych.models import checkpoint
 from diptych.models.model import Model
 from diptych.train import state
-from diptych.train.journal import Journal
+from diptych.train.journal import Journal, evaluations
 from diptych.train.loss import contrastive_loss
 from diptych.train.settings import HARMLESS, TrainSettings
 from diptych.train.signals import StopSignal
@@ -165,7 +165,7 @@ class _Run:
         self.loader.counts = state.counts_from(counters.samples)
         self._seconds_before = counters.seconds
         self._saved_step = self.step
-        self.metrics = self.journal.evaluated(self.step)
+        self.metrics = evaluations(self.folder / "metrics.jsonl", self.step)
         self.progress.log(f"resuming at step {self.step} of {self.last_step} ({found})")
 
     def advance(self) -> None:

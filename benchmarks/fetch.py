@@ -1,0 +1,244 @@
+"""Pictures fetched a second from a server on the same machine, beside img2dataset.
+
+A server in a process of its own hands out 30 kB JPEGs; what fetches decodes them, and writes Parquet: with
+their bytes kept, and with the shortest side scaled down to 256. Rounds alternate between the two. The server
+shares the processors with what is measured; its processor seconds are told.
+
+    python benchmarks/fetch.py [--peer-python PEERS/bin/python] [--pictures 4000] [--rounds 3] [--json FILE]
+
+The peer's interpreter needs img2dataset 1.47. It opens a connection for each picture, reads no robots.txt,
+dials whatever a name resolves to and knows no limit per host; ours does all of its checks here too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PICTURES = 200
+SIZE, QUALITY, NOISE = (512, 384), 80, 6  # about 30 kB
+SMALL = 256
+CASES = ("none", "keep_ratio")
+PEER_THREADS = 64
+
+
+def pictures() -> list[bytes]:
+    """Draw photo-like JPEGs."""
+    import numpy as np
+    from PIL import Image
+
+    rng, made = np.random.default_rng(0), []
+    for _ in range(PICTURES):
+        small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+        smooth = np.asarray(small.resize(SIZE, Image.Resampling.BICUBIC)).astype(int)
+        noisy = smooth + rng.integers(-NOISE, NOISE, smooth.shape)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
+        made.append(buffer.getvalue())
+    return made
+
+
+class Answers(asyncio.Protocol):
+    """Answers requests on one connection with pictures made before."""
+
+    def __init__(self, whole: list[bytes]) -> None:
+        self._whole = whole
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Remember whom to answer."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request that is whole; they are too short to come in parts."""
+        for request in data.split(b"\r\n\r\n")[:-1]:
+            name = request.split(b" ", 2)[1].strip(b"/").removesuffix(b".jpg")
+            found = name.isdigit()
+            self._transport.write(
+                self._whole[int(name) % PICTURES]
+                if found
+                else b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+            )
+            if b"\r\nconnection: close" in request.lower():
+                self._transport.close()
+
+
+async def serve() -> None:
+    """Serve until the other side closes our standard input."""
+    head = "HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
+    made = pictures()
+    whole = [head.format(len(data)).encode() + data for data in made]
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Answers(whole), "127.0.0.1", 0, backlog=1024)
+    mean = statistics.mean(map(len, made))
+    print(json.dumps({"port": server.sockets[0].getsockname()[1], "mean_bytes": mean}), flush=True)
+    before = time.process_time()
+    await loop.run_in_executor(None, sys.stdin.read)
+    print(json.dumps({"cpu_seconds": time.process_time() - before}), flush=True)
+
+
+def cpu_seconds() -> float:
+    """Return what this process and those it has ended have used."""
+    mine, theirs = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return mine.ru_utime + mine.ru_stime + theirs.ru_utime + theirs.ru_stime
+
+
+def fetch_ours(port: int, count: int, resize: str, folder: Path) -> dict:
+    """Fetch with diptych in this process."""
+    import pyarrow as pa
+
+    from diptych.curate.columns import CANDIDATES
+    from diptych.curate.fetch import fetch_partition
+    from diptych.curate.fetch_settings import FetchSettings
+    from diptych.curate.stages import write_table
+
+    columns = {
+        "key": [f"{place:06d}" for place in range(count)],
+        "url": [f"http://127.0.0.1:{port}/{place}.jpg" for place in range(count)],
+        "caption": [""] * count,
+    }
+    table = pa.table({name: columns.get(name, [None] * count) for name in CANDIDATES.names}, CANDIDATES)
+    settings = FetchSettings(
+        allow_networks=("127.0.0.1/32",), allow_ports=(port,), per_host=64, delay_seconds=0.0,
+        resize=resize, size=SMALL,
+    )  # fmt: skip
+    started, before = time.perf_counter(), cpu_seconds()
+    done, counts = fetch_partition(table, settings)
+    write_table(folder / "out.parquet", done)
+    seconds = time.perf_counter() - started
+    cpu = cpu_seconds() - before
+    return {"name": "diptych", "seconds": seconds, "cpu_seconds": cpu, "fetched": counts.kept}
+
+
+def fetch_theirs(port: int, count: int, resize: str, folder: Path) -> dict:
+    """Fetch with img2dataset, as many processes as there are processors."""
+    from img2dataset import download
+
+    urls = folder / "urls.txt"
+    urls.write_text("".join(f"http://127.0.0.1:{port}/{place}.jpg\n" for place in range(count)))
+    started, before = time.perf_counter(), cpu_seconds()
+    download(
+        url_list=str(urls),
+        input_format="txt",
+        output_folder=str(folder / "out"),
+        output_format="parquet",
+        image_size=SMALL,
+        resize_mode="no" if resize == "none" else resize,
+        skip_reencode=resize == "none",
+        resize_only_if_bigger=True,
+        encode_quality=95,
+        processes_count=os.cpu_count() or 1,
+        thread_count=PEER_THREADS,
+        number_sample_per_shard=1000,
+        enable_wandb=False,
+    )
+    seconds, cpu = time.perf_counter() - started, cpu_seconds() - before
+    stats = [json.loads(path.read_text()) for path in (folder / "out").glob("*_stats.json")]
+    name = f"img2dataset {importlib.metadata.version('img2dataset')}"
+    fetched = sum(one["successes"] for one in stats)
+    return {"name": name, "seconds": seconds, "cpu_seconds": cpu, "fetched": fetched}
+
+
+def in_process(python: str, which: str, count: int, resize: str) -> dict:
+    """Start a server, and measure in a fresh process of the given interpreter."""
+    with subprocess.Popen(
+        [sys.executable, __file__, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None and server.stdin is not None
+        greeting = json.loads(server.stdout.readline())
+        command = [python, __file__, "--worker", which, "--port", str(greeting["port"])]
+        command += ["--pictures", str(count), "--resize", resize]
+        environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
+        found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        server.stdin.close()
+        last = json.loads(server.stdout.readline())
+    if found.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
+    measured = json.loads(found.stdout.splitlines()[-1])
+    if measured["fetched"] != count:
+        raise SystemExit(f"{which} fetched {measured['fetched']} of {count} pictures")
+    return {
+        **measured,
+        "mean_bytes": greeting["mean_bytes"],
+        "pictures_per_second": count / measured["seconds"],
+        "server_cpu_seconds": last["cpu_seconds"],
+    }
+
+
+def compare(pythons: dict[str, str], count: int, rounds: int, resize: str) -> dict:
+    """Measure everything in one case, interleaved."""
+    results: dict[str, list[dict]] = {which: [] for which in pythons}
+    for _ in range(rounds):
+        for which, python in pythons.items():
+            results[which].append(in_process(python, which, count, resize))
+    row: dict = {"resize": resize, "pictures": count}
+    for which, found in results.items():
+        rates = [one["pictures_per_second"] for one in found]
+        row[which] = {**found[0], "pictures_per_second": statistics.median(rates), "rounds": rates}
+    if "img2dataset" in results:
+        pairs = zip(results["ours"], results["img2dataset"], strict=True)
+        row["speed_up"] = statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
+    return row
+
+
+def machine() -> dict:
+    """Describe where this ran."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return {
+        "cpu": sorted({line.split(":")[1].strip() for line in lines if line.startswith("model name")}),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("aiohttp", "pillow", "simplejpeg", "pyarrow")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer-python", help="interpreter with img2dataset 1.47")
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", help="file to write; standard output otherwise")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("ours", "img2dataset"), help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--resize", choices=CASES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve())
+        return
+    if options.worker:
+        fetch = fetch_ours if options.worker == "ours" else fetch_theirs
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(fetch(options.port, options.pictures, options.resize, Path(folder))))
+        return
+    pythons = {"ours": sys.executable}
+    if options.peer_python:
+        pythons["img2dataset"] = options.peer_python
+    rows = []
+    for resize in CASES:
+        rows.append(compare(pythons, options.pictures, options.rounds, resize))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    peer = "measured" if options.peer_python else "not measured: no --peer-python was given"
+    text = json.dumps({"benchmark": "fetch", "peer": peer, "machine": machine(), "rows": rows}, indent=2)
+    if options.json:
+        Path(options.json).write_text(text + "\n")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

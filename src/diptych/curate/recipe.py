@@ -1,0 +1,164 @@
+"""Recipes of curations: everything that decides what a data set holds, as data.
+
+Reads: a TOML file (`recipes/wit.toml`, or the packaged `demo_curate`). Paths in it are relative to the file;
+paths given with `--set` are relative to the current folder.
+"""
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diptych.core.errors import UsageError
+from diptych.core.settings import from_mapping, load_toml, override
+from diptych.curate.balance import BalanceSettings
+from diptych.curate.candidates import CandidatesSettings
+from diptych.curate.counting import CountingSettings
+from diptych.curate.dedup import DedupSettings
+from diptych.curate.fetch_settings import FetchSettings
+from diptych.curate.filter import FilterSettings
+from diptych.curate.match import MatchSettings
+from diptych.curate.queries import QueriesSettings
+from diptych.data.shards_write import ShardSettings
+from diptych.data.sources_rows import Columns
+
+DRAWN = "scenes:"
+_PATHS = {
+    "queries": ("corpus", "word_counts", "pair_counts", "pageviews", "wordnet", "list"),
+    "candidates": ("sources",),
+    "filter": ("blocked_words", "blocked_hosts_file"),
+    "dedup": ("blocked_images",),
+    "evaluation": ("sources",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QueriesPart:
+    """Where queries come from; what is left empty gives none.
+
+    Attributes:
+        corpus: MediaWiki dumps, text files (one text a line) or Parquet; patterns such as "wiki/*.bz2".
+        column: of texts in Parquet files.
+        word_counts: CSV of words and counts, instead of a corpus.
+        pair_counts: CSV of pairs of words and counts.
+        pageviews: files of page views; patterns too.
+        language: of the Wikipedia whose views count.
+        wordnet: a WNDB folder, or an `.xml`, `.xml.gz` or `.tsv` file.
+        list: your own queries, one a line.
+        choose: thresholds and the length of the list.
+        counting: memory and size of a unit.
+    """
+
+    corpus: tuple[str, ...] = ()
+    column: str = "text"
+    word_counts: str = ""
+    pair_counts: str = ""
+    pageviews: tuple[str, ...] = ()
+    language: str = "en"
+    wordnet: str = ""
+    list: str = ""
+    choose: QueriesSettings = field(default_factory=QueriesSettings)
+    counting: CountingSettings = field(default_factory=CountingSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterPart:
+    """What a pair has to be, and whether personal data are taken out of captions.
+
+    Attributes:
+        scrub: replace e-mail addresses, telephone and card numbers and the like by what they are.
+        rules: see `filter.FilterSettings`.
+    """
+
+    scrub: bool = True
+    rules: FilterSettings = field(default_factory=FilterSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPart:
+    """Sets that the result must not overlap: their pictures, and near copies of them, are left out.
+
+    Attributes:
+        sources: of `data.sources`.
+        image: the column of the picture.
+        caption: any column of text.
+    """
+
+    sources: tuple[str, ...] = ()
+    image: str = "image"
+    caption: str = "caption"
+
+    def columns(self) -> Columns:
+        """Return the columns as sources take them."""
+        return Columns(self.image, self.caption)
+
+
+@dataclass(frozen=True, slots=True)
+class CardPart:
+    """What the data card says above its numbers."""
+
+    title: str = ""
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CurateRecipe:
+    """A curation: from dumps and crawls to shards."""
+
+    candidates: CandidatesSettings
+    queries: QueriesPart = field(default_factory=QueriesPart)
+    filter: FilterPart = field(default_factory=FilterPart)
+    match: MatchSettings = field(default_factory=MatchSettings)
+    balance: BalanceSettings = field(default_factory=BalanceSettings)
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    dedup: DedupSettings = field(default_factory=DedupSettings)
+    evaluation: EvaluationPart = field(default_factory=EvaluationPart)
+    shards: ShardSettings = field(default_factory=ShardSettings)
+    card: CardPart = field(default_factory=CardPart)
+
+
+def load_curate_recipe(path: Path, assignments: Sequence[str] = ()) -> CurateRecipe:
+    """Read a recipe and apply `a.b=1` assignments.
+
+    Raises:
+        SettingsError: an unknown, missing or wrong setting, named by its place.
+    """
+    mapping = _anchored(load_toml(path), path.parent)
+    return from_mapping(CurateRecipe, override(mapping, assignments), where=path)
+
+
+def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the files that paths and patterns name, those of a pattern in the order of their names.
+
+    Raises:
+        UsageError: a pattern matches nothing.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        names = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
+        if not names:
+            raise UsageError("no file matches a pattern", where=pattern, fix="check the path")
+        found += names
+    return tuple(found)
+
+
+def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the paths of a recipe relative to its own folder."""
+
+    def anchor(path: object) -> object:
+        if not isinstance(path, str) or not path or path.startswith(DRAWN):
+            return path
+        return str(folder / path)
+
+    for part, names in _PATHS.items():
+        table = mapping.get(part)
+        if part == "filter" and isinstance(table, dict):
+            table = table.get("rules")
+        for name in names:
+            value = table.get(name) if isinstance(table, dict) else None
+            if isinstance(table, dict) and isinstance(value, list):
+                table[name] = [anchor(path) for path in value]
+            elif isinstance(table, dict) and value is not None:
+                table[name] = anchor(value)
+    return mapping

@@ -1,0 +1,109 @@
+"""Turn pictures into what the image tower knows before the projection into the shared space.
+
+Linear probes read these rows: the projection drops what captions do not speak of. A vision Transformer gives
+its class token behind the last LayerNorm, a ResNet what its attention pool gathered, a SigLIP tower, which
+has no projection, what it always gives. Rows are not scaled to unit length.
+
+Reads: the model's own preprocessing. Writes: nothing.
+Source: Radford et al. 2021, figure 3 (I_f) and appendix A.3.
+"""
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.errors import UsageError
+from diptych.core.records import Counts
+from diptych.data.images import Mode
+from diptych.embed.features import IMAGE_BATCH
+from diptych.models.encoding import EncodeSettings, Floats, Precision, encode_pictures
+from diptych.models.inputs import Picture
+
+if TYPE_CHECKING:
+    from diptych.models.model import Model
+
+
+class PenultimateTower:
+    """A model's image tower without its projection, with the face that encoding needs.
+
+    Args:
+        model: a loaded model.
+
+    Raises:
+        UsageError: the model is an export, whose towers end behind the projection.
+    """
+
+    def __init__(self, model: "Model") -> None:
+        if not hasattr(model, "clip"):
+            raise UsageError(
+                "an exported model has no features before the projection",
+                fix="load the checkpoint that it was exported from",
+            )
+        self.model, self.tokenizer = model, model.tokenizer
+        self.preprocess, self.bulk_mode = model.preprocess, model.bulk_mode
+        vision = model.config.vision
+        self.config = SimpleNamespace(embed_dim=getattr(vision, "output_width", None) or vision.width)
+
+    def image_rows(
+        self, pixels: NDArray[np.uint8], precision: Precision = "float32", *, unit: bool = False
+    ) -> Floats:
+        """Return (B, D) float32 for uint8 pixels (B, H, W, 3); see `Model.image_rows`."""
+        return self.model.image_rows(pixels, precision, unit=unit, projected=False)
+
+    def text_rows(
+        self,
+        tokens: NDArray[np.int64],
+        precision: Precision = "float32",  # noqa: ARG002 — the face of `Towers`
+        *,
+        unit: bool = False,  # noqa: ARG002
+    ) -> Floats:
+        """Refuse: a probe reads pictures.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("there are no texts before the projection", found=f"{len(tokens)} texts")
+
+
+def penultimate_features(
+    model: "Model",
+    images: Iterable[Picture],
+    *,
+    batch_size: int = IMAGE_BATCH,
+    workers: int = 2,
+    precision: Precision = "float32",
+    preprocessing: Mode = "exact",
+    counts: Counts | None = None,
+) -> Floats:
+    """Return what the image tower knows of pictures before the projection.
+
+    Args:
+        model: the model; its mode (training or not) is left as it is.
+        images: N Pillow pictures, encoded files or paths, read once and in order.
+        batch_size: pictures per step.
+        workers: decoding threads.
+        precision: what the tower computes in.
+        preprocessing: "exact" or "fast", see `diptych.data.images`.
+        counts: receives one kept or dropped sample per picture.
+
+    Returns:
+        (N, D) float32, D the tower's width, in the order given; a row of NaN where a picture is unreadable.
+
+    Raises:
+        UsageError: the model is an export.
+    """
+    tower = PenultimateTower(model)
+    counts = Counts() if counts is None else counts
+    settings = EncodeSettings(precision, preprocessing, workers=workers)
+    batches = [np.empty((0, tower.config.embed_dim), dtype=np.float32)]
+    start = 0
+    for rows, bad in encode_pictures(tower, images, batch_size=batch_size, settings=settings, unit=False):
+        counts.keep(len(rows) - len(bad))
+        for row, error in bad.items():
+            counts.drop(error.reason, where=f"image {start + row}")
+        start += len(rows)
+        batches.append(rows)
+    return np.concatenate(batches)

@@ -1,0 +1,219 @@
+"""Say how sure a number is, and whether one is really larger than another.
+
+Source: Clopper and Pearson 1934 (exact interval of a share); Efron 1979 (percentile bootstrap); McNemar 1947
+in its exact form (paired shares); Efron and Tibshirani 1993, chapter 16 (paired bootstrap); Press et al.
+2007, section 6.4 (continued fraction of the incomplete beta function).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.seeds import numpy_rng
+from diptych.evaluate.metrics import RESAMPLES, Interval
+from diptych.evaluate.ranks import Bools, Ints
+
+LEVEL = 0.95
+TINY = 1e-300
+FRACTION_TERMS = 10_000
+BISECTIONS = 80
+"""Halvings of [0, 1]: more than float64 can tell."""
+
+
+def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval | None:
+    """Return the exact interval of a share: it never covers the truth less often than `level` says.
+
+    Args:
+        hits: successes.
+        count: trials.
+        level: of confidence.
+
+    Returns:
+        Both ends in [0, 1]; None when nothing was counted.
+
+    >>> low, high = clopper_pearson(8, 10)
+    >>> round(low, 4), round(high, 4)
+    (0.4439, 0.9748)
+    """
+    if count == 0:
+        return None
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else _beta_quantile(tail, hits, count - hits + 1)
+    high = 1.0 if hits == count else _beta_quantile(1 - tail, hits + 1, count - hits)
+    return low, high
+
+
+def student_interval(values: NDArray[np.floating], *, level: float = LEVEL) -> Interval | None:
+    """Return the interval of a mean of few independent, roughly normal values, such as repeats.
+
+    Args:
+        values: (R,).
+        level: of confidence.
+
+    Returns:
+        None with fewer than two values.
+
+    >>> low, high = student_interval(np.array([1.0, 2.0, 3.0]))
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    count = len(values)
+    if count < 2:
+        return None
+    # t^2 / (t^2 + n) of Student's t with n degrees of freedom has a beta distribution.
+    share = _beta_quantile(level, 0.5, (count - 1) / 2)
+    factor = math.sqrt((count - 1) * share / (1 - share))
+    mean, half = float(values.mean()), factor * float(values.std(ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def bootstrap(
+    statistic: Callable[[Ints], float],
+    count: int,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Interval | None:
+    """Return the percentile interval of anything that can be computed from drawn rows.
+
+    Args:
+        statistic: takes (N,) int64 rows, drawn with replacement; NaN where a draw leaves nothing to compute.
+        count: N.
+        seed: of the draws.
+        resamples: draws.
+        level: of confidence.
+
+    Returns:
+        None when there are no rows, or no draw gives a number.
+
+    >>> values = np.array([0.0, 1.0, 1.0, 2.0])
+    >>> bootstrap(lambda rows: float(values[rows].mean()), 4, resamples=200)
+    (0.25, 1.75)
+    """
+    if count == 0:
+        return None
+    rng = numpy_rng(seed, "bootstrap")
+    found = np.array([statistic(rng.integers(0, count, size=count)) for _ in range(resamples)])
+    return _percentiles(found[~np.isnan(found)], level)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """Two models on the same items.
+
+    Attributes:
+        gain: the mean of the second minus that of the first.
+        interval: of the gain; None when there are no items.
+        p_value: the chance of a gain at least as far from 0 if the two were alike.
+    """
+
+    gain: float
+    interval: Interval | None
+    p_value: float
+
+
+def mcnemar(before: Bools, after: Bools) -> float:
+    """Return the exact two-sided p-value that two models hit equally often.
+
+    Only items on which they differ tell: each is a fair coin if the models are alike.
+
+    Args:
+        before: (N,) bool, hits of the one.
+        after: (N,) bool, hits of the other, item by item.
+
+    >>> mcnemar(np.array([True] + [False] * 9), np.array([False] + [True] * 7 + [False] * 2)) == 18 / 256
+    True
+    """
+    won, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    total = won + lost
+    ways = term = 1
+    for number in range(min(won, lost)):
+        term = term * (total - number) // (number + 1)
+        ways += term
+    return float(min(1.0, 2 * ways / 2**total)) if won != lost else 1.0
+
+
+def paired_bootstrap(
+    before: NDArray[np.floating] | Bools,
+    after: NDArray[np.floating] | Bools,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> PairedTest:
+    """Compare two models on the same items by drawing items anew.
+
+    Args:
+        before: (N,) a number per item of the one.
+        after: (N,) of the other, item by item.
+        seed: of the draws.
+        resamples: draws.
+        level: of confidence.
+
+    Returns:
+        The gain, its percentile interval, and a two-sided p-value from draws around no gain.
+
+    >>> paired_bootstrap(np.zeros(8), np.ones(8)).interval
+    (1.0, 1.0)
+    """
+    gains = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    count = len(gains)
+    if count == 0:
+        return PairedTest(math.nan, None, math.nan)
+    rng = numpy_rng(seed, "paired_bootstrap")
+    # Few distinct gains (of hits: -1, 0, 1) are drawn as counts, which costs no pass over the items.
+    values, counts = np.unique(gains, return_counts=True)
+    if len(values) * 4 < count:
+        means = rng.multinomial(count, counts / count, size=resamples) @ values / count
+    else:
+        means = np.array([gains[rng.integers(0, count, size=count)].mean() for _ in range(resamples)])
+    gain = float(gains.mean())
+    as_far = int((np.abs(means - gain) >= abs(gain)).sum())
+    return PairedTest(gain, _percentiles(means, level), (as_far + 1) / (resamples + 1))
+
+
+def _percentiles(found: NDArray[np.float64], level: float) -> Interval | None:
+    if not len(found):
+        return None
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _beta_quantile(share: float, a: float, b: float) -> float:
+    """Return x with I_x(a, b) = share, by halving."""
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _incomplete_beta(middle, a, b) < share else (low, middle)
+    return (low + high) / 2
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """Return the regularised incomplete beta function I_x(a, b)."""
+    if x in (0.0, 1.0):
+        return x
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(1 - x, b, a)
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    # Lentz's evaluation of the continued fraction, two terms a round.
+    upper, lower = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1))
+    value = lower
+    for m in range(1, FRACTION_TERMS):
+        for factor in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            lower = 1 / _away_from_zero(1 + factor * lower)
+            upper = _away_from_zero(1 + factor / upper)
+            value *= lower * upper
+        if abs(lower * upper - 1) < 1e-16:
+            break
+    return math.exp(log_front) * value / a
+
+
+def _away_from_zero(value: float) -> float:
+    return value if abs(value) > TINY else TINY

@@ -1,0 +1,178 @@
+"""Count who scores as high as the right answer, exactly, in memory that does not grow with the data.
+
+The score of two rows is their dot product in float64, its terms added in one fixed order. Computing all
+scores so would be slow; float32 products of whole chunks decide every comparison that they can decide for
+sure, and only cells nearer to the threshold than float32 can tell are computed again. So equal rows tie
+exactly, and no result depends on chunk sizes, threads or the library behind the products.
+
+Source: Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1 (|error of a dot product of
+E terms| <= E u |x| |y| in any order of addition, u = 2^-24).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+CHUNK_CELLS = 1 << 20
+"""Scores held at once: 4 MiB of float32 and their masks stay in the processor's cache."""
+
+MAX_ROWS = 255
+"""Rows of a chunk: column counts of a chunk are added up in bytes."""
+
+EXACT_PAIRS = 1 << 13
+"""Pairs whose exact scores are computed at once: 32 MiB at 512 columns."""
+
+NEVER = np.iinfo(np.int64).max
+"""The rank of an answer that no list, however long, would contain."""
+
+
+def exact_scores(left: Floats, right: Floats, pairs: Ints) -> Doubles:
+    """Return the score of each pair.
+
+    Args:
+        left: (N, E) float32.
+        right: (M, E) float32.
+        pairs: (P, 2) int64, rows of the two.
+
+    Returns:
+        (P,) float64, NaN where a row is.
+    """
+    scores = np.empty(len(pairs), dtype=np.float64)
+    for start in range(0, len(pairs), EXACT_PAIRS):
+        part = pairs[start : start + EXACT_PAIRS]
+        # A product of two float32 is exact in float64, and numpy adds each row up in the same order.
+        terms = left[part[:, 0]].astype(np.float64) * right[part[:, 1]]
+        scores[start : start + len(part)] = terms.sum(axis=1)
+    return scores
+
+
+def count_rivals(
+    left: Floats, right: Floats, left_bests: Doubles, right_bests: Doubles | None = None
+) -> tuple[Ints, Ints]:
+    """Count, for every row of each side, the rows of the other that score its threshold or more.
+
+    Args:
+        left: (N, E) float32.
+        right: (M, E) float32.
+        left_bests: (N,) float64, a threshold per row of `left`; NaN counts nothing.
+        right_bests: (M,) float64, a threshold per row of `right`; None leaves its counts at 0.
+
+    Returns:
+        (N,) and (M,) int64.
+    """
+    left_counts, right_counts = np.zeros(len(left), np.int64), np.zeros(len(right), np.int64)
+    left_slack, right_slack = _slack(left, right), _slack(right, left)
+    for rows in chunks(len(left), len(right)):
+        scores = left[rows] @ right.T
+        bests, slack = left_bests[rows, None], left_slack[rows, None]
+        sure, near = _sides(scores, bests, slack)
+        left_counts[rows] += np.bitwise_count(np.packbits(sure, axis=1)).sum(axis=1, dtype=np.int64)
+        pairs = np.argwhere(near) + np.array((rows.start, 0))
+        equal = exact_scores(left, right, pairs) >= left_bests[pairs[:, 0]]
+        left_counts += np.bincount(pairs[equal, 0], minlength=len(left))
+        if right_bests is None:
+            continue
+        sure, near = _sides(scores, right_bests, right_slack)
+        right_counts += np.add.reduce(sure.view(np.uint8), axis=0, dtype=np.uint8)
+        pairs = np.argwhere(near) + np.array((rows.start, 0))
+        equal = exact_scores(left, right, pairs) >= right_bests[pairs[:, 1]]
+        right_counts += np.bincount(pairs[equal, 1], minlength=len(right))
+    return left_counts, right_counts
+
+
+def first_best(left: Floats, right: Floats) -> Ints:
+    """Return, for every row of `left`, the row of `right` that scores most; of equal ones the first.
+
+    Args:
+        left: (N, E) float32; a row of NaN has no best one.
+        right: (M, E) float32, at least one.
+
+    Returns:
+        (N,) int64 in [-1, M).
+    """
+    best = np.full(len(left), -1, dtype=np.int64)
+    slack = _slack(left, right)
+    for rows in chunks(len(left), len(right)):
+        scores = left[rows] @ right.T
+        tops = np.fmax.reduce(scores, axis=1)
+        pairs = np.argwhere(scores >= (tops - 2 * slack[rows])[:, None])
+        pairs += (rows.start, 0)
+        order = np.lexsort((pairs[:, 1], -exact_scores(left, right, pairs), pairs[:, 0]))
+        owners, firsts = np.unique(pairs[order, 0], return_index=True)
+        best[owners] = pairs[order[firsts], 1]
+    return best
+
+
+def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True) -> tuple[Ints, Ints]:
+    """Count, for every row of each side, the wrong rows that score as high as its best right one or higher.
+
+    Args:
+        left: (N, E) float32; a row of NaN never finds anything and is never found. So for `right`.
+        right: (M, E) float32.
+        pairs: (P, 2) int64, rows that belong together, several per row welcome; a repeated pair counts once.
+        both: whether the rows of `right` look for theirs too, over the same products.
+
+    Returns:
+        (N,) and (M,) int64; `NEVER` for a row that cannot find anything right.
+    """
+    pairs = np.unique(pairs.reshape(-1, 2), axis=0)
+    scores = exact_scores(left, right, pairs)
+    pairs, scores = pairs[~np.isnan(scores)], scores[~np.isnan(scores)]
+    bests = [_bests(pairs[:, side], scores, len(rows)) for side, rows in enumerate((left, right))]
+    counts = count_rivals(left, right, bests[0], bests[1] if both else None)
+    ranks = []
+    for side in range(2):
+        # Right ones at the best score were counted as well, and right ones never score more than that.
+        own = np.bincount(pairs[scores == bests[side][pairs[:, side]], side], minlength=len(bests[side]))
+        ranks.append(np.where(np.isnan(bests[side]), NEVER, counts[side] - own))
+    return ranks[0], ranks[1]
+
+
+def median_rank(ranks: Ints) -> float:
+    """Return the median place of the best right answer, counted from 1; infinite if it was never found.
+
+    >>> median_rank(np.array([0, 2, 9])), median_rank(np.array([0, 1])), median_rank(np.array([0, NEVER]))
+    (3.0, 1.5, inf)
+    """
+    if not len(ranks):
+        return float("nan")
+    places = np.where(ranks == NEVER, np.inf, ranks + 1.0)
+    return float(np.median(places))
+
+
+def chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Cut `rows` so that each part times `columns` stays below `CHUNK_CELLS`, and below `MAX_ROWS`."""
+    step = min(MAX_ROWS, max(1, CHUNK_CELLS // max(1, columns)))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+
+
+def _slack(rows: Floats, others: Floats) -> Doubles:
+    """Return (N,) float64: how far, at most, a float32 score of each row may be from the exact one.
+
+    Twice the bound, for the rounding of thresholds to float32 and of the norms.
+    """
+    norms, largest = (np.linalg.norm(side.astype(np.float64), axis=1) for side in (rows, others))
+    unit = 2.0**-23 * (rows.shape[1] + 2)
+    return np.asarray(unit * norms * np.nanmax(largest, initial=0.0), dtype=np.float64)
+
+
+def _sides(scores: Floats, bests: Doubles, slack: Doubles) -> tuple[Bools, Bools]:
+    """Tell the cells that are above their threshold for sure, and those that are too near to tell."""
+    sure = scores > (bests + slack).astype(np.float32)
+    near = scores >= (bests - slack).astype(np.float32)
+    near ^= sure
+    return sure, near
+
+
+def _bests(owners: Ints, scores: Doubles, count: int) -> Doubles:
+    """Return the best score of each owner: (count,) float64, NaN for one without any."""
+    bests = np.full(count, np.nan)
+    np.fmax.at(bests, owners, scores)
+    return bests

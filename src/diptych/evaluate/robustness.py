@@ -1,0 +1,95 @@
+"""Tell robustness to natural shift from being better everywhere.
+
+Accuracies of models on a set and on its natural shift lie on a line after the logit transform. A model's
+effective robustness is how far above the line of ordinary models it stands; its relative robustness is how
+much of the shifted accuracy an intervention adds.
+
+Reads: numbers. Writes: nothing.
+Source: Taori et al. 2020, section 2 (effective and relative robustness, logit-transformed line); Radford et
+al. 2021, section 3.3; Miller et al. 2021 (accuracy on the line).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from diptych.core.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftLine:
+    """What accuracy on the shift is to be expected of an accuracy on the original set.
+
+    Attributes:
+        slope: of the line between logits.
+        offset: of the line between logits.
+        models: how many it was fitted to.
+    """
+
+    slope: float
+    offset: float
+    models: int
+
+    def expected(self, accuracy: float) -> float:
+        """Return the accuracy in [0, 1] on the shift that the line gives for one on the original set."""
+        return 1 / (1 + math.exp(-(self.slope * _logit(accuracy) + self.offset)))
+
+    def effective(self, accuracy: float, shifted: float) -> float:
+        """Return the effective robustness: accuracy on the shift above what the line expects."""
+        return shifted - self.expected(accuracy)
+
+
+def fit_line(accuracies: Sequence[float], shifted: Sequence[float]) -> ShiftLine:
+    """Fit the line of ordinary models by least squares between logits.
+
+    Args:
+        accuracies: of at least two models on the original set, strictly between 0 and 1.
+        shifted: of the same models on the shift.
+
+    Raises:
+        DataError: too few models, all alike, or an accuracy of 0 or 1, whose logit is infinite.
+
+    >>> line = fit_line([0.6, 0.7, 0.8], [0.5, 0.6, 0.7])
+    >>> 0.5 < line.expected(0.65) < 0.6
+    True
+    """
+    x, y = (np.array([_logit(value) for value in values]) for values in (accuracies, shifted))
+    if len(x) < 2 or len(x) != len(y) or np.ptp(x) == 0:
+        raise DataError(
+            "no line can be fitted",
+            found=f"{len(x)} and {len(y)} accuracies",
+            expected="the same two or more models on both sets, not all alike",
+        )
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / np.square(x - x.mean()).sum())
+    return ShiftLine(slope, float(y.mean() - slope * x.mean()), len(x))
+
+
+def relative(shifted_before: float, shifted_after: float) -> float:
+    """Return the relative robustness of an intervention: what it adds to the accuracy on the shift."""
+    return shifted_after - shifted_before
+
+
+def restrict(scores: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Keep the scores of the classes that the shifted set has, so that no other can be answered.
+
+    Args:
+        scores: (N, C) over the original classes.
+        classes: the places of the shifted set's classes among them, e.g. 200 of ImageNet's for ImageNet-R.
+
+    Returns:
+        (N, len(classes)); column i is the shifted set's class i.
+    """
+    return scores[:, np.asarray(classes, dtype=np.int64)]
+
+
+def _logit(share: float) -> float:
+    if not 0 < share < 1:
+        raise DataError(
+            "the logit of this accuracy is infinite",
+            found=share,
+            expected="strictly between 0 and 1",
+            fix="leave the model out of the line",
+        )
+    return math.log(share / (1 - share))

@@ -1,0 +1,283 @@
+"""Suites: every task's file is whole, says what was unreadable, and survives a kill at every durable step."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, Swatches, solid
+
+from diptych.core.errors import IntegrityError, SettingsError, UsageError
+from diptych.core.failpoints import operations
+from diptych.core.files import TEMP_PREFIX
+from diptych.data.images import Preprocess
+from diptych.evaluate import features_cache, protocols
+from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest
+from diptych.evaluate.metrics_intervals import clopper_pearson
+from diptych.evaluate.suite_plan import Missing, Plan, TaskSpec, load_plan, open_spec
+from diptych.evaluate.suite_results import as_clip_benchmark, as_mteb, expectations
+from diptych.evaluate.suite_run import SuiteOutcome, SuiteSettings, run_suite
+from diptych.models.clip import build
+from diptych.models.model import Model
+from diptych.models.presets import preset
+
+COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
+SPEC = """
+[[task]]
+name = "colour"
+source = "pictures.csv"
+labels = "colour"
+metric = "mean_per_class"
+protocols = ["zeroshot", "probe", "kshot", "retrieval"]
+train = "train.csv"
+slices = ["shop"]
+shots = [1, 2]
+"""
+
+
+class Colours(ColourModel):
+    """The model of colours with what suites ask of one: a digest, and features before the projection."""
+
+    def __init__(self, digest: str = "c" * 64) -> None:
+        super().__init__()
+        self.digest = digest
+        self.config.vision = type("Vision", (), {"width": 3})()
+
+    def image_rows(
+        self, pixels: np.ndarray, precision: str = "float32", *, unit: bool = True, projected: bool = True
+    ) -> np.ndarray:
+        return super().image_rows(pixels, precision, unit=unit)
+
+
+def write(folder: Path) -> Path:
+    """Six test pictures, one mislabelled and one damaged, twelve for training, and the suite's file."""
+    rows = ["image,caption,colour,shop"]
+    for number, (label, shown) in enumerate(
+        [("red", RED), ("green", GREEN), ("blue", BLUE), ("red", GREEN), ("green", GREEN), ("blue", None)]
+    ):
+        (folder / f"{number}.png").write_bytes(solid(shown) if shown else b"broken")
+        rows.append(f"{number}.png,a {label} thing,{label},{'north' if number % 2 else 'south'}")
+    (folder / "pictures.csv").write_text("\n".join(rows) + "\n")
+    learned = ["image,caption,colour"]
+    for number in range(12):
+        label = ("red", "green", "blue")[number % 3]
+        shade = tuple(max(0, value - 10 * number) for value in COLOURS[label])
+        (folder / f"t{number}.png").write_bytes(solid(shade))
+        learned.append(f"t{number}.png,a {label} thing,{label}")
+    (folder / "train.csv").write_text("\n".join(learned) + "\n")
+    (folder / "suite.toml").write_text(SPEC)
+    return folder / "suite.toml"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    (tmp_path / "own").mkdir()
+    return load_plan(str(write(tmp_path / "own")))
+
+
+@pytest.fixture
+def quick(plan: Plan) -> Plan:
+    """The same task by words and by retrieval alone."""
+    return Plan(plan.name, (replace(plan.specs[0], protocols=("zeroshot", "retrieval")),))
+
+
+def run(plan: Plan, out: Path, *, model: object = None, **settings: object) -> SuiteOutcome:
+    told = SuiteSettings(out.parent / "nowhere", out, **settings)
+    return run_suite(model or Colours(), plan, told, name="colours")
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()}
+
+
+def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, tmp_path: Path) -> None:
+    outcome = run(plan, tmp_path / "out")
+    result = json.loads((tmp_path / "out" / "colour.json").read_text())
+    assert result == outcome.results[0]
+    zeroshot = result["protocols"]["zeroshot"]
+    # red 1 of 2, green 2 of 2, blue 1 of 2: the damaged one stays in the denominator.
+    assert (zeroshot["metric"], zeroshot["value"], zeroshot["n"]) == ("mean_per_class", 2 / 3, 6)
+    top1 = zeroshot["metrics"][0]
+    assert (top1["metric"], top1["value"], top1["ci95"]) == ("top1", 4 / 6, list(clopper_pearson(4, 6)))
+    assert {entry["metric"]: entry["value"] for entry in zeroshot["slices"]} == {
+        "shop=north": 1 / 3, "shop=south": 1.0,
+    }  # fmt: skip
+    assert result["items"]["unreadable"] == 1 and result["items"]["pictures"] == 6
+    assert result["items"]["reasons"] == {"unreadable_image": 1}
+    assert result["protocols"]["probe"]["metrics"][0]["value"] == 4 / 6
+    shots = result["protocols"]["kshot"]
+    assert (shots["metric"], shots["value"], shots["n"]) == ("2_shot_accuracy", pytest.approx(4 / 6), 6)
+    retrieval = {entry["metric"]: entry["value"] for entry in result["protocols"]["retrieval"]["metrics"]}
+    assert retrieval["image_to_text_recall@1"] == 4 / 6 and retrieval["unreadable"] == 1.0
+    assert sum(zeroshot["reliability"]["counts"]) == 5
+    assert result["model"] == {"name": "colours", "digest": "c" * 64, "public": ""}
+    assert outcome.summary["means"]["zeroshot"] == {"mean": 2 / 3, "tasks": 1, "of": 1, "over": ["colour"]}
+    assert outcome.answers(0)["zeroshot_hits"].tolist() == [True, True, True, False, True, False]
+
+
+def test_any_batch_size_gives_the_same_files(plan: Plan, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 7, 64):
+        run(plan, tmp_path / f"out{size}", features=FeatureSettings(batch_size=size))
+        found.append(files(tmp_path / f"out{size}"))
+    assert found[0] == found[1] == found[2] and set(found[0]) == {"colour.json", "colour.npz", "suite.json"}
+
+
+def test_any_batch_size_gives_the_same_files_of_a_real_model(quick: Plan, tmp_path: Path) -> None:
+    from tests.models.published import WORDS
+
+    config = preset("vit-mini-16-64").with_tokenizer(
+        vocab_size=WORDS.vocab_size, start_id=WORDS.start_id, end_id=WORDS.end_id, pad_id=0,
+        context_length=WORDS.context_length,
+    )  # fmt: skip
+    model = Model(build(config, seed=0), WORDS, Preprocess(size=config.vision.image_size))
+    found = []
+    for size in (1, 7, 64):
+        outcome = run(quick, tmp_path / f"out{size}", model=model, features=FeatureSettings(batch_size=size))
+        found.append(outcome.results[0]["protocols"]["zeroshot"])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_kill_at_every_durable_step_and_resuming_gives_the_same_files(
+    quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 4)
+    torch.set_num_threads(1)  # the pool of threads does not survive a fork
+    run(quick, tmp_path / "whole")
+    whole = files(tmp_path / "whole")
+    monkeypatch.setenv("DIPTYCH_TESTING", "1")
+    step, steps = 0, 0
+    while True:
+        step += 1 if step < 30 else 3
+        out = tmp_path / f"out{step}"
+        child = os.fork()
+        if child == 0:
+            os.environ["DIPTYCH_FAILPOINT"] = f"exit:{operations() + step}"
+            try:
+                run(quick, out)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 0:
+            break
+        assert code == 137
+        run(quick, out, resume=True)
+        assert files(out) == whole, step
+        assert not list(out.rglob(f"{TEMP_PREFIX}*")) and not list(out.rglob("part-*")), step
+        steps += 1
+    assert steps > 20
+
+
+def test_resuming_computes_nothing_anew(quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(quick, tmp_path / "out")
+    monkeypatch.setattr(protocols.Bench, "run", None)
+    assert run(quick, tmp_path / "out", resume=True).results == first.results
+    with pytest.raises(UsageError, match="holds results already"):
+        run(quick, tmp_path / "out")
+
+
+def test_results_of_another_model_or_other_data_are_refused(quick: Plan, tmp_path: Path) -> None:
+    run(quick, tmp_path / "out")
+    with pytest.raises(UsageError, match="of another model"):
+        run(quick, tmp_path / "out", model=Colours("d" * 64), resume=True)
+    (tmp_path / "own" / "0.png").write_bytes(solid(BLUE))
+    with pytest.raises(UsageError, match="of other data"):
+        run(quick, tmp_path / "out", resume=True)
+
+
+def test_another_question_or_damaged_answers_are_refused(plan: Plan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out")
+    (tmp_path / "own" / "suite.toml").write_text(SPEC.replace("mean_per_class", "accuracy"))
+    with pytest.raises(UsageError, match="of another question"):
+        run(load_plan(str(tmp_path / "own" / "suite.toml")), tmp_path / "out", resume=True)
+    (tmp_path / "out" / "colour.npz").write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="not what was written"):
+        run(plan, tmp_path / "out", resume=True)
+
+
+def test_features_go_on_where_they_stopped_and_damage_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 2)
+    source = Swatches([(solid(colour), ("a",), {"n": number}) for number, colour in enumerate([RED] * 5)])
+    words = {"model_digest": "m" * 64, "data_digest": "d" * 64}
+    (tmp_path / "features").mkdir()
+    rows = cached_pairs(Colours(), source, tmp_path / "features", **words)
+    assert isinstance(rows.image_embeds, np.memmap) and rows.image_embeds.shape == (5, 3)
+    assert rows.keys == ("0", "1", "2", "3", "4") and rows.fields[4] == {"n": 4} and rows.counts.kept == 5
+
+    def never(*words: object, **options: object) -> None:
+        raise AssertionError("the picture was embedded again")
+
+    monkeypatch.setattr(features_cache, "encode_pictures", never)
+    again = cached_pairs(Colours(), source, tmp_path / "features", **words)
+    assert np.array_equal(again.image_embeds, rows.image_embeds) and again.counts == rows.counts
+    (file,) = (tmp_path / "features").rglob("rows.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError):
+        cached_pairs(Colours(), source, tmp_path / "features", **words)
+
+
+def test_the_digest_of_data_does_not_depend_on_where_it_lies(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = load_plan(str(write(tmp_path / "other")))
+    sources = [open_spec(found.specs[0], tmp_path).source for found in (plan, other)]
+    assert data_digest(sources[0]) == data_digest(sources[1])
+    assert data_digest(sources[0]) != data_digest(sources[0], "caption=title")
+    assert plan.specs[0].digest == other.specs[0].digest
+
+
+def test_a_data_set_that_is_not_there_is_told_with_its_address(tmp_path: Path) -> None:
+    specs = load_plan("paper27").specs
+    found = open_spec(specs[0], tmp_path)
+    assert isinstance(found, Missing) and "food-101" in found.get_from and "wds_food101" in found.get_from
+    with pytest.raises(UsageError, match="no data set of the suite was found"):
+        run(load_plan("retrieval"), tmp_path / "out")
+    with pytest.raises(UsageError, match="did you mean 'paper27'"):
+        load_plan("paper72")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"name": "a/b", "task": "mnist"}, "cannot name a file"),
+        ({"name": "a"}, "either a source or a task"),
+        ({"name": "a", "source": "x", "protocols": ("zeroshot",)}, "column of its labels"),
+        ({"name": "a", "source": "x", "labels": "y", "protocols": ("probe",)}, "to learn from"),
+        ({"name": "a", "source": "x", "labels": "y", "metric": "worst_group_top5"}, "needs slices"),
+        ({"name": "a", "source": "x", "labels": "y", "metric": "map_11pt"}, "known data sets"),
+    ],
+)
+def test_a_task_that_does_not_say_what_to_score_is_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        TaskSpec(**given)
+
+
+def test_published_numbers_are_held_against_what_was_found(tmp_path: Path) -> None:
+    from diptych.core.records import Metric
+    from diptych.evaluate.protocols import Answers
+    from diptych.evaluate.task_rows import task_rows
+
+    def held(value: float, half: float) -> bool:
+        answers = {"zeroshot": Answers(Metric("mnist", "accuracy", value, (value - half, value + half), 9))}
+        (entry,) = expectations(task_rows()["mnist"], answers, "ViT-B-32/openai")
+        assert entry["value"] == 0.519
+        return bool(entry["passed"])
+
+    assert held(0.51, 0.01) and held(0.515, 0.001) and not held(0.50, 0.01)
+    assert expectations(task_rows()["mnist"], {}, "ViT-B-32/openai") == []
+
+
+def test_the_formats_of_others_hold_their_names(plan: Plan, tmp_path: Path) -> None:
+    (result,) = run(plan, tmp_path / "out").results
+    theirs = as_clip_benchmark(result, "retrieval")
+    assert (theirs["dataset"], theirs["task"]) == ("colour", "zeroshot_retrieval")
+    assert theirs["metrics"]["text_retrieval_recall@1"] == 4 / 6
+    assert as_clip_benchmark(result, "zeroshot")["metrics"]["acc1"] == 4 / 6
+    assert as_clip_benchmark(result, "probe")["metrics"]["lp_acc1"] == 4 / 6
+    (scores,) = as_mteb(result)["scores"]["test"]
+    assert scores["main_score"] == 2 / 3 and scores["accuracy"] == 4 / 6
