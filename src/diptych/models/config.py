@@ -261,14 +261,14 @@ def check_sizes(config: ClipConfig) -> None:
     Raises:
         SettingsError: a size is beyond any model's, or a constant is no number that works.
     """
+    numbers = [("embed_dim", config.embed_dim)]
     for tower, part in (("vision", config.vision), ("text", config.text)):
         for name, value in to_mapping(part).items():
-            limit = MAX_LAYERS if name == "layers" else MAX_SIZE
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not -1 <= number <= limit:
-                    raise _too_much(f"{tower}.{name}", number, f"at most {limit:,}")
-    if not config.embed_dim <= MAX_SIZE:
-        raise _too_much("embed_dim", config.embed_dim, f"at most {MAX_SIZE:,}")
+            numbers += [(f"{tower}.{name}", one) for one in (value if isinstance(value, list) else [value])]
+    for name, number in numbers:
+        limit = MAX_LAYERS if name.endswith(".layers") else MAX_SIZE
+        if isinstance(number, int | float) and not -1 <= number <= limit:
+            raise _too_much(name, number, f"at most {limit:,}")
     if not 0 <= config.layer_norm_eps < 1:
         raise _too_much("layer_norm_eps", config.layer_norm_eps, "a small positive number")
     if not math.isfinite(config.logit_scale_init):
