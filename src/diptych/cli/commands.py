@@ -1,27 +1,19 @@
 """The commands, each a thin function: its arguments are the command's options, its docstring its help."""
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from diptych.cli.answers import answer, parse_columns, show
 from diptych.cli.curate import curate, plan
+from diptych.cli.evaluate import evaluate
+from diptych.cli.prompts import ablate, calibrate, prompts
+from diptych.cli.words import ModelFolder, OutFolder, SourceName
 from diptych.core.errors import DataError, UsageError
-from diptych.core.files import write_text
 from diptych.core.memory import keep_freed_memory
-from diptych.core.records import Metric
-
-if TYPE_CHECKING:
-    from diptych.data.sources import Columns
-
-
-ModelFolder = Annotated[Positional[str], arg(metavar="MODEL")]
-SourceName = Annotated[Positional[str], arg(metavar="SOURCE")]
-OutFolder = Annotated[Positional[Path], arg(metavar="OUT")]
-
 
 NEXT = """
 model    {run}/model
@@ -160,67 +152,29 @@ def train(
     return outcome.trained.exit_code
 
 
-def evaluate(
-    model: ModelFolder,
-    source: SourceName,
-    *,
-    task: Literal["zeroshot", "retrieval"],
-    labels: str = "",
-    templates: str = "",
-    columns: str = "",
-    report: Path | None = None,
-    json: str = "-",
-) -> int:
-    """Score a model on a source.
-
-    Args:
-        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
-        source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
-        task: zeroshot classifies pictures by a column's names; retrieval finds texts and pictures.
-        labels: the column of the true names.
-        templates: prompts file (.txt, .json, .toml) with templates and cleaned names.
-        columns: names of the table's columns, for example image=photo,caption=title.
-        report: also write a page with curves, confusions and pictures here.
-        json: where the results go: a file, or - for stdout.
-    """
-    keep_freed_memory()
-    from diptych.cli.recipe import TaskPart
-    from diptych.cli.run import build_suites
-    from diptych.models.opening import load
-
-    part = TaskPart(labels or task, source, task, labels, templates)
-    (suite,) = build_suites([part], columns=parse_columns(columns))
-    loaded = load(model)
-    found = suite.run(loaded)
-    metrics = found.metrics()
-    show(metrics)
-    if report is not None:
-        from diptych.evaluate.gallery import build_report
-        from diptych.evaluate.report import write_report
-
-        write_report(report, build_report(loaded, found, title=f"{part.name} on {Path(source).name}"))
-    return answer([metric.as_dict() for metric in metrics], json)
-
-
 def classify(
     model: ModelFolder,
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")],
     *,
     labels: str,
     templates: str = "",
+    reject: float | None = None,
+    calibration: Path | None = None,
     json: str = "-",
 ) -> int:
-    """Say which of your labels fits each picture best.
+    """Say which of your labels fits each picture best, and whether any does.
 
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         images: picture files.
         labels: names to choose from, separated by commas.
         templates: prompts file; bare names without one.
+        reject: of unrelated pictures, the share that may still get a label, such as 0.05; see calibrate.
+        calibration: what `diptych calibrate` wrote; beside the model by default.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.ask import classify_images
+    from diptych.cli.ask import classify_images, open_calibration
 
     names = [name.strip() for name in labels.split(",") if name.strip()]
     if len(names) < 2:
@@ -230,7 +184,8 @@ def classify(
             found=", ".join(names) or "no name",
             expected='at least two, for example --labels "a cat,a dog"',
         )
-    found, unreadable = classify_images(model, images, names, templates)
+    held = None if reject is None else open_calibration(model, calibration, reject)
+    found, unreadable = classify_images(model, images, names, templates, held=held)
     answer(found, json)
     if unreadable:
         raise DataError(
@@ -337,51 +292,10 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "evaluate": evaluate,
     "classify": classify,
+    "calibrate": calibrate,
+    "prompts": prompts,
+    "prompts ablate": ablate,
     "search": search,
     "convert": convert,
     "export": export,
 }
-
-
-def parse_columns(text: str) -> "Columns":
-    """Read `image=photo,caption=title`.
-
-    >>> parse_columns("caption=title").caption
-    'title'
-    """
-    from diptych.core.settings import from_mapping
-    from diptych.data.sources import Columns
-
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    for name, sign, value in pairs:
-        if not (name.strip() and sign and value.strip()):
-            raise UsageError(
-                "columns are given as name=column",
-                where="--columns",
-                found=text,
-                expected="for example image=photo,caption=title",
-            )
-    return from_mapping(Columns, {name.strip(): value.strip() for name, _, value in pairs}, where="--columns")
-
-
-def answer(result: object, where: str = "-") -> int:
-    """Write a result as JSON to stdout or a file; a list has one record a line."""
-    if isinstance(result, list):
-        records = ",\n  ".join(json.dumps(record, ensure_ascii=False, allow_nan=False) for record in result)
-        text = f"[\n  {records}\n]" if result else "[]"
-    else:
-        text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-    if where == "-":
-        sys.stdout.write(text + "\n")
-    else:
-        write_text(where, text + "\n")
-    return 0
-
-
-def show(metrics: Sequence[Metric]) -> None:
-    """Print metrics as a small table, to stderr: stdout is for the JSON."""
-    for metric in metrics:
-        interval = "" if metric.ci95 is None else f"  [{metric.ci95[0]:.4f}, {metric.ci95[1]:.4f}]"
-        sys.stderr.write(
-            f"{metric.task:>24}  {metric.metric:<40} {metric.value:8.4f}{interval}  n={metric.n}\n"
-        )

@@ -38,7 +38,7 @@ def curate(
         workers: local processes.
         resume: go on with a curation that was stopped.
     """
-    from diptych.cli.commands import answer
+    from diptych.cli.answers import answer
     from diptych.curate.pipeline import STAGES
     from diptych.curate.pipeline import curate as run
     from diptych.curate.recipe import load_curate_recipe
@@ -82,7 +82,7 @@ def plan(
         dollars: for one machine and hour.
         megabits: that one machine can download a second.
     """
-    from diptych.cli.commands import answer
+    from diptych.cli.answers import answer
     from diptych.curate.plan import PlanSettings
     from diptych.curate.plan import plan as plan_curation
 

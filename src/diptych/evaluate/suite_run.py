@@ -224,7 +224,10 @@ def _summary(
         "model": dict(told),
         "means": means,
         "expected": {"passed": sum(entry["passed"] for entry in held), "of": len(held)},
-        "tasks": [result["task"] for result in results],
+        "tasks": {
+            result["task"]: {name: told["value"] for name, told in result["protocols"].items()}
+            for result in results
+        },
         "not_found": [
             {"task": task.name, "title": task.title, "looked_in": task.looked_in, "get_from": task.get_from}
             for task in missing

@@ -35,6 +35,7 @@ class Curve:
         y: values, as many as positions; gaps are NaN.
         x_name: what the positions count.
         reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
+        band: lower and upper values, as many as positions.
         beside: a second quantity at the same positions and its name, drawn in the other colour.
     """
 
@@ -43,6 +44,7 @@ class Curve:
     y: tuple[float, ...]
     x_name: str = "pairs seen"
     reference: tuple[str, float] | None = None
+    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     beside: tuple[str, tuple[float, ...]] | None = None
 
 
@@ -104,6 +106,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     """Draw one curve: the values thin, their running mean bold, the reference dashed."""
     x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
+    edges = [thin(np.asarray(edge, dtype=np.float64)[finite]) for edge in curve.band or ()]
     x, y = thin(x[finite]), thin(y[finite])
     other = np.asarray(curve.beside[1], dtype=np.float64) if curve.beside is not None else y[:0]
     other = thin(other[finite]) if len(other) else other
@@ -111,16 +114,20 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         return tag(
             "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
         )
-    low, high = _range(np.concatenate([y, other]), curve.reference)
+    low, high = _range(np.concatenate([y, other, *edges]), curve.reference)
     left, right = float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1
 
-    def place(values: NDArray[np.float64]) -> str:
+    def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
         across, up = (x - left) / (right - left), (values - low) / (high - low)
         return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
 
     levels = [level for level in ticks(low, high) if low <= level <= high]
     grid = [_level(level, low, high, class_="grid") for level in levels]
     lines = [
+        *(
+            tag("polygon", points=f"{place(low_edge)} {place(high_edge[::-1], x[::-1])}", class_="band")
+            for low_edge, high_edge in ([edges] if edges else [])
+        ),
         tag("polyline", points=place(y), class_="raw"),
         tag("polyline", points=place(smooth(y)), class_="mean"),
     ]
@@ -195,6 +202,44 @@ def heat_map(
     kind = "heat roomy" if len(columns) <= ROOMY else "heat"
     return tag(
         "div", tag("table", tag("thead", head), tag("tbody", *body), class_=kind), class_="scroll", tabindex=0
+    )
+
+
+def reliability_diagram(
+    confidences: Sequence[float | None], accuracies: Sequence[float | None], counts: Sequence[int]
+) -> Html:
+    """Draw the share of right answers over how sure they were; the dashed diagonal keeps its word.
+
+    Args:
+        confidences: the mean of each of B bins in [0, 1]; None in an empty one.
+        accuracies: the share of right answers in each; None in an empty one.
+        counts: answers in each; bars are as wide as their share of the fullest bin.
+    """
+    room, most = 1000 / max(1, len(counts)), max(counts, default=1) or 1
+    drawn = [
+        tag("line", x1=0, x2=1000, y1=1000 * level, y2=1000 * level, class_="grid") for level in (0, 0.5, 1)
+    ]
+    for place, (confidence, accuracy, count) in enumerate(zip(confidences, accuracies, counts, strict=True)):
+        if confidence is None or accuracy is None:
+            continue
+        width = max(0.08, count / most) * room * 0.9
+        left = (place + 0.5) * room - width / 2
+        bar = {"x": f"{left:.1f}", "y": f"{1000 * (1 - accuracy):.1f}", "width": f"{width:.1f}"}
+        said = f"sure {percent(confidence)}, right {percent(accuracy)}, {whole(count)} answers"
+        drawn.append(tag("rect", tag("title", said), **bar, height=f"{1000 * accuracy:.1f}"))
+    drawn.append(tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference"))
+    drawing = tag(
+        "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
+        aria_label="share of right answers over confidence",
+    )  # fmt: skip
+    y_labels = [tag("span", percent(level), style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
+    x_labels = [tag("span", percent(level), style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
+    return tag(
+        "figure",
+        tag("div", tag("div", *y_labels, class_="y"), tag("div", drawing, class_="plot"), class_="frame"),
+        tag("div", *x_labels, class_="x"),
+        tag("p", "how sure the model was", class_="axis"),
+        class_="curve trust",
     )
 
 

@@ -1,0 +1,155 @@
+"""`diptych evaluate`: a model on one source of your own, or on a whole suite of data sets.
+
+Writes, with a suite, in the folder of the run: a JSON for each task, `suite.json`, `report.html`; with
+another model to compare with also `against/` and `comparison.json`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.answers import answer, parse_columns, show
+from diptych.core.errors import UsageError
+from diptych.core.files import write_json
+from diptych.core.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from diptych.evaluate.suite_run import SuiteOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class OneSource:
+    """Options for a source.
+
+    Attributes:
+        task: zeroshot classifies pictures by a column's names (with --labels); retrieval finds texts and
+            pictures (without).
+        labels: the column of the true names.
+        templates: prompts file (.txt, .json, .toml) with templates and cleaned names.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        report: also write a page with curves, confusions and pictures here.
+    """
+
+    task: Literal["zeroshot", "retrieval"] | None = None
+    labels: str = ""
+    templates: str = ""
+    columns: str = ""
+    report: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSuite:
+    """Options for a suite.
+
+    Attributes:
+        data: folder of the data sets, one folder each, named after the task.
+        protocols: zeroshot, probe, kshot, retrieval, by commas; what suits each data set by default.
+        out: folder for results, report and kept features; runs/evaluate/SUITE by default.
+        resume: use what is finished in that folder.
+        against: another model, compared picture by picture.
+        format: also write the results as CLIP_benchmark's or MTEB's.
+    """
+
+    data: Path = Path("data")
+    protocols: str = ""
+    out: Path | None = None
+    resume: bool = False
+    against: str = ""
+    format: Literal["diptych", "clip_benchmark", "mteb"] = "diptych"
+
+
+def evaluate(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    source: Annotated[Positional[str], arg(metavar="SOURCE")] = "",
+    *,
+    suite: str = "",
+    for_source: OneSource = OneSource(),
+    for_suite: WholeSuite = WholeSuite(),
+    json: str = "-",
+) -> int:
+    """Score a model on a source of your own, or with --suite on many data sets.
+
+    Args:
+        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
+        source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
+        suite: paper27, datacomp38, imagenet_shift, retrieval, the name of one data set, or a TOML file.
+        for_source: only with SOURCE.
+        for_suite: only with --suite.
+        json: where the results go: a file, or - for stdout.
+    """
+    keep_freed_memory()
+    if bool(source) == bool(suite):
+        raise UsageError(
+            "evaluate on what?",
+            where="SOURCE, --suite",
+            found="both" if suite else "neither",
+            expected="a source, or a suite",
+        )
+    strangers = for_source != OneSource() if suite else for_suite != WholeSuite()
+    if strangers:
+        mode, other = ("--suite", "a source") if suite else ("SOURCE", "--suite")
+        raise UsageError(
+            f"an option belongs to {other}", where=mode, fix="see the two groups in diptych evaluate --help"
+        )
+    return _suite(model, suite, for_suite, json) if suite else _source(model, source, for_source, json)
+
+
+def _source(model: str, source: str, one: OneSource, json: str) -> int:
+    from diptych.cli.recipe import TaskPart
+    from diptych.cli.run import build_suites
+    from diptych.models.opening import load
+
+    task = one.task or ("zeroshot" if one.labels else "retrieval")
+    part = TaskPart(one.labels or task, source, task, one.labels, one.templates)
+    (suite,) = build_suites([part], columns=parse_columns(one.columns))
+    loaded = load(model)
+    found = suite.run(loaded)
+    metrics = found.metrics()
+    show(metrics)
+    if one.report is not None:
+        from diptych.evaluate.gallery import build_report
+        from diptych.evaluate.report import write_report
+
+        title = f"{part.name} on {Path(source).name}"
+        write_report(one.report, build_report(loaded, found, title=title))
+    return answer([metric.as_dict() for metric in metrics], json)
+
+
+def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
+    from diptych.evaluate.suite_compare import compare, find_published
+    from diptych.evaluate.suite_plan import load_plan, parse_protocols
+    from diptych.evaluate.suite_report import write_suite_report
+    from diptych.evaluate.suite_results import write_formats
+    from diptych.evaluate.suite_run import SuiteSettings, run_suite
+    from diptych.models.opening import load
+
+    plan = load_plan(suite, protocols=parse_protocols(whole.protocols))
+    out = whole.out or Path("runs") / "evaluate" / plan.name
+    cache = out / "cache"
+
+    def one(name: str, folder: Path) -> "SuiteOutcome":
+        settings = SuiteSettings(whole.data, folder, resume=whole.resume, cache=cache)
+        return run_suite(load(name), plan, settings, name=name, log=_say)
+
+    found = one(model, out)
+    against = one(whole.against, out / "against") if whole.against else None
+    if against is not None:
+        write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, against)])
+    write_formats(out, found.results, whole.format)
+    words = f"diptych evaluate {model} --suite {suite} --data {whole.data} --out {out}"
+    write_suite_report(
+        out / "report.html",
+        found,
+        against=against,
+        published=find_published(whole.data),
+        command=words + (f" --against {whole.against}" if whole.against else ""),
+    )
+    _say(f"report: {out / 'report.html'}")
+    return answer(dict(found.summary), json)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
