@@ -345,3 +345,11 @@ def test_a_file_where_a_folder_is_wanted_is_told(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(DiptychError, match="cannot create the folder"):
         files.write_text(tmp_path / "out" / "a", "x")
+
+
+def test_linking_again_leaves_one_name(tmp_path: Path) -> None:
+    """A rename onto another name of the same file does nothing, and left the temporary name behind."""
+    (tmp_path / "a").write_bytes(b"data")
+    files.link(tmp_path / "a", tmp_path / "b")
+    files.link(tmp_path / "a", tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

@@ -115,7 +115,8 @@ def test_new_numbers_for_the_queries_decide_nothing() -> None:
 def test_another_seed_draws_others() -> None:
     keys, lists = world(2000, seed=5)
     one, other = (
-        drawn_lists(keys, lists, plan_for(keys, lists, BalanceSettings(cap=20, seed=seed))[0]) for seed in (0, 1)
+        drawn_lists(keys, lists, plan_for(keys, lists, BalanceSettings(cap=20, seed=seed))[0])
+        for seed in (0, 1)
     )
     assert one != other
 

@@ -236,6 +236,7 @@ def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
             os.link(source, temporary)
             failpoint("rename")
             temporary.replace(final)
+            temporary.unlink(missing_ok=True)  # a rename between two names of one file leaves both
             _flush_path(final.parent)
     except EnvironmentFault as error:
         _discard(temporary)

@@ -110,8 +110,8 @@ class CandidateUnit:
 def units_of(settings: CandidatesSettings) -> tuple[CandidateUnit, ...]:
     """Cut the sources into units, in the order of the settings and of names.
 
-    Folders, tables of files and drawn scenes can only be read from their start: cut into n units they are
-    read n / 2 times over. Pack them first if they are large.
+    Folders and tables of files can only be read from their start: cut into n units they are read n / 2 times
+    over. Pack them first if they are large.
 
     Raises:
         UsageError: there is no source, or nothing under its name.
@@ -228,8 +228,12 @@ def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Count
 
 def _source_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
-    seen = Counts()
-    for number, pair in enumerate(open_source(unit.path, columns=source_columns(settings)).pairs(seen)):
+    seen, source = Counts(), open_source(unit.path, columns=source_columns(settings))
+    if isinstance(source, ScenesSource):
+        for pair in source.span(unit.first, source.count if unit.last < 0 else unit.last):
+            yield from _of_pair(pair, unit, settings.columns)
+        return
+    for number, pair in enumerate(source.pairs(seen)):
         if number >= unit.first:
             counts.merge(seen)
             yield from _of_pair(pair, unit, settings.columns)

@@ -46,7 +46,7 @@ def describe(run: Run) -> dict[str, Any]:
     """Return the card of a curation whose shards are written."""
     shards = read_manifest(run.folder, SHARDS_KIND)
     return {
-        "title": run.recipe.card.title or run.folder.name,
+        "title": run.recipe.card.title or "Image-text pairs",
         "summary": run.recipe.card.summary,
         "pairs": int(shards.extra["samples"]),
         "bytes": sum(entry.bytes for entry in shards.outputs),

@@ -30,30 +30,67 @@ TRIES = 2
 Answer = Mapping[str, Any]
 
 
-def run_units(
-    run: Run, stage: Stage, numbers: Sequence[int], *, engine: Engine = "local", workers: int = 1
-) -> Iterator[Counts]:
-    """Do units and yield their counts as they end.
+class Crew:
+    """Who does the units of all stages: worker processes are hired when there is work, and kept.
 
     Args:
         run: the curation.
-        stage: whose units.
-        numbers: which ones.
-        engine: who does them.
+        engine: local processes, or a Ray cluster.
         workers: local processes; 1 is this one, without protection from crashes.
-
-    Raises:
-        DiptychError: what the first unit that failed said.
-        EnvironmentFault: a worker died twice over the same unit.
     """
-    if not numbers:
-        return
-    if engine == "ray":
-        yield from (opened(answer) for answer in _on_ray(run, stage, numbers))
-    elif workers <= 1 or len(numbers) == 1:
-        yield from (do_unit(run, stage, number) for number in numbers)
-    else:
-        yield from (opened(answer) for answer in _in_processes(run, stage, numbers, workers))
+
+    def __init__(self, run: Run, *, engine: Engine = "local", workers: int = 1) -> None:
+        self._run, self._engine, self._most = run, engine, workers
+        self._hired: list[_Worker] = []
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self._hired:
+            worker.stop()
+
+    def do(self, stage: Stage, numbers: Sequence[int]) -> Iterator[Counts]:
+        """Do units of a stage and yield their counts as they end.
+
+        Raises:
+            DiptychError: what the first unit that failed said.
+            EnvironmentFault: a worker died twice over the same unit.
+        """
+        if not numbers:
+            return
+        if self._engine == "ray":
+            yield from (opened(answer) for answer in _on_ray(self._run, stage, numbers))
+        elif self._most <= 1:
+            yield from (do_unit(self._run, stage, number) for number in numbers)
+        else:
+            yield from (opened(answer) for answer in self._in_processes(stage, numbers))
+
+    def _in_processes(self, stage: Stage, numbers: Sequence[int]) -> Iterator[Answer]:
+        wanted = min(self._most, len(numbers))
+        self._hired += [_Worker(self._run.folder) for _ in range(wanted - len(self._hired))]
+        idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._hired[:wanted]:
+            idle.put(worker)
+
+        def ask(number: int) -> Answer:
+            worker = idle.get()
+            try:
+                return worker.ask(stage.name, number)
+            finally:
+                idle.put(worker)
+
+        threads = ThreadPoolExecutor(wanted, thread_name_prefix="curate")
+        try:
+            for done in as_completed([threads.submit(ask, number) for number in numbers]):
+                yield done.result()
+        except BaseException:
+            for worker in self._hired:
+                worker.stop()
+            self._hired.clear()
+            raise
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
 
 
 def answer_for(run: Run, stage: Stage, number: int) -> Answer:
@@ -72,30 +109,6 @@ def opened(answer: Answer) -> Counts:
     kind = getattr(errors, answer["error"], DiptychError)
     what = answer["parts"].pop("what")
     raise kind(what, **answer["parts"])
-
-
-def _in_processes(run: Run, stage: Stage, numbers: Sequence[int], workers: int) -> Iterator[Answer]:
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    hired = [_Worker(run.folder) for _ in range(min(workers, len(numbers)))]
-    for worker in hired:
-        idle.put(worker)
-
-    def ask(number: int) -> Answer:
-        worker = idle.get()
-        try:
-            return worker.ask(stage.name, number)
-        finally:
-            idle.put(worker)
-
-    threads = ThreadPoolExecutor(len(hired), thread_name_prefix="curate")
-    try:
-        for done in as_completed([threads.submit(ask, number) for number in numbers]):
-            yield done.result()
-    finally:
-        threads.shutdown(wait=False, cancel_futures=True)
-        for worker in hired:
-            worker.stop()
-        threads.shutdown(wait=True)
 
 
 class _Worker:

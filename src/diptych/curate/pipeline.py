@@ -19,7 +19,7 @@ from diptych.core.files import clean_temporaries, make_folder, write_json
 from diptych.core.manifest import Manifest, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.settings import from_mapping, load_json, to_mapping
-from diptych.curate.engines import Engine, run_units
+from diptych.curate.engines import Crew, Engine
 from diptych.curate.recipe import CurateRecipe
 from diptych.curate.stages import (
     KIND,
@@ -95,14 +95,13 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
     return Run(folder, recipe)
 
 
-def run_stage(run: Run, stage: Stage, *, engine: Engine = "local", workers: int = 1) -> Manifest:
+def run_stage(run: Run, stage: Stage, crew: Crew) -> Manifest:
     """Do what is left of one stage.
 
     Args:
         run: the curation.
         stage: which one.
-        engine: who does its units.
-        workers: local processes.
+        crew: who does its units.
 
     Returns:
         Its manifest.
@@ -121,7 +120,7 @@ def run_stage(run: Run, stage: Stage, *, engine: Engine = "local", workers: int 
     prepared = time.monotonic() - started
     left = open_units(run, stage)
     with Progress(stage.name) as progress:
-        for counts in run_units(run, stage, left, engine=engine, workers=workers):
+        for counts in crew.do(stage, left):
             progress.advance(counts.seen, dropped=counts.dropped.total())
     return close_stage(run, stage, prepared=prepared, seconds=time.monotonic() - started)
 
@@ -156,7 +155,8 @@ def curate(
         raise unknown_name("stage", only, STAGES)
     run = begin_run(recipe, folder.absolute(), resume=resume or bool(only))
     chosen = [STAGES[only]] if only else list(STAGES.values())
-    return {stage.name: run_stage(run, stage, engine=engine, workers=workers) for stage in chosen}
+    with Crew(run, engine=engine, workers=workers) as crew:
+        return {stage.name: run_stage(run, stage, crew) for stage in chosen}
 
 
 def _differences(before: dict[str, object], now: dict[str, object]) -> list[str]:

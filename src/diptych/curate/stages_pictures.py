@@ -7,6 +7,7 @@ Writes, for every unit: `fetch` (row and `columns.FETCHED`, also of what was not
 `dedup/captions.parquet` for all units together.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -87,18 +88,36 @@ def _fingerprint(run: Run, number: int, write: Write) -> Counts:
     fetched = unit_table(run, "fetch", number, ["row", "key", "status"])
     fetched = fetched.filter(pc.equal(fetched["status"], OK))
     rows, keys = fetched["row"].to_numpy(), fetched["key"].combine_chunks()
-    table, counts = fingerprint_partition(pictures(run, number, rows), keys=keys)
-    good = np.asarray(pc.is_valid(table["sha256"]))
+    table = _fingerprints(pictures(run, number, rows))
+    good = np.asarray(pc.is_null(table["reason"]))
+    counts = Counts()
+    counts.keep(int(good.sum()))
+    for row in np.flatnonzero(~good).tolist():
+        counts.drop(Reason(table["reason"][row].as_py()), keys[row].as_py())
     if run.recipe.dedup.blocked_images:
         blocked = read_blocked_images(run.recipe.dedup.blocked_images)
         named = blocked_rows(table, blocked, settings=run.recipe.dedup) & good
-        for row in np.flatnonzero(named):
-            counts.kept, counts.seen = counts.kept - 1, counts.seen - 1
-            counts.drop(Reason.BLOCKED_IMAGE, keys[int(row)].as_py())
+        counts.kept, counts.seen = counts.kept - int(named.sum()), counts.seen - int(named.sum())
+        for row in np.flatnonzero(named).tolist():
+            counts.drop(Reason.BLOCKED_IMAGE, keys[row].as_py())
         good &= ~named
     kept = table.filter(pa.array(good)).add_column(0, "row", pa.array(rows[good], pa.int32()))
     write("", kept.add_column(1, "key", keys.filter(pa.array(good))))
     return counts
+
+
+def _fingerprints(images: pa.ChunkedArray) -> pa.Table:
+    """Take fingerprints, those of equal bytes once: a picture with several captions has several rows."""
+    places: dict[bytes, int] = {}
+    distinct: list[bytes] = []
+    rows = np.empty(len(images), np.int64)
+    for row, image in enumerate(images):
+        data = image.as_py()
+        name = hashlib.blake2b(data, digest_size=32).digest()
+        rows[row] = places.setdefault(name, len(distinct))
+        if rows[row] == len(distinct):
+            distinct.append(data)
+    return fingerprint_partition(pa.array(distinct, pa.large_binary()))[0].take(pa.array(rows))
 
 
 FINGERPRINT = Stage("fingerprint", ("fetch",), _fingerprint, units)

@@ -12,7 +12,7 @@ from diptych.data.scenes import COLOURS, SHAPES, UNSEEN, describe, picture
 from diptych.data.things import Dice
 
 DUPLICATES = 0.12
-"""Pairs whose picture and caption were met before, on another page."""
+"""Pairs whose picture was met before, on another page."""
 
 BOILERPLATE = 0.25
 """Pairs whose text says nothing of the picture."""
@@ -52,17 +52,17 @@ def crawled(index: int, *, seed: int, size: int = 64) -> Pair:
         size: side of the picture in pixels.
 
     Returns:
-        A pair with the fields `page` and `noise` (duplicate, boilerplate, mismatch or none).
+        A pair with one caption and the fields `page` and `noise` (duplicate, boilerplate, mismatch or none).
     """
     dice = Dice(seed, "scenes", "crawl", index)
     kind, number = dice.between(0, 1), dice.below(100_000)
     double = index > 0 and kind < DUPLICATES
     pair = _shown(dice.below(index) if double else index, seed=seed, size=size)
-    captions, noise = pair.captions, "duplicate" if double else "none"
+    captions, noise = (dice.pick(pair.captions),), "duplicate" if double else "none"
     if not double and kind < DUPLICATES + BOILERPLATE:
         captions, noise = (dice.pick(_SAYINGS).format(number),), "boilerplate"
     elif not double and kind < DUPLICATES + BOILERPLATE + MISMATCHES:
-        captions, noise = describe(index, seed=seed + 1).captions, "mismatch"
+        captions, noise = (dice.pick(describe(index, seed=seed + 1).captions),), "mismatch"
     page = f"https://site{dice.below(5000)}.example/page{number}"
     return replace(pair, key=f"crawl-{index:07d}", captions=captions, fields={"page": page, "noise": noise})
 

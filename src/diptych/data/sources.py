@@ -155,13 +155,19 @@ class ScenesSource:
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the drawn pairs; see Source."""
-        from diptych.data.scenes import scene_pairs
-        from diptych.data.scenes_crawl import crawl
-
         del counts  # nothing that our own code draws is bad
-        if self.split == "crawl":
-            return crawl(self.count, seed=self.seed, size=self.size)
-        return scene_pairs(self.count, seed=self.seed, split=self.split, size=self.size)
+        return self.span(0, self.count)
+
+    def span(self, first: int, last: int) -> Iterator[Pair]:
+        """Yield the pairs from `first` to the one before `last`; none before them is drawn."""
+        from diptych.data.scenes import picture
+        from diptych.data.scenes_crawl import crawled
+
+        for index in range(first, min(last, self.count)):
+            if self.split == "crawl":
+                yield crawled(index, seed=self.seed, size=self.size)
+            else:
+                yield picture(index, seed=self.seed, split=self.split, size=self.size)
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Name the pictures; see Source."""
