@@ -5,30 +5,56 @@ Reads: a checkpoint, picture files or a source. Writes: an index beside the mode
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diptych.core.errors import UsageError
+from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.progress import Progress
 
 if TYPE_CHECKING:
+    from diptych.evaluate.calibration import Calibration
     from diptych.models.model import Model
     from diptych.search.searcher import Searcher
 
 INDEXES = "indexes"
+CALIBRATION = "calibration.npz"
+NONE = "none of these"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """When no label is given: a calibration, and the share of unrelated pictures that may pass."""
+
+    calibration: "Calibration"
+    rate: float
 
 
 def classify_images(
-    model_ref: str, images: Sequence[Path], names: Sequence[str], templates: str
+    model_ref: str,
+    images: Sequence[Path],
+    names: Sequence[str],
+    templates: str,
+    *,
+    held: Reject | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Score every picture against every name.
+
+    Args:
+        model_ref: the model.
+        images: picture files.
+        names: the labels.
+        templates: a prompts file; empty for bare names.
+        held: when to give no label.
 
     Returns:
         One record per picture with the labels' probabilities, best first, and the pictures that could not be
         read. Probabilities are the softmax over the given names of scale x cosine: they say which name fits
-        better, not whether any fits.
+        better, not whether any fits. With a calibration each label also has its match probability, which does
+        not depend on the other names, and a picture the p-value of belonging to none.
     """
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
@@ -40,23 +66,76 @@ def classify_images(
     if missing:
         raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
     model = load(model_ref)
+    if held is not None and held.calibration.model_digest != model.digest:
+        raise IntegrityError(
+            "the calibration is of another model",
+            where=model_ref,
+            found=held.calibration.model_digest[:16],
+            expected=model.digest[:16],
+            fix=f"make it again: diptych calibrate {model_ref} SOURCE",
+        )
     classifier = build_classifier(model, names, load_templates(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
-    scale = model.scale
     found, unreadable = [], []
     for path, embed in zip(images, embeds, strict=True):
         if np.isnan(embed[0]):
             unreadable.append(str(path))
-            continue
-        logits = scale * (classifier @ embed)
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
-        labels = [
-            {"label": names[place], "probability": round(float(shares[place]), 6)}
-            for place in np.argsort(-shares)
-        ]
-        found.append({"image": str(path), "label": labels[0]["label"], "labels": labels})
+        else:
+            found.append({"image": str(path), **_answer(embed, classifier, names, model.scale, held)})
     return found, unreadable
+
+
+def _answer(
+    embed: NDArray[np.float32],
+    classifier: NDArray[np.float32],
+    names: Sequence[str],
+    scale: float,
+    held: Reject | None,
+) -> dict[str, Any]:
+    """Describe one picture: its label, and every label with its probability, best first."""
+    logits = scale * (classifier @ embed)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    labels: list[dict[str, Any]] = [
+        {"label": name, "probability": round(float(share), 6)}
+        for name, share in zip(names, shares, strict=True)
+    ]
+    order = np.argsort(-shares).tolist()
+    told: dict[str, Any] = {"label": names[order[0]]}
+    if held is not None:
+        matches = held.calibration.probabilities(embed[None], classifier)[0]
+        for label, match in zip(labels, matches, strict=True):
+            label["match"] = round(float(match), 6)
+        p_value = float(held.calibration.p_values(embed[None], classifier)[0])
+        told = {"label": told["label"] if p_value <= held.rate else NONE, "p_value": round(p_value, 6)}
+    return {**told, "labels": [labels[place] for place in order]}
+
+
+def calibration_path(model_ref: str) -> Path:
+    """Say where a model's calibration lies: beside it; under its name where the model is no folder."""
+    home = Path(model_ref)
+    return home / CALIBRATION if home.is_dir() else Path(f"{home.name}.{CALIBRATION}")
+
+
+def open_calibration(model_ref: str, path: Path | None, rate: float) -> Reject:
+    """Read the calibration that a reject option needs.
+
+    Raises:
+        UsageError: the rate is no share, or nobody calibrated the model.
+        IntegrityError: the file is damaged.
+    """
+    from diptych.evaluate.calibration import Calibration
+
+    if not 0 < rate < 1:
+        raise UsageError("a rate is a share", where="--reject", found=rate, expected="such as 0.05")
+    path = path or calibration_path(model_ref)
+    if not path.is_file():
+        raise UsageError(
+            "the model is not calibrated",
+            where=path,
+            fix=f"diptych calibrate {model_ref} SOURCE, with pairs that it did not learn from",
+        )
+    return Reject(Calibration.load(path), rate)
 
 
 def search_source(

@@ -10,13 +10,10 @@ from tyro.conf import Positional, UseAppendAction, arg
 from diptych.cli.answers import answer, parse_columns, show
 from diptych.cli.curate import curate, plan
 from diptych.cli.evaluate import evaluate
+from diptych.cli.prompts import ablate, calibrate, prompts
+from diptych.cli.words import ModelFolder, OutFolder, SourceName
 from diptych.core.errors import DataError, UsageError
 from diptych.core.memory import keep_freed_memory
-
-ModelFolder = Annotated[Positional[str], arg(metavar="MODEL")]
-SourceName = Annotated[Positional[str], arg(metavar="SOURCE")]
-OutFolder = Annotated[Positional[Path], arg(metavar="OUT")]
-
 
 NEXT = """
 model    {run}/model
@@ -161,19 +158,23 @@ def classify(
     *,
     labels: str,
     templates: str = "",
+    reject: float | None = None,
+    calibration: Path | None = None,
     json: str = "-",
 ) -> int:
-    """Say which of your labels fits each picture best.
+    """Say which of your labels fits each picture best, and whether any does.
 
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         images: picture files.
         labels: names to choose from, separated by commas.
         templates: prompts file; bare names without one.
+        reject: of unrelated pictures, the share that may still get a label, such as 0.05; see calibrate.
+        calibration: what `diptych calibrate` wrote; beside the model by default.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.ask import classify_images
+    from diptych.cli.ask import classify_images, open_calibration
 
     names = [name.strip() for name in labels.split(",") if name.strip()]
     if len(names) < 2:
@@ -183,7 +184,8 @@ def classify(
             found=", ".join(names) or "no name",
             expected='at least two, for example --labels "a cat,a dog"',
         )
-    found, unreadable = classify_images(model, images, names, templates)
+    held = None if reject is None else open_calibration(model, calibration, reject)
+    found, unreadable = classify_images(model, images, names, templates, held=held)
     answer(found, json)
     if unreadable:
         raise DataError(
@@ -290,6 +292,9 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "train": train,
     "evaluate": evaluate,
     "classify": classify,
+    "calibrate": calibrate,
+    "prompts": prompts,
+    "prompts ablate": ablate,
     "search": search,
     "convert": convert,
     "export": export,

@@ -90,6 +90,8 @@ def _dispatch(words: Sequence[str]) -> int:
 
     from diptych.cli.commands import COMMANDS
 
+    if " ".join(words[:2]) in COMMANDS:  # a command of two words, such as `prompts ablate`
+        words = [" ".join(words[:2]), *words[2:]]
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         error = unknown_name("command", words[0], COMMANDS)
         error.fix = error.fix or "see diptych --help"

@@ -40,7 +40,7 @@ Part = tuple[pa.ChunkedArray, Matches]
 
 ALL = np.uint64(2**64 - 1)
 BINS = 1024
-"""Bins of numbers per query above the cap: 8 kB each. 16,000 such queries, MetaCLIP's number, take 130 MB; the
+"""Bins of numbers per query above the cap: 8 kB each. 16,000 such queries, as MetaCLIP had, take 130 MB; the
 numbers of one bin of each, a thousandth of all matches, 12 bytes each."""
 
 

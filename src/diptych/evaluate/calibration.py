@@ -36,7 +36,7 @@ MISMATCHES = 8
 """Wrong texts that a picture is paired with for fitting."""
 
 STEPS, RIDGE = 50, 1e-4
-_FIELDS = ("picture_bank", "text_bank", "weights")
+_FIELDS = ("picture_bank", "text_bank", "weights", "model_digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,13 @@ class Calibration:
         text_bank: (M', E) float32, unit length.
         weights: (3,) of the logistic function: per text z-score, per picture z-score, constant; for even
         odds.
+        model_digest: of the model whose embeddings these are; empty if nobody said.
     """
 
     picture_bank: Floats
     text_bank: Floats
     weights: Doubles
+    model_digest: str = ""
 
     def z_scores(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N, C): how many deviations above its background each text scores for each picture."""
@@ -107,7 +109,8 @@ class Calibration:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                return cls(*(file[name] for name in _FIELDS))
+                arrays = {name: file[name] for name in _FIELDS}
+            return cls(**{**arrays, "model_digest": str(arrays["model_digest"])})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise IntegrityError(
                 "a calibration cannot be read",
@@ -117,13 +120,16 @@ class Calibration:
             ) from error
 
 
-def calibrate(image_embeds: Floats, text_embeds: Floats, *, seed: int = 0) -> Calibration:
+def calibrate(
+    image_embeds: Floats, text_embeds: Floats, *, seed: int = 0, model_digest: str = ""
+) -> Calibration:
     """Fit a calibration to pairs.
 
     Args:
         image_embeds: (N, E) unit length; rows of NaN are left out with their texts.
         text_embeds: (N, E) unit length, the text of each picture.
         seed: of the draws of the bank and of wrong texts.
+        model_digest: of the model that made the embeddings; kept, so that no other one is held against them.
 
     Raises:
         DataError: fewer than 20 readable pairs.
@@ -150,7 +156,7 @@ def calibrate(image_embeds: Floats, text_embeds: Floats, *, seed: int = 0) -> Ca
     matched = np.r_[np.ones(len(rest), bool), np.zeros(len(rest) * MISMATCHES, bool)]
     kept = np.r_[np.ones(len(rest), bool), ~np.concatenate(same)]
     weights = _fit(np.concatenate(features)[kept], matched[kept])
-    return Calibration(blank.picture_bank, blank.text_bank, weights)
+    return Calibration(blank.picture_bank, blank.text_bank, weights, model_digest)
 
 
 def fit_temperature(logits: Doubles, labels: NDArray[np.int64]) -> float:

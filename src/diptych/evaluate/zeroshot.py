@@ -210,11 +210,7 @@ class ZeroShotEvaluator:
             UnknownNameError: no pair has the label column.
             DataError: a label is not among the given classes, or there are no labels at all.
         """
-        texts = self._label_texts(embedded)
-        named = self.templates.names if self.templates is not None else ()
-        class_names = self.class_names or tuple(sorted({text for text in texts if text} | set(named)))
-        rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
-        labels = self._numbered([text for text in texts if text], class_names)
+        class_names, rows, labels = self.labelled(embedded)
         scores = compare_prompts(
             model,
             embedded.image_embeds[rows],
@@ -225,9 +221,21 @@ class ZeroShotEvaluator:
             precision=self.precision,
         )
         unreadable = int(np.isnan(embedded.image_embeds[rows, 0]).sum())
-        return ZeroShotResult(
-            self.name, class_names, rows, labels, scores, len(texts) - len(rows), unreadable
-        )
+        unlabelled = len(embedded.keys) - len(rows)
+        return ZeroShotResult(self.name, class_names, rows, labels, scores, unlabelled, unreadable)
+
+    def labelled(self, embedded: EmbeddedPairs) -> tuple[tuple[str, ...], Ints, Ints]:
+        """Return the C class names, the rows that have a label, and the class of each of these.
+
+        Raises:
+            UnknownNameError: no pair has the label column.
+            DataError: a label is not among the given classes, or there are no labels at all.
+        """
+        texts = self._label_texts(embedded)
+        named = self.templates.names if self.templates is not None else ()
+        class_names = self.class_names or tuple(sorted({text for text in texts if text} | set(named)))
+        rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
+        return class_names, rows, self._numbered([text for text in texts if text], class_names)
 
     def _label_texts(self, embedded: EmbeddedPairs) -> list[str]:
         """Read the label column of every pair as text; an empty text is a missing label."""

@@ -35,6 +35,7 @@ class Curve:
         y: values, as many as positions; gaps are NaN.
         x_name: what the positions count.
         reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
+        band: lower and upper values, as many as positions.
         beside: a second quantity at the same positions and its name, drawn in the other colour.
     """
 
@@ -43,6 +44,7 @@ class Curve:
     y: tuple[float, ...]
     x_name: str = "pairs seen"
     reference: tuple[str, float] | None = None
+    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     beside: tuple[str, tuple[float, ...]] | None = None
 
 
@@ -104,6 +106,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     """Draw one curve: the values thin, their running mean bold, the reference dashed."""
     x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
+    edges = [thin(np.asarray(edge, dtype=np.float64)[finite]) for edge in curve.band or ()]
     x, y = thin(x[finite]), thin(y[finite])
     other = np.asarray(curve.beside[1], dtype=np.float64) if curve.beside is not None else y[:0]
     other = thin(other[finite]) if len(other) else other
@@ -111,16 +114,20 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         return tag(
             "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
         )
-    low, high = _range(np.concatenate([y, other]), curve.reference)
+    low, high = _range(np.concatenate([y, other, *edges]), curve.reference)
     left, right = float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1
 
-    def place(values: NDArray[np.float64]) -> str:
+    def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
         across, up = (x - left) / (right - left), (values - low) / (high - low)
         return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
 
     levels = [level for level in ticks(low, high) if low <= level <= high]
     grid = [_level(level, low, high, class_="grid") for level in levels]
     lines = [
+        *(
+            tag("polygon", points=f"{place(low_edge)} {place(high_edge[::-1], x[::-1])}", class_="band")
+            for low_edge, high_edge in ([edges] if edges else [])
+        ),
         tag("polyline", points=place(y), class_="raw"),
         tag("polyline", points=place(smooth(y)), class_="mean"),
     ]

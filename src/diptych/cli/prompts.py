@@ -1,0 +1,203 @@
+"""The commands about prompts and scores: senses of class names, the prompt lab, calibration."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from diptych.cli.answers import answer, parse_columns, show
+from diptych.cli.words import ModelFolder, SourceName
+from diptych.core.errors import SettingsError, UsageError
+from diptych.core.files import write_text
+from diptych.core.memory import keep_freed_memory
+from diptych.core.settings import dumps_toml, load_toml, to_mapping
+
+if TYPE_CHECKING:
+    from diptych.evaluate.senses import Choice
+
+TOLD = 2
+"""Rivals that are shown beside a choice."""
+
+HEAD = """\
+# Class names with what they were taken to mean. Written by `diptych prompts`; change whatever is wrong.
+# Decided: {decided}
+
+"""
+
+
+def prompts(
+    names: Annotated[Positional[str], arg(metavar="NAMES")],
+    *,
+    wordnet: Path,
+    by_hand: Path | None = None,
+    out: Path | None = None,
+    all_kinds: bool = False,
+    json: str = "-",
+) -> int:
+    """Find out which sense each class name has, and write prompts that say so.
+
+    Args:
+        names: class names, separated by commas, or a text file with one a line.
+        wordnet: a WordNet folder (data.noun, index.noun), or Open English WordNet as .xml, .xml.gz or .tsv.
+        by_hand: a TOML file of senses that you decided, such as crane = "02012849-n".
+        out: a prompts file (.toml) to write, for --templates of the other commands.
+        all_kinds: say of every name what it is a kind of, not only of the ambiguous ones.
+        json: where the choices go: a file, or - for stdout.
+    """
+    from diptych.curate.wordnet import read_wordnet
+    from diptych.evaluate.prompts import PHOTO
+    from diptych.evaluate.senses import choose_senses
+
+    if out is not None and out.suffix != ".toml":
+        raise UsageError("a prompts file is written as TOML", where="--out", found=out, fix="name it .toml")
+    labels = class_names(names)
+    found = choose_senses(labels, read_wordnet(wordnet), by_hand=_decisions(by_hand))
+    show_choices(found)
+    if out is not None:
+        cleaned = {
+            choice.name: choice.phrase
+            for choice in found
+            if choice.phrase != choice.name and (choice.ambiguous or all_kinds)
+        }
+        decided = ", ".join(sorted({choice.settled for choice in found}))
+        table = dumps_toml({"templates": list(PHOTO.templates), "names": cleaned})
+        write_text(out, HEAD.format(decided=decided) + table)
+    return answer([_record(choice) for choice in found], json)
+
+
+def ablate(
+    model: ModelFolder,
+    source: SourceName,
+    *,
+    labels: str,
+    templates: str,
+    validation: str = "",
+    columns: str = "",
+    report: Path | None = None,
+    json: str = "-",
+) -> int:
+    """Find out what each template is worth, how many are enough, and which to take.
+
+    Args:
+        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
+        source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
+        labels: the column of the true names.
+        templates: prompts file (.txt, .json, .toml), or the name of a known set such as imagenet.
+        validation: a source to choose templates on; by default half of the first, then not scored on.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        report: also write a page with plots here.
+        json: where the results go: a file, or - for stdout.
+    """
+    keep_freed_memory()
+    from diptych.cli.prompts_lab import run_lab
+    from diptych.evaluate.ablation_page import write_ablation
+    from diptych.models.opening import load
+
+    loaded = load(model)
+    sources = [source, *([validation] if validation else [])]
+    found = run_lab(loaded, sources, labels=labels, templates=templates, columns=parse_columns(columns))
+    show([row.accuracy for row in found.sets])
+    if report is not None:
+        write_ablation(report, found, title=f"Prompts for {labels}", subject=f"{Path(source).name}")
+    return answer(to_mapping(found), json)
+
+
+def calibrate(
+    model: ModelFolder,
+    source: SourceName,
+    *,
+    columns: str = "",
+    out: Path | None = None,
+    seed: int = 0,
+) -> int:
+    """Learn from pairs what this model's scores mean: for match probabilities and `classify --reject`.
+
+    Args:
+        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
+        source: pairs that the model did not learn from; its pictures are what unrelated ones look like.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        out: the file; calibration.npz beside the model by default.
+        seed: of the draws.
+    """
+    keep_freed_memory()
+    from diptych.cli.ask import calibration_path
+    from diptych.data.sources import open_source
+    from diptych.embed.features import embed_pairs, embed_texts
+    from diptych.evaluate.calibration import calibrate as fit
+    from diptych.models.opening import load
+
+    loaded = load(model)
+    pairs = embed_pairs(loaded, open_source(source, columns=parse_columns(columns)))
+    told = [row for row, captions in enumerate(pairs.captions) if captions]
+    texts = embed_texts(loaded, [pairs.captions[row][0] for row in told])
+    found = fit(pairs.image_embeds[told], texts, seed=seed, model_digest=loaded.digest)
+    path = out or calibration_path(model)
+    found.save(path)
+    bank = {"pictures": len(found.picture_bank), "texts": len(found.text_bank)}
+    weights = [round(float(weight), 6) for weight in found.weights]
+    return answer({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
+
+
+def class_names(text: str) -> list[str]:
+    """Read class names: a list with commas, or a file with one a line."""
+    path = Path(text)
+    if "," not in text and path.is_file():
+        listed = path.read_text(encoding="utf-8").splitlines()
+    else:
+        listed = text.split(",")
+    names = [name.strip() for name in listed if name.strip()]
+    if len(names) < 2:
+        raise UsageError(
+            "a set of classes has at least two names",
+            where="NAMES",
+            found=text,
+            expected='such as "crane,heron,stork", or a file with one name a line',
+        )
+    return names
+
+
+def show_choices(found: "Sequence[Choice]") -> None:
+    """Print which names were ambiguous and what was chosen, to stderr."""
+    ambiguous = [choice for choice in found if choice.ambiguous]
+    unknown = [choice.name for choice in found if not choice.senses]
+    sys.stderr.write(f"{len(ambiguous)} of {len(found)} names are ambiguous\n")
+    for choice in ambiguous:
+        sys.stderr.write(
+            f"  {choice.name}: {choice.phrase}  [{choice.share:.0%}, {choice.settled}]\n"
+            f"    {choice.synset}  {choice.gloss}\n"
+        )
+        for synset, gloss in choice.rivals[:TOLD]:
+            sys.stderr.write(f"      not {synset}  {gloss}\n")
+    if unknown:
+        sys.stderr.write(f"not in this WordNet: {', '.join(unknown)}\n")
+
+
+def _decisions(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    decided = load_toml(path)
+    for name, synset in decided.items():
+        if not isinstance(synset, str):
+            raise SettingsError(
+                "a decision is not text",
+                where=f"{path}: {name}",
+                found=repr(synset),
+                expected="a synset's id",
+            )
+    return decided
+
+
+def _record(choice: "Choice") -> dict[str, Any]:
+    return {
+        "name": choice.name,
+        "senses": choice.senses,
+        "synset": choice.synset,
+        "gloss": choice.gloss,
+        "kind": choice.kind,
+        "share": choice.share,
+        "settled": choice.settled,
+        "phrase": choice.phrase,
+        "rivals": [{"synset": synset, "gloss": gloss} for synset, gloss in choice.rivals],
+    }

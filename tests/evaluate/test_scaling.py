@@ -1,0 +1,64 @@
+"""Power laws and efficiencies beside numbers that are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from diptych.core.errors import ArrayError
+from diptych.evaluate.scaling import efficiency, error_law, needed, power_law
+
+
+def test_a_power_law_is_found_again() -> None:
+    x = [1.0, 3.0, 20.0, 400.0]
+    law = power_law(x, [2.5 * value**-0.3 for value in x])
+    assert (law.exponent, law.factor, law.r_squared) == pytest.approx((-0.3, 2.5, 1.0))
+    assert law.at(20.0) == pytest.approx(2.5 * 20.0**-0.3)
+
+
+def test_the_line_is_that_of_least_squares() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(1, 50, 12), rng.uniform(0.1, 1, 12)
+    law = power_law(x.tolist(), y.tolist())
+    a, b = np.log(x), np.log(y)
+    slope = ((a - a.mean()) * (b - b.mean())).sum() / ((a - a.mean()) ** 2).sum()
+    assert law.exponent == pytest.approx(slope)
+    assert law.r_squared == pytest.approx(np.corrcoef(a, b)[0, 1] ** 2)
+
+
+@pytest.mark.parametrize(("x", "y"), [([1.0], [1.0]), ([2, 2], [1, 3]), ([1, 2], [0, 1]), ([1, 2], [1])])
+def test_numbers_without_a_law_are_refused(x: list[float], y: list[float]) -> None:
+    with pytest.raises(ArrayError):
+        power_law(x, y)
+
+
+def test_the_interval_of_an_exponent_has_the_width_that_propagation_says() -> None:
+    """Var(log error) is about (1 - e) / (e N); the slope is a linear form of the logarithms."""
+    compute, hits, count = [1.0, 10.0, 100.0], [200, 500, 800], 1000
+    law = error_law(compute, hits, count, seed=1)
+    a = np.log(compute) - np.log(compute).mean()
+    errors = 1 - np.array(hits) / count
+    deviation = math.sqrt((((a / (a**2).sum()) ** 2) * (1 - errors) / (errors * count)).sum())
+    assert law.interval is not None
+    low, high = law.interval
+    assert low < law.exponent < high
+    assert high - low == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+
+
+def test_a_curve_that_starts_high_enough_needs_its_first_point() -> None:
+    assert needed([5, 10], [0.4, 0.6], 0.3) == 5
+    assert needed([5, 10, 15], [0.1, 0.4, 0.3], 0.4) == 10
+    assert needed([5, 10, 20], [0.1, 0.2, 0.6], 0.5) == pytest.approx(17.5)
+
+
+def test_a_learner_four_times_as_fast_has_efficiency_four() -> None:
+    y = [0.0, 0.1, 0.3, 0.5]
+    assert efficiency(([0, 1, 2, 3], y), ([0, 4, 8, 12], y)) == pytest.approx(4)
+    assert efficiency(([0, 1, 2, 3], y), ([0, 4, 8, 12], y), level=0.2) == pytest.approx(4)
+
+
+def test_a_learner_that_never_arrives_has_no_finite_efficiency() -> None:
+    fast, slow = ([0.0, 1.0], [0.0, 0.9]), ([0.0, 1.0], [0.0, 0.1])
+    assert efficiency(fast, slow, level=0.5) == math.inf
+    assert efficiency(slow, fast) == 0.0
+    assert math.isnan(efficiency(slow, slow, level=0.5))
