@@ -65,8 +65,10 @@ bench: setup peers
 	@for script in loss startup tokenizer preprocess inference training; do \
 		echo "== $$script"; DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; done
 
-docs: setup
+docs: setup peers
 	$(BIN)/python docs/build.py
+	DIPTYCH_WRITE_DOCS=1 DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python -m pytest -m 'deep or not deep' \
+		--timeout 1800 tests/models/test_parity.py
 
 claims: setup
 	$(BIN)/diptych claims runs/claims $(ARGS)

@@ -1,8 +1,8 @@
 """Write the generated pages and pictures of this folder again: `make docs`.
 
 Writes: `commands.md` (what every command says about itself), the table of public names in `load.md`,
-the tables and figures of `claims.md` (from
-`claims/*.json`), `pictures/scenes.jpg` (the embedded data set).
+the tables and figures of `claims.md` (from `claims/*.json`), `pictures/scenes.jpg` (the embedded data set).
+`parity.md` is written by the test that measures it.
 """
 
 import io

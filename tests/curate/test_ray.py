@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.curate import worlds
+from tests.curate.test_pipeline import digests
 
 from diptych.core.settings import dumps_toml, to_mapping
 from diptych.curate.pipeline import curate
-from tests.curate import worlds
-from tests.curate.test_pipeline import digests
 
 pytest.importorskip("ray")
 

@@ -105,7 +105,7 @@ def curate_crawl(folder: Path) -> Path:
     corpus, curated = folder / "texts.txt", folder / "curated"
     if not corpus.exists():
         write_text(corpus, "\n".join(sentences(SENTENCES, seed=7)) + "\n")
-    with resources.as_file(resources.files("diptych") / "recipes" / "demo_curate.toml") as path:
+    with resources.as_file(resources.files("diptych") / "recipes" / "curate" / "demo.toml") as path:
         recipe = load_curate_recipe(path, [f'queries.corpus=["{corpus}"]'])
     curate(recipe, curated, workers=2, resume=(curated / RECIPE_NAME).exists())
     return curated

@@ -1,0 +1,111 @@
+"""A whole curation from crawl files: seconds of every stage, and the plan that follows from them.
+
+    python benchmarks/curate.py --data FOLDER OUT [--pairs 12000] [--workers 2]
+
+Candidates are WAT files with the captions of COCO's validation set; the pictures, some 30 kB each, come from
+a server of this machine (benchmarks/fetch.py), are made smaller to 256 pixels and written into shards.
+Queries are English words and pairs of words, and WordNet.
+
+No peer does the whole; the parts have benchmarks beside their peers: counting, match, balance, fetch, dedup,
+crawl.
+
+Reads: `text/` under --data. Writes: the curation in OUT, JSON to standard output.
+"""
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from contest import machine
+
+from diptych.core.settings import from_mapping
+from diptych.curate.pipeline import curate
+from diptych.curate.plan import plan
+from diptych.curate.recipe import CurateRecipe
+
+PER_FILE = 4000
+
+
+def write_wat(path: Path, address: str, captions: list[str], first: int) -> None:
+    """Write a WAT file, one page with one picture for each caption."""
+    parts = []
+    for number, caption in enumerate(captions, first):
+        page = f"http://site{number % 500}.example/{number}"
+        links = [{"path": "IMG@/src", "url": f"{address}{number}.jpg", "alt": caption}]
+        html = {"Head": {"Title": "a page"}, "Links": links}
+        body = {"Envelope": {"WARC-Header-Metadata": {"WARC-Type": "response", "WARC-Target-URI": page}}}
+        body["Envelope"]["Payload-Metadata"] = {"HTTP-Response-Metadata": {"HTML-Metadata": html}}
+        data = json.dumps(body).encode()
+        lines = (
+            "WARC/1.0",
+            "WARC-Type: metadata",
+            f"WARC-Target-URI: {page}",
+            "Content-Type: application/json",
+        )
+        head = "\r\n".join((*lines, f"Content-Length: {len(data)}", "", ""))
+        parts.append(gzip.compress(head.encode() + data + b"\r\n\r\n", 6))
+    path.write_bytes(b"".join(parts))
+
+
+def recipe(data: Path, folder: Path, port: int) -> CurateRecipe:
+    """Return the settings of the measured curation."""
+    text = data / "text"
+    plain = {
+        "queries": {
+            "word_counts": str(text / "1grams_english.csv"),
+            "pair_counts": str(text / "2grams_english.csv"),
+            "wordnet": str(text / "oewn_synsets.tsv"),
+            "choose": {"min_pmi": 4.0},
+        },
+        "candidates": {"sources": [str(folder / "*.warc.wat.gz")]},
+        "balance": {"cap": 1000},
+        "fetch": {
+            "allow_networks": ["127.0.0.1/32"],
+            "allow_ports": [port],
+            "per_host": 128,
+            "delay_seconds": 0.0,
+            "robots": False,
+            "resize": "keep_ratio",
+            "decoders": 1,
+        },
+        "card": {"title": "COCO captions, as a crawl"},
+    }
+    return from_mapping(CurateRecipe, plain)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=12_000)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    told = json.loads((options.data / "text" / "captions_val2017.json").read_text())
+    captions = [row["caption"] for row in told["annotations"]] if isinstance(told, dict) else told
+    crawl = options.out.with_name(options.out.name + "-crawl")
+    crawl.mkdir(parents=True)
+    server = Path(__file__).with_name("fetch.py")
+    with subprocess.Popen(
+        [sys.executable, server, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        port = json.loads(process.stdout.readline())["port"]
+        for first in range(0, options.pairs, PER_FILE):
+            part = captions[first : min(first + PER_FILE, options.pairs)]
+            write_wat(crawl / f"{first:08d}.warc.wat.gz", f"http://127.0.0.1:{port}/", part, first)
+        done = curate(recipe(options.data, crawl, port), options.out, workers=options.workers)
+        process.stdin.close()
+    stages = {name: {"seconds": manifest.seconds, **manifest.counts} for name, manifest in done.items()}
+    for stage in stages.values():
+        stage.pop("examples")
+    result = {"benchmark": "curate", "machine": machine(), "stages": stages, "plan": plan(options.out)}
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
