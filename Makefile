@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers
 PEERS_PYTHON := $(CURDIR)/$(PEERS)/bin/python
 
-.PHONY: help setup demo test test-deep peers check format bench docs
+.PHONY: help setup demo test test-deep peers check format bench docs claims
 
 help:
 	@echo "make setup      the diptych command in .venv"
@@ -16,6 +16,7 @@ help:
 	@echo "make test       the tests; make test-deep: the long ones"
 	@echo "make check      ruff, mypy and the layers of the imports; make format: repair the form"
 	@echo "make bench      speed and memory beside other libraries"
+	@echo "make claims     the paper's claims as experiments, into runs/claims and docs/claims.md"
 	@echo "make docs       write the generated pages of docs/ again"
 
 setup: $(STAMP)
@@ -64,5 +65,12 @@ bench: setup peers
 	@for script in loss startup tokenizer preprocess inference training; do \
 		echo "== $$script"; DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; done
 
-docs: setup
+docs: setup peers
+	$(BIN)/python docs/build.py
+	DIPTYCH_WRITE_DOCS=1 DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python -m pytest -m 'deep or not deep' \
+		--timeout 1800 tests/models/test_parity.py
+
+claims: setup
+	$(BIN)/diptych claims runs/claims $(ARGS)
+	cp runs/claims/*.json docs/claims/
 	$(BIN)/python docs/build.py

@@ -13,7 +13,8 @@ import pytest
 from tests.cli.conftest import Run, Said
 
 from diptych.cli import commands
-from diptych.cli.recipe import Recipe, load_recipe
+from diptych.cli.claims_recipe import ClaimsRecipe
+from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
 from diptych.train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,8 @@ def recipes() -> list[Path]:
 
 @pytest.mark.parametrize("path", recipes(), ids=lambda path: path.stem)
 def test_every_recipe_that_ships_is_valid(path: Path) -> None:
-    recipe = load_recipe(path)
+    kind = ClaimsRecipe if "\n[claims]" in path.read_text(encoding="utf-8") else Recipe
+    recipe = load_recipe_as(kind, path)
     TrainSettings(**recipe.train)
     assert all(Path(task.templates).is_file() for task in recipe.evaluate if task.templates)
 

@@ -1,9 +1,10 @@
-"""docs/load.md is true: its snippets run on small random weights, its commands parse, its table is whole."""
+"""docs/load.md is true: its snippets run on small random weights, its commands too, its table is whole."""
 
-import functools
-import inspect
+import json
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from tests.cli.conftest import Said
-from tests.models.published import GELU, WORDS, openai_clip
+from tests.models.published import GELU, WORDS, agrees, openai_clip
 
-from diptych.cli import commands
 from diptych.data.images import Preprocess
 from diptych.models import load as loading
 from diptych.models.convert_model import convert
@@ -23,43 +23,81 @@ from diptych.models.public_names import public_names
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "load.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.M | re.S)
+def blocks(language: str, title: str) -> list[str]:
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, flags=re.M | re.S)
+    assert section is not None, title
+    return re.findall(rf"^```{language}\n(.*?)^```", section[1], flags=re.M | re.S)
 
 
-def test_the_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the page names; the hub answers with one of them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "vocabulary").mkdir()
     WORDS.save(tmp_path / "vocabulary")
     state = {f"module.{name}": tensor for name, tensor in openai_clip(GELU()).state_dict().items()}
     torch.save({"epoch": 32, "state_dict": state}, "epoch_32.pt")
-    model = load("epoch_32.pt", activation="gelu", preprocess="clip", tokenizer=WORDS)
-    convert(model, "folder", "open_clip")
+    convert(load("epoch_32.pt", activation="gelu", preprocess="clip", tokenizer=WORDS), "folder", "open_clip")
     monkeypatch.setattr(loading, "fetch_model", lambda repository, hub: tmp_path / "folder")
-    for code in blocks("python"):
-        names: dict[str, Any] = {}
-        exec(compile("import diptych\n" + code, "load.md", "exec"), names)
-        assert names["model"].config == model.config
-        assert names["model"].preprocess == Preprocess(size=(32, 32))
-        assert names["model"].provenance["files"]
+    return tmp_path
 
 
-def test_the_commands_are_understood(diptych: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
-    def parsed(function: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(function)
-        def accepted(*words: Any, **options: Any) -> int:
-            inspect.signature(function).bind(*words, **options)
-            return 0
+def run(code: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile("import diptych\n" + code, "load.md", "exec"), names)
+    return names
 
-        return accepted
 
-    taken = {name: parsed(function) for name, function in commands.COMMANDS.items()}
-    monkeypatch.setattr(commands, "COMMANDS", taken)
-    lines = "\n".join(blocks("sh")).splitlines()
-    assert len(lines) == 2
+def test_the_snippets_of_loading_run(place: Path) -> None:
+    codes = blocks("python", "Load any CLIP")
+    assert len(codes) == 2
+    for code in codes:
+        model = run(code)["model"]
+        agrees(model, GELU())
+        assert model.preprocess == Preprocess(size=(32, 32))
+        assert model.provenance["files"]
+
+
+@pytest.fixture
+def moved(place: Path, diptych: Callable[..., Said]) -> Path:
+    """Every command of the page, run."""
+    lines = "\n".join(blocks("sh", "Move between libraries")).splitlines()
+    assert len(lines) == 3
     for line in lines:
         said = diptych(*shlex.split(line)[1:])
         assert said.code == 0, said.err
+    return place
+
+
+def test_what_the_commands_wrote_is_what_the_snippets_load(moved: Path) -> None:
+    theirs, foreign, own = blocks("python", "Move between libraries")
+    found = run(theirs)
+    given = found["processor"](text=["a red dog"], return_tensors="pt", padding="max_length", max_length=20)
+    with torch.no_grad():
+        embeds = found["model"].eval().get_text_features(**given)
+    embeds = torch.nn.functional.normalize(getattr(embeds, "pooler_output", embeds), dim=-1)
+    model = run(own)["model"]
+    agrees(model, GELU())
+    assert (model.embed_text(model.tokenize("a red dog")) - embeds).abs().max() < 1e-5
+    assert "import open_clip" in foreign  # the next test
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_what_the_commands_wrote_is_what_open_clip_loads(moved: Path) -> None:
+    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
+    if not python:
+        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
+    side = Path(__file__).resolve().parents[1] / "models" / "peers"
+    code = f"import sys; sys.path.insert(0, {str(side)!r}); import open_clip_files\n" + (
+        blocks("python", "Move between libraries")[1]
+        + "print(model.encode_text(tokenizer(['a red dog']), normalize=True).tolist())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    model = load("ours")
+    expected = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    assert (model.embed_text(model.tokenize("a red dog")) - expected).abs().max() < 1e-5
 
 
 def test_the_table_holds_every_public_name() -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import Run, Said
 
-MANY_LINES = 14  # a message that is longer is not read
+MANY_LINES = 16  # a message that is longer is not read
 
 
 @pytest.fixture(scope="module")

@@ -219,7 +219,7 @@ def test_open_clips_clean_up_is_the_same_chain(pieces: bytes, tmp_path: Path) ->
     ours = SiglipTokenizer.load(tmp_path, cleaning="open_clip", context_length=CONTEXT)
     expected = ids_of(theirs, [open_clips_canonicalize(text) for text in texts])
     assert np.array_equal(ours.tokens(texts), expected)
-    with pytest.raises(UsageError, match="cleaning='siglip'"):
+    with pytest.raises(UsageError, match='cleaning="siglip"'):
         ours.save_for_transformers(tmp_path)
 
 

@@ -93,15 +93,24 @@ def test_folder_of_transformers_is_the_same_model(written: Path) -> None:
     found, expected = model.logits(pictures(), list(CAPTIONS)), peers_embeds(written)[2]
     assert (found - expected).abs().max() < 1e-4
     assert model.bias != 0
+    for kind in (found, found.numpy()):
+        shares = torch.as_tensor(model.probabilities(kind))
+        assert (shares - expected.sigmoid()).abs().max() < 1e-5
     rows = diptych.embed_texts(model, list(CAPTIONS))
     assert np.abs(rows - peers_embeds(written)[1].numpy()).max() < TOLERANCE
 
 
-def test_written_for_transformers_it_loads_there(written: Path, tmp_path: Path) -> None:
-    report = convert(diptych.load(written), tmp_path / "out", "transformers")
-    assert report["token_ids_equal"]
-    near(diptych.load(written), tmp_path / "out")
-    near(diptych.load(tmp_path / "out"), written)
+def test_classify_says_whether_each_name_fits_by_itself(written: Path, tmp_path: Path) -> None:
+    from diptych.cli.ask import classify_images
+
+    names = list(CAPTIONS[1:4])
+    pictures()[0].save(tmp_path / "0.png")
+    (found,), unreadable = classify_images(str(written), [tmp_path / "0.png"], names, "")
+    assert not unreadable
+    expected = peers_embeds(written)[2][0, 1:4].sigmoid()
+    shares = {entry["label"]: entry["probability"] for entry in found["labels"]}
+    for name, share in zip(names, expected.tolist(), strict=True):
+        assert shares[name] == pytest.approx(share, abs=1e-3)
 
 
 def test_our_own_folder_keeps_words_and_padding(written: Path, tmp_path: Path) -> None:
@@ -109,12 +118,6 @@ def test_our_own_folder_keeps_words_and_padding(written: Path, tmp_path: Path) -
     model = diptych.load(tmp_path / "ours")
     near(model, written)
     assert model.digest == diptych.load(written).digest
-
-
-def test_openais_layout_has_no_place_for_it(written: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="OpenAI's code cannot hold"):
-        convert(diptych.load(written), tmp_path / "out", "openai")
-    assert not (tmp_path / "out").exists()
 
 
 def test_padding_of_another_vocabulary_is_refused(written: Path) -> None:

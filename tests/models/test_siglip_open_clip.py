@@ -23,8 +23,6 @@ TEXT = SiglipTextConfig(CONTEXT, VOCABULARY, width=96, layers=3, heads=4, mlp_ra
 HEADLESS = SiglipTextConfig(CONTEXT, VOCABULARY, width=768, layers=1, heads=12, head=False)
 # Picture towers that timm builds (it has no smaller ones), small text towers.
 CONFIGS = {
-    "SigLIP": replace(preset("ViT-B-16-SigLIP"), text=TEXT),
-    "SigLIP 2, tanh": replace(preset("ViT-B-32-SigLIP2-256"), text=TEXT),
     "SigLIP 2, exact and tanh": replace(preset("ViT-B-16-SigLIP2-256"), text=TEXT),
     "no text head": replace(preset("ViT-B-32-SigLIP2-256"), text=HEADLESS),
 }

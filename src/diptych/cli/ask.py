@@ -53,8 +53,9 @@ def classify_images(
     Returns:
         One record per picture with the labels' probabilities, best first, and the pictures that could not be
         read. Probabilities are the softmax over the given names of scale x cosine: they say which name fits
-        better, not whether any fits. With a calibration each label also has its match probability, which does
-        not depend on the other names, and a picture the p-value of belonging to none.
+        better, not whether any fits; of a SigLIP they are the sigmoid, each name by itself. With a
+        calibration each label also has its match probability, which does not depend on the other names, and a
+        picture the p-value of belonging to none.
     """
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
@@ -81,21 +82,19 @@ def classify_images(
         if np.isnan(embed[0]):
             unreadable.append(str(path))
         else:
-            found.append({"image": str(path), **_answer(embed, classifier, names, model.scale, held)})
+            found.append({"image": str(path), **_answer(model, embed, classifier, names, held)})
     return found, unreadable
 
 
 def _answer(
+    model: "Model",
     embed: NDArray[np.float32],
     classifier: NDArray[np.float32],
     names: Sequence[str],
-    scale: float,
     held: Reject | None,
 ) -> dict[str, Any]:
     """Describe one picture: its label, and every label with its probability, best first."""
-    logits = scale * (classifier @ embed)
-    shares = np.exp(logits - logits.max())
-    shares /= shares.sum()
+    shares = model.probabilities(model.scale * (classifier @ embed) + model.bias)
     labels: list[dict[str, Any]] = [
         {"label": name, "probability": round(float(share), 6)}
         for name, share in zip(names, shares, strict=True)

@@ -7,7 +7,7 @@ given with `--set` are relative to the current folder.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from diptych.core.errors import SettingsError
 from diptych.core.settings import from_mapping, load_toml, override
@@ -104,14 +104,26 @@ class Recipe:
     report: ReportPart = field(default_factory=ReportPart)
 
 
+R = TypeVar("R", bound=Recipe)
+
+
 def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply `a.b=1` assignments.
 
     Raises:
         SettingsError: an unknown, missing or wrong setting, named by its place.
     """
+    return load_recipe_as(Recipe, path, assignments)
+
+
+def load_recipe_as(kind: type[R], path: Path, assignments: Sequence[str] = ()) -> R:
+    """Read a recipe that may have further tables; see `load_recipe`.
+
+    Raises:
+        SettingsError: an unknown, missing or wrong setting, named by its place.
+    """
     mapping = _anchored(load_toml(path), path.parent)
-    return from_mapping(Recipe, override(mapping, assignments), where=path)
+    return from_mapping(kind, override(mapping, assignments), where=path)
 
 
 def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -159,7 +159,8 @@ class SiglipTokenizer:
                 "transformers cannot clean texts like this",
                 found=f"cleaning {self.cleaning!r}",
                 expected="siglip; for tokenizer.json lower or none too",
-                fix="load it with cleaning='siglip': texts with '_', entities or broken letters will differ",
+                fix='load the model with tokenizer=SiglipTokenizer.load(FOLDER, cleaning="siglip"): texts '
+                "with underscores, entities or broken letters will differ",
             )
         if is_pieces:
             self.save(folder)

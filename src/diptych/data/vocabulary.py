@@ -261,4 +261,10 @@ def _as_merge(merge: Any, path: Path) -> Merge:
 
 
 def _malformed(path: Path | str, *, found: object, expected: str) -> IntegrityError:
-    return IntegrityError("this is not a CLIP vocabulary", where=path, found=found, expected=expected)
+    return IntegrityError(
+        "this is not a CLIP vocabulary",
+        where=path,
+        found=found,
+        expected=expected,
+        fix="copy the file again from where the model came from",
+    )

@@ -28,7 +28,7 @@ from diptych.evaluate.metrics_intervals import bootstrap
 from diptych.evaluate.metrics_scores import reliability, score_ranks
 from diptych.evaluate.probe import LinearProbe
 from diptych.evaluate.probe_search import search
-from diptych.evaluate.prompts import fill
+from diptych.evaluate.prompts import PHOTO, fill
 from diptych.evaluate.ranks import Bools, Doubles, Floats, Ints
 from diptych.evaluate.retrieval import RetrievalEvaluator
 from diptych.evaluate.scoring import (
@@ -133,7 +133,7 @@ def zeroshot(bench: Bench) -> Answers:
     prompts: list[dict[str, Any]] = []
     first: Bools | None = None
     groups, group_field = groups_of(opened, bench.embedded, truth.rows)
-    for templates in prompt_ladder(opened.templates):
+    for templates in prompt_ladder(None if opened.templates == PHOTO else opened.templates):
         classifier = build_classifier(
             bench.model, truth.class_names, templates, precision=precision, cache=cache
         )

@@ -143,8 +143,10 @@ def retrieval(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> Leaf 
     return Leaf("Asked in words", words, join(*content))
 
 
-def all_numbers(metrics: Sequence[Metric], commands: Sequence[tuple[str, str]]) -> Leaf | None:
-    """Every number of the run and the commands that made them."""
+def all_numbers(
+    metrics: Sequence[Metric], commands: Sequence[tuple[str, str]], *, shares: str = "Wilson"
+) -> Leaf | None:
+    """Every number of the run and the commands that made them; `shares` names the intervals of shares."""
     if not metrics and not commands:
         return None
     head = tag(
@@ -167,7 +169,7 @@ def all_numbers(metrics: Sequence[Metric], commands: Sequence[tuple[str, str]]) 
     ]
     words = tag(
         "p",
-        "Accuracies and recalls carry Wilson intervals, means over classes a bootstrap over pictures, "
+        f"Accuracies and recalls carry {shares} intervals, means over classes a bootstrap over pictures, "
         "gains an interval for paired shares. A tie with a wrong answer counts as wrong.",
     )
     content = join(tag("div", table, class_="scroll", tabindex=0) if rows else Html(""), *again)

@@ -93,7 +93,11 @@ def write_suite_report(
         ),
         suite_sections.not_found(outcome.missing, refused),
         left_out(_left_out(outcome.results)),
-        sections.all_numbers(_numbers(outcome.results), (("this report", command),) if command else ()),
+        sections.all_numbers(
+            _numbers(outcome.results),
+            (("this report", command),) if command else (),
+            shares="Clopper-Pearson",
+        ),
     ]
     wall = [
         picture

@@ -28,7 +28,7 @@ from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, 
 from diptych.core.settings import from_mapping, load_json, to_mapping
 from diptych.data.images import Preprocess
 from diptych.models.clip import Clip
-from diptych.models.config import ClipConfig
+from diptych.models.config import ClipConfig, check_sizes
 from diptych.models.golden import golden_tensors, verify_golden
 from diptych.models.model import Model
 from diptych.models.notes import Notes, processor
@@ -125,6 +125,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
     path = folder / CONFIG
     try:
         description = from_mapping(Description, load_json(path), where=path)
+        check_sizes(description.model)
         _check_tokenizer(vocabulary_file(folder, description.model.text), description.tokenizer)
         model = Model(
             _load_clip(description.model, folder / WEIGHTS),

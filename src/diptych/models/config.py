@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from diptych.core.errors import SettingsError, unknown_name
+from diptych.core.settings import to_mapping
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu", "gelu_tanh")
@@ -22,6 +23,9 @@ NO_TOKEN = -1
 
 NO_CEILING = 1e9
 """A bound on the scale that no training reaches: SigLIP's published scales (up to 118) pass CLIP's 100."""
+
+MAX_LAYERS, MAX_SIZE = 1000, 2**24
+"""Far beyond any model; see `check_sizes`."""
 
 RESNET_EXPANSION = 4
 """Every bottleneck widens its planes by this factor."""
@@ -249,6 +253,36 @@ class ClipConfig:
         if isinstance(text, SiglipTextConfig) and pad_id is not None:
             text = replace(text, pad_id=pad_id)
         return replace(self, text=text)
+
+
+def check_sizes(config: ClipConfig) -> None:
+    """Refuse numbers that no model has, before modules are made for them: a file must not cost memory.
+
+    Raises:
+        SettingsError: a size is beyond any model's, or a constant is no number that works.
+    """
+    numbers = [("embed_dim", config.embed_dim)]
+    for tower, part in (("vision", config.vision), ("text", config.text)):
+        for name, value in to_mapping(part).items():
+            numbers += [(f"{tower}.{name}", one) for one in (value if isinstance(value, list) else [value])]
+    for name, number in numbers:
+        limit = MAX_LAYERS if name.endswith(".layers") else MAX_SIZE
+        if isinstance(number, int | float) and not -1 <= number <= limit:
+            raise _too_much(name, number, f"at most {limit:,}")
+    if not 0 <= config.layer_norm_eps < 1:
+        raise _too_much("layer_norm_eps", config.layer_norm_eps, "a small positive number")
+    if not math.isfinite(config.logit_scale_init):
+        raise _too_much("logit_scale_init", config.logit_scale_init, "a number")
+
+
+def _too_much(where: str, found: float, expected: str) -> SettingsError:
+    return SettingsError(
+        "no model has such a setting",
+        where=where,
+        found=f"{found:g}" if isinstance(found, float) else str(found)[:30],
+        expected=expected,
+        fix="restore the configuration that was published with these weights",
+    )
 
 
 def mlp_ratio(width: int, hidden: int) -> float:

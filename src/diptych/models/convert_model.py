@@ -25,7 +25,7 @@ from diptych.data.siglip_tokenizer import SiglipTokenizer
 from diptych.data.tokenizer import Tokenizer
 from diptych.models import checkpoint
 from diptych.models.config import ClipConfig, ResNetConfig
-from diptych.models.formats import TRANSFORMERS
+from diptych.models.formats import CONVERSION, TRANSFORMERS
 from diptych.models.golden import golden_tensors
 from diptych.models.hub import OPEN_CLIP_CONFIG
 from diptych.models.layout_open_clip import preprocess_to_open_clip, to_open_clip
@@ -37,7 +37,6 @@ from diptych.models.model import Model
 
 Target = Literal["diptych", "openai", "open_clip", "transformers"]
 
-KIND = "conversion"
 PARITY = "parity.json"
 OPENAI_WEIGHTS = "model.pt"
 TOLERANCE = 1e-6
@@ -224,5 +223,6 @@ def _write_manifest(model: Model, folder: Path, to: Target, *, seconds: float) -
     outputs = tuple(file_entry(path, root=folder) for path in sorted(folder.iterdir()))
     settings = {"to": to, "source": str(model.provenance.get("source", ""))}
     write_manifest(
-        folder, Manifest(KIND, settings=settings, inputs=inputs, outputs=outputs, seconds=round(seconds, 3))
+        folder,
+        Manifest(CONVERSION, settings=settings, inputs=inputs, outputs=outputs, seconds=round(seconds, 3)),
     )

@@ -333,8 +333,7 @@ class Encodes:
 
         Returns:
             logits_per_image (B_image, B_text) float32, of the kind that `encode_image` returns; its transpose
-            compares texts with pictures. A softmax over a row gives shares (of models with a bias, a sigmoid
-            gives probabilities).
+            compares texts with pictures. `probabilities` says what they mean.
         """
         model: Any = self
         pixels = getattr(images, "ndim", 0) == 4 and "float" in str(images.dtype)
@@ -342,6 +341,27 @@ class Encodes:
         image_embeds = model.embed_image(images) if pixels else self._own_embeds(images)
         text_embeds = model.embed_text(texts) if tokens else self._own_embeds(texts)
         return model.scale * image_embeds @ text_embeds.T + model.bias
+
+    def probabilities(self, logits: Any) -> Any:
+        """Return what logits mean to this model.
+
+        Args:
+            logits: (…, C) of C texts, scale times cosine plus the bias, as `logits` returns them.
+
+        Returns:
+            The same shape and kind. The softmax over the C texts: which fits better, not whether any fits. Of
+            a model that learned with the sigmoid loss, the sigmoid: whether each fits, whatever the others.
+
+        Source: Radford et al. 2021, figure 3; Zhai et al. 2023, equation 1.
+        """
+        model: Any = self
+        sigmoid = model.config.logit_bias_init is not None
+        if hasattr(logits, "softmax"):
+            return logits.sigmoid() if sigmoid else logits.softmax(-1)
+        if sigmoid:
+            return np.exp(-np.logaddexp(0, -logits))  # never overflows
+        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return shares / shares.sum(axis=-1, keepdims=True)
 
     def _own_embeds(self, inputs: Any) -> Any:
         """Return (N, E) embeds of the kind that `embed_image` returns."""

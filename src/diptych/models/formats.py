@@ -4,7 +4,6 @@ Reads: an open_clip folder (`open_clip_config.json`), a transformers folder (`co
 alone in OpenAI's layout, or one of those files in its folder.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from diptych.core.errors import (
     IntegrityError,
     SettingsError,
     UsageError,
+    unknown_name,
 )
 from diptych.core.manifest import is_done
-from diptych.core.settings import to_mapping
 from diptych.data.images import Preprocess
 from diptych.data.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
-from diptych.models.config import ACTIVATIONS, Activation, ClipConfig
+from diptych.models.config import ACTIVATIONS, Activation, ClipConfig, check_sizes
 from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
 from diptych.models.json_files import malformed, read_json
 from diptych.models.layout_open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
@@ -43,10 +42,10 @@ from diptych.models.layout_transformers import (
 )
 from diptych.models.weights import Weights, read_weights
 
+CONVERSION = "conversion"  # the kind of receipt that `diptych convert` leaves
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 SHOWN = 6  # tensors in a message
-MAX_LAYERS, MAX_SIDE = 1000, 2**24  # far beyond any model; a hostile configuration must not cost memory
 CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
 State = Mapping[str, Tensor]
@@ -315,7 +314,7 @@ def _activation(found: Weights, given: Activation | None, weights: Path) -> Acti
             "LAION-2B's and DataComp's; the table of public names has all",
         )
     if given not in ACTIVATIONS:
-        raise UsageError("unknown activation", found=given, expected=f"one of {', '.join(ACTIVATIONS)}")
+        raise unknown_name("activation", str(given), ACTIVATIONS, where=weights)
     return given
 
 
@@ -341,25 +340,13 @@ def _translated(
 ) -> tuple[ClipConfig, dict[str, Tensor]]:
     try:
         ours, state = reader(config, found.tensors)
+        check_sizes(ours)
     except DataError as error:
         error.where = str(found.files[0])
         raise
     except (DiptychError, OverflowError, ValueError) as error:
         raise malformed(path, str(error), "the configuration of a CLIP") from error
-    _check_sizes(ours, path)
     return ours, state
-
-
-def _check_sizes(config: ClipConfig, path: Path) -> None:
-    """Refuse numbers that no model has, before modules are made for them."""
-    for tower, part in (("vision", config.vision), ("text", config.text)):
-        for name, value in to_mapping(part).items():
-            values = value if isinstance(value, list) else [value]
-            limit = MAX_LAYERS if name == "layers" else MAX_SIDE
-            if any(isinstance(number, int | float) and not -1 <= number <= limit for number in values):
-                raise malformed(path, f"{tower} {name} {value}", f"at most {limit:,}")
-    if not 0 <= config.layer_norm_eps < 1 or not math.isfinite(config.logit_scale_init):
-        raise malformed(path, f"layer_norm_eps {config.layer_norm_eps:g}", "a small positive number")
 
 
 def _stated(

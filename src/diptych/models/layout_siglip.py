@@ -27,6 +27,7 @@ from diptych.models.config import (
     ClipConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
+    check_sizes,
     mlp_ratio,
 )
 from diptych.models.layout_rows import read_rows, write_rows
@@ -101,6 +102,7 @@ def from_transformers_siglip(
         logit_scale_max=NO_CEILING,
         logit_bias_init=-10.0,
     )
+    check_sizes(ours)
     wanted = {name: tensor for name, tensor in state.items() if not name.endswith(".position_ids")}
     return ours, _fitting(ours, read_rows(transformers_rows(*_towers(ours)), wanted))
 
@@ -216,6 +218,7 @@ def from_open_clip_siglip(
         logit_scale_max=NO_CEILING,
         logit_bias_init=found.init_logit_bias,
     )
+    check_sizes(ours)
     return ours, _fitting(ours, read_rows(open_clip_rows(*_towers(ours), bias=_has_bias(ours)), state))
 
 

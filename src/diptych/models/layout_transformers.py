@@ -90,7 +90,7 @@ class VisionKeys:
 
 @dataclass(frozen=True, slots=True)
 class ImageKeys:
-    """The keys of a CLIP or SigLIP image processor that shape the pixels, with CLIP's defaults."""
+    """The keys of a CLIP or SigLIP image processor that shape the pixels; mean and deviation are required."""
 
     do_resize: bool = True
     size: int | Mapping[str, int] | None = None
@@ -223,6 +223,9 @@ def preprocess_from_transformers(processor: Mapping[str, Any], size: tuple[int, 
     if not isinstance(found, Mapping):
         raise _cannot("image_processor", type(found).__name__, "a table")
     known = {part.name for part in fields(ImageKeys)}
+    if unsaid := [name for name in ("image_mean", "image_std") if found.get(name) is None]:
+        # The defaults of CLIP's processor are not SigLIP's, and every saved processor states them.
+        raise _cannot(unsaid[0], "nothing", "three numbers")
     keys = from_mapping(ImageKeys, {k: v for k, v in found.items() if k in known and v is not None})
     if not (keys.do_resize and keys.do_rescale and keys.do_normalize):
         raise _cannot("do_resize, do_rescale, do_normalize", "one that is off", "all on")

@@ -18,11 +18,12 @@ import torch
 
 from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError, nearest
 from diptych.core.files import sha256_file
+from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
 from diptych.data.images import Preprocess
 from diptych.models import checkpoint
 from diptych.models.clip import Clip
 from diptych.models.config import Activation, ClipConfig, TextConfig
-from diptych.models.formats import Parts, is_ours, read_parts
+from diptych.models.formats import CONVERSION, Parts, is_ours, read_parts
 from diptych.models.hub import (
     REPOSITORY,
     VOCABULARY,
@@ -135,7 +136,10 @@ def _assemble(
         parts = replace(parts, config=with_ids(parts.config, words))
         origin = {"format": parts.format, **place.origin}
         found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
-        found.provenance["files"] = [_entry(path, digest) for path, digest in digests.items()]
+        stated = _stated_digests(parts)
+        found.provenance["files"] = [
+            _entry(path, digest, stated.get(path)) for path, digest in digests.items()
+        ]
         if name := published_as({entry["sha256"] for entry in found.provenance["files"]}):
             found.provenance["published_as"] = name
     return found
@@ -149,16 +153,23 @@ def _build(parts: Parts) -> Clip:
     return clip.eval()
 
 
-def _entry(path: Path, digest: "Future[str]") -> dict[str, Any]:
-    found, stated = digest.result(), stated_digest(path)
-    if stated is not None and found != stated:
-        raise IntegrityError(
-            "the file is not what the hub sent",
-            where=path,
-            found=f"sha256 {found}",
-            expected=stated,
-            fix="delete this file from the cache and load again",
-        )
+def _stated_digests(parts: Parts) -> dict[Path, str]:
+    """Return the SHA-256 that the receipt of `diptych convert` states for the files of its folder."""
+    if parts.folder is None or not is_done(parts.folder, CONVERSION):
+        return {}
+    return {parts.folder / entry.name: entry.sha256 for entry in read_manifest(parts.folder).outputs}
+
+
+def _entry(path: Path, digest: "Future[str]", converted: str | None) -> dict[str, Any]:
+    found = digest.result()
+    for who, stated, fix in (
+        ("the hub sent", stated_digest(path), "delete this file from the cache and load again"),
+        ("was written", converted, f"convert again, or delete {MANIFEST_NAME} if the change is meant"),
+    ):
+        if stated not in (None, found):
+            raise IntegrityError(
+                f"the file is not what {who}", where=path, found=f"sha256 {found}", expected=stated, fix=fix
+            )
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": found}
 
 
@@ -201,7 +212,9 @@ def _tokenizer(
     text = parts.config.text
     path = given if isinstance(given, AnyTokenizer) else _vocabulary(parts, given, hub)
     found = path if isinstance(path, AnyTokenizer) else open_words(path, text, cleaning=parts.cleaning)
-    where = "tokenizer=" if isinstance(path, AnyTokenizer) else str(path)
+    file = None
+    if not isinstance(path, AnyTokenizer):
+        file = path if path.is_file() else vocabulary_file(path, text)
     told: tuple[str, ...] = ("vocab_size", "context_length")  # SigLIP's configurations do not tell the ids
     if isinstance(text, TextConfig):
         told = (*told, "start_id", "end_id")
@@ -210,14 +223,12 @@ def _tokenizer(
         if value != getattr(text, name):
             raise SettingsError(
                 "tokenizer and text tower do not fit",
-                where=f"{where}: {name}",
+                where=f"{file or 'tokenizer='}: {name}",
                 found=value,
                 expected=f"{getattr(text, name)} as in the weights and configuration of {parts.where}",
                 fix="pass tokenizer= with the vocabulary that the model learned with",
             )
-    if isinstance(path, AnyTokenizer):
-        return found, ()
-    return found, (path if path.is_file() else vocabulary_file(path, text),)
+    return found, () if file is None else (file,)
 
 
 def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:

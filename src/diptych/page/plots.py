@@ -232,8 +232,8 @@ def reliability_diagram(
         "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
         aria_label="share of right answers over confidence",
     )  # fmt: skip
-    y_labels = [tag("span", percent(level), style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
-    x_labels = [tag("span", percent(level), style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
+    y_labels = [tag("span", f"{level:.0%}", style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
+    x_labels = [tag("span", f"{level:.0%}", style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
     return tag(
         "figure",
         tag("div", tag("div", *y_labels, class_="y"), tag("div", drawing, class_="plot"), class_="frame"),

@@ -1,4 +1,4 @@
-"""The peer's half of test_open_clip_files: open_clip writes and reads files with its own code alone.
+"""The peer's half of the tests of files: open_clip writes and reads them with its own code alone.
 
 Usage: python open_clip_files.py write|read FOLDER.
 
@@ -61,8 +61,11 @@ def build(setup: dict) -> torch.nn.Module:
 def write(folder: Path) -> None:
     setup = json.loads((folder / "setup.json").read_text())
     model = build(setup)
+    text_cfg = setup["model_cfg"]["text_cfg"]
     tokenizer = HFTokenizer(
-        str(folder / "tokenizer"), context_length=setup["model_cfg"]["text_cfg"]["context_length"]
+        str(folder / "tokenizer"),
+        context_length=text_cfg["context_length"],
+        **text_cfg.get("tokenizer_kwargs", {}),
     )
     save_for_hf(model, tokenizer, setup["model_cfg"], str(folder / "hub"))
     (folder / "plain").mkdir()
@@ -81,7 +84,7 @@ def write(folder: Path) -> None:
         folder,
         model,
         image_transform_v2(cfg, is_train=False),
-        SimpleTokenizer(context_length=model.context_length),
+        tokenizer if "tokenizer_kwargs" in text_cfg else SimpleTokenizer(context_length=model.context_length),
     )
     if setup["archive"]:  # last: the archive shares its parameters with the model
         size = model.visual.image_size
@@ -114,8 +117,10 @@ def answer(folder: Path, model: torch.nn.Module, transform: object, tokenizer: o
     pictures = [Image.open(path) for path in sorted(folder.glob("picture_*.png"))]
     pixels = torch.stack([transform(picture) for picture in pictures])
     tokens = tokenizer(json.loads((folder / "captions.json").read_text()))
+    bias = getattr(model, "logit_bias", None)
     with torch.no_grad():
         out = {
+            "logit_bias": torch.zeros(()) if bias is None else bias.detach(),
             "pixels": pixels,
             "tokens": tokens,
             "image_features": model.encode_image(pixels),

@@ -1,0 +1,224 @@
+"""Tables and pictures of the experiments' results, made of plain values only.
+
+Writes: `NAME.json`, `NAME-EXAM.svg` and `claims.md` in the folder of the experiments.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diptych.core.files import write_json, write_text
+from diptych.evaluate.scaling import PowerLaw
+from diptych.page.lines import Axis, Series, bar_chart, line_chart
+
+Result = dict[str, Any]
+
+SEEN = Axis("pairs seen")
+ACCURACY = Axis("zero-shot accuracy", percent=True)
+GIGA = 1e9
+
+
+def table_of(name: str, result: Result) -> str:
+    """Return the tables of an experiment as Markdown.
+
+    Args:
+        name: of the experiment.
+        result: what it measured, as its JSON file has it.
+    """
+    return _TABLES[name](result)
+
+
+def figures_of(name: str, result: Result) -> dict[str, str]:
+    """Return the figures of an experiment: name of the SVG file to its text."""
+    return _FIGURES[name](result)
+
+
+def write_results(folder: Path, results: Mapping[str, Result]) -> None:
+    """Write what was measured, drawn and tabulated."""
+    parts = []
+    for name, result in results.items():
+        write_json(folder / f"{name}.json", result)
+        figures = figures_of(name, result)
+        for file, text in figures.items():
+            write_text(folder / file, text)
+        shown = "\n".join(f"![{name}]({file})" for file in figures)
+        parts.append(f"## {name}\n\n{table_of(name, result)}\n{shown}\n")
+    write_text(folder / "claims.md", "\n".join(["# The paper's claims\n", *parts]))
+
+
+def _efficiency_figures(result: Result) -> dict[str, str]:
+    return {
+        _file("efficiency", exam): line_chart(
+            f"Three objectives, {exam}", [_series(name, points) for name, points in curves.items()],
+            SEEN, ACCURACY,
+        )
+        for exam, curves in result["exams"].items()
+    }  # fmt: skip
+
+
+def _prompts_figures(result: Result) -> dict[str, str]:
+    return {
+        _file("prompts", exam): bar_chart(
+            f"Prompts, {exam}",
+            [(row["name"], row["value"], tuple(row["ci95"])) for row in found["rows"]],
+            ACCURACY.name,
+        )
+        for exam, found in result["exams"].items()
+    }
+
+
+def _scaling_figures(result: Result) -> dict[str, str]:
+    figures = {}
+    compute = [value / GIGA for value in result["compute"]]
+    for exam, found in result["exams"].items():
+        law = PowerLaw(found["exponent"], found["factor"], None, found["r_squared"])
+        ends = (min(compute), max(compute))
+        series = [
+            _errors(
+                f"width {factor:g}",
+                [
+                    (x, point)
+                    for x, point, run in zip(compute, found["points"], result["runs"], strict=True)
+                    if run["factor"] == factor
+                ],
+            )
+            for factor in sorted({run["factor"] for run in result["runs"]})
+        ]
+        fit = Series(
+            f"compute^{found['exponent']:.3f}", ends, tuple(law.at(end * GIGA) for end in ends), dashed=True
+        )
+        figures[_file("scaling", exam)] = line_chart(
+            f"Error against compute, {exam}", [*series, fit],
+            Axis("billions of operations in training", logarithmic=True),
+            Axis("zero-shot error", logarithmic=True, percent=True),
+        )  # fmt: skip
+    return figures
+
+
+def _shots_figures(result: Result) -> dict[str, str]:
+    points = result["probes"]
+    shots = tuple(float(point["shots"]) for point in points)
+    level = result["zero_shot"]["value"]
+    probe = Series(
+        "linear probe", shots, tuple(p["value"] for p in points), tuple(tuple(p["ci95"]) for p in points)
+    )
+    zero = Series("zero-shot", (shots[0], shots[-1]), (level, level), dashed=True)
+    title = f"Zero-shot beside a probe, {result['classes']} classes"
+    return {
+        "shots.svg": line_chart(
+            title, [probe, zero], Axis("labelled pictures per class", logarithmic=True),
+            Axis("accuracy", percent=True),
+        )
+    }  # fmt: skip
+
+
+def _efficiency_table(result: Result) -> str:
+    lines = []
+    for exam, curves in result["exams"].items():
+        lines += [f"| {exam}: pairs seen | " + " | ".join(curves) + " |", "|--:|" + "--:|" * len(curves)]
+        for points in zip(*curves.values(), strict=True):
+            lines.append(f"| {points[0]['samples']:,} | " + " | ".join(_shown(p) for p in points) + " |")
+        lines.append("")
+        for ratio in result["ratios"][exam]:
+            lines.append(f"- {_told(ratio)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _told(ratio: dict[str, Any]) -> str:
+    pair = f"{ratio['fast']} beside {ratio['slow']}"
+    apart = "apart" if ratio["apart_at_end"] else "not apart"
+    if ratio["ratio"] is None:
+        return f"{pair}: no ratio; one of them never gets as far as the other. Intervals at the end: {apart}."
+    return (
+        f"{pair}: the latter needs {ratio['ratio']:.2g} times the pairs for the best it reached, "
+        f"{100 * ratio['level']:.1f} %. Intervals at the end: {apart}."
+    )
+
+
+def _prompts_table(result: Result) -> str:
+    lines = []
+    for exam, found in result["exams"].items():
+        lines += [f"| {exam}: asked with | top-1 |", "|---|--:|"]
+        lines += [f"| `{row['name']}` | {_shown(row)} |" for row in found["rows"]]
+        lines += ["", "| gain of | over | points | 95 % |", "|---|---|--:|--:|"]
+        for gain in found["gains"]:
+            low, high = gain["ci95"]
+            lines.append(
+                f"| `{gain['of']}` | `{gain['over']}` | {100 * gain['value']:+.1f} | "
+                f"{100 * low:+.1f} to {100 * high:+.1f} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _scaling_table(result: Result) -> str:
+    exams = list(result["exams"])
+    lines = [
+        "| width | parameters | pairs | operations, 10⁹ | " + " | ".join(f"{exam}" for exam in exams) + " |",
+        "|--:|--:|--:|--:|" + "--:|" * len(exams),
+    ]
+    for place, run in enumerate(result["runs"]):
+        shown = " | ".join(_shown(result["exams"][exam]["points"][place]) for exam in exams)
+        lines.append(
+            f"| {run['factor']:g} | {run['parameters']:,} | {run['samples']:,} | "
+            f"{result['compute'][place] / GIGA:,.0f} | {shown} |"
+        )
+    lines.append("")
+    for exam, found in result["exams"].items():
+        low, high = found["interval"]
+        lines.append(
+            f"- {exam}: error ∝ compute^{found['exponent']:.3f} ({low:.3f} to {high:.3f}), "
+            f"R² {found['r_squared']:.2f}"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _shots_table(result: Result) -> str:
+    lines = ["| labelled pictures per class | top-1 | C |", "|--:|--:|--:|"]
+    lines.append(f"| 0, zero-shot | {_shown(result['zero_shot'])} | |")
+    lines += [f"| {point['shots']} | {_shown(point)} | {point['C']:.3g} |" for point in result["probes"]]
+    match = result["shots_to_match"]
+    told = "more than were tried" if match is None else f"{match:.1f}"
+    return "\n".join([*lines, "", f"- labelled pictures per class that match zero-shot: {told}", ""])
+
+
+_TABLES: dict[str, Callable[[Result], str]] = {
+    "efficiency": _efficiency_table,
+    "prompts": _prompts_table,
+    "scaling": _scaling_table,
+    "shots": _shots_table,
+}
+_FIGURES: dict[str, Callable[[Result], dict[str, str]]] = {
+    "efficiency": _efficiency_figures,
+    "prompts": _prompts_figures,
+    "scaling": _scaling_figures,
+    "shots": _shots_figures,
+}
+
+
+def _file(name: str, exam: str) -> str:
+    return f"{name}-{exam.replace(' ', '-')}.svg"
+
+
+def _series(name: str, points: list[dict[str, Any]]) -> Series:
+    return Series(
+        name,
+        tuple(float(point["samples"]) for point in points),
+        tuple(point["value"] for point in points),
+        tuple(tuple(point["ci95"]) for point in points),
+    )
+
+
+def _errors(name: str, points: list[tuple[float, dict[str, Any]]]) -> Series:
+    return Series(
+        name,
+        tuple(x for x, _ in points),
+        tuple(1 - point["value"] for _, point in points),
+        tuple((1 - point["ci95"][1], 1 - point["ci95"][0]) for _, point in points),
+    )
+
+
+def _shown(share: dict[str, Any]) -> str:
+    low, high = share["ci95"]
+    return f"{100 * share['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"

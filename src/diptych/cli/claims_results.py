@@ -1,0 +1,224 @@
+"""The four experiments: what each of them measures.
+
+Every experiment turns a workshop into plain values; tables and figures are made of these values alone, so
+that results that were kept can be drawn again.
+Source: Radford et al. 2021, figures 2, 6 and 9, and section 3.1.4.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from diptych.cli.claims import OBJECTIVES, Workshop
+from diptych.cli.claims_recipe import ShotsPart
+from diptych.cli.claims_runs import Exam, embeds_of
+from diptych.core.errors import DataError, SettingsError
+from diptych.data.sources import open_source
+from diptych.embed.features import EmbeddedPairs, embed_pairs
+from diptych.evaluate.classifier import build_classifier
+from diptych.evaluate.metrics import label_ranks, paired_gain, wilson
+from diptych.evaluate.probe import LinearProbe
+from diptych.evaluate.probe_search import Trainer, strength
+from diptych.evaluate.prompts import BARE, PHOTO, Templates
+from diptych.evaluate.scaling import efficiency, error_law, needed
+from diptych.evaluate.zeroshot import compare_prompts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from diptych.models.model import Model
+
+Result = dict[str, Any]
+
+PAIRS_COMPARED = (("contrastive", "bag of words"), ("bag of words", "caption"), ("contrastive", "caption"))
+
+
+def measure_efficiency(shop: Workshop) -> Result:
+    """Train one learner per objective and compare the pairs they need."""
+    part = shop.recipe.claims
+    runs = [shop.run(objective, factor=part.factor, samples=part.samples) for objective in OBJECTIVES]
+    exams = {
+        name: {run["objective"]: [_point(record, name) for record in run["curve"]] for run in runs}
+        for name in runs[0]["curve"][0]["hits"]
+    }
+    ratios = {name: _ratios(curves) for name, curves in exams.items()}
+    return {"runs": [_facts(run) for run in runs], "exams": exams, "ratios": ratios}
+
+
+def measure_prompts(shop: Workshop) -> Result:
+    """Ask one model with bare names, single prompts and their ensemble."""
+    model = shop.best()
+    exams = {exam.name: _ask(model, exam, shop.recipe.claims.templates) for exam in shop.exams(model)}
+    return {"run": _facts(shop.best_run()), "exams": exams}
+
+
+def measure_scaling(shop: Workshop) -> Result:
+    """Train models of several widths for several lengths, and fit their error to their compute."""
+    runs = [shop.run("contrastive", factor=f, samples=n) for f, n in shop.recipe.claims.scaling]
+    compute = [run["operations_per_pair"] * run["samples"] for run in runs]
+    exams: dict[str, Any] = {}
+    for name in runs[0]["curve"][0]["hits"]:
+        points = [_point(run["curve"][-1], name) for run in runs]
+        law = error_law(compute, [point["hits"] for point in points], points[0]["count"], seed=shop.seed)
+        exams[name] = {
+            "points": points,
+            "exponent": law.exponent,
+            "factor": law.factor,
+            "interval": law.interval,
+            "r_squared": law.r_squared,
+        }
+    return {"runs": [_facts(run) for run in runs], "compute": compute, "exams": exams}
+
+
+def measure_shots(shop: Workshop) -> Result:
+    """Hold zero-shot against linear probes on few labelled pictures, on the same embeddings.
+
+    Raises:
+        SettingsError: the recipe has no `[claims.shots]`.
+    """
+    part, task = shop.recipe.claims.shots, shop.recipe.evaluate[0]
+    if part is None:
+        raise SettingsError("the recipe says nothing about shots", where="claims.shots", fix="add the table")
+    model = shop.best()
+    train, test = (embed_pairs(model, open_source(ref)) for ref in (part.train, part.test))
+    rows = rows_by_class(train, task.labels, part)
+    names = tuple(sorted(rows))
+    texts = [str(fields.get(task.labels)) for fields in test.fields]
+    kept = [row for row, text in enumerate(texts) if text in rows]
+    right = np.array([names.index(texts[row]) for row in kept])
+    pictures = test.image_embeds[kept]
+    prompts = Templates("ensemble", shop.recipe.claims.templates or BARE.templates, shop.names_of(task))
+    zero = int((label_ranks(pictures, right, build_classifier(model, names, prompts)) < 1).sum())
+    points = [
+        {"shots": shots, **_probe(train.image_embeds, rows, (pictures, right), shots, part.validation)}
+        for shots in part.shots
+    ]
+    found = needed(
+        [point["shots"] for point in points], [point["value"] for point in points], zero / len(kept)
+    )
+    return {
+        "run": _facts(shop.best_run()),
+        "classes": len(names),
+        "zero_shot": _share(zero, len(kept)),
+        "probes": points,
+        "shots_to_match": found if np.isfinite(found) else None,
+    }
+
+
+EXPERIMENTS: dict[str, Callable[[Workshop], Result]] = {
+    "efficiency": measure_efficiency,
+    "prompts": measure_prompts,
+    "scaling": measure_scaling,
+    "shots": measure_shots,
+}
+
+
+def rows_by_class(train: EmbeddedPairs, field: str, part: ShotsPart) -> dict[str, list[int]]:
+    """Choose the rows of each class: first those of validation, then the shots, in the source's order.
+
+    Args:
+        train: labelled pictures.
+        field: the column of the labels.
+        part: how many are needed; classes with fewer readable pictures are left out.
+
+    Returns:
+        Label to rows, `validation` plus the largest number of shots each.
+
+    Raises:
+        DataError: fewer than two classes have enough.
+    """
+    wanted = part.validation + max(part.shots)
+    rows: dict[str, list[int]] = {}
+    for row, fields in enumerate(train.fields):
+        held = rows.setdefault(str(fields.get(field) or ""), [])
+        if len(held) < wanted and not np.isnan(train.image_embeds[row, 0]):
+            held.append(row)
+    full = {name: held for name, held in rows.items() if name and len(held) == wanted}
+    if len(full) < 2:
+        raise DataError(
+            "too few labelled pictures for shots",
+            where=part.train,
+            found=f"{len(full)} classes with {wanted} pictures",
+            expected="at least two",
+        )
+    return full
+
+
+def _probe(
+    embeds: "NDArray[np.float32]",
+    rows: dict[str, list[int]],
+    test: "tuple[NDArray[np.float32], NDArray[np.int64]]",
+    shots: int,
+    validation: int,
+) -> dict[str, Any]:
+    """Fit a probe on so many pictures a class; validation pictures choose the penalty and nothing else."""
+
+    def taken(start: int, end: int) -> "tuple[NDArray[np.float32], NDArray[np.int64]]":
+        chosen = [(row, number) for number, name in enumerate(sorted(rows)) for row in rows[name][start:end]]
+        return embeds[[row for row, _ in chosen]], np.array([number for _, number in chosen])
+
+    train = taken(validation, validation + shots)
+    trainer = Trainer(*train, *taken(0, validation), LinearProbe(on_unconverged="warn"), None)
+    for step in trainer.steps():
+        trainer.attempt(step)
+    probe = LinearProbe(strength(trainer.best()), on_unconverged="warn").fit(*train)
+    hits = int((probe.predict(test[0]) == test[1]).sum())
+    return {"C": probe.C, "converged": probe.converged_, **_share(hits, len(test[1]))}
+
+
+def _ask(model: "Model", exam: Exam, templates: Sequence[str]) -> dict[str, Any]:
+    names = {name: (prompt,) for name, prompt in zip(exam.class_names, exam.prompts, strict=True)}
+    singles = [text for text in templates if text not in BARE.templates]
+    whole = Templates(f"ensemble of {len(templates)}", tuple(templates), names)
+    sets = [
+        Templates(BARE.name, BARE.templates, names),
+        Templates(PHOTO.name, PHOTO.templates, names),
+        *(Templates(text, (text,), names) for text in singles if text not in PHOTO.templates),
+        whole,
+    ]
+    with torch.inference_mode():
+        embeds = embeds_of(model, exam).numpy()
+    scores = compare_prompts(model, embeds, exam.labels, exam.class_names, prompt_sets=sets, task=exam.name)
+    bare, photo, *_, last = scores
+    gains = [(photo, bare), (last, photo), (last, bare)]
+    return {
+        "rows": [{"name": s.name, **_share(int(s.hits.sum()), len(s.hits))} for s in scores],
+        "gains": [
+            {"of": after.name, "over": before.name, "value": value, "ci95": interval}
+            for after, before in gains
+            for value, interval in [paired_gain(before.hits, after.hits)]
+        ],
+    }
+
+
+def _ratios(curves: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Compare learners two by two at the best accuracy of the slower one."""
+    found = []
+    for fast, slow in PAIRS_COMPARED:
+        x = [[point["samples"] for point in curves[name]] for name in (fast, slow)]
+        y = [[point["value"] for point in curves[name]] for name in (fast, slow)]
+        ratio = efficiency((x[0], y[0]), (x[1], y[1]))
+        best, other = curves[fast][-1], curves[slow][-1]
+        apart = best["ci95"][0] > other["ci95"][1] or other["ci95"][0] > best["ci95"][1]
+        level = max(y[1])
+        found.append({
+            "fast": fast, "slow": slow, "level": level, "apart_at_end": apart,
+            "ratio": ratio if level > 0 and np.isfinite(ratio) else None,
+        })  # fmt: skip
+    return found
+
+
+def _point(record: dict[str, Any], exam: str) -> dict[str, Any]:
+    return {"samples": record["samples"], **_share(record["hits"][exam], record["count"][exam])}
+
+
+def _share(hits: int, count: int) -> dict[str, Any]:
+    return {"hits": hits, "count": count, "value": hits / count, "ci95": wilson(hits, count)}
+
+
+def _facts(run: Result) -> Result:
+    return {name: value for name, value in run.items() if name != "curve"} | {
+        "seconds": run["curve"][-1]["seconds"]
+    }

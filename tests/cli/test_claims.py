@@ -1,0 +1,162 @@
+"""The experiments on the paper's claims, at toy size: complete, kept, drawn, and read right."""
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.cli.conftest import Said
+
+from diptych.cli.claims import Workshop, run_claims
+from diptych.cli.claims_figures import figures_of, table_of
+from diptych.cli.claims_recipe import ClaimsRecipe, ShotsPart
+from diptych.cli.claims_results import EXPERIMENTS, rows_by_class
+from diptych.cli.claims_runs import hits_of, narrowed
+from diptych.cli.recipe import load_recipe_as
+from diptych.core.errors import DataError, SettingsError, UnknownNameError
+from diptych.core.records import Counts
+from diptych.embed.features import EmbeddedPairs
+from diptych.evaluate.metrics import label_ranks
+from diptych.models.presets import preset
+
+RECIPE = """
+[data]
+source = "scenes:train?count=96&seed=1&size=48"
+workers = 0
+[tokenizer]
+size = 600
+context_length = 32
+[model]
+preset = "resnet-micro-48"
+[preprocess]
+train_resize = 48
+[train]
+samples = 64
+batch_size = 16
+warmup_steps = 1
+precision = "float32"
+[[evaluate]]
+name = "unseen"
+source = "scenes:unseen?count=12&seed=2"
+task = "zeroshot"
+labels = "label"
+[claims]
+samples = 48
+factor = 0.25
+watch = [16, 32]
+scaling = [[0.25, 32], [0.25, 48], [0.5, 32]]
+examined = 10
+templates = ["{}", "a {}"]
+[claims.shots]
+train = "scenes:unseen?count=144&seed=5"
+test = "scenes:unseen?count=36&seed=6"
+shots = [1, 2]
+validation = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ClaimsRecipe, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("claims")
+    path = folder / "toy.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    recipe = load_recipe_as(ClaimsRecipe, path)
+    return folder / "out", recipe, run_claims(recipe, folder / "out")
+
+
+def test_every_experiment_leaves_its_result_tables_and_figures(done: Any) -> None:
+    folder, _, results = done
+    assert set(results) == set(EXPERIMENTS)
+    page = (folder / "claims.md").read_text(encoding="utf-8")
+    for name in EXPERIMENTS:
+        kept = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        assert table_of(name, kept) in page
+        for file, text in figures_of(name, kept).items():
+            ET.fromstring(text)
+            assert (folder / file).read_text(encoding="utf-8") == text
+
+
+def test_what_was_trained_is_not_trained_again(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, recipe, results = done
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("diptych.cli.claims.learn", fail)
+    again = run_claims(recipe, folder, only=["efficiency"])
+    assert json.dumps(again["efficiency"]) == json.dumps(json.loads(json.dumps(results["efficiency"])))
+
+
+def test_the_curve_has_a_point_at_every_watch_and_at_the_end(done: Any) -> None:
+    curves = done[2]["efficiency"]["exams"]["unseen"]
+    assert list(curves) == ["contrastive", "bag of words", "caption"]
+    for points in curves.values():
+        assert [point["samples"] for point in points] == [16, 32, 48]
+        assert {point["count"] for point in points} == {10}
+
+
+def test_a_kept_model_gives_the_hits_that_its_curve_ends_with(done: Any) -> None:
+    folder, recipe, results = done
+    shop = Workshop(recipe, folder)
+    model = shop.best()
+    (exam,) = shop.exams(model)
+    hits = hits_of(model, exam)
+    assert int(hits.sum()) == results["scaling"]["exams"]["unseen"]["points"][-1]["hits"]
+    with torch.inference_mode():
+        features = model.encode_image(model.normalize_pixels(exam.pixels), normalize=True).numpy()
+    texts = model.encode_text(model.tokenize(exam.prompts), normalize=True).numpy()
+    np.testing.assert_array_equal(hits, label_ranks(features, exam.labels, texts) < 1)
+
+
+def test_compute_is_operations_times_pairs_and_wider_costs_more(done: Any) -> None:
+    scaling = done[2]["scaling"]
+    small, longer, wide = scaling["compute"]
+    assert longer == pytest.approx(1.5 * small)
+    assert wide > 2 * small
+
+
+def test_gains_are_differences_of_the_rows(done: Any) -> None:
+    found = done[2]["prompts"]["exams"]["unseen"]
+    values = {row["name"]: row["value"] for row in found["rows"]}
+    assert [row["name"] for row in found["rows"]] == [
+        "bare names", "a photo of a {}.", "a {}", "ensemble of 2",
+    ]  # fmt: skip
+    for gain in found["gains"]:
+        assert gain["value"] == pytest.approx(values[gain["of"]] - values[gain["over"]])
+
+
+def test_shots_are_counted_per_class(done: Any) -> None:
+    shots = done[2]["shots"]
+    assert shots["classes"] == 36
+    assert [point["shots"] for point in shots["probes"]] == [1, 2]
+    assert {point["count"] for point in shots["probes"]} == {36}
+
+
+def test_validation_comes_before_the_shots_and_short_classes_are_left_out() -> None:
+    labels = ["a", "b", "a", "a", "b", "c", "b", "a", "b", "", "b"]
+    embeds = np.ones((len(labels), 2), dtype=np.float32)
+    embeds[1] = np.nan
+    train = EmbeddedPairs((), embeds, (), tuple({"label": text or None} for text in labels), Counts())
+    rows = rows_by_class(train, "label", ShotsPart("t", "t", shots=(1, 2), validation=1))
+    assert rows == {"a": [0, 2, 3], "b": [4, 6, 8]}
+    with pytest.raises(DataError, match="too few"):
+        rows_by_class(train, "label", ShotsPart("t", "t", shots=(4,), validation=1))
+
+
+def test_unknown_experiments_and_towers_are_refused(done: Any) -> None:
+    folder, recipe, _ = done
+    with pytest.raises(UnknownNameError, match="efficiency"):
+        run_claims(recipe, folder, only=["eficiency"])
+    with pytest.raises(SettingsError, match="ResNet"):
+        narrowed(preset("ViT-B-32"), 0.5)
+
+
+def test_the_command_answers_with_what_it_measured(done: Any, diptych: Callable[..., Said]) -> None:
+    folder, _, results = done
+    said = diptych("claims", folder, "--recipe", folder.parent / "toy.toml", "--only", "scaling")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["scaling"]["compute"] == results["scaling"]["compute"]
