@@ -38,9 +38,8 @@ def test_paths_of_a_recipe_belong_to_its_folder_and_those_of_set_do_not(tmp_path
 def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Curate, go on, one stage, plan, remove: on a few drawn scenes."""
     (tmp_path / "own.txt").write_text("red\nblue\nstar\nheart\nyellow\nwhite\ncloud\ngreen\n")
-    (tmp_path / "mine.toml").write_text(
-        '[queries]\nlist = "own.txt"\n[candidates]\nsources = ["scenes:crawl?count=60"]\n[dedup]\nnear = false\n'
-    )
+    parts = ('[queries]\nlist = "own.txt"', '[candidates]\nsources = ["scenes:crawl?count=60"]')
+    (tmp_path / "mine.toml").write_text("\n".join((*parts, "[dedup]\nnear = false\n")))
     out = tmp_path / "out"
     words = ["curate", str(tmp_path / "mine.toml"), "--out", str(out), "--workers", "1"]
     assert main(words) == 0
