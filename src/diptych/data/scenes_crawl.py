@@ -20,7 +20,7 @@ BOILERPLATE = 0.25
 MISMATCHES = 0.02
 """Pairs whose text belongs to another picture."""
 
-LOVED = 0.15
+LOVED = 0.1
 """Pairs that show one of the few things that everybody photographs."""
 
 FAVOURITES = (("heart", "red"), ("star", "yellow"), ("flower", "pink"), ("cloud", "white"))
