@@ -7,6 +7,7 @@ Source: Radford et al. 2021, section 3.1.4 and figure 4 (ensembles in embedding 
 ImageNet, gain over bare names); Caruana et al. 2004 for greedy forward selection with repetition.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -179,15 +180,12 @@ def choose_weights(validation: Examples, classifiers: Floats, settings: LabSetti
     best = accuracy(validation, ensemble(classifiers, weights))
     for _ in range(settings.rounds):
         before = best
-        for place in rng.permutation(len(classifiers)):
-            for factor in FACTORS:
-                tried = weights.copy()
-                tried[place] *= factor
-                if not tried.any():
-                    continue
-                reached = accuracy(validation, ensemble(classifiers, tried))
-                if reached > best:
-                    best, weights = reached, tried
+        for place, factor in itertools.product(rng.permutation(len(classifiers)).tolist(), FACTORS):
+            tried = weights.copy()
+            tried[place] *= factor
+            reached = accuracy(validation, ensemble(classifiers, tried)) if tried.any() else -1.0
+            if reached > best:
+                best, weights = reached, tried
         if best == before:
             break
     return weights

@@ -30,7 +30,13 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 BANK = 2000
-"""Pictures and texts in the bank; a p-value is then exact to 1/1001."""
+"""Pictures and texts in the bank; a p-value is then exact to 1/1501."""
+
+FIT_SHARE = 4
+"""One pair of so many is kept out of the bank to fit the probabilities on: three numbers need few pairs."""
+
+USUAL_SHARE = 4
+"""One picture of so many of the bank says what a text scores by chance; the others are what new ones meet."""
 
 MISMATCHES = 8
 """Wrong texts that a picture is paired with for fitting."""
@@ -86,9 +92,10 @@ class Calibration:
 
     def p_values(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N,): how often a picture of the bank fits its best text at least as well; never 0."""
-        # One half says what is usual for a text, the other is held against it as new pictures are: only so
-        # are the bank's and a new picture's scores exchangeable.
-        known, held = self.picture_bank[::2], self.picture_bank[1::2]
+        # Some say what is usual for a text, the others are held against it as new pictures are: only so are
+        # the bank's and a new picture's scores exchangeable.
+        says = np.arange(len(self.picture_bank)) % USUAL_SHARE == 0
+        known, held = self.picture_bank[says], self.picture_bank[~says]
         usual = np.sort(_z_scores(held, text_embeds, known).max(axis=1))
         best = _z_scores(image_embeds, text_embeds, known).max(axis=1)
         at_least = len(usual) - np.searchsorted(usual, best, side="left")
@@ -142,8 +149,8 @@ def calibrate(
         )
     rng = numpy_rng(seed, "calibration")
     order = rng.permutation(len(images))
-    half = max(10, min(BANK, len(images) // 2))
-    bank, rest = order[:half], order[half:]
+    size = max(10, min(BANK, len(images) - len(images) // FIT_SHARE))
+    bank, rest = order[:size], order[size:]
     if len(rest) < 10:
         rest = order
     blank = Calibration(images[bank], texts[bank], np.array([0.0, 0.0, 0.0]))

@@ -158,12 +158,14 @@ class SenseBook:
         if self._told_kinds:
             return None
         words = genus(synset.gloss).split()
-        for start in range(len(words)):
-            for form in forms(" ".join(words[start:])):
-                for known in self._wordnet.meanings(form, NOUN):
-                    if known.id != synset.id and known.lexfile in (synset.lexfile, TOP):
-                        return known
-        return None
+        known = (
+            meaning
+            for start in range(len(words))
+            for form in forms(" ".join(words[start:]))
+            for meaning in self._wordnet.meanings(form, NOUN)
+            if meaning.id != synset.id and meaning.lexfile in (synset.lexfile, TOP)
+        )
+        return next(known, None)
 
 
 def genus(gloss: str) -> str:
