@@ -36,11 +36,11 @@ SENTENCES = 20_000
 """Scenes that the demo's corpus writes about."""
 
 UNCURATED_SAMPLES = 25_600
-"""Pairs of the run on the crawl as it was: a quarter of the schedule is enough to see a difference."""
+"""Pairs of the run on the crawl as it was: a third of the schedule is enough to see a difference."""
 
 WITHOUT = (
     "The same model, schedule and number of pairs, trained on the crawl as it came and on what curation made "
-    "of it. Both were asked after {samples} pairs, a quarter of the run."
+    "of it. Both were asked after {samples} pairs, a third of the run."
 )
 
 
