@@ -44,8 +44,11 @@ def command_lines() -> list[str]:
 @pytest.fixture
 def demo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working folder in which runs/demo is a tiny run."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(run.folder)
+    demo = tmp_path / "runs" / "demo"
+    demo.mkdir(parents=True)
+    for path in run.folder.iterdir():
+        (demo / path.name).symlink_to(path)
+    (demo / "curated").symlink_to(run.folder / "data")
     monkeypatch.chdir(tmp_path)
 
 

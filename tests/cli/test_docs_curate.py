@@ -24,7 +24,8 @@ def test_every_recipe_that_ships_is_valid(path: Path) -> None:
 
 
 def test_the_page_has_a_row_for_every_stage() -> None:
-    rows = re.findall(r"^\| (\w+) \| ", PAGE, flags=re.M)
+    section = PAGE.partition("## The stages")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\w+) \| ", section, flags=re.M)
     assert [row for row in rows if row in STAGES] == list(STAGES)
 
 

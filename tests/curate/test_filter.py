@@ -117,7 +117,9 @@ def test_the_boilerplate_of_the_scenes_is_found_and_nothing_else() -> None:
     }
     # Some of those who describe scenes are no better than a camera.
     assert [
-        text for text in others if not re.fullmatch(r"(?i)img_\d{4}\.?|screenshot|untitled|photo", text)
+        text
+        for text in others
+        if not re.fullmatch(r"(?i)(img_\d{4}|screenshot|untitled|photo|image)\.?", text)
     ] == []
 
 

@@ -89,7 +89,7 @@ def cumulative(
 
     Args:
         counts: (Q,) matches per query.
-        order: (Q,) queries from rare to frequent.
+        order: queries that have matches, from rare to frequent.
         points: steps.
 
     >>> cumulative(np.array([1, 1, 2]), np.array([0, 1, 2]), points=3)
@@ -98,7 +98,7 @@ def cumulative(
     if not counts.sum():
         return []
     running = np.cumsum(counts[order]) / counts.sum()
-    places = np.ceil(np.arange(1, points + 1) * len(counts) / points).astype(int) - 1
+    places = np.ceil(np.arange(1, points + 1) * len(order) / points).astype(int) - 1
     return [round(float(share), 6) for share in running[places]]
 
 
@@ -118,6 +118,7 @@ def _balance(run: Run) -> dict[str, Any]:
     before: NDArray[np.int64] = np.load(folder / "before.npy", allow_pickle=False)
     after: NDArray[np.int64] = np.load(folder / "after.npy", allow_pickle=False)
     order = np.argsort(before, kind="stable")
+    matched = order[before[order] > 0]
     names = read_table(run.stage("queries") / "queries.parquet", ["query"])["query"]
     largest = order[::-1][:SHOWN_QUERIES]
     head = before > cap
@@ -127,7 +128,7 @@ def _balance(run: Run) -> dict[str, Any]:
         "queries_above_cap": int(head.sum()),
         "matches": {"before": int(before.sum()), "after": int(after.sum())},
         "tail_share": {"before": _share(before, ~head), "after": _share(after, ~head)},
-        "curve": {"before": cumulative(before, order), "after": cumulative(after, order)},
+        "curve": {"before": cumulative(before, matched), "after": cumulative(after, matched)},
         "largest": [[names[int(q)].as_py(), int(before[q]), int(after[q])] for q in largest if before[q]],
         "histogram": {"before": _histogram(before), "after": _histogram(after)},
     }

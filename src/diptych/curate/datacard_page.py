@@ -98,7 +98,7 @@ def _balanced(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
         "share of all matches, before",
         tuple(100 * (step + 1) / steps for step in range(steps)),
         tuple(balance["curve"]["before"]),
-        x_name="per cent of the queries, rare ones first",
+        x_name="per cent of the queries with matches, rare ones first",
         beside=("after balancing", tuple(balance["curve"]["after"])),
     )
     rows = [

@@ -129,7 +129,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
             for low_edge, high_edge in ([edges] if edges else [])
         ),
         tag("polyline", points=place(y), class_="raw"),
-        tag("polyline", points=place(smooth(y)), class_="mean"),
+        tag("polyline", points=place(smooth(y) if curve.beside is None else y), class_="mean"),
     ]
     name = Html("")
     if curve.beside is not None:
