@@ -14,13 +14,13 @@ from tests.cli.conftest import Said
 from diptych.cli.claims import Workshop, run_claims
 from diptych.cli.claims_figures import figures_of, table_of
 from diptych.cli.claims_recipe import ClaimsRecipe, ShotsPart
-from diptych.cli.claims_results import EXPERIMENTS, rows_by_class
+from diptych.cli.claims_results import EXPERIMENTS, _ratios, rows_by_class
 from diptych.cli.claims_runs import hits_of, narrowed
 from diptych.cli.recipe import load_recipe_as
 from diptych.core.errors import DataError, SettingsError, UnknownNameError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.metrics import label_ranks
+from diptych.evaluate.metrics import label_ranks, wilson
 from diptych.models.presets import preset
 
 RECIPE = """
@@ -97,6 +97,19 @@ def test_the_curve_has_a_point_at_every_watch_and_at_the_end(done: Any) -> None:
     for points in curves.values():
         assert [point["samples"] for point in points] == [16, 32, 48]
         assert {point["count"] for point in points} == {10}
+
+
+def test_the_learner_that_ends_ahead_is_compared_at_the_level_of_the_other() -> None:
+    def curve(*hits: int) -> list[dict[str, Any]]:
+        return [
+            {"samples": 100 * place, "hits": found, "value": found / 1000, "ci95": wilson(found, 1000)}
+            for place, found in enumerate(hits, start=1)
+        ]
+
+    first, close, none = _ratios({"a": curve(10, 50, 90, 100), "b": curve(100, 200, 300, 400), "c": curve(0)})
+    assert (first["fast"], first["slow"], first["ratio"], first["apart_at_end"]) == ("b", "a", 4.0, True)
+    assert (close["fast"], close["ratio"]) == ("a", None)
+    assert (none["fast"], none["slow"]) == ("b", "c")
 
 
 def test_a_kept_model_gives_the_hits_that_its_curve_ends_with(done: Any) -> None:

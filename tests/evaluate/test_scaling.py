@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import ArrayError
-from diptych.evaluate.scaling import efficiency, error_law, needed, power_law
+from diptych.evaluate.scaling import error_law, needed, power_law
 
 
 def test_a_power_law_is_found_again() -> None:
@@ -49,16 +49,3 @@ def test_a_curve_that_starts_high_enough_needs_its_first_point() -> None:
     assert needed([5, 10], [0.4, 0.6], 0.3) == 5
     assert needed([5, 10, 15], [0.1, 0.4, 0.3], 0.4) == 10
     assert needed([5, 10, 20], [0.1, 0.2, 0.6], 0.5) == pytest.approx(17.5)
-
-
-def test_a_learner_four_times_as_fast_has_efficiency_four() -> None:
-    y = [0.0, 0.1, 0.3, 0.5]
-    assert efficiency(([0, 1, 2, 3], y), ([0, 4, 8, 12], y)) == pytest.approx(4)
-    assert efficiency(([0, 1, 2, 3], y), ([0, 4, 8, 12], y), level=0.2) == pytest.approx(4)
-
-
-def test_a_learner_that_never_arrives_has_no_finite_efficiency() -> None:
-    fast, slow = ([0.0, 1.0], [0.0, 0.9]), ([0.0, 1.0], [0.0, 0.1])
-    assert efficiency(fast, slow, level=0.5) == math.inf
-    assert efficiency(slow, fast) == 0.0
-    assert math.isnan(efficiency(slow, slow, level=0.5))

@@ -63,3 +63,7 @@ def test_bars_are_as_long_as_their_shares() -> None:
 
 def test_marks_of_many_decades_are_powers_of_ten() -> None:
     assert log_ticks(0.9, 2e5) == [1, 10, 100, 1000, 10_000, 100_000]
+
+
+def test_a_narrow_logarithmic_axis_still_has_marks() -> None:
+    assert log_ticks(0.83, 0.98) == [0.85, 0.9, 0.95]

@@ -177,6 +177,8 @@ def run_claims(
             raise unknown_name("experiment", name, EXPERIMENTS)
     wanted = only or [name for name in EXPERIMENTS if name != "shots" or recipe.claims.shots is not None]
     shop = Workshop(recipe, folder, seed=seed)
-    results = {name: EXPERIMENTS[name](shop) for name in wanted}
-    write_results(folder, results)
+    results: dict[str, dict[str, Any]] = {}
+    for name in wanted:
+        results[name] = EXPERIMENTS[name](shop)
+        write_results(folder, results)  # what is measured stays if the next one is stopped
     return results

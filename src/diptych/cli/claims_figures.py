@@ -126,13 +126,14 @@ def _efficiency_table(result: Result) -> str:
 
 
 def _told(ratio: dict[str, Any]) -> str:
-    pair = f"{ratio['fast']} beside {ratio['slow']}"
-    apart = "apart" if ratio["apart_at_end"] else "not apart"
+    ahead = f"{ratio['fast']} ends ahead of {ratio['slow']}"
+    if not ratio["apart_at_end"]:
+        return f"{ahead}, but the intervals overlap."
     if ratio["ratio"] is None:
-        return f"{pair}: no ratio; one of them never gets as far as the other. Intervals at the end: {apart}."
+        return f"{ahead} (intervals apart), which named nothing right."
     return (
-        f"{pair}: the latter needs {ratio['ratio']:.2g} times the pairs for the best it reached, "
-        f"{100 * ratio['level']:.1f} %. Intervals at the end: {apart}."
+        f"{ahead} (intervals apart), and was where that one ended, at {100 * ratio['level']:.1f} %, after "
+        f"1/{ratio['ratio']:.2g} of the pairs."
     )
 
 

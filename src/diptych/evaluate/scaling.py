@@ -1,4 +1,4 @@
-"""Say how fast one thing falls with another, and how much earlier one learner arrives than another.
+"""Say how fast one thing falls with another, and how early a curve reaches a level.
 
 Source: Radford et al. 2021, figure 2 (learners compared by the pairs they need for equal accuracy) and figure
 9 (log of the zero-shot error against log of compute, least squares).
@@ -108,30 +108,3 @@ def needed(x: Sequence[float], y: Sequence[float], level: float) -> float:
             return float(before[0] + share * (place - before[0]))
         before = (place, value)
     return math.inf
-
-
-def efficiency(
-    fast: tuple[Sequence[float], Sequence[float]],
-    slow: tuple[Sequence[float], Sequence[float]],
-    *,
-    level: float | None = None,
-) -> float:
-    """Return how many times the pairs of one learner another one needs to get equally far.
-
-    Args:
-        fast: x and y of the one.
-        slow: x and y of the other.
-        level: of y to compare at; None takes the best that the other one reached.
-
-    Returns:
-        Above 1 where `fast` needs fewer; inf where only it arrives, 0 where only the other does, NaN where
-        neither does.
-
-    >>> efficiency(([0, 10, 20], [0, 0.2, 0.4]), ([0, 10, 20], [0, 0.1, 0.2]))
-    2.0
-    """
-    level = max(slow[1]) if level is None else level
-    ours, theirs = needed(*fast, level), needed(*slow, level)
-    if math.isinf(ours):
-        return math.nan if math.isinf(theirs) else 0.0
-    return theirs / ours if ours else math.nan

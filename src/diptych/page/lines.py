@@ -143,13 +143,16 @@ Place = Callable[[float], float]
 def log_ticks(low: float, high: float) -> list[float]:
     """Choose 1, 2 and 5 times powers of ten inside [low, high]; powers of ten alone over three decades.
 
+    Where fewer than two of them lie inside, evenly spread round numbers are chosen.
+
     >>> log_ticks(8, 150)
     [10.0, 20.0, 50.0, 100.0]
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     factors = (1, 2, 5) if last - first <= 3 else (1,)
     marks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
-    return [mark for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+    inside = [mark for mark in marks if low * (1 - 1e-9) <= mark <= high * (1 + 1e-9)]
+    return inside if len(inside) > 1 else ticks(low, high, 5)
 
 
 def _scale(values: Sequence[float], axis: Axis, ends: tuple[float, float]) -> tuple[Place, list[float]]:
