@@ -8,10 +8,10 @@ from scipy import stats
 from scipy.special import betainc
 
 from diptych.core.errors import ArrayError
+from diptych.core.intervals import exact_interval as clopper_pearson
+from diptych.core.intervals import incomplete_beta
 from diptych.curate.overlap import (
     binomial_greater,
-    clopper_pearson,
-    incomplete_beta,
     overlap_report,
     overlap_table,
 )

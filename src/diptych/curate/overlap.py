@@ -11,7 +11,7 @@ by Lentz's continued fraction, Abramowitz and Stegun 26.5.8.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import ArrayError
+from diptych.core.intervals import exact_interval, incomplete_beta
 from diptych.page.markup import Html, tag
 from diptych.page.plots import interval_bar, percent, points, whole
 
@@ -29,10 +30,6 @@ LEVEL = 0.995
 
 SIGNIFICANT = 0.05
 """One-sided level of the binomial test; the paper also states it after a Bonferroni correction."""
-
-_TINY = 1e-300
-_CLOSE = 1e-15
-_STEPS = 10_000  # the fraction needs about the square root of the larger parameter: enough for ten million
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +114,7 @@ def overlap_report(
         overlap_accuracy=_share(right[seen]),
         clean_accuracy=clean,
         difference=overall - clean,
-        overlap_interval=clopper_pearson(hits, n_overlap, level=level),
+        overlap_interval=exact_interval(hits, n_overlap, level=level),
         p_value=binomial_greater(hits, n_overlap, clean) if n_overlap else math.nan,
         level=level,
     )
@@ -139,79 +136,6 @@ def binomial_greater(hits: int, n: int, probability: float) -> float:
     if hits <= 0:
         return 1.0
     return incomplete_beta(hits, n - hits + 1, probability)
-
-
-def clopper_pearson(hits: int, n: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """Return the exact interval of a share: every probability that both one-sided tests let stand.
-
-    Args:
-        hits: in [0, n].
-        n: trials; none say nothing, so the interval is [0, 1].
-        level: in (0, 1).
-
-    >>> low, high = clopper_pearson(0, 10, level=0.95)
-    >>> low, round(high, 4)
-    (0.0, 0.3085)
-    """
-    tail = (1 - level) / 2
-    low, high = 0.0, 1.0
-    if hits > 0:
-        low = _rising_root(lambda p: incomplete_beta(hits, n - hits + 1, p), tail)
-    if hits < n:
-        high = _rising_root(lambda p: incomplete_beta(hits + 1, n - hits, p), 1 - tail)
-    return low, high
-
-
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b): here the upper tail of a binomial.
-
-    Args:
-        a: above 0.
-        b: above 0.
-        x: in [0, 1].
-
-    >>> round(incomplete_beta(2, 3, 0.5), 6)
-    0.6875
-    """
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast below the mean only
-        return 1 - incomplete_beta(b, a, 1 - x)
-    front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(front) * _beta_fraction(a, b, x) / a
-
-
-def _beta_fraction(a: float, b: float, x: float) -> float:
-    """Evaluate the continued fraction of the incomplete beta function by Lentz's method."""
-    upper, lower = 1.0, 1 / _far_from_zero(1 - (a + b) * x / (a + 1))
-    value = lower
-    for step in range(1, _STEPS):
-        even = step * (b - step) * x / ((a + 2 * step - 1) * (a + 2 * step))
-        odd = -(a + step) * (a + b + step) * x / ((a + 2 * step) * (a + 2 * step + 1))
-        for term in (even, odd):
-            lower = 1 / _far_from_zero(1 + term * lower)
-            upper = _far_from_zero(1 + term / upper)
-            value *= upper * lower
-        if abs(upper * lower - 1) < _CLOSE:
-            break
-    return value
-
-
-def _far_from_zero(value: float) -> float:
-    return value if abs(value) > _TINY else _TINY
-
-
-def _rising_root(function: Callable[[float], float], level: float) -> float:
-    """Find where a function that rises on [0, 1] reaches a level, to the last bits, by halving."""
-    low, high = 0.0, 1.0
-    while True:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            return middle
-        if function(middle) < level:
-            low = middle
-        else:
-            high = middle
 
 
 def _share(right: Bools) -> float:

@@ -1,8 +1,7 @@
 """Say how sure a number is, and whether one is really larger than another.
 
 Source: Clopper and Pearson 1934 (exact interval of a share); Efron 1979 (percentile bootstrap); McNemar 1947
-in its exact form (paired shares); Efron and Tibshirani 1993, chapter 16 (paired bootstrap); Press et al.
-2007, section 6.4 (continued fraction of the incomplete beta function).
+in its exact form (paired shares); Efron and Tibshirani 1993, chapter 16 (paired bootstrap).
 """
 
 import math
@@ -12,15 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.intervals import beta_quantile, exact_interval
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.metrics import RESAMPLES, Interval
 from diptych.evaluate.ranks import Bools, Ints
 
 LEVEL = 0.95
-TINY = 1e-300
-FRACTION_TERMS = 10_000
-BISECTIONS = 80
-"""Halvings of [0, 1]: more than float64 can tell."""
 
 
 def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval | None:
@@ -40,10 +36,7 @@ def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval 
     """
     if count == 0:
         return None
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else _beta_quantile(tail, hits, count - hits + 1)
-    high = 1.0 if hits == count else _beta_quantile(1 - tail, hits + 1, count - hits)
-    return low, high
+    return exact_interval(hits, count, level=level)
 
 
 def student_interval(values: NDArray[np.floating], *, level: float = LEVEL) -> Interval | None:
@@ -64,7 +57,7 @@ def student_interval(values: NDArray[np.floating], *, level: float = LEVEL) -> I
     if count < 2:
         return None
     # t^2 / (t^2 + n) of Student's t with n degrees of freedom has a beta distribution.
-    share = _beta_quantile(level, 0.5, (count - 1) / 2)
+    share = beta_quantile(level, 0.5, (count - 1) / 2)
     factor = math.sqrt((count - 1) * share / (1 - share))
     mean, half = float(values.mean()), factor * float(values.std(ddof=1)) / math.sqrt(count)
     return mean - half, mean + half
@@ -181,39 +174,3 @@ def _percentiles(found: NDArray[np.float64], level: float) -> Interval | None:
         return None
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _beta_quantile(share: float, a: float, b: float) -> float:
-    """Return x with I_x(a, b) = share, by halving."""
-    low, high = 0.0, 1.0
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _incomplete_beta(middle, a, b) < share else (low, middle)
-    return (low + high) / 2
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b)."""
-    if x in (0.0, 1.0):
-        return x
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _incomplete_beta(1 - x, b, a)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    # Lentz's evaluation of the continued fraction, two terms a round.
-    upper, lower = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1))
-    value = lower
-    for m in range(1, FRACTION_TERMS):
-        for factor in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            lower = 1 / _away_from_zero(1 + factor * lower)
-            upper = _away_from_zero(1 + factor / upper)
-            value *= lower * upper
-        if abs(lower * upper - 1) < 1e-16:
-            break
-    return math.exp(log_front) * value / a
-
-
-def _away_from_zero(value: float) -> float:
-    return value if abs(value) > TINY else TINY
