@@ -22,17 +22,16 @@ from numpy.typing import NDArray
 from diptych.core.manifest import content_digest, read_manifest
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
+from diptych.curate.queries import METACLIP
 from diptych.curate.stages import Run, read_table
 from diptych.curate.words import normalized
+from diptych.data.arrays import load_array
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND as SHARDS_KIND
 
 WEBTEXT_WORDS = 7_000_000_000
 """Of the text GPT-2 was trained on: 40 GB (Radford et al. 2019, section 2.1) at 5.7 bytes a word and its
 space."""
-
-METACLIP_QUERIES = {"wordnet": 86_654, "words": 251_465, "bigrams": 100_646, "titles": 61_235}
-"""Queries by source in MetaCLIP's reconstruction of the paper's list (Xu et al. 2023, table 1)."""
 
 CURVE_POINTS = 200
 SHOWN_QUERIES = 30
@@ -108,15 +107,14 @@ def _queries(run: Run) -> dict[str, Any]:
     return {
         "total": table.num_rows,
         "by_source": dict(sorted(found.items())),
-        "metaclip": METACLIP_QUERIES,
+        "metaclip": METACLIP,
     }
 
 
 def _balance(run: Run) -> dict[str, Any]:
     """Tell what balancing did: head and tail, the curve over queries, the largest queries."""
     folder, cap = run.stage("balance"), run.recipe.balance.cap
-    before: NDArray[np.int64] = np.load(folder / "before.npy", allow_pickle=False)
-    after: NDArray[np.int64] = np.load(folder / "after.npy", allow_pickle=False)
+    before, after = (load_array(folder / f"{name}.npy") for name in ("before", "after"))
     order = np.argsort(before, kind="stable")
     matched = order[before[order] > 0]
     names = read_table(run.stage("queries") / "queries.parquet", ["query"])["query"]

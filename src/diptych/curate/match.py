@@ -37,13 +37,14 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 import regex
-from numpy.lib.format import open_memmap, write_array
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
-from diptych.core.files import make_folder, write_json, writing
+from diptych.core.files import make_folder, write_json
 from diptych.curate.match_kernels import fill_table, matched, merged, recorded, spaced_out
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
+from diptych.data.arrays import save_array
 
 Rule = Literal["words", "anywhere", "metaclip"]
 
@@ -169,8 +170,7 @@ class QueryIndex:
         """Write the index; the same queries make the same bytes."""
         path = make_folder(folder)
         for name in ARRAYS:
-            with writing(path / f"{name}.npy") as file:
-                write_array(file, getattr(self, name), allow_pickle=False)
+            save_array(path / f"{name}.npy", getattr(self, name))
         write_json(path / INDEX_FILE, asdict(self.settings))
 
     @classmethod

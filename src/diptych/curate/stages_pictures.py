@@ -133,6 +133,8 @@ def _dedup_prepare(run: Run) -> None:
     seen = np.zeros(len(keys), bool)
     for name in run.recipe.evaluation.sources:
         seen |= _in_evaluation(run, name, prints)
+    starts = np.cumsum([0, *(part.num_rows for part in parts)], dtype=np.int64)
+    save_array(folder / "starts.npy", starts)
     save_array(folder / "leaders.npy", groups.representative)
     save_array(folder / "equal.npy", groups.equal)
     save_array(folder / "seen.npy", seen)
@@ -206,8 +208,7 @@ def unit_captions(run: Run, number: int, rows: NDArray[np.int32]) -> list[str]:
 
 def _dedup(run: Run, number: int, write: Write) -> Counts:
     folder, counts = run.stage("dedup"), Counts()
-    sizes = [unit_table(run, "fingerprint", unit, ["row"]).num_rows for unit in range(number + 1)]
-    start, end = sum(sizes[:-1]), sum(sizes)
+    start, end = load_array(folder / "starts.npy")[number : number + 2].tolist()
     prints = unit_table(run, "fingerprint", number, ["row", "key"])
     leaders, equal, seen = (load_array(folder / f"{name}.npy") for name in ("leaders", "equal", "seen"))
     is_leader = leaders[start:end] == np.arange(start, end)

@@ -45,7 +45,7 @@ def _pairs(run: Run, number: int) -> Iterator[Pair]:
     told = told.take(pa.array(told["row"].to_numpy().searchsorted(rows)))
     drawn = unit_table(run, "balance", number)
     drawn = drawn.take(pa.array(drawn["row"].to_numpy().searchsorted(rows)))
-    names = queries(run)["query"].combine_chunks()
+    names = queries(run).combine_chunks()
     images = pictures(run, number, rows)
     for place, record in enumerate(candidates.to_pylist()):
         fields: dict[str, Field] = json.loads(record["fields"] or "{}")

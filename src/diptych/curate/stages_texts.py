@@ -122,7 +122,7 @@ FILTER = Stage("filter", ("candidates",), _filter, units, _filter_prepare, _filt
 
 
 def _match_prepare(run: Run) -> None:
-    QueryIndex.build(queries(run)["query"], run.recipe.match).save(run.stage("match"))
+    QueryIndex.build(queries(run), run.recipe.match).save(run.stage("match"))
 
 
 def _match(run: Run, number: int, write: Write) -> Counts:
@@ -144,11 +144,11 @@ MATCH = Stage("match", ("queries", "filter"), _match, units, _match_prepare)
 
 def _balance_prepare(run: Run) -> None:
     """Count the matches of every query over all units, and decide from that what a pair's chances are."""
-    size = queries(run).num_rows
-    before = np.zeros(size, np.int64)
+    texts = queries(run)
+    before = np.zeros(len(texts), np.int64)
     for table in tables(run, "match", columns=["ids"]):
         count_matches(Matches.from_arrow(table["ids"]), before)
-    plan = make_plan(queries(run)["query"], before, run.recipe.balance, parts=lambda: _parts(run))
+    plan = make_plan(texts, before, run.recipe.balance, parts=lambda: _parts(run))
     folder = run.stage("balance")
     for name, array in (("before", before), ("names", plan.names), ("limits", plan.limits)):
         save_array(folder / f"{name}.npy", array)
@@ -181,7 +181,7 @@ def _balance(run: Run, number: int, write: Write) -> Counts:
 
 def _balance_finish(run: Run) -> dict[str, Any]:
     """Count the matches again over what was kept."""
-    after = np.zeros(queries(run).num_rows, np.int64)
+    after = np.zeros(len(load_array(run.stage("balance") / "before.npy")), np.int64)
     for number in range(units(run)):
         kept = unit_table(run, "balance", number, ["row"])["row"]
         matched = unit_table(run, "match", number)
@@ -194,9 +194,9 @@ def _balance_finish(run: Run) -> dict[str, Any]:
 BALANCE = Stage("balance", ("match",), _balance, units, _balance_prepare, _balance_finish)
 
 
-def queries(run: Run) -> pa.Table:
-    """Return the table of queries; a query's id is its row."""
-    return read_table(run.stage("queries") / QUERIES_FILE)
+def queries(run: Run) -> pa.ChunkedArray:
+    """Return the texts of the queries; a query's id is its row."""
+    return read_table(run.stage("queries") / QUERIES_FILE, ["query"])["query"]
 
 
 def rows_table(rows: NDArray[Any], **columns: pa.Array) -> pa.Table:

@@ -11,7 +11,6 @@ Source: Radford et al. 2021, section 3.1.4.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
-from diptych.core.files import write_bytes
+from diptych.data.arrays import save_array
 from diptych.embed.features import TEXT_BATCH, Precision, embed_texts
 from diptych.evaluate.prompts import PHOTO, Templates, fill
 
@@ -66,9 +65,7 @@ def build_classifier(
     sizes = np.array([len(of_class) for of_class in prompts])
     rows = _mean_directions(embeds, sizes, class_names)
     if kept is not None:
-        buffer = io.BytesIO()
-        np.save(buffer, rows, allow_pickle=False)
-        write_bytes(kept, buffer.getvalue())
+        save_array(kept, rows)
     return rows
 
 
