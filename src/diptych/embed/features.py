@@ -19,6 +19,7 @@ from diptych.data.images import Mode
 from diptych.models.encoding import (
     EncodeSettings,
     Floats,
+    Towers,
     encode_pictures,
     encode_texts,
 )
@@ -56,7 +57,7 @@ class EmbeddedPairs:
 
 
 def embed_images(
-    model: "Model",
+    model: Towers,
     images: Iterable[Picture],
     *,
     batch_size: int = IMAGE_BATCH,
@@ -64,11 +65,12 @@ def embed_images(
     precision: Precision = "float32",
     preprocessing: Mode | None = None,
     counts: Counts | None = None,
+    unit: bool = True,
 ) -> Floats:
     """Embed pictures with the evaluation transform.
 
     Args:
-        model: the model; its mode (training or not) is left as it is.
+        model: the model, or a part of it that gives other rows; its mode (training or not) is left as it is.
         images: N Pillow pictures, encoded files or paths, read once and in order.
         batch_size: pictures per step.
         workers: decoding threads.
@@ -76,9 +78,10 @@ def embed_images(
         preprocessing: "fast", or "exact" where numbers are compared with published ones (see
             `diptych.data.images`); None: the model's `bulk_mode`, fast.
         counts: receives one kept or dropped sample per picture.
+        unit: scale rows to unit length.
 
     Returns:
-        (N, E) float32, unit length, in the order given; a row of NaN where a picture is unreadable.
+        (N, E) float32, in the order given; a row of NaN where a picture is unreadable.
     """
     batches = image_batches(
         model,
@@ -88,13 +91,14 @@ def embed_images(
         precision=precision,
         preprocessing=preprocessing,
         counts=counts,
+        unit=unit,
     )
     empty = np.empty((0, model.config.embed_dim), dtype=np.float32)
     return np.concatenate([empty, *batches])
 
 
 def image_batches(
-    model: "Model",
+    model: Towers,
     images: Iterable[Picture],
     *,
     batch_size: int = IMAGE_BATCH,
@@ -102,12 +106,13 @@ def image_batches(
     precision: Precision = "float32",
     preprocessing: Mode | None = None,
     counts: Counts | None = None,
+    unit: bool = True,
 ) -> Iterator[Floats]:
     """Yield what `embed_images` returns, batch by batch: (batch_size, E) float32, the last one shorter."""
     counts = Counts() if counts is None else counts
     settings = EncodeSettings(precision, preprocessing, workers=workers)
     start = 0
-    for rows, bad in encode_pictures(model, images, batch_size=batch_size, settings=settings, unit=True):
+    for rows, bad in encode_pictures(model, images, batch_size=batch_size, settings=settings, unit=unit):
         counts.keep(len(rows) - len(bad))
         for row, error in bad.items():
             counts.drop(error.reason, where=f"image {start + row}")

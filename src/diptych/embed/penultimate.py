@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from diptych.core.errors import UsageError
 from diptych.core.records import Counts
 from diptych.data.images import Mode
-from diptych.embed.features import IMAGE_BATCH
-from diptych.models.encoding import EncodeSettings, Floats, Precision, encode_pictures
+from diptych.embed.features import IMAGE_BATCH, embed_images
+from diptych.models.encoding import Floats, Precision
 from diptych.models.inputs import Picture
 
 if TYPE_CHECKING:
@@ -95,15 +95,13 @@ def penultimate_features(
     Raises:
         UsageError: the model is an export.
     """
-    tower = PenultimateTower(model)
-    counts = Counts() if counts is None else counts
-    settings = EncodeSettings(precision, preprocessing, workers=workers)
-    batches = [np.empty((0, tower.config.embed_dim), dtype=np.float32)]
-    start = 0
-    for rows, bad in encode_pictures(tower, images, batch_size=batch_size, settings=settings, unit=False):
-        counts.keep(len(rows) - len(bad))
-        for row, error in bad.items():
-            counts.drop(error.reason, where=f"image {start + row}")
-        start += len(rows)
-        batches.append(rows)
-    return np.concatenate(batches)
+    return embed_images(
+        PenultimateTower(model),
+        images,
+        batch_size=batch_size,
+        workers=workers,
+        precision=precision,
+        preprocessing=preprocessing,
+        counts=counts,
+        unit=False,
+    )

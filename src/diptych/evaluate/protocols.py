@@ -23,6 +23,7 @@ from diptych.embed.penultimate import PenultimateTower
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest
 from diptych.evaluate.gallery import image_queries, text_queries
+from diptych.evaluate.kshot import FEW_SHOT_C
 from diptych.evaluate.metrics import NEVER, paired_gain
 from diptych.evaluate.metrics_intervals import bootstrap
 from diptych.evaluate.metrics_scores import reliability, score_ranks
@@ -47,9 +48,6 @@ from diptych.evaluate.zeroshot import prompt_ladder
 if TYPE_CHECKING:
     from diptych.data.sources import Source
     from diptych.models.model import Model
-
-SHOT_STRENGTH = 0.316
-"""C of few-shot probes, which have no validation data: the value of the paper's published example."""
 
 SHOT_DRAWS = 3
 """Draws of training pictures whose answers are averaged."""
@@ -184,12 +182,12 @@ def kshot(bench: Bench) -> Answers:
         drawn = []
         for draw in range(SHOT_DRAWS):
             rows = _few(learn.labels, learn.readable, shots, draw)
-            fitted = LinearProbe(SHOT_STRENGTH).fit(learn.train[rows], learn.labels[rows])
+            fitted = LinearProbe(FEW_SHOT_C).fit(learn.train[rows], learn.labels[rows])
             drawn.append(probe_outcome(fitted, learn.test[truth.rows], truth.labels, learn.class_count).hits)
         hits = np.mean(drawn, axis=0)
         interval = bootstrap(_mean_of(hits), len(hits))
         curve.append(Metric(spec.name, f"{shots}_shot_accuracy", float(hits.mean()), interval, len(hits)))
-    extra = {"shots": sorted(spec.shots), "draws": SHOT_DRAWS, "C": SHOT_STRENGTH}
+    extra = {"shots": sorted(spec.shots), "draws": SHOT_DRAWS, "C": FEW_SHOT_C}
     return Answers(curve[-1], tuple(curve), (), extra, {"hits": hits.astype(np.float32)})
 
 
