@@ -12,8 +12,7 @@ from typing import Any, Literal, TypeVar
 from diptych.core.errors import SettingsError
 from diptych.core.settings import from_mapping, load_toml, override
 from diptych.data.images import CLIP_MEAN, CLIP_STD
-
-DRAWN = "scenes:"
+from diptych.data.sources_rows import anchored
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +129,8 @@ def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths of a recipe relative to its own folder."""
 
     def anchor(table: Any, name: str) -> None:
-        if not isinstance(table, dict) or not isinstance(table.get(name), str):
-            return
-        if table[name] and not table[name].startswith(DRAWN):
-            table[name] = str(folder / table[name])
+        if isinstance(table, dict) and isinstance(table.get(name), str):
+            table[name] = anchored(table[name], folder)
 
     anchor(mapping.get("data"), "source")
     anchor(mapping.get("tokenizer"), "file")

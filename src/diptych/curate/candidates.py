@@ -25,7 +25,7 @@ from diptych.curate.columns import CANDIDATES
 from diptych.curate.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
 from diptych.data.shards import ShardSet
 from diptych.data.sources import Columns, ScenesSource, ShardSource, Source, open_source
-from diptych.data.sources_rows import captions_of, drop, fields_of, image_path, read_image
+from diptych.data.sources_rows import DRAWN, captions_of, drop, fields_of, image_path, read_image
 from diptych.data.sources_tables import ParquetSource, cells_of, missing_column, unreadable
 
 Kind = Literal["wat", "warc", "parquet", "shards", "source"]
@@ -147,11 +147,20 @@ def candidates_of(unit: CandidateUnit, settings: CandidatesSettings) -> tuple[pa
 
 
 def _expanded(ref: str) -> list[str]:
-    if not glob.has_magic(ref) or Path(ref).exists() or "{" in ref or ref.startswith("scenes:"):
+    if not glob.has_magic(ref) or Path(ref).exists() or "{" in ref or ref.startswith(DRAWN):
         return [ref]
-    found = sorted(glob.glob(ref, recursive=True))  # noqa: PTH207 — a pattern may be absolute
+    return globbed(ref)
+
+
+def globbed(pattern: str) -> list[str]:
+    """Return the files that a pattern names, in the order of their names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — a pattern may be absolute
     if not found:
-        raise UsageError("no file matches a pattern", where=ref, fix="check the path")
+        raise UsageError("no file matches a pattern", where=pattern, fix="check the path")
     return found
 
 

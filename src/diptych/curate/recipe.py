@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.core.errors import UsageError
 from diptych.core.settings import from_mapping, load_toml, override
 from diptych.curate.balance import BalanceSettings
-from diptych.curate.candidates import CandidatesSettings
+from diptych.curate.candidates import CandidatesSettings, globbed
 from diptych.curate.counting import CountingSettings
 from diptych.curate.dedup import DedupSettings
 from diptych.curate.fetch_settings import FetchSettings
@@ -21,9 +20,8 @@ from diptych.curate.filter import FilterSettings
 from diptych.curate.match import MatchSettings
 from diptych.curate.queries import QueriesSettings
 from diptych.data.shards_write import ShardSettings
-from diptych.data.sources_rows import Columns
+from diptych.data.sources_rows import Columns, anchored
 
-DRAWN = "scenes:"
 _PATHS = {
     "queries": ("corpus", "word_counts", "pair_counts", "pageviews", "wordnet", "list"),
     "candidates": ("sources",),
@@ -136,10 +134,7 @@ def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
     """
     found: list[str] = []
     for pattern in patterns:
-        names = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]  # noqa: PTH207
-        if not names:
-            raise UsageError("no file matches a pattern", where=pattern, fix="check the path")
-        found += names
+        found += globbed(pattern) if glob.has_magic(pattern) else [pattern]
     return tuple(found)
 
 
@@ -147,9 +142,7 @@ def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths of a recipe relative to its own folder."""
 
     def anchor(path: object) -> object:
-        if not isinstance(path, str) or not path or path.startswith(DRAWN):
-            return path
-        return str(folder / path)
+        return anchored(path, folder) if isinstance(path, str) else path
 
     for part, names in _PATHS.items():
         table = mapping.get(part)

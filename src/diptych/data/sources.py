@@ -17,12 +17,11 @@ from diptych.core.records import Counts, Pair
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND, tar_paths
 from diptych.data.sources_folder import FolderSource
-from diptych.data.sources_rows import Columns, Source, digest_files, unique
+from diptych.data.sources_rows import DRAWN, Columns, Source, digest_files, unique
 from diptych.data.sources_tables import ParquetSource, TableSource
 
 __all__ = ["Columns", "Source", "open_source"]
 
-_SCENES = "scenes:"
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
 _PARQUET_MAGIC = b"PAR1"
 _TABLE_SUFFIXES = (".csv", ".tsv")
@@ -41,7 +40,7 @@ def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS) -> Sour
         UsageError: there is nothing there, or nothing that can be read.
     """
     text = str(ref)
-    if text.startswith(_SCENES):
+    if text.startswith(DRAWN):
         return _open_scenes(text)
     path = Path(ref)
     if path.is_dir():
@@ -151,7 +150,7 @@ class ScenesSource:
     @property
     def name(self) -> str:
         """Return the full reference."""
-        return f"{_SCENES}{self.split}?count={self.count}&seed={self.seed}&size={self.size}"
+        return f"{DRAWN}{self.split}?count={self.count}&seed={self.seed}&size={self.size}"
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the drawn pairs; see Source."""

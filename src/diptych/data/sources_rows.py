@@ -23,6 +23,19 @@ _LISTED_INPUTS = 64  # up to this many input files are told one by one in a rece
 _SHOWN = 80  # characters of a path or key in a count's example
 
 
+DRAWN = "scenes:"
+"""What references to drawn scenes begin with; all others are paths."""
+
+
+def anchored(ref: str, folder: Path) -> str:
+    """Return what a file in a folder means by a reference: paths are relative to the folder.
+
+    >>> anchored("a/b.csv", Path("runs")), anchored("scenes:test", Path("runs")), anchored("", Path("runs"))
+    ('runs/a/b.csv', 'scenes:test', '')
+    """
+    return str(folder / ref) if ref and not ref.startswith(DRAWN) else ref
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Which columns of a table, or names in its JSON, hold what.

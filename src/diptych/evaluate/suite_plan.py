@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from diptych.core.errors import SettingsError, UsageError, unknown_name
 from diptych.core.settings import from_mapping, load_toml, to_mapping
 from diptych.data.sources import Columns, open_source
+from diptych.data.sources_rows import anchored
 from diptych.evaluate.prompts import PHOTO, Templates
 from diptych.evaluate.prompts import load as load_templates
 from diptych.evaluate.task_rows import Kind, MetricName, TaskRow, suite_names, suite_tasks, task_rows
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 Protocol = Literal["zeroshot", "probe", "kshot", "retrieval"]
 SHOTS = (1, 2, 4, 8, 16)
 """Pictures per class in the paper's figure 6."""
-
-DRAWN = "scenes:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,15 +200,12 @@ def _from_file(path: Path) -> Plan:
         found = "no [[task]]" if not names else f"a name twice: {max(names, key=names.count)!r}"
         raise SettingsError("a suite cannot be read", where=path, found=found, expected="tasks with names")
 
-    def anchored(text: str) -> str:
-        return text if not text or text.startswith(DRAWN) else str(path.parent / text)
-
     specs = (
         replace(
             spec,
-            source=anchored(spec.source),
-            train=anchored(spec.train),
-            templates=anchored(spec.templates),
+            source=anchored(spec.source, path.parent),
+            train=anchored(spec.train, path.parent),
+            templates=anchored(spec.templates, path.parent),
         )
         for spec in file.task
     )
