@@ -8,13 +8,10 @@ passes), and drawing. The peak is that of the process, with one partition in mem
 every query of a pair with `random() < probability` until one is drawn, which is MetaCLIP's way; it does one
 partition and is scaled to all.
 
-Writes: JSON to standard output, or to --json.
+Writes: JSON to standard output, and to --json.
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import resource
 import time
@@ -24,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from contest import machine, write_result
 
 from diptych.curate.balance import BalanceSettings, balance_partition, count_matches, make_plan
 from diptych.curate.match import Matches
@@ -103,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--matches", type=int, default=100_000_000)
     parser.add_argument("--cap", type=int, default=20_000)
-    parser.add_argument("--json", type=Path, help="file to write; standard output otherwise")
+    parser.add_argument("--json", type=Path, help="file to write; standard output has it too")
     options = parser.parse_args()
     count = max(1, options.matches // (PAIRS * PER_PAIR))
     for mode in ("independent", "exact"):
@@ -112,22 +110,14 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     report = {
         "benchmark": "balance",
-        "machine": {
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("numpy", "numba", "pyarrow")},
         "matches": count * PAIRS * PER_PAIR,
         "results": results,
         "peak_megabytes": peak,
         "plain_loop": plain_loop(options.cap, count),
     }
-    text = json.dumps(report, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
+    write_result(report, options.json)
 
 
 if __name__ == "__main__":

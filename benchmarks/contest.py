@@ -71,7 +71,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_result(result: dict[str, Any], path: str | None) -> None:
+def write_result(result: dict[str, Any], path: str | Path | None) -> None:
     """Write JSON to standard output, and to a file if there is one."""
     text = json.dumps(result, indent=1)
     print(text)

@@ -18,7 +18,6 @@ import importlib.metadata
 import io
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,6 +25,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from contest import machine, write_result
 
 PICTURES = 200
 SIZE, QUALITY, NOISE = (512, 384), 80, 6  # about 30 kB
@@ -192,16 +193,9 @@ def compare(pythons: dict[str, str], count: int, rounds: int, resize: str) -> di
     return row
 
 
-def machine() -> dict:
-    """Describe where this ran."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return {
-        "cpu": sorted({line.split(":")[1].strip() for line in lines if line.startswith("model name")}),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("aiohttp", "pillow", "simplejpeg", "pyarrow")},
-    }
+def versions() -> dict[str, str]:
+    """Return what ours was measured with."""
+    return {name: importlib.metadata.version(name) for name in ("aiohttp", "pillow", "simplejpeg", "pyarrow")}
 
 
 def main() -> None:
@@ -211,7 +205,7 @@ def main() -> None:
     parser.add_argument("--peer-python", help="interpreter with img2dataset 1.47")
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="file to write; standard output otherwise")
+    parser.add_argument("--json", help="file to write; standard output has it too")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=("ours", "img2dataset"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -233,11 +227,8 @@ def main() -> None:
         rows.append(compare(pythons, options.pictures, options.rounds, resize))
         print(json.dumps(rows[-1]), file=sys.stderr)
     peer = "measured" if options.peer_python else "not measured: no --peer-python was given"
-    text = json.dumps({"benchmark": "fetch", "peer": peer, "machine": machine(), "rows": rows}, indent=2)
-    if options.json:
-        Path(options.json).write_text(text + "\n")
-    else:
-        print(text)
+    where = {**machine(), **versions()}
+    write_result({"benchmark": "fetch", "peer": peer, "machine": where, "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

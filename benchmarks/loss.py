@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from contest import machine, write_result
 
 WIDTH = 512
 SCALE = 1 / 0.07
@@ -120,18 +121,6 @@ def compare(pythons: dict[str, str], size: int, rounds: int, threads: int) -> di
     return row
 
 
-def machine() -> dict:
-    """Describe where this ran."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = {line.split(":")[1].strip() for line in lines if line.startswith("model name")}
-    return {
-        "cpu": sorted(models),
-        "cores": sum(line.startswith("processor") for line in lines),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,7 +133,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="4096,16384")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
-    parser.add_argument("--json", help="file to write; standard output otherwise")
+    parser.add_argument("--json", help="file to write; standard output has it too")
     parser.add_argument("--worker", choices=("ours", "open_clip"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     sizes = [int(size) for size in options.sizes.split(",")]
@@ -158,11 +147,7 @@ def main() -> None:
     for size in sizes:
         rows.append(compare(pythons, size, options.rounds, options.threads))
         print(json.dumps(rows[-1]), file=sys.stderr)
-    text = json.dumps({"benchmark": "loss", "machine": machine(), "rows": rows}, indent=2)
-    if options.json:
-        Path(options.json).write_text(text + "\n")
-    else:
-        print(text)
+    write_result({"benchmark": "loss", "machine": machine(), "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ captions a second of processor time (one core) and of wall time. Every contender
 rounds alternate between them, medians are told. "megabytes" is what a process grew by as it built its index.
 
 The peer's interpreter needs pyahocorasick. Without --peer-python only ours is measured.
-Reads: `text/` and `fashion/` under --data. Writes: JSON to standard output, or to --json.
+Reads: `text/` and `fashion/` under --data. Writes: JSON to standard output, and to --json.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import csv
 import hashlib
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -30,6 +29,8 @@ import time
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+
+from contest import machine, write_result
 
 QUERIES = 500_000
 PEERS = {"words": "pyahocorasick, plain captions", "metaclip": "pyahocorasick"}
@@ -178,7 +179,7 @@ def main() -> None:
         "--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"), help="interpreter with pyahocorasick"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="file to write; standard output otherwise")
+    parser.add_argument("--json", type=Path, help="file to write; standard output has it too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -194,21 +195,13 @@ def main() -> None:
         results = compare(pythons, Path(folder), options.rounds)
     report = {
         "benchmark": "match",
-        "machine": {
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "versions": {name: version(name) for name in ("numpy", "numba", "pyarrow")},
         "queries": len(queries),
         "captions": len(captions),
         "results": results,
     }
-    text = json.dumps(report, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
+    write_result(report, options.json)
 
 
 if __name__ == "__main__":
