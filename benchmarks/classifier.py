@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from contest import Contestant, answer_questions, machine, ratio, write_result
+from inference import write_model
 
 PEER = Path(__file__).with_name("classifier_peer.py")
 BASE = "open_clip float32"
@@ -39,24 +40,9 @@ CLOCKS = ("seconds", "cpu_seconds")
 
 def prepare(preset: str, data: Path, classes: int, folder: Path) -> None:
     """Write weights in both forms, class names and templates."""
-    from safetensors.torch import save_file
-
-    from diptych.core.settings import to_mapping
-    from diptych.data.images import Preprocess
-    from diptych.data.tokenizer import Tokenizer
     from diptych.evaluate.prompt_sets import prompt_set
-    from diptych.models.checkpoint import save
-    from diptych.models.clip import build
-    from diptych.models.layout_openai import to_openai_state
-    from diptych.models.model import Model
-    from diptych.models.presets import preset as named
 
-    config = named(preset)
-    tokenizer = Tokenizer.from_merges(data / "text" / "bpe_simple_vocab_16e6.txt.gz")
-    model = Model(build(config, seed=0).eval(), tokenizer, Preprocess(size=config.vision.image_size))
-    save(folder / "checkpoint", model)
-    save_file(to_openai_state(model.clip.state_dict()), folder / "open_clip.safetensors")
-    (folder / "config.json").write_text(json.dumps(to_mapping(config)), encoding="utf-8")
+    write_model(preset, data, folder)
     prompts = prompt_set("imagenet")
     words = {"classes": [names[0] for names in prompts.class_names[:classes]], "templates": prompts.templates}
     (folder / "words.json").write_text(json.dumps(words), encoding="utf-8")

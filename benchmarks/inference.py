@@ -28,10 +28,13 @@ import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from contest import Contestant, answer_questions, machine, ratio, write_result
 from inference_peer import timed
+
+if TYPE_CHECKING:
+    from diptych.models.model import Model
 
 PEER = Path(__file__).with_name("inference_peer.py")
 BASE = "open_clip float32"
@@ -45,15 +48,13 @@ ROUND_SECONDS = 3.0
 """A round is as many batches as each contestant does in about this time."""
 
 
-def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
-    """Write weights in every form, pixels and tokens; return what was measured while exporting."""
-    import numpy as np
+def write_model(preset: str, data: Path, folder: Path) -> "Model":
+    """Write random weights as our checkpoint and as open_clip has them; return the model."""
     from safetensors.torch import save_file
 
     from diptych.core.settings import to_mapping
     from diptych.data.images import Preprocess
     from diptych.data.tokenizer import Tokenizer
-    from diptych.export.onnx import export
     from diptych.models.checkpoint import save
     from diptych.models.clip import build
     from diptych.models.layout_openai import to_openai_state
@@ -66,6 +67,16 @@ def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
     save(folder / "checkpoint", model)
     save_file(to_openai_state(model.clip.state_dict()), folder / "open_clip.safetensors")
     (folder / "config.json").write_text(json.dumps(to_mapping(config)), encoding="utf-8")
+    return model
+
+
+def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
+    """Write weights in every form, pixels and tokens; return what was measured while exporting."""
+    import numpy as np
+
+    from diptych.export.onnx import export
+
+    model = write_model(preset, data, folder)
     parity = {}
     for precision in ("float32", "int8"):
         receipt = export(model, folder / f"onnx-{precision}", precision=precision)
@@ -77,9 +88,9 @@ def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
     pixels = model.preprocess_images(Image.open(photo).convert("RGB") for photo in photos)
     np.save(folder / "pixels.npy", pixels.numpy())
     listed = json.loads((data / "text" / "captions_val2017.json").read_text(encoding="utf-8"))["annotations"]
-    tokens = tokenizer.tokens([row["caption"] for row in listed[:: len(listed) // PICTURES][:PICTURES]])
+    tokens = model.tokenizer.tokens([row["caption"] for row in listed[:: len(listed) // PICTURES][:PICTURES]])
     np.save(folder / "tokens.npy", tokens)
-    lengths = (tokens == tokenizer.end_id).argmax(axis=1) + 1
+    lengths = (tokens == model.tokenizer.end_id).argmax(axis=1) + 1
     return {"export_parity": parity, "tokens_a_caption": round(float(lengths.mean()), 2)}
 
 
