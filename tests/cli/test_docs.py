@@ -15,6 +15,8 @@ from tests.cli.conftest import Run, Said
 from diptych.cli import commands
 from diptych.cli.claims_recipe import ClaimsRecipe
 from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
+from diptych.evaluate.prompts import load as load_prompts
+from diptych.evaluate.suite_plan import load_plan
 from diptych.train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +110,12 @@ def test_every_recipe_that_ships_is_valid(path: Path) -> None:
     recipe = load_recipe_as(kind, path)
     TrainSettings(**recipe.train)
     assert all(Path(task.templates).is_file() for task in recipe.evaluate if task.templates)
+
+
+def test_the_suite_that_ships_can_be_opened() -> None:
+    plan = load_plan(str(ROOT / "recipes" / "fashion_suite.toml"))
+    assert [spec.labels for spec in plan.specs] == ["article_type", "base_colour", "gender", "season"]
+    assert all(len(load_prompts(spec.templates).templates) > 1 for spec in plan.specs)
 
 
 def test_the_page_of_recipes_names_every_key_and_no_other() -> None:

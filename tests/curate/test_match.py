@@ -267,7 +267,7 @@ def test_a_saved_index_finds_the_same_and_is_the_same_bytes(tmp_path: Path) -> N
 
 def test_an_index_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     QueryIndex.build(["dog", "日本"], MatchSettings()).save(tmp_path)
-    for name in ("records.npy", "slots.npy", "index.json"):
+    for name in ("words.npy", "gram_slots.npy", "index.json"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(IntegrityError, match="cannot be read"):

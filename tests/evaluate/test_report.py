@@ -105,6 +105,18 @@ def test_hostile_text_stays_text_everywhere(image: bytes) -> None:
     page.encode("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [((0.61, 0.7), "beats"), ((0.59, 0.7), "does not clearly beat"), ((0.1, 0.3), "is worse than")],
+)
+def test_the_report_says_whether_prompts_beat_bare_names(ends: tuple[float, float], said: str) -> None:
+    bare = PromptBar("bare names", Metric("type", "top1", 0.5, (0.4, 0.6), 99))
+    table = PromptTable("type", (bare, PromptBar("mine", Metric("type", "top1", sum(ends) / 2, ends, 99))))
+    page = render(Report(title="t", summary="s", prompts=(table,)))
+    assert f"“mine” {said} “bare names”" in page
+    assert "beat" not in render(Report(title="t", summary="s", prompts=(PromptTable("type", (bare,)),)))
+
+
 def test_the_page_loads_nothing_and_forbids_it(image: bytes) -> None:
     page = render(full("plain", image))
     policy = next(

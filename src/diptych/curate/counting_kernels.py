@@ -85,10 +85,9 @@ def _enter(data: Any, place: int, size: int, key: int, row: Any, pool: Any, mark
 
 
 @njit(cache=True, nogil=True)
-def _pair_row(pairs: Any, key: int) -> Any:
-    """Return the row of a pair, or the empty one where it would be."""
+def _pair_row(pairs: Any, key: int, at: Any) -> Any:
+    """Return the row of a pair, or the empty one where it would be, looking from a row on."""
     mask = len(pairs) - 1
-    at = _slot(key, mask)
     while pairs[at, 0] and pairs[at, 0] != key:
         at = (at + 1) & mask
     return at
@@ -145,17 +144,25 @@ def _read_numbers(data: Any, offsets: Any, words: Any, pool: Any, marks: Any, nu
 
 
 @njit(cache=True, nogil=True)
-def _add_pairs(numbers: Any, filled: int, pairs: Any, marks: Any) -> None:
-    """Count the pairs in a row of numbers; a loop of its own, so that lookups far apart in memory overlap."""
-    entered, seen = 0, 0
+def _add_pairs(numbers: Any, filled: int, pairs: Any, marks: Any, scratch: Any) -> None:
+    """Count the pairs in a row of numbers.
+
+    Their rows lie far apart in memory. All are asked for in loops of which no step waits for another.
+    """
+    keys, rows, held = scratch
+    seen, entered, mask = 0, 0, len(pairs) - 1
     for step in range(1, filled):
-        if numbers[step - 1] and numbers[step]:
-            pair = (numbers[step - 1] << 32) | numbers[step]
-            row = _pair_row(pairs, pair)
-            entered += pairs[row, 0] == 0
-            seen += 1
-            pairs[row, 0] = pair
-            pairs[row, 1] += 1
+        keys[seen] = (numbers[step - 1] << 32) | numbers[step]
+        seen += (numbers[step - 1] != 0) & (numbers[step] != 0)
+    for step in range(seen):
+        rows[step] = _slot(keys[step], mask)
+    for step in range(seen):
+        held[step] = pairs[rows[step], 0]
+    for step in range(seen):
+        row = rows[step] if held[step] == keys[step] else _pair_row(pairs, keys[step], rows[step])
+        entered += pairs[row, 0] == 0
+        pairs[row, 0] = keys[step]
+        pairs[row, 1] += 1
     marks[PAIR_ENTRIES] += entered
     marks[PAIRS] += seen
 
@@ -182,6 +189,7 @@ def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any
             return DONE
         marks[ROW], marks[PLACE] = 0, offsets[0]
     numbers = np.zeros(STRIDE, np.int64)
+    scratch = np.empty(STRIDE, np.int64), np.empty(STRIDE, np.int64), np.empty(STRIDE, np.int64)
     numbers[0] = _resumed(data, words, pool, marks)
     most_pairs = len(pairs) * FILL_THIRDS // 3
     while True:
@@ -189,7 +197,7 @@ def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any
             return PAIRS_FULL
         filled, state = _read_numbers(data, offsets, words, pool, marks, numbers)
         if len(pairs):
-            _add_pairs(numbers, filled, pairs, marks)
+            _add_pairs(numbers, filled, pairs, marks, scratch)
         numbers[0] = numbers[filled - 1]
         if state == DONE:
             marks[PLACE] = marks[PREVIOUS] = -1
@@ -213,7 +221,7 @@ def refill_pairs(old: Any, new: Any) -> None:
     """Enter the pairs into a larger table."""
     for row in range(len(old)):
         if old[row, 0]:
-            new[_pair_row(new, old[row, 0])] = old[row]
+            new[_pair_row(new, old[row, 0], _slot(old[row, 0], len(new) - 1))] = old[row]
 
 
 @njit(cache=True, nogil=True)

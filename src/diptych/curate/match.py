@@ -19,7 +19,7 @@ Three rules:
 
 A query without words never matches; of queries with the same words, all do.
 
-Runs of words are looked up in a hash table of n-grams (match_kernels.py), runs of characters by Aho-Corasick.
+Runs of words are walked through a tree of words (match_tree.py), runs of characters by Aho-Corasick.
 
 Reads: arrays of strings. Writes: an index as `.npy` files, which worker processes map and so share.
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023, "Demystifying CLIP data", algorithm 1; Aho and
@@ -42,14 +42,16 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
 from diptych.core.files import make_folder, write_json
-from diptych.curate.match_kernels import fill_table, matched, merged, recorded, spaced_out
+from diptych.curate.kernels import SPACE
+from diptych.curate.match_kernels import matched, merged, spaced_out
+from diptych.curate.match_tree import NONE, interned, planted
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
 from diptych.data.arrays import save_array
 
 Rule = Literal["words", "anywhere", "metaclip"]
 
 INDEX_FILE = "index.json"
-ARRAYS = ("slots", "records", "runs", "run_data", "run_offsets")
+ARRAYS = ("word_slots", "words", "gram_slots", "twins", "runs", "run_data", "run_offsets")
 
 _UNSPACED = "".join(
     rf"\p{{scx={script}}}" for script in ("Han", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr")
@@ -112,16 +114,20 @@ class QueryIndex:
 
     Attributes:
         settings: the rule by which they are.
-        slots: (2^k,) uint64, the table of word n-grams; match_kernels.py tells how it is laid out.
-        records: int32, the queries in it.
+        word_slots: (2^k,) uint64, the table of words; match_tree.py tells how the tree is laid out.
+        words: int32, their records.
+        gram_slots: (2^k · 2,) int64, the table of runs of words.
+        twins: (Q,) int32, for each query another one with the same words, or -1.
         runs: (R,) int32, the queries that are found as runs of characters.
         run_data: uint8, these in the form of the rule.
         run_offsets: (R + 1,) int64, where each begins and the last ends.
     """
 
     settings: MatchSettings
-    slots: NDArray[np.uint64]
-    records: NDArray[np.int32]
+    word_slots: NDArray[np.uint64]
+    words: NDArray[np.int32]
+    gram_slots: NDArray[np.int64]
+    twins: NDArray[np.int32]
     runs: NDArray[np.int32]
     run_data: Bytes
     run_offsets: Offsets
@@ -144,10 +150,10 @@ class QueryIndex:
         data, offsets = _in_form(column, settings.rule, is_query=True)
         lengths = np.diff(offsets)
         as_runs = (lengths > 0) & _found_as_runs(data, offsets, settings.rule)
-        records, words = recorded(data, offsets, (lengths > 0) & ~as_runs)
+        tree = _tree(data, offsets, (lengths > 0) & ~as_runs)
         run_data = data[np.repeat(as_runs, lengths)]
         runs = np.flatnonzero(as_runs).astype(np.int32)
-        return cls(settings, *_fixed(_table(records, words), records, runs, run_data, _starts(lengths[runs])))
+        return cls(settings, *_fixed(*tree, runs, run_data, _starts(lengths[runs])))
 
     def match(self, captions: pa.Array | pa.ChunkedArray) -> Matches:
         """Find all queries in all captions.
@@ -156,7 +162,7 @@ class QueryIndex:
             captions: (N,) texts; a null contains nothing.
         """
         data, offsets = _fixed(*_in_form(captions, self.settings.rule))
-        found = matched(data, offsets, self.slots, self.records)
+        found = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.twins)
         if len(self.runs):
             found = merged(found, self._match_runs(data, offsets))
         return Matches(*found)
@@ -237,13 +243,21 @@ def _in_form(
     return spaced
 
 
-def _table(records: NDArray[np.int32], words: int) -> NDArray[np.uint64]:
-    """Return the table of some records: made once with room to spare, and again with what that took."""
-    used = words
+def _tree(data: Bytes, offsets: Offsets, held: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+    """Return the tree of the queries that belong into it; each table is made once with room to spare, and
+    again with what that took.
+    """
+    data, offsets = _fixed(data, offsets)
+    known = int((data == SPACE).sum()) + len(held)
     for _ in range(2):
-        slots = np.zeros(_room(used), np.uint64)
-        used = fill_table(slots, records)
-    return slots
+        word_slots = np.zeros(_room(known), np.uint64)
+        words, known, total = interned(data, offsets, held, word_slots)
+    used = total - int(held.sum())
+    for _ in range(2):
+        valued = words.copy()
+        gram_slots, twins = np.zeros(2 * _room(used), np.int64), np.full(len(held), NONE, np.int32)
+        used = planted(data, offsets, held, (word_slots, valued), gram_slots, twins)
+    return word_slots, valued, gram_slots, twins
 
 
 def _room(entries: int) -> int:

@@ -1,35 +1,31 @@
-"""The loops of matching: a hash table of word n-grams, and the look-up of every n-gram of every caption.
+"""The walk of captions through the tree of queries (match_tree.py), many words at a time.
 
-A text is words with one space between them; two spaces in a row have a word of no letters between them. The
-table is open addressed; a slot is one uint64, so that a look-up touches one line of memory:
-
-    bits 63..32  tag, the upper half of the n-gram's hash (its lower half chooses the slot)
-    bits 31..1   the place of the query's record + 1, or 0 where the n-gram only begins longer queries
-    bit 0        longer queries may begin with this n-gram
-
-A record is a run of int32 numbers: the query's id, the place of the next record with the same words or -1,
-the query's length in bytes, and these bytes.
-
-The tag is a hint. A query is reported only after its bytes were compared, so equal tags cost time, not truth;
-bit 0 is believed, which may cost a look-up in vain.
+Captions go in blocks of some TOGETHER words. Every step is a loop that asks memory for all that it needs
+before the next loop looks at it, for nearly every look-up waits for memory, and these waits overlap.
 """
 
 from typing import Any
 
 import numpy as np
 
-from diptych.curate.kernels import SPACE, byte_hash, grown, njit
-
-LONGER = np.uint64(1)
-TWIN, LENGTH, HEADER = 1, 2, 3
-NONE = -1
-LOWER_HALF = np.uint64(0xFFFFFFFF)
-N1, N32 = np.uint64(1), np.uint64(32)
-COMBINE = np.uint64(0xFF51AFD7ED558CCD)
-"""An odd number whose product spreads a hash over all bits: a multiplier of MurmurHash3's finaliser."""
+from diptych.curate.kernels import SPACE, grown, njit
+from diptych.curate.match_tree import (
+    LENGTH,
+    LONGER,
+    LOWER_HALF,
+    NONE,
+    QUERY_BITS,
+    TOGETHER,
+    TWINS,
+    cut_words,
+    home_of,
+    node_of,
+    word_record,
+    word_room,
+)
 
 SHORT = 48
-"""A caption rarely has more matches than this, and up to it insertion beats a general sort."""
+"""A caption rarely has more matches than this, and up to it comparing all with all beats a general sort."""
 
 SPACED_OUT, BLANKS = np.zeros(256, np.bool_), np.zeros(256, np.bool_)
 SPACED_OUT[[ord(mark) for mark in ",.;:?!`"]] = True
@@ -66,240 +62,192 @@ def spaced_out(data: Any, offsets: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _extended(gram: Any, word: Any) -> Any:
-    """Return the hash of an n-gram and one more word."""
-    state = (gram + word) * COMBINE
-    return state ^ (state >> N32)
+def _recognised(data: Any, words: Any, count: int, table: Any, known: Any) -> None:
+    """Find the records of some words; all their slots and then all their records are asked for at once."""
+    starts, ends, hashes = words
+    slots, numbers, letters, seen = table
+    mask = np.uint64(len(slots) - 1)
+    for place in range(count):
+        seen[place] = slots[np.int64(hashes[place] & mask)]
+    for place in range(count):
+        record = np.int64(seen[place] & LOWER_HALF) - 1
+        known[place] = numbers[record + LENGTH] if record >= 0 else 0
+    for place in range(count):
+        known[place] = NONE
+        if ends[place] >= starts[place]:
+            text = data, starts[place], ends[place]
+            known[place], _ = word_record(slots, numbers, letters, text, hashes[place])
 
 
 @njit(cache=True, nogil=True)
-def _cut(data: Any, start: Any, end: Any, ends: Any, hashes: Any) -> int:
-    """Find where the words of a text end, and their hashes; return how many there are."""
-    count, begin = 0, start
-    for place in range(start, end + 1):
-        if place == end or data[place] == SPACE:
-            ends[count], hashes[count] = place, byte_hash(data, begin, place)
-            count, begin = count + 1, place + 1
-    return count
+def _step(slots: Any, known: Any, level: int, walk: Any, going: int) -> None:
+    """Lengthen runs by a word, and ask for all their slots at once."""
+    firsts, nodes, keys, seen = walk
+    mask = len(slots) // 2 - 1
+    for place in range(going):
+        keys[place] = nodes[place] << 32 | (known[firsts[place] + level] + 1)
+        nodes[place] = home_of(keys[place], mask)
+    for place in range(going):
+        seen[place] = slots[2 * nodes[place]]
 
 
 @njit(cache=True, nogil=True)
-def _holds(records: Any, record: Any, data: Any, start: int, end: int) -> Any:
-    """Tell whether some bytes are exactly those of a record's query."""
-    numbers, letters = records
-    if numbers[record + LENGTH] != end - start:
-        return False
-    begin = 4 * (record + HEADER)
-    for place in range(end - start):  # noqa: SIM110 — numba compiles no generators inside all()
-        if letters[begin + place] != data[start + place]:
-            return False
-    return True
+def _with_twins(hits: Any, size: int, twins: Any) -> Any:
+    """Write the queries with the same words behind those that were found."""
+    places, ids = hits
+    for hit in range(size):
+        query = twins[ids[hit]]
+        while query != NONE:
+            places, ids = grown(places, size), grown(ids, size)
+            places[size], ids[size] = places[hit], query
+            size, query = size + 1, twins[query]
+    return (places, ids), size
 
 
 @njit(cache=True, nogil=True)
-def _insert(slots: Any, records: Any, gram: Any, record: int) -> Any:
-    """Give a record its slot, or put it behind its twin; tell whether the slot was free."""
-    numbers, letters = records
-    begin = 4 * (record + HEADER)
-    mask, tag, place = len(slots) - 1, gram >> N32, np.int64(gram & LOWER_HALF)
-    while True:
-        place &= mask
-        slot = slots[place]
-        head = np.int64((slot & LOWER_HALF) >> N1) - 1
-        if slot == 0 or (slot >> N32 == tag and head < 0):
-            slots[place] = (tag << N32) | (np.uint64(record + 1) << N1) | (slot & LONGER)
-            return slot == 0
-        if slot >> N32 == tag and _holds(records, head, letters, begin, begin + numbers[record + LENGTH]):
-            numbers[record + TWIN] = numbers[head + TWIN]
-            numbers[head + TWIN] = record
-            return False
-        place += 1
+def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
+    """Find the queries among some words: those of one word, of two, and so on while longer ones begin so.
 
-
-@njit(cache=True, nogil=True)
-def _mark_longer(slots: Any, gram: Any) -> Any:
-    """Note that queries begin with an n-gram, in the first slot with its tag; tell whether that was free."""
-    mask, tag, place = len(slots) - 1, gram >> N32, np.int64(gram & LOWER_HALF)
-    while slots[place & mask] != 0 and slots[place & mask] >> N32 != tag:
-        place += 1
-    free = slots[place & mask] == 0
-    slots[place & mask] |= (tag << N32) | LONGER
-    return free
-
-
-@njit(cache=True, nogil=True)
-def recorded(data: Any, offsets: Any, held: Any) -> Any:
-    """Write a record of every query that belongs into the table.
-
-    Args:
-        data: uint8, the queries' bytes.
-        offsets: (Q + 1,) int64.
-        held: (Q,) bool: which of them do.
-
-    Returns:
-        int32 numbers, and how many words they have in all.
+    Behind the last word of each text stands an unknown one, so that no run goes on into the next text.
     """
-    size, words = 0, 0
-    for query in np.flatnonzero(held):
-        size += HEADER + (offsets[query + 1] - offsets[query] + 3) // 4
-    numbers = np.zeros(size, np.int32)
-    letters, record = numbers.view(np.uint8), 0
-    for query in np.flatnonzero(held):
-        start, length = offsets[query], offsets[query + 1] - offsets[query]
-        numbers[record], numbers[record + TWIN], numbers[record + LENGTH] = query, NONE, length
-        begin, words = 4 * (record + HEADER), words + 1
-        for place in range(length):
-            letters[begin + place] = data[start + place]
-            words += data[start + place] == SPACE
-        record += HEADER + (length + 3) // 4
-    return numbers, words
+    numbers, slots, twins = tree
+    firsts, nodes, keys, seen = walk
+    places, ids = grown(hits[0], count), grown(hits[1], count)
+    level, roots = 1, len(slots) // 2
+    going: Any = 0
+    size: Any = 0
+    kinds: Any = 0
+    for first in range(count):
+        word = known[first]
+        value = np.int64(numbers[word]) if word != NONE else np.int64(0)
+        places[size], ids[size] = first, (value >> QUERY_BITS) - 1
+        size += value >= 1 << QUERY_BITS
+        firsts[going], nodes[going] = first, roots + word
+        going += (value & LONGER) & (known[first + 1] != NONE)
+        kinds |= value
+    while going > 0:
+        _step(slots, known, level, walk, going)
+        places, ids = grown(places, size + going), grown(ids, size + going)
+        begun, going = going, 0
+        for place in range(begun):
+            first, node = firsts[place], nodes[place]
+            if seen[place] != keys[place]:
+                node = node_of(slots, keys[place], node)
+            value = slots[2 * node + 1]  # 0 in a free slot
+            places[size], ids[size] = first, (value >> QUERY_BITS) - 1
+            size += value >= 1 << QUERY_BITS
+            firsts[going], nodes[going] = first, node
+            going += (value & LONGER) & (known[first + level + 1] != NONE)
+            kinds |= value
+        level += 1
+    if kinds & TWINS:
+        return _with_twins((places, ids), size, twins)
+    return (places, ids), size
 
 
 @njit(cache=True, nogil=True)
-def fill_table(slots: Any, numbers: Any) -> int:
-    """Put the records and what their queries begin with into an empty table.
+def _unique(ids: Any, begin: Any, end: Any, room: Any) -> Any:
+    """Sort the ids from `begin` to `end` and drop repetitions; return where they now end.
 
-    Args:
-        slots: (2^k,) uint64 of zeros, more than the words of all records.
-        numbers: int32 records; twins are linked here.
-
-    Returns:
-        How many slots are in use.
+    Up to SHORT of them each goes where the number of smaller ones says: no step waits for another.
     """
-    letters = numbers.view(np.uint8)
-    ends, hashes = np.empty(len(letters) + 1, np.int64), np.empty(len(letters) + 1, np.uint64)
-    used, record = 0, 0
-    while record < len(numbers):
-        begin, length = 4 * (record + HEADER), numbers[record + LENGTH]
-        words = _cut(letters, begin, begin + length, ends, hashes)
-        gram = np.uint64(0)
-        for word in range(words - 1):
-            gram = _extended(gram, hashes[word])
-            used += _mark_longer(slots, gram)
-        numbers[record + TWIN] = NONE
-        used += _insert(slots, (numbers, letters), _extended(gram, hashes[words - 1]), record)
-        record += HEADER + (length + 3) // 4
-    return used
-
-
-@njit(cache=True, nogil=True)
-def _looked_up(slots: Any, records: Any, gram: Any, data: Any, start: int, end: int) -> Any:
-    """Return the first record whose words these bytes are, or -1, and whether longer ones may begin so."""
-    mask, tag, place = len(slots) - 1, gram >> N32, np.int64(gram & LOWER_HALF)
-    longer, seen = False, False
-    while True:
-        slot = slots[place & mask]
-        if slot == 0:
-            return NONE, longer
-        if slot >> N32 == tag:
-            longer = longer if seen else slot & LONGER != 0
-            seen = True
-            head = np.int64((slot & LOWER_HALF) >> N1) - 1
-            if head >= 0 and _holds(records, head, data, start, end):
-                return head, longer
-        place += 1
-
-
-@njit(cache=True, nogil=True)
-def _unique(ids: Any, begin: Any, end: Any) -> Any:
-    """Sort the ids from `begin` to `end` and drop repetitions; return where they now end."""
+    size = begin
     if end - begin > SHORT:
         ids[begin:end] = np.sort(ids[begin:end])
-    else:
-        for place in range(begin + 1, end):
-            entry, before = ids[place], place - 1
-            while before >= begin and ids[before] > entry:
-                ids[before + 1] = ids[before]
-                before -= 1
-            ids[before + 1] = entry
-    size = begin
-    for place in range(begin, end):
-        if size == begin or ids[size - 1] != ids[place]:
-            ids[size] = ids[place]
-            size += 1
+        for place in range(begin, end):
+            if size == begin or ids[size - 1] != ids[place]:
+                ids[size] = ids[place]
+                size += 1
+        return size
+    own = ids[begin:end]  # known to begin at 0: numba then compares many at once, four times as fast
+    for place in range(len(own)):
+        room[place] = NONE
+    for place in range(len(own)):
+        entry, smaller = own[place], 0
+        for other in range(len(own)):
+            smaller += own[other] < entry
+        room[smaller] = entry
+    for place in range(len(own)):
+        own[size - begin] = room[place]
+        size += room[place] != NONE
     return size
 
 
 @njit(cache=True, nogil=True)
-def _touch(table: Any, scratch: Any, level: int, begun: int) -> None:
-    """Lengthen every n-gram of a text by a word, and ask for its slot and its record all at once.
+def _shared_out(hits: Any, size: int, texts: Any, ends: Any, ids: Any) -> Any:
+    """Give each text its hits, sorted and once each; return all ids and where those of each text end.
 
-    Nearly every look-up waits for memory. No step of these loops waits for another, so that the waits
-    overlap: with 500,000 queries this doubled the speed.
+    Args:
+        hits: places of words, and ids.
+        size: how many.
+        texts: the number of each word's text within the block.
+        ends: (B + 1,) int64: the first has where the ids end so far; the others are written here.
+        ids: those of earlier texts; replaced by a larger array when it is full.
     """
-    slots, numbers = table
-    _, hashes, firsts, grams, seen = scratch
-    mask = np.uint64(len(slots) - 1)
-    for place in range(begun):
-        first = firsts[place]
-        grams[first] = _extended(grams[first], hashes[first + level])
-        seen[place] = slots[np.int64(grams[first] & mask)]
-    for place in range(begun):
-        head = np.int64((seen[place] & LOWER_HALF) >> N1)
-        if head > 0 and seen[place] >> N32 == grams[firsts[place]] >> N32:
-            seen[place] = np.uint64(numbers[head - 1 + LENGTH])
+    places, found = hits
+    begin = ends[0]
+    ids = grown(ids, begin + size)
+    ends[1:] = 0
+    for hit in range(size):
+        ends[1 + texts[places[hit]]] += 1
+    for text in range(1, len(ends)):
+        ends[text] += ends[text - 1]
+    for hit in range(size - 1, -1, -1):
+        text = 1 + texts[places[hit]]
+        ends[text] -= 1
+        ids[ends[text]] = found[hit]
+    room = np.empty(SHORT, np.int32)
+    # Each entry now has where its text's ids begin.
+    after = begin
+    for text in range(1, len(ends)):
+        start = ends[text]
+        stop = ends[text + 1] if text + 1 < len(ends) else begin + size
+        stop = _unique(ids, start, stop, room)
+        for place in range(start, stop):
+            ids[after + place - start] = ids[place]
+        after += stop - start
+        ends[text] = after
+    return ids
 
 
 @njit(cache=True, nogil=True)
-def _noted(ids: Any, size: Any, numbers: Any, record: Any) -> Any:
-    """Write down the query of a record and of its twins; return the ids and how many they are now."""
-    while record >= 0:
-        ids = grown(ids, size)
-        ids[size] = numbers[record]
-        size, record = size + 1, numbers[record + TWIN]
-    return ids, size
-
-
-@njit(cache=True, nogil=True)
-def _found(text: Any, words: int, slots: Any, records: Any, scratch: Any, ids: Any, size: Any) -> Any:
-    """Write down the queries of one text: those of one word, of two, and so on while longer ones begin so."""
-    data, text_start = text
-    ends, _, firsts, grams, _ = scratch
-    for first in range(words):
-        firsts[first], grams[first] = first, 0
-    begun, level = words, 0
-    while begun > 0:
-        _touch((slots, records[0]), scratch, level, begun)
-        going = 0
-        for place in range(begun):
-            first = firsts[place]
-            start = ends[first - 1] + 1 if first > 0 else text_start
-            record, longer = _looked_up(slots, records, grams[first], data, start, ends[first + level])
-            ids, size = _noted(ids, size, records[0], record)
-            if longer and first + level + 1 < words:
-                firsts[going] = first
-                going += 1
-        begun, level = going, level + 1
-    return ids, size
-
-
-@njit(cache=True, nogil=True)
-def matched(data: Any, offsets: Any, slots: Any, numbers: Any) -> Any:
+def matched(data: Any, offsets: Any, words: Any, slots: Any, twins: Any) -> Any:
     """Find the queries in every caption.
 
     Args:
         data: uint8, the captions' bytes.
         offsets: (N + 1,) int64.
-        slots: (2^k,) uint64, see `fill_table`.
-        numbers: int32 records, see `recorded`.
+        words: `word_slots` and numbers, see `interned`.
+        slots: (2^k · 2,) int64, see `planted`.
+        twins: (Q,) int32.
 
     Returns:
         (N + 1,) int64 offsets into the ids, and (M,) int32 ids, ascending within a caption.
     """
-    records, longest = (numbers, numbers.view(np.uint8)), 1
-    for row in range(len(offsets) - 1):
-        longest = max(longest, offsets[row + 1] - offsets[row] + 1)
-    ends, firsts = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    hashes, grams = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
-    scratch = (ends, hashes, firsts, grams, np.empty(longest, np.uint64))
-    ids, out_offsets, size = np.empty(4 * len(offsets), np.int32), np.zeros(len(offsets), np.int64), 0
-    for row in range(len(offsets) - 1):
-        words = _cut(data, offsets[row], offsets[row + 1], ends, hashes)
-        begin = size
-        ids, size = _found((data, offsets[row]), words, slots, records, scratch, ids, size)
-        size = _unique(ids, begin, size)
-        out_offsets[row + 1] = size
-    return out_offsets, ids[:size]
+    word_slots, numbers = words
+    room = word_room(offsets)
+    most = len(room[0])
+    known, texts = np.empty(most, np.int64), np.empty(most, np.int64)
+    walk = (
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+    )
+    table = word_slots, numbers, numbers.view(np.uint8), np.empty(most, np.uint64)
+    hits = np.empty(2 * TOGETHER, np.int64), np.empty(2 * TOGETHER, np.int64)
+    ids, ends, row = np.empty(4 * len(offsets), np.int32), np.zeros(len(offsets), np.int64), 0
+    while row < len(offsets) - 1:
+        first_row, count = row, 0
+        while row < len(offsets) - 1 and count < TOGETHER:
+            following = cut_words(data, offsets[row], offsets[row + 1], room, count)
+            texts[count : following + 1] = row - first_row
+            room[0][following], room[1][following], room[2][following] = 0, NONE, 0
+            count, row = following + 1, row + 1
+        _recognised(data, room, count, table, known)
+        hits, size = _walked(known, count, (numbers, slots, twins), walk, hits)
+        ids = _shared_out(hits, size, texts, ends[first_row : row + 1], ids)
+    return ends, ids[: ends[-1]]
 
 
 @njit(cache=True, nogil=True)

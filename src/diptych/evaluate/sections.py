@@ -90,7 +90,22 @@ def prompts(tables: Sequence[PromptTable]) -> Leaf | None:
         "written. Gains are measured picture by picture against the first row, in percentage points with "
         "95 % intervals.",
     )
-    return Leaf("The gain of prompts", words, join(*(_prompt_table(table) for table in tables)))
+    shown = (join(_prompt_table(table), _verdict(table)) for table in tables)
+    return Leaf("The gain of prompts", words, join(*shown))
+
+
+def _verdict(table: PromptTable) -> Html:
+    """Say whether the last prompts of a task beat the first, by intervals that do not overlap."""
+    first, last = table.bars[0], table.bars[-1]
+    if first is last or first.metric.ci95 is None or last.metric.ci95 is None:
+        return Html("")
+    (low, high), (last_low, last_high) = first.metric.ci95, last.metric.ci95
+    ends = f"({percent(low)} to {percent(high)} against {percent(last_low)} to {percent(last_high)})"
+    names = f"“{first.name}”", f"“{last.name}”"
+    if last_low > high or last_high < low:
+        word = "beats" if last_low > high else "is worse than"
+        return tag("p", f"{names[1]} {word} {names[0]}: their intervals do not overlap {ends}.")
+    return tag("p", f"{names[1]} does not clearly beat {names[0]}: their intervals overlap {ends}.")
 
 
 def comparison(part: Comparison) -> Leaf:
