@@ -1,11 +1,16 @@
 """Decoders of a fetch may die, hang or never start."""
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.curate.fault_server import FaultServer, jpeg
 from tests.curate.test_fetch import fetched, settings_for
+from tests.data.test_damage import mutants
 
 from diptych.core.errors import EnvironmentFault
 
@@ -52,3 +57,23 @@ def test_a_decoder_that_cannot_start_is_told_and_leaves_nothing_running(server: 
     settings = settings_for(server, decoder="diptych.data.images:absent", decoders=1)
     with pytest.raises(EnvironmentFault, match="does not start"):
         fetched([server.url(f"/ok/{n}") for n in range(5)], settings)
+
+
+def test_10000_mutated_pictures_are_fetched_and_every_one_is_counted(server: FaultServer) -> None:
+    count = 10_000
+    sent = list(mutants(count, seed=3))
+    server.pictures |= {f"/m{n}.img": data for n, data in enumerate(sent)}
+    rows, counts = fetched(
+        [server.url(f"/m{n}.img") for n in range(count)], settings_for(server, decoders=2, per_host=32)
+    )
+    statuses = Counter(row["status"] for row in rows)
+    assert counts.seen == count == len(rows) == counts.kept + sum(counts.dropped.values())
+    assert statuses == Counter({"ok": counts.kept, **counts.dropped})
+    assert 0.02 * count < counts.kept < 0.9 * count
+    assert not {"decoder_crash", "timeout", "connection"} & set(statuses)
+    for row, data in zip(rows, sent, strict=True):
+        if row["status"] == "ok":
+            assert row["image"] == data
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                Image.open(BytesIO(data)).load()  # Pillow, asked directly, agrees

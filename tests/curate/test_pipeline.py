@@ -19,7 +19,7 @@ import pytest
 from tests.curate import crawl_files, worlds
 
 from diptych.cli.main import main
-from diptych.core.errors import UsageError
+from diptych.core.errors import EnvironmentFault, UsageError
 from diptych.core.files import TEMP_PREFIX, operations
 from diptych.core.manifest import read_manifest
 from diptych.core.records import Counts
@@ -284,6 +284,53 @@ def test_a_kill_at_every_durable_step_costs_nothing_but_time(
     small: tuple[CurateRecipe, Path], tmp_path: Path
 ) -> None:
     assert _every_kill(small, tmp_path, first=1, stride=1) > 300
+
+
+def _broken_at(fault: str, step: int, recipe: CurateRecipe, out: Path) -> str:
+    """Curate in a forked process whose disk fails at a durable step; return what it says, "" if it ends well."""
+    said = out.with_suffix(".said")
+    child = os.fork()
+    if child == 0:
+        os.environ["DIPTYCH_TESTING"] = "1"
+        os.environ["DIPTYCH_FAILPOINT"] = f"{fault}:{operations() + step}"
+        try:
+            curate(recipe, out)
+        except EnvironmentFault as error:
+            said.write_text(str(error))
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, (fault, step)
+    return said.read_text() if said.exists() else ""
+
+
+def _every_broken_disk(small: tuple[CurateRecipe, Path], folder: Path, first: int, stride: int) -> int:
+    recipe, whole = small[0], digests(small[1])
+    for turn, step in enumerate(range(first, 10_000, stride)):
+        out, fault = folder / f"out{step}", ("enospc", "eio")[turn % 2]
+        said = _broken_at(fault, step, recipe, out)
+        if not said:
+            return step
+        assert str(folder) in said, said
+        assert fault == "eio" or "bytes free" in said, said
+        curate(recipe, out, resume=True)
+        assert digests(out) == whole, step
+        assert not list(out.rglob(f"{TEMP_PREFIX}*")), step
+    raise AssertionError("no end of durable steps")
+
+
+def test_a_disk_that_fails_is_told_and_costs_nothing_but_time(
+    small: tuple[CurateRecipe, Path], tmp_path: Path
+) -> None:
+    """A full disk and a broken one, in turns, at one in seventy-one steps; at one in three in the deep test."""
+    assert _every_broken_disk(small, tmp_path, first=3, stride=71) > 300
+
+
+@pytest.mark.deep
+def test_a_disk_that_fails_anywhere_is_told_and_costs_nothing_but_time(
+    small: tuple[CurateRecipe, Path], tmp_path: Path
+) -> None:
+    assert _every_broken_disk(small, tmp_path, first=1, stride=3) > 300
 
 
 @pytest.mark.deep
