@@ -287,7 +287,7 @@ def test_a_kill_at_every_durable_step_costs_nothing_but_time(
 
 
 def _broken_at(fault: str, step: int, recipe: CurateRecipe, out: Path) -> str:
-    """Curate in a forked process whose disk fails at a durable step; return what it says, "" if it ends well."""
+    """Curate in a forked process whose disk fails at a durable step; return what it says, if anything."""
     said = out.with_suffix(".said")
     child = os.fork()
     if child == 0:
@@ -322,7 +322,7 @@ def _every_broken_disk(small: tuple[CurateRecipe, Path], folder: Path, first: in
 def test_a_disk_that_fails_is_told_and_costs_nothing_but_time(
     small: tuple[CurateRecipe, Path], tmp_path: Path
 ) -> None:
-    """A full disk and a broken one, in turns, at one in seventy-one steps; at one in three in the deep test."""
+    """A full disk and a broken one, in turns, at every 71st step; at every third in the deep test."""
     assert _every_broken_disk(small, tmp_path, first=3, stride=71) > 300
 
 
