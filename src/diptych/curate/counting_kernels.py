@@ -61,10 +61,9 @@ def _is_word(data: Any, place: int, size: int, pool: Any, pool_end: int) -> bool
 
 
 @njit(cache=True, nogil=True)
-def _row_of(data: Any, place: int, size: int, key: int, words: Any, pool: Any) -> Any:
-    """Return the row of a word, or the empty one where it would be."""
+def _row_of(data: Any, place: int, size: int, key: int, words: Any, pool: Any, at: Any) -> Any:
+    """Return the row of a word, or the empty one where it would be, looking from a row on."""
     mask = len(words) - 1
-    at = _slot(key, mask)
     while words[at, TAG]:
         same = words[at, KEY] == key and words[at, TAG] >> 32 == size
         if same and (size <= KEY_BYTES or _is_word(data, place, size, pool, words[at, END])):
@@ -100,47 +99,69 @@ def _resumed(data: Any, words: Any, pool: Any, marks: Any) -> Any:
     if place < 0:
         return 0
     key, end = _read(data, place, len(data))
-    at = _row_of(data, place, end - place, key, words, pool)
+    at = _row_of(data, place, end - place, key, words, pool, _slot(key, len(words) - 1))
     if words[at, TAG] == 0:
         _enter(data, place, end - place, key, words[at], pool, marks)
     return words[at, TAG] & NUMBER
 
 
 @njit(cache=True, nogil=True)
-def _read_numbers(data: Any, offsets: Any, words: Any, pool: Any, marks: Any, numbers: Any) -> Any:
-    """Count the next words and note their numbers behind the first entry; 0 stands where no pair crosses.
+def _cut(data: Any, offsets: Any, marks: Any, cut: Any) -> Any:
+    """Find the next words behind the first entry; one of no bytes stands between two texts.
 
     Returns:
-        How many entries there are now, and DONE, WORDS_FULL, or PAIRS_FULL if there is more to read.
+        How many entries there are now, and DONE, or PAIRS_FULL if there is more to read.
     """
-    room, row, place, filled = len(words) * FILL_THIRDS // 3, marks[ROW], marks[PLACE], 1
-    state, stop = PAIRS_FULL, offsets[row + 1]
-    while filled < len(numbers):
-        if place >= stop:
+    keys, places, ends, rows = cut
+    row, place, filled, state = marks[ROW], marks[PLACE], 1, PAIRS_FULL
+    stop = offsets[row + 1]
+    while filled < len(keys):
+        key, end, ended = np.int64(0), place, place >= stop
+        if ended:
             row += 1
             if row == len(offsets) - 1:
                 state = DONE
                 break
-            place, stop, marks[PREVIOUS], numbers[filled] = offsets[row], offsets[row + 1], -1, 0
-            filled += 1
-            continue
-        key, end = _read(data, place, stop)
-        if end - place > MAX_WORD_BYTES:
-            marks[PREVIOUS], numbers[filled], place = -1, 0, end + 1
-            filled += 1
-            continue
-        at = _row_of(data, place, end - place, key, words, pool)
-        if words[at, TAG] == 0:
-            if marks[ENTRIES] >= room or marks[POOL] + end - place > len(pool):
-                state = WORDS_FULL
-                break
-            _enter(data, place, end - place, key, words[at], pool, marks)
-        words[at, COUNT] += 1
-        marks[WORDS] += 1
-        numbers[filled], marks[PREVIOUS], place = words[at, TAG] & NUMBER, place, end + 1
+            place, end, stop = offsets[row], offsets[row], offsets[row + 1]
+        else:
+            key, end = _read(data, place, stop)
+        keys[filled], places[filled], ends[filled], rows[filled] = key, place, end, row
         filled += 1
+        place = place if ended else end + 1
     marks[ROW], marks[PLACE] = row, place
     return filled, state
+
+
+@njit(cache=True, nogil=True)
+def _number(data: Any, words: Any, pool: Any, marks: Any, numbers: Any, cut: Any, filled: int) -> Any:
+    """Count words that were cut and note their numbers; 0 stands where no pair crosses.
+
+    Their rows lie far apart in memory. All are asked for in loops of which no step waits for another.
+
+    Returns:
+        How many were counted: fewer than there are where the table is full.
+    """
+    keys, places, ends, rows = cut
+    room, mask = len(words) * FILL_THIRDS // 3, len(words) - 1
+    for step in range(1, filled):
+        numbers[step] = words[_slot(keys[step], mask), KEY]
+    for step in range(1, filled):
+        key, place, size = keys[step], places[step], ends[step] - places[step]
+        if size == 0 or size > MAX_WORD_BYTES:
+            marks[PREVIOUS], numbers[step] = -1, 0
+            continue
+        at = _slot(key, mask)
+        if numbers[step] != key or size > KEY_BYTES or words[at, TAG] >> 32 != size:
+            at = _row_of(data, place, size, key, words, pool, at)
+        if words[at, TAG] == 0:
+            if marks[ENTRIES] >= room or marks[POOL] + size > len(pool):
+                marks[ROW], marks[PLACE] = rows[step], place
+                return step
+            _enter(data, place, size, key, words[at], pool, marks)
+        words[at, COUNT] += 1
+        marks[WORDS] += 1
+        numbers[step], marks[PREVIOUS] = words[at, TAG] & NUMBER, place
+    return filled
 
 
 @njit(cache=True, nogil=True)
@@ -189,13 +210,21 @@ def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any
             return DONE
         marks[ROW], marks[PLACE] = 0, offsets[0]
     numbers = np.zeros(STRIDE, np.int64)
+    cut = (
+        np.empty(STRIDE, np.int64),
+        np.empty(STRIDE, np.int64),
+        np.empty(STRIDE, np.int64),
+        np.empty(STRIDE, np.int64),
+    )
     scratch = np.empty(STRIDE, np.int64), np.empty(STRIDE, np.int64), np.empty(STRIDE, np.int64)
     numbers[0] = _resumed(data, words, pool, marks)
     most_pairs = len(pairs) * FILL_THIRDS // 3
     while True:
         if len(pairs) and marks[PAIR_ENTRIES] + STRIDE > most_pairs:
             return PAIRS_FULL
-        filled, state = _read_numbers(data, offsets, words, pool, marks, numbers)
+        filled, state = _cut(data, offsets, marks, cut)
+        counted = _number(data, words, pool, marks, numbers, cut, filled)
+        filled, state = counted, state if counted == filled else WORDS_FULL
         if len(pairs):
             _add_pairs(numbers, filled, pairs, marks, scratch)
         numbers[0] = numbers[filled - 1]
@@ -213,7 +242,8 @@ def refill_words(old: Any, new: Any) -> None:
             at = _slot(old[row, KEY], len(new) - 1)
             while new[at, TAG]:
                 at = (at + 1) & (len(new) - 1)
-            new[at] = old[row]
+            for column in range(COUNT + 1):
+                new[at, column] = old[row, column]
 
 
 @njit(cache=True, nogil=True)
@@ -221,7 +251,10 @@ def refill_pairs(old: Any, new: Any) -> None:
     """Enter the pairs into a larger table."""
     for row in range(len(old)):
         if old[row, 0]:
-            new[_pair_row(new, old[row, 0], _slot(old[row, 0], len(new) - 1))] = old[row]
+            at = _slot(old[row, 0], len(new) - 1)
+            while new[at, 0]:
+                at = (at + 1) & (len(new) - 1)
+            new[at, 0], new[at, 1] = old[row, 0], old[row, 1]
 
 
 @njit(cache=True, nogil=True)
