@@ -50,6 +50,7 @@ class _Row:
     width: int | None = None
     height: int | None = None
     robots: str | None = None
+    permitted: str = ""
     signals: set[str] = field(default_factory=set)
     answer: Answer | None = None
 
@@ -223,6 +224,8 @@ class _Fetcher:
                 return answer.body, await self._pictures.hand_in(answer.body)
 
     async def _permit(self, row: _Row, address: Address) -> None:
+        if row.permitted == address.url:
+            return
         said = await self._hosts.robots(address)
         row.robots = said.state or None
         if said.reason is not None:
@@ -231,6 +234,7 @@ class _Fetcher:
             row.robots = DISALLOWED
             raise BadSampleError(Reason.ROBOTS)
         self._heed(row, ((one.name, one.value) for one in said.robots.preferences(address.target)))
+        row.permitted = address.url
 
     def _judge(self, row: _Row, answer: Answer) -> None:
         row.answer = answer

@@ -54,6 +54,8 @@ class Robots:
         >>> parse_robots("User-agent: *\\nDisallow: /a\\nAllow: /a/b", "diptych").allows("/a/b.jpg")
         True
         """
+        if not self.rules:
+            return True
         path = _comparable_path(target)
         if path == b"/robots.txt":
             return True
@@ -74,6 +76,8 @@ class Robots:
         >>> said.preferences("/a.jpg"), said.preferences("/b.jpg")
         ((Record(name='content-usage', value='train-ai=n'),), ())
         """
+        if not self.records:
+            return ()
         path = _comparable_path(target)
         found: list[Record] = []
         for name in PREFERENCES:
