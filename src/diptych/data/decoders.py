@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
 from diptych.core.errors import BadSampleError, EnvironmentFault
@@ -45,6 +46,7 @@ _START_SECONDS = 60.0  # importing Pillow takes 0.2 s; a busy network disk may t
 _LENGTH = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _SIZE = struct.Struct("<II")
+TALL = 1.5  # times as tall as wide: the order of Pillow's passes is its own from twice on
 JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
 
 
@@ -294,6 +296,7 @@ class Decode:
         module, _, name = settings.decoder.partition(":")
         self._decode: Callable[[bytes, ImageLimits], Image.Image] = getattr(import_module(module), name)
         self._settings = settings
+        self._resize = _resizer() if settings.resize is not None else _resized
 
     def __call__(self, image: bytes) -> Verdict:
         """Decode; and re-encode smaller where the settings ask for it."""
@@ -306,13 +309,27 @@ class Decode:
         except Exception:  # a decoder may raise anything on a stranger's bytes; none of it may stop a pack
             return Verdict(Reason.UNREADABLE_IMAGE)
 
+    def _smaller(self, picture: Image.Image, side: int) -> Image.Image:
+        """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
+        scale = min(1.0, side / min(picture.size))
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        if not self._settings.crop or width == height:
+            return picture if scale == 1.0 else self._resize(picture, width, height)
+        square = min(picture.size)
+        left, top = ((length - square) // 2 for length in picture.size)
+        box = (left, top, left + square, top + square)
+        kept = min(side, square)
+        if kept == square:
+            return picture.crop(box)
+        return self._resize(picture.crop(box), kept, kept)
+
     def _judged(self, image: bytes, settings: DecoderSettings) -> Verdict:
         if settings.resize is None and settings.decoder == DECODER:
             size = sound_jpeg(image, settings.limits)
             if size is not None:
                 return Verdict(size=size)
         picture = self._decode(image, settings.limits)
-        kept = picture if settings.resize is None else _smaller(picture, settings.resize, crop=settings.crop)
+        kept = picture if settings.resize is None else self._smaller(picture, settings.resize)
         if kept is picture:
             return Verdict(size=picture.size)
         buffer = io.BytesIO()
@@ -320,17 +337,24 @@ class Decode:
         return Verdict(image=buffer.getvalue(), size=kept.size)
 
 
-def _smaller(picture: Image.Image, side: int, *, crop: bool) -> Image.Image:
-    """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
-    scale = min(1.0, side / min(picture.size))
-    width, height = (max(1, round(length * scale)) for length in picture.size)
-    if not crop or width == height:
-        return picture if scale == 1.0 else picture.resize((width, height), Image.Resampling.BICUBIC)
-    square = min(picture.size)
-    left, top = ((length - square) // 2 for length in picture.size)
-    box = (left, top, left + square, top + square)
-    kept = min(side, square)
-    return picture.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
+def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _resizer() -> Callable[[Image.Image, int, int], Image.Image]:
+    """Return what resizes soonest here: the pixels are the same."""
+    try:
+        from diptych.data.resize_kernels import bicubic
+    except ImportError:  # numba is no part of the smallest installation
+        return _resized
+
+    def resize(picture: Image.Image, width: int, height: int) -> Image.Image:
+        if picture.height > TALL * picture.width:
+            return _resized(picture, width, height)
+        return Image.fromarray(bicubic(np.asarray(picture), height, width))
+
+    resize(Image.new("RGB", (8, 8)), 4, 4)  # compiles now, and not in the first picture's time
+    return resize
 
 
 def serve(wire: socket.socket) -> None:
