@@ -189,6 +189,28 @@ def test_karpathys_split_is_read(tmp_path: Path) -> None:
     assert task.class_names == () and task.metric == "recall"
 
 
+def test_crossmodal_3600_is_read_in_any_of_its_languages(tmp_path: Path) -> None:
+    def line(key: str, **texts: list[str]) -> str:
+        told = {name: {"caption": own, "caption/tokenized": own} for name, own in texts.items()}
+        return json.dumps({**told, "image/key": key, "image/locale": "de"}, ensure_ascii=False)
+
+    lines = [
+        line("0b", en=["a dog", "a brown dog"], ja=["茶色い犬"]),
+        line("0a", en=["a cat"], ja=["猫", "黒猫"]),
+    ]
+    (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0b.jpg").write_bytes(solid(1))
+    pairs = list(open_task("xm3600", tmp_path).pairs(Counts()))
+    assert [(p.key, p.captions, p.image != b"") for p in pairs] == [
+        ("images/0b.jpg", ("a dog", "a brown dog"), True), ("images/0a.jpg", ("a cat",), False)
+    ]  # fmt: skip
+    other = open_task("xm3600", tmp_path, split="ja").items()
+    assert [item.captions for item in other] == [("茶色い犬",), ("猫", "黒猫")]
+    with pytest.raises(IntegrityError, match=r"captions\.jsonl"):
+        list(open_task("xm3600", tmp_path, split="sw").items())
+
+
 def test_captions_of_coco_are_joined_to_their_pictures(tmp_path: Path, shared_data: Path) -> None:
     (tmp_path / "annotations").symlink_to(shared_data / "text")
     (tmp_path / "val2017").symlink_to(shared_data / "coco" / "images")

@@ -32,7 +32,7 @@ def _by_path(name: str) -> object:
 mini = _by_path("miniatures")
 WITHOUT_ARCHIVE = {"svhn", "dmlab", "diabetic-retinopathy", "iwildcam", "camelyon17", "fmow", "dollar-street",
                    "geode"}  # fmt: skip
-RETRIEVAL = {"flickr30k", "mscoco", "mscoco-2017"}
+RETRIEVAL = {"flickr30k", "mscoco", "mscoco-2017", "xm3600"}
 
 
 def read(task: Task) -> list[tuple[int, tuple[int, int, int]]]:

@@ -12,7 +12,7 @@ from typing import Literal
 from diptych.core.errors import unknown_name
 from diptych.core.settings import from_mapping, load_toml
 from diptych.evaluate.readers.arrays import CifarReader, Hdf5Reader, IdxReader, StlReader
-from diptych.evaluate.readers.caption_files import CocoReader, KarpathyReader
+from diptych.evaluate.readers.caption_files import CocoReader, KarpathyReader, Xm3600Reader
 from diptych.evaluate.readers.folders import FolderReader
 from diptych.evaluate.readers.originals import (
     CarsReader,
@@ -36,7 +36,7 @@ MetricName = Literal[
 Layout = (
     FolderReader | ListReader | TableReader | WebDatasetReader | ParquetReader | IdxReader | StlReader
     | CifarReader | Hdf5Reader | CarsReader | FlowersReader | VocReader | KittiReader | ClevrReader
-    | ObjectNetReader | KarpathyReader | CocoReader
+    | ObjectNetReader | KarpathyReader | CocoReader | Xm3600Reader
 )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
-"""Pictures with several captions each: Karpathy's split of COCO and Flickr30k, and COCO's own files.
+"""Pictures with several captions each: Karpathy's split of COCO and Flickr30k, COCO's own files, XM3600.
 
-Reads: `dataset_coco.json`, `dataset_flickr30k.json` (Karpathy and Fei-Fei 2015); `captions_val2017.json`.
+Reads: `dataset_coco.json`, `dataset_flickr30k.json` (Karpathy and Fei-Fei 2015); `captions_val2017.json`;
+`captions.jsonl` (Thapliyal et al. 2022).
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,45 @@ class CocoReader(Unnamed):
                 yield _example(root, name, texts[entry["id"]], self.captions)
         except (KeyError, TypeError) as error:
             raise damaged(path, f"{type(error).__name__}: {error}", "images and annotations") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Xm3600Reader(Unnamed):
+    """Crossmodal-3600: a line of JSON for each picture, with captions in 36 languages; a split is a language.
+
+    Attributes:
+        file: the file of captions.
+        images: the folder of the pictures, KEY.jpg each.
+        captions: so many of a picture's captions are taken, the first ones; 0 takes all.
+        kind: names this reader in a row.
+    """
+
+    file: str = "captions.jsonl"
+    images: str = "images"
+    captions: int = 0
+    kind: Literal["xm3600"] = "xm3600"
+
+    def present(self, root: Path, split: str) -> bool:
+        """See Reader."""
+        del split
+        return (root / self.file).is_file()
+
+    def examples(self, root: Path, split: str) -> Iterator[Example]:
+        """Yield in the file's order; see Reader.
+
+        Raises:
+            IntegrityError: the file is damaged.
+        """
+        path = root / self.file
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    entry = json.loads(line)
+                    name, texts = f"{self.images}/{entry['image/key']}.jpg", entry[split]["caption"]
+                except (ValueError, KeyError, TypeError) as error:
+                    told = f"line {number}: {type(error).__name__}: {error}"
+                    raise damaged(path, told, f"image/key, and captions of {split!r}") from None
+                yield _example(root, name, texts, self.captions)
 
 
 def _example(root: Path, name: str, texts: list[str], most: int) -> Example:
