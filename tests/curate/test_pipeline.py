@@ -2,6 +2,7 @@
 it."""
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ PLAIN = (
     "Mercury is a planet. Mercury is hot.",
 )
 """The articles of `worlds` as a reader sees them, written down by hand."""
+
+KILLS, BROKEN_DISKS = ("exit",), ("enospc", "eio")
 
 CAPTIONS = [
     "A (Dog), asleep", "my hot dog", "BROWN DOG running", "the black cat", "a domestic dog", "dog", "hotdogs",
@@ -243,51 +247,12 @@ def test_a_folder_is_only_gone_on_with_by_its_own_recipe(
     assert digests(small[1]) == before
 
 
-def _killed_at(step: int, recipe: CurateRecipe, out: Path) -> int:
-    """Curate in a forked process that ends without clean-up at a durable step."""
-    child = os.fork()
-    if child == 0:
-        os.environ["DIPTYCH_TESTING"] = "1"
-        os.environ["DIPTYCH_FAILPOINT"] = f"exit:{operations() + step}"
-        try:
-            curate(recipe, out)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _stopped(fault: str, step: int, recipe: CurateRecipe, out: Path) -> tuple[int, str]:
+    """Curate in a forked process that a durable step ends, or whose disk fails there.
 
-
-def _every_kill(small: tuple[CurateRecipe, Path], folder: Path, first: int, stride: int) -> int:
-    recipe, whole = small[0], digests(small[1])
-    step = first
-    while True:
-        out = folder / f"out{step}"
-        code = _killed_at(step, recipe, out)
-        if code == 0:
-            return step
-        assert code == 137
-        curate(recipe, out, resume=True)
-        assert digests(out) == whole, step
-        assert not list(out.rglob(f"{TEMP_PREFIX}*")), step
-        step += stride
-
-
-def test_a_kill_at_a_durable_step_costs_nothing_but_time(
-    small: tuple[CurateRecipe, Path], tmp_path: Path
-) -> None:
-    """One in forty-seven steps here, every one of them in the deep test."""
-    assert _every_kill(small, tmp_path, first=5, stride=47) > 300
-
-
-@pytest.mark.deep
-def test_a_kill_at_every_durable_step_costs_nothing_but_time(
-    small: tuple[CurateRecipe, Path], tmp_path: Path
-) -> None:
-    assert _every_kill(small, tmp_path, first=1, stride=1) > 300
-
-
-def _broken_at(fault: str, step: int, recipe: CurateRecipe, out: Path) -> str:
-    """Curate in a forked process whose disk fails at a durable step; return what it says, if anything."""
+    Returns:
+        Its exit status, and what it says of the disk.
+    """
     said = out.with_suffix(".said")
     child = os.fork()
     if child == 0:
@@ -297,40 +262,59 @@ def _broken_at(fault: str, step: int, recipe: CurateRecipe, out: Path) -> str:
             curate(recipe, out)
         except EnvironmentFault as error:
             said.write_text(str(error))
+            os._exit(EnvironmentFault.exit_code)
         except BaseException:
             os._exit(1)
         os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, (fault, step)
-    return said.read_text() if said.exists() else ""
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, said.read_text() if said.exists() else ""
 
 
-def _every_broken_disk(small: tuple[CurateRecipe, Path], folder: Path, first: int, stride: int) -> int:
+def _every_fault(
+    small: tuple[CurateRecipe, Path], folder: Path, faults: Sequence[str], first: int, stride: int
+) -> int:
+    """Stop a curation at one step after the other, by the faults in turns; return the step that is none."""
     recipe, whole = small[0], digests(small[1])
-    for turn, step in enumerate(range(first, 10_000, stride)):
-        out, fault = folder / f"out{step}", ("enospc", "eio")[turn % 2]
-        said = _broken_at(fault, step, recipe, out)
-        if not said:
+    for turn, step in enumerate(itertools.count(first, stride)):
+        out, fault = folder / f"out{step}", faults[turn % len(faults)]
+        code, said = _stopped(fault, step, recipe, out)
+        if code == 0:
             return step
-        assert str(folder) in said, said
-        assert fault == "eio" or "bytes free" in said, said
+        assert code == (137 if fault == "exit" else EnvironmentFault.exit_code), (fault, step)
+        assert fault == "exit" or str(folder) in said, said
+        assert fault != "enospc" or "bytes free" in said, said
         curate(recipe, out, resume=True)
         assert digests(out) == whole, step
         assert not list(out.rglob(f"{TEMP_PREFIX}*")), step
-    raise AssertionError("no end of durable steps")
+    raise AssertionError("unreachable")
+
+
+def test_a_kill_at_a_durable_step_costs_nothing_but_time(
+    small: tuple[CurateRecipe, Path], tmp_path: Path
+) -> None:
+    """One in forty-seven steps here, every one of them in the deep test."""
+    assert _every_fault(small, tmp_path, KILLS, first=5, stride=47) > 300
+
+
+@pytest.mark.deep
+def test_a_kill_at_every_durable_step_costs_nothing_but_time(
+    small: tuple[CurateRecipe, Path], tmp_path: Path
+) -> None:
+    assert _every_fault(small, tmp_path, KILLS, first=1, stride=1) > 300
 
 
 def test_a_disk_that_fails_is_told_and_costs_nothing_but_time(
     small: tuple[CurateRecipe, Path], tmp_path: Path
 ) -> None:
     """A full disk and a broken one, in turns, at every 71st step; at every third in the deep test."""
-    assert _every_broken_disk(small, tmp_path, first=3, stride=71) > 300
+    assert _every_fault(small, tmp_path, BROKEN_DISKS, first=3, stride=71) > 300
 
 
 @pytest.mark.deep
 def test_a_disk_that_fails_anywhere_is_told_and_costs_nothing_but_time(
     small: tuple[CurateRecipe, Path], tmp_path: Path
 ) -> None:
-    assert _every_broken_disk(small, tmp_path, first=1, stride=3) > 300
+    assert _every_fault(small, tmp_path, BROKEN_DISKS, first=1, stride=3) > 300
 
 
 @pytest.mark.deep

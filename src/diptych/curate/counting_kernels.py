@@ -222,9 +222,10 @@ def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any
     while True:
         if len(pairs) and marks[PAIR_ENTRIES] + STRIDE > most_pairs:
             return PAIRS_FULL
-        filled, state = _cut(data, offsets, marks, cut)
-        counted = _number(data, words, pool, marks, numbers, cut, filled)
-        filled, state = counted, state if counted == filled else WORDS_FULL
+        ready, state = _cut(data, offsets, marks, cut)
+        filled = _number(data, words, pool, marks, numbers, cut, ready)
+        if filled < ready:
+            state = WORDS_FULL
         if len(pairs):
             _add_pairs(numbers, filled, pairs, marks, scratch)
         numbers[0] = numbers[filled - 1]
@@ -235,13 +236,20 @@ def count(data: Any, offsets: Any, words: Any, pool: Any, pairs: Any, marks: Any
 
 
 @njit(cache=True, nogil=True)
+def _free(table: Any, key: int, mark: int) -> Any:
+    """Return the row for a key that is not in a table; the column `mark` is 0 where a row is empty."""
+    at = _slot(key, len(table) - 1)
+    while table[at, mark]:
+        at = (at + 1) & (len(table) - 1)
+    return at
+
+
+@njit(cache=True, nogil=True)
 def refill_words(old: Any, new: Any) -> None:
     """Enter the words into a larger table."""
     for row in range(len(old)):
         if old[row, TAG]:
-            at = _slot(old[row, KEY], len(new) - 1)
-            while new[at, TAG]:
-                at = (at + 1) & (len(new) - 1)
+            at = _free(new, old[row, KEY], TAG)
             for column in range(COUNT + 1):
                 new[at, column] = old[row, column]
 
@@ -251,9 +259,7 @@ def refill_pairs(old: Any, new: Any) -> None:
     """Enter the pairs into a larger table."""
     for row in range(len(old)):
         if old[row, 0]:
-            at = _slot(old[row, 0], len(new) - 1)
-            while new[at, 0]:
-                at = (at + 1) & (len(new) - 1)
+            at = _free(new, old[row, 0], 0)
             new[at, 0], new[at, 1] = old[row, 0], old[row, 1]
 
 

@@ -248,11 +248,11 @@ def _tree(data: Bytes, offsets: Offsets, held: NDArray[np.bool_]) -> tuple[NDArr
     again with what that took.
     """
     data, offsets = _fixed(data, offsets)
-    known = int((data == SPACE).sum()) + len(held)
+    used = int((data == SPACE).sum())
+    known = used + len(held)
     for _ in range(2):
         word_slots = np.zeros(_room(known), np.uint64)
-        words, known, total = interned(data, offsets, held, word_slots)
-    used = total - int(held.sum())
+        words, known = interned(data, offsets, held, word_slots)
     for _ in range(2):
         valued = words.copy()
         gram_slots, twins = np.zeros(2 * _room(used), np.int64), np.full(len(held), NONE, np.int32)

@@ -101,13 +101,12 @@ def interned(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
         slots: (2^k,) uint64 of zeros, more than there are words.
 
     Returns:
-        int32 numbers, how many different words there are, and how many words in all.
+        int32 numbers, and how many different words there are.
     """
-    numbers, size, known, total = np.zeros(1024, np.int32), 0, 0, 0
+    numbers, size, known = np.zeros(1024, np.int32), 0, 0
     words = word_room(offsets)
     for query in np.flatnonzero(held):
         count = cut_words(data, offsets[query], offsets[query + 1], words, 0)
-        total += count
         for place in range(count):
             start, end, hash_ = words[0][place], words[1][place], words[2][place]
             letters = numbers.view(np.uint8)
@@ -121,7 +120,7 @@ def interned(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
             numbers[size + LENGTH] = end - start
             numbers.view(np.uint8)[4 * (size + HEADER) : 4 * (size + HEADER) + end - start] = data[start:end]
             size, known = following, known + 1
-    return numbers[:size].copy(), known, total
+    return numbers[:size].copy(), known
 
 
 @njit(cache=True, nogil=True)

@@ -319,9 +319,7 @@ class Decode:
         left, top = ((length - square) // 2 for length in picture.size)
         box = (left, top, left + square, top + square)
         kept = min(side, square)
-        if kept == square:
-            return picture.crop(box)
-        return self._resize(picture.crop(box), kept, kept)
+        return picture.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
 
     def _judged(self, image: bytes, settings: DecoderSettings) -> Verdict:
         if settings.resize is None and settings.decoder == DECODER:

@@ -15,8 +15,20 @@ from diptych.evaluate.readers.examples import Example, Unnamed, damaged, inside
 from diptych.evaluate.readers.originals import read_json
 
 
+class _OneFile(Unnamed):
+    """For readers of one file that holds all splits."""
+
+    __slots__ = ()
+    file: str
+
+    def present(self, root: Path, split: str) -> bool:
+        """See Reader."""
+        del split
+        return (root / self.file).is_file()
+
+
 @dataclass(frozen=True, slots=True)
-class KarpathyReader(Unnamed):
+class KarpathyReader(_OneFile):
     """One JSON file with pictures, their sentences and their split.
 
     Attributes:
@@ -30,11 +42,6 @@ class KarpathyReader(Unnamed):
     image: str
     captions: int = 5
     kind: Literal["karpathy"] = "karpathy"
-
-    def present(self, root: Path, split: str) -> bool:
-        """See Reader."""
-        del split
-        return (root / self.file).is_file()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
         """Yield in the file's order; see Reader.
@@ -94,7 +101,7 @@ class CocoReader(Unnamed):
 
 
 @dataclass(frozen=True, slots=True)
-class Xm3600Reader(Unnamed):
+class Xm3600Reader(_OneFile):
     """Crossmodal-3600: a line of JSON for each picture, with captions in 36 languages; a split is a language.
 
     Attributes:
@@ -108,11 +115,6 @@ class Xm3600Reader(Unnamed):
     images: str = "images"
     captions: int = 0
     kind: Literal["xm3600"] = "xm3600"
-
-    def present(self, root: Path, split: str) -> bool:
-        """See Reader."""
-        del split
-        return (root / self.file).is_file()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
         """Yield in the file's order; see Reader.
