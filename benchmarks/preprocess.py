@@ -133,7 +133,9 @@ def serve() -> None:
     import torch
 
     from diptych.data.images import Preprocess, read_pixels
+    from diptych.data.resampling import shrinking_kernel
 
+    shrinking_kernel()  # a process loads it by itself after its first pictures
     torch.set_num_threads(1)
     preprocess, files = Preprocess(), []
 

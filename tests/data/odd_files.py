@@ -69,4 +69,8 @@ def odd_files() -> dict[str, bytes]:
         files[f"strip-{width}x{height}.jpg"] = encoded(rgb(width, height), "JPEG")
     files["strip-grey-1x300.png"] = encoded(rgb(1, 300).convert("L"), "PNG")
     files["strip-1x900.png"] = encoded(rgb(1, 900), "PNG")  # 45 million pixels between resize and crop
+    for width, height in ((260, 1000), (400, 900), (1000, 240)):
+        files[f"long-{width}x{height}.png"] = encoded(rgb(width, height), "PNG")
+    files["long-grey.png"] = encoded(rgb(240, 800).convert("L"), "PNG")
+    files["long-alpha.png"] = encoded(Image.fromarray(waves(240, 800, 4), "RGBA"), "PNG")
     return files

@@ -13,7 +13,8 @@ from diptych.core.errors import BadSampleError, SettingsError
 from diptych.core.records import Reason
 from diptych.data import jpeg
 from diptych.data.images import Preprocess, evaluation_pixels, read_pixels, training_pixels
-from diptych.data.resampling import cover, exact_window, fast_window
+from diptych.data.resampling import cover, exact_window
+from diptych.data.resampling_fast import fast_window
 
 SMALL = Preprocess(size=(32, 32))
 WIDE_GREY = {"sixteen-bit.png"}

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from tests.data.odd_files import odd_files
 
+from diptych.data import resampling
 from diptych.data.images import Preprocess, read_pixels
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_pixels.py"
@@ -55,6 +57,7 @@ def theirs(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 def test_exact_is_open_clips_transform_and_fast_is_within_a_level(shared_data: Path, tmp_path: Path) -> None:
+    resampling.shrinking_kernel()
     files = sorted((shared_data / "coco" / "images").glob("*.jpg"))
     photos = len(files)
     assert photos == 160
@@ -80,9 +83,17 @@ def test_exact_is_open_clips_transform_and_fast_is_within_a_level(shared_data: P
         assert furthest <= 1
 
 
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("name", sorted(odd_files()))
-def test_pillow_step_by_step_gives_the_same_as_exact(name: str) -> None:
+def test_pillow_step_by_step_gives_the_same_as_exact(
+    name: str, kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same as the deep test, with Pillow alone: resize, crop, and only then RGB."""
+    if kernels:
+        pytest.importorskip("numba")
+        assert resampling.shrinking_kernel() is not None
+    else:
+        monkeypatch.setattr(resampling, "shrinking_kernel", cache(lambda: None))
     data = odd_files()[name]
     image = Image.open(io.BytesIO(data))
     short, long = min(image.size), max(image.size)

@@ -28,13 +28,13 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image
 
 from diptych.core.errors import BadSampleError, EnvironmentFault
 from diptych.core.records import Reason
 from diptych.core.settings import from_mapping
 from diptych.data.decoding import DEFAULT_LIMITS, ImageLimits, sound_jpeg
+from diptych.data.resampling import exact_window, shrinking_kernel
 
 T = TypeVar("T")
 DECODER = "diptych.data.images:decode"
@@ -46,7 +46,6 @@ _START_SECONDS = 60.0  # importing Pillow takes 0.2 s; a busy network disk may t
 _LENGTH = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
 _SIZE = struct.Struct("<II")
-TALL = 1.5  # times as tall as wide: the order of Pillow's passes is its own from twice on
 JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
 
 
@@ -296,7 +295,8 @@ class Decode:
         module, _, name = settings.decoder.partition(":")
         self._decode: Callable[[bytes, ImageLimits], Image.Image] = getattr(import_module(module), name)
         self._settings = settings
-        self._resize = _resizer() if settings.resize is not None else _resized
+        if settings.resize is not None:
+            shrinking_kernel()  # compiles now, and not in the first picture's time
 
     def __call__(self, image: bytes) -> Verdict:
         """Decode; and re-encode smaller where the settings ask for it."""
@@ -314,7 +314,10 @@ class Decode:
         scale = min(1.0, side / min(picture.size))
         width, height = (max(1, round(length * scale)) for length in picture.size)
         if not self._settings.crop or width == height:
-            return picture if scale == 1.0 else self._resize(picture, width, height)
+            covered = (height, width)
+            if scale == 1.0:
+                return picture
+            return Image.fromarray(exact_window(picture, covered, (0, 0), covered, "bicubic"))
         square = min(picture.size)
         left, top = ((length - square) // 2 for length in picture.size)
         box = (left, top, left + square, top + square)
@@ -333,26 +336,6 @@ class Decode:
         buffer = io.BytesIO()
         kept.save(buffer, "JPEG", quality=settings.quality)
         return Verdict(image=buffer.getvalue(), size=kept.size)
-
-
-def _resized(picture: Image.Image, width: int, height: int) -> Image.Image:
-    return picture.resize((width, height), Image.Resampling.BICUBIC)
-
-
-def _resizer() -> Callable[[Image.Image, int, int], Image.Image]:
-    """Return what resizes soonest here: the pixels are the same."""
-    try:
-        from diptych.data.resize_kernels import bicubic
-    except ImportError:  # numba is no part of the smallest installation
-        return _resized
-
-    def resize(picture: Image.Image, width: int, height: int) -> Image.Image:
-        if picture.height > TALL * picture.width:
-            return _resized(picture, width, height)
-        return Image.fromarray(bicubic(np.asarray(picture), height, width))
-
-    resize(Image.new("RGB", (8, 8)), 4, 4)  # compiles now, and not in the first picture's time
-    return resize
 
 
 def serve(wire: socket.socket) -> None:

@@ -24,7 +24,8 @@ from diptych.data.decoding import decode, decode_with, inspect, orientation, to_
 from diptych.data.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
 from diptych.data.orientation import stored_corner, swapped, turned
 from diptych.data.picture_limits import DEFAULT_LIMITS, ImageLimits
-from diptych.data.resampling import FILTERS, Size, boxed_window, cover, exact_window, fast_window
+from diptych.data.resampling import FILTERS, Size, boxed_window, cover, exact_window, size_of
+from diptych.data.resampling_fast import fast_window
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -311,13 +312,11 @@ def _corner(covered: Size, size: Size) -> Size:
 
 
 def _exact(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
-    covered = _covered(_size(picture), preprocess.resize, preprocess.size)
+    covered = _covered(size_of(picture), preprocess.resize, preprocess.size)
     corner = _corner(covered, preprocess.size)
-    if covered == _size(picture) and isinstance(picture, np.ndarray):
+    if covered == size_of(picture) and isinstance(picture, np.ndarray):
         return _cut(picture, *corner, preprocess.size)
-    window = exact_window(_as_image(picture), covered, corner, preprocess.size, preprocess.interpolation)
-    window.info.pop("transparency", None)  # of a palette: converting warns of it, and drops it all the same
-    return np.array(window.convert("RGB"))
+    return exact_window(picture, covered, corner, preprocess.size, preprocess.interpolation)
 
 
 def _fast(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
@@ -326,14 +325,13 @@ def _fast(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
             picture = to_rgb(picture)
         if picture.mode not in ("RGB", "L"):
             return _exact(picture, preprocess)
-    covered = _covered(_size(picture), preprocess.resize, preprocess.size)
+    covered = _covered(size_of(picture), preprocess.resize, preprocess.size)
     corner = _corner(covered, preprocess.size)
-    if covered == _size(picture):
+    if covered == size_of(picture):
         return _cut(_as_rgb(picture), *corner, preprocess.size)
-    if _pays(_size(picture), covered, preprocess.size):
+    if _pays(size_of(picture), covered, preprocess.size):
         return fast_window(_as_rgb(picture), covered, corner, preprocess.size, preprocess.interpolation)
-    window = exact_window(_as_image(picture), covered, corner, preprocess.size, preprocess.interpolation)
-    return np.array(window.convert("RGB"))
+    return exact_window(picture, covered, corner, preprocess.size, preprocess.interpolation)
 
 
 def _pays(image_size: Size, covered: Size, size: Size) -> bool:
@@ -361,7 +359,7 @@ def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
 def _training(
     picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
 ) -> Pixels:
-    size, image_size = preprocess.size, _size(picture)
+    size, image_size = preprocess.size, size_of(picture)
     covered = _covered(image_size, preprocess.resize, preprocess.train_size())
     corner, mirror = _draw(covered, preprocess, rng)
     if preprocess.train_pad:
@@ -377,14 +375,10 @@ def _training(
 
 def _padded(picture: Image.Image | Pixels, covered: Size, preprocess: Preprocess) -> Pixels:
     """Resize to `covered` and repeat the edge on every side."""
-    if covered != _size(picture):
+    if covered != size_of(picture):
         picture = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
     border = (preprocess.train_pad,) * 2
     return np.pad(_as_rgb(picture), (border, border, (0, 0)), mode="edge")
-
-
-def _size(picture: Image.Image | Pixels) -> Size:
-    return np.shape(picture)[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
 
 
 def _as_image(picture: Image.Image | Pixels) -> Image.Image:

@@ -1,7 +1,8 @@
-"""Resize a picture and keep one window of it: to the bit as Pillow does, or through torch within one level.
+"""Resize a picture and keep one window of it, to the bit as Pillow does.
 
-Both resize in two passes, columns first, as Pillow's own resize does inside. With Pillow, what falls outside
-the window is cut away between the passes and never computed.
+Two passes, as Pillow's own resize does inside; what falls outside the window is cut away between them and
+never computed. Where numba is installed, our own kernels do Pillow's bicubic for RGB pictures that shrink,
+with the same pixels.
 
 Reads and writes: pixels in memory.
 Source: Pillow's `Image.resize` (antialiased filters in fixed point, 22 bits); its bicubic is Keys 1981 with
@@ -9,18 +10,18 @@ a = -0.5. Cutting first with its `box` would not do: the box is held in single p
 a level.
 """
 
+import itertools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.data.jpeg import Pixels
 from diptych.data.picture_limits import MAX_PIXELS
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 REACH = {"bicubic": 2.0, "bilinear": 1.0}
@@ -30,7 +31,15 @@ PRECISION_BITS = 22
 PLAIN_MODES = frozenset({"RGB", "L", "CMYK"})
 """Modes whose channels are resized as they are; some of the others Pillow converts first."""
 
+PASSES_VARY = int(PIL.__version__.partition(".")[0]) >= 13
+"""Older Pillow always goes across first."""
+PICTURES_BEFORE_KERNELS = 128
+"""Loading the kernels takes half a second: no gain for so few pictures in a process."""
+
 Size = tuple[int, int]
+Kernel = Callable[..., Pixels]
+
+_seen = itertools.count()
 
 
 def cover(image_size: Size, size: Size) -> Size:
@@ -51,22 +60,72 @@ def cover(image_size: Size, size: Size) -> Size:
     return round(image_height / ratio), round(image_width / ratio)
 
 
+def size_of(picture: Image.Image | Pixels) -> Size:
+    """Return height and width."""
+    return np.shape(picture)[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
+
+
+@cache
+def shrinking_kernel() -> Kernel | None:
+    """Load `resize_kernels.bicubic`, compiled; None: numba is not installed."""
+    try:
+        from diptych.data.resize_kernels import bicubic
+    except ImportError:  # numba is no part of the smallest installation
+        return None
+    return bicubic
+
+
+def _kernel(image_size: Size, covered: Size, filter_name: str) -> Kernel | None:
+    """Return the kernel if it applies, and is loaded or worth it."""
+    shrinks = image_size[0] >= covered[0] and image_size[1] >= covered[1] and image_size != covered
+    if filter_name != "bicubic" or not shrinks:
+        return None
+    if not shrinking_kernel.cache_info().currsize and next(_seen) < PICTURES_BEFORE_KERNELS:
+        return None
+    return shrinking_kernel()
+
+
+def goes_down_first(image_size: Size, covered: Size) -> bool:
+    """Say whether Pillow's resize resizes the columns before the rows; the pixels between are rounded.
+
+    >>> goes_down_first((480, 640), (224, 298))
+    False
+    """
+    down, across = image_size[0] - covered[0], image_size[1] - covered[1]
+    return PASSES_VARY and down > 0 and down > 2 * across
+
+
 def exact_window(
-    image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str
-) -> Image.Image:
-    """Resize with Pillow and crop, bit-equal to doing just that.
+    picture: Image.Image | Pixels, covered: Size, corner: Size, size: Size, filter_name: str
+) -> Pixels:
+    """Resize with Pillow, crop and turn into RGB, bit-equal to doing just that.
 
     Args:
-        image: any mode.
+        picture: of any mode, or (H, W, 3) uint8.
         covered: height and width that the whole picture would be resized to.
         corner: top and left of the window in the resized picture.
         size: height and width of the window.
         filter_name: "bicubic" or "bilinear".
 
     Returns:
-        The window, of the picture's mode. Where the whole resized picture would pass 25 million pixels, other
-        modes than RGB, L and CMYK come back as RGB.
+        (height, width, 3) uint8. Where the whole resized picture would pass 25 million pixels, other modes
+        than RGB, L and CMYK are turned into RGB first.
     """
+    image_size = size_of(picture)
+    if isinstance(picture, np.ndarray) or picture.mode == "RGB":
+        kernel = _kernel(image_size, covered, filter_name)
+        if kernel is not None:
+            down_first = goes_down_first(image_size, covered)
+            return kernel(np.asarray(picture), covered, corner, size, down_first=down_first)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    window = _pillow_window(image, covered, corner, size, filter_name)
+    window.info.pop("transparency", None)  # of a palette: converting warns of it, and drops it all the same
+    return np.array(window.convert("RGB"))
+
+
+def _pillow_window(
+    image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str
+) -> Image.Image:
     resample = FILTERS[filter_name]
     (height, width), (top, left) = size, corner
     if covered[0] * covered[1] > MAX_PIXELS and image.mode not in PLAIN_MODES:
@@ -74,6 +133,9 @@ def exact_window(
     if image.mode not in PLAIN_MODES:
         image = image.resize((covered[1], covered[0]), resample)
         return image.crop((left, top, left + width, top + height))
+    if goes_down_first((image.height, image.width), covered):
+        rows = image.resize((image.width, covered[0]), resample).crop((0, top, image.width, top + height))
+        return rows.resize((covered[1], height), resample).crop((left, 0, left + width, height))
     if covered[1] > width:
         image = image.resize((covered[1], image.height), resample).crop((left, 0, left + width, image.height))
     if covered[0] == height:
@@ -93,59 +155,6 @@ def exact_window(
     whole = Image.new(rows.mode, (width, image.height))
     whole.paste(rows, (0, first))
     return whole.resize((width, covered[0]), resample).crop((0, top, width, top + height))
-
-
-def fast_window(
-    pixels: Pixels,
-    covered: Size,
-    corner: Size,
-    size: Size,
-    filter_name: str,
-    *,
-    extent: tuple[float, float] | None = None,
-) -> Pixels:
-    """Do what `exact_window` does with torch's antialiased resize of bytes.
-
-    Args:
-        pixels: (H, W, 3) uint8, contiguous and writable.
-        covered: height and width that the whole picture would be resized to.
-        corner: top and left of the window in the resized picture.
-        size: height and width of the window.
-        filter_name: "bicubic" or "bilinear".
-        extent: height and width of the picture in pixels, where the last row or column is only in part its.
-
-    Returns:
-        (height, width, 3) uint8, each value at most 1 from `exact_window`'s.
-    """
-    import torch
-    from torch.nn.functional import interpolate
-
-    (height, width), (top, left) = size, corner
-    # (1, 3, H, W) seen on (H, W, 3): channels-last in memory, which torch has vector code for.
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    if extent is None or extent == pixels.shape[:2]:
-        picture = interpolate(picture, size=covered, mode=filter_name, antialias=True)
-    else:
-        for axis in (1, 0):
-            picture = _resized(picture, axis, covered[axis], extent[axis], filter_name)
-    window = picture[0, :, top : top + height, left : left + width].numpy()
-    found: Pixels = np.empty((height, width, 3), dtype=np.uint8)
-    for channel in range(3):  # torch hands planes back; plane by plane they are woven together soonest
-        found[..., channel] = window[channel]
-    return found
-
-
-def _resized(picture: "Tensor", axis: int, covered: int, extent: float, filter_name: str) -> "Tensor":
-    """Resize rows (axis 0) or columns (1) so that the first `extent` of them become `covered`."""
-    from torch.nn.functional import interpolate
-
-    size = [picture.shape[2], picture.shape[3]]
-    if extent == size[axis]:
-        size[axis] = covered
-        return interpolate(picture, size=size, mode=filter_name, antialias=True)
-    factors = [1.0, 1.0]
-    factors[axis] = covered / extent
-    return interpolate(picture, scale_factor=factors, mode=filter_name, antialias=True)
 
 
 def _rows_read(rows: int, covered: int, top: int, height: int, reach: float) -> Size:
