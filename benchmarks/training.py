@@ -144,6 +144,8 @@ class Ours:
         batch_size: int,
         learning_rate: float,
         engine: str | None = None,
+        device: str = "cpu",
+        compiled: bool = False,
         **_others: Any,
     ) -> dict[str, Any]:
         """Build model and optimizer; return the facts about them."""
@@ -173,7 +175,10 @@ class Ours:
             learning_rate=learning_rate,
             warmup_steps=0,
             precision="bfloat16" if precision == "bfloat16" else "float32",
+            device=device,
+            compile=compiled,
         )
+        model.to(settings.resolved_device())
         self.stepper = Stepper(model, settings, contrastive_loss, total_steps=1_000_000)
         self.batches = _our_batches(Path(folder), batch_size)
         self.done, self.engine = 0, engine or default_engine()

@@ -18,10 +18,10 @@ BETA1, WEIGHT_DECAY = 0.9, 0.2
 LARGEST_LOGIT_SCALE = math.log(100)
 
 
-def timed(step: Callable[[], float], count: int) -> dict[str, Any]:
-    """Do some steps; return wall time, processor time of all threads, and the losses."""
+def timed(step: Callable[[], Any], count: int) -> dict[str, Any]:
+    """Do some steps; return wall time, processor time of all threads, and the losses (read at the end)."""
     begin, begin_cpu = time.perf_counter(), time.process_time()
-    losses = [step() for _ in range(count)]
+    losses = [float(loss) for loss in [step() for _ in range(count)]]
     return {
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - begin_cpu,
@@ -143,8 +143,9 @@ def optimizer_of(model: Any, config: dict[str, Any], learning_rate: float, **opt
 class OpenClip:
     """open_clip 3.3: what `train_one_epoch` does with a batch (autocast around model and loss)."""
 
-    def __init__(self, config: dict[str, Any], learning_rate: float) -> None:
+    def __init__(self, config: dict[str, Any], learning_rate: float, device: str) -> None:
         self.model, self.loss = open_clip_model(config)
+        self.model.to(device)
         self.optimizer = optimizer_of(self.model, config, learning_rate)
 
     def forward(self, pixels: Any, tokens: Any) -> Any:
@@ -156,13 +157,13 @@ class OpenClip:
 class Transformers:
     """transformers 5: its model with `return_loss`, padded input with a mask, the Trainer's optimizer."""
 
-    def __init__(self, config: dict[str, Any], learning_rate: float) -> None:
+    def __init__(self, config: dict[str, Any], learning_rate: float, device: str) -> None:
         import torch
 
-        self.model = transformers_model(config)
+        self.model = transformers_model(config).to(device)
         self.optimizer = optimizer_of(self.model, config, learning_rate, fused=True)
         self._end = config["text"]["end_id"]
-        self._places = torch.arange(config["text"]["context_length"])
+        self._places = torch.arange(config["text"]["context_length"], device=device)
 
     def forward(self, pixels: Any, tokens: Any) -> Any:
         """Return the loss."""
@@ -183,6 +184,8 @@ class Peer:
         config: dict[str, Any],
         precision: str,
         learning_rate: float,
+        device: str = "cpu",
+        compiled: bool = False,
         **data: Any,
     ) -> dict[str, Any]:
         """Build model and optimizer; return the facts about them."""
@@ -192,10 +195,15 @@ class Peer:
             return {"skipped": "transformers' CLIPModel has no ResNet tower"}
         torch.manual_seed(0)
         side = OpenClip if self.name == "open_clip" else Transformers
-        self.side = side(config, learning_rate)
+        self.side = side(config, learning_rate, device)
         self.side.model.train()
+        if compiled:
+            self.side.model.compile()
+        self.device = device
         self.lower = precision == "bfloat16"
         self.batches, self.done = batches(**data), 0
+        if device != "cpu":  # as their loaders do
+            self.batches = [tuple(part.pin_memory() for part in batch) for batch in self.batches]
         names = ("open_clip_torch", "torch") if self.name == "open_clip" else ("transformers", "torch")
         return {
             "parameters": sum(parameter.numel() for parameter in self.side.model.parameters()),
@@ -207,20 +215,21 @@ class Peer:
         """Do some steps; return seconds and losses."""
         import torch
 
-        side = self.side
+        side, device = self.side, self.device
         scale = side.model.logit_scale
 
-        def step() -> float:
+        def step() -> Any:
             pixels, tokens = self.batches[self.done % len(self.batches)]
             self.done += 1
+            pixels, tokens = (part.to(device, non_blocking=True) for part in (pixels, tokens))
             side.optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.lower):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=self.lower):
                 loss = side.forward(pixels, tokens)
             loss.backward()
             side.optimizer.step()
             with torch.no_grad():
                 scale.clamp_(0, LARGEST_LOGIT_SCALE)
-            return loss.item()
+            return loss.detach()
 
         return timed(step, count)
 

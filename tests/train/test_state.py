@@ -43,7 +43,11 @@ def advance(module: nn.Module, optimizer: torch.optim.AdamW, number: int) -> flo
 
 
 def facts(step: int) -> Facts:
-    return Facts(Counters(step=step, losses=(0.1, 1 / 3)), {"train": {"seed": 1}}, state.machine_facts())
+    return Facts(
+        Counters(step=step, losses=(0.1, 1 / 3)),
+        {"train": {"seed": 1}},
+        state.machine_facts(torch.device("cpu")),
+    )
 
 
 def quiet(_: str) -> None:

@@ -84,6 +84,24 @@ def test_two_runs_are_equal_bit_by_bit(work: Path, tmp_path: Path) -> None:
     assert models[0].digest == models[1].digest
 
 
+def test_device_that_is_not_here_is_refused_before_anything_is_written(work: Path, tmp_path: Path) -> None:
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(SettingsError, match=r"(?s)train\.device.*auto"):
+            run(work, tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.deep
+def test_compiled_run_is_the_plain_one_up_to_rounding(work: Path, tmp_path: Path) -> None:
+    models = [tiny_run.make_model(work, kind="vit") for _ in range(2)]
+    for model, compiled in zip(models, (True, False), strict=True):
+        run(work, tmp_path / str(compiled), model=model, compile=compiled)
+    states = [model.clip.state_dict() for model in models]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], atol=1e-3, rtol=1e-3, msg=name)
+
+
 @pytest.mark.parametrize("how", ["loss", "gradient"])
 def test_step_that_is_not_finite_changes_nothing_and_is_counted(work: Path, tmp_path: Path, how: str) -> None:
     """A bad first step must leave the weights and BatchNorm's running statistics as they were."""

@@ -36,6 +36,7 @@ from diptych.evaluate.prompts import BARE, load
 from diptych.models import checkpoint
 from diptych.models.notes import processor
 from diptych.train.settings import TrainSettings
+from diptych.train.settings import default_device
 from diptych.train.state import machine_facts
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Workshop:
             "batch_size": settings.batch_size, "learning_rate": settings.learning_rate,
             "parameters": sum(tensor.numel() for tensor in model.clip.parameters()),
             "operations_per_pair": self._operations(model, settings) if objective == "contrastive" else None,
-            "machine": {"processor": processor(), **machine_facts()},
+            "machine": {"processor": processor(), **machine_facts(default_device())},
         }  # fmt: skip
         curve = learn(model, objective, self.shards, settings, exams=self.exams(model), watch=part.watch)
         if objective == "contrastive":

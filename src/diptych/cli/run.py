@@ -73,8 +73,6 @@ def run_recipe(
         command: what the user typed, for the messages and the report.
         add: puts more into the report before it is written.
     """
-    import torch
-
     from diptych.data.loader import Loader, LoaderSettings
     from diptych.models.presets import preset
     from diptych.train.settings import TrainSettings
@@ -85,7 +83,7 @@ def run_recipe(
     preset(recipe.model.preset)
     _check_vocabulary(recipe.tokenizer)
     batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
-    precision = settings.resolved_precision(torch.device("cpu"))
+    precision = settings.resolved_precision(settings.resolved_device())
     suites = [_Remembering(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
     shards = pack_once(recipe, folder)
     tokenizer = vocabulary_once(recipe, shards, folder)

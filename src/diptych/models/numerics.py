@@ -85,6 +85,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (..., D_out), equal to `torch.nn.functional.linear` up to float32 rounding.
     """
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return F.linear(x, weight, bias)
     if current_engine() == "mkl" or not _suits_onednn(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -94,12 +96,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and onednn_available()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -11,7 +11,7 @@ from diptych.train.optimizer import AdamWSettings, paper_constants
 
 Precision = Literal["float32", "bfloat16"]
 
-HARMLESS = ("log_every", "save_every_steps", "evaluate_every_steps", "keep")
+HARMLESS = ("device", "log_every", "save_every_steps", "evaluate_every_steps", "keep")
 """Settings that may change when a run is resumed: they do not change what is computed."""
 
 
@@ -34,6 +34,10 @@ class TrainSettings:
         beta2: of Adam; None takes the paper's for the kind of image tower.
         epsilon: of Adam; None as beta2.
         gradient_clip: largest norm of all gradients together; None for no limit, as in the paper.
+        device: where the towers are trained, as torch names it; "auto" is the GPU where CUDA finds one, else
+            the processor.
+        compile: let torch.compile fuse the blocks of Transformers: the same numbers up to rounding, after
+            half a minute of compiling; it pays on GPUs.
         precision: of the towers; the loss is always float32. "auto" is bfloat16 where the processor or the
             GPU multiplies it faster than float32.
         channels_last: keep pictures and convolutions channels-last in memory: the same numbers, faster.
@@ -57,6 +61,8 @@ class TrainSettings:
     beta2: float | None = None
     epsilon: float | None = None
     gradient_clip: float | None = None
+    device: str = "auto"
+    compile: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
     log_every: int = 10
@@ -140,11 +146,35 @@ class TrainSettings:
             epsilon=epsilon if self.epsilon is None else self.epsilon,
         )
 
+    def resolved_device(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            SettingsError: torch does not know it, or finds none here.
+        """
+        if self.device == "auto":
+            return default_device()
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError) as error:
+            raise SettingsError(
+                "there is no such device here",
+                where="train.device",
+                found=f"{self.device!r}: {str(error).splitlines()[0][:200]}",
+                expected="cpu, cuda, cuda:1, mps or auto",
+                fix='device = "auto" takes a GPU where there is one',
+            ) from error
+
     def resolved_precision(self, device: torch.device) -> Precision:
         """Return the precision of the towers on a device."""
         if self.precision != "auto":
             return self.precision
         return "bfloat16" if _multiplies_bfloat16(device) else "float32"
+
+
+def default_device() -> torch.device:
+    """Return the GPU where CUDA finds one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

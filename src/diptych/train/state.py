@@ -70,9 +70,12 @@ class Facts:
     machine: Mapping[str, Any]
 
 
-def machine_facts() -> dict[str, Any]:
+def machine_facts(device: torch.device) -> dict[str, Any]:
     """Return what decides the last bits of the arithmetic."""
-    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+    facts = {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        return facts | {"device": torch.cuda.get_device_name(device)}
+    return facts | {"device": device.type}
 
 
 def save(

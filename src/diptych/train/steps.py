@@ -16,6 +16,7 @@ from diptych.core.errors import NonFiniteError
 from diptych.core.files import write_json
 from diptych.core.seeds import derive
 from diptych.data.loader import Batch, Loader
+from diptych.models.blocks import Block
 from diptych.models.model import Model
 from diptych.train.optimizer import adamw, clip_gradients, set_learning_rate
 from diptych.train.schedule import learning_rate
@@ -64,6 +65,9 @@ class Stepper:
         if settings.channels_last:
             # torch's own annotation has no overload for memory_format on nn.Module
             model.clip.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.compile:
+            for block in filter(lambda part: isinstance(part, Block), model.clip.modules()):
+                block.compile()  # in place: names in checkpoints stay
         model.clip.train()
         self.optimizer = adamw(model.clip, settings.adamw(model.config.vision.kind))
         self._parameters = [p for p in model.clip.parameters() if p.requires_grad]

@@ -116,6 +116,7 @@ class _Run:
     ) -> None:
         _check_loader(loader, settings)
         self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
+        model.to(settings.resolved_device())
         self.evaluators = evaluators
         self.last_step = settings.last_step(loader.count)
         self.stepper = Stepper(model, settings, loss, total_steps=settings.total_steps(loader.count))
@@ -149,7 +150,7 @@ class _Run:
     def _restore(self, found: Path) -> None:
         facts = state.load_facts(found)
         state.require_same(facts.identity, self._identity(), where=found)
-        machine = state.machine_facts()
+        machine = state.machine_facts(self.model.device)
         if facts.machine != machine:
             self.progress.log(
                 f"saved with {dict(facts.machine)}, resumed with {machine}: the last bits may differ"
@@ -229,7 +230,7 @@ class _Run:
             seconds=self._seconds(),
             samples=self.loader.counts.as_dict(),
         )
-        facts = Facts(counters, self._identity(), state.machine_facts())
+        facts = Facts(counters, self._identity(), state.machine_facts(self.model.device))
         try:
             with self.journal.paused():
                 state.save(

@@ -1,0 +1,173 @@
+"""ViT-B/32 on one GPU: pairs trained a second and share of the peak, beside open_clip.
+
+    python benchmarks/training_gpu.py --data FOLDER [--peer-python PYTHON]
+        [--preset ViT-B-32] [--batch 1024] [--contestants diptych,open_clip] [--rounds 5] [--json FILE]
+
+The step of `training.py` (forward, contrastive loss, backward, AdamW) in bfloat16, from bytes in the host's
+memory: moving them to the GPU is part of it. Names ending in "+compile" go through torch.compile, as
+`train.compile` and open_clip's --torchcompile do. Contestants are processes of their own and take turns;
+medians of rounds and of the rounds' ratios are reported. Pictures are noise, which costs what photos cost;
+captions are COCO's.
+
+`share_of_peak` counts what the model must compute for a pair with its whole context (matrix products of a
+forward pass, three times), whatever a contestant leaves out, over the rate of an 8192³ bfloat16 product on
+the same GPU. `share_of_datasheet` is over --datasheet TFLOP/s (989: H100 and H200, dense).
+
+Reads: `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the file of --json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from contest import Contestant, machine, ratio, write_result
+
+HERE = Path(__file__).parent
+COMPILED = "+compile"
+SIDE = 8192
+PRODUCTS = 20
+BATCHES = 2
+WARM_UP_STEPS = 5
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Write pixels and tokens as `training.py` does; return what contestants need."""
+    import numpy as np
+
+    from diptych.core.settings import to_mapping
+    from diptych.data.images import Preprocess
+    from diptych.data.tokenizer import Tokenizer
+    from diptych.models.presets import preset
+
+    count, text = options.batch * BATCHES, Path(options.data) / "text"
+    rows = json.loads((text / "captions_val2017.json").read_text(encoding="utf-8"))["annotations"]
+    texts = [row["caption"] for row in rows[:count]]
+    config = preset(options.preset)
+    tokenizer = Tokenizer.from_merges(text / "bpe_simple_vocab_16e6.txt.gz", context_length=77)
+    preprocess = Preprocess(size=config.vision.image_size)
+    shape = (count, *preprocess.size, 3)
+    np.save(folder / "pixels.npy", np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+    tokens = tokenizer.tokens(texts)
+    np.save(folder / "tokens.npy", tokens)
+    tokenizer.save(folder / "tokenizer")
+    lengths = (tokens == tokenizer.end_id).argmax(axis=1) + 1
+    return {
+        "folder": str(folder),
+        "batch_size": options.batch,
+        "learning_rate": 1e-4,
+        "config": to_mapping(config),
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "tokens_a_caption": round(float(lengths.mean()), 2),
+        "longest_caption": int(lengths.max()),
+    }
+
+
+def operations(config: dict[str, Any]) -> float:
+    """Return floating point operations of a pair's training step: three forward passes' matrix products."""
+    vision, text, out = config["vision"], config["text"], config["embed_dim"]
+    patch, (height, width) = vision["patch_size"], vision["image_size"]
+    patches = (height // patch) * (width // patch)
+
+    def tower(tokens: int, part: dict[str, Any]) -> float:
+        wide = part["width"]
+        layer = (4 + 2 * part["mlp_ratio"]) * wide * wide * tokens + 2 * tokens * tokens * wide
+        return part["layers"] * layer + wide * out
+
+    stem = patches * 3 * patch * patch * vision["width"]
+    return 3 * 2 * (stem + tower(patches + 1, vision) + tower(text["context_length"], text))
+
+
+def peak() -> float:
+    """Return the TFLOP/s of a large bfloat16 product on random data."""
+    import torch
+
+    left, right = (torch.randn(SIDE, SIDE, device="cuda").bfloat16() for _ in range(2))
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+    for _ in range(3):
+        left @ right
+    rates = []
+    for _ in range(PRODUCTS):
+        events[0].record()
+        left @ right
+        events[1].record()
+        torch.cuda.synchronize()
+        rates.append(2 * SIDE**3 / events[0].elapsed_time(events[1]) / 1e9)
+    return statistics.median(rates)
+
+
+def compare(spec: dict[str, Any], commands: dict[str, list[str]], options: argparse.Namespace) -> Any:
+    """Let the contestants take turns."""
+    contestants = {name: Contestant(command) for name, command in commands.items()}
+    facts, seconds = {}, {name: [] for name in contestants}
+    for name, contestant in contestants.items():
+        compiled = name.endswith(COMPILED)
+        facts[name] = contestant.ask(
+            do="build", precision="bfloat16", device="cuda", compiled=compiled, **spec
+        )
+        facts[name]["first_losses"] = contestant.ask(do="steps", count=WARM_UP_STEPS)["losses"]
+    for _ in range(options.rounds):
+        for name, contestant in contestants.items():
+            seconds[name].append(contestant.ask(do="steps", count=options.steps)["seconds"])
+    for contestant in contestants.values():
+        contestant.close()
+    return facts, seconds
+
+
+def main() -> None:
+    """Run the comparison and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    parser.add_argument("--preset", default="ViT-B-32")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=20, help="a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--datasheet", type=float, default=989.0)
+    parser.add_argument("--contestants", default="diptych,open_clip")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    ours = [sys.executable, str(HERE / "training.py"), "--contestant"]
+    peer = [options.peer_python, str(HERE / "training_peer.py")]
+    commands = {
+        name: ours if name.startswith("diptych") else [*peer, name.removesuffix(COMPILED)]
+        for name in options.contestants.split(",")
+    }
+    import torch
+
+    measured = peak()
+    torch.cuda.empty_cache()
+    with tempfile.TemporaryDirectory() as folder:
+        spec = prepare(options, Path(folder))
+        facts, seconds = compare(spec, commands, options)
+    work, rows = operations(spec["config"]), {}
+    for name, spent in seconds.items():
+        rate = options.batch * options.steps / statistics.median(spent)
+        rows[name] = facts[name] | {
+            "pairs_per_second": round(rate),
+            "rounds_seconds": [round(one, 4) for one in spent],
+            "share_of_peak": round(rate * work / measured / 1e12, 4),
+            "share_of_datasheet": round(rate * work / options.datasheet / 1e12, 4),
+            "times_open_clip": ratio(seconds["open_clip"], spent) if "open_clip" in seconds else None,
+        }
+    result = {
+        "benchmark": "training_gpu",
+        "machine": machine() | {"gpu": torch.cuda.get_device_name(), "product_tflops": round(measured, 1)},
+        "versions": {"diptych": version("diptych"), "torch": torch.__version__},
+        "preset": options.preset,
+        "batch": options.batch,
+        "gflop_a_pair": round(work / 1e9, 2),
+        "tokens": {name: spec[name] for name in ("tokens_a_caption", "longest_caption")},
+        "rows": rows,
+    }
+    write_result(result, options.json)
+
+
+if __name__ == "__main__":
+    main()
