@@ -181,6 +181,8 @@ class Ours:
         model.to(settings.resolved_device())
         self.stepper = Stepper(model, settings, contrastive_loss, total_steps=1_000_000)
         self.batches = _our_batches(Path(folder), batch_size)
+        if device == "cuda":  # as the loader does
+            self.batches = [batch.pin_memory() for batch in self.batches]
         self.done, self.engine = 0, engine or default_engine()
         return {
             "parameters": sum(parameter.numel() for parameter in model.clip.parameters()),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from diptych.models.blocks import Attention, Block, LayerNorm, one_query_attention, quick_gelu
+from diptych.models.blocks import Attention, Block, LayerNorm, Patches, one_query_attention, quick_gelu
 
 
 def rows(count: int, width: int = 32, seed: int = 0) -> torch.Tensor:
@@ -113,3 +113,12 @@ def test_few_rows_and_many_rows_give_the_same_mlp() -> None:
     many = mlp(x)
     few = torch.cat([mlp(part) for part in x.split(8)])
     assert torch.allclose(many, few, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, (32, 24)), (7, (30, 23))])
+def test_patches_as_a_product_equal_the_convolution(size: int, side: tuple[int, int]) -> None:
+    patches = Patches(16, size, bias=True).double()
+    pixels = torch.randn(3, 3, *side, dtype=torch.float64)
+    for given in (pixels, pixels.to(memory_format=torch.channels_last)):
+        torch.testing.assert_close(patches.product(given), patches(given), atol=1e-12, rtol=0)
+    assert patches.product(pixels[:0]).shape == patches(pixels[:0]).shape

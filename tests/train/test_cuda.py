@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def run(work: Path, folder: Path, *, resume: bool = False, **changes: object) -> Model:
     settings = tiny_run.make_settings(**{"steps": 12, "save_every_steps": 5, **changes})
     model = tiny_run.make_model(work, kind="vit")
-    loader = tiny_run.make_loader(work, model, settings)
+    loader = tiny_run.make_loader(work, model, settings, workers=2)
     train(model, loader, settings, run_folder=folder, resume=resume)
     return checkpoint.load(folder / "model")
 

@@ -35,8 +35,7 @@ from diptych.data.sources import open_source
 from diptych.evaluate.prompts import BARE, load
 from diptych.models import checkpoint
 from diptych.models.notes import processor
-from diptych.train.settings import TrainSettings
-from diptych.train.settings import default_device
+from diptych.train.settings import TrainSettings, default_device
 from diptych.train.state import machine_facts
 
 if TYPE_CHECKING:

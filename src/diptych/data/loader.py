@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import active_children
 from typing import Any, Protocol
 
@@ -129,6 +129,10 @@ class Batch:
     samples_seen: int
     skipped: tuple[tuple[Reason, str], ...] = field(default=())
 
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that a GPU reads while it computes; torch's DataLoader asks for it."""
+        return replace(self, pixels=self.pixels.pin_memory(), tokens=self.tokens.pin_memory())
+
 
 class Loader:
     """Endless batches over a data set, from any position.
@@ -143,6 +147,7 @@ class Loader:
 
     Attributes:
         counts: samples used and skipped by this process, by reason.
+        pinned: hand out batches in page-locked memory, for a GPU.
     """
 
     def __init__(
@@ -166,6 +171,7 @@ class Loader:
             )
         self.settings = settings
         self.counts = Counts()
+        self.pinned = False
         self.count = len(pairs)
         self._preprocess = preprocess
         self._builder = _BatchBuilder(pairs, tokenizer, preprocess, settings, rank=rank, world=world)
@@ -206,6 +212,7 @@ class Loader:
             worker_init_fn=_begin_worker,
             prefetch_factor=PREFETCHED_BATCHES if workers else None,
             multiprocessing_context=START_METHOD if workers else None,
+            pin_memory=self.pinned,
         )
         batches = _begin(loading)
         try:

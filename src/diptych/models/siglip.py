@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.models.blocks import Attention, Block, LayerNorm, Linear, Mlp, Transformer, one_query_attention
+from diptych.models.blocks import (
+    Attention,
+    Block,
+    LayerNorm,
+    Linear,
+    Mlp,
+    Patches,
+    Transformer,
+    one_query_attention,
+)
 from diptych.models.config import Activation, SiglipTextConfig, SiglipVisionConfig
 from diptych.models.draw import Draw
 from diptych.models.text import require_context
@@ -48,7 +57,7 @@ class SiglipVision(nn.Module):
         super().__init__()
         self.config = config
         width, size = config.width, config.patch_size
-        self.conv1 = nn.Conv2d(3, width, size, stride=size)
+        self.conv1 = Patches(width, size, bias=True)
         self.positional_embedding = nn.Parameter(torch.empty(config.grid[0] * config.grid[1], width))
         self.blocks = Transformer(
             Block(
@@ -61,7 +70,7 @@ class SiglipVision(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return (B, E) features of normalised pictures (B, 3, H, W)."""
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)
+        patches = self.conv1(pixels)
         batch, length, width = patches.shape
         if batch == 0:
             return cast(Tensor, patches.new_zeros((0, width)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.models.blocks import Block, LayerNorm, Transformer
+from diptych.models.blocks import Block, LayerNorm, Patches, Transformer
 from diptych.models.config import Activation, VitConfig
 
 
@@ -24,7 +24,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         width, tokens = config.width, config.grid[0] * config.grid[1] + 1
-        self.conv1 = nn.Conv2d(3, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.conv1 = Patches(width, config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
         self.ln_pre = LayerNorm(width, eps=eps)
@@ -43,7 +43,7 @@ class VisionTransformer(nn.Module):
 
     def pooled(self, pixels: Tensor) -> Tensor:
         """Return (B, D), the class token before the projection: what linear probes read."""
-        patches = self.conv1(pixels).flatten(2).transpose(1, 2)
+        patches = self.conv1(pixels)
         batch, _, width = patches.shape
         first = self.class_embedding.to(patches.dtype).expand(batch, 1, width)
         x = torch.cat([first, patches], dim=1) + self.positional_embedding.to(patches.dtype)

@@ -127,7 +127,7 @@ class Stepper:
     def _forward(self, batch: Batch) -> Tensor:
         model = self.model
         pixels = model.normalize_pixels(batch.pixels)
-        tokens = batch.tokens.to(model.device)
+        tokens = batch.tokens.to(model.device, non_blocking=True)
         lower = self.precision == "bfloat16"
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=lower):
             image_embeds, text_embeds, scale = model.clip(pixels, tokens)
