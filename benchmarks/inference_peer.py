@@ -1,6 +1,6 @@
 """The other side of `inference.py`: open_clip's towers with the weights that lie in the folder.
 
-    python inference_peer.py --contestant | --start NAME FOLDER
+    python inference_peer.py --contestant | --start NAME FOLDER image|both
 
 Runs in the peers' environment, which need not have diptych. As a contestant it reads questions and writes
 answers, one JSON line each.
@@ -94,23 +94,24 @@ class Theirs:
         return timed(self._encode(kind), pieces, count)
 
 
-def start(folder: Path) -> None:
-    """Embed one picture file and one text, as the first thing a process does."""
+def start(folder: Path, kind: str) -> None:
+    """Embed one picture file, or that and a text, as the first thing a process does."""
     model, transform = open_model(folder)
     import open_clip
     import torch
     from PIL import Image
 
     with torch.inference_mode():
-        image = model.encode_image(transform(Image.open(folder / "picture.jpg")).unsqueeze(0))
-        text = model.encode_text(open_clip.tokenize(["a photo of a dog"]))
-    print(float((image * text).sum()))
+        rows = model.encode_image(transform(Image.open(folder / "picture.jpg")).unsqueeze(0))
+        if kind == "both":
+            rows = rows * model.encode_text(open_clip.tokenize(["a photo of a dog"]))
+    print(float(rows.sum()))
 
 
 def main() -> None:
     """Serve as a contestant, or start once."""
     if sys.argv[1] == "--start":
-        start(Path(sys.argv[3]))
+        start(Path(sys.argv[3]), sys.argv[4])
         return
     from contest import answer_questions
 

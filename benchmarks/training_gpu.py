@@ -111,6 +111,7 @@ def compare(spec: dict[str, Any], commands: dict[str, list[str]], options: argpa
         facts[name] = contestant.ask(
             do="build", precision="bfloat16", device="cuda", compiled=compiled, **spec
         )
+        print(f"{name} is built", file=sys.stderr)
         facts[name]["first_losses"] = contestant.ask(do="steps", count=WARM_UP_STEPS)["losses"]
     for _ in range(options.rounds):
         for name, contestant in contestants.items():

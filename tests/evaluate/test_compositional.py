@@ -1,14 +1,23 @@
 """SugarCrepe, Winoground and ARO: files in their authors' form, and scores that colours work out by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, UsageError
+from diptych.core.records import Counts
+from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate import compositional as ours
+from diptych.evaluate.features_cache import FeatureSettings, data_digest
+from diptych.evaluate.protocols import Answers, Bench
+from diptych.evaluate.readers.choices import AroReader
+from diptych.evaluate.suite_plan import Opened, TaskSpec, open_spec
+from diptych.evaluate.task_rows import TaskRow, task_rows
+from diptych.evaluate.tasks import Item, open_task
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -22,10 +31,29 @@ def paint(path: Path, *colours: tuple[int, int, int]) -> str:
     return path.name
 
 
+def asked(name: str, root: Path, model, *, split: str = "test", row: TaskRow | None = None) -> Answers:
+    """Score a data set as `diptych evaluate --suite` does."""
+    if row is None:
+        opened = open_spec(TaskSpec(name, task=name, split=split), root.parent)
+    else:
+        task = open_task(name, root, row=row)
+        opened = Opened(
+            TaskSpec(name, task=name), row.title, task, row.kind, row.metric, ("choice",), task.templates, ()
+        )
+    cache = root.parent / "cache"
+    model.digest = "c" * 64
+    bench = Bench(model, opened, digest=data_digest(opened.source), cache=cache, settings=FeatureSettings())
+    return bench.run("choice")
+
+
+def values(answers: Answers) -> dict[str, float]:
+    return {metric.metric: metric.value for metric in answers.metrics}
+
+
 def test_sugarcrepe(tmp_path: Path, colour_model) -> None:
-    images, folder = tmp_path / "val2017", tmp_path / "data"
-    images.mkdir()
-    folder.mkdir()
+    folder = tmp_path / "sugarcrepe"
+    images = folder / "val2017"
+    images.mkdir(parents=True)
     red, green = paint(images / "r.png", RED), paint(images / "g.png", GREEN)
     (images / "broken.png").write_bytes(b"broken")
     rows = {
@@ -36,37 +64,45 @@ def test_sugarcrepe(tmp_path: Path, colour_model) -> None:
     ties = {
         "0": {"filename": red, "caption": "red", "negative_caption": "Red"},
         "3": {"filename": "broken.png", "caption": "red", "negative_caption": "blue"},
+        "4": {"filename": "missing.png", "caption": "red", "negative_caption": "blue"},
     }
     (folder / "add_att.json").write_text(json.dumps(ties))
-    choices = ours.read_sugarcrepe(folder, images)
-    hits = ours.choice_hits(ours.score_choices(colour_model, choices))
-    assert [(choice.group, choice.key) for choice in choices] == [
-        ("add_att", "0"), ("add_att", "3"), ("swap_obj", "0"), ("swap_obj", "1"),
-    ]  # fmt: skip
-    assert hits.tolist() == [False, False, True, False]  # a tie and a broken picture are misses
-    found = {metric.metric: metric.value for metric in ours.choice_metrics(choices, hits, task="t")}
-    assert found == {
-        "accuracy": 0.25, "mean_per_group": 0.25, "accuracy[add_att]": 0.0, "accuracy[swap_obj]": 0.5,
+    (folder / "captions_val2017.json").write_text("{}")  # no category
+    found = asked("sugarcrepe", folder, colour_model)
+    # a tie, a broken and a missing picture are misses
+    assert found.arrays["hits"].tolist() == [False, False, False, True, False]
+    assert values(found) == {
+        "accuracy": 0.2, "mean_per_group": 0.25, "accuracy[add_att]": 0.0, "accuracy[swap_obj]": 0.5,
     }  # fmt: skip
+    assert (found.metric.metric, found.metric.value) == ("mean_per_group", 0.25)
+    assert asked("sugarcrepe", folder, colour_model, split="swap_obj").metric.value == 0.5
 
 
 def test_winoground(tmp_path: Path, colour_model) -> None:
+    folder = tmp_path / "winoground"
+    images = folder / "data" / "images"
+    images.mkdir(parents=True)
     for name, colour in (("ex_0_img_0", RED), ("ex_0_img_1", BLUE), ("ex_1_img_0", RED), ("ex_1_img_1", RED)):
-        paint(tmp_path / f"{name}.png", colour)
+        paint(images / f"{name}.png", colour)
     rows = [
         {"id": 0, "image_0": "ex_0_img_0", "image_1": "ex_0_img_1", "caption_0": "red", "caption_1": "blue",
          "collapsed_tag": "Object"},
         {"id": 1, "image_0": "ex_1_img_0", "image_1": "ex_1_img_1", "caption_0": "red", "caption_1": "blue",
          "collapsed_tag": "Relation"},
     ]  # fmt: skip
-    (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    quartets = ours.read_winoground(tmp_path / "examples.jsonl", tmp_path)
-    assert [(quartet.key, quartet.tag) for quartet in quartets] == [("0", "Object"), ("1", "Relation")]
-    hits = ours.quartet_hits(ours.score_quartets(colour_model, quartets))
-    assert {name: found.tolist() for name, found in hits.items()} == {
-        "text": [True, False], "image": [True, False], "group": [True, False],
-    }  # fmt: skip
-    assert [metric.value for metric in ours.quartet_metrics(hits, task="t")] == [0.5, 0.5, 0.5]
+    (folder / "data" / "examples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    found = asked("winoground", folder, colour_model)
+    assert values(found) == {"text_score": 0.5, "image_score": 0.5, "group_score": 0.5}
+    assert found.metric.metric == "group_score" and found.arrays["hits"].tolist() == [True, False]
+
+
+def test_quartets_put_each_cosine_in_its_place() -> None:
+    pairs = tuple({"pair": name} for name in "aabb")
+    embedded = EmbeddedPairs(tuple("0123"), np.zeros((4, 2), np.float32), ((),) * 4, pairs, Counts())
+    scores = np.array([[1.0, 2.0], [4.0, 3.0], [5.0, 6.0], [8.0, 7.0]])  # own caption, other caption
+    assert ours.quartets(scores, embedded).tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    with pytest.raises(DataError, match="pairs"):
+        ours.quartets(scores[:3], replace(embedded, fields=pairs[:3]))
 
 
 def test_winoground_scores_equal_the_papers_conditions() -> None:
@@ -83,43 +119,57 @@ def test_winoground_scores_equal_the_papers_conditions() -> None:
 
 
 def test_aro_cuts_to_the_box_and_counts_relations_alike(tmp_path: Path, colour_model) -> None:
-    two = paint(tmp_path / "two.jpg.png", RED, BLUE)
+    folder = tmp_path / "aro-relation"
+    (folder / "images").mkdir(parents=True)
+    two = paint(folder / "images" / "two.jpg.png", RED, BLUE)
     box = {"bbox_y": 0, "bbox_w": 8, "bbox_h": 8, "image_path": two}
     rows = [
         {**box, "bbox_x": 0, "true_caption": "red", "false_caption": "blue", "relation_name": "on"},
         {**box, "bbox_x": 8, "true_caption": "blue", "false_caption": "red", "relation_name": "on"},
         {**box, "bbox_x": 8, "true_caption": "red", "false_caption": "blue", "relation_name": "under"},
     ]
-    file = tmp_path / "visual_genome_relation.json"
-    file.write_text(json.dumps(rows))
-    choices = ours.read_aro(file, tmp_path)
-    hits = ours.choice_hits(ours.score_choices(colour_model, choices))
-    assert hits.tolist() == [True, True, False]
-    metrics = {metric.metric: metric.value for metric in ours.choice_metrics(choices, hits, task="t")}
-    assert metrics["mean_per_group"] == 0.5
+    (folder / "visual_genome_relation.json").write_text(json.dumps(rows))
+    found = asked("aro-relation", folder, colour_model)
+    assert found.arrays["hits"].tolist() == [True, True, False]
+    assert (found.metric.metric, found.metric.value) == ("mean_per_group", 0.5)
     for row in rows:
         row["attributes"] = [row.pop("relation_name"), "red"]
-    file.write_text(json.dumps(rows))
-    assert [choice.group for choice in ours.read_aro(file, tmp_path)] == ["on_red", "on_red", "under_red"]
+    other = folder.rename(tmp_path / "aro-attribution")
+    (other / "visual_genome_attribution.json").write_text(json.dumps(rows))
+    assert values(asked("aro-attribution", other, colour_model))["accuracy[on_red]"] == 1.0
 
 
 def test_aro_order_has_several_wrong_captions(tmp_path: Path, colour_model) -> None:
-    name = paint(tmp_path / "b.png", BLUE)
+    folder = tmp_path / "order"
+    folder.mkdir()
+    name = paint(folder / "b.png", BLUE)
     rows = [
         {"image_path": name, "caption_options": ["blue", "red", "green", "red green"]},
         {"image_path": name, "caption_options": ["red", "blue"]},
     ]
-    (tmp_path / "order.json").write_text(json.dumps(rows))
-    choices = ours.read_aro(tmp_path / "order.json", tmp_path)
-    assert ours.choice_hits(ours.score_choices(colour_model, choices)).tolist() == [True, False]
+    (folder / "order.json").write_text(json.dumps(rows))
+    row = replace(task_rows()["aro-relation"], layouts=(AroReader("order.json", images="."),), items={})
+    found = asked("order", folder, colour_model, row=row)
+    assert found.arrays["hits"].tolist() == [True, False]
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="SugarCrepe"):
-        ours.read_sugarcrepe(tmp_path, tmp_path)
+    def read() -> list[Item]:
+        return list(open_task("sugarcrepe", tmp_path).items())
+
+    with pytest.raises(UsageError, match="SugarCrepe"):
+        read()
     (tmp_path / "swap_obj.json").write_text('{"0": {"filename": "a.jpg"}}')
     with pytest.raises(DataError, match="negative_caption"):
-        ours.read_sugarcrepe(tmp_path, tmp_path)
+        read()
     (tmp_path / "swap_obj.json").write_text("{")
     with pytest.raises(DataError, match="cannot read"):
-        ours.read_sugarcrepe(tmp_path, tmp_path)
+        read()
+
+
+def test_other_protocols_say_why_they_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "sugarcrepe").mkdir()
+    (tmp_path / "sugarcrepe" / "swap_obj.json").write_text("{}")
+    spec = TaskSpec("sugarcrepe", task="sugarcrepe", protocols=("zeroshot", "retrieval", "choice"))
+    opened = open_spec(spec, tmp_path)
+    assert dict(opened.missing).keys() == {"zeroshot", "retrieval"}

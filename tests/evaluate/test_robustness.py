@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from diptych.core.errors import DataError
-from diptych.evaluate.robustness import fit_line, relative, restrict
+from diptych.evaluate.robustness import fit_line, relative, restrict, shifts
 
 
 def test_the_line_equals_scipys() -> None:
@@ -38,3 +38,18 @@ def test_what_has_no_line_is_told(accuracies: list[float], shifted: list[float])
 
 def test_restricted_scores_keep_the_shifted_sets_order() -> None:
     assert restrict(np.array([[1, 2, 3, 4]]), [3, 0]).tolist() == [[4, 1]]
+
+
+def test_shifts_are_held_against_the_line_of_a_table() -> None:
+    table = {
+        "a": {"IN": 0.5, "R": 0.2, "Other": 0.1},
+        "b": {"IN": 0.9, "R": 0.6},
+        "c": {"IN": 0.7},  # was not scored on R
+        "d": {"IN": 1.0, "R": 0.9},  # its logit is infinite
+    }
+    columns = {"imagenet": "IN", "imagenet-r": "R", "sketch": "Sketch"}
+    (shift,) = shifts({"imagenet": 0.9, "imagenet-r": 0.7, "sketch": 0.5, "mnist": 0.9}, columns, table)
+    assert (shift.task, shift.accuracy, shift.shifted, shift.models) == ("imagenet-r", 0.9, 0.7, 2)
+    assert (shift.expected, shift.effective) == pytest.approx((0.6, 0.1))
+    assert shifts({"imagenet-r": 0.7}, columns, table) == []
+    assert shifts({"imagenet": 0.0, "imagenet-r": 0.7}, columns, table) == []

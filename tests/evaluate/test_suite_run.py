@@ -10,16 +10,18 @@ import pytest
 import torch
 from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, Swatches, solid
 
-from diptych.core.errors import IntegrityError, SettingsError, UsageError
+from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError, UsageError
 from diptych.core.failpoints import operations
 from diptych.core.files import TEMP_PREFIX
 from diptych.data.images import Preprocess
-from diptych.evaluate import features_cache, protocols
-from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest
+from diptych.data.sources import open_source
+from diptych.evaluate import features_cache, protocols, suite_seen
+from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest, parse_share
 from diptych.evaluate.metrics_intervals import clopper_pearson
 from diptych.evaluate.suite_plan import Missing, Plan, TaskSpec, load_plan, open_spec
 from diptych.evaluate.suite_results import as_clip_benchmark, as_mteb, expectations
-from diptych.evaluate.suite_run import SuiteOutcome, SuiteSettings, run_suite
+from diptych.evaluate.suite_run import SuiteOutcome, SuiteSettings, embed_share, run_suite
+from diptych.evaluate.suite_seen import seen_in_training
 from diptych.models.clip import build
 from diptych.models.model import Model
 from diptych.models.presets import preset
@@ -139,6 +141,40 @@ def test_any_batch_size_gives_the_same_files_of_a_real_model(quick: Plan, tmp_pa
         outcome = run(quick, tmp_path / f"out{size}", model=model, features=FeatureSettings(batch_size=size))
         found.append(outcome.results[0]["protocols"]["zeroshot"])
     assert found[0] == found[1] == found[2]
+
+
+def test_two_processes_give_the_same_files_as_one(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 2)
+    torch.set_num_threads(1)  # the pool of threads does not survive a fork
+    run(plan, tmp_path / "one")
+    child = os.fork()
+    if child == 0:
+        settings = SuiteSettings(
+            tmp_path / "nowhere", tmp_path / "two", features=FeatureSettings(share=(1, 2))
+        )
+        embed_share(Colours(), plan, settings)
+        os._exit(0)
+    run(plan, tmp_path / "two", features=FeatureSettings(share=(0, 2)))
+    assert os.waitpid(child, 0)[1] == 0
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    rows = [sorted((tmp_path / name).rglob("rows.npy")) for name in ("one", "two")]
+    assert [path.read_bytes() for path in rows[0]] == [path.read_bytes() for path in rows[1]]
+    assert len(rows[0]) == 3 and not list((tmp_path / "two").rglob("part-*.npz"))
+
+
+def test_a_process_whose_partner_is_lost_does_not_wait_for_ever(
+    quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 2)
+    monkeypatch.setattr(features_cache, "PATIENCE_SECONDS", 0.3)
+    with pytest.raises(EnvironmentFault, match=r"(?s)2 of 3 parts.*--share"):
+        run(quick, tmp_path / "out", features=FeatureSettings(share=(0, 2)))
+    run(quick, tmp_path / "out")  # alone, it uses what is there
+    for wrong in ("2/2", "1", "a/b"):
+        with pytest.raises(SettingsError, match="share"):
+            FeatureSettings(share=parse_share(wrong))
 
 
 def test_a_kill_at_every_durable_step_and_resuming_gives_the_same_files(
@@ -281,3 +317,28 @@ def test_the_formats_of_others_hold_their_names(plan: Plan, tmp_path: Path) -> N
     assert as_clip_benchmark(result, "probe")["metrics"]["lp_acc1"] == 4 / 6
     (scores,) = as_mteb(result)["scores"]["test"]
     assert scores["main_score"] == 2 / 3 and scores["accuracy"] == 4 / 6
+
+
+def test_tasks_are_told_with_and_without_what_training_has_seen(plan: Plan, tmp_path: Path) -> None:
+    outcome = run(plan, tmp_path / "out")
+    # Flat pictures are copies only where their pixels are equal: of all, training has the red one.
+    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "train.csv")))
+    assert (report.task, report.n, report.n_overlap) == ("colour", 6, 1)
+    assert (report.all_accuracy, report.overlap_accuracy, report.clean_accuracy) == (4 / 6, 1.0, 3 / 5)
+
+
+def test_parts_of_a_training_set_are_gathered(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite_seen, "PART", 5)
+    monkeypatch.setattr(suite_seen, "TOGETHER", 10)
+    outcome = run(Plan(plan.name, (replace(plan.specs[0], protocols=("retrieval",)),)), tmp_path / "out")
+    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "pictures.csv")))
+    assert (report.n, report.n_overlap) == (6, 6)  # the damaged one by its bytes
+
+
+def test_choices_have_no_overlap_to_tell(quick: Plan, tmp_path: Path) -> None:
+    outcome = run(quick, tmp_path / "out")
+    asked = {**outcome.results[0], "protocols": {"choice": {}}}
+    source = open_source(str(tmp_path / "own" / "train.csv"))
+    assert seen_in_training(replace(outcome, results=(asked,)), source) == []

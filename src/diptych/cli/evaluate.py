@@ -1,11 +1,12 @@
 """`diptych evaluate`: a model on one source of your own, or on a whole suite of data sets.
 
 Writes, with a suite, in the folder of the run: a JSON for each task, `suite.json`, `report.html`; with
-another model to compare with also `against/` and `comparison.json`.
+another model to compare with also `against/` and `comparison.json`, with natural shifts of ImageNet
+`robustness.json`, with a training set `overlap.json`.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,7 @@ from diptych.core.files import write_json
 from diptych.core.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from diptych.curate.overlap import OverlapReport
     from diptych.evaluate.suite_run import SuiteOutcome
 
 
@@ -46,10 +48,14 @@ class WholeSuite:
 
     Attributes:
         data: folder of the data sets, one folder each, named after the task.
-        protocols: zeroshot, probe, kshot, retrieval, by commas; what suits each data set by default.
+        protocols: zeroshot, probe, kshot, retrieval, choice, by commas; what suits each data set by default.
         out: folder for results, report and kept features; runs/evaluate/SUITE by default.
         resume: use what is finished in that folder.
         against: another model, compared picture by picture.
+        training: what the model was trained on (folder, table, shards): every task is told with and without
+            the pictures that it holds.
+        share: RANK/WORLD: the same command in WORLD processes, on one folder; 0 scores, the others help it
+            to embed.
         format: also write the results as CLIP_benchmark's or MTEB's.
     """
 
@@ -58,6 +64,8 @@ class WholeSuite:
     out: Path | None = None
     resume: bool = False
     against: str = ""
+    training: str = ""
+    share: str = "0/1"
     format: Literal["diptych", "clip_benchmark", "mteb"] = "diptych"
 
 
@@ -75,7 +83,8 @@ def evaluate(
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
-        suite: paper27, datacomp38, imagenet_shift, retrieval, the name of one data set, or a TOML file.
+        suite: paper27, datacomp38, imagenet_shift, retrieval, compositional, the name of one data set, or a
+            TOML file.
         for_source: only with SOURCE.
         for_suite: only with --suite.
         json: where the results go: a file, or - for stdout.
@@ -119,36 +128,61 @@ def _source(model: str, source: str, one: OneSource, json: str) -> int:
 
 
 def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
-    from diptych.evaluate.suite_compare import compare, find_published
+    from diptych.evaluate.features_cache import FeatureSettings, parse_share
+    from diptych.evaluate.suite_compare import compare, find_published, natural_shifts, read_published
     from diptych.evaluate.suite_plan import load_plan, parse_protocols
     from diptych.evaluate.suite_report import write_suite_report
     from diptych.evaluate.suite_results import write_formats
-    from diptych.evaluate.suite_run import SuiteSettings, run_suite
+    from diptych.evaluate.suite_run import SuiteSettings, embed_share, run_suite
     from diptych.models.opening import load
 
     plan = load_plan(suite, protocols=parse_protocols(whole.protocols))
     out = whole.out or Path("runs") / "evaluate" / plan.name
-    cache = out / "cache"
+    cache, features = out / "cache", FeatureSettings(share=parse_share(whole.share))
+    if features.share[0]:
+        settings = SuiteSettings(whole.data, out, cache=cache, features=features)
+        for name in filter(None, (model, whole.against)):
+            embed_share(load(name), plan, settings, log=_say)
+        return 0
 
     def one(name: str, folder: Path) -> "SuiteOutcome":
-        settings = SuiteSettings(whole.data, folder, resume=whole.resume, cache=cache)
+        settings = SuiteSettings(whole.data, folder, resume=whole.resume, cache=cache, features=features)
         return run_suite(load(name), plan, settings, name=name, log=_say)
 
     found = one(model, out)
     against = one(whole.against, out / "against") if whole.against else None
     if against is not None:
         write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, against)])
+    seen = _seen(found, whole.training)
     write_formats(out, found.results, whole.format)
+    published = find_published(whole.data)
+    shifts = natural_shifts(found, read_published(published)) if published is not None else []
+    if shifts:
+        write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
+    asked = {"against": whole.against, "training": whole.training}
     words = f"diptych evaluate {model} --suite {suite} --data {whole.data} --out {out}"
     write_suite_report(
         out / "report.html",
         found,
         against=against,
-        published=find_published(whole.data),
-        command=words + (f" --against {whole.against}" if whole.against else ""),
+        published=published,
+        seen=seen,
+        command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
     )
     _say(f"report: {out / 'report.html'}")
     return answer(dict(found.summary), json)
+
+
+def _seen(found: "SuiteOutcome", training: str) -> "list[OverlapReport]":
+    """Hold the tasks against a training set, and write what that says."""
+    if not training:
+        return []
+    from diptych.data.sources import open_source
+    from diptych.evaluate.suite_seen import seen_in_training
+
+    reports = seen_in_training(found, open_source(training))
+    write_json(found.folder / "overlap.json", [report.as_dict() for report in reports])
+    return reports
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import IntegrityError
+from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError
 from diptych.core.files import clean_temporaries, make_folder, remove, write_bytes, writing
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.records import Counts, Pair, Reason
@@ -36,6 +36,11 @@ KIND = "features"
 PART_ROWS = 1024
 """Pictures between two durable steps: minutes of work on a slow machine, and their files fit in memory."""
 
+PATIENCE_SECONDS = 1800.0
+"""How long a process waits for the next part of another one: a part of a large model on a slow machine."""
+
+POLL_SECONDS = 0.2
+
 DIGITS = 16
 """Of each digest in a folder's name: 64 bits; the receipt holds all of them."""
 
@@ -49,12 +54,25 @@ class FeatureSettings:
         precision: what the image tower computes in.
         batch_size: pictures per step; no row depends on it beyond rounding.
         workers: decoding threads.
+        share: (rank, world): of `world` processes that fill one folder, this one embeds every world-th part
+            from `rank` on; process 0 joins them. The rows are the same with any number of processes.
     """
 
     preprocessing: Mode = "exact"
     precision: Precision = "float32"
     batch_size: int = IMAGE_BATCH
     workers: int = 2
+    share: tuple[int, int] = (0, 1)
+
+    def __post_init__(self) -> None:
+        rank, world = self.share
+        if not 0 <= rank < world:
+            raise SettingsError(
+                "no such share of the pictures",
+                where="share",
+                found=f"process {rank} of {world}",
+                expected="0 ≤ rank < world",
+            )
 
 
 def cached_pairs(
@@ -91,6 +109,11 @@ def cached_pairs(
     told = {"model": model_digest, "data": data_digest, "rows": mode}
     if not is_done(place, KIND):
         _fill(tower, source, place, told, settings, unit=kind == "embeds")
+        if settings.share[0]:
+            _wait(lambda: int(is_done(place, KIND)), 1, place)
+    elif not settings.share[0]:
+        for leftover in place.glob("part-*.npz"):  # of a process that was killed after its last step but one
+            remove(leftover)
     return _open(place, told)
 
 
@@ -104,13 +127,19 @@ def _fill(
     unit: bool,
 ) -> None:
     started = time.monotonic()
-    clean_temporaries(make_folder(place))
+    (rank, world), parts = settings.share, []
+    make_folder(place)
+    if world == 1:  # another process may be writing one
+        clean_temporaries(place)
     counts = Counts()
     for number, chunk in enumerate(_chunks(source.pairs(counts))):
         part = place / f"part-{number:05d}.npz"
-        if not part.is_file():
+        parts.append(part)
+        if number % world == rank and not part.is_file():
             write_bytes(part, _embedded(tower, chunk, settings, unit=unit))
-    parts = sorted(place.glob("part-*.npz"))
+    if rank:
+        return
+    _wait(lambda: sum(part.is_file() for part in parts), len(parts), place)
     entries = _assemble(parts, place, tower.config.embed_dim, counts)
     manifest = Manifest(
         KIND,
@@ -120,6 +149,29 @@ def _fill(
         seconds=time.monotonic() - started,
     )
     write_manifest(place, manifest)
+    for part in parts:
+        remove(part)
+
+
+def _wait(count: Callable[[], int], wanted: int, place: Path) -> None:
+    """Wait until other processes have done their share.
+
+    Raises:
+        EnvironmentFault: nothing has come for a long time.
+    """
+    found, since = count(), time.monotonic()
+    while found < wanted:
+        time.sleep(POLL_SECONDS)
+        before, found = found, count()
+        if found > before:
+            since = time.monotonic()
+        elif time.monotonic() - since > PATIENCE_SECONDS:
+            raise EnvironmentFault(
+                "another process that shares the work has not done its part",
+                where=place,
+                found=f"{found} of {wanted} parts",
+                fix="start it again; or run without --share, which uses the parts that are there",
+            )
 
 
 def _chunks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
@@ -185,8 +237,6 @@ def _open(place: Path, told: dict[str, Any]) -> EmbeddedPairs:
             expected=told,
             fix="remove this folder",
         )
-    for leftover in place.glob("part-*.npz"):  # of a process that was killed after its last step but one
-        remove(leftover)
     lines = (place / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
     keys, captions, fields = [], [], []
     for line in lines:
@@ -215,3 +265,20 @@ def data_digest(source: "Source", *choices: str) -> str:
     entries = [(PurePath(entry.name).name, entry.bytes, entry.sha256) for entry in source.inputs()]
     told = json.dumps([entries, choices])
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """Read a share as a command takes it.
+
+    Raises:
+        SettingsError: it is none.
+
+    >>> parse_share("1/4")
+    (1, 4)
+    """
+    rank, slash, world = text.partition("/")
+    if not (slash and rank.isdecimal() and world.isdecimal()):
+        raise SettingsError(
+            "cannot read a share", where="--share", found=text, expected="RANK/WORLD, such as 0/2"
+        )
+    return int(rank), int(world)

@@ -1,4 +1,4 @@
-"""Ask a model in one way after the other: by words, by a linear probe, by a few pictures, by retrieval.
+"""Ask a model in one way after the other: words, a probe, a few pictures, retrieval, a choice of captions.
 
 Every protocol answers about the same pictures in the same order, so two of them, or two models, can be
 compared picture by picture.
@@ -21,6 +21,14 @@ from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs
 from diptych.embed.penultimate import PenultimateTower
 from diptych.evaluate.classifier import build_classifier
+from diptych.evaluate.compositional import (
+    caption_scores,
+    choice_hits,
+    choice_metrics,
+    quartet_hits,
+    quartet_metrics,
+    quartets,
+)
 from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest
 from diptych.evaluate.gallery import image_queries, text_queries
 from diptych.evaluate.kshot import FEW_SHOT_C
@@ -31,6 +39,7 @@ from diptych.evaluate.probe import LinearProbe
 from diptych.evaluate.probe_search import search
 from diptych.evaluate.prompts import PHOTO, fill
 from diptych.evaluate.ranks import Bools, Doubles, Floats, Ints
+from diptych.evaluate.readers.choices import GROUP
 from diptych.evaluate.retrieval import RetrievalEvaluator
 from diptych.evaluate.scoring import (
     Outcome,
@@ -41,7 +50,7 @@ from diptych.evaluate.scoring import (
     mean_of_shares,
     sliced,
 )
-from diptych.evaluate.suite_plan import Opened, Protocol
+from diptych.evaluate.suite_plan import WITHOUT_CLASSES, Opened, Protocol
 from diptych.evaluate.truth import Truth, groups_of, truth_of
 from diptych.evaluate.zeroshot import prompt_ladder
 
@@ -98,7 +107,7 @@ class Bench:
         self.model_digest, self.digest = model.digest, digest
         self.embedded = self.features(opened.source, "embeds", digest)
         self.truth: Truth | None = None
-        if set(opened.protocols) - {"retrieval"} and opened.kind != "retrieval":
+        if opened.kind not in WITHOUT_CLASSES and set(opened.protocols) - {"retrieval"}:
             self.truth = truth_of(opened, self.embedded)
 
     def features(self, source: "Source", kind: str, digest: str = "") -> EmbeddedPairs:
@@ -113,6 +122,12 @@ class Bench:
             settings=self.settings,
         )
 
+    def prepare(self) -> None:
+        """Embed all that the task's protocols read, for another process to score."""
+        refused = {protocol for protocol, _ in self.opened.missing}
+        if {"probe", "kshot"} & set(self.opened.protocols) - refused:
+            _Learning(self)
+
     def labelled(self) -> Truth:
         """Return the labels of a task that has some."""
         assert self.truth is not None
@@ -120,7 +135,7 @@ class Bench:
 
     def run(self, protocol: Protocol) -> Answers:
         """Ask in one way."""
-        return {"zeroshot": zeroshot, "probe": probe, "kshot": kshot, "retrieval": retrieval}[protocol](self)
+        return PROTOCOLS[protocol](self)
 
 
 def zeroshot(bench: Bench) -> Answers:
@@ -213,6 +228,25 @@ def retrieval(bench: Bench) -> Answers:
     }
     arrays = {"hits": hits, "text_hits": result.text_ranks < 1}
     return Answers(main, tuple(metrics), _slices(bench, hits, np.arange(len(hits))), extra, arrays)
+
+
+def choice(bench: Bench) -> Answers:
+    """Tell right captions from wrong ones; of pictures in pairs, Winoground's three scores."""
+    embedded, task = bench.embedded, bench.opened.spec.name
+    scores = caption_scores(bench.model, embedded, precision=bench.settings.precision)
+    if bench.opened.metric == "group_score":
+        found = quartet_hits(quartets(scores, embedded))
+        hits, metrics = found["group"], quartet_metrics(found, task=task)
+    else:
+        hits = choice_hits(scores)
+        metrics = choice_metrics([str(fields[GROUP]) for fields in embedded.fields], hits, task=task)
+    main = next(metric for metric in metrics if metric.metric == bench.opened.metric)
+    return Answers(main, tuple(metrics), (), {}, {"hits": hits})
+
+
+PROTOCOLS: Mapping[Protocol, Callable[[Bench], Answers]] = {
+    "zeroshot": zeroshot, "probe": probe, "kshot": kshot, "retrieval": retrieval, "choice": choice,
+}  # fmt: skip
 
 
 def _mean_of(values: Doubles) -> Callable[[Ints], float]:

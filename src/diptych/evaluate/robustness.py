@@ -10,7 +10,7 @@ al. 2021, section 3.3; Miller et al. 2021 (accuracy on the line).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,60 @@ def fit_line(accuracies: Sequence[float], shifted: Sequence[float]) -> ShiftLine
         )
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / np.square(x - x.mean()).sum())
     return ShiftLine(slope, float(y.mean() - slope * x.mean()), len(x))
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A model on a natural shift of a set, beside what other models lead to expect.
+
+    Attributes:
+        task: the shifted set.
+        accuracy: on the original set.
+        shifted: on the shifted one.
+        expected: on the shifted one, of a model with that accuracy.
+        effective: shifted less expected: the effective robustness.
+        models: behind the line.
+    """
+
+    task: str
+    accuracy: float
+    shifted: float
+    expected: float
+    effective: float
+    models: int
+
+
+def shifts(
+    accuracies: Mapping[str, float],
+    columns: Mapping[str, str],
+    table: Mapping[str, Mapping[str, float]],
+    *,
+    original: str = "imagenet",
+) -> list[Shift]:
+    """Hold a model's accuracies on shifted sets against the line of a table's models.
+
+    Args:
+        accuracies: of the model in [0, 1], by task.
+        columns: the table's column of each task; those without one are left out.
+        table: model -> column -> accuracy in [0, 1].
+        original: the task that the others are shifts of.
+
+    Returns:
+        One entry for each shift that both sides know; none where the original was not scored.
+    """
+    found: list[Shift] = []
+    if not 0 < accuracies.get(original, 0) < 1 or original not in columns:
+        return found
+    for task in accuracies.keys() & columns.keys() - {original}:
+        both = [(row.get(columns[original], 0), row.get(columns[task], 0)) for row in table.values()]
+        both = [pair for pair in both if min(pair) > 0 and max(pair) < 1]
+        if len({accuracy for accuracy, _ in both}) < 2:
+            continue
+        line = fit_line(*zip(*both, strict=True))
+        accuracy, shifted = accuracies[original], accuracies[task]
+        expected = line.expected(accuracy)
+        found.append(Shift(task, accuracy, shifted, expected, shifted - expected, line.models))
+    return sorted(found, key=lambda shift: shift.task)
 
 
 def relative(shifted_before: float, shifted_after: float) -> float:

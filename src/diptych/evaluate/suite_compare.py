@@ -14,7 +14,9 @@ import numpy as np
 
 from diptych.core.errors import SettingsError, UsageError
 from diptych.evaluate.metrics_intervals import mcnemar, paired_bootstrap
+from diptych.evaluate.robustness import Shift, shifts
 from diptych.evaluate.suite_run import SuiteOutcome
+from diptych.evaluate.task_rows import suite_tasks, task_rows
 
 PUBLISHED = "published_openclip_results.csv"
 AVERAGE = "Average perf. on 38 datasets"
@@ -85,6 +87,22 @@ def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
                 )
             )  # fmt: skip
     return found
+
+
+def natural_shifts(outcome: SuiteOutcome, table: Mapping[str, Mapping[str, float]]) -> list[Shift]:
+    """Tell the effective robustness on every natural shift of ImageNet that was scored by words.
+
+    The line is that of the table's models, which are contrastive ones too: it says whether this model is more
+    robust than others of its kind, not than models trained on ImageNet.
+    """
+    names = suite_tasks("imagenet_shift")
+    columns = {name: task_rows()[name].column for name in names if task_rows()[name].column}
+    found = {
+        result["task"]: result["protocols"]["zeroshot"]["value"]
+        for result in outcome.results
+        if result["task"] in names and "zeroshot" in result["protocols"]
+    }
+    return shifts({name: value for name, value in found.items() if value is not None}, columns, table)
 
 
 def find_published(data: Path) -> Path | None:

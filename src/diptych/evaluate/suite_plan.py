@@ -21,6 +21,7 @@ Paths in it are relative to the file. Writes: nothing.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -37,7 +38,9 @@ from diptych.evaluate.tasks import Task, open_task
 if TYPE_CHECKING:
     from diptych.data.sources import Source
 
-Protocol = Literal["zeroshot", "probe", "kshot", "retrieval"]
+Protocol = Literal["zeroshot", "probe", "kshot", "retrieval", "choice"]
+WITHOUT_CLASSES: Mapping[Kind, Protocol] = {"retrieval": "retrieval", "choice": "choice"}
+"""Kinds of data sets that have captions instead, and the one way to ask about each."""
 SHOTS = (1, 2, 4, 8, 16)
 """Pictures per class in the paper's figure 6."""
 
@@ -80,6 +83,10 @@ class TaskSpec:
             ),
             (own == bool(self.task), "it needs either a source or a task"),
             (
+                own and "choice" in asked,
+                "a choice of captions needs one of the known data sets",
+            ),
+            (
                 own and not self.labels and asked - {"retrieval"},
                 "classification needs the column of its labels",
             ),
@@ -121,9 +128,9 @@ class Opened:
         spec: what was asked for.
         title: of the data set.
         source: the pictures that are scored.
-        kind: classification, multilabel or retrieval.
+        kind: classification, multilabel, retrieval or choice.
         metric: the main one.
-        protocols: what is run, zero-shot or retrieval first.
+        protocols: what is run, zero-shot, retrieval or choice first.
         templates: of the classes.
         class_names: of classes 0, 1, …; empty where the labels of the source say them.
         choices: what decides about the pairs of `source` beside its files.
@@ -239,7 +246,7 @@ def _known(spec: TaskSpec, data: Path) -> Opened | Missing:
         mirror = f", or as WebDataset https://huggingface.co/datasets/{row.mirror}" if row.mirror else ""
         return Missing(spec.name, row.title, str(root), row.url + mirror)
     templates = load_templates(spec.templates) if spec.templates else task.templates
-    protocols = spec.protocols or (("retrieval",) if row.kind == "retrieval" else ("zeroshot",))
+    protocols = spec.protocols or (WITHOUT_CLASSES.get(row.kind, "zeroshot"),)
     train = val = None
     if {"probe", "kshot"} & set(protocols):
         train, val = (
@@ -267,8 +274,10 @@ def _if_there(name: str, root: Path, split: str) -> Task | None:
 
 def _why_not(protocol: Protocol, kind: Kind, *, has_train: bool) -> str:
     if protocol == "retrieval":
-        return "" if kind == "retrieval" else "the data set has no captions"
-    if kind == "retrieval":
+        return "" if kind == "retrieval" else "the data set has no captions to search"
+    if protocol == "choice":
+        return "" if kind == "choice" else "the data set has no wrong captions"
+    if kind in WITHOUT_CLASSES:
         return "the data set has no classes"
     if protocol == "zeroshot":
         return ""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diptych.core.records import Counts, Metric, Pair
+from diptych.curate.overlap import OverlapReport
 from diptych.evaluate import sections, suite_sections
 from diptych.evaluate.gallery import Choice, choose_cards, class_study
 from diptych.evaluate.report_parts import (
@@ -23,7 +24,7 @@ from diptych.evaluate.report_parts import (
     TextQuery,
     Tile,
 )
-from diptych.evaluate.suite_compare import best_published, compare, read_published
+from diptych.evaluate.suite_compare import best_published, compare, natural_shifts, read_published
 from diptych.evaluate.suite_plan import Opened
 from diptych.evaluate.suite_run import SuiteOutcome
 from diptych.evaluate.task_rows import task_models, task_rows
@@ -56,6 +57,7 @@ def write_suite_report(
     *,
     against: SuiteOutcome | None = None,
     published: Path | None = None,
+    seen: Sequence[OverlapReport] = (),
     command: str = "",
 ) -> None:
     """Render the report and write it durably.
@@ -65,6 +67,7 @@ def write_suite_report(
         outcome: what the suite found.
         against: what it found of another model.
         published: a table of public models, see `suite_compare`.
+        seen: which pictures the model was trained on, see `suite_seen`.
         command: what the user typed.
     """
     shown = [
@@ -72,16 +75,10 @@ def write_suite_report(
         for number in range(len(outcome.results))
     ]
     name = str(outcome.summary["model"]["name"])
-    other = str(against.summary["model"]["name"]) if against is not None else ""
-    refused = [
-        (result["task"], protocol, reason)
-        for result in outcome.results
-        for protocol, reason in result["not_run"].items()
-    ]
-    leaves: list[Leaf | None] = [
+    leaves = [
         sections.headline(_tiles(outcome)),
         suite_sections.results(outcome.results, _references(outcome, published)),
-        suite_sections.side_by_side(name, other, compare(outcome, against) if against is not None else ()),
+        *_comparisons(outcome, against, published, seen),
         sections.prompts([table for table in map(_prompts, outcome.results) if table is not None]),
         suite_sections.few_shots(outcome.results),
         suite_sections.slices(outcome.results),
@@ -91,7 +88,7 @@ def write_suite_report(
             [query for task in shown for query in task.texts],
             [query for task in shown for query in task.images],
         ),
-        suite_sections.not_found(outcome.missing, refused),
+        suite_sections.not_found(outcome.missing, _refused(outcome)),
         left_out(_left_out(outcome.results)),
         sections.all_numbers(
             _numbers(outcome.results),
@@ -109,6 +106,29 @@ def write_suite_report(
         "suite", f"{outcome.name}: {name}", _told(outcome), _facts(outcome), tuple(wall[:WALL_PICTURES])
     )
     write_page(path, head, leaves)
+
+
+def _comparisons(
+    outcome: SuiteOutcome,
+    against: SuiteOutcome | None,
+    published: Path | None,
+    seen: Sequence[OverlapReport],
+) -> list[Leaf | None]:
+    """Hold the results against public models, training data and another model."""
+    shifts = natural_shifts(outcome, read_published(published)) if published is not None else []
+    pair = None
+    if against is not None:
+        name, other = (str(one.summary["model"]["name"]) for one in (outcome, against))
+        pair = suite_sections.side_by_side(name, other, compare(outcome, against))
+    return [suite_sections.robustness(shifts), suite_sections.seen(seen), pair]
+
+
+def _refused(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
+    return [
+        (result["task"], protocol, reason)
+        for result in outcome.results
+        for protocol, reason in result["not_run"].items()
+    ]
 
 
 def _told(outcome: SuiteOutcome) -> str:

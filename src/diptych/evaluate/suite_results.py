@@ -187,6 +187,7 @@ _THEIR_TASKS = {
     "probe": "linear_probe",
     "kshot": "linear_probe",
     "retrieval": "zeroshot_retrieval",
+    "choice": "image_caption_selection",
 }
 _THEIR_NAMES = {
     "top1": "acc1",

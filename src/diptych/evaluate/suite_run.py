@@ -116,6 +116,20 @@ def run_suite(
     return SuiteOutcome(plan.name, settings.out, tuple(results), opened, missing, summary)
 
 
+def embed_share(
+    model: "Model", plan: Plan, settings: SuiteSettings, *, log: Callable[[str], None] = lambda _: None
+) -> None:
+    """Embed this process's share of all pictures; process 0 runs the suite, see `FeatureSettings.share`."""
+    cache = settings.cache or settings.out / "cache"
+    for spec in plan.specs:
+        task = open_spec(spec, settings.data)
+        if isinstance(task, Missing):
+            continue
+        digest = data_digest(task.source, *task.choices)
+        Bench(model, task, digest=digest, cache=cache, settings=settings.features).prepare()
+        log(f"{spec.name}: share {settings.features.share[0]} of {settings.features.share[1]} is embedded")
+
+
 def public_name(model: "Model", name: str) -> str:
     """Return the public name of a model, by its files' digests or by what the user typed; "" of others."""
     published = str(getattr(model, "provenance", {}).get("published_as", ""))

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from diptych.curate.overlap import OverlapReport, overlap_table
+from diptych.evaluate.robustness import Shift
 from diptych.evaluate.suite_compare import Comparison
 from diptych.evaluate.suite_plan import Missing
 from diptych.page.leaves import Leaf, titled
@@ -123,6 +125,44 @@ def side_by_side(model: str, other: str, compared: Sequence[Comparison]) -> Leaf
     )
     head = ("task", "protocol", model, other, "gain", "95 % interval", "p", "n")
     return Leaf("Side by side", words, _table(head, rows))
+
+
+def robustness(found: Sequence[Shift]) -> Leaf | None:
+    """Natural shifts, beside what the accuracy on the original set leads to expect."""
+    if not found:
+        return None
+    rows = [
+        (
+            titled(shift.task),
+            percent(shift.accuracy),
+            percent(shift.shifted),
+            percent(shift.expected),
+            tag("span", points(shift.effective), class_="gain" if shift.effective > 0 else "gain loss"),
+            whole(shift.models),
+        )
+        for shift in found
+    ]
+    words = tag(
+        "p",
+        "Accuracies on a set and on its natural shift lie on a line, between logits. What is expected is the "
+        "accuracy of the table's public models, contrastive ones too, at this model's accuracy on the "
+        "original set; what the model has above that is its effective robustness, in percentage points.",
+    )
+    head = ("shift", "original", "shifted", "expected", "effective robustness", "models")
+    return Leaf("Natural shifts", words, _table(head, rows))
+
+
+def seen(found: Sequence[OverlapReport]) -> Leaf | None:
+    """What is left of the scores without the pictures that training has seen."""
+    if not found:
+        return None
+    words = tag(
+        "p",
+        "Overlap: the pictures of a task with a near copy in the training set; clean: those without. p is "
+        "the chance of so many right answers on the overlap at the accuracy of the clean ones "
+        "(one-sided binomial test); all less clean is what the copies add to the score.",
+    )
+    return Leaf("Seen in training", words, overlap_table(found))
 
 
 def _kind(entry: Comparison) -> str:

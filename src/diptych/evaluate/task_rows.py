@@ -13,6 +13,7 @@ from diptych.core.errors import unknown_name
 from diptych.core.settings import from_mapping, load_toml
 from diptych.evaluate.readers.arrays import CifarReader, Hdf5Reader, IdxReader, StlReader
 from diptych.evaluate.readers.caption_files import CocoReader, KarpathyReader, Xm3600Reader
+from diptych.evaluate.readers.choices import AroReader, SugarCrepeReader, WinogroundReader
 from diptych.evaluate.readers.folders import FolderReader
 from diptych.evaluate.readers.originals import (
     CarsReader,
@@ -28,15 +29,16 @@ from diptych.evaluate.readers.webdataset import WebDatasetReader
 
 TABLE = Path(__file__).with_name("tasks.toml")
 
-Kind = Literal["classification", "multilabel", "retrieval"]
+Kind = Literal["classification", "multilabel", "retrieval", "choice"]
 MetricName = Literal[
     "accuracy", "mean_per_class", "mean_top1_top5", "map_11pt", "roc_auc", "macro_f1", "worst_group_accuracy",
-    "worst_group_top5", "recall",
+    "worst_group_top5", "recall", "mean_per_group", "group_score",
 ]  # fmt: skip
 Layout = (
     FolderReader | ListReader | TableReader | WebDatasetReader | ParquetReader | IdxReader | StlReader
     | CifarReader | Hdf5Reader | CarsReader | FlowersReader | VocReader | KittiReader | ClevrReader
-    | ObjectNetReader | KarpathyReader | CocoReader | Xm3600Reader
+    | ObjectNetReader | KarpathyReader | CocoReader | Xm3600Reader | SugarCrepeReader
+    | WinogroundReader | AroReader
 )  # fmt: skip
 
 
@@ -113,6 +115,6 @@ def suite_names() -> tuple[str, ...]:
     """Return the names of the published suites.
 
     >>> suite_names()
-    ('paper27', 'datacomp38', 'imagenet_shift', 'retrieval')
+    ('paper27', 'datacomp38', 'imagenet_shift', 'retrieval', 'compositional')
     """
     return tuple(_table().suites)
