@@ -5,7 +5,11 @@ search chose to try. Each contestant is a process of its own; the two alternate,
 computed in float64 by one function for both, so that an early stop cannot pass for speed: the table says, for
 each C, whose objective is lower, and how large the gradients are.
 
-    python benchmarks/probe.py [--rows 50000] [--width 512] [--classes 100] [--noise 8] [--json FILE]
+    python benchmarks/probe.py [--rows 50000] [--width 512] [--classes 100] [--noise 8]
+        [--limit SECONDS] [--json FILE]
+
+With --limit scikit-learn starts no fit after so many seconds of fitting, and both are compared on the
+values of C that it fitted; all of our preparation counts.
 
 Features are synthetic: class means and noise share a spectrum that falls as i^-1/2, as tower features do.
 """
@@ -94,6 +98,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--noise", type=float, default=8.0)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds of scikit-learn's fits")
     parser.add_argument("--json", help="file to write as well")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -106,11 +111,21 @@ def main() -> None:
     for contestant in contestants:
         contestant.ask(do="start", **sizes)
     before = contestants[0].ask(do="ours")
-    peers = [contestants[1].ask(do="theirs", c=fit["C"]) for fit in before["fits"]]
+    peers: list[dict[str, Any]] = []
+    for fit in before["fits"]:
+        if sum(peer["seconds"] for peer in peers) < options.limit:
+            peers.append(contestants[1].ask(do="theirs", c=fit["C"]))
+            print(
+                f"C = {fit['C']:.3g}: {peers[-1]['seconds']:.1f} s, ours {fit['seconds']:.1f} s",
+                file=sys.stderr,
+            )
     after = contestants[0].ask(do="ours")
     for contestant in contestants:
         contestant.close()
-    totals = [run["prepare_seconds"] + sum(fit["seconds"] for fit in run["fits"]) for run in (before, after)]
+    both = slice(len(peers))
+    totals = [
+        run["prepare_seconds"] + sum(fit["seconds"] for fit in run["fits"][both]) for run in (before, after)
+    ]
     theirs = sum(fit["seconds"] for fit in peers)
     write_result(
         {
@@ -118,15 +133,18 @@ def main() -> None:
             "machine": machine(),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "scikit-learn")},
             **sizes,
+            "fits_compared": len(peers),
+            "fits_of_the_search": len(before["fits"]),
             "ours_seconds": totals,
             "scikit_learn_seconds": theirs,
             "speed_up": theirs / (sum(totals) / 2),
             "equal_or_lower_objective": [
                 ours["objective"] <= peer["objective"] * (1 + 1e-6)
-                for ours, peer in zip(before["fits"], peers, strict=True)
+                for ours, peer in zip(before["fits"][both], peers, strict=True)
             ],
             "fits": [
-                {"ours": ours, "scikit_learn": peer} for ours, peer in zip(before["fits"], peers, strict=True)
+                {"ours": ours, "scikit_learn": peer}
+                for ours, peer in zip(before["fits"][both], peers, strict=True)
             ],
         },
         options.json,

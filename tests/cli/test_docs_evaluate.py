@@ -56,7 +56,7 @@ def test_the_commands_run_and_write_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(place)
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         line = line.replace("ViT-B-32/openai", "runs/mine").replace("/data/clip", "data")
         said = diptych(*shlex.split(line.replace("--suite paper27", "--suite mnist --out probed"))[1:])
@@ -66,6 +66,8 @@ def test_the_commands_run_and_write_what_the_page_says(
     assert told <= written and "comparison.json" in written
     (entry, *_) = json.loads((place / "results" / "comparison.json").read_text())
     assert entry["gain"] == 0 and entry["p_value"] == 1
+    (seen, *_) = json.loads((place / "seen" / "overlap.json").read_text())
+    assert seen["n_overlap"] == seen["n"] == 24 and seen["clean_accuracy"] is None
     theirs = json.loads((place / "runs/evaluate/mnist/clip_benchmark/mnist_zeroshot.json").read_text())
     assert theirs["task"] == "zeroshot_classification" and theirs["dataset"] == "mnist"
     probed = json.loads((place / "probed" / "mnist.json").read_text())
