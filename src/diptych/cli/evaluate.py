@@ -52,10 +52,8 @@ class WholeSuite:
         out: folder for results, report and kept features; runs/evaluate/SUITE by default.
         resume: use what is finished in that folder.
         against: another model, compared picture by picture.
-        training: what the model was trained on (folder, table, shards): every task is told with and without
-            the pictures that it holds.
-        share: RANK/WORLD: the same command in WORLD processes, on one folder; 0 scores, the others help it
-            to embed.
+        training: what the model was trained on: tasks are also told without the pictures that it holds.
+        share: RANK/WORLD of processes with one folder: 0 scores, the others help it to embed.
         format: also write the results as CLIP_benchmark's or MTEB's.
     """
 
@@ -83,8 +81,7 @@ def evaluate(
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
-        suite: paper27, datacomp38, imagenet_shift, retrieval, compositional, the name of one data set, or a
-            TOML file.
+        suite: paper27, datacomp38, imagenet_shift, retrieval, compositional, a data set, or a TOML file.
         for_source: only with SOURCE.
         for_suite: only with --suite.
         json: where the results go: a file, or - for stdout.

@@ -67,10 +67,10 @@ def size_of(picture: Image.Image | Pixels) -> Size:
 
 @cache
 def shrinking_kernel() -> Kernel | None:
-    """Load `resize_kernels.bicubic`, compiled; None: numba is not installed."""
+    """Load `resize_kernels.bicubic`, compiled; None: numba is not installed, or cannot keep its work."""
     try:
         from diptych.data.resize_kernels import bicubic
-    except ImportError:  # numba is no part of the smallest installation
+    except (ImportError, RuntimeError):  # numba is no part of the smallest installation
         return None
     return bicubic
 
