@@ -127,7 +127,9 @@ class Model(Encodes):
 
     def normalize_pixels(self, pixels: Tensor) -> Tensor:
         """Return (B, 3, H, W) float32, normalised, on the model's device, for uint8 pixels 0..255."""
-        return self.preprocess.normalize(pixels.to(self.device, non_blocking=True))
+        # Back from a GPU the copy would not be whole when it is read.
+        moved = pixels.to(self.device, non_blocking=pixels.device.type == "cpu")
+        return self.preprocess.normalize(moved)
 
     def preprocess_images(self, images: Iterable[Image.Image]) -> Tensor:
         """Return (B, 3, H, W) float32, normalised, on the model's device, for pictures of any size."""
