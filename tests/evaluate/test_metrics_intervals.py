@@ -19,16 +19,6 @@ def test_clopper_pearson_equals_scipy() -> None:
     assert ours.clopper_pearson(0, 0) is None
 
 
-def test_student_interval_equals_scipy() -> None:
-    for case in range(200):
-        rng = np.random.default_rng(case)
-        values = rng.normal(size=int(rng.integers(2, 30)))
-        error = values.std(ddof=1) / math.sqrt(len(values))
-        theirs = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=error)
-        assert ours.student_interval(values) == pytest.approx(theirs, rel=1e-9, abs=1e-12)
-    assert ours.student_interval(np.ones(1)) is None
-
-
 def test_mcnemar_equals_the_exact_binomial_test() -> None:
     for case in range(200):
         rng = np.random.default_rng(case)

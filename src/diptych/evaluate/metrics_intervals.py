@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.intervals import beta_quantile, exact_interval
+from diptych.core.intervals import exact_interval
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.metrics import RESAMPLES, Interval
 from diptych.evaluate.ranks import Bools, Ints
@@ -37,30 +37,6 @@ def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval 
     if count == 0:
         return None
     return exact_interval(hits, count, level=level)
-
-
-def student_interval(values: NDArray[np.floating], *, level: float = LEVEL) -> Interval | None:
-    """Return the interval of a mean of few independent, roughly normal values, such as repeats.
-
-    Args:
-        values: (R,).
-        level: of confidence.
-
-    Returns:
-        None with fewer than two values.
-
-    >>> low, high = student_interval(np.array([1.0, 2.0, 3.0]))
-    >>> round(low, 3), round(high, 3)
-    (-0.484, 4.484)
-    """
-    count = len(values)
-    if count < 2:
-        return None
-    # t^2 / (t^2 + n) of Student's t with n degrees of freedom has a beta distribution.
-    share = beta_quantile(level, 0.5, (count - 1) / 2)
-    factor = math.sqrt((count - 1) * share / (1 - share))
-    mean, half = float(values.mean()), factor * float(values.std(ddof=1)) / math.sqrt(count)
-    return mean - half, mean + half
 
 
 def bootstrap(

@@ -31,7 +31,6 @@ from diptych.evaluate.compositional import (
 )
 from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest
 from diptych.evaluate.gallery import image_queries, text_queries
-from diptych.evaluate.kshot import FEW_SHOT_C
 from diptych.evaluate.metrics import NEVER, paired_gain
 from diptych.evaluate.metrics_intervals import bootstrap
 from diptych.evaluate.metrics_scores import reliability, score_ranks
@@ -57,6 +56,9 @@ from diptych.evaluate.zeroshot import prompt_ladder
 if TYPE_CHECKING:
     from diptych.data.sources import Source
     from diptych.models.model import Model
+
+FEW_SHOT_C = 0.316
+"""OpenAI's README fits with it; k pictures of a class leave none to choose by."""
 
 SHOT_DRAWS = 3
 """Draws of training pictures whose answers are averaged."""
@@ -196,7 +198,7 @@ def kshot(bench: Bench) -> Answers:
     for shots in sorted(spec.shots):
         drawn = []
         for draw in range(SHOT_DRAWS):
-            rows = _few(learn.labels, learn.readable, shots, draw)
+            rows = few(learn.labels, learn.readable, shots, draw)
             fitted = LinearProbe(FEW_SHOT_C).fit(learn.train[rows], learn.labels[rows])
             drawn.append(probe_outcome(fitted, learn.test[truth.rows], truth.labels, learn.class_count).hits)
         hits = np.mean(drawn, axis=0)
@@ -309,8 +311,18 @@ class _Learning:
         return (self.train[kept], self.labels[kept]), (self.train[held], self.labels[held])
 
 
-def _few(labels: Ints, readable: Bools, shots: int, draw: int) -> Ints:
-    """Draw up to `shots` readable pictures of every class; more shots keep those of fewer."""
+def few(labels: Ints, readable: Bools, shots: int, draw: int) -> Ints:
+    """Draw up to `shots` readable pictures of every class; more shots keep those of fewer.
+
+    Args:
+        labels: (N,) class numbers.
+        readable: (N,) bool.
+        shots: pictures of each class.
+        draw: which draw.
+
+    Returns:
+        Rows, rising.
+    """
     order = numpy_rng(0, "shots", draw).permutation(np.flatnonzero(readable))
     kept = [order[labels[order] == label][:shots] for label in np.unique(labels)]
     return np.sort(np.concatenate(kept))
