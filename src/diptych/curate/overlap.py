@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import ArrayError
 from diptych.core.intervals import exact_interval, incomplete_beta
-from diptych.page.markup import Html, tag
+from diptych.page.markup import Html, join, tag
 from diptych.page.plots import interval_bar, percent, points, whole
 
 Bools = NDArray[np.bool_]
@@ -148,7 +148,7 @@ def overlap_table(reports: Sequence[OverlapReport]) -> Html:
     Args:
         reports: of any number of evaluation sets.
     """
-    names = ("data set", "overlap", "", "accuracy on overlap", "on clean", "all − clean", "p")
+    names = ("data set", "overlap", "accuracy on overlap", "on clean", "all − clean", "p")
     head = tag("tr", *(tag("th", name, scope="col") for name in names))
     rows = sorted(reports, key=lambda report: (-report.overlap_share, report.task))
     return tag(
@@ -172,8 +172,7 @@ def _row(report: OverlapReport) -> Html:
         "tr",
         tag("th", report.task, scope="row"),
         tag("td", share),
-        tag("td", interval_bar(report.overlap_accuracy, interval)),
-        tag("td", said),
+        tag("td", join(said, interval_bar(report.overlap_accuracy, interval) if interval else "")),
         tag("td", percent(report.clean_accuracy)),
         tag("td", changed),
         tag("td", tag("b", chance) if clear else chance),
