@@ -35,7 +35,7 @@ from diptych.data.sources import open_source
 from diptych.evaluate.prompts import BARE, load
 from diptych.models import checkpoint
 from diptych.models.notes import processor
-from diptych.train.settings import TrainSettings, default_device
+from diptych.train.settings import TrainSettings
 from diptych.train.state import machine_facts
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Workshop:
             "batch_size": settings.batch_size, "learning_rate": settings.learning_rate,
             "parameters": sum(tensor.numel() for tensor in model.clip.parameters()),
             "operations_per_pair": self._operations(model, settings) if objective == "contrastive" else None,
-            "machine": {"processor": processor(), **machine_facts(default_device())},
+            "machine": {"processor": processor(), **machine_facts(settings.resolved_device())},
         }  # fmt: skip
         curve = learn(model, objective, self.shards, settings, exams=self.exams(model), watch=part.watch)
         if objective == "contrastive":
@@ -141,8 +141,9 @@ class Workshop:
     def _settings(self, samples: int) -> TrainSettings:
         whole = from_mapping(TrainSettings, self.recipe.train, where="train")
         warmup = max(1, samples // whole.batch_size // WARMUP_SHARE)
+        # On the CPU, wherever it runs: curves of several machines are to be one.
         return dataclasses.replace(
-            whole, samples=samples, steps=None, epochs=None, warmup_steps=warmup, seed=self.seed
+            whole, device="cpu", samples=samples, steps=None, epochs=None, warmup_steps=warmup, seed=self.seed
         )
 
     def _operations(self, model: "Model", settings: TrainSettings) -> float:

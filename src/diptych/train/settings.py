@@ -153,7 +153,7 @@ class TrainSettings:
             SettingsError: torch does not know it, or finds none here.
         """
         if self.device == "auto":
-            return default_device()
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             return torch.empty(0, device=self.device).device
         except (RuntimeError, AssertionError) as error:
@@ -170,11 +170,6 @@ class TrainSettings:
         if self.precision != "auto":
             return self.precision
         return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-
-
-def default_device() -> torch.device:
-    """Return the GPU where CUDA finds one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
