@@ -90,7 +90,6 @@ def prepare(case: Case, data: Path, folder: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from diptych.cli.recipe import load_recipe
-    from diptych.core.settings import to_mapping
     from diptych.data.images import Preprocess, read_pixels
     from diptych.data.tokenizer import Tokenizer
     from diptych.models.presets import preset
@@ -116,19 +115,38 @@ def prepare(case: Case, data: Path, folder: Path) -> dict[str, Any]:
     count = case.batch_size * BATCHES
     preprocess = Preprocess(size=config.vision.image_size, resize="squash")
     images = table["image"].slice(0, count).to_pylist()
-    np.save(folder / "pixels.npy", np.stack([read_pixels(image, preprocess) for image in images]))
-    tokens = tokenizer.tokens(captions[:count])
+    pixels = np.stack([read_pixels(image, preprocess) for image in images])
+    return write_inputs(folder, config, tokenizer, preprocess, pixels, captions[:count], case.batch_size)
+
+
+def write_inputs(
+    folder: Path,
+    config: Any,
+    tokenizer: Any,
+    preprocess: Any,
+    pixels: Any,
+    captions: list[str],
+    batch_size: int,
+) -> dict[str, Any]:
+    """Write what contestants read, and return what they need beside it."""
+    import numpy as np
+
+    from diptych.core.settings import to_mapping
+
+    tokens = tokenizer.tokens(captions)
+    np.save(folder / "pixels.npy", pixels)
     np.save(folder / "tokens.npy", tokens)
     tokenizer.save(folder / "tokenizer")
     lengths = (tokens == tokenizer.end_id).argmax(axis=1) + 1
     return {
         "folder": str(folder),
-        "batch_size": case.batch_size,
+        "batch_size": batch_size,
         "learning_rate": LEARNING_RATE,
         "config": to_mapping(config),
         "mean": preprocess.mean,
         "std": preprocess.std,
         "tokens_a_caption": round(float(lengths.mean()), 2),
+        "longest_caption": int(lengths.max()),
     }
 
 

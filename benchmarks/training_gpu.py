@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from contest import Contestant, machine, ratio, write_result
+from training import write_inputs
 
 HERE = Path(__file__).parent
 COMPILED = "+compile"
@@ -40,7 +41,6 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write pixels and tokens as `training.py` does; return what contestants need."""
     import numpy as np
 
-    from diptych.core.settings import to_mapping
     from diptych.data.images import Preprocess
     from diptych.data.tokenizer import Tokenizer
     from diptych.models.presets import preset
@@ -52,21 +52,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     tokenizer = Tokenizer.from_merges(text / "bpe_simple_vocab_16e6.txt.gz", context_length=77)
     preprocess = Preprocess(size=config.vision.image_size)
     shape = (count, *preprocess.size, 3)
-    np.save(folder / "pixels.npy", np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
-    tokens = tokenizer.tokens(texts)
-    np.save(folder / "tokens.npy", tokens)
-    tokenizer.save(folder / "tokenizer")
-    lengths = (tokens == tokenizer.end_id).argmax(axis=1) + 1
-    return {
-        "folder": str(folder),
-        "batch_size": options.batch,
-        "learning_rate": 1e-4,
-        "config": to_mapping(config),
-        "mean": preprocess.mean,
-        "std": preprocess.std,
-        "tokens_a_caption": round(float(lengths.mean()), 2),
-        "longest_caption": int(lengths.max()),
-    }
+    pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    return write_inputs(folder, config, tokenizer, preprocess, pixels, texts, options.batch)
 
 
 def operations(config: dict[str, Any]) -> float:

@@ -163,6 +163,7 @@ def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
         found,
         against=against,
         published=published,
+        shifts=shifts,
         seen=seen,
         command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
     )

@@ -314,9 +314,9 @@ class Decode:
         scale = min(1.0, side / min(picture.size))
         width, height = (max(1, round(length * scale)) for length in picture.size)
         if not self._settings.crop or width == height:
-            covered = (height, width)
             if scale == 1.0:
                 return picture
+            covered = (height, width)
             return Image.fromarray(exact_window(picture, covered, (0, 0), covered, "bicubic"))
         square = min(picture.size)
         left, top = ((length - square) // 2 for length in picture.size)

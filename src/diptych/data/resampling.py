@@ -179,19 +179,44 @@ def _vertical_window(
         height: rows to compute.
         filter_name: "bicubic" or "bilinear".
     """
-    scale = rows / covered
+    starts, weights = window_weights(rows, covered, firsts[1], height, filter_name)
+    found = np.empty((height, *pixels.shape[1:]), dtype=np.uint8)
+    for row, start in enumerate(starts - firsts[0]):
+        window = pixels[start : start + weights.shape[1]].astype(np.int64)
+        total = np.tensordot(weights[row, : len(window)].astype(np.int64), window, axes=1)
+        found[row] = (total + 2 ** (PRECISION_BITS - 1) >> PRECISION_BITS).clip(0, 255)
+    return found
+
+
+def window_weights(
+    size: int, wanted: int, begin: int, count: int, filter_name: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Compute Pillow's weights for some lines of a picture resized along one axis.
+
+    Args:
+        size: lines of the picture.
+        wanted: lines of the whole result.
+        begin: the first line of the result to compute.
+        count: how many, N.
+        filter_name: "bicubic" or "bilinear".
+
+    Returns:
+        Where each result's window begins (N,), and its weights (N, K) of 22 bits; those behind it are 0.
+    """
+    scale = size / wanted
     stretch = max(scale, 1.0)
     reach = REACH[filter_name] * stretch
-    found = np.empty((height, *pixels.shape[1:]), dtype=np.uint8)
-    for row in range(height):
-        centre = (firsts[1] + row + 0.5) * scale
-        begin, end = max(0, int(centre - reach + 0.5)), min(rows, int(centre + reach + 0.5))
-        weights = _weights((np.arange(begin, end, dtype=np.float64) - centre + 0.5) / stretch, filter_name)
-        fixed = np.trunc(weights / weights.sum() * 2**PRECISION_BITS + np.copysign(0.5, weights))
-        window = pixels[begin - firsts[0] : end - firsts[0]].astype(np.int64)
-        total = np.tensordot(fixed.astype(np.int64), window, axes=1) + 2 ** (PRECISION_BITS - 1)
-        found[row] = (total >> PRECISION_BITS).clip(0, 255)
-    return found
+    centres = (np.arange(begin, begin + count) + 0.5) * scale
+    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centres + reach + 0.5).astype(np.int64), size)
+    places = np.arange((ends - starts).max())
+    weights = _weights((places + starts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch), filter_name)
+    weights[places >= (ends - starts)[:, None]] = 0.0
+    sums = np.zeros(count)
+    for place in places:  # in Pillow's order: a sum of doubles depends on it
+        sums += weights[:, place]
+    weights *= (1.0 / sums)[:, None]
+    return starts, np.trunc(weights * 2**PRECISION_BITS + np.copysign(0.5, weights)).astype(np.int32)
 
 
 def _weights(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:

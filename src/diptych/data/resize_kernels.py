@@ -5,7 +5,7 @@ compiles to vector instructions, and what lies outside the wanted window is left
 rounded to 22 bits, with an 8-bit picture between the two passes.
 
 Reads: pixels. Writes: nothing.
-Source: Pillow, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc).
+Source: Pillow, src/libImaging/Resample.c (ImagingResampleHorizontal_8bpc, ImagingResampleVertical_8bpc).
 """
 
 from functools import lru_cache
@@ -15,10 +15,9 @@ import numpy as np
 from numba import int32, int64, njit, types, uint8, uint32, void
 from numpy.typing import NDArray
 
-SUPPORT = 2.0
-SHARPNESS = -0.5
-BITS = 22
-HALF = 1 << (BITS - 1)
+from diptych.data.resampling import PRECISION_BITS, Size, window_weights
+
+HALF = 1 << (PRECISION_BITS - 1)
 LARGEST = 255
 BAND = 16
 """Rows that the pass across takes at once: their pixels, side by side, fill one line of the cache."""
@@ -27,8 +26,6 @@ PIXELS = types.Array(uint8, 3, "A", readonly=True)
 """Any (H, W, 3): one signature, so that no picture waits for a compiler."""
 LINES, SUMS, BYTES = types.Array(uint8, 2, "C", readonly=True), int32[::1], uint8[::1]
 STARTS, WEIGHTS = int64[::1], int32[:, ::1]
-
-Size = tuple[int, int]
 
 
 class _Window(NamedTuple):
@@ -86,33 +83,10 @@ def _narrow(pixels: NDArray[np.uint8], across: _Window) -> NDArray[np.uint8]:
 def _window(size: int, wanted: int, begin: int, count: int) -> _Window:
     if size == wanted:
         return _Window(begin, begin + count, None, None)
-    starts, weights = _weights(size, wanted)
-    starts, weights = starts[begin : begin + count], weights[begin : begin + count]
+    starts, weights = window_weights(size, wanted, begin, count, "bicubic")
     first = int(starts[0])
     end = min(size, int(starts[-1]) + weights.shape[1])
-    return _Window(first, end, starts - first, np.ascontiguousarray(weights))
-
-
-def _weights(size: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return where the window of each result begins (N,), and its weights (N, K); those behind it are 0."""
-    scale = size / wanted
-    stretch = max(scale, 1.0)
-    reach = SUPPORT * stretch
-    centres = (np.arange(wanted) + 0.5) * scale
-    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    ends = np.minimum((centres + reach + 0.5).astype(np.int64), size)
-    places = np.arange((ends - starts).max())
-    at = np.abs((places + starts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch))
-    near = ((SHARPNESS + 2.0) * at - (SHARPNESS + 3.0)) * at * at + 1
-    far = (((at - 5) * at + 8) * at - 4) * SHARPNESS
-    weights = np.where(at < 1.0, near, np.where(at < 2.0, far, 0.0))
-    weights[places >= (ends - starts)[:, None]] = 0.0
-    sums = np.zeros(wanted)
-    for place in places:  # in Pillow's order: a sum of doubles depends on it
-        sums += weights[:, place]
-    weights *= (1.0 / sums)[:, None]
-    scaled = weights * (1 << BITS)
-    return starts, np.where(scaled < 0, scaled - 0.5, scaled + 0.5).astype(np.int32)
+    return _Window(first, end, starts - first, weights)
 
 
 @njit(void(LINES, SUMS, SUMS, BYTES), cache=True, nogil=True)
@@ -124,7 +98,7 @@ def _sum(lines: Any, weights: Any, sums: Any, target: Any) -> None:
         for at in range(len(sums)):
             sums[at] += np.int32(weight * np.int32(given[at]))
     for at in range(len(sums)):
-        target[at] = min(max(sums[at] >> BITS, 0), LARGEST)
+        target[at] = min(max(sums[at] >> PRECISION_BITS, 0), LARGEST)
 
 
 @njit(void(PIXELS, uint32[:, ::1]), cache=True, nogil=True)

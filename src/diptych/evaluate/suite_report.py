@@ -24,7 +24,8 @@ from diptych.evaluate.report_parts import (
     TextQuery,
     Tile,
 )
-from diptych.evaluate.suite_compare import best_published, compare, natural_shifts, read_published
+from diptych.evaluate.robustness import Shift
+from diptych.evaluate.suite_compare import best_published, compare, read_published
 from diptych.evaluate.suite_plan import Opened
 from diptych.evaluate.suite_run import SuiteOutcome
 from diptych.evaluate.task_rows import task_models, task_rows
@@ -57,6 +58,7 @@ def write_suite_report(
     *,
     against: SuiteOutcome | None = None,
     published: Path | None = None,
+    shifts: Sequence[Shift] = (),
     seen: Sequence[OverlapReport] = (),
     command: str = "",
 ) -> None:
@@ -67,6 +69,7 @@ def write_suite_report(
         outcome: what the suite found.
         against: what it found of another model.
         published: a table of public models, see `suite_compare`.
+        shifts: robustness to natural shifts, see `suite_compare`.
         seen: which pictures the model was trained on, see `suite_seen`.
         command: what the user typed.
     """
@@ -78,7 +81,9 @@ def write_suite_report(
     leaves = [
         sections.headline(_tiles(outcome)),
         suite_sections.results(outcome.results, _references(outcome, published)),
-        *_comparisons(outcome, against, published, seen),
+        suite_sections.robustness(shifts),
+        suite_sections.seen(seen),
+        _side_by_side(outcome, against),
         sections.prompts([table for table in map(_prompts, outcome.results) if table is not None]),
         suite_sections.few_shots(outcome.results),
         suite_sections.slices(outcome.results),
@@ -108,19 +113,11 @@ def write_suite_report(
     write_page(path, head, leaves)
 
 
-def _comparisons(
-    outcome: SuiteOutcome,
-    against: SuiteOutcome | None,
-    published: Path | None,
-    seen: Sequence[OverlapReport],
-) -> list[Leaf | None]:
-    """Hold the results against public models, training data and another model."""
-    shifts = natural_shifts(outcome, read_published(published)) if published is not None else []
-    pair = None
-    if against is not None:
-        name, other = (str(one.summary["model"]["name"]) for one in (outcome, against))
-        pair = suite_sections.side_by_side(name, other, compare(outcome, against))
-    return [suite_sections.robustness(shifts), suite_sections.seen(seen), pair]
+def _side_by_side(outcome: SuiteOutcome, against: SuiteOutcome | None) -> Leaf | None:
+    if against is None:
+        return None
+    name, other = (str(one.summary["model"]["name"]) for one in (outcome, against))
+    return suite_sections.side_by_side(name, other, compare(outcome, against))
 
 
 def _refused(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:

@@ -45,6 +45,11 @@ class SuiteSettings:
     cache: Path | None = None
     features: FeatureSettings = field(default_factory=FeatureSettings)
 
+    @property
+    def kept(self) -> Path:
+        """Folder of features and classifiers."""
+        return self.cache or self.out / "cache"
+
 
 @dataclass(frozen=True, slots=True)
 class SuiteOutcome:
@@ -120,13 +125,12 @@ def embed_share(
     model: "Model", plan: Plan, settings: SuiteSettings, *, log: Callable[[str], None] = lambda _: None
 ) -> None:
     """Embed this process's share of all pictures; process 0 runs the suite, see `FeatureSettings.share`."""
-    cache = settings.cache or settings.out / "cache"
     for spec in plan.specs:
         task = open_spec(spec, settings.data)
         if isinstance(task, Missing):
             continue
         digest = data_digest(task.source, *task.choices)
-        Bench(model, task, digest=digest, cache=cache, settings=settings.features).prepare()
+        Bench(model, task, digest=digest, cache=settings.kept, settings=settings.features).prepare()
         log(f"{spec.name}: share {settings.features.share[0]} of {settings.features.share[1]} is embedded")
 
 
@@ -164,9 +168,8 @@ def _one(
         result = _finished(path, wanted)
         log(f"{spec.name}: finished before, {_shown(result)}")
         return result
-    cache = settings.cache or settings.out / "cache"
     try:
-        bench = Bench(model, task, digest=digest, cache=cache, settings=settings.features)
+        bench = Bench(model, task, digest=digest, cache=settings.kept, settings=settings.features)
         refused = dict(task.missing)
         answers: dict[str, Answers] = {
             protocol: bench.run(protocol) for protocol in task.protocols if protocol not in refused

@@ -85,9 +85,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (..., D_out), equal to `torch.nn.functional.linear` up to float32 rounding.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return F.linear(x, weight, bias)
-    if current_engine() == "mkl" or not _suits_onednn(x, weight):
+    if not _suits_onednn(x, weight) or current_engine() == "mkl":
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return cast(Tensor, _OneDnnLinear.apply(x, weight, bias))  # type: ignore[no-untyped-call]
@@ -96,7 +94,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype == weight.dtype == torch.float32
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and onednn_available()
         and not torch.is_autocast_enabled("cpu")

@@ -116,7 +116,8 @@ class _Run:
     ) -> None:
         _check_loader(loader, settings)
         self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
-        loader.pinned = model.to(settings.resolved_device()).device.type == "cuda"
+        model.to(settings.resolved_device())
+        loader.pinned = model.device.type == "cuda"
         self.evaluators = evaluators
         self.last_step = settings.last_step(loader.count)
         self.stepper = Stepper(model, settings, loss, total_steps=settings.total_steps(loader.count))

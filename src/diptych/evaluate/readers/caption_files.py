@@ -11,24 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diptych.data.sources_rows import captions_of
-from diptych.evaluate.readers.examples import Example, Unnamed, damaged, inside
+from diptych.evaluate.readers.examples import Example, OneFile, Unnamed, damaged, inside
 from diptych.evaluate.readers.originals import read_json
 
 
-class _OneFile(Unnamed):
-    """For readers of one file that holds all splits."""
-
-    __slots__ = ()
-    file: str
-
-    def present(self, root: Path, split: str) -> bool:
-        """See Reader."""
-        del split
-        return (root / self.file).is_file()
-
-
 @dataclass(frozen=True, slots=True)
-class KarpathyReader(_OneFile):
+class KarpathyReader(OneFile):
     """One JSON file with pictures, their sentences and their split.
 
     Attributes:
@@ -101,7 +89,7 @@ class CocoReader(Unnamed):
 
 
 @dataclass(frozen=True, slots=True)
-class Xm3600Reader(_OneFile):
+class Xm3600Reader(OneFile):
     """Crossmodal-3600: a line of JSON for each picture, with captions in 36 languages; a split is a language.
 
     Attributes:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from diptych.core.errors import DataError
-from diptych.evaluate.readers.examples import Example, Unnamed
+from diptych.evaluate.readers.examples import Example, OneFile, Unnamed
 
 GROUP, PAIR = "group", "pair"
 
@@ -59,7 +59,7 @@ class SugarCrepeReader(Unnamed):
 
 
 @dataclass(frozen=True, slots=True)
-class WinogroundReader(Unnamed):
+class WinogroundReader(OneFile):
     """Lines of JSON with two pictures and two captions of the same words.
 
     Attributes:
@@ -71,11 +71,6 @@ class WinogroundReader(Unnamed):
     file: str = "data/examples.jsonl"
     images: str = "data/images"
     kind: Literal["winoground"] = "winoground"
-
-    def present(self, root: Path, split: str) -> bool:
-        """See Reader."""
-        del split
-        return (root / self.file).is_file()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
         """Yield both pictures of each line; see Reader.
@@ -95,7 +90,7 @@ class WinogroundReader(Unnamed):
 
 
 @dataclass(frozen=True, slots=True)
-class AroReader(Unnamed):
+class AroReader(OneFile):
     """One of ARO's files: Visual Genome's relations or attributes, or captions in wrong orders.
 
     Rows hold true_caption, false_caption and a box; or image_path and caption_options, the right one first,
@@ -110,11 +105,6 @@ class AroReader(Unnamed):
     file: str
     images: str = "images"
     kind: Literal["aro"] = "aro"
-
-    def present(self, root: Path, split: str) -> bool:
-        """See Reader."""
-        del split
-        return (root / self.file).is_file()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
         """Yield in the file's order; see Reader.

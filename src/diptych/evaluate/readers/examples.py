@@ -76,6 +76,18 @@ class Unnamed:
         return ()
 
 
+class OneFile(Unnamed):
+    """For readers of one file that holds all splits."""
+
+    __slots__ = ()
+    file: str
+
+    def present(self, root: Path, split: str) -> bool:
+        """See Reader."""
+        del split
+        return (root / self.file).is_file()
+
+
 def need(path: Path) -> Path:
     """Return a path that must exist.
 
