@@ -337,6 +337,14 @@ def test_parts_of_a_training_set_are_gathered(
     assert (report.n, report.n_overlap) == (6, 6)  # the damaged one by its bytes
 
 
+def test_missing_pictures_are_copies_of_nothing(quick: Plan, tmp_path: Path) -> None:
+    outcome = run(quick, tmp_path / "out")
+    emptied = Swatches([(b"", ("a thing",), {"colour": "red"}) for _ in range(6)])
+    opened = (replace(outcome.opened[0], source=emptied),)
+    (report,) = seen_in_training(replace(outcome, opened=opened), emptied)
+    assert (report.n, report.n_overlap) == (6, 0)
+
+
 def test_choices_have_no_overlap_to_tell(quick: Plan, tmp_path: Path) -> None:
     outcome = run(quick, tmp_path / "out")
     asked = {**outcome.results[0], "protocols": {"choice": {}}}

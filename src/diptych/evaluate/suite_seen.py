@@ -40,7 +40,7 @@ def seen_in_training(outcome: SuiteOutcome, training: "Source") -> list[OverlapR
 
     Returns:
         A report for each task that was asked by words, a probe or retrieval; unreadable pictures count as
-        wrong, and as clean.
+        wrong. A missing one is a copy of nothing, a damaged one of the same bytes.
     """
     asked = []
     for number, opened in enumerate(outcome.opened):
@@ -86,9 +86,9 @@ def _gathered(source: "Source") -> Iterator[pa.Table]:
 
 
 def _parts(source: "Source") -> Iterator[pa.Table]:
-    images: list[bytes] = []
+    images: list[bytes | None] = []
     for pair in source.pairs(Counts()):
-        images.append(pair.image)
+        images.append(pair.image or None)
         if len(images) == PART:
             yield fingerprint_partition(pa.array(images, pa.large_binary()))[0]
             images = []
