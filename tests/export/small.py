@@ -11,6 +11,7 @@ from diptych.models.model import Model
 CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
 VISION = {
     "vit": VitConfig((32, 48), 16, 64, 3, 2),
+    "vit-32": VitConfig((32, 32), 16, 64, 3, 2),
     "resnet": ResNetConfig((64, 64), (2, 1, 1, 1), 16, 8),
     "resnet-no-pool": ResNetConfig((32, 48), (1, 1, 2, 1), 8, 4, stem_pool=False),
 }

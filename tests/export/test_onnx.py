@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from tests.cli.conftest import Said
 from tests.export.small import small_model
 from torch import Tensor
@@ -129,6 +130,31 @@ def test_smaller_files_state_the_cosine_that_they_keep(
     assert floor <= told["text"]["golden_cosine_min"] <= 1
     assert floor <= told["image"]["golden_cosine_min"] <= 1
     assert precision == "float16" or told["text"]["cosine_min"] < 0.99999
+
+
+@pytest.mark.parametrize("vision", ["vit", "vit-32"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_parity_is_measured_on_the_same_pixels(vision: str, precision: Any, tmp_path: Path) -> None:
+    """Photos that have to be resized, and a tower so small that the package's own scenes have to be."""
+    rng, photos = np.random.default_rng(0), tmp_path / "photos"
+    photos.mkdir()
+    for number, size in enumerate([(640, 480), (500, 700), (333, 250), (90, 70)]):
+        noise = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+        noise.resize(size, Image.Resampling.BICUBIC).save(photos / f"{number}.jpg", quality=80)
+        (photos / f"{number}.txt").write_text("a photo")
+    model = small_model(vision)
+    parity = export(model, tmp_path / "out", precision=precision, source=open_source(str(photos))).extra
+    exported = load_exported(tmp_path / "out", "onnx")
+    pixels = [model.preprocess(Image.open(photos / f"{number}.jpg")) for number in (1, 3)]
+    one, other = (
+        F.normalize(torch.as_tensor(part.encode_image(torch.stack(pixels))), dim=-1)
+        for part in (exported, model)
+    )
+    told = parity["parity"]["image"]
+    assert told["count"] == 4 + 60 + 2
+    assert told["largest_difference"] >= (one - other).abs().max().item() * 0.99
+    assert told["largest_difference"] < {"float32": 1e-5, "float16": 1e-3}[precision]
+    assert told["cosine_min"] > 0.999995
 
 
 def test_zero_shot_change_is_stated_where_there_are_labels(tmp_path: Path) -> None:

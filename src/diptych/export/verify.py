@@ -120,7 +120,9 @@ def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int 
     pairs = list(scene_pairs(SCENES, seed=seed, split="test"))
     if source is not None:
         pairs += islice(source.pairs(Counts()), part, 2 * SOURCE_PICTURES, 2)
-    return Probe(tuple(pair.image for pair in pairs), tuple(pair.captions[0] for pair in pairs))
+    return Probe(
+        tuple(pair.image for pair in pairs), tuple(pair.captions[0] for pair in pairs if pair.captions)
+    )
 
 
 def compare(
@@ -139,7 +141,8 @@ def compare(
     """
     # The exported model has the face that embedding asks for, though not the class.
     both = cast("Model", exported), model
-    images = [embed_images(one, inputs.images) for one in both]
+    # Left to itself each takes its own `bulk_mode`, and the difference of two preprocessings is measured.
+    images = [embed_images(one, inputs.images, preprocessing="exact") for one in both]
     texts = [embed_texts(one, inputs.texts) for one in both]
     readable = np.isfinite(images[1][:, 0])
     images = [rows[readable] for rows in images]
