@@ -16,7 +16,7 @@ help:
 	@echo "make test       the tests; make test-deep: the long ones"
 	@echo "make check      ruff, mypy and the layers of the imports; make format: repair the form"
 	@echo "make bench      speed and memory beside other libraries"
-	@echo "make claims     the paper's claims as experiments, into runs/claims and docs/claims.md"
+	@echo "make claims     the paper's claims as experiments, into runs/claims and experiments/claims"
 	@echo "make docs       write the generated pages of docs/ again"
 
 setup: $(STAMP)
@@ -71,6 +71,6 @@ docs: setup peers
 		--timeout 1800 tests/models/test_parity.py
 
 claims: setup
-	$(BIN)/diptych claims runs/claims $(ARGS)
-	cp runs/claims/*.json docs/claims/
-	$(BIN)/python docs/build.py
+	$(BIN)/python -m experiments.claims runs/claims $(ARGS)
+	cp runs/claims/*.json experiments/claims/results/
+	$(BIN)/python -m experiments.claims.figures

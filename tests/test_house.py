@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "diptych"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-SCRIPTS = sorted((ROOT / "benchmarks").rglob("*.py")) + sorted((ROOT / "docs").rglob("*.py"))
+SCRIPTS = sorted(p for name in ("benchmarks", "docs", "experiments") for p in (ROOT / name).rglob("*.py"))
 BIN = Path(sys.executable).parent
 
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_NESTING, MAX_PUBLIC_NAMES = 400, 60, 3, 20

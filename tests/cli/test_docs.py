@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Run, Said
 
 from diptych.cli import commands
-from diptych.cli.claims_recipe import ClaimsRecipe
 from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
 from diptych.evaluate.prompts import load as load_prompts
 from diptych.evaluate.suite_plan import load_plan
 from diptych.train.settings import TrainSettings
+from experiments.claims.recipe import ClaimsRecipe
+from tests.cli.conftest import Run, Said
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,7 +100,11 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
 
 def recipes() -> list[Path]:
     """Return the recipes that ship; the prompts files beside them have no [train]."""
-    found = [*ROOT.glob("recipes/*.toml"), *ROOT.glob("src/diptych/recipes/*.toml")]
+    found = [
+        *ROOT.glob("recipes/*.toml"),
+        *ROOT.glob("src/diptych/recipes/*.toml"),
+        *ROOT.glob("experiments/*/*.toml"),
+    ]
     return sorted(path for path in found if "\n[train]" in path.read_text(encoding="utf-8"))
 
 

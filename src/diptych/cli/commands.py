@@ -152,36 +152,6 @@ def train(
     return outcome.trained.exit_code
 
 
-def claims(
-    out: OutFolder,
-    *,
-    recipe: Path | None = None,
-    assignments: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")] = (),
-    only: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME")] = (),
-    seed: int = 0,
-) -> int:
-    """Repeat the paper's claims at small scale: objectives, prompts, scaling, few labels.
-
-    Args:
-        out: folder of results and figures; learners that are there already are not trained again.
-        recipe: a TOML file with a [claims] table; the packaged one on drawn scenes by default.
-        assignments: change one setting, for example --set claims.samples=8000; may be repeated.
-        only: one of efficiency, prompts, scaling and shots; may be repeated.
-        seed: of weights and order.
-    """
-    keep_freed_memory()
-    from importlib import resources
-
-    from diptych.cli.claims import run_claims
-    from diptych.cli.claims_recipe import ClaimsRecipe
-    from diptych.cli.recipe import load_recipe_as
-
-    with resources.as_file(resources.files("diptych") / "recipes" / "claims.toml") as packaged:
-        chosen = load_recipe_as(ClaimsRecipe, recipe or packaged, assignments)
-        results = run_claims(chosen, out, only=only, seed=seed)
-    return answer(results)
-
-
 def classify(
     model: ModelFolder,
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")],
@@ -320,7 +290,6 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "pack": pack,
     "remove": remove,
     "train": train,
-    "claims": claims,
     "evaluate": evaluate,
     "classify": classify,
     "calibrate": calibrate,

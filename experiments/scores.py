@@ -1,6 +1,6 @@
-"""Do the experiments of `prompts.md` and `scores.md` again, and write their tables and figures.
+"""Do the experiments of `docs/prompts.md` and `docs/scores.md` again, and write their tables and figures.
 
-    python docs/experiments.py MODEL DATA
+    python -m experiments.scores MODEL DATA
 
 MODEL is a run of recipes/fashion.toml; DATA the folder that holds `fashion/`. Takes minutes on two cores.
 
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from figures import Line, draw
 
 from diptych.cli.prompts_lab import run_lab
 from diptych.core.files import write_text
@@ -30,9 +29,10 @@ from diptych.evaluate.metrics_scores import Reliability, reliability
 from diptych.evaluate.prompts import load as load_prompts
 from diptych.models.model import Model
 from diptych.models.opening import load
+from experiments.figures import Line, draw
 
-HERE = Path(__file__).resolve().parent
-TYPES = HERE.parent / "recipes" / "fashion_types.toml"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TYPES = DOCS.parent / "recipes" / "fashion_types.toml"
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 LEVELS = np.arange(1, 51) / 100
 SPLITS = 20
@@ -47,7 +47,7 @@ def main() -> None:
     source = str(data / "fashion" / "test.parquet")
     lab = run_lab(model, [source], labels="article_type", templates=str(TYPES))
     fill("prompts.md", "lab", _lab_table(lab))
-    write_text(HERE / "pictures" / "prompts_sizes.svg", _sizes(lab))
+    write_text(DOCS / "pictures" / "prompts_sizes.svg", _sizes(lab))
     pairs = embed_pairs(model, open_source(source))
     halves = np.array_split(numpy_rng(0, "halves").permutation(len(pairs.keys)), 2)
     texts = embed_texts(model, [captions[0] for captions in pairs.captions])
@@ -58,7 +58,7 @@ def main() -> None:
 
 def fill(page: str, mark: str, text: str) -> None:
     """Put text between the marks of a page."""
-    path = HERE / page
+    path = DOCS / page
     pattern = rf"(<!-- {mark} -->\n).*?(<!-- end -->)"
     changed, count = re.subn(
         pattern, lambda found: found[1] + text + found[2], path.read_text("utf-8"), flags=re.S
@@ -135,7 +135,7 @@ def _matches(pairs: EmbeddedPairs, texts: np.ndarray, halves: Sequence[np.ndarra
         ]
     )
     found = reliability(sure, right)
-    write_text(HERE / "pictures" / "scores_match.svg", _diagram(found, "pairs of photo and title"))
+    write_text(DOCS / "pictures" / "scores_match.svg", _diagram(found, "pairs of photo and title"))
     facts = [
         ["pairs calibrated on", f"{len(first):,}"],
         ["photos with their own title, and with another's", f"{len(second):,} + {int(different.sum()):,}"],
@@ -164,7 +164,7 @@ def _softmax(model: Model, pairs: EmbeddedPairs, halves: Sequence[np.ndarray]) -
         found = reliability(shares.max(axis=1), shares.argmax(axis=1) == labels[second])
         rows.append([name, f"{shares.max(axis=1).mean():.1%}", f"{found.error:.4f}"])
     write_text(
-        HERE / "pictures" / "scores_softmax.svg", _diagram(found, "article types, with the temperature")
+        DOCS / "pictures" / "scores_softmax.svg", _diagram(found, "article types, with the temperature")
     )
     return table([f"softmax over {len(names)} article types", "mean confidence", "calibration error"], rows)
 
@@ -199,7 +199,7 @@ def _reject(model: Model, pairs: EmbeddedPairs, texts: np.ndarray) -> str:
             rows.append([bank_name, f"{rate:.0%}", spread, *(f"{100 * mean[row, at]:.1f}" for row in (1, 2))])
     lines.append(Line("as stated", [0.0, LEVELS[-1]], [0.0, LEVELS[-1]], dashed=True))
     picture = draw(lines, x_name="stated rate", y_name="unknown objects that got a label", zero=True)
-    write_text(HERE / "pictures" / "scores_reject.svg", picture)
+    write_text(DOCS / "pictures" / "scores_reject.svg", picture)
     counts = f"{len(names)} labels; {(~known).sum():,} photos of other types, {known.sum():,} of these.\n\n"
     head = [
         "background",

@@ -1,6 +1,7 @@
 """Tables and pictures of the experiments' results, made of plain values only.
 
-Writes: `NAME.json`, `NAME-EXAM.svg` and `claims.md` in the folder of the experiments.
+Writes: `NAME.json`, `NAME-EXAM.svg` and `claims.md` in the folder of the experiments. Run as a script, it fills
+the tables and figures of README.md from `results/*.json`.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.files import write_json, write_text
-from diptych.evaluate.scaling import PowerLaw
-from diptych.page.lines import Axis, Series, bar_chart, line_chart
+from diptych.core.settings import load_json
+from experiments.claims.charts import Axis, Series, bar_chart, line_chart
+from experiments.claims.scaling import PowerLaw
 
 Result = dict[str, Any]
 
 SEEN = Axis("pairs seen")
 ACCURACY = Axis("zero-shot accuracy", percent=True)
 GIGA = 1e9
+README = Path(__file__).with_name("README.md")
 
 
 def table_of(name: str, result: Result) -> str:
@@ -44,6 +47,22 @@ def write_results(folder: Path, results: Mapping[str, Result]) -> None:
         shown = "\n".join(f"![{name}]({file})" for file in figures)
         parts.append(f"## {name}\n\n{table_of(name, result)}\n{shown}\n")
     write_text(folder / "claims.md", "\n".join(["# The paper's claims\n", *parts]))
+
+
+def fill_readme() -> None:
+    """Write the tables and draw the figures of README.md from the results beside it."""
+    results = README.parent / "results"
+    page = README.read_text(encoding="utf-8")
+    for path in sorted(results.glob("*.json")):
+        result = load_json(path)
+        figures = figures_of(path.stem, result)
+        for file, text in figures.items():
+            write_text(results / file, text)
+        shown = "\n\n".join(f"![{Path(file).stem}](results/{file})" for file in figures)
+        begin, end = f"<!-- {path.stem} -->\n", f"<!-- end of {path.stem} -->\n"
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{table_of(path.stem, result)}\n{shown}\n\n{end}{rest.partition(end)[2]}"
+    write_text(README, page)
 
 
 def _efficiency_figures(result: Result) -> dict[str, str]:
@@ -223,3 +242,7 @@ def _errors(name: str, points: list[tuple[float, dict[str, Any]]]) -> Series:
 def _shown(share: dict[str, Any]) -> str:
     low, high = share["ci95"]
     return f"{100 * share['value']:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+if __name__ == "__main__":
+    fill_readme()

@@ -15,16 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diptych.cli.claims_recipe import ClaimsRecipe
-from diptych.cli.claims_runs import (
-    Exam,
-    Objective,
-    learn,
-    narrowed,
-    new_learner,
-    operations_per_pair,
-    prepare_exam,
-)
 from diptych.cli.recipe import TaskPart
 from diptych.cli.run import build_model, pack_once, vocabulary_once
 from diptych.core.errors import unknown_name
@@ -37,6 +27,16 @@ from diptych.models import checkpoint
 from diptych.models.notes import processor
 from diptych.train.settings import TrainSettings
 from diptych.train.state import machine_facts
+from experiments.claims.recipe import ClaimsRecipe
+from experiments.claims.training import (
+    Exam,
+    Objective,
+    learn,
+    narrowed,
+    new_learner,
+    operations_per_pair,
+    prepare_exam,
+)
 
 if TYPE_CHECKING:
     from diptych.data.shards import ShardSet
@@ -170,8 +170,8 @@ def run_claims(
     Raises:
         UnknownNameError: no experiment is called that.
     """
-    from diptych.cli.claims_figures import write_results
-    from diptych.cli.claims_results import EXPERIMENTS
+    from experiments.claims.figures import write_results
+    from experiments.claims.measure import EXPERIMENTS
 
     for name in only:
         if name not in EXPERIMENTS:

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from diptych.cli.claims import OBJECTIVES, Workshop
-from diptych.cli.claims_recipe import ShotsPart
-from diptych.cli.claims_runs import Exam, embeds_of
 from diptych.core.errors import DataError, SettingsError
 from diptych.data.sources import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs
@@ -23,8 +20,11 @@ from diptych.evaluate.metrics import label_ranks, paired_gain, wilson
 from diptych.evaluate.probe import LinearProbe
 from diptych.evaluate.probe_search import Trainer, strength
 from diptych.evaluate.prompts import BARE, PHOTO, Templates
-from diptych.evaluate.scaling import error_law, needed
 from diptych.evaluate.zeroshot import compare_prompts
+from experiments.claims.recipe import ShotsPart
+from experiments.claims.run import OBJECTIVES, Workshop
+from experiments.claims.scaling import error_law, needed
+from experiments.claims.training import Exam, embeds_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import ArrayError
-from diptych.evaluate.scaling import error_law, needed, power_law
+from experiments.claims.scaling import error_law, needed, power_law
 
 
 def test_a_power_law_is_found_again() -> None:

@@ -2,26 +2,25 @@
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.cli.conftest import Said
 
-from diptych.cli.claims import Workshop, run_claims
-from diptych.cli.claims_figures import figures_of, table_of
-from diptych.cli.claims_recipe import ClaimsRecipe, ShotsPart
-from diptych.cli.claims_results import EXPERIMENTS, _ratios, rows_by_class
-from diptych.cli.claims_runs import hits_of, narrowed
 from diptych.cli.recipe import load_recipe_as
 from diptych.core.errors import DataError, SettingsError, UnknownNameError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics import label_ranks, wilson
 from diptych.models.presets import preset
+from experiments.claims.__main__ import main
+from experiments.claims.figures import figures_of, table_of
+from experiments.claims.measure import EXPERIMENTS, _ratios, rows_by_class
+from experiments.claims.recipe import ClaimsRecipe, ShotsPart
+from experiments.claims.run import Workshop, run_claims
+from experiments.claims.training import hits_of, narrowed
 
 RECIPE = """
 [data]
@@ -86,7 +85,7 @@ def test_what_was_trained_is_not_trained_again(done: Any, monkeypatch: pytest.Mo
     def fail(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("diptych.cli.claims.learn", fail)
+    monkeypatch.setattr("experiments.claims.run.learn", fail)
     again = run_claims(recipe, folder, only=["efficiency"])
     assert json.dumps(again["efficiency"]) == json.dumps(json.loads(json.dumps(results["efficiency"])))
 
@@ -168,8 +167,7 @@ def test_unknown_experiments_and_towers_are_refused(done: Any) -> None:
         narrowed(preset("ViT-B-32"), 0.5)
 
 
-def test_the_command_answers_with_what_it_measured(done: Any, diptych: Callable[..., Said]) -> None:
+def test_the_script_prints_what_it_measured(done: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, results = done
-    said = diptych("claims", folder, "--recipe", folder.parent / "toy.toml", "--only", "scaling")
-    assert said.code == 0, said.err
-    assert json.loads(said.out)["scaling"]["compute"] == results["scaling"]["compute"]
+    main([str(folder), "--recipe", str(folder.parent / "toy.toml"), "--only", "scaling"])
+    assert json.loads(capsys.readouterr().out)["scaling"]["compute"] == results["scaling"]["compute"]

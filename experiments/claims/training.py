@@ -27,10 +27,10 @@ from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
 from diptych.models.inputs import picture_pixels
 from diptych.models.model import Model
 from diptych.models.numerics import numerics
-from diptych.train import predictive
 from diptych.train.loss import contrastive_loss
 from diptych.train.settings import TrainSettings
 from diptych.train.steps import Loss, Stepper
+from experiments.claims import predictive
 
 if TYPE_CHECKING:
     from diptych.data.images import Preprocess

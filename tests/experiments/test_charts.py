@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from diptych.page.lines import Axis, Series, bar_chart, line_chart, log_ticks
+from experiments.claims.charts import Axis, Series, bar_chart, line_chart, log_ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 X, Y = Axis("pairs seen"), Axis("accuracy", percent=True)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diptych.models.clip import build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
-from diptych.train import predictive
+from experiments.claims import predictive
 
 VOCABULARY, START, END = 12, 10, 11
 CONFIG = ClipConfig(
