@@ -17,9 +17,7 @@ RECIPE = Path(__file__).with_name("claims.toml")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiments that the words name, and print their results as JSON."""
     parser = argparse.ArgumentParser(description="The paper's claims as experiments.")
-    parser.add_argument(
-        "out", type=Path, help="folder of results; what is there is not trained again"
-    )
+    parser.add_argument("out", type=Path, help="folder of results; what is there is not trained again")
     parser.add_argument("--recipe", type=Path, default=RECIPE, help="a TOML file with a [claims] table")
     parser.add_argument("--only", action="append", default=[], help="an experiment; may be repeated")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order")

@@ -1,7 +1,7 @@
 """Tables and pictures of the experiments' results, made of plain values only.
 
-Writes: `NAME.json`, `NAME-EXAM.svg` and `claims.md` in the folder of the experiments. Run as a script, it fills
-the tables and figures of README.md from `results/*.json`.
+Writes: `NAME.json`, `NAME-EXAM.svg` and `claims.md` in the folder of the experiments. Run as a script, it
+fills the tables and figures of README.md from `results/*.json`.
 """
 
 from collections.abc import Callable, Mapping

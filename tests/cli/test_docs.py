@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import Run, Said
 
 from diptych.cli import commands
 from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
@@ -17,7 +18,6 @@ from diptych.evaluate.prompts import load as load_prompts
 from diptych.evaluate.suite_plan import load_plan
 from diptych.train.settings import TrainSettings
 from experiments.claims.recipe import ClaimsRecipe
-from tests.cli.conftest import Run, Said
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
