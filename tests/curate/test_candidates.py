@@ -116,6 +116,45 @@ def test_pictures_in_parquet_have_a_row_for_each_caption(tmp_path: Path) -> None
     assert counts.dropped == {Reason.MISSING_IMAGE: 1}
 
 
+def downloaded_rows(image: str) -> dict[str, list[Any]]:
+    """Three rows as img2dataset 1.47 writes them to Parquet: an image, a failed download, a failed resize."""
+    return {
+        "url": [URL.format(n) for n in range(3)],
+        "caption": ["a dog", "a cat", "a cow"],
+        "key": ["000000000", "000000001", "000000002"],
+        "status": ["success", "failed_to_download", "failed_to_resize"],
+        "error_message": [None, "HTTP Error 404: Not Found", "Image decoding error"],
+        "sha256": ["0" * 64, None, None],
+        image: [b"inside", None, None],
+        "txt": ["a dog", None, None],
+    }
+
+
+@pytest.mark.parametrize("image", ["jpg", "png", "webp"])
+def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, image: str) -> None:
+    path = tmp_path / "00000.parquet"
+    table = pa.table(downloaded_rows(image))
+    pq.write_table(table, path)
+    rows, counts = read(CandidatesSettings((str(path),)))
+    assert [(row["image"], row["url"], row["caption"]) for row in rows] == [
+        (b"inside", URL.format(0), "a dog")
+    ]
+    assert counts.dropped == {Reason.NOT_DOWNLOADED: 2}
+    counts.check(0.0)  # no damage of the table
+    # Its metadata alone are addresses: nothing says that the images were kept.
+    pq.write_table(table.drop_columns([image, "txt"]), path)
+    rows, counts = read(CandidatesSettings((str(path),)))
+    assert [(row["image"], row["url"]) for row in rows] == [(None, URL.format(n)) for n in range(3)]
+
+
+def test_an_image_without_bytes_and_path_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    images = pa.array([{"bytes": None, "path": None}], kind)
+    pq.write_table(pa.table({"image": images, "caption": ["a dog"]}), path)
+    assert read(CandidatesSettings((str(path),)))[1].dropped == {Reason.MISSING_IMAGE: 1}
+
+
 def test_sources_may_name_their_pairs_alike(tmp_path: Path) -> None:
     for name in "ab":
         table = pa.table({"id": [1, 2], "url": [URL.format(1), URL.format(2)], "caption": [name, name]})

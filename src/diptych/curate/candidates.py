@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diptych.core.errors import BadSampleError, IntegrityError, SettingsError, UsageError
 from diptych.core.records import Counts, Pair, Reason
@@ -25,13 +24,26 @@ from diptych.curate.columns import CANDIDATES
 from diptych.curate.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
 from diptych.data.shards import ShardSet
 from diptych.data.sources import Columns, ScenesSource, ShardSource, Source, open_source
-from diptych.data.sources_rows import DRAWN, captions_of, drop, fields_of, image_path, read_image
-from diptych.data.sources_tables import ParquetSource, cells_of, missing_column, unreadable
+from diptych.data.sources_rows import (
+    DRAWN,
+    captions_of,
+    drop,
+    fields_of,
+    image_path,
+    read_image,
+    require_downloaded,
+)
+from diptych.data.sources_tables import (
+    ParquetSource,
+    image_column,
+    missing_column,
+    open_parquet,
+    parquet_rows,
+)
 
 Kind = Literal["wat", "warc", "parquet", "shards", "source"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_BATCH_ROWS = 256  # rows of Parquet held as Python values at a time; pictures may be large
 _ENDINGS: tuple[tuple[str, Kind], ...] = (
     (".wat.gz", "wat"), (".wat", "wat"), (".warc.gz", "warc"), (".warc", "warc"), (".parquet", "parquet"),
 )  # fmt: skip
@@ -43,7 +55,8 @@ class CandidateColumns:
 
     Attributes:
         url: address of the picture; if there is no such column, pictures are in `image`.
-        image: bytes of the picture, a struct of bytes and path, or a path relative to the file.
+        image: bytes of the image, a struct of bytes and path, or a path relative to the file; without such a
+            column, img2dataset's `jpg`, `png` or `webp` is taken.
         caption: the text, or a list of texts.
         key: name of the pair; without it a pair is named after what it holds.
         page: address of the page.
@@ -198,10 +211,8 @@ def source_columns(settings: CandidatesSettings) -> Columns:
 
 def _parquet_units(path: str, prefix: str, settings: CandidatesSettings) -> list[CandidateUnit]:
     """Put row groups together until a unit is full; a group is never cut."""
-    try:
-        metadata = pq.read_metadata(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(Path(path), error) from None
+    with open_parquet(Path(path)) as file:
+        metadata = file.metadata
     units, first, rows = [], 0, 0
     for group in range(metadata.num_row_groups):
         held = metadata.row_group(group).num_rows
@@ -282,27 +293,22 @@ def _parquet_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Cou
 def _parquet_cells(unit: CandidateUnit, columns: CandidateColumns) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number in the file, cells by name) of each row."""
     path = Path(unit.path)
-    try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        if columns.caption not in names:
-            raise missing_column(columns.caption, names, path)
-        if columns.url not in names and columns.image not in names:
+    with open_parquet(path, (columns.caption,)) as file:
+        names, image = list(file.schema_arrow.names), image_column(file, columns.image)
+        if columns.url not in names and image not in names:
             raise missing_column(columns.url, names, path)
-        number = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(range(unit.first, unit.last))):
-            rows = zip(*(cells_of(batch.column(name)) for name in names), strict=True)
-            yield from (
-                (number + row, dict(zip(names, cells, strict=True))) for row, cells in enumerate(rows)
-            )
-            number += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from None
+        first = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))
+        rows = parquet_rows(file, names, path, row_groups=list(range(unit.first, unit.last)))
+        keys = [columns.image if name == image else name for name in names]
+        for number, cells in enumerate(rows, first):
+            yield number, dict(zip(keys, cells, strict=True))
 
 
 def _of_row(
     cells: dict[str, Any], columns: CandidateColumns, folder: Path, prefix: str
 ) -> Iterator[Candidate]:
+    if cells.get(columns.image, "") is None:
+        require_downloaded(cells)
     captions = captions_of(cells.pop(columns.caption))
     url, image, told = cells.pop(columns.url, None), None, cells.pop(columns.image, None)
     if told is None or (isinstance(url, str) and isinstance(told, str)):
@@ -322,7 +328,7 @@ def _of_row(
 def _image(told: object, folder: Path) -> bytes:
     if isinstance(told, dict):
         told = told.get("path") if told.get("bytes") is None else told["bytes"]
-    if isinstance(told, str):
+    if told is None or isinstance(told, str):
         return read_image(image_path(told, folder))
     if not isinstance(told, bytes):
         raise BadSampleError(Reason.BAD_ROW, found=f"an image of type {type(told).__name__}")

@@ -125,9 +125,9 @@ def _row(record: dict[str, Any], settings: FetchSettings) -> _Row:
     """Read a candidate; what cannot be asked for has its reason at once."""
     row = _Row(record["key"], record["licence"], own=record["image"])
     try:
-        if settings.verify_sha256:
-            row.expected_sha256 = _expected_sha256(record["fields"])
         if row.own is None:
+            if settings.verify_sha256:
+                row.expected_sha256 = _expected_sha256(record["fields"])
             if not record["url"]:
                 raise BadSampleError(Reason.MISSING_IMAGE)
             row.address = checked_url(record["url"], settings.rules())

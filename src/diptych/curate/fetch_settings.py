@@ -48,7 +48,9 @@ class FetchSettings:
         max_redirects: that are followed.
         robots: whether robots.txt is asked for and kept to.
         honour: which signals against training drop a picture, of `optout.SIGNALS`.
-        verify_sha256: drop a picture whose SHA-256 is not the `sha256` of the candidate's fields.
+        verify_sha256: drop a downloaded image whose SHA-256 is not the `sha256` of the candidate's fields.
+            Images that candidates bring are not compared: img2dataset notes the digest of the download, and
+            stores the image encoded again.
         resize: "none" keeps the bytes; "keep_ratio" scales the shortest side down to `size`; "center_crop"
             keeps the square in the centre of that. Nothing is ever enlarged.
         size: in pixels.

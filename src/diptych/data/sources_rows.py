@@ -136,6 +136,16 @@ def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
     return fields
 
 
+def require_downloaded(cells: Mapping[str, object]) -> None:
+    """Refuse a row of img2dataset's whose image was not fetched; call it where a row has no image.
+
+    Raises:
+        BadSampleError: NOT_DOWNLOADED.
+    """
+    if cells.get("status") in ("failed_to_download", "failed_to_resize"):
+        raise BadSampleError(Reason.NOT_DOWNLOADED)
+
+
 def read_image(path: Path) -> bytes:
     """Read an image file that a row names.
 

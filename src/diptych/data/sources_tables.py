@@ -33,6 +33,7 @@ from diptych.data.sources_rows import (
     image_path,
     plain,
     read_image,
+    require_downloaded,
     unique,
 )
 
@@ -227,6 +228,8 @@ class ParquetSource:
     def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
         key = cells.pop(self.columns.key, None)
         image = cells.pop(self.columns.image)
+        if image is None:
+            require_downloaded(cells)
         captions = captions_of(cells.pop(self.columns.caption))
         stem = ""
         if isinstance(image, dict):
@@ -273,8 +276,19 @@ def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
     return file
 
 
-def parquet_rows(file: "pq.ParquetFile", names: list[str], path: Path) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows as tuples of Python values, a few in memory at a time.
+def image_column(file: "pq.ParquetFile", wanted: str) -> str:
+    """Return the column of images: the one that is asked for, or the one that img2dataset writes them to."""
+    import pyarrow as pa
+
+    kinds = {field.name: field.type for field in file.schema_arrow}
+    written = (name for name in ("jpg", "png", "webp") if pa.types.is_binary(kinds.get(name, pa.null())))
+    return wanted if wanted in kinds else next(written, wanted)
+
+
+def parquet_rows(
+    file: "pq.ParquetFile", names: list[str], path: Path, *, row_groups: list[int] | None = None
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows (of all row groups, or of some) as tuples of Python values, a few in memory at a time.
 
     Raises:
         IntegrityError: the file is damaged.
@@ -282,7 +296,7 @@ def parquet_rows(file: "pq.ParquetFile", names: list[str], path: Path) -> Iterat
     import pyarrow as pa
 
     try:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=names):
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=row_groups, columns=names):
             yield from zip(*(cells_of(batch.column(name)) for name in names), strict=True)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from None
