@@ -74,6 +74,14 @@ def edit_config(folder: Path, change: Callable[[dict], None]) -> None:  # type: 
     forge(folder)
 
 
+def test_a_scale_that_is_no_number_is_refused(copied: Path) -> None:
+    state = load_file(copied / "model.safetensors")
+    save_file(state | {"logit_scale": torch.tensor(float("nan"))}, copied / "model.safetensors")
+    forge(copied)
+    with pytest.raises(IntegrityError, match=r"model\.safetensors: logit_scale"):
+        load(copied)
+
+
 @pytest.mark.parametrize("vision", ["vit", "resnet"])
 def test_a_model_comes_back_bit_for_bit(vision: str, tmp_path: Path) -> None:
     one = model(vision=vision)

@@ -126,6 +126,24 @@ def test_a_tensor_too_few_or_too_many_is_named_as_in_the_file(change: str, tmp_p
     assert "weights.safetensors" in str(error.value) and "to do: " in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logit_scale", float("nan")),
+        ("logit_scale", 100.0),  # its exponential is infinite in float32
+        ("visual.proj", float("inf")),
+        ("transformer.resblocks.1.mlp.c_fc.bias", float("nan")),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_by_name(name: str, value: float, tmp_path: Path) -> None:
+    state = theirs()
+    state[name].view(-1)[-1] = value
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(IntegrityError, match=r"weights\.safetensors(.|\n)*to do") as error:
+        load(tmp_path / "weights.safetensors", activation="quick_gelu", **ALONE)
+    assert name.removeprefix("transformer.resblocks").removeprefix("visual") in str(error.value)
+
+
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(DataError, match=r"token_embedding(.|\n)*other\.safetensors|other\.safetensors"):

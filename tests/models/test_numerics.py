@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.export.small import small_model
 from torch.nn import functional as F
 
-from diptych.core.errors import UnknownNameError
+from diptych.core.errors import UnknownNameError, UsageError
+from diptych.export.onnx import export
+from diptych.models import checkpoint
 from diptych.models import numerics as engines
+from diptych.models.convert_model import convert
 from diptych.models.numerics import Engine, default_engine, linear, numerics, onednn_available
 
 
@@ -113,3 +117,22 @@ def test_an_unknown_engine_is_refused_and_the_override_ends_with_its_block() -> 
             assert engines._override.get() == "onednn"
         assert engines._override.get() == "mkl"
     assert engines._override.get() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("name", ["text.token_embedding.weight", "vision.blocks.0.mlp.c_fc.bias"])
+def test_a_model_of_any_other_parameter_type_is_written_by_nobody(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = small_model()
+    parameter = dict(model.clip.named_parameters())[name]
+    parameter.data = parameter.data.to(dtype)
+    writers = {
+        "save": lambda: checkpoint.save(tmp_path / "out", model),
+        "convert": lambda: convert(model, tmp_path / "out", "open_clip"),
+        "export": lambda: export(model, tmp_path / "out"),
+    }
+    for action, write in writers.items():
+        with pytest.raises(UsageError, match=f"{action} (.|\n)*{name}(.|\n)*precision="):
+            write()
+        assert not (tmp_path / "out").exists()

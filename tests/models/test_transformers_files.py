@@ -15,6 +15,7 @@ from tests.models.published import WORDS
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.data.cleaning import clean
 from diptych.data.images import Preprocess
+from diptych.models import checkpoint
 from diptych.models.clip import build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.convert_model import convert
@@ -126,6 +127,18 @@ def test_what_save_pretrained_wrote_is_the_same_model(activation: str, shards: b
     names = [entry["name"] for entry in ours.provenance["files"]]
     assert names[0] == "config.json" and len(names) == len(set(names)) == len(ours.provenance["files"])
     assert sum(name.endswith(".safetensors") for name in names) == (1 if not shards else len(names) - 4)
+
+
+def test_a_scale_beyond_the_papers_bound_gives_the_probabilities_of_transformers(tmp_path: Path) -> None:
+    model = clip_model()
+    model.logit_scale.data.fill_(np.log(250.0))
+    ours = load(saved(tmp_path / "clip", model))
+    pixels, tokens = ours.preprocess_images(pictures()), ours.tokenize(CAPTIONS)
+    with torch.no_grad():
+        expected = model(input_ids=tokens, pixel_values=pixels).logits_per_image
+    assert (ours.logits(pictures(), list(CAPTIONS)) - expected).abs().max() < 1e-3
+    checkpoint.save(tmp_path / "ours", ours)
+    assert checkpoint.load(tmp_path / "ours").scale == pytest.approx(250.0, rel=1e-5)
 
 
 def test_the_files_of_older_releases_are_read(copied: Path) -> None:

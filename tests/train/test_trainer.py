@@ -147,6 +147,10 @@ def test_scale_stays_between_one_and_its_limit_and_can_leave_it(work: Path, tmp_
     run(work, tmp_path / "down", model=model, loss=pull)
     assert model.clip.logit_scale.exp().item() < 99.9
     with torch.no_grad():
+        model.clip.logit_scale.fill_(6.0)  # as others' models come: training starts at its bound
+    run(work, tmp_path / "loaded", model=model, loss=pull)
+    assert model.clip.logit_scale.exp().item() < 99.9
+    with torch.no_grad():
         model.clip.logit_scale.fill_(0.0)
     run(work, tmp_path / "floor", model=model, loss=pull)
     assert model.clip.logit_scale.item() == 0.0

@@ -46,6 +46,7 @@ from diptych.models.backends import (
     ExportPrecision,
 )
 from diptych.models.golden import CAPTIONS, golden_pictures, golden_tensors
+from diptych.models.numerics import require_float32
 from diptych.models.runtimes import Plan
 from diptych.models.words import vocabulary_file
 
@@ -99,6 +100,7 @@ def export(
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", str(precision), PRECISIONS, where="--precision")
+    require_float32(model.clip, "export")
     started = time.monotonic()
     measured_on, compared_on = probe(source, seed=CALIBRATION_SEED, part=0), probe(source, part=1)
     towers = graphs(model, precision, measured_on)

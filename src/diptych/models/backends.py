@@ -120,7 +120,7 @@ class ExportedModel(Encodes):
     @property
     def scale(self) -> float:
         """What cosines are multiplied with before the softmax."""
-        return float(min(np.exp(self.description.logit_scale), self.config.logit_scale_max))
+        return float(np.exp(self.description.logit_scale))
 
     @property
     def bias(self) -> float:

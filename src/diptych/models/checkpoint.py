@@ -32,8 +32,9 @@ from diptych.models.config import ClipConfig, check_sizes
 from diptych.models.golden import golden_tensors, verify_golden
 from diptych.models.model import Model
 from diptych.models.notes import Notes, processor
-from diptych.models.numerics import current_engine
+from diptych.models.numerics import current_engine, require_float32
 from diptych.models.skeleton import skeleton
+from diptych.models.weights import require_finite
 from diptych.models.words import open_words, vocabulary_file
 
 KIND = "checkpoint"
@@ -68,14 +69,18 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
 
     Args:
         folder: where; must not exist yet, or be empty, unless ``replace``.
-        model: towers, tokenizer, preprocessing and provenance. Weights are written in float32.
+        model: towers in float32, tokenizer, preprocessing and provenance.
         replace: swap an existing checkpoint for the new one.
 
     Returns:
         The manifest as written.
+
+    Raises:
+        UsageError: the folder is not empty, or the weights are not held in float32.
     """
     started = time.monotonic()
-    state = {name: _storable(tensor) for name, tensor in model.clip.state_dict().items()}
+    require_float32(model.clip, "save")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
     with staging_folder(folder, replace=replace) as staged:
         write_bytes(staged / WEIGHTS, save_tensors(state))
         model.tokenizer.save(staged)
@@ -194,13 +199,10 @@ def _load_clip(config: ClipConfig, path: Path) -> Clip:
                 expected=wanted.get(name, "no such tensor"),
                 fix=REMEDY,
             )
+    # The reference outputs speak for the towers; reading every page here would cost seconds.
+    require_finite({name: tensors[name] for name in tensors if name.startswith("logit_")}, path)
     clip.load_state_dict(tensors, assign=True)
     return clip.eval()
-
-
-def _storable(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
 
 
 def _form(tensor: Tensor) -> str:

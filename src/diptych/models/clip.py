@@ -60,13 +60,11 @@ class Clip(nn.Module):
             tokens: (B_text, L) int64 token ids.
 
         Returns:
-            image_embeds (B_image, E) and text_embeds (B_text, E), float32 of unit length, and the 0-D scale,
-            at most ``config.logit_scale_max``.
+            image_embeds (B_image, E) and text_embeds (B_text, E), float32 of unit length, and the 0-D scale.
         """
         image_embeds = unit_length(self.encode_image(pixels))
         text_embeds = unit_length(self.encode_text(tokens))
-        scale = self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
-        return image_embeds, text_embeds, scale
+        return image_embeds, text_embeds, self.logit_scale.exp()
 
 
 def _vision(config: ClipConfig) -> VisionTransformer | ModifiedResNet | SiglipVision:

@@ -205,7 +205,8 @@ AnyTextConfig = TextConfig | SiglipTextConfig
 class ClipConfig:
     """Two towers, the width of the space they share, and the temperature's start and ceiling.
 
-    ``logit_scale_init`` is the stored logarithm (ln 1/0.07); ``logit_scale_max`` bounds its exponential.
+    ``logit_scale_init`` is the stored logarithm (ln 1/0.07); ``logit_scale_max`` bounds its exponential in
+    training alone: a model that was trained to a larger scale keeps it, as in open_clip and transformers.
     ``text_activation`` is the text tower's where it is not ``activation``. ``logit_bias_init`` is where the
     learned bias of the sigmoid loss starts; None: the model has no bias.
     """

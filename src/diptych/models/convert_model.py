@@ -34,6 +34,7 @@ from diptych.models.layout_siglip import to_open_clip_siglip
 from diptych.models.layout_transformers import preprocess_to_transformers
 from diptych.models.load import load
 from diptych.models.model import Model
+from diptych.models.numerics import require_float32
 
 Target = Literal["diptych", "openai", "open_clip", "transformers"]
 
@@ -62,8 +63,7 @@ def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]
     if to not in WRITERS:
         raise unknown_name("format", to, WRITERS, where="--to")
     started = time.monotonic()
-    if next(model.clip.parameters()).dtype != torch.float32:
-        raise UsageError("only float32 models are converted", fix="load the model without precision=")
+    require_float32(model.clip, "convert")
     with staging_folder(destination) as staged:
         WRITERS[to](model, staged)
         back = _read_back(model, staged, to)

@@ -35,6 +35,7 @@ from diptych.models.hub import (
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn
 from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
+from diptych.models.weights import require_finite
 from diptych.models.words import VOCABULARIES, AnyTokenizer, open_words, vocabulary_file, with_ids
 
 HUB_PREFIX = "hf-hub:"
@@ -149,6 +150,7 @@ def _build(parts: Parts) -> Clip:
     with torch.device("meta"):
         clip = Clip(parts.config)
     parts.check(clip.state_dict())
+    require_finite(parts.state, parts.where)
     clip.load_state_dict(parts.state, assign=True)
     return clip.eval()
 

@@ -96,7 +96,7 @@ class Model(Encodes):
     @property
     def scale(self) -> float:
         """What cosines are multiplied with before the softmax."""
-        return float(self.clip.logit_scale.detach().exp().clamp(max=self.config.logit_scale_max))
+        return float(self.clip.logit_scale.detach().exp())
 
     @property
     def bias(self) -> float:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.core.errors import unknown_name
+from diptych.core.errors import UsageError, unknown_name
 from diptych.models.runtimes import multiplies_bfloat16, processor_flags
 
 Engine = Literal["onednn", "mkl"]
@@ -160,3 +160,24 @@ def hold_in(module: nn.Module, precision: HeldIn) -> None:
         for parameter in part.parameters(recurse=False):
             if parameter.ndim:
                 parameter.data = parameter.data.to(dtype)
+
+
+def require_float32(module: nn.Module, action: str) -> None:
+    """Refuse a model whose weights were rounded: what is written from it would not give what it gives.
+
+    Args:
+        module: the towers; any of their parameters counts.
+        action: what cannot be done, for example "save".
+
+    Raises:
+        UsageError: a floating-point parameter or buffer is not float32.
+    """
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise UsageError(
+                f"cannot {action} a model that is not held in float32",
+                where=name,
+                found=str(tensor.dtype).removeprefix("torch."),
+                expected="float32",
+                fix="load the model again without precision=",
+            )

@@ -85,6 +85,28 @@ def read_weights(path: Path) -> Weights:
     raise _damaged(path, found=f"a file that begins with {start[:8]!r}")
 
 
+def require_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Refuse weights that are not numbers, such as those of a training that diverged.
+
+    Args:
+        tensors: by name; of `logit_scale` the exponential counts.
+        where: their file, for the message.
+
+    Raises:
+        IntegrityError: a value is NaN or infinite.
+    """
+    for name, tensor in tensors.items():
+        value = tensor.exp() if name == "logit_scale" else tensor
+        # A sum is as fast as reading and needs no memory; where large numbers overflow it, look at each.
+        if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
+            raise IntegrityError(
+                "the weights are not finite numbers",
+                where=f"{where}: {name}",
+                found="NaN or infinity",
+                fix="take an earlier checkpoint: the training that wrote this one had diverged",
+            )
+
+
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:

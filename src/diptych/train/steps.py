@@ -74,6 +74,7 @@ class Stepper:
         self._buffers = list(model.clip.buffers())
         self._buffers_before = [torch.empty_like(buffer) for buffer in self._buffers]
         self._largest = largest_logit_scale(model.config.logit_scale_max)
+        self._bound_scale()  # a loaded model may come with a larger one
 
     def step(self, batch: Batch, number: int) -> Done:
         """Take step `number` (from 0) with a batch."""
@@ -96,8 +97,7 @@ class Stepper:
         finite = math.isfinite(loss_value) and math.isfinite(norm_value)
         if finite:
             self.optimizer.step()
-            with torch.no_grad():
-                self.model.clip.logit_scale.clamp_(0.0, self._largest)
+            self._bound_scale()
             self.skipped_in_row = 0
         else:
             self._recall_buffers()
@@ -133,6 +133,10 @@ class Stepper:
             image_embeds, text_embeds, scale = model.clip(pixels, tokens)
         return self.loss(image_embeds, text_embeds, scale)
 
+    @torch.no_grad()
+    def _bound_scale(self) -> None:
+        self.model.clip.logit_scale.clamp_(0.0, self._largest)
+
     def _remember_buffers(self) -> None:
         """Copy BatchNorm's running statistics: a forward pass over a bad batch spoils them for ever."""
         for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
@@ -146,8 +150,7 @@ class Stepper:
 def largest_logit_scale(largest_scale: float) -> float:
     """Return the largest float32 whose float32 exponential does not exceed `largest_scale`.
 
-    ln(100) rounded to float32 has the exponential 100.00001; the model's own clamp at 100 would then cut the
-    gradient, and a scale that once reached its limit would stay there for ever.
+    ln(100) rounded to float32 has the exponential 100.00001: past the paper's bound.
 
     >>> float(torch.tensor(largest_logit_scale(100.0)).exp()) <= 100.0
     True
