@@ -11,7 +11,7 @@ from tests.curate.miniatures import FOOTER, HEADER, page, write_dump
 
 from diptych.core.errors import DataError, UsageError
 from diptych.curate import dump, mediawiki
-from diptych.curate.dump import CorpusPart, corpus_units, texts_of, texts_of_part
+from diptych.curate.dump import CorpusPart, corpus_units, texts_of_part
 
 ARTICLES = {
     f"Animal {number}": f'animal {number} is {"very " * (number % 7)}small & "quick".' for number in range(23)
@@ -20,7 +20,7 @@ PROSE = list(ARTICLES.values())
 
 
 def all_texts(path: Path) -> list[str]:
-    return [text for batch in texts_of(path) for text in batch.to_pylist()]
+    return texts_by_part(path, 1 << 62)
 
 
 def texts_by_part(path: Path, bytes_per_unit: int) -> list[str]:
@@ -98,7 +98,8 @@ def test_tables_give_a_column_by_row_groups(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": PROSE, "b": PROSE}), path)
     with pytest.raises(UsageError, match="a, b"):
         all_texts(path)
-    assert next(texts_of(path, column="b")).to_pylist() == PROSE
+    (part,) = corpus_units([str(path)], 1 << 62)
+    assert next(texts_of_part(part, column="b")).to_pylist() == PROSE
 
 
 @pytest.mark.parametrize("name", ["a.xml", "a.xml.gz", "a.xml.bz2"])

@@ -1,5 +1,7 @@
 """Features before the projection: they lead to the embeddings, in any batch, with bad pictures in place."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from diptych.data.images import Preprocess
 from diptych.data.scenes import scene_pairs
 from diptych.data.tokenizer import Tokenizer
 from diptych.embed.features import embed_images
-from diptych.embed.penultimate import PenultimateTower, penultimate_features
+from diptych.embed.penultimate import PenultimateTower
 from diptych.models.clip import build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.model import Model
@@ -21,6 +23,10 @@ def model_with(vision: VitConfig | ResNetConfig) -> Model:
     tokenizer = Tokenizer.train(words, size=600, context_length=24)
     text = TextConfig(24, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id)
     return Model(build(ClipConfig(16, vision, text), seed=1), tokenizer, Preprocess(size=(32, 32)))
+
+
+def rows(model: Model, images: list[bytes], **options: Any) -> np.ndarray:
+    return embed_images(PenultimateTower(model), images, preprocessing="exact", unit=False, **options)
 
 
 VIT = VitConfig((32, 32), 8, 48, 2, 4)
@@ -35,12 +41,12 @@ def files() -> list[bytes]:
 @pytest.mark.parametrize(("vision", "width"), [(VIT, 48), (RESNET, 256)])
 def test_the_projection_turns_them_into_the_embeddings(vision, width, files: list[bytes]) -> None:
     model = model_with(vision)
-    found = penultimate_features(model, files)
+    found = rows(model, files)
     assert found.shape == (13, width)
     tower = model.clip.vision
-    rows = torch.from_numpy(found)
+    features = torch.from_numpy(found)
     with torch.no_grad():
-        projected = rows @ tower.proj if vision is VIT else tower.attnpool.c_proj(rows)
+        projected = features @ tower.proj if vision is VIT else tower.attnpool.c_proj(features)
     embeds = (projected / projected.norm(dim=1, keepdim=True)).numpy()
     assert np.abs(embeds - embed_images(model, files, preprocessing="exact")).max() < 1e-5
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() > 0.1  # as the tower gives them
@@ -49,12 +55,12 @@ def test_the_projection_turns_them_into_the_embeddings(vision, width, files: lis
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_batches_do_not_matter_and_bad_pictures_keep_their_place(batch: int, files: list[bytes]) -> None:
     model, counts = model_with(VIT), Counts()
-    found = penultimate_features(model, [*files[:3], b"broken", *files[3:]], batch_size=batch, counts=counts)
+    found = rows(model, [*files[:3], b"broken", *files[3:]], batch_size=batch, counts=counts)
     assert np.isnan(found[3]).all()
     assert (counts.kept, sum(counts.dropped.values())) == (13, 1)
-    whole = penultimate_features(model, files)
+    whole = rows(model, files)
     assert np.abs(np.delete(found, 3, axis=0) - whole).max() < 1e-5
-    assert penultimate_features(model, []).shape == (0, 48)
+    assert rows(model, []).shape == (0, 48)
 
 
 def test_exports_and_texts_are_refused() -> None:

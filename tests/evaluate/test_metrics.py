@@ -89,35 +89,6 @@ def test_confusion_equals_scikit_learn_and_keeps_every_picture() -> None:
         assert ours.sum() == len(labels)
 
 
-@pytest.mark.parametrize("chunk_cells", [1, 50, 1 << 22])
-def test_positive_ranks_equal_brute_force_with_several_positives(
-    monkeypatch: pytest.MonkeyPatch, chunk_cells: int
-) -> None:
-    monkeypatch.setattr(ranks_module, "CHUNK_CELLS", chunk_cells)
-    for case in range(CASES):
-        rng = np.random.default_rng(case)
-        queries, items = (
-            unit_grid(rng, int(rng.integers(1, 20)), 3),
-            unit_grid(rng, int(rng.integers(1, 20)), 3),
-        )
-        pairs = rng.integers(0, [len(queries), len(items)], size=(int(rng.integers(0, 30)), 2))
-        if case % 3 == 0:
-            queries[0] = np.nan
-            items[-1] = np.nan
-        ranks = metrics.positive_ranks(queries, items, pairs)
-        for query in range(len(queries)):
-            right = {int(item) for owner, item in pairs if owner == query and not np.isnan(items[item]).any()}
-            if np.isnan(queries[query]).any() or not right:
-                assert ranks[query] == metrics.NEVER
-                continue
-            scores = {
-                i: float(queries[query] @ items[i]) for i in range(len(items)) if not np.isnan(items[i]).any()
-            }
-            order = sorted(scores, key=lambda i: (-scores[i], i in right))
-            first = next(place for place, item in enumerate(order) if item in right)
-            assert ranks[query] == first
-
-
 def test_a_model_that_scores_everything_alike_is_never_right() -> None:
     images, classifier = np.ones((10, 2), dtype=np.float32), np.ones((4, 2), dtype=np.float32)
     labels = np.zeros(10, dtype=np.int64)

@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from diptych.core.errors import ArrayError, DataError
 from diptych.evaluate import probe as probe_module
 from diptych.evaluate.probe import LinearProbe
-from diptych.evaluate.probe_search import probe_metrics, search, strength
+from diptych.evaluate.probe_search import search, strength
 
 
 def features_of(seed: int, count: int, classes: int, width: int = 12, noise: float = 1.0):
@@ -124,21 +124,6 @@ def test_the_search_ends_at_eight_steps_a_decade_beside_the_best() -> None:
 
     result = search(rows, labels, rows, labels, select=select)
     assert strength(wanted) == result.probe.C
-
-
-def test_unreadable_pictures_and_unknown_classes_are_wrong() -> None:
-    rows, labels = features_of(0, 200, 3)
-    probe = LinearProbe().fit(rows, labels)
-    whole = probe_metrics(probe, rows, labels, task="t")
-    broken, strange = rows.copy(), labels.copy()
-    right = np.flatnonzero(probe.predict(rows) == labels)
-    broken[right[:10]] = np.nan
-    strange[right[10:15]] = 7
-    found = probe_metrics(probe, broken, strange, task="t")
-    assert found[0].value == pytest.approx(whole[0].value - 15 / 200)
-    assert found[0].n == 200
-    result = search(broken, labels, rows, labels)
-    assert result.unreadable == 10
 
 
 def test_what_cannot_be_fitted_is_told() -> None:

@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.special import expit, logit
 
 from diptych.core.errors import DataError
-from diptych.evaluate.robustness import fit_line, relative, restrict, shifts
+from diptych.evaluate.robustness import fit_line, relative, shifts
 
 
 def test_the_line_equals_scipys() -> None:
@@ -34,10 +34,6 @@ def test_models_on_the_line_have_no_effective_robustness() -> None:
 def test_what_has_no_line_is_told(accuracies: list[float], shifted: list[float]) -> None:
     with pytest.raises(DataError):
         fit_line(accuracies, shifted)
-
-
-def test_restricted_scores_keep_the_shifted_sets_order() -> None:
-    assert restrict(np.array([[1, 2, 3, 4]]), [3, 0]).tolist() == [[4, 1]]
 
 
 def test_shifts_are_held_against_the_line_of_a_table() -> None:

@@ -28,17 +28,6 @@ def rows_by_key(keys: pa.Array | pa.ChunkedArray | None, size: int) -> Rows:
     return order
 
 
-def in_old_order(representative: Rows, order: Rows) -> Rows:
-    """Say of rows in their old order what was found of them in `order`.
-
-    >>> in_old_order(np.array([0, 0, 2]), np.array([2, 0, 1])).tolist()
-    [2, 1, 2]
-    """
-    result = np.empty_like(representative)
-    result[order] = order[representative]
-    return result
-
-
 def buckets(keys: Words64, entries: Rows) -> tuple[Rows, Words64]:
     """Sort entries by key; those of one key stay in their order, and keys that stand alone are left out."""
     order = np.argsort(keys, kind="stable")

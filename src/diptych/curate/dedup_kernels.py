@@ -350,34 +350,6 @@ def _lower(signature: Any, hashed: Any, multipliers: Any, addends: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def join_signatures(entries: Any, keys: Any, signatures: Any, parents: Any, least: int) -> None:
-    """Join the rows of one band's buckets whose signatures are equal in at least so many places.
-
-    Args:
-        entries: (M,) int64 rows, sorted by key and then by themselves.
-        keys: (M,) the sorted keys.
-        signatures: (N, K) uint32.
-        parents: (N,) int64 union-find, changed.
-        least: of K.
-    """
-    start = 0
-    while start < len(entries):
-        end = bucket_end(keys, start)
-        for place in range(start, end):
-            for next_place in range(place + 1, min(end, place + 1 + WINDOW)):
-                _join_alike(entries[place], entries[next_place], signatures, parents, least)
-        start = end
-
-
-@njit(cache=True, nogil=True)
-def _join_alike(one: int, other: int, signatures: Any, parents: Any, least: int) -> None:
-    if root_of(parents, one) == root_of(parents, other):
-        return
-    if np.sum(signatures[one] == signatures[other]) >= least:
-        join_rows(parents, one, other)
-
-
-@njit(cache=True, nogil=True)
 def within_bits(hashes: Any, blocked: Any, most: int) -> Any:
     """Tell which pictures have a window near one of the blocked hashes; one without structure has none.
 

@@ -78,12 +78,6 @@ def corpus_units(paths: Iterable[str], bytes_per_unit: int) -> tuple[CorpusPart,
     return tuple(parts)
 
 
-def texts_of(path: str | Path, *, column: str = "text") -> Iterator[pa.Array]:
-    """Read all texts of a file; see `texts_of_part`."""
-    for part in corpus_units([str(path)], 1 << 62):
-        yield from texts_of_part(part, column=column)
-
-
 def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Array]:
     """Read the texts of a part.
 

@@ -109,17 +109,6 @@ def fingerprint_partition(
     return pa.Table.from_arrays(arrays, schema=FINGERPRINTS), counts
 
 
-def perceptual_hash(image: bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
-    """Return the hash of a whole picture as 16 hexadecimal digits, as a block list holds it.
-
-    Raises:
-        BadSampleError: the picture cannot be read.
-    """
-    _, pixels = _seen(image, limits)
-    hashes, _ = _batch(pixels[None])
-    return hashes[0][: FREQUENCIES**2 // 8].hex()
-
-
 def column_bytes(table: pa.Table, name: str) -> Bytes:
     """Return a column of fixed-size binary as (N, size) uint8; zeros where it is null."""
     column = table.column(name).combine_chunks()

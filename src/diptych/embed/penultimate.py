@@ -8,7 +8,6 @@ Reads: the model's own preprocessing. Writes: nothing.
 Source: Radford et al. 2021, figure 3 (I_f) and appendix A.3.
 """
 
-from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import UsageError
-from diptych.core.records import Counts
-from diptych.data.images import Mode
-from diptych.embed.features import IMAGE_BATCH, embed_images
 from diptych.models.encoding import Floats, Precision
-from diptych.models.inputs import Picture
 
 if TYPE_CHECKING:
     from diptych.models.model import Model
@@ -66,42 +61,3 @@ class PenultimateTower:
             UsageError: always.
         """
         raise UsageError("there are no texts before the projection", found=f"{len(tokens)} texts")
-
-
-def penultimate_features(
-    model: "Model",
-    images: Iterable[Picture],
-    *,
-    batch_size: int = IMAGE_BATCH,
-    workers: int = 2,
-    precision: Precision = "float32",
-    preprocessing: Mode = "exact",
-    counts: Counts | None = None,
-) -> Floats:
-    """Return what the image tower knows of pictures before the projection.
-
-    Args:
-        model: the model; its mode (training or not) is left as it is.
-        images: N Pillow pictures, encoded files or paths, read once and in order.
-        batch_size: pictures per step.
-        workers: decoding threads.
-        precision: what the tower computes in.
-        preprocessing: "exact" or "fast", see `diptych.data.images`.
-        counts: receives one kept or dropped sample per picture.
-
-    Returns:
-        (N, D) float32, D the tower's width, in the order given; a row of NaN where a picture is unreadable.
-
-    Raises:
-        UsageError: the model is an export.
-    """
-    return embed_images(
-        PenultimateTower(model),
-        images,
-        batch_size=batch_size,
-        workers=workers,
-        precision=precision,
-        preprocessing=preprocessing,
-        counts=counts,
-        unit=False,
-    )

@@ -65,26 +65,6 @@ def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
     return first_best(image_embeds, classifier)
 
 
-def positive_ranks(queries: Floats, items: Floats, pairs: Ints) -> Ints:
-    """Count, for every query, the wrong items that score as high as its best right item or higher.
-
-    Args:
-        queries: (Q, E) float32, unit length; a row of NaN never finds anything.
-        items: (N, E) float32, unit length; a row of NaN is never found.
-        pairs: (P, 2) int64, rows (query, item) that belong together; several items per query and several
-            queries per item are welcome, a repeated row counts once.
-
-    Returns:
-        (Q,) int64; `NEVER` for a query that cannot find anything right.
-
-    >>> items = np.eye(3, dtype=np.float32)
-    >>> query = np.array([[0.6, 0.8, 0.0]], dtype=np.float32)
-    >>> positive_ranks(query, items, np.array([[0, 0], [0, 2]]))
-    array([1])
-    """
-    return paired_ranks(queries, items, pairs, both=False)[0]
-
-
 def class_accuracies(hits: Bools, labels: Ints, class_count: int) -> NDArray[np.float64]:
     """Return the share of hits of each class: (C,) float64 in [0, 1], NaN for a class without pictures."""
     totals = np.bincount(labels, minlength=class_count)

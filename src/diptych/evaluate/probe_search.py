@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.records import Metric
-from diptych.evaluate.metrics import bootstrap_mean_per_class, mean_per_class, wilson
 from diptych.evaluate.metrics_scores import score_ranks, top_k
 from diptych.evaluate.probe import LinearProbe, checked, penalty_of, prepared
 from diptych.evaluate.ranks import Doubles, Ints
@@ -114,33 +112,6 @@ def strength(step: int) -> float:
     (1.0, 1e-06, 0.316)
     """
     return float(10.0 ** (step / STEPS_PER_DECADE))
-
-
-def probe_metrics(
-    probe: LinearProbe, features: NDArray[np.floating], labels: NDArray[Any], *, task: str, seed: int = 0
-) -> list[Metric]:
-    """Score test data; what a zero-shot classifier reports on the same rows is comparable.
-
-    Args:
-        probe: fitted.
-        features: (N, D); a row of NaN is an unreadable picture and counts as wrong.
-        labels: (N,); one that training did not have is wrong.
-        task: the name the metrics carry.
-        seed: of the bootstrap behind the interval of the mean per class.
-
-    Returns:
-        top1, top5 and mean_per_class in [0, 1] with 95 % intervals.
-    """
-    ranks = score_ranks(*_scores(probe, features, np.asarray(labels)))
-    count = len(ranks)
-    found = []
-    for k in (1, 5):
-        hits = int((ranks < k).sum())
-        found.append(Metric(task, f"top{k}", top_k(ranks, k), wilson(hits, count), count))
-    names, numbers = np.unique(labels, return_inverse=True)
-    mean = mean_per_class(ranks < 1, numbers, len(names))
-    interval = bootstrap_mean_per_class(ranks < 1, numbers, len(names), seed=seed)
-    return [*found, Metric(task, "mean_per_class", mean, interval, count)]
 
 
 class Trainer:

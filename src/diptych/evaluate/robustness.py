@@ -125,19 +125,6 @@ def relative(shifted_before: float, shifted_after: float) -> float:
     return shifted_after - shifted_before
 
 
-def restrict(scores: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Keep the scores of the classes that the shifted set has, so that no other can be answered.
-
-    Args:
-        scores: (N, C) over the original classes.
-        classes: the places of the shifted set's classes among them, e.g. 200 of ImageNet's for ImageNet-R.
-
-    Returns:
-        (N, len(classes)); column i is the shifted set's class i.
-    """
-    return scores[:, np.asarray(classes, dtype=np.int64)]
-
-
 def _logit(share: float) -> float:
     if not 0 < share < 1:
         raise DataError(

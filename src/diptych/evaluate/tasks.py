@@ -82,11 +82,6 @@ class Task:
         """Return the name of the paper's metric."""
         return self.row.metric
 
-    @property
-    def stated_items(self) -> int | None:
-        """Return how many pictures the split should have, or None where nobody says."""
-        return self.row.items.get(self.split)
-
     def items(self) -> Iterator[Item]:
         """Yield the pictures in a fixed order; none is left out.
 
