@@ -13,6 +13,7 @@ from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files import write_text
 from diptych.core.memory import keep_freed_memory
 from diptych.core.settings import dumps_toml, load_toml, to_mapping
+from diptych.core.text_files import read_text
 
 if TYPE_CHECKING:
     from diptych.evaluate.senses import Choice
@@ -143,10 +144,7 @@ def calibrate(
 def class_names(text: str) -> list[str]:
     """Read class names: a list with commas, or a file with one a line."""
     path = Path(text)
-    if "," not in text and path.is_file():
-        listed = path.read_text(encoding="utf-8").splitlines()
-    else:
-        listed = text.split(",")
+    listed = read_text(path).splitlines() if "," not in text and path.is_file() else text.split(",")
     names = [name.strip() for name in listed if name.strip()]
     if len(names) < 2:
         raise UsageError(

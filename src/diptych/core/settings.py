@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diptych.core.errors import EnvironmentFault, SettingsError, UsageError, nearest
+from diptych.core.text_files import read_text
 
 T = TypeVar("T")
 
@@ -141,11 +142,9 @@ def dumps_toml(mapping: Mapping[str, Any]) -> str:
 
 def _load(path: str | Path, parse: Callable[[str], Any], kind: str) -> dict[str, Any]:
     try:
-        content = parse(Path(path).read_bytes().decode("utf-8"))
+        content = parse(read_text(path))
     except FileNotFoundError as error:
-        raise UsageError(
-            "no such file", where=path, expected=f"a {kind} file", fix="check the path"
-        ) from error
+        raise UsageError("no such file", where=path, expected=f"a {kind} file", fix="check it") from error
     except IsADirectoryError as error:
         raise UsageError(
             "this is a folder", where=path, expected=f"a {kind} file", fix="give the file itself"

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from diptych.core.errors import DataError, EnvironmentFault
+from diptych.core.text_files import read_text
 from diptych.curate.dedup import DEFAULT_SETTINGS, DedupSettings
 from diptych.curate.dedup_groups import Bools, Words64
 from diptych.curate.dedup_kernels import within_bits
@@ -39,7 +40,7 @@ def read_blocked_images(path: str | Path) -> BlockedImages:
         DataError: a line is neither; a list that is read in part protects in part.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EnvironmentFault("cannot read the block list", where=path, found=str(error)) from error
     found: dict[int, list[str]] = {SHA256_DIGITS: [], HASH_DIGITS: []}

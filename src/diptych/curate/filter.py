@@ -12,7 +12,6 @@ import importlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.records import Counts, Reason
+from diptych.core.text_files import read_text
 from diptych.curate.filter_kernels import text_hashes
 from diptych.curate.words import normalized, normalized_column, text_buffers
 
@@ -355,7 +355,7 @@ def read_list(path: str) -> tuple[str, ...]:
         UsageError: it cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             "a list cannot be read", where=path, found=str(error), expected="UTF-8 text"

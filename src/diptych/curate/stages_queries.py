@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from diptych.core.files import make_folder, remove
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
+from diptych.core.text_files import read_text
 from diptych.curate.counting import PAIRS_NAME, WORDS_NAME, count_part
 from diptych.curate.dump import CorpusPart, corpus_units, texts_of_part
 from diptych.curate.merging import merge_counts
@@ -68,7 +69,7 @@ def _choose(run: Run) -> dict[str, Any]:
         if part.pageviews
         else (),
         wordnet=read_wordnet(part.wordnet) if part.wordnet else None,
-        own=Path(part.list).read_text(encoding="utf-8").splitlines() if part.list else (),
+        own=read_text(part.list).splitlines() if part.list else (),
     )
     table = build_queries(part.choose, sources)
     write_table(folder / QUERIES_FILE, table)

@@ -137,7 +137,7 @@ def _read_wndb(folder: Path) -> WordNet:
 
 def _rows(path: Path) -> Iterator[str]:
     """Yield the lines of a WNDB file; those of its licence begin with a space."""
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
         yield from (line for line in file if not line.startswith(" "))
 
 
@@ -166,7 +166,7 @@ def _data_row(row: str) -> Synset:
 
 def _read_table(path: Path) -> WordNet:
     opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", newline="") as file:
+    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
         synsets = {
             row["synset"]: Synset(
                 row["synset"],

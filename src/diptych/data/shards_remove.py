@@ -29,6 +29,7 @@ from diptych.core.manifest import (
     write_manifest,
 )
 from diptych.core.records import Reason
+from diptych.core.text_files import read_text
 from diptych.data import tar
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import INDEX_NAME, KIND, Index, range_digest
@@ -100,7 +101,7 @@ def read_keys(path: str | Path) -> list[str]:
         UsageError: the file cannot be read as UTF-8 text.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("cannot read the file of keys", where=path, found=str(error)[:200]) from error
     return [line.strip() for line in lines if line.strip()]

@@ -21,6 +21,7 @@ from typing import Any
 
 from diptych.core import files
 from diptych.core.errors import DataError, IntegrityError
+from diptych.core.text_files import decode_text
 from diptych.data.cleaning import END, PATTERN, START, WORD_END, symbol_order
 
 MAX_FILE_BYTES = (
@@ -246,7 +247,7 @@ def _parse_json(data: bytes, path: Path) -> Any:
 
 def _parse_merges(data: bytes, path: Path) -> list[Merge]:
     try:
-        lines = data.decode("utf-8").split("\n")
+        lines = decode_text(data).split("\n")
     except UnicodeDecodeError as error:
         raise _malformed(path, found=error, expected="UTF-8 text") from error
     first = 1 if "#version" in lines[0] else 0

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import SettingsError
+from diptych.core.text_files import read_text
 
 PLACE = "{}"
 
@@ -143,7 +144,7 @@ def load(path: str | Path, *, name: str = "") -> Templates:
 
 
 def _parse(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     if path.suffix == ".json":
         return json.loads(text)
     if path.suffix == ".toml":

@@ -111,7 +111,7 @@ class Xm3600Reader(OneFile):
             IntegrityError: the file is damaged.
         """
         path = root / self.file
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
                     entry = json.loads(line)

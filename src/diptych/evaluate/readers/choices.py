@@ -18,6 +18,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from diptych.core.errors import DataError
+from diptych.core.text_files import read_text
 from diptych.evaluate.readers.examples import Example, OneFile, Unnamed
 
 GROUP, PAIR = "group", "pair"
@@ -144,7 +145,7 @@ def _cut(file: Path, box: Box) -> bytes | Path:
 
 def _rows(file: Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a JSON file (a list, or a mapping by key) or of JSON lines, with their names."""
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     try:
         if file.suffix == ".jsonl":
             told: Any = [json.loads(line) for line in text.splitlines() if line.strip()]

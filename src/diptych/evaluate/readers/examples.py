@@ -17,6 +17,7 @@ from PIL import Image
 
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.records import Field
+from diptych.core.text_files import read_text
 from diptych.data.sources_rows import image_path
 
 Label = int | str
@@ -121,7 +122,7 @@ def text_lines(path: Path) -> list[str]:
         IntegrityError: it is not UTF-8.
     """
     try:
-        text = need(path).read_text(encoding="utf-8-sig")
+        text = read_text(need(path))
     except UnicodeDecodeError as error:
         raise damaged(path, f"byte {error.start} is not UTF-8") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
