@@ -140,3 +140,33 @@ def test_files_that_cannot_be_cut_are_one_part(tmp_path: Path) -> None:
         corpus_units([str(tmp_path / "none.txt")], 10)
     with pytest.raises(UsageError, match="0 bytes"):
         corpus_units([str(path)], 0)
+
+
+def test_a_corpus_of_no_kind_that_is_read_is_refused(tmp_path: Path) -> None:
+    """Each of these gave no text and no error."""
+    dumped = HEADER + page("A", "b") + FOOTER
+    cases = {
+        "old.xml": (dumped.replace("<ns>0</ns>", "").encode(), "namespace"),
+        "wide.xml": (dumped.encode("utf-16"), "UTF-16"),
+        "wide.txt": ("two words\n".encode("utf-16"), "UTF-16"),
+        "unmarked.txt": ("two words\n".encode("utf-16-le"), "NUL"),
+        "wide.txt.gz": (gzip.compress("two words\n".encode("utf-16")), "UTF-16"),
+        "feed.xml.gz": (gzip.compress(b"<feed><doc><title>A</title></doc></feed>"), "MediaWiki"),
+    }
+    for name, (data, said) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UsageError, match=said):
+            all_texts(tmp_path / name)
+    (tmp_path / "empty.txt").write_bytes(b"")
+    with pytest.raises(DataError, match="empty"):
+        all_texts(tmp_path / "empty.txt")
+    (tmp_path / "spaced.xml").write_text(dumped.replace("<ns>0</ns>", "<ns> 0 </ns>"))
+    assert all_texts(tmp_path / "spaced.xml") == ["b"]
+
+
+def test_damage_inside_a_gzip_file_is_told(tmp_path: Path) -> None:
+    whole = bytearray(gzip.compress(" ".join(f"word {n * n}" for n in range(9999)).encode()))
+    whole[len(whole) // 2 :: 50] = b"\xff" * len(whole[len(whole) // 2 :: 50])
+    (tmp_path / "a.txt.gz").write_bytes(whole)
+    with pytest.raises(DataError, match="cannot be read"):
+        all_texts(tmp_path / "a.txt.gz")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.curate import crawl_files, worlds
+from tests.curate import crawl_files, miniatures, worlds
 
 from diptych.cli.main import main
-from diptych.core.errors import EnvironmentFault, UsageError
+from diptych.core.errors import DataError, EnvironmentFault, UsageError
 from diptych.core.files import TEMP_PREFIX, operations
 from diptych.core.manifest import read_manifest
 from diptych.core.records import Counts
@@ -245,6 +245,19 @@ def test_a_folder_is_only_gone_on_with_by_its_own_recipe(
     before = digests(small[1])
     curate(small[0], small[1], resume=True)
     assert digests(small[1]) == before
+
+
+def test_a_curation_that_looks_for_nothing_is_refused(tmp_path: Path) -> None:
+    talk = miniatures.HEADER + miniatures.page("Talk:Dog", "a dog", namespace=1) + miniatures.FOOTER
+    (tmp_path / "talk.xml").write_text(talk)
+    candidates = {"sources": ["scenes:crawl?count=3"]}
+    recipe = worlds.recipe(queries={"corpus": [str(tmp_path / "talk.xml")]}, candidates=candidates)
+    with pytest.raises(DataError, match="the corpus holds no words"):
+        curate(recipe, tmp_path / "talk", only="queries")
+    (tmp_path / "rare.txt").write_text("two dogs\n")
+    recipe = worlds.recipe(queries={"corpus": [str(tmp_path / "rare.txt")]}, candidates=candidates)
+    with pytest.raises(DataError, match=r"no query is left(.|\n)*min_word_count"):
+        curate(recipe, tmp_path / "rare", only="queries")
 
 
 def _stopped(fault: str, step: int, recipe: CurateRecipe, out: Path) -> tuple[int, str]:

@@ -14,7 +14,9 @@ Reads: those files. Writes: nothing. Source: meta.wikimedia.org, "Data dumps/Dum
 """
 
 import bz2
+import codecs
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,6 +35,8 @@ BATCH_BYTES = 4 << 20
 """Texts are handed on in batches of about so many bytes."""
 MAX_LINE_BYTES = 16 << 20
 """A longer line is cut at a space: it is no sentence, and must not fill the memory."""
+HEAD_BYTES = 2048
+"""Of a file's beginning, which tells its kind; the root of an XML export stands in it."""
 STREAM_MAGIC = b"\x31\x41\x59\x26\x53\x59"
 """Of a bzip2 block; behind "BZh" and a digit it marks the beginning of a stream."""
 STREAM_HEAD = len(b"BZh9") + len(STREAM_MAGIC)
@@ -66,6 +70,7 @@ def corpus_units(paths: Iterable[str], bytes_per_unit: int) -> tuple[CorpusPart,
 
     Raises:
         UsageError: a file does not exist, or the size is not positive.
+        DataError: a file is empty.
     """
     if bytes_per_unit <= 0:
         raise UsageError("a corpus cannot be cut", found=f"{bytes_per_unit} bytes per unit", expected="some")
@@ -73,6 +78,8 @@ def corpus_units(paths: Iterable[str], bytes_per_unit: int) -> tuple[CorpusPart,
     for path in paths:
         if not Path(path).is_file():
             raise UsageError("a corpus file does not exist", where=path, fix="check the path")
+        if not Path(path).stat().st_size:
+            raise DataError("a corpus file is empty", where=path, fix="download it again, or leave it out")
         cuts = _cuts(Path(path), bytes_per_unit)
         parts += [CorpusPart(str(path), start, end) for start, end in pairwise(cuts)]
     return tuple(parts)
@@ -90,17 +97,19 @@ def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Arra
 
     Raises:
         DataError: the file is damaged or cut off.
-        UsageError: it has no such column.
+        UsageError: it has no such column, or is of a kind that is not read.
     """
     path = Path(part.path)
     try:
+        if part.start == 0 and path.suffix != ".parquet":
+            _check_kind(part)
         if path.suffix == ".parquet":
             yield from _rows(part, column)
         elif is_mediawiki(path):
             yield from _in_batches(articles(_blocks(part), path))
         else:
             yield from map(lines_of, _whole_lines(_blocks(part), first=part.start == 0))
-    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
         raise DataError(
             "a corpus file cannot be read",
             where=path,
@@ -112,6 +121,28 @@ def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Arra
 def is_mediawiki(path: Path) -> bool:
     """Tell by its name whether a file is a MediaWiki dump."""
     return ".xml" in path.suffixes or any(suffix.startswith(".xml-p") for suffix in path.suffixes)
+
+
+def _check_kind(part: CorpusPart) -> None:
+    """Refuse by its first bytes what would be read as no text, or as one of strange letters."""
+    head, blocks = b"", _blocks(part)
+    while len(head) < HEAD_BYTES and (block := next(blocks, None)):
+        head += block[0]
+    kind = ""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        kind = "text in UTF-16"
+    elif b"\0" in head:
+        kind = "NUL bytes"
+    elif is_mediawiki(Path(part.path)) and b"<mediawiki" not in head:
+        kind = "XML that is no MediaWiki export"
+    if kind:
+        raise UsageError(
+            "a corpus file is of a kind that is not read",
+            where=part.path,
+            found=kind,
+            expected="a MediaWiki export or text in UTF-8, plain or packed as .gz, .bz2 or .zst; or Parquet",
+            fix="convert it first, for example: iconv -f UTF-16 -t UTF-8",
+        )
 
 
 def _cuts(path: Path, bytes_per_unit: int) -> list[int]:

@@ -7,15 +7,17 @@ bytes `<page>` are always the tag. A page belongs to the part of the file in whi
 Reads: bytes of an export. Source: mediawiki.org, "Help:Export" (schema export-0.11).
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.parsers import expat
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, UsageError
 
 OPENING, CLOSING = b"<page>", b"</page>"
 ENDING = b"</mediawiki>"
-ARTICLE, REDIRECT, REVISION = b"<ns>0</ns>", b"<redirect", b"<revision>"
+NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
+REDIRECT, REVISION = b"<redirect", b"<revision>"
 MAX_PAGE_BYTES = 64 << 20
 """MediaWiki refuses pages above 2 MiB; more is a file with all revisions, or no export at all."""
 ATOM_BYTES = 1 << 20  # expat's buffer: a text arrives in few pieces
@@ -30,10 +32,19 @@ def articles(blocks: Iterator[tuple[bytes, bool]], path: Path) -> Iterator[str]:
 
     Raises:
         DataError: the export is damaged or cut off.
+        UsageError: it is so old that its pages name no namespace.
     """
     for page in _pages(blocks, path):
         head = page[: page.find(REVISION)]
-        if ARTICLE in head and REDIRECT not in head:
+        namespace = NAMESPACE.search(head)
+        if namespace is None:
+            raise UsageError(
+                "a page of the dump names no namespace",
+                where=f"{path}, page beginning {page[:100]!r}",
+                expected="<ns> in every page, as exports have had since 2012 (schema 0.6)",
+                fix="export the wiki again, or give its texts as a plain file, one a line",
+            )
+        if namespace[1] == b"0" and REDIRECT not in head:
             yield _text(page, path)
 
 

@@ -18,7 +18,8 @@ Source: dumps.wikimedia.org/other/pageviews/readme.html and /other/pageview_comp
 import bz2
 import gzip
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -44,7 +45,7 @@ HOURLY_FIELDS = 4
 
 
 def article_views(
-    paths: Iterable[str | Path],
+    paths: Sequence[str | Path],
     *,
     language: str = "en",
     min_views: int = 1,
@@ -65,7 +66,7 @@ def article_views(
 
     Raises:
         UsageError: a file does not exist.
-        DataError: a file is damaged, or holds no page views.
+        DataError: a file is damaged, or holds no page views; or no file names an article of the language.
     """
     most = max(LEAST_TITLES, memory_bytes // BYTES_PER_TITLE)
     with tempfile.TemporaryDirectory(dir=scratch, prefix="diptych-views-") as folder:
@@ -84,6 +85,14 @@ def article_views(
                 spill()
         if views:
             spill()
+        if not runs:
+            raise DataError(
+                "the page-view files name no article of this Wikipedia",
+                where=", ".join(str(path) for path in paths)[:200],
+                found="no article",
+                expected=f"lines that begin with {language!r} or {language + '.wikipedia'!r}",
+                fix="set queries.language to the code of the Wikipedia, or leave queries.pageviews out",
+            )
         yield from merge_counts(runs, min_count=min_views, memory_bytes=memory_bytes, scratch=Path(folder))
 
 
@@ -142,7 +151,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except FileNotFoundError as error:
         raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             "a page-view file cannot be read", where=path, found=str(error)[:200], fix="download it again"
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from diptych.core.errors import DataError
 from diptych.core.files import make_folder, remove
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
@@ -72,6 +73,13 @@ def _choose(run: Run) -> dict[str, Any]:
         own=read_text(part.list).splitlines() if part.list else (),
     )
     table = build_queries(part.choose, sources)
+    if not table.num_rows:
+        raise DataError(
+            "no query is left to look for",
+            where="queries",
+            found="no word, pair of words, title or entry above its threshold",
+            fix="name another source, or lower min_word_count, min_pair_count and min_views (queries.choose)",
+        )
     write_table(folder / QUERIES_FILE, table)
     remove(scratch)
     return {"queries": table.num_rows, "sources": report(table)}
@@ -87,6 +95,13 @@ def _words(run: Run, folder: Path) -> pa.Table | None:
     if part.word_counts:
         return read_counts(part.word_counts, words=1)
     runs = _runs(folder, WORDS_NAME)
+    if not runs and part.corpus:
+        raise DataError(
+            "the corpus holds no words",
+            where=", ".join(part.corpus)[:200],
+            expected="articles (pages of namespace 0 that are no redirects), or texts",
+            fix="check queries.corpus",
+        )
     if not runs:
         return None
     total, kept = 0, []
