@@ -1,49 +1,20 @@
 """Every kind of source gives the same kind of pairs; bad rows are dropped and counted, never raised."""
 
 import io
-import json
 import os
 import tarfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from tests.data.source_files import images, picture, read
 
 from diptych.core.errors import DataError, IntegrityError, UnknownNameError, UsageError
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.records import Pair, Reason
 from diptych.data.shards import write_shards
 from diptych.data.sources import Columns, open_source
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
-
-DEFAULT = Columns()
-
-
-def picture(number: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (number % 256, 90, 200)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def read(ref: str | Path, columns: Columns = DEFAULT) -> tuple[list[Pair], dict[str, int]]:
-    """All pairs of a source and its drops by reason."""
-    counts = Counts()
-    pairs = []
-    for pair in open_source(ref, columns=columns).pairs(counts):
-        counts.keep()
-        pairs.append(pair)
-    counts.check(1.0)
-    json.dumps(counts.as_dict(), ensure_ascii=False).encode()  # what a manifest will do with the examples
-    return pairs, counts.as_dict()["dropped"]
-
-
-def images(folder: Path, *names: str) -> None:
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
-
 
 # --- folder of images
 
@@ -57,8 +28,8 @@ def test_a_folder_of_images_gives_captions_from_the_files_beside_them(tmp_path: 
     pairs, dropped = read(tmp_path)
     assert [(pair.key, pair.captions, pair.fields) for pair in pairs] == [
         ("b", ("first line", "second line"), {}),
-        ("x", ("x",), {"width": 3, "none": None}),
-        ("y", ("y1", "y2"), {}),
+        ("x", ("x",), {"label": "a", "width": 3, "none": None}),
+        ("y", ("y1", "y2"), {"label": "a"}),
     ]
     assert pairs[0].image == picture(0) and dropped == {}
 
@@ -68,8 +39,12 @@ def test_equal_names_in_several_folders_keep_their_folder_in_the_key(tmp_path: P
     for folder in "ab":
         (tmp_path / folder / "1.txt").write_text(folder)
     pairs, dropped = read(tmp_path)
-    assert [pair.key for pair in pairs] == ["a/1", "b/1"]
-    assert dropped == {"duplicate_key": 1}
+    assert [(pair.key, pair.captions[0]) for pair in pairs] == [
+        ("a/1", "a"),
+        ("b/1.jpg", "b"),
+        ("b/1.png", "b"),
+    ]
+    assert dropped == {}
 
 
 def test_bad_files_of_a_folder_are_counted_by_reason(tmp_path: Path) -> None:
@@ -179,7 +154,8 @@ def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
         "caption_not_text": 2,
         "caption_too_long": 2,
         "empty_caption": 1,
-        "missing_image": 5,
+        "missing_image": 4,
+        "remote_image": 1,
         "too_many_bytes": 1,
         "unsafe_path": 4,
     }
@@ -333,7 +309,7 @@ def test_scenes_are_a_source_and_their_reference_is_checked() -> None:
 def test_what_is_no_source_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such source"):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="holds no pairs"):
+    with pytest.raises(UsageError, match="holds no images"):
         open_source(tmp_path)
     (tmp_path / "a.jpg").write_bytes(picture())
     with pytest.raises(UsageError, match="no kind of file"):

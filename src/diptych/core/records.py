@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Flag, StrEnum, auto
 from typing import Any, Protocol
 
 from diptych.core.errors import TooMuchBadDataError
@@ -23,6 +23,7 @@ class Reason(StrEnum):
 
     MISSING_IMAGE = "missing_image"
     NOT_DOWNLOADED = "not_downloaded"
+    REMOTE_IMAGE = "remote_image"
     UNREADABLE_IMAGE = "unreadable_image"
     TRUNCATED_IMAGE = "truncated_image"
     TOO_MANY_PIXELS = "too_many_pixels"
@@ -78,21 +79,38 @@ def _no_fields() -> Mapping[str, Field]:
     return {}
 
 
+class Need(Flag):
+    """What a sample must have to be of use; a source drops and counts one that lacks it.
+
+    Training and curation need a PAIR, search an IMAGE, a tokenizer a CAPTION. An evaluation needs NOTHING: a
+    sample whose image cannot be read stays, and counts as wrong.
+    """
+
+    NOTHING = 0
+    IMAGE = auto()
+    CAPTION = auto()
+    PAIR = IMAGE | CAPTION
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One image with its captions, as encoded bytes and text.
 
     Attributes:
         key: name of the sample, unique in its source.
-        image: the encoded file (JPEG, PNG, …), not yet decoded.
-        captions: one or more texts that describe the image.
+        image: the encoded file (JPEG, PNG, …), not yet decoded; empty if it could not be read.
+        captions: texts that describe the image; there are some wherever captions were needed.
         fields: further columns (labels, sizes, …) by name.
+        path: the file that the image was read from, or that holds it; empty if there is none.
+        fault: why `image` is empty.
     """
 
     key: str
     image: bytes
     captions: tuple[str, ...]
     fields: Mapping[str, Field] = field(default_factory=_no_fields)
+    path: str = field(default="", compare=False)
+    fault: Reason | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ import numpy as np
 from diptych.core import manifest
 from diptych.core.errors import BadSampleError, IntegrityError, UsageError
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair, Reason
 from diptych.data import shards_index, tar
 from diptych.data.shards_index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND, Index, range_digest
 from diptych.data.shards_write import ShardSettings, write_shards
@@ -111,19 +111,22 @@ class ShardSet:
         while self.__dict__.get("_files"):
             os.close(self._files.popitem()[1])
 
-    def pairs(self, counts: Counts, *, on_damage: OnDamage = "error") -> Iterator[Pair]:
+    def pairs(
+        self, counts: Counts, *, on_damage: OnDamage = "error", need: Need = Need.PAIR
+    ) -> Iterator[Pair]:
         """Read all pairs in order.
 
         Args:
             counts: where samples that cannot be used are counted; whoever reads counts what it keeps.
             on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
+            need: what a sample must have.
 
         Raises:
             IntegrityError: a sample is damaged and on_damage is "error".
         """
         for number in range(len(self)):
             try:
-                pair = self.pair(number)
+                pair = self.pair(number, need=need)
             except IntegrityError as error:
                 if on_damage == "error":
                     raise
@@ -137,11 +140,12 @@ class ShardSet:
         """Return the key of a sample (read from its shard, for our own shards keep no keys in memory)."""
         return self._keys[number] if self._keys is not None else self.pair(number).key
 
-    def pair(self, number: int) -> Pair:
+    def pair(self, number: int, *, need: Need = Need.PAIR) -> Pair:
         """Read one sample, and check it.
 
         Args:
             number: which one, in [0, len).
+            need: what it must have.
 
         Raises:
             IntegrityError: its bytes are not what was written.
@@ -155,33 +159,38 @@ class ShardSet:
             raise self._damage(number, raw)
         image = raw[image_at : image_at + image_size]
         more: dict[str, Any] = {}
+        captions: tuple[str, ...] = ()
         try:
             captions = (raw[text_at : text_at + text_size].decode(),) if text_at else ()
             if json_size:
                 more = _object(raw[json_at : json_at + json_size])
         except (ValueError, RecursionError) as error:
-            raise BadSampleError(
-                Reason.CAPTION_NOT_TEXT,
-                where=self.place(number),
-                found=type(error).__name__,
-                expected="UTF-8 text and a JSON object",
-            ) from None
+            if self._keys is None or Need.CAPTION in need:
+                raise BadSampleError(
+                    Reason.CAPTION_NOT_TEXT,
+                    where=self.place(number),
+                    found=type(error).__name__,
+                    expected="UTF-8 text and a JSON object",
+                ) from None
+        path = str(self._paths[shard])
         if self._keys is None:
             key = more.get("key") or raw[: raw.index(b".", 0, tar.BLOCK)].decode()
-            return Pair(key, image, tuple(more.get("captions", captions)), more.get("fields", {}))
-        return self._foreign_pair(number, image, captions, more)
+            return Pair(key, image, tuple(more.get("captions", captions)), more.get("fields", {}), path)
+        captions, fields = self._foreign_texts(captions, more)
+        if not captions and Need.CAPTION in need:
+            reason = Reason.EMPTY_CAPTION if text_at or json_size else Reason.MISSING_CAPTION
+            raise BadSampleError(reason, where=self.place(number))
+        return Pair(self._keys[number], image, captions, fields, path)
 
-    def _foreign_pair(
-        self, number: int, image: bytes, captions: tuple[str, ...], more: dict[str, Any]
-    ) -> Pair:
-        assert self._keys is not None
+    def _foreign_texts(
+        self, captions: tuple[str, ...], more: dict[str, Any]
+    ) -> tuple[tuple[str, ...], dict[str, Field]]:
+        """Return the captions and the fields that others' text and JSON hold."""
         told = more.get("captions", more.get("caption"))
         told = [told] if isinstance(told, str) else told
         if isinstance(told, list) and told and ("captions" in more or not captions):
             captions = tuple(text for text in told if isinstance(text, str))
         captions = tuple(text.strip() for text in captions if text.strip())
-        if not captions:
-            raise BadSampleError(Reason.EMPTY_CAPTION, where=self.place(number))
         nested = more.get("fields")
         flat = {**more, **nested} if isinstance(nested, dict) else more
         fields = {
@@ -189,7 +198,7 @@ class ShardSet:
             for name, value in flat.items()
             if name not in ("caption", "captions") and isinstance(value, str | int | float | None)
         }
-        return Pair(self._keys[number], image, captions, fields)
+        return captions, fields
 
     def _read(self, shard: int, offset: int, length: int) -> bytes:
         handle = self._files.get(shard)

@@ -130,7 +130,7 @@ def _choices(piece: str) -> list[str]:
 def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
     """Build the index of tars that came without one, from their headers alone.
 
-    Samples that lack an image, or both a text and a JSON, are dropped and counted. A key that an earlier
+    Samples that lack an image are dropped and counted. A key that an earlier
     shard used too is told apart by the shard's name, for many writers count from zero in each; inside one
     shard it is a duplicate and dropped.
 
@@ -151,8 +151,6 @@ def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
             name = f"{path.stem}-{key}" if seen.get(key, shard) != shard else key
             if row[4] == 0:
                 counts.drop(Reason.MISSING_IMAGE, where)
-            elif row[6] == 0 and row[8] == 0:
-                counts.drop(Reason.MISSING_CAPTION, where)
             elif name in seen:
                 counts.drop(Reason.DUPLICATE_KEY, where)
             else:

@@ -13,14 +13,14 @@ from urllib.parse import parse_qsl, urlsplit
 
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.manifest import FileEntry, is_done
-from diptych.core.records import Counts, Pair
+from diptych.core.records import Counts, Need, Pair
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND, tar_paths
 from diptych.data.sources_folder import FolderSource
 from diptych.data.sources_rows import DRAWN, Columns, Source, digest_files, unique
 from diptych.data.sources_tables import ParquetSource, TableSource
 
-__all__ = ["Columns", "Source", "open_source"]
+__all__ = ["Columns", "Need", "Source", "open_source"]
 
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
 _PARQUET_MAGIC = b"PAR1"
@@ -28,13 +28,14 @@ _TABLE_SUFFIXES = (".csv", ".tsv")
 _DEFAULT_COLUMNS = Columns()
 
 
-def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS) -> Source:
+def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS, need: Need = Need.PAIR) -> Source:
     """Open whatever a reference names; nothing but its kind is looked at yet.
 
     Args:
         ref: a folder (of images, tars or Parquet files, with one CSV/TSV, or our own shards), a file (CSV,
             TSV, Parquet, tar), a brace range of tars, or ``scenes:SPLIT?count=N&seed=S&size=PIXELS``.
         columns: names of the image, caption and key columns of a table.
+        need: what a sample must have; for search and zero-shot classification an image needs no caption.
 
     Raises:
         UsageError: there is nothing there, or nothing that can be read.
@@ -44,11 +45,11 @@ def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS) -> Sour
         return _open_scenes(text)
     path = Path(ref)
     if path.is_dir():
-        return _open_folder(path, columns)
+        return _open_folder(path, columns, need)
     if path.is_file():
-        return _open_file(path, columns)
+        return _open_file(path, columns, need)
     if "{" in text or "::" in text:
-        return ShardSource(text)
+        return ShardSource(text, need)
     raise UsageError(
         "there is no such source",
         where=text,
@@ -58,47 +59,47 @@ def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS) -> Sour
     )
 
 
-def _open_folder(folder: Path, columns: Columns) -> Source:
+def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     if is_done(folder, KIND):
-        return ShardSource(str(folder))
+        return ShardSource(str(folder), need)
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if any(path.suffix == ".tar" for path in names):
-        return ShardSource(str(folder))
+        return ShardSource(str(folder), need)
     parquet = tuple(path for path in names if path.suffix == ".parquet")
     if parquet:
-        return ParquetSource(str(folder), parquet, columns)
+        return ParquetSource(str(folder), parquet, columns, need)
     tables = [path for path in names if path.suffix.lower() in _TABLE_SUFFIXES]
     if len(tables) == 1:
-        return TableSource(tables[0], columns)
-    source = FolderSource(folder, columns)
+        return TableSource(tables[0], columns, need)
+    source = FolderSource(folder, columns, need)
     if not source.images():
         raise UsageError(
-            "this folder holds no pairs",
+            "this folder holds no images",
             where=folder,
             found=", ".join(path.name for path in names[:5]) or "no files",
-            expected="images with .txt or .json beside them, tars, Parquet, or one CSV or TSV",
+            expected="images (captions in .txt or .json beside them), tars, Parquet, or one CSV or TSV",
             fix="give the file itself if it is one of several",
         )
     return source
 
 
-def _open_file(path: Path, columns: Columns) -> Source:
+def _open_file(path: Path, columns: Columns, need: Need) -> Source:
     with path.open("rb") as file:
         start = file.read(512)
     if start.startswith(_PARQUET_MAGIC) or path.suffix == ".parquet":
-        return ParquetSource(str(path), (path,), columns)
+        return ParquetSource(str(path), (path,), columns, need)
     if path.suffix == ".tar" or start[257:262] == b"ustar":
-        return ShardSource(str(path))
+        return ShardSource(str(path), need)
     text = path.suffix.lower() in (".txt", "") and b"\0" not in start
     if path.suffix.lower() not in _TABLE_SUFFIXES and not text:
         raise UsageError(
-            "this is no kind of file that holds pairs",
+            "this is no kind of file that holds images",
             where=path,
             found=repr(start[:8]),
             expected="CSV, TSV, Parquet or tar",
             fix="for one image use `diptych classify`; for a folder of images give the folder",
         )
-    return TableSource(path, columns)
+    return TableSource(path, columns, need)
 
 
 def _open_scenes(ref: str) -> "ScenesSource":
@@ -125,12 +126,13 @@ class ShardSource:
     """Our own shards, or WebDataset tars of others; damaged samples are dropped and counted."""
 
     name: str
+    need: Need = Need.PAIR
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs in order; see Source."""
         shards = ShardSet.open(self.name)
         counts.merge(shards.counts)
-        return unique(shards.pairs(counts, on_damage="skip"), counts)
+        return unique(shards.pairs(counts, on_damage="skip", need=self.need), counts)
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the tars; see Source."""

@@ -1,30 +1,35 @@
-"""Pairs from a folder of images, each with its captions beside it.
+"""Samples from a folder of images, with captions where they lie beside them.
 
 Reads: ``NAME.jpg`` (png, webp, gif, bmp), at any depth, with ``NAME.txt`` (one caption a line) or
-``NAME.json`` (``caption`` or ``captions``; other scalar keys become fields).
+``NAME.json`` (``caption`` or ``captions``; other scalar keys become fields). An image in a subfolder has the
+name of the first subfolder as its field ``label``, unless its JSON says another.
 """
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.core.errors import BadSampleError
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair, Reason
 from diptych.data.sources_rows import (
     IMAGE_SUFFIXES,
     Columns,
+    attempt,
+    build_pair,
     captions_of,
     digest_files,
     drop,
     fields_of,
+    plain,
     read_image,
+    short_names,
     unique,
 )
 
+LABEL = "label"
 _MAX_SIDECAR_BYTES = 2**20  # a hundred times the longest honest caption file
 
 
@@ -34,6 +39,7 @@ class FolderSource:
 
     folder: Path
     columns: Columns
+    need: Need = Need.PAIR
 
     @property
     def name(self) -> str:
@@ -56,37 +62,47 @@ class FolderSource:
         for place, folders, names in os.walk(self.folder):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             found += [
-                Path(place, name) for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES
+                Path(place, name)
+                for name in sorted(names)
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
             ]
         return found
 
     def _pairs(self, counts: Counts) -> Iterator[Pair]:
         images = self.images()
-        stems = Counter(image.stem for image in images)
-        for image in images:
-            relative = image.relative_to(self.folder).with_suffix("").as_posix()
-            key = image.stem if stems[image.stem] == 1 else relative
+        names = [image.relative_to(self.folder).as_posix() for image in images]
+        for image, name, key in zip(images, names, short_names(names), strict=True):
+            captions, fields = self._sidecar(image)
+            label, slash, _ = name.partition("/")
+            fields = {LABEL: plain(label), **fields} if slash else fields
             try:
-                captions, fields = self._sidecar(image)
-                yield Pair(key, read_image(image), captions, fields)
+                yield build_pair(self.need, key, image, captions, fields)
             except BadSampleError as error:
-                drop(counts, error, relative)
+                drop(counts, error, name)
 
-    def _sidecar(self, image: Path) -> tuple[tuple[str, ...], dict[str, Field]]:
-        told = image.with_suffix(".json")
+    def _sidecar(self, image: Path) -> tuple[tuple[str, ...] | BadSampleError, dict[str, Field]]:
+        """Return the captions, or why there are none, and the fields."""
+        told, lines = image.with_suffix(".json"), image.with_suffix(".txt")
         if told.is_file():
-            body = _json_object(_sidecar_bytes(told))
+            body = attempt(lambda: _json_object(_sidecar_bytes(told)))
+            if isinstance(body, BadSampleError):
+                return body, {}
             names = (self.columns.caption, "caption", "captions")
             text = next((body[name] for name in names if name in body), None)
-            return captions_of(text), fields_of({k: v for k, v in body.items() if k not in names})
-        lines = image.with_suffix(".txt")
+            return attempt(lambda: captions_of(text)), fields_of(
+                {name: value for name, value in body.items() if name not in names}
+            )
         if not lines.is_file():
-            raise BadSampleError(Reason.MISSING_CAPTION, found="no .txt and no .json beside it")
-        try:
-            text = _sidecar_bytes(lines).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise BadSampleError(Reason.CAPTION_NOT_TEXT, found="not UTF-8") from None
-        return captions_of([line for line in text.splitlines() if line.strip()] or ""), {}
+            return BadSampleError(Reason.MISSING_CAPTION, found="no .txt and no .json beside it"), {}
+        return attempt(lambda: _captions_of_lines(lines)), {}
+
+
+def _captions_of_lines(path: Path) -> tuple[str, ...]:
+    try:
+        text = _sidecar_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found="not UTF-8") from None
+    return captions_of([line for line in text.splitlines() if line.strip()] or "")
 
 
 def _sidecar_bytes(path: Path) -> bytes:

@@ -5,21 +5,24 @@ A row that fails a check raises BadSampleError inside its source, which counts i
 
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePath
+from typing import Protocol, TypeVar
 
 from diptych.core.errors import BadSampleError
 from diptych.core.files import sha256_file
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair, Reason
 
 MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 _LISTED_INPUTS = 64  # up to this many input files are told one by one in a receipt, more as one digest
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 80  # characters of a path or key in a count's example
 
 
@@ -34,6 +37,9 @@ def anchored(ref: str, folder: Path) -> str:
     ('runs/a/b.csv', 'scenes:test', '')
     """
     return str(folder / ref) if ref and not ref.startswith(DRAWN) else ref
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,80 @@ class Source(Protocol):
         """What was opened, for messages and receipts."""
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
-        """Yield the usable pairs in a fixed order, with unique keys; bad ones are dropped and counted."""
+        """Yield the samples in a fixed order, with unique keys.
+
+        One that lacks what the source was opened to need is dropped and counted by reason. An image that is
+        not needed and cannot be read is empty, with a `fault` that is for the caller to count.
+        """
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest everything that `pairs` reads; equal inputs give equal pairs."""
+
+
+def build_pair(
+    need: Need,
+    key: str,
+    image: bytes | Path | BadSampleError,
+    captions: tuple[str, ...] | BadSampleError,
+    fields: Mapping[str, Field],
+) -> Pair:
+    """Put together what a row holds, if it holds what is needed.
+
+    Args:
+        need: without it there is no pair.
+        key: name of the sample.
+        image: the encoded file, its path, or why there is neither.
+        captions: the texts, or why there are none.
+        fields: further columns.
+
+    Raises:
+        BadSampleError: what is needed is missing.
+    """
+    if isinstance(captions, BadSampleError):
+        if Need.CAPTION in need:
+            raise captions
+        captions = ()
+    path = str(image) if isinstance(image, Path) else ""
+    try:
+        if isinstance(image, BadSampleError):
+            raise image
+        data = read_image(image) if isinstance(image, Path) else image
+    except BadSampleError as error:
+        if Need.IMAGE in need:
+            raise
+        return Pair(key, b"", captions, fields, path, error.reason)
+    return Pair(key, data, captions, fields, path)
+
+
+def attempt(read: Callable[[], T]) -> T | BadSampleError:
+    """Return what `read` returns, or why it cannot.
+
+    >>> attempt(lambda: caption_of(" a dog "))
+    'a dog'
+    """
+    try:
+        return read()
+    except BadSampleError as error:
+        return error
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Name files as shortly as tells them apart: by stem, else with their folder, else with their suffix too.
+
+    Args:
+        names: N different paths.
+
+    >>> short_names(["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.jpg", "3.png"])
+    ['a/1', 'b/1', '2', '3.jpg', '3.png']
+    """
+    stems = [PurePath(name).stem for name in names]
+    bare = [name.removesuffix(PurePath(name).suffix) for name in names]
+    whole = dict.fromkeys(names, 2)  # "a.jpg" is also the stem of "a.jpg.png"
+    of_stem, of_bare = Counter(stems) + Counter(whole), Counter(bare) + Counter(whole)
+    return [
+        plain(stem if of_stem[stem] == 1 else short if of_bare[short] == 1 else name)
+        for stem, short, name in zip(stems, bare, names, strict=True)
+    ]
 
 
 def captions_of(value: object) -> tuple[str, ...]:
@@ -172,7 +248,8 @@ def image_path(value: object, folder: Path) -> Path:
     """Turn an image column's value into a path: relative to the table's folder, or absolute.
 
     Raises:
-        BadSampleError: there is none, or it is unsafe: NUL, broken UTF-8, a step upwards through "..".
+        BadSampleError: there is none, or it is unsafe: NUL, broken UTF-8, a step upwards through ".."; or it
+            is the address of an image that nobody has fetched.
     """
     if value is None or value == "":
         raise BadSampleError(Reason.MISSING_IMAGE)
@@ -180,6 +257,8 @@ def image_path(value: object, folder: Path) -> Path:
         raise BadSampleError(Reason.BAD_ROW, found=f"an image path of type {type(value).__name__}")
     if "\0" in value or not _is_unicode(value) or ".." in Path(value).parts:
         raise BadSampleError(Reason.UNSAFE_PATH, found=repr(value[:_SHOWN]))
+    if _ADDRESS.match(value):
+        raise BadSampleError(Reason.REMOTE_IMAGE, found="an address", expected="a file that was fetched")
     return folder / value
 
 

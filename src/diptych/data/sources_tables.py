@@ -6,7 +6,6 @@ at a time.
 """
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from diptych.core.errors import (
     unknown_name,
 )
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair, Reason
 from diptych.data.sources_rows import (
     Columns,
+    attempt,
+    build_pair,
     caption_of,
     captions_of,
     digest_files,
@@ -32,8 +33,8 @@ from diptych.data.sources_rows import (
     fields_of,
     image_path,
     plain,
-    read_image,
     require_downloaded,
+    short_names,
     unique,
 )
 
@@ -49,9 +50,9 @@ _BROKEN = object()  # stands for a cell whose bytes are not what its column says
 
 @dataclass(slots=True)
 class _Group:
-    """The rows of a CSV that share an image."""
+    """The rows of a CSV that share an image; without a path, why there is none."""
 
-    path: Path
+    path: Path | BadSampleError
     row: int
     key: str
     captions: list[str] = field(default_factory=list)
@@ -64,6 +65,7 @@ class TableSource:
 
     path: Path
     columns: Columns
+    need: Need = Need.PAIR
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ class TableSource:
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the table and the images that it names; see Source."""
         groups = self._groups(Counts())
-        images = [group.path for group in groups.values()]
+        images = [group.path for group in groups.values() if isinstance(group.path, Path)]
         root = self.path.parent
         return (
             *digest_files("table", [self.path], root=root),
@@ -86,12 +88,11 @@ class TableSource:
 
     def _pairs(self, counts: Counts) -> Iterator[Pair]:
         groups = self._groups(counts)
-        stems = Counter(group.path.stem for group in groups.values())
-        for name, group in groups.items():
-            stem = group.path.stem
-            key = group.key or (stem if stems[stem] == 1 else str(Path(name).with_suffix("")))
+        for name, short in zip(groups, short_names(list(groups)), strict=True):
+            group = groups[name]
+            captions = tuple(group.captions) or BadSampleError(Reason.MISSING_CAPTION)
             try:
-                yield Pair(key, read_image(group.path), tuple(group.captions), group.fields)
+                yield build_pair(self.need, group.key or short, group.path, captions, group.fields)
             except BadSampleError as error:
                 drop(counts, error, f"{self.path.name} row {group.row}: {name[:80]}")
 
@@ -111,7 +112,7 @@ class TableSource:
 
     def _header(self, header: list[str] | BadSampleError) -> list[str]:
         assert not isinstance(header, BadSampleError)
-        for wanted in (self.columns.image, self.columns.caption):
+        for wanted in needed_columns(self.columns, self.need):
             if wanted not in header:
                 raise missing_column(wanted, header, self.path)
         return header
@@ -125,12 +126,24 @@ class TableSource:
             raise BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
         cells: dict[str, str] = dict(zip(header, row, strict=True))
         name = cells.pop(self.columns.image)
-        path = image_path(name, self.path.parent)
-        caption = caption_of(cells.pop(self.columns.caption))
+        path = attempt(lambda: image_path(name, self.path.parent))
+        caption = attempt(lambda: caption_of(cells.pop(self.columns.caption, None)))
+        for needed, value in ((Need.IMAGE, path), (Need.CAPTION, caption)):
+            if needed in self.need and isinstance(value, BadSampleError):
+                raise value
+        name = name or f"row {number}"  # so that rows without an image are not taken for one
         if name not in groups:
             key = plain(cells.pop(self.columns.key, ""))
             groups[name] = _Group(path, number, key, [], fields_of(cells))
-        groups[name].captions.append(caption)
+        if isinstance(caption, str):
+            groups[name].captions.append(caption)
+
+
+def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
+    """Name the columns that a table must have: those that are needed, and a caption column that was named."""
+    yield columns.image
+    if Need.CAPTION in need or columns.caption != Columns().caption:
+        yield columns.caption
 
 
 def _rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str] | BadSampleError]]:
@@ -181,6 +194,7 @@ class ParquetSource:
     name: str
     paths: tuple[Path, ...]
     columns: Columns
+    need: Need = Need.PAIR
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs in row order; see Source."""
@@ -218,7 +232,7 @@ class ParquetSource:
 
     def _rows(self, only: tuple[str, ...] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in self.paths:
-            with open_parquet(path, (self.columns.image, self.columns.caption)) as file:
+            with open_parquet(path, tuple(needed_columns(self.columns, self.need))) as file:
                 if only and not _may_hold_paths(file, only[0]):
                     continue
                 names = list(only or file.schema_arrow.names)
@@ -230,24 +244,20 @@ class ParquetSource:
         image = cells.pop(self.columns.image)
         if image is None:
             require_downloaded(cells)
-        captions = captions_of(cells.pop(self.columns.caption))
+        captions = attempt(lambda: captions_of(cells.pop(self.columns.caption, None)))
         stem = ""
         if isinstance(image, dict):
             told = image.get("path")
             stem = Path(told).stem if isinstance(told, str) else ""
             image = told if image.get("bytes") is None else image["bytes"]
-        if isinstance(image, str):
-            path = image_path(image, folder)
-            stem = path.stem
-            image = read_image(path)
-        if image is None:
-            raise BadSampleError(Reason.MISSING_IMAGE)
         if not isinstance(image, bytes):
-            raise BadSampleError(Reason.BAD_ROW, found=f"an image of type {type(image).__name__}")
+            image = attempt(lambda: image_path(image, folder))
+            stem = image.stem if isinstance(image, Path) else stem
+        row = f"{number:0{_NUMBER_WIDTH}d}"
+        name = row if not stem or stem in taken else plain(stem)
         if isinstance(key, str | int) and str(key):
-            return Pair(str(key), image, captions, fields_of(cells))
-        plain = f"{number:0{_NUMBER_WIDTH}d}"
-        return Pair(plain if not stem or stem in taken else stem, image, captions, fields_of(cells))
+            name = plain(str(key))
+        return build_pair(self.need, name, image, captions, fields_of(cells))
 
 
 def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
