@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_the_sets_are_what_was_published(shared_data: Path) -> None:
         found = prompt_set(name)
         assert list(found.templates) == lists[heading]["templates"], name
         names = ["|".join(names) for names in found.class_names]
-        reordered = name in ("eurosat", "clevr-counts", "oxford-pets", "voc2007")
+        reordered = name in ("eurosat", "clevr-counts", "oxford-pets", "voc2007", "food101", "ucf101")
         assert (sorted if reordered else list)(lists[heading]["classes"]) == (
             sorted(names) if reordered else names
         ), name
@@ -113,6 +114,52 @@ def test_a_class_with_several_names_gets_the_prompts_of_all() -> None:
     found = prompt_set("fer2013")
     of_surprise = fill(found.as_templates(), found.keys)[5]
     assert len(of_surprise) == 18 and "they look spooked." in of_surprise
+
+
+# SHA-256 (16 digits) of the class names in the order of the class numbers, a line each, letters and digits in
+# lower case. From tensorflow-datasets 4.9.10; the last six from CLIP_benchmark's en_classnames.json.
+ORDERS = {
+    "food101": "06b4cc66bb4daaca", "ucf101": "ba5efe3c836f22f5", "imagenet": "385e0240499426c0",
+    "eurosat": "af05069654fb3507", "resisc45": "5695c28318b9efb3", "oxford-pets": "7257f9637ec43465",
+    "stanford-cars": "3f64f3dfe5f8488e", "voc2007": "7d877f185c807bc5", "pcam": "2ee16537aa03761d",
+    "gtsrb": "a4d82007535937e2", "dmlab": "8d74a4a34a927f7f", "diabetic-retinopathy": "1a3db81402204429",
+    "kitti-distance": "bb4c757bac8595ef", "svhn": "dfab20279a085795",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(ORDERS))
+def test_classes_stand_in_the_order_of_the_published_class_numbers(name: str) -> None:
+    lines = [re.sub("[^a-z0-9]", "", label.lower()) for label in prompt_set(name).labels]
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == ORDERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "label"),
+    [
+        ("food101", 16, "cheesecake"), ("food101", 17, "cheese plate"), ("ucf101", 34, "Hammering"),
+        ("ucf101", 35, "Hammer Throw"), ("ucf101", 46, "Jumping Jack"), ("ucf101", 47, "Jump Rope"),
+        ("fer2013", 4, "sadness"), ("fer2013", 6, "neutral"), ("stl10", 2, "car"), ("stl10", 7, "monkey"),
+        ("cifar10", 9, "truck"), ("flowers102", 72, "water lily"),
+        ("rendered-sst2", 1, "positive"), ("clevr-counts", 0, "three"), ("country211", 210, "ZW"),
+    ],
+)  # fmt: skip
+def test_class_numbers_checked_by_hand(name: str, number: int, label: str) -> None:
+    assert prompt_set(name).labels[number] == label
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("apple_pie", "Apple Pie", True), ("ApplyEyeMakeup", "apply eye makeup", True),
+        ("F/A-18", "F-A-18", True),
+        ("crane (bird)", "crane bird", True), ("cre\u0300me", "cr\u00e8me", True), ("C++", "C#", False),
+        ("C", "C++", False), ("A-", "A", False), ("A+", "A-", False), ("1.5 mm", "15 mm", False),
+        ("-1", "1", False),
+        ("1-2", "12", False), ("\U0001f600", "\U0001f602", False), ("<5", ">5", False), ("5 %", "5", False),
+    ],
+)  # fmt: skip
+def test_names_are_the_same_if_case_and_separators_alone_differ(one: str, other: str, same: bool) -> None:
+    assert (folded(one) == folded(other)) is same
 
 
 def test_class_numbers_follow_the_files_of_the_data_set() -> None:

@@ -1,7 +1,6 @@
 import io
 import json
 import struct
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import scipy.io
 from PIL import Image
 
 from diptych.core.errors import BadSampleError, DataError, IntegrityError, MissingPackageError
+from diptych.evaluate.prompt_sets import prompt_set
 from diptych.evaluate.readers.arrays import CifarReader, IdxReader, StlReader
 from diptych.evaluate.readers.arrays_pickle import read_batch
 from diptych.evaluate.readers.examples import Example, text_lines
@@ -21,7 +21,6 @@ from diptych.evaluate.readers.originals import ClevrReader, read_json
 from diptych.evaluate.readers.pictures import middle_frame, picture_bytes
 from diptych.evaluate.readers.tables import ListReader, TableReader
 from diptych.evaluate.readers.tables_parquet import ParquetReader
-from diptych.evaluate.readers.webdataset import WebDatasetReader
 from diptych.evaluate.tasks import open_task
 
 
@@ -29,84 +28,6 @@ def solid(value: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (4, 4), (value, value, value)).save(file, "PNG")
     return file.getvalue()
-
-
-def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as file:
-        for name, content in members.items():
-            told = tarfile.TarInfo(name)
-            told.size = len(content)
-            file.addfile(told, io.BytesIO(content))
-
-
-def npy(values: list[float]) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.array(values))
-    return file.getvalue()
-
-
-# --- WebDataset -----------------------------------------------------------------------------------
-
-
-def test_tars_are_read_by_number_with_their_labels(tmp_path: Path) -> None:
-    for number, name in ((10, "s2"), (2, "s1")):
-        write_tar(tmp_path / f"test/{number}.tar", {f"{name}.webp": b"x", f"{name}.cls": b"%d" % number})
-    (tmp_path / "test" / "nshards.txt").write_text("2\n")
-    reader = WebDatasetReader()
-    assert [(e.key, e.labels) for e in reader.examples(tmp_path, "test")] == [("s1", (2,)), ("s2", (10,))]
-    (tmp_path / "test" / "nshards.txt").write_text("3\n")
-    with pytest.raises(IntegrityError, match="found 2 tars, expected 3"):
-        list(reader.examples(tmp_path, "test"))
-
-
-def test_several_labels_captions_and_metadata_are_read(tmp_path: Path) -> None:
-    write_tar(tmp_path / "test/0.tar", {
-        "a.jpg": b"1", "a.npy": npy([0, 1, 0, 1]), "b.png": b"2", "b.txt": b"a cat\n\na dog\n",
-        "c.jpg": b"3", "c.cls": b"5\n", "c.npy": npy([7, 2]), "d.cls": b"1", "d.json": b'{"country": "DE"}',
-    })  # fmt: skip
-    a, b, c, d = WebDatasetReader().examples(tmp_path, "test")
-    assert a.labels == (1, 3) and b.captions == ("a cat", "a dog")
-    assert c.labels == (5,) and dict(c.fields) == {"metadata_0": 7.0, "metadata_1": 2.0}
-    assert d.image == b"" and d.fields["country"] == "DE"  # without a picture it counts as wrong
-
-
-def test_a_label_that_is_none_is_refused(tmp_path: Path) -> None:
-    write_tar(tmp_path / "test/0.tar", {"a.jpg": b"1", "a.cls": b"cat"})
-    with pytest.raises(IntegrityError):
-        list(WebDatasetReader().examples(tmp_path, "test"))
-
-
-def test_class_numbers_of_a_copy_are_brought_to_our_order(tmp_path: Path) -> None:
-    """CLIP_benchmark's FER2013 has neutral before sad; the paper's list ends with it."""
-    names = ["angry", "disgusted", "fearful", "happy", "neutral", "sad", "surprised"]
-    (tmp_path / "classnames.txt").write_text("\n".join(names) + "\n")
-    write_tar(tmp_path / "test/0.tar", {"a.jpg": b"1", "a.cls": b"4", "b.jpg": b"1", "b.cls": b"3"})
-    task = open_task("fer2013", tmp_path)
-    assert [task.class_names[item.labels[0]] for item in task.items()] == ["neutral", "happy"]
-    assert task.prompts.class_names[3] == ("happy", "smiling")
-
-
-def test_a_copy_with_doubled_names_keeps_its_order(tmp_path: Path) -> None:
-    """Copies of ImageNet call two classes missile; 744 must not become 657."""
-    from diptych.evaluate.prompt_sets import prompt_set
-
-    names = list(prompt_set("imagenet").keys)
-    names[744], names[836] = "missile", "sunglasses"
-    (tmp_path / "classnames.txt").write_text("\n".join(names) + "\n")
-    write_tar(tmp_path / "test/0.tar", {"a.jpg": b"1", "a.cls": b"744"})
-    task = open_task("imagenet", tmp_path)
-    assert [item.labels for item in task.items()] == [(744,)] and task.class_names[744] == "projectile"
-
-
-def test_other_classes_than_ours_are_used_as_they_are(tmp_path: Path) -> None:
-    (tmp_path / "classnames.txt").write_text("stove\nbed\n")
-    write_tar(tmp_path / "test/0.tar", {"a.jpg": b"1", "a.cls": b"1"})
-    task = open_task("dollar-street", tmp_path)
-    assert task.class_names == ("stove", "bed") and task.templates.templates == ("a photo of a {}.",)
-    (tmp_path / "classnames.txt").unlink()
-    with pytest.raises(DataError, match="nobody says what the classes are called"):
-        open_task("dollar-street", tmp_path)
 
 
 # --- Parquet --------------------------------------------------------------------------------------
@@ -142,7 +63,6 @@ def test_parquet_of_hugging_face_is_read_with_its_class_names(tmp_path: Path) ->
 
 
 def test_the_classes_of_parquet_are_brought_to_our_order(tmp_path: Path) -> None:
-    from diptych.evaluate.prompt_sets import prompt_set
 
     names = list(reversed(prompt_set("cifar10").keys))
     features = {"img": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}

@@ -15,6 +15,8 @@ and `templates/languages.toml`, one plain template a language.
 Source: Radford et al. 2021, section 3.1.4.
 """
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -101,13 +103,27 @@ class _Languages:
     templates: Mapping[str, tuple[str, ...]]
 
 
-def folded(text: str) -> str:
-    """Reduce a name to what two ways of writing it share.
+_SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015/\\.,;:'\u2019`\"()\[\]{}!?]+")
 
-    >>> folded("apple_pie") == folded("Apple Pie"), folded("F/A-18")
-    (True, 'fa18')
+
+def folded(text: str) -> str:
+    """Reduce a name to what two ways of writing it share: case and separators do not count.
+
+    What tells names apart is kept: symbols (`C++` and `C#`), separators between digits (`1.5` and `15`) and
+    a dash at an end (`A-` and `A`).
+
+    >>> folded("apple_pie") == folded("Apple Pie"), folded("F/A-18"), folded("C++"), folded("1.5 mm")
+    (True, 'fa18', 'c++', '1.5mm')
     """
-    return "".join(letter for letter in text.casefold() if letter.isalnum())
+    return _SEPARATORS.sub(_kept_separator, unicodedata.normalize("NFC", text).casefold().strip())
+
+
+def _kept_separator(match: re.Match[str]) -> str:
+    before = match.string[: match.start()][-1:]
+    after = match.string[match.end() :][:1]
+    if before.isdigit() and after.isdigit():
+        return match[0].strip() or " "
+    return "-" if "-" in match[0] and not (before and after) else ""
 
 
 def prompt_set_names() -> list[str]:

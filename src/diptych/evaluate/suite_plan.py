@@ -26,10 +26,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from diptych.core.errors import SettingsError, UsageError, unknown_name
+from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
 from diptych.core.settings import from_mapping, load_toml, to_mapping
 from diptych.data.sources import Columns, open_source
 from diptych.data.sources_rows import anchored
+from diptych.evaluate.prompt_sets import PromptSet
 from diptych.evaluate.prompts import PHOTO, Templates
 from diptych.evaluate.prompts import load as load_templates
 from diptych.evaluate.task_rows import Kind, MetricName, TaskRow, suite_names, suite_tasks, task_rows
@@ -250,7 +251,7 @@ def _known(spec: TaskSpec, data: Path) -> Opened | Missing:
     train = val = None
     if {"probe", "kshot"} & set(protocols):
         train, val = (
-            _if_there(spec.task, root, split) if split in row.splits else None for split in ("train", "val")
+            _other_split(task, split) if split in row.splits else None for split in ("train", "val")
         )
     missing = tuple(
         (protocol, reason)
@@ -263,9 +264,27 @@ def _known(spec: TaskSpec, data: Path) -> Opened | Missing:
     )  # fmt: skip
 
 
-def _if_there(name: str, root: Path, split: str) -> Task | None:
+def _other_split(task: Task, split: str) -> Task | None:
+    """Open what probes learn from, with the class numbers of the test images.
+
+    Raises:
+        DataError: it has other classes; it may lie there in another form.
+    """
+    found = _if_there(task.name, task.root, split, task.prompts)
+    if found is not None and found.prompts.labels != task.prompts.labels:
+        raise DataError(
+            "two splits of a data set have different classes",
+            where=task.root,
+            found=f"{len(found.prompts.labels)} in {split} ({found.reader.kind})",
+            expected=f"the {len(task.prompts.labels)} of {task.split} ({task.reader.kind}), in that order",
+            fix="keep both splits in one form",
+        )
+    return found
+
+
+def _if_there(name: str, root: Path, split: str, prompts: PromptSet | None = None) -> Task | None:
     try:
-        return open_task(name, root, split=split)
+        return open_task(name, root, split=split, prompts=prompts)
     except UsageError as error:
         if error.what.startswith("this folder does not hold"):
             return None

@@ -23,8 +23,8 @@ from diptych.evaluate.readers.tables_parquet import ParquetReader
 from diptych.evaluate.readers.webdataset import WebDatasetReader
 from diptych.evaluate.task_rows import MetricName, TaskRow, task_rows
 
-SAME_ORDER = 0.9
-"""Two lists of class names are one in the same order when this share of them agrees, place by place."""
+KNOWN_NAMES = 0.9
+"""A list of class names is ours, spelled differently here and there, when we know this share of its names."""
 
 LABEL, LABELS, IGNORED = "label", "labels", "ignored"
 """Fields of a pair: the class's first name; the numbers of all its classes; those that could not be told."""
@@ -55,7 +55,6 @@ class Task:
         stored_split: the split's name in that form.
         prompts: templates and classes, class c of every item being `prompts.class_names[c]`; no classes in
             retrieval sets.
-        renumbered: class number in the files -> class number here; empty where they are the same.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Task:
     reader: Reader
     stored_split: str
     prompts: PromptSet
-    renumbered: tuple[int, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -149,7 +147,7 @@ class Task:
             if not label.isdecimal():
                 raise unknown_name("class", label, self.prompts.labels, where=f"{self.root}: {key}")
             label = int(label)
-        count = len(self.renumbered) or len(self.prompts.class_names)
+        count = len(self.prompts.class_names)
         if not 0 <= label < count:
             raise DataError(
                 "a class number is out of range",
@@ -158,7 +156,7 @@ class Task:
                 expected=f"0 to {count - 1}",
                 fix="use a split with published labels",
             )
-        return self.renumbered[label] if self.renumbered else label
+        return label
 
 
 def open_task(
@@ -193,15 +191,18 @@ def open_task(
         raise unknown_name("split", split, row.splits, where=name)
     root = Path(root)
     reader, stored = _find(name, row, root, split, form)
-    prompts = prompts or prompt_set(row.prompts)
+    given, prompts = prompts, prompts or prompt_set(row.prompts)
     if row.kind in ("retrieval", "choice"):
         return Task(name, row, root, split, reader, stored, replace(prompts, class_names=(), labels=()))
     if row.only_present:
         present = {label for e in reader.examples(root, stored) for label in e.labels}
         if present <= set(prompts.labels):
             prompts = prompts.only([label for label in prompts.labels if label in present])
-    prompts, renumbered = _agree(prompts, reader.class_names(root, stored), root)
-    return Task(name, row, root, split, reader, stored, prompts, renumbered)
+    agreed = _agree(prompts, reader.class_names(root, stored), root)
+    theirs = not set(agreed.labels) <= set(prompts.labels)
+    if theirs and given is None and isinstance(reader, WebDatasetReader):
+        agreed = replace(agreed, templates=reader.templates(root) or agreed.templates)
+    return Task(name, row, root, split, reader, stored, agreed)
 
 
 def _row(name: str) -> TaskRow:
@@ -245,14 +246,20 @@ def _numbers(prompts: PromptSet) -> dict[str, int]:
     return {text: number for text, number in numbers.items() if text not in shared} | labels
 
 
-def _agree(prompts: PromptSet, told: Sequence[str], root: Path) -> tuple[PromptSet, tuple[int, ...]]:
-    """Bring the classes that the files name and those of the prompts together.
+def _agree(prompts: PromptSet, stated: Sequence[str], root: Path) -> PromptSet:
+    """Put the classes of the prompts into the order of the class numbers in the files.
+
+    Args:
+        prompts: the set with our class names.
+        stated: what the files call class 0, 1, …; nothing where they do not say.
+        root: named in errors.
 
     Returns:
-        The prompts, and where each class number of the files is found in them. Where the two lists are not
-        the same classes, those of the files are used under the names they have there.
+        Our names in the order that the files state, which is followed exactly; a name that we do not know (or
+        that the files state twice) takes the place that is left where nearly all others are known. Where the
+        classes are not ours, those of the files under the names they have there.
     """
-    if not told:
+    if not stated:
         if not prompts.class_names:
             raise DataError(
                 "nobody says what the classes are called",
@@ -260,17 +267,17 @@ def _agree(prompts: PromptSet, told: Sequence[str], root: Path) -> tuple[PromptS
                 expected="classnames.txt, names in the schema of Parquet, or prompts with class names",
                 fix="give prompts with class names",
             )
-        return prompts, ()
-    numbers = _numbers(prompts)
-    found = [numbers.get(folded(name), -1) for name in told]
-    if len(told) == len(prompts.class_names):
-        if sum(place == number for number, place in enumerate(found)) >= SAME_ORDER * len(told):
-            return prompts, ()
-        if sorted(found) == list(range(len(told))):
-            return prompts, tuple(found)
-    own = tuple((name,) for name in told)
+        return prompts
+    numbers, names = _numbers(prompts), [folded(name) for name in stated]
+    places = [numbers.get(name, -1) if names.count(name) == 1 else -1 for name in names]
+    unknown = places.count(-1)
+    if len(stated) == len(prompts.labels) and unknown <= (1 - KNOWN_NAMES) * len(stated):
+        places = [number if place < 0 else place for number, place in enumerate(places)]
+    if -1 not in places and len(set(places)) == len(places):
+        return prompts.only([prompts.labels[place] for place in places])
+    own = tuple((name,) for name in stated)
     source = f"{prompts.source}; class names of the data"
-    return replace(prompts, class_names=own, labels=tuple(told), source=source), ()
+    return replace(prompts, class_names=own, labels=tuple(stated), source=source)
 
 
 def _bytes(item: Item) -> bytes:

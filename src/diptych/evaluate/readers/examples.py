@@ -114,8 +114,8 @@ def inside(folder: Path, name: str) -> Path:
     return image_path(name.lstrip("/"), folder)
 
 
-def text_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not empty.
+def text_lines(path: Path, *, empty: bool = False) -> list[str]:
+    """Read the lines of a text file that are not empty, or all of them.
 
     Raises:
         UsageError: it is missing.
@@ -125,7 +125,7 @@ def text_lines(path: Path) -> list[str]:
         text = read_text(need(path))
     except UnicodeDecodeError as error:
         raise damaged(path, f"byte {error.start} is not UTF-8") from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.splitlines() if empty or line.strip()]
 
 
 def damaged(path: Path, found: object, expected: object = "") -> IntegrityError:

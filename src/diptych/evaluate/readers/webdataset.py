@@ -2,7 +2,8 @@
 
 Reads: `SPLIT/0.tar`, `SPLIT/1.tar`, … with `KEY.jpg` (png, webp), `KEY.cls` (a class number), `KEY.npy`
 (0 or 1 for each class, in multi-label sets; metadata beside a `KEY.cls`) or `KEY.txt` (a caption a
-line, in retrieval sets), further `KEY.json`; `SPLIT/nshards.txt`; `classnames.txt`.
+line, in retrieval sets), further `KEY.json`; `SPLIT/nshards.txt`; `classnames.txt` and
+`zeroshot_classification_templates.txt` (with `{c}` where the name goes).
 """
 
 import io
@@ -17,6 +18,7 @@ import numpy as np
 from diptych.core.errors import DataError
 from diptych.data.sources_rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, captions_of, fields_of
 from diptych.data.tar import read_members
+from diptych.evaluate.prompts import PLACE
 from diptych.evaluate.readers.examples import Example, damaged, need, text_lines
 
 _OTHERS = frozenset({".cls", ".npy", ".txt", ".json"})
@@ -34,10 +36,20 @@ class WebDatasetReader:
         return any((root / split).glob("*.tar"))
 
     def class_names(self, root: Path, split: str) -> tuple[str, ...]:
-        """Return the lines of `classnames.txt`; see Reader."""
+        """Return the lines of `classnames.txt`, line c for class c, also an empty one; see Reader."""
         del split
         path = root / "classnames.txt"
-        return tuple(text_lines(path)) if path.is_file() else ()
+        if not path.is_file():
+            return ()
+        lines = text_lines(path, empty=True)
+        while lines and not lines[-1]:
+            lines.pop()
+        return tuple(lines)
+
+    def templates(self, root: Path) -> tuple[str, ...]:
+        """Return the prompts that lie beside the tars, if any, with `{}` where the name goes."""
+        path = root / "zeroshot_classification_templates.txt"
+        return tuple(line.replace("{c}", PLACE) for line in text_lines(path)) if path.is_file() else ()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
         """Yield tar by tar, by their numbers; see Reader.
