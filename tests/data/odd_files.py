@@ -60,6 +60,13 @@ def odd_files() -> dict[str, bytes]:
         "progressive-grey.jpg": encoded(grey, "JPEG", progressive=True),
         "full-chroma.jpg": encoded(rgb(), "JPEG", subsampling=0, quality=95),
         "lossy.webp": encoded(rgb(), "WEBP"),
+        "rgb.tif": encoded(rgb(), "TIFF", compression="tiff_lzw"),
+        "cmyk.tif": encoded(Image.fromarray(waves(*SIZE, 4), "CMYK"), "TIFF"),
+        "sixteen-bit.tif": encoded(wide, "TIFF"),
+        "exif-6.tif": turned(6, "TIFF"),
+        "lossy.avif": encoded(rgb(), "AVIF"),
+        "rgb.jp2": encoded(rgb(), "JPEG2000"),
+        "grey.pgm": encoded(grey, "PPM"),
         "exif-1.png": turned(1, "PNG"),
         "exif-6.webp": turned(6, "WEBP"),
     }

@@ -17,7 +17,7 @@ from diptych.data.resampling import cover, exact_window
 from diptych.data.resampling_fast import fast_window
 
 SMALL = Preprocess(size=(32, 32))
-WIDE_GREY = {"sixteen-bit.png"}
+WIDE_GREY = {"sixteen-bit.png", "sixteen-bit.tif"}
 
 
 def levels(one: np.ndarray, other: np.ndarray) -> int:

@@ -26,7 +26,12 @@ SETTINGS = {
     "bilinear": Preprocess(size=(96, 96), interpolation="bilinear"),
 }
 # What `fast` shows as a viewer does, and open_clip does not: turned upright, and more than 8 bits scaled.
-READ_AS_SHOWN = {*(f"exif-{number}.jpg" for number in range(2, 9)), "exif-6.webp", "sixteen-bit.png"}
+READ_AS_SHOWN = {
+    *(f"exif-{number}.jpg" for number in range(2, 9)),
+    "exif-6.webp",
+    "sixteen-bit.png",
+    "sixteen-bit.tif",
+}
 
 
 def as_theirs(preprocess: Preprocess) -> dict[str, object]:

@@ -29,7 +29,8 @@ from diptych.curate.fetch_pictures import Judged, Pictures
 from diptych.curate.fetch_settings import FetchSettings
 from diptych.curate.optout import SIGNALS, opt_outs
 from diptych.curate.resolver import Lookup, SystemLookup
-from diptych.data.picture_limits import ImageLimits, check_format, sniff
+from diptych.data.image_formats import sniff
+from diptych.data.picture_limits import ImageLimits, check_format
 
 OK = "ok"
 _ACCEPT = "image/*,*/*;q=0.1"

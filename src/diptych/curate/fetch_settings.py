@@ -11,6 +11,7 @@ from diptych.core.errors import SettingsError
 from diptych.curate.addresses import WEB_PORTS, AddressRules
 from diptych.curate.optout import SIGNALS
 from diptych.data.decoders import DECODER, JPEG_QUALITY, DecoderSettings
+from diptych.data.image_formats import WEB_FORMATS
 from diptych.data.picture_limits import MAX_BYTES, MAX_PIXELS, ImageLimits
 
 _PRODUCT = re.compile(r"(?P<token>[A-Za-z_-]+)(?:/[\x21-\x7e]+)?(?: [\x20-\x7e]+)?")
@@ -84,7 +85,7 @@ class FetchSettings:
     quality: int = JPEG_QUALITY
     max_bytes: int = MAX_BYTES
     max_pixels: int = MAX_PIXELS
-    formats: tuple[str, ...] = ImageLimits().formats
+    formats: tuple[str, ...] = WEB_FORMATS
     decoders: int = 2
     decoder: str = DECODER
     decode_seconds: float = 20.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from diptych.core.errors import BadSampleError, SettingsError
 from diptych.core.records import Reason
+from diptych.data.image_formats import READ_FORMATS, READABLE_FORMATS, sniff
 
 MAX_BYTES = 20 * 2**20  # a 25 Mpx JPEG at the best quality is about 15 MB
 MAX_PIXELS = 25_000_000  # 100 MB as RGB in Pillow's four bytes a pixel
@@ -14,32 +15,6 @@ MAX_SIDE = 20_000
 MAX_SCAN_PIXELS = (
     20 * MAX_PIXELS
 )  # a progressive JPEG decodes every pixel once a scan; encoders write 3 to 12
-
-# What a file says it is, by its first bytes: (offset, bytes, Pillow's name of the format).
-SIGNATURES = (
-    (0, b"\xff\xd8\xff", "JPEG"),
-    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
-    (8, b"WEBP", "WEBP"),
-    (0, b"GIF87a", "GIF"),
-    (0, b"GIF89a", "GIF"),
-    (0, b"BM", "BMP"),
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphei", "HEIF"),
-    (4, b"ftypmif1", "HEIF"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG2000"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"8BPS", "PSD"),
-    (0, b"%!PS", "EPS"),
-    (0, b"%PDF", "PDF"),
-    (0, b"<svg", "SVG"),
-    (0, b"<?xml", "SVG"),
-)
-# Told apart but never read: Pillow has no decoder for them, or (EPS) runs a program on them.
-NEVER_READ = frozenset({"EPS", "HEIF", "PDF", "SVG"})
-READABLE_FORMATS = frozenset(name for _, _, name in SIGNATURES) - NEVER_READ
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +25,13 @@ class ImageLimits:
         max_bytes: size of the encoded file.
         max_pixels: width times height.
         max_side: width and height each.
-        formats: Pillow's names of the formats that are read. No recent decoder fault in Pillow was in these
-            five.
+        formats: Pillow's names of the formats that are read.
     """
 
     max_bytes: int = MAX_BYTES
     max_pixels: int = MAX_PIXELS
     max_side: int = MAX_SIDE
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    formats: tuple[str, ...] = READ_FORMATS
 
     def __post_init__(self) -> None:
         """Refuse limits that no picture can meet.
@@ -80,18 +54,6 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
-
-
-def sniff(data: bytes) -> str | None:
-    """Return the format that the first bytes claim, or None.
-
-    >>> sniff(b"GIF89a\\x01\\x00"), sniff(b"hello")
-    ('GIF', None)
-    """
-    for offset, signature, name in SIGNATURES:
-        if data.startswith(signature, offset):
-            return name
-    return None
 
 
 def check_bytes(data: bytes, limits: ImageLimits) -> None:

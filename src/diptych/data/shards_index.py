@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DataError, UsageError
 from diptych.core.records import Counts, Reason
+from diptych.data.image_formats import IMAGE_EXTENSIONS
 from diptych.data.tar import Member, read_members
 
 KIND = "shards"
@@ -40,7 +41,6 @@ Index = npt.NDArray[np.void]
 
 MAX_SAMPLE_BYTES = 2**32 - 1  # what the 32-bit lengths of the index can say
 MAX_BRACE_NAMES = 1_000_000  # a typing mistake such as {0..999999999} must not fill the memory
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 _TEXT_EXTENSIONS = ("txt", "text")
 _RANGE = re.compile(r"^(\d+)\.\.(\d+)$")
 _BRACES = re.compile(r"\{([^{}]*)\}")

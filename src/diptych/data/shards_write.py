@@ -25,6 +25,7 @@ from diptych.core.manifest import FileEntry, Manifest, write_manifest
 from diptych.core.records import Counts, Field, Pair, Reason
 from diptych.core.settings import to_mapping
 from diptych.data import tar
+from diptych.data.image_formats import image_extension
 from diptych.data.shards_index import (
     FORMAT,
     INDEX_DTYPE,
@@ -37,7 +38,6 @@ from diptych.data.shards_index import (
 
 _MAX_KEY_BYTES = 80  # leaves room for the extension in ustar's 100 bytes, so our own names never need pax
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-]+")
-_MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF8", "gif"), (b"BM", "bmp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,17 +213,6 @@ def member_key(key: str) -> str:
     if safe == key and 0 < len(raw) <= _MAX_KEY_BYTES:
         return key
     return f"{safe[: _MAX_KEY_BYTES - 9]}-{hashlib.blake2b(raw, digest_size=4).hexdigest()}"
-
-
-def image_extension(image: bytes) -> str | None:
-    """Tell an allowed image format by its first bytes; None for any other.
-
-    >>> image_extension(b"GIF89a"), image_extension(b"%PDF") is None
-    ('gif', True)
-    """
-    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
-        return "webp"
-    return next((extension for magic, extension in _MAGIC if image.startswith(magic)), None)
 
 
 def _sample(pair: Pair, name: str) -> tuple[bytes, tuple[int, ...]]:

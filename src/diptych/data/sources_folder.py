@@ -1,6 +1,6 @@
 """Samples from a folder of images, with captions where they lie beside them.
 
-Reads: ``NAME.jpg`` (png, webp, gif, bmp), at any depth, with ``NAME.txt`` (one caption a line) or
+Reads: ``NAME.jpg`` (png, webp, …: `image_formats`), at any depth, with ``NAME.txt`` (one caption a line) or
 ``NAME.json`` (``caption`` or ``captions``; other scalar keys become fields). An image in a subfolder has the
 name of the first subfolder as its field ``label``, unless its JSON says another.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 from diptych.core.errors import BadSampleError
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair, Reason
+from diptych.data.image_formats import IMAGE_SUFFIXES
 from diptych.data.sources_rows import (
-    IMAGE_SUFFIXES,
     Columns,
     attempt,
     build_pair,

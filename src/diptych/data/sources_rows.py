@@ -20,7 +20,6 @@ from diptych.core.records import Counts, Field, Need, Pair, Reason
 
 MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 _LISTED_INPUTS = 64  # up to this many input files are told one by one in a receipt, more as one digest
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 80  # characters of a path or key in a count's example

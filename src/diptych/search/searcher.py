@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.records import Counts
+from diptych.data.image_formats import READ_FORMATS
 from diptych.embed.features import embed_images, embed_texts
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Searcher:
             raise UsageError(
                 "the query picture cannot be read",
                 found=", ".join(map(str, counts.dropped)),
-                expected="a JPEG, PNG, WebP, GIF or BMP file",
+                expected=f"one of {', '.join(READ_FORMATS)}",
                 fix="open and save it with an image editor",
             )
         return self._hits(row, k)

@@ -1,6 +1,6 @@
 """Folders of pictures or videos, one folder a class.
 
-Reads: `PATH/CLASS/**/*.jpg` (png, webp, gif, bmp, ppm; mp4, avi, mkv, webm).
+Reads: `PATH/CLASS/**/*.jpg` (or another image format; mp4, avi, mkv, webm).
 """
 
 import hashlib
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from diptych.core.errors import DataError
-from diptych.data.sources_rows import IMAGE_SUFFIXES
+from diptych.data.image_formats import IMAGE_SUFFIXES
 from diptych.evaluate.readers.examples import Example, Unnamed, need
 from diptych.evaluate.readers.pictures import VIDEO_SUFFIXES
 
-SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".ppm"}
+SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from diptych.core.errors import DataError
-from diptych.data.sources_rows import IMAGE_SUFFIXES, MAX_FILE_BYTES, captions_of, fields_of
+from diptych.data.image_formats import IMAGE_SUFFIXES
+from diptych.data.sources_rows import MAX_FILE_BYTES, captions_of, fields_of
 from diptych.data.tar import read_members
 from diptych.evaluate.prompts import PLACE
 from diptych.evaluate.readers.examples import Example, damaged, need, text_lines
