@@ -39,12 +39,15 @@ def chunks(text: str) -> list[str]:
     >>> chunks("Two dogs, 2 bones.")
     ['two', 'dogs,', '2', 'bones.']
     """
-    text = text[:MAX_CHARACTERS]
-    if not _is_plain(text):
-        text = html.unescape(html.unescape(fix_text(text)))
     # The original lower-cases after joining: the same, because no letter's lower case depends on or makes a
     # space.
-    return text.lower().split()
+    return repaired(text).lower().split()
+
+
+def repaired(text: str) -> str:
+    """Return the start of the text, repaired and unescaped, capitals and spaces as they are."""
+    text = text[:MAX_CHARACTERS]
+    return text if _is_plain(text) else html.unescape(html.unescape(fix_text(text)))
 
 
 def words(chunk: str) -> list[str]:

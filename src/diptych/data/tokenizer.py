@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import UsageError
 from diptych.data import vocabulary as vocabularies
+from diptych.data.added_tokens import AddedToken, AddedTokens
 from diptych.data.cleaning import (
     END,
     MAX_CHARACTERS,
@@ -25,6 +26,7 @@ from diptych.data.cleaning import (
     WORD_END,
     byte_symbols,
     chunks,
+    repaired,
     symbol_order,
     to_symbols,
     words,
@@ -121,6 +123,10 @@ class Tokenizer:
         self.counts = TokenCounts()
         self._vocabulary = vocabulary
         self._words = _Words(vocabulary)
+        self._added = None
+        if vocabulary.added:  # then transformers' way, where start and end are such tokens too
+            specials = (AddedToken(START), AddedToken(END))
+            self._added = AddedTokens((*specials, *vocabulary.added), vocabulary.ids)
         self._pieces: dict[int, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -191,15 +197,8 @@ class Tokenizer:
         Raises:
             IntegrityError, DataError: if a file is not what it should be, or missing.
         """
-        folder = Path(folder)
-        length = vocabularies.read_context_length(folder) if context_length is None else context_length
-        if (folder / "tokenizer.json").is_file():
-            return cls.from_json(folder / "tokenizer.json", context_length=length)
-        if (folder / "vocab.json").is_file():
-            return cls.from_vocab(folder / "vocab.json", folder / "merges.txt", context_length=length)
-        if (folder / vocabularies.PUBLISHED_MERGES).is_file():
-            return cls.from_merges(folder / vocabularies.PUBLISHED_MERGES, context_length=length)
-        return cls.from_json(folder / "tokenizer.json", context_length=length)  # says that it is missing
+        vocabulary, length = vocabularies.read_folder(Path(folder))
+        return cls(vocabulary, context_length=length if context_length is None else context_length)
 
     @classmethod
     def open(cls, path: str | Path, *, context_length: int | None = None) -> "Tokenizer":
@@ -220,8 +219,14 @@ class Tokenizer:
 
     @property
     def is_published(self) -> bool:
-        """Whether the merges are those of OpenAI's CLIP, which other libraries carry with them."""
-        return vocabularies.merges_digest(self._vocabulary) == vocabularies.PUBLISHED_DIGEST
+        """Whether this is the vocabulary of OpenAI's CLIP, which other libraries carry with them."""
+        is_theirs = vocabularies.merges_digest(self._vocabulary) == vocabularies.PUBLISHED_DIGEST
+        return is_theirs and not self._vocabulary.added
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Tokens that were added to the merges, as they are written."""
+        return tuple(token.content for token in self._vocabulary.added)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json into an existing folder."""
@@ -244,9 +249,9 @@ class Tokenizer:
         """
         if not self._pieces:
             byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-            self._pieces = {
-                number: _to_bytes(token, byte_of) for token, number in self._vocabulary.ids.items()
-            }
+            id_of = self._vocabulary.ids
+            self._pieces = {number: _to_bytes(token, byte_of) for token, number in id_of.items()}
+            self._pieces |= {id_of[token]: f"{token} ".encode() for token in self.added}
         text = bytearray()
         for number in map(int, ids):
             if number == self.end_id:
@@ -300,7 +305,14 @@ class Tokenizer:
         return rows
 
     def _packed(self, text: str) -> bytes:
-        return b"".join(map(self._words.__getitem__, chunks(text)))
+        if self._added is None:
+            return b"".join(map(self._words.__getitem__, chunks(text)))
+        return b"".join(map(self._packed_part, self._added.split(repaired(text))))
+
+    def _packed_part(self, part: str | int) -> bytes:
+        if isinstance(part, int):
+            return np.array(part, dtype=ID_TYPE).tobytes()
+        return b"".join(map(self._words.__getitem__, part.split()))
 
     def _is_special(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
         return np.isin(ids, (self.start_id, self.end_id))

@@ -14,7 +14,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from typing import Any
 from diptych.core import files
 from diptych.core.errors import DataError, IntegrityError
 from diptych.core.text_files import decode_text
+from diptych.data.added_tokens import AddedToken
 from diptych.data.cleaning import END, PATTERN, START, WORD_END, symbol_order
 
+CONFIG = "tokenizer_config.json"
 MAX_FILE_BYTES = (
     10 * 2**20
 )  # 49,408 entries take 2.3 MB; beyond 10 MiB hostile JSON could take more than 300 MB
@@ -45,10 +47,12 @@ class Vocabulary:
     Attributes:
         ids: token → id, ids 0..V-1.
         merges: pairs of tokens, most frequent first.
+        added: tokens beside start and end that come before the merges.
     """
 
     ids: dict[str, int]
     merges: tuple[Merge, ...]
+    added: tuple[AddedToken, ...] = ()
 
 
 def from_merges(merges: Sequence[Merge]) -> Vocabulary:
@@ -113,11 +117,28 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     if model.get("end_of_word_suffix") != WORD_END:
         found = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
         raise _malformed(path, found=found, expected=f"CLIP's {WORD_END!r}")
-    for entry in added:
-        if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+    found = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
+    return check(with_added(found, added, path), path)
+
+
+def with_added(vocabulary: Vocabulary, entries: Iterable[Any], path: Path) -> Vocabulary:
+    """Return the vocabulary with further tokens, given as transformers' files describe them.
+
+    Raises:
+        IntegrityError: an entry is malformed, or has another id than the vocabulary says.
+    """
+    ids, added = dict(vocabulary.ids), {token.content: token for token in vocabulary.added}
+    for entry in entries:
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if not isinstance(content, str) or not content:
             raise _malformed(path, found="an added token without content", expected="content and id")
-        ids.setdefault(entry["content"], entry.get("id"))
-    return check(Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges)), path)
+        number = entry.get("id")
+        if ids.setdefault(content, number) != number:
+            raise _malformed(path, found=f"two ids of the token {content[:60]!r}", expected="one")
+        if content not in (START, END):
+            normalized = bool(entry.get("normalized", not entry.get("special")))
+            added[content] = AddedToken(content, normalized, bool(entry.get("single_word")))
+    return Vocabulary(ids, vocabulary.merges, tuple(added.values()))
 
 
 def check(vocabulary: Vocabulary, where: Path | str = "") -> Vocabulary:
@@ -146,14 +167,44 @@ def check(vocabulary: Vocabulary, where: Path | str = "") -> Vocabulary:
     return vocabulary
 
 
-def read_context_length(folder: Path) -> int:
-    """Return the context length that `tokenizer_config.json` states, or 77 where it states none."""
-    path = folder / "tokenizer_config.json"
-    config = _parse_json(_read(path), path) if path.is_file() else {}
-    length = config.get("model_max_length") if isinstance(config, dict) else None
-    if isinstance(length, int) and 2 < length <= MAX_CONTEXT_LENGTH:
-        return length
-    return DEFAULT_CONTEXT_LENGTH
+def read_folder(folder: Path) -> tuple[Vocabulary, int]:
+    """Read a folder's vocabulary (tokenizer.json if there, else vocab.json, else published merges).
+
+    Returns:
+        The vocabulary with the tokens that other files of the folder add, and the context length that
+        tokenizer_config.json states, or 77 where it states none.
+
+    Raises:
+        IntegrityError, DataError: if a file is not what it should be, or missing.
+    """
+    config, older = (_read_object(folder / name) for name in (CONFIG, "added_tokens.json"))
+    if not (folder / "tokenizer.json").is_file() and (folder / "vocab.json").is_file():
+        vocabulary = read_vocab_and_merges(folder / "vocab.json", folder / "merges.txt")
+    elif not (folder / "tokenizer.json").is_file() and (folder / PUBLISHED_MERGES).is_file():
+        vocabulary = read_merges(folder / PUBLISHED_MERGES, size=PUBLISHED_SIZE)
+    else:
+        vocabulary = read_tokenizer_json(folder / "tokenizer.json")  # says that it is missing
+    decoder = config.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
+        raise _malformed(folder / CONFIG, found="other added_tokens_decoder", expected="id: token")
+    known = {token.content for token in vocabulary.added} | {
+        entry.get("content") for entry in decoder.values()
+    }
+    entries = [
+        {**entry, "id": int(number) if number.isdecimal() else None} for number, entry in decoder.items()
+    ]
+    entries += [{"content": name, "id": number} for name, number in older.items() if name not in known]
+    length = config.get("model_max_length")
+    limited = isinstance(length, int) and 2 < length <= MAX_CONTEXT_LENGTH
+    vocabulary = check(with_added(vocabulary, entries, folder / CONFIG), folder)
+    return vocabulary, length if limited else DEFAULT_CONTEXT_LENGTH
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    document = _parse_json(_read(path), path) if path.is_file() else {}
+    if not isinstance(document, dict):
+        raise _malformed(path, found=type(document).__name__, expected="an object")
+    return document
 
 
 def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
@@ -161,10 +212,13 @@ def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
     them.
     """
     files.write_text(folder / "tokenizer.json", _engine_document(vocabulary))
-    files.write_text(folder / "vocab.json", json.dumps(vocabulary.ids, ensure_ascii=False))
+    files.write_text(folder / "vocab.json", json.dumps(_learned(vocabulary), ensure_ascii=False))
     merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
     files.write_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
+    added = {str(vocabulary.ids[token.content]): token for token in vocabulary.added}
+    decoder = {number: token.as_json(int(number)) for number, token in added.items()}
     config = {
+        **({"added_tokens_decoder": decoder} if decoder else {}),
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": context_length,
         "bos_token": START,
@@ -175,13 +229,21 @@ def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
         "add_prefix_space": False,
         "errors": "replace",
     }
-    files.write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def _learned(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the ids without those behind the end token that only added tokens have."""
+    alone = {
+        token.content for token in vocabulary.added if vocabulary.ids[token.content] > vocabulary.ids[END]
+    }
+    return {token: number for token, number in vocabulary.ids.items() if token not in alone}
 
 
 def _engine_document(vocabulary: Vocabulary) -> str:
     """Return the `tokenizer.json` that Hugging Face's fast CLIP tokenizer is made of."""
+    import tokenizers
     from tokenizers import (
-        AddedToken,
         Regex,
         Tokenizer,
         decoders,
@@ -192,7 +254,7 @@ def _engine_document(vocabulary: Vocabulary) -> str:
     )
 
     model = models.BPE(
-        vocab=vocabulary.ids,
+        vocab=_learned(vocabulary),
         merges=list(vocabulary.merges),
         continuing_subword_prefix="",
         end_of_word_suffix=WORD_END,
@@ -213,7 +275,15 @@ def _engine_document(vocabulary: Vocabulary) -> str:
     engine.post_processor = processors.RobertaProcessing(
         end, start, trim_offsets=False, add_prefix_space=False
     )
-    engine.add_special_tokens([AddedToken(name, normalized=True, special=True) for name in (START, END)])
+    engine.add_special_tokens(
+        [tokenizers.AddedToken(name, normalized=True, special=True) for name in (START, END)]
+    )
+    engine.add_tokens(
+        [
+            tokenizers.AddedToken(token.content, normalized=token.normalized, single_word=token.single_word)
+            for token in sorted(vocabulary.added, key=lambda token: vocabulary.ids[token.content])
+        ]
+    )
     return str(engine.to_str())
 
 
