@@ -8,7 +8,7 @@ from diptych.models.clip import build
 from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.layout_openai import from_openai_state, to_openai_state
 
-TEXT = TextConfig(context_length=9, vocab_size=50, width=128, layers=2, heads=2, start_id=48, end_id=49)
+TEXT = TextConfig(context_length=9, vocab_size=50, width=128, layers=2, heads=2, start_id=-1, end_id=-1)
 VIT = ClipConfig(24, VitConfig((32, 32), 8, 64, 2, 1), TEXT)
 RESNET = ClipConfig(24, ResNetConfig((64, 64), (1, 2, 1, 1), 8, 4), TEXT)
 

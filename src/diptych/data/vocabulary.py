@@ -117,8 +117,8 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
     if model.get("end_of_word_suffix") != WORD_END:
         found = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
         raise _malformed(path, found=found, expected=f"CLIP's {WORD_END!r}")
-    found = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
-    return check(with_added(found, added, path), path)
+    learned = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
+    return check(with_added(learned, added, path), path)
 
 
 def with_added(vocabulary: Vocabulary, entries: Iterable[Any], path: Path) -> Vocabulary:
@@ -195,9 +195,10 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
     ]
     entries += [{"content": name, "id": number} for name, number in older.items() if name not in known]
     length = config.get("model_max_length")
-    limited = isinstance(length, int) and 2 < length <= MAX_CONTEXT_LENGTH
+    if not isinstance(length, int) or not 2 < length <= MAX_CONTEXT_LENGTH:
+        length = DEFAULT_CONTEXT_LENGTH
     vocabulary = check(with_added(vocabulary, entries, folder / CONFIG), folder)
-    return vocabulary, length if limited else DEFAULT_CONTEXT_LENGTH
+    return vocabulary, length
 
 
 def _read_object(path: Path) -> dict[str, Any]:

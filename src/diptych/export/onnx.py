@@ -45,7 +45,7 @@ from diptych.models.backends import (
     ExportedModel,
     ExportPrecision,
 )
-from diptych.models.golden import CAPTIONS, golden_pictures, golden_tensors
+from diptych.models.golden import golden_captions, golden_pictures, golden_tensors
 from diptych.models.numerics import require_float32
 from diptych.models.runtimes import Plan
 from diptych.models.words import vocabulary_file
@@ -189,7 +189,7 @@ def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
         with suppress(BadSampleError):
             pictures.append(read_pixels(image, model.preprocess))
     cut = [evaluation_pixels(Image.fromarray(picture), model.preprocess) for picture in pictures]
-    texts = model.tokenizer.tokens([*CAPTIONS, *inputs.texts])
+    texts = model.tokenizer.tokens([*golden_captions(model), *inputs.texts])
     pixels = [
         model.normalize_pixels(torch.from_numpy(np.stack(cut[start : start + BATCH])).permute(0, 3, 1, 2))
         for start in range(0, len(cut), BATCH)
@@ -230,6 +230,6 @@ def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str)
         logit_scale=float(state["logit_scale"]),
         logit_bias=float(state["logit_bias"]) if "logit_bias" in state else None,
         model_digest=model.digest,
-        captions=CAPTIONS,
+        captions=golden_captions(model),
         provenance=model.provenance,
     )

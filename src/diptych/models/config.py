@@ -19,7 +19,8 @@ Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu", "gelu_tanh")
 
 NO_TOKEN = -1
-"""The id of a token that a tokenizer does not have: SigLIP's texts have no start token."""
+"""The id of a token that a tokenizer does not have (SigLIP's texts have no start token), or that the files of
+others do not tell: their tokenizer does, see `words.with_ids`."""
 
 NO_CEILING = 1e9
 """A bound on the scale that no training reaches: SigLIP's published scales (up to 118) pass CLIP's 100."""
@@ -192,9 +193,7 @@ class SiglipTextConfig:
             "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
         )
         _require_heads("text", self.width, self.heads)
-        _require_ids(self.vocab_size, end_id=self.end_id, pad_id=self.pad_id)
-        if self.start_id != NO_TOKEN:
-            _require_ids(self.vocab_size, start_id=self.start_id)
+        _require_ids(self.vocab_size, start_id=self.start_id, end_id=self.end_id, pad_id=self.pad_id)
 
 
 VisionConfig = VitConfig | ResNetConfig | SiglipVisionConfig
@@ -310,7 +309,7 @@ def _require_positive(part: str, **values: int) -> None:
 
 def _require_ids(vocab_size: int, **ids: int) -> None:
     for name, token_id in ids.items():
-        if not 0 <= token_id < vocab_size:
+        if token_id != NO_TOKEN and not 0 <= token_id < vocab_size:
             raise SettingsError(
                 f"{name} lies outside the vocabulary",
                 where=f"text.{name}",

@@ -164,7 +164,6 @@ def _shape(config: ClipConfig) -> dict[str, Any]:
             vision.heads,
         ),
         "text": (text.context_length, text.vocab_size, text.width, text.layers, text.heads, text.mlp_ratio),
-        "end": text.end_id,
         "eps": config.layer_norm_eps,
     }
     if isinstance(vision, ResNetConfig):

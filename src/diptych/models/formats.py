@@ -5,7 +5,7 @@ alone in OpenAI's layout, or one of those files in its folder.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from diptych.models.layout_transformers import (
     to_transformers,
     without_positions,
 )
+from diptych.models.skeleton import skeleton
 from diptych.models.weights import Weights, read_weights
 
 CONVERSION = "conversion"  # the kind of receipt that `diptych convert` leaves
@@ -110,17 +111,23 @@ class Parts:
     where: Path
     cleaning: Cleaning | None = None
 
-    def check(self, wanted: State) -> None:
-        """Hold the tensors of the files against those of the towers, in the names of the files.
+    def with_config(self, config: ClipConfig) -> "Parts":
+        """Return the parts for a configuration of another vocabulary: rows that no token has are left out."""
+        state = dict(self.state)
+        name, rows = "text.token_embedding.weight", config.text.vocab_size
+        if name in state:
+            state[name] = state[name][:rows]
+        return replace(self, config=config, state=state)
 
-        Args:
-            wanted: ``Clip(config).state_dict()``, possibly on the meta device.
+    def check(self) -> None:
+        """Hold the tensors of the files against those of the towers, in the names of the files.
 
         Raises:
             IntegrityError: a tensor is missing, unknown or has another shape.
         """
         if self.theirs is None:
             return
+        wanted = skeleton(self.config).state_dict()
         expected = {name: list(tensor.shape) for name, tensor in self.to_theirs(wanted).items()}
         found = {name: list(tensor.shape) for name, tensor in self.theirs.items()}
         told = [f"no {name} {shape}" for name, shape in sorted(expected.items()) if name not in found]

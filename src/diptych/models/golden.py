@@ -38,6 +38,16 @@ CAPTIONS = (
 _ASPECTS = ((1.0, 1.0), (1.25, 1.0), (1.0, 1.5), (0.75, 0.875))
 
 
+_ADDED_TOKENS_IN_A_CAPTION = 8
+
+
+def golden_captions(model: Model) -> tuple[str, ...]:
+    """Return the captions that a model is checked on: `CAPTIONS`, then all tokens added to its vocabulary."""
+    added = getattr(model.tokenizer, "added", ())
+    step = max(1, min(_ADDED_TOKENS_IN_A_CAPTION, (model.tokenizer.context_length - 2) // 2))
+    return (*CAPTIONS, *(" a ".join(added[start : start + step]) for start in range(0, len(added), step)))
+
+
 def golden_pictures(size: tuple[int, int]) -> list[np.ndarray]:
     """Draw four pictures whose shapes exercise resizing and cropping.
 
@@ -64,7 +74,7 @@ def golden_tensors(model: Model) -> dict[str, Tensor]:
     for number, picture in enumerate(pictures):
         tensors[f"picture_{number}"] = torch.from_numpy(picture)
     tensors["pixels"] = _pixels(model, pictures)
-    tensors["tokens"] = model.tokenize(CAPTIONS)
+    tensors["tokens"] = model.tokenize(golden_captions(model))
     tensors["image_embeds"], tensors["text_embeds"] = _embeds(model, tensors)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -84,7 +94,7 @@ def verify_golden(model: Model, golden: Mapping[str, Tensor], *, where: str | Pa
         pictures = [golden[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
         pixels = _pixels(model, pictures)
         _compare("the preprocessing", pixels, golden["pixels"], PIXEL_TOLERANCE, where)
-        _compare("the tokenizer", model.tokenize(CAPTIONS), golden["tokens"], 0, where)
+        _compare("the tokenizer", model.tokenize(golden_captions(model)), golden["tokens"], 0, where)
         image_embeds, text_embeds = _embeds(model, golden)
         _compare("the picture tower", image_embeds, golden["image_embeds"], TOLERANCE, where)
         _compare("the text tower", text_embeds, golden["text_embeds"], TOLERANCE, where)

@@ -15,7 +15,7 @@ from torch import Tensor
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.settings import from_mapping
 from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.config import NO_TOKEN, Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.layout_openai import clean, rename, to_openai_state
 
 EPS = 1e-5  # of torch's LayerNorm, where a configuration states none
@@ -280,8 +280,8 @@ def _text(cfg: TextCfg) -> TextConfig:
         cfg.width,
         cfg.layers,
         cfg.heads,
-        start_id=cfg.vocab_size - 2,
-        end_id=cfg.eos_id if cfg.pool_type == "eos" else cfg.vocab_size - 1,
+        start_id=NO_TOKEN,
+        end_id=cfg.eos_id if cfg.pool_type == "eos" else NO_TOKEN,
         mlp_ratio=cfg.mlp_ratio,
     )
 

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
-from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig, mlp_ratio
+from diptych.models.config import (
+    NO_TOKEN,
+    Activation,
+    ClipConfig,
+    ResNetConfig,
+    TextConfig,
+    VitConfig,
+    mlp_ratio,
+)
 
 HEAD_WIDTH = 64
 """Width of an attention head wherever nothing else is known; weights alone do not tell."""
@@ -123,8 +131,8 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int 
             width=text_width,
             layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
             heads=text_width // (head_width or HEAD_WIDTH),
-            start_id=vocab_size - 2,
-            end_id=vocab_size - 1,
+            start_id=NO_TOKEN,
+            end_id=NO_TOKEN,
             mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
         )
         vision = (_infer_vit if "visual.proj" in state else _infer_resnet)(state, head_width)

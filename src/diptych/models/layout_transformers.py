@@ -17,7 +17,7 @@ from torch import Tensor
 from diptych.core.errors import DataError, SettingsError, UsageError
 from diptych.core.settings import from_mapping
 from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.config import Activation, ClipConfig, TextConfig, VitConfig, mlp_ratio
+from diptych.models.config import NO_TOKEN, Activation, ClipConfig, TextConfig, VitConfig, mlp_ratio
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ PROCESSORS = {"clip": "CLIP", "siglip": "Siglip"}
 """How the names of processor classes begin, by `model_type`."""
 
 LEGACY_END = 2
-"""Configurations from before 2023 say this whatever the vocabulary; the end token is the largest id then."""
+"""Configurations from before 2023 say this whatever the vocabulary; texts are read at the largest id then."""
 
 _PAIRS = (
     (r"text_model\.embeddings\.token_embedding\.weight", "text.token_embedding.weight"),
@@ -69,7 +69,6 @@ class TextKeys:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
-    bos_token_id: int | None = 49_406
     eos_token_id: int | None = 49_407
 
 
@@ -311,17 +310,15 @@ def _cannot(name: str, found: str, expected: str) -> SettingsError:
 
 
 def _text(keys: TextKeys) -> TextConfig:
-    legacy = keys.eos_token_id in (None, LEGACY_END)
-    end = keys.vocab_size - 1 if legacy or keys.eos_token_id is None else keys.eos_token_id
-    start = end - 1 if legacy or keys.bos_token_id is None else keys.bos_token_id
+    told = keys.eos_token_id not in (None, LEGACY_END)
     return TextConfig(
         keys.max_position_embeddings,
         keys.vocab_size,
         keys.hidden_size,
         keys.num_hidden_layers,
         keys.num_attention_heads,
-        start_id=start,
-        end_id=end,
+        start_id=NO_TOKEN,  # CLIPModel does not use bos_token_id, and many files hold 0
+        end_id=keys.eos_token_id if told and keys.eos_token_id is not None else NO_TOKEN,
         mlp_ratio=mlp_ratio(keys.hidden_size, keys.intermediate_size),
     )
 

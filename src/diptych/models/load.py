@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError, nearest
+from diptych.core.errors import DiptychError, IntegrityError, UsageError, nearest
 from diptych.core.files import sha256_file
 from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
 from diptych.data.images import Preprocess
 from diptych.models import checkpoint
 from diptych.models.clip import Clip
-from diptych.models.config import Activation, ClipConfig, TextConfig
+from diptych.models.config import Activation, ClipConfig
 from diptych.models.formats import CONVERSION, Parts, is_ours, read_parts
 from diptych.models.hub import (
     REPOSITORY,
@@ -35,8 +35,16 @@ from diptych.models.hub import (
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn
 from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
+from diptych.models.skeleton import skeleton
 from diptych.models.weights import require_finite
-from diptych.models.words import VOCABULARIES, AnyTokenizer, open_words, vocabulary_file, with_ids
+from diptych.models.words import (
+    VOCABULARIES,
+    AnyTokenizer,
+    is_padded,
+    open_words,
+    vocabulary_file,
+    with_ids,
+)
 
 HUB_PREFIX = "hf-hub:"
 _AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
@@ -134,8 +142,12 @@ def _assemble(
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
         words, files = _tokenizer(parts, tokenizer, hub)
         digests |= {path: pool.submit(sha256_file, path) for path in files}
-        parts = replace(parts, config=with_ids(parts.config, words))
-        origin = {"format": parts.format, **place.origin}
+        parts.check()
+        rows = parts.config.text.vocab_size
+        parts = parts.with_config(with_ids(parts.config, words, where=parts.where))
+        origin: dict[str, Any] = {"format": parts.format, **place.origin}
+        if unused := rows - parts.config.text.vocab_size:
+            origin["unused_vocabulary_rows"] = unused
         found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
         stated = _stated_digests(parts)
         found.provenance["files"] = [
@@ -147,9 +159,7 @@ def _assemble(
 
 
 def _build(parts: Parts) -> Clip:
-    with torch.device("meta"):
-        clip = Clip(parts.config)
-    parts.check(clip.state_dict())
+    clip = skeleton(parts.config)
     require_finite(parts.state, parts.where)
     clip.load_state_dict(parts.state, assign=True)
     return clip.eval()
@@ -217,19 +227,6 @@ def _tokenizer(
     file = None
     if not isinstance(path, AnyTokenizer):
         file = path if path.is_file() else vocabulary_file(path, text)
-    told: tuple[str, ...] = ("vocab_size", "context_length")  # SigLIP's configurations do not tell the ids
-    if isinstance(text, TextConfig):
-        told = (*told, "start_id", "end_id")
-    facts = {name: getattr(found, name) for name in told}
-    for name, value in facts.items():
-        if value != getattr(text, name):
-            raise SettingsError(
-                "tokenizer and text tower do not fit",
-                where=f"{file or 'tokenizer='}: {name}",
-                found=value,
-                expected=f"{getattr(text, name)} as in the weights and configuration of {parts.where}",
-                fix="pass tokenizer= with the vocabulary that the model learned with",
-            )
     return found, () if file is None else (file,)
 
 
@@ -240,7 +237,7 @@ def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
     names = VOCABULARIES[parts.config.text.kind]
     if parts.folder is not None and any((parts.folder / name).is_file() for name in names):
         return parts.folder
-    published = cached_vocabulary(hub) if parts.config.text.vocab_size == 49_408 else None
+    published = cached_vocabulary(hub) if is_padded(parts.config.text.vocab_size) else None
     if published is None:
         raise UsageError(
             "no vocabulary lies beside the weights",

@@ -5,13 +5,17 @@ Reads: a tokenizer's files. Writes: nothing. Needs no torch.
 
 from pathlib import Path
 
-from diptych.core.errors import IntegrityError
+from diptych.core.errors import IntegrityError, SettingsError
 from diptych.data.siglip_engines import Cleaning
 from diptych.data.siglip_tokenizer import JSON, PIECES, SiglipTokenizer
 from diptych.data.tokenizer import Tokenizer
-from diptych.models.config import AnyTextConfig, ClipConfig, TextConfig
+from diptych.data.vocabulary import PUBLISHED_SIZE
+from diptych.models.config import NO_TOKEN, AnyTextConfig, ClipConfig, TextConfig
 
 AnyTokenizer = Tokenizer | SiglipTokenizer
+
+MOST_PADDING = 1024
+"""Rows of an embedding that may lie behind OpenAI's vocabulary; see `is_padded`."""
 
 VOCABULARIES: dict[str, tuple[str, ...]] = {
     "clip": ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"),
@@ -39,13 +43,52 @@ def open_words(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = N
     )
 
 
-def with_ids(config: ClipConfig, words: AnyTokenizer) -> ClipConfig:
-    """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell."""
-    if not isinstance(words, SiglipTokenizer):
-        return config
-    return config.with_tokenizer(
-        vocab_size=config.text.vocab_size, start_id=words.start_id, end_id=words.end_id, pad_id=words.pad_id
-    )
+def with_ids(config: ClipConfig, words: AnyTokenizer, *, where: object) -> ClipConfig:
+    """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell.
+
+    Args:
+        config: as `formats` read it.
+        words: the tokenizer.
+        where: the weights, for messages.
+
+    Raises:
+        SettingsError: tokenizer and text tower do not fit.
+    """
+    text = config.text
+    if isinstance(words, SiglipTokenizer):
+        return config.with_tokenizer(
+            vocab_size=text.vocab_size, start_id=words.start_id, end_id=words.end_id, pad_id=words.pad_id
+        )
+    told = text.end_id != NO_TOKEN
+    padded = told or (words.is_published and is_padded(text.vocab_size))
+    if not told and words.end_id != words.vocab_size - 1:
+        raise SettingsError(
+            "these weights read a text at its largest id, and the tokenizer has ids beyond its end token",
+            where=where,
+            found=f"the end token {words.end_id} of {words.vocab_size} ids",
+            expected="a configuration that states the end token",
+            fix=f"set eos_token_id {words.end_id} in transformers' config.json (in text_config), or "
+            f'pool_type "eos" and eos_id {words.end_id} in open_clip\'s (in text_cfg)',
+        )
+    for name, expected, fits in (
+        ("context_length", text.context_length, words.context_length == text.context_length),
+        ("end_id", text.end_id, not told or words.end_id == text.end_id),
+        ("vocab_size", text.vocab_size, words.vocab_size == text.vocab_size or padded),
+    ):
+        if not fits or words.vocab_size > text.vocab_size:
+            raise SettingsError(
+                "tokenizer and text tower do not fit",
+                where=f"the tokenizer's {name}",
+                found=getattr(words, name),
+                expected=f"{expected} as in the weights and configuration of {where}",
+                fix="pass tokenizer= with the vocabulary that the model learned with",
+            )
+    return config.with_tokenizer(vocab_size=words.vocab_size, start_id=words.start_id, end_id=words.end_id)
+
+
+def is_padded(rows: int) -> bool:
+    """Say whether an embedding of so many rows may be that of OpenAI's vocabulary, rounded up for speed."""
+    return PUBLISHED_SIZE <= rows <= PUBLISHED_SIZE + MOST_PADDING and rows % 64 == 0
 
 
 def vocabulary_file(folder: Path, text: AnyTextConfig) -> Path:
