@@ -89,17 +89,19 @@ def train_ours(options: argparse.Namespace, run: Path) -> None:
         raise SystemExit(f"{' '.join(command)} failed")
 
 
-def our_figures(run: Path, batch_size: int, log_every: int) -> dict[str, Any]:
+def our_figures(run: Path) -> dict[str, Any]:
     """Read speed and metrics of our run; its seconds are those of the steps, waits for data included."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [line for line in lines if "samples_per_second" in line]
-    seconds = sum(log_every * batch_size / line["samples_per_second"] for line in steps)
-    pairs = len(steps) * log_every * batch_size
-    seen = max(line["samples_seen"] for line in steps)
+    seen = [line["samples_seen"] for line in steps]
+    pairs = [now - before for before, now in zip([0, *seen], seen, strict=False)]
+    seconds = sum(
+        count / line["samples_per_second"] for count, line in zip(pairs, steps, strict=True)
+    )
     return {
-        "pairs_seen": seen,
-        "seconds": round(seconds * seen / pairs, 1),
-        "pairs_per_second": round(pairs / seconds, 1),
+        "pairs_seen": seen[-1],
+        "seconds": round(seconds, 1),
+        "pairs_per_second": round(seen[-1] / seconds, 1),
         "last_loss": steps[-1]["loss"],
         "metrics": json.loads((run / "results.json").read_text("utf-8")),
     }
@@ -140,6 +142,7 @@ def peer_task(
     np.save(folder / "train_tokens.npy", model.tokenizer.tokens(captions))
     np.save(folder / "text_tokens.npy", model.tokenizer.tokens(texts))
     constants = settings.adamw(model.config.vision.kind)
+    steps = settings.total_steps(len(captions))
     return {
         "folder": str(folder),
         "train": recipe.data.source,
@@ -148,7 +151,7 @@ def peer_task(
         "config": to_mapping(model.config),
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
-        "warmup_share": settings.warmup_steps / settings.total_steps(len(captions)),
+        "warmup_share": settings.warmup(steps) / steps,
         "adamw": to_mapping(constants),
         "precision": settings.resolved_precision(model.device),
         "seconds": seconds,
@@ -178,7 +181,7 @@ def main() -> None:
     recipe = load_recipe(options.recipe, options.set)
     settings = from_mapping(TrainSettings, recipe.train, where="train")
     train_ours(options, options.out / "diptych")
-    ours = our_figures(options.out / "diptych", settings.batch_size, settings.log_every)
+    ours = our_figures(options.out / "diptych")
     model = checkpoint.load(options.out / "diptych" / "model")
     ours["parameters"] = sum(parameter.numel() for parameter in model.clip.parameters())
     (suite,) = build_suites(recipe.evaluate)

@@ -176,8 +176,10 @@ def build_run_report(
 def read_curves(path: Path) -> tuple[Curve, ...]:
     """Read the steps of a run's `metrics.jsonl`: the loss against ln N first, then scale, rates and waiting.
 
-    A run that was cut off may end in half a line; it is passed over.
+    A run that was cut off may end in half a line; it is passed over. A missing file has no curves.
     """
+    if not path.exists():
+        return ()
     steps: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -17,7 +17,6 @@ from diptych.core.files import append_line, write_text
 from diptych.core.progress import Progress
 from diptych.core.records import Metric
 from diptych.data.loader import Batch
-from diptych.train.settings import TrainSettings
 from diptych.train.steps import Done
 
 STALL_FRACTION = 0.98
@@ -52,13 +51,23 @@ def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
 class Journal:
     """Collects the figures of steps and writes them when they are due.
 
+    Args:
+        path: `metrics.jsonl` of the run.
+        progress: where the figures are shown.
+        every: steps between two lines; the last step always has one.
+        last_step: of the run.
+        warmup_steps: before which nothing is expected to be learnt.
+
     Attributes:
         losses: of the finite steps since the last line.
     """
 
-    def __init__(self, path: Path, settings: TrainSettings, progress: Progress) -> None:
+    def __init__(
+        self, path: Path, progress: Progress, *, every: int, last_step: int, warmup_steps: int
+    ) -> None:
         self.losses: list[float] = []
-        self._path, self._settings, self._progress = path, settings, progress
+        self._path, self._progress = path, progress
+        self._every, self._last_step, self._warmup_steps = every, last_step, warmup_steps
         self._warned = False
         self._open_window()
 
@@ -87,7 +96,7 @@ class Journal:
             "data wait": f"{self._waited / seconds:.0%}",
         }
         self._progress.advance(pairs, **figures)
-        if step % self._settings.log_every == 0:
+        if step % self._every == 0 or step == self._last_step:
             self._write_step(step, batch, done, seconds=seconds, skipped=skipped)
 
     def write_evaluation(self, step: int, name: str, metrics: Sequence[Metric]) -> None:
@@ -129,7 +138,7 @@ class Journal:
         self._open_window()
 
     def _warn_of_stall(self, step: int, loss: float, ln_n: float) -> None:
-        if self._warned or step < self._settings.warmup_steps + STALL_STEPS:
+        if self._warned or step < self._warmup_steps + STALL_STEPS:
             return
         self._warned = True
         self._progress.log(

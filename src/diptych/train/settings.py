@@ -27,7 +27,7 @@ class TrainSettings:
             against another one at equal samples. None goes to the end.
         batch_size: pairs per step; the loader's must be the same.
         learning_rate: peak of the schedule.
-        warmup_steps: linear rise to the peak.
+        warmup_steps: linear rise to the peak; None takes a twentieth of the run, at most the paper's 2,000.
         floor_fraction: where the cosine ends, as a fraction of the peak.
         weight_decay: on weights that are not gains or biases.
         beta1: of Adam.
@@ -41,7 +41,8 @@ class TrainSettings:
         precision: of the towers; the loss is always float32. "auto" is bfloat16 where the processor or the
             GPU multiplies it faster than float32.
         channels_last: keep pictures and convolutions channels-last in memory: the same numbers, faster.
-        log_every: steps between two lines of metrics.jsonl.
+        log_every: steps between two lines of metrics.jsonl; None takes a twentieth of the run, at most 10. The
+            last step always has a line.
         save_every_steps: steps between two states to resume from.
         evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
         keep: how many states stay on the disk.
@@ -54,7 +55,7 @@ class TrainSettings:
     stop_after_samples: int | None = None
     batch_size: int = 256
     learning_rate: float = 5e-4
-    warmup_steps: int = 2000
+    warmup_steps: int | None = None
     floor_fraction: float = 0.0
     weight_decay: float = 0.2
     beta1: float = 0.9
@@ -65,7 +66,7 @@ class TrainSettings:
     compile: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
-    log_every: int = 10
+    log_every: int | None = None
     save_every_steps: int = 500
     evaluate_every_steps: int | None = None
     keep: int = 2
@@ -85,7 +86,7 @@ class TrainSettings:
             **given,
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
-            "log_every": self.log_every,
+            "log_every": 1 if self.log_every is None else self.log_every,
             "save_every_steps": self.save_every_steps,
             "keep": self.keep,
             "evaluate_every_steps": 1 if self.evaluate_every_steps is None else self.evaluate_every_steps,
@@ -115,15 +116,31 @@ class TrainSettings:
         else:
             samples = self.samples if self.samples is not None else math.ceil((self.epochs or 0.0) * count)
             steps = math.ceil(samples / self.batch_size)
-        if self.warmup_steps >= steps:
+        if self.warmup(steps) >= steps:
             raise SettingsError(
                 "the run ends before its warm-up",
                 where="train.warmup_steps",
                 found=f"{self.warmup_steps} steps of warm-up in a run of {steps}",
                 expected=f"fewer than {steps}",
-                fix="shorten the warm-up (a twentieth of the run is usual) or lengthen the run",
+                fix="leave warmup_steps out (a twentieth of the run), shorten it, or lengthen the run",
             )
         return steps
+
+    def warmup(self, total_steps: int) -> int:
+        """Return the steps of warm-up of a run of so many steps.
+
+        >>> [TrainSettings(epochs=1).warmup(steps) for steps in (11, 100, 100_000)]
+        [0, 5, 2000]
+        """
+        return min(2000, total_steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+    def logged_every(self, total_steps: int) -> int:
+        """Return the steps between two lines of the metrics log of a run of so many steps.
+
+        >>> [TrainSettings(epochs=1).logged_every(steps) for steps in (11, 100, 100_000)]
+        [1, 5, 10]
+        """
+        return max(1, min(10, total_steps // 20)) if self.log_every is None else self.log_every
 
     def last_step(self, count: int) -> int:
         """Return the step after which the run ends: that of its schedule, unless it stops before.

@@ -82,7 +82,7 @@ class Stepper:
         rate = learning_rate(
             number,
             peak=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
+            warmup_steps=settings.warmup(self.total_steps),
             total_steps=self.total_steps,
             floor_fraction=settings.floor_fraction,
         )

@@ -19,6 +19,7 @@ from diptych.core.records import Evaluator, Metric
 from diptych.core.settings import to_mapping
 from diptych.data.loader import Loader
 from diptych.models import checkpoint
+from diptych.models.config import ClipConfig
 from diptych.models.model import Model
 from diptych.train import state
 from diptych.train.journal import Journal, evaluations
@@ -115,12 +116,14 @@ class _Run:
         loss: Loss,
     ) -> None:
         _check_loader(loader, settings)
+        require_loss(model.config, loss)
         self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
         model.to(settings.resolved_device())
         loader.pinned = model.device.type == "cuda"
         self.evaluators = evaluators
         self.last_step = settings.last_step(loader.count)
-        self.stepper = Stepper(model, settings, loss, total_steps=settings.total_steps(loader.count))
+        self.total_steps = settings.total_steps(loader.count)
+        self.stepper = Stepper(model, settings, loss, total_steps=self.total_steps)
         self.step = self.samples_seen = 0
         self.metrics: tuple[Metric, ...] = ()
         self._seconds_before = 0.0
@@ -139,7 +142,13 @@ class _Run:
                 fix="go on with it (--resume), or choose another folder",
             )
         found = state.latest(self.folder / "state", progress.log) if resume else None
-        self.journal = Journal(self.folder / "metrics.jsonl", self.settings, progress)
+        self.journal = Journal(
+            self.folder / "metrics.jsonl",
+            progress,
+            every=self.settings.logged_every(self.total_steps),
+            last_step=self.last_step,
+            warmup_steps=self.settings.warmup(self.total_steps),
+        )
         if found is not None:
             self._restore(found)
         elif resume:
@@ -261,7 +270,9 @@ class _Run:
             created_by=created_by(), steps=self.step, samples_seen=self.samples_seen, **identity
         )
         checkpoint.save(folder, self.model, replace=True)
-        written = [*sorted(folder.iterdir()), self.folder / "metrics.jsonl"]
+        # A run that was stopped after its last step, before its line, has no metrics.
+        metrics = self.folder / "metrics.jsonl"
+        written = [*sorted(folder.iterdir()), *([metrics] if metrics.exists() else [])]
         receipt = Manifest(
             kind="run",
             settings=identity,
@@ -280,6 +291,7 @@ class _Run:
         return {
             "train": {
                 **{name: value for name, value in mapping.items() if name not in HARMLESS},
+                "warmup_steps": self.settings.warmup(self.total_steps),
                 "precision": self.stepper.precision,
             },
             "architecture": to_mapping(self.model.config),
@@ -288,6 +300,23 @@ class _Run:
 
     def _seconds(self) -> float:
         return round(self._seconds_before + time.monotonic() - self._started, 3)
+
+
+def require_loss(config: ClipConfig, loss: Loss = contrastive_loss) -> None:
+    """Refuse to train a model of the sigmoid loss with the softmax loss, which leaves its bias as it is.
+
+    Raises:
+        SettingsError: the model has a bias, and the loss knows none.
+    """
+    if config.logit_bias_init is not None and loss is contrastive_loss:
+        raise SettingsError(
+            "this model is made for the sigmoid loss, which is not here yet",
+            where="model.preset",
+            found="a model with a logit bias (SigLIP)",
+            expected="one that is trained with the softmax loss",
+            fix="choose a CLIP preset, such as ViT-B-32 or resnet-mini-64; SigLIP models are loaded, evaluated, "
+            "searched and converted",
+        )
 
 
 def _check_loader(loader: Loader, settings: TrainSettings) -> None:
