@@ -95,9 +95,7 @@ def our_figures(run: Path) -> dict[str, Any]:
     steps = [line for line in lines if "samples_per_second" in line]
     seen = [line["samples_seen"] for line in steps]
     pairs = [now - before for before, now in zip([0, *seen], seen, strict=False)]
-    seconds = sum(
-        count / line["samples_per_second"] for count, line in zip(pairs, steps, strict=True)
-    )
+    seconds = sum(count / line["samples_per_second"] for count, line in zip(pairs, steps, strict=True))
     return {
         "pairs_seen": seen[-1],
         "seconds": round(seconds, 1),

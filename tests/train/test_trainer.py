@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,45 @@ def test_run_learns_and_leaves_a_checkpoint_metrics_and_receipt(work: Path, tmp_
     assert loaded.provenance["samples_seen"] == 480
     receipt = verify(tmp_path, read_manifest(tmp_path, "run"))
     assert receipt.counts["in"] == receipt.counts["out"] == 480
+
+
+def test_a_run_shorter_than_the_space_between_lines_has_the_line_of_its_last_step(
+    work: Path, tmp_path: Path
+) -> None:
+    result = run(work, tmp_path, steps=3, warmup_steps=1, log_every=10)
+    assert result.model_folder is not None
+    (line,) = lines_of(tmp_path)
+    assert (line["step"], line["samples_seen"]) == (3, 24)
+
+
+def test_a_run_that_ended_without_a_line_is_finished_on_resume(work: Path, tmp_path: Path) -> None:
+    """As versions before 0.2 left it: all steps saved, no metrics, no model."""
+    run(work, tmp_path, steps=3, warmup_steps=1)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "manifest.json").unlink()
+    result = run(work, tmp_path, steps=3, warmup_steps=1, resume=True)
+    assert result.steps == 3
+    assert [entry.name for entry in verify(tmp_path).outputs if "metrics" in entry.name] == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "every"), [(1, 0, 1), (19, 0, 1), (40, 2, 2), (10_000, 500, 10), (90_000, 2000, 10)]
+)
+def test_warmup_and_lines_are_relative_to_the_run_where_nothing_is_said(
+    steps: int, warmup: int, every: int
+) -> None:
+    """A twentieth of the run, at most the paper's 2,000 steps and 10."""
+    settings = TrainSettings(steps=steps)
+    assert settings.total_steps(7) == steps
+    assert (settings.warmup(steps), settings.logged_every(steps)) == (warmup, every)
+
+
+def test_a_model_of_the_sigmoid_loss_is_not_trained_with_the_softmax_loss(work: Path, tmp_path: Path) -> None:
+    model = tiny_run.make_model(work, kind="vit")
+    model.clip.config = replace(model.config, logit_bias_init=-10.0)
+    with pytest.raises(SettingsError, match="sigmoid loss"):
+        run(work, tmp_path, model=model)
+    assert not any(tmp_path.iterdir())
 
 
 def test_two_runs_are_equal_bit_by_bit(work: Path, tmp_path: Path) -> None:
