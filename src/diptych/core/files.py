@@ -27,6 +27,7 @@ from diptych.core.errors import EnvironmentFault, UsageError
 from diptych.core.failpoints import KILLED as KILLED
 from diptych.core.failpoints import failpoint as failpoint
 from diptych.core.failpoints import operations as operations
+from diptych.core.locks import locked
 
 TEMP_PREFIX = ".diptych-tmp-"
 SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
@@ -298,18 +299,21 @@ def _flush_tree(folder: Path) -> None:
 def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder that appears as `final` only when the block ends without an error.
 
-    What an earlier killed run left for the same `final` is swept away first.
-
     Args:
-        final: the final name.
+        final: the final name; what a killed run left for it is swept away first.
         replace: swap an existing folder against the new one; without it an existing one is refused.
 
     Raises:
-        UsageError: `final` exists, is not empty, and `replace` is off.
+        UsageError: `final` exists, is not empty, and `replace` is off; or another command is writing it.
         EnvironmentFault: the disk refuses; an old folder is then still there.
     """
     target = Path(final).resolve()  # a link to another disk: stage there, because a rename cannot cross disks
     make_folder(target.parent)
+    with locked(target, beside=True):
+        yield from _staged(target, replace=replace)
+
+
+def _staged(target: Path, *, replace: bool) -> Iterator[Path]:
     clean_temporaries(target.parent, only=target.name)
     if not replace:
         _refuse_filled(target)
@@ -353,8 +357,11 @@ def _swap(temp: Path, final: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step; False where the system or the file system cannot."""
-    first, second = os.fsencode(one), os.fsencode(other)
-    swap_flag = 2  # RENAME_EXCHANGE in linux/fs.h and RENAME_SWAP in macOS' stdio.h
+    first, second, swap_flag = (
+        os.fsencode(one),
+        os.fsencode(other),
+        2,
+    )  # RENAME_EXCHANGE in linux/fs.h and RENAME_SWAP in macOS' stdio.h
     library = ctypes.CDLL(None, use_errno=True)
     if hasattr(library, "renameat2"):
         here = -100  # AT_FDCWD

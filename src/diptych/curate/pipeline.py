@@ -16,6 +16,7 @@ from pathlib import Path
 
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.files import clean_temporaries, make_folder, write_json
+from diptych.core.locks import LOCK_NAME, locked
 from diptych.core.manifest import Manifest, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.settings import from_mapping, load_json, to_mapping
@@ -58,7 +59,7 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
 
     Args:
         recipe: what to do.
-        folder: new or empty; with `resume`, also that of the same curation.
+        folder: empty and locked by the caller; with `resume`, also that of the same curation.
         resume: go on with what is there.
 
     Raises:
@@ -67,13 +68,9 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
     plain = json.loads(json.dumps(to_mapping(recipe)))
     path = folder / RECIPE_NAME
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            clean_temporaries(folder)
-            if not folder.is_dir() or any(folder.iterdir()):
-                raise UsageError(
-                    "the output exists and holds something else", where=folder, fix="choose another folder"
-                )
-        make_folder(folder)
+        clean_temporaries(folder)
+        if any(found.name != LOCK_NAME for found in folder.iterdir()):
+            raise _refused(folder)
         write_json(path, plain)
         return Run(folder, recipe)
     before = load_json(path)
@@ -149,14 +146,23 @@ def curate(
 
     Raises:
         UnknownNameError: no such stage.
-        UsageError: the folder holds something else, or a stage before `only` is missing.
+        UsageError: the folder holds something else, a stage before `only` is missing, or another command is
+            working there.
     """
     if only and only not in STAGES:
         raise unknown_name("stage", only, STAGES)
-    run = begin_run(recipe, folder.absolute(), resume=resume or bool(only))
-    chosen = [STAGES[only]] if only else list(STAGES.values())
-    with Crew(run, engine=engine, workers=workers) as crew:
-        return {stage.name: run_stage(run, stage, crew) for stage in chosen}
+    folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise _refused(folder)
+    with locked(make_folder(folder)):
+        run = begin_run(recipe, folder, resume=resume or bool(only))
+        chosen = [STAGES[only]] if only else list(STAGES.values())
+        with Crew(run, engine=engine, workers=workers) as crew:
+            return {stage.name: run_stage(run, stage, crew) for stage in chosen}
+
+
+def _refused(folder: Path) -> UsageError:
+    return UsageError("the output exists and holds something else", where=folder, fix="choose another folder")
 
 
 def _differences(before: dict[str, object], now: dict[str, object]) -> list[str]:

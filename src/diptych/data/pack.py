@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import UsageError
+from diptych.core.files import make_folder
+from diptych.core.locks import locked
 from diptych.core.manifest import FileEntry, Manifest, is_done, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
@@ -57,11 +59,17 @@ def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT
         The manifest with the counts: in = out + dropped by reason.
 
     Raises:
-        UsageError: the folder holds the pack of another source or of other settings.
+        UsageError: the folder holds the pack of another source or of other settings, or is being written.
         TooMuchBadDataError: more pairs were dropped than allowed; nothing is written.
         DataError: no pair is left.
     """
     final = Path(folder)
+    make_folder(final.absolute().parent)
+    with locked(final, beside=True):
+        return _pack(source, final, settings)
+
+
+def _pack(source: Source, final: Path, settings: PackSettings) -> Manifest:
     inputs = source.inputs()
     recorded = to_mapping(replace(settings, workers=0))
     recorded.pop("workers")  # says who did the work, not what it was: the bytes are the same for any number

@@ -20,6 +20,7 @@ import numpy as np
 
 from diptych.core.errors import DataError, UsageError
 from diptych.core.files import BUFFER_BYTES, clean_temporaries, link, staging_folder, writing
+from diptych.core.locks import locked
 from diptych.core.manifest import (
     MANIFEST_NAME,
     FileEntry,
@@ -57,16 +58,22 @@ def remove(
         changed is version 1), and `removals`: count, reason and SHA-256 of the removed keys.
 
     Raises:
-        UsageError: not a shard set, a key that is and was not in it, or other files in the folder; nothing is
-            changed then.
+        UsageError: not a shard set, a key that is and was not in it, other files in the folder, or another
+            command at work on it; nothing is changed then.
         DataError: nothing would be left.
         IntegrityError: the set is damaged.
     """
     final = Path(folder).resolve()
+    if not final.parent.is_dir():
+        read_manifest(final, KIND)  # says that there is no such set
+    with locked(final, beside=True):
+        return _remove(final, set(keys), reason, drop_others=drop_others)
+
+
+def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) -> Manifest:
     clean_temporaries(final.parent, only=final.name)
     before = read_manifest(final, KIND)
     started = time.monotonic()
-    wanted = set(keys)
     opened = ShardSet.open(final)
     gone = np.array([opened.key(number) in wanted for number in range(len(opened))], np.bool_)
     opened.close()

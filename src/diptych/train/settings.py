@@ -41,8 +41,8 @@ class TrainSettings:
         precision: of the towers; the loss is always float32. "auto" is bfloat16 where the processor or the
             GPU multiplies it faster than float32.
         channels_last: keep pictures and convolutions channels-last in memory: the same numbers, faster.
-        log_every: steps between two lines of metrics.jsonl; None takes a twentieth of the run, at most 10. The
-            last step always has a line.
+        log_every: steps between two lines of metrics.jsonl; None takes a twentieth of the run, at most 10.
+            The last step always has a line.
         save_every_steps: steps between two states to resume from.
         evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
         keep: how many states stay on the disk.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.core.errors import EnvironmentFault, SettingsError, UsageError
+from diptych.core.files import make_folder
+from diptych.core.locks import locked
 from diptych.core.manifest import Manifest, created_by, file_entry, is_done, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Evaluator, Metric
@@ -88,14 +90,18 @@ def train(
         the process at once.
 
     Raises:
-        UsageError: the folder holds a run already and `resume` is off.
+        UsageError: the folder holds a run already and `resume` is off, or another command is working in it.
         SettingsError: the settings do not fit the loader, or not the run that is resumed.
         NonFiniteError: three steps in a row were not finite.
         IntegrityError: all saved states are damaged.
     """
     run = _Run(model, loader, settings, Path(run_folder), evaluators, loss)
     total = settings.batch_size * run.last_step
-    with StopSignal() as stop, Progress("training", total=total) as progress:
+    with (
+        locked(make_folder(run_folder)),
+        StopSignal() as stop,
+        Progress("training", total=total) as progress,
+    ):
         run.begin(progress, resume=resume)
         with closing(run.batches):
             while run.step < run.last_step and stop.number is None:
@@ -314,8 +320,7 @@ def require_loss(config: ClipConfig, loss: Loss = contrastive_loss) -> None:
             where="model.preset",
             found="a model with a logit bias (SigLIP)",
             expected="one that is trained with the softmax loss",
-            fix="choose a CLIP preset, such as ViT-B-32 or resnet-mini-64; SigLIP models are loaded, evaluated, "
-            "searched and converted",
+            fix="choose a CLIP preset, such as ViT-B-32 or resnet-mini-64",
         )
 
 
