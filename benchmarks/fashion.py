@@ -132,7 +132,6 @@ def peer_task(
     recipe: Recipe, model: Model, options: argparse.Namespace, *, seconds: float, texts: list[str]
 ) -> dict[str, Any]:
     """Write tokens and settings for the peer; return the settings."""
-    settings = from_mapping(TrainSettings, recipe.train, where="train")
     folder = options.out / "open_clip"
     folder.mkdir(parents=True, exist_ok=True)
     source = open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
@@ -177,7 +176,6 @@ def main() -> None:
     if not options.peer_python:
         parser.error("--peer-python (or DIPTYCH_PEERS_PYTHON) is needed")
     recipe = load_recipe(options.recipe, options.set)
-    settings = from_mapping(TrainSettings, recipe.train, where="train")
     train_ours(options, options.out / "diptych")
     ours = our_figures(options.out / "diptych")
     model = checkpoint.load(options.out / "diptych" / "model")

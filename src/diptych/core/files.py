@@ -290,9 +290,8 @@ def _refuse_filled(final: Path) -> None:
 
 def _flush_tree(folder: Path) -> None:
     for place, _, names in os.walk(folder, topdown=False):
-        for name in names:
+        for name in (*names, ""):
             _flush_path(Path(place) / name)
-        _flush_path(Path(place))
 
 
 @contextmanager
@@ -357,11 +356,8 @@ def _swap(temp: Path, final: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two names in one step; False where the system or the file system cannot."""
-    first, second, swap_flag = (
-        os.fsencode(one),
-        os.fsencode(other),
-        2,
-    )  # RENAME_EXCHANGE in linux/fs.h and RENAME_SWAP in macOS' stdio.h
+    first, second = os.fsencode(one), os.fsencode(other)
+    swap_flag = 2  # RENAME_EXCHANGE in linux/fs.h and RENAME_SWAP in macOS' stdio.h
     library = ctypes.CDLL(None, use_errno=True)
     if hasattr(library, "renameat2"):
         here = -100  # AT_FDCWD
