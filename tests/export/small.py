@@ -9,7 +9,7 @@ from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConf
 from diptych.models.model import Model
 
 CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
-VISION = {
+VISION: dict[str, VitConfig | ResNetConfig] = {
     "vit": VitConfig((32, 48), 16, 64, 3, 2),
     "vit-32": VitConfig((32, 32), 16, 64, 3, 2),
     "resnet": ResNetConfig((64, 64), (2, 1, 1, 1), 16, 8),

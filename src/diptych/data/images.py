@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
-from diptych.core.errors import SettingsError
+from diptych.core.errors import SettingsError, UsageError
 from diptych.data.decoding import decode, decode_with, inspect, orientation, to_rgb, upright
 from diptych.data.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
 from diptych.data.orientation import stored_corner, swapped, turned
@@ -92,13 +92,14 @@ class Preprocess:
         """Refuse sizes that no picture can have.
 
         Raises:
-            SettingsError: for a size below one, a training size below the target, a border as wide as the
-                picture, or a zero deviation.
+            SettingsError: for numbers that are none or too many, a size below one, a training size below the
+                target, a border as wide as the image, or a zero deviation.
         """
-        if min(self.size) < 1:
-            raise SettingsError(
-                "image size is too small", found=self.size, expected="height and width of 1 or more"
-            )
+        for name, length in (("size", 2), ("mean", 3), ("std", 3)):
+            if np.shape(values := getattr(self, name)) != (length,) or not np.isfinite(values).all():
+                raise SettingsError(f"{name} is not {length} numbers", where="preprocess", found=values)
+        if min(self.size) < 1 or not all(isinstance(side, int | np.integer) for side in self.size):
+            raise SettingsError("image size is too small", found=self.size, expected="whole sides from 1")
         if self.train_resize is not None and self.train_resize < min(self.size):
             raise SettingsError(
                 "train_resize is smaller than the picture that is cut out of it",
@@ -180,7 +181,12 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode 
     Source: torchvision `Resize` + `CenterCrop`; for targets that are not square open_clip's
     `ResizeKeepRatio`. Pictures that would pass 25 million pixels between resize and crop are as exact, if
     their mode is RGB, L or CMYK; others are turned into RGB first.
+
+    Raises:
+        UsageError: this is no Pillow image, or one without pixels.
     """
+    if not isinstance(image, Image.Image) or 0 in image.size:
+        raise UsageError("this is no Pillow image with pixels", found=type(image).__name__)
     return _exact(image, preprocess) if check_mode(mode) == "exact" else _fast(image, preprocess)
 
 

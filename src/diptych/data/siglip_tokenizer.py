@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core import files
+from diptych.core import checks, files
 from diptych.core.errors import DataError, IntegrityError, UsageError, unknown_name
 from diptych.data.cleaning import MAX_CHARACTERS
 from diptych.data.siglip_engines import CLEANINGS, Cleaning, Engine, JsonEngine, PieceEngine
@@ -214,13 +214,7 @@ class SiglipTokenizer:
             UsageError: for a single string instead of a list, an element that is not text, or an id that the
                 model does not know.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise UsageError(
-                "tokens wants a list of texts",
-                found=type(texts).__name__ if isinstance(texts, str) else "an element that is not text",
-                expected="a list of str",
-                fix="put a single text into a list",
-            )
+        texts = checks.texts(texts, "texts")
         room = self.context_length - 1
         found = self.engine.ids([_ready(text) for text in texts]) if len(texts) else []
         lengths = np.fromiter(map(len, found), dtype=np.int64, count=len(found))

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.manifest import FileEntry, is_done
 from diptych.core.records import Counts, Need, Pair
@@ -40,7 +41,7 @@ def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS, need: N
     Raises:
         UsageError: there is nothing there, or nothing that can be read.
     """
-    text = str(ref)
+    text = checks.path(ref, "the source")
     if text.startswith(DRAWN):
         return _open_scenes(text)
     path = Path(ref)

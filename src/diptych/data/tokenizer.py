@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core import checks
 from diptych.core.errors import UsageError
 from diptych.data import vocabulary as vocabularies
 from diptych.data.added_tokens import AddedToken, AddedTokens
@@ -282,13 +283,7 @@ class Tokenizer:
         Raises:
             UsageError: for a single string instead of a list, or an element that is not text.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise UsageError(
-                "tokens wants a list of texts",
-                found=type(texts).__name__ if isinstance(texts, str) else "an element that is not text",
-                expected="a list of str",
-                fix="put a single text into a list",
-            )
+        texts = checks.texts(texts, "texts")
         room = self.context_length - 2
         packed = [self._packed(text) for text in texts]
         lengths = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)) // ID_TYPE.itemsize

@@ -8,7 +8,7 @@ cannot lose it from the denominator by accident.
 Reads: the model's own preprocessing and tokenizer. Writes: nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,7 +121,7 @@ def image_batches(
 
 
 def embed_texts(
-    model: "Model", texts: Sequence[str], *, batch_size: int = TEXT_BATCH, precision: Precision = "float32"
+    model: "Model", texts: Iterable[str], *, batch_size: int = TEXT_BATCH, precision: Precision = "float32"
 ) -> Floats:
     """Embed texts, each distinct one once, the short ones with the short ones.
 
@@ -134,7 +134,8 @@ def embed_texts(
     Returns:
         (N, E) float32, unit length, in the order given; equal texts have bit-equal rows.
     """
-    return encode_texts(model, texts, batch_size=batch_size, precision=precision, unit=True)
+    settings = EncodeSettings(precision)
+    return encode_texts(model, texts, batch_size=batch_size, settings=settings, unit=True)
 
 
 def embed_pairs(

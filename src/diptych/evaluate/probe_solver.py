@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diptych.models.numerics import linear
+from diptych.models.numerics import device_of, linear
 
 MEMORY = 20
 """Pairs of steps that L-BFGS remembers: 20 pairs of 100 x 513 are 8 MB, and more no longer saves steps."""
@@ -102,6 +102,7 @@ class Problem:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.class_count, self.fit_intercept = class_count, fit_intercept
+        device = device_of(device)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
         given = torch.from_numpy(np.ascontiguousarray(rows)).to(device, dtype)
         width = given.shape[1]

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diptych.core import checks
 from diptych.core.errors import SettingsError
 from diptych.core.text_files import read_text
 
@@ -97,16 +98,20 @@ def fill(templates: Templates, class_names: Sequence[str]) -> list[list[str]]:
     Returns:
         C lists of prompts, T for each name of the class.
 
+    Raises:
+        UsageError: `class_names` is a single name, or holds something else than text.
+
     >>> fill(Templates("two", ("a {}.", "the {}."), {"Tshirts": ("t-shirt",)}), ["Tshirts", "hat"])
     [['a t-shirt.', 'the t-shirt.'], ['a hat.', 'the hat.']]
     """
+    checks.kind(templates, Templates, "templates", fix='write Templates("mine", ("a photo of a {}.",))')
     return [
         [
             template.replace(PLACE, name)
             for name in templates.cleaned(label)
             for template in templates.templates
         ]
-        for label in class_names
+        for label in checks.texts(class_names, "class_names")
     ]
 
 

@@ -28,6 +28,7 @@ from diptych.data.images import Mode, Preprocess, evaluation_pixels
 from diptych.models import backend_choice
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes
+from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.notes import Notes
 from diptych.models.runtimes import RUNTIMES, Plan, Tower, open_tower
 from diptych.models.words import AnyTokenizer, open_words, vocabulary_file
@@ -170,22 +171,20 @@ class ExportedModel(Encodes):
         """Return image_features (B, E) of normalised pictures (B, 3, H, W); of unit length if `normalize`.
 
         Raises:
-            UsageError: pictures of another shape.
+            UsageError: images of another shape.
         """
+        require_pixels(pixels, self.config.vision.image_size)
         given = np.ascontiguousarray(_array(pixels), dtype=np.float32)
-        wanted = (3, *self.config.vision.image_size)
-        if given.ndim != 4 or given.shape[1:] != wanted:
-            raise UsageError(
-                "the picture tower cannot read these", found=given.shape, expected=("B", *wanted)
-            )
         return _like(pixels, _scaled(self._run(self.image_tower, given), unit=normalize))
 
     def encode_text(self, tokens: Any, *, normalize: bool = False) -> Any:
         """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`.
 
         Raises:
+            UsageError: these are no token ids (B, L).
             DataError: a text has no end token, or is longer than the context.
         """
+        require_tokens(tokens, self.config.text.vocab_size)
         given = np.ascontiguousarray(_array(tokens), dtype=np.int64)
         return _like(tokens, _scaled(self._run(self.text_tower, self._cut(given)), unit=normalize))
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from diptych.core import checks
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
@@ -32,7 +33,7 @@ from diptych.models.config import ClipConfig, check_sizes
 from diptych.models.golden import golden_tensors, verify_golden
 from diptych.models.model import Model
 from diptych.models.notes import Notes, processor
-from diptych.models.numerics import current_engine, require_float32
+from diptych.models.numerics import current_engine, device_of, require_float32
 from diptych.models.skeleton import skeleton
 from diptych.models.weights import require_finite
 from diptych.models.words import open_words, vocabulary_file
@@ -79,6 +80,8 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
         UsageError: the folder is not empty, or the weights are not held in float32.
     """
     started = time.monotonic()
+    checks.path(folder, "the folder")
+    checks.kind(model, Model, "model", fix="write save(folder, model)")
     require_float32(model.clip, "save")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.clip.state_dict().items()}
     with staging_folder(folder, replace=replace) as staged:
@@ -115,7 +118,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         IntegrityError: a file is missing or changed, tensors do not fit the architecture, or the model no
             longer gives the embeddings it was saved with. The message names the file and what to do.
     """
-    folder = _found(Path(folder))
+    device, folder = device_of(device), _found(Path(folder))
     manifest = read_manifest(folder, KIND)
     if manifest.format != FORMAT:
         raise IntegrityError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diptych.core import checks
 from diptych.models import siglip
 from diptych.models.blocks import Attention, Mlp
 from diptych.models.config import ClipConfig, SiglipVisionConfig, TextConfig, VitConfig
@@ -94,6 +95,7 @@ def build(config: ClipConfig, *, seed: int) -> Clip:
 
     The global random state is neither read nor changed.
     """
+    checks.kind(config, ClipConfig, "config", fix='write preset("ViT-B-32") for a name')
     with torch.device("meta"):
         clip = Clip(config)
     clip = clip.to_empty(device="cpu")

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, unknown_name
+from diptych.core import checks
+from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, UsageError, unknown_name
 from diptych.core.progress import Progress
-from diptych.data.images import Mode, Pixels, Preprocess
-from diptych.models.inputs import Picture, as_items, is_text, picture_pixels
+from diptych.data.images import Mode, Pixels, Preprocess, check_mode
+from diptych.models.inputs import Picture, as_items, is_single, is_text, picture_pixels, require_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +85,9 @@ class EncodeSettings:
         for name, known in (("precision", ("float32", "bfloat16")), ("on_bad", ("raise", "nan"))):
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
+        if self.preprocessing is not None:
+            check_mode(self.preprocessing)
+        checks.whole(self.workers, "workers", least=0)
 
     @classmethod
     def of(cls, options: EncodeOptions) -> "EncodeSettings":
@@ -125,7 +129,7 @@ def encode_items(
         model,
         [items[place] for place in texts],
         batch_size=batch_size * TEXTS_PER_PICTURE,
-        precision=settings.precision,
+        settings=settings,
         unit=False,
     )
     if texts:
@@ -150,13 +154,17 @@ def encode_items(
 
 
 def encode_texts(
-    model: Towers, texts: Sequence[str], *, batch_size: int, precision: Precision, unit: bool
+    model: Towers, texts: Iterable[str], *, batch_size: int, settings: EncodeSettings, unit: bool
 ) -> Floats:
     """Encode texts, each distinct one once, the short ones with the short ones.
 
     Returns:
         (N, E) float32, of unit length if `unit`; equal texts have bit-equal rows.
+
+    Raises:
+        UsageError: `texts` is a single text, or holds something else; a batch size below 1.
     """
+    texts, batch_size = checks.texts(texts, "texts"), checks.whole(batch_size, "batch_size")
     distinct = list(dict.fromkeys(texts))
     rows = np.empty((len(distinct), model.config.embed_dim), dtype=np.float32)
     if not distinct:
@@ -166,7 +174,8 @@ def encode_texts(
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         of_batch = order[start : start + batch_size]
-        rows[of_batch] = model.text_rows(tokens[of_batch, : lengths[of_batch].max()], precision, unit=unit)
+        cut = tokens[of_batch, : lengths[of_batch].max()]
+        rows[of_batch] = model.text_rows(cut, settings.precision, unit=unit)
     place = {text: row for row, text in enumerate(distinct)}
     return rows[[place[text] for text in texts]]
 
@@ -179,7 +188,13 @@ def encode_pictures(
     Yields:
         (batch_size, E) float32 (the last one shorter), of unit length if `unit`, with a row of NaN for each
         unreadable picture; and the reason by row of the batch.
+
+    Raises:
+        UsageError: a single picture, an item that is none, or a batch size below 1.
     """
+    checks.whole(batch_size, "batch_size")
+    if is_single(pictures):
+        raise UsageError("a list of images is needed", found="one image", fix="write [image]")
     with ThreadPoolExecutor(max_workers=max(1, settings.workers)) as pool:
         decoded = _decoded(pool, model, pictures, settings, ahead=batch_size * BATCHES_AHEAD)
         while batch := list(islice(decoded, batch_size)):
@@ -210,7 +225,8 @@ def _decoded(
             return error
 
     waiting: deque[Future[Pixels | BadSampleError]] = deque()
-    for picture in pictures:
+    for position, picture in enumerate(pictures):
+        require_image(picture, position)
         waiting.append(pool.submit(work, picture))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
@@ -251,7 +267,7 @@ def cut_rows(rows: Floats, *, truncate_dim: int | None, normalize: bool) -> Floa
         SettingsError: rows have no so many numbers.
     """
     if truncate_dim is not None:
-        if not 1 <= truncate_dim <= rows.shape[1]:
+        if not checks.whole(truncate_dim, "truncate_dim") <= rows.shape[1]:
             raise SettingsError(
                 "embeddings cannot be cut to this", found=truncate_dim, expected=f"1 to {rows.shape[1]}"
             )

@@ -31,6 +31,7 @@ Picture = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDAr
 
 DATA_URL = "data:image/"
 CHANNELS = (1, 3, 4)
+FILE: tuple[type, ...] = (bytes, bytearray, memoryview, os.PathLike)
 
 
 def as_items(inputs: Any) -> tuple[list[Any], bool]:
@@ -39,14 +40,18 @@ def as_items(inputs: Any) -> tuple[list[Any], bool]:
     >>> as_items("a cat"), as_items(["a cat"])
     ((['a cat'], True), (['a cat'], False))
     """
-    if isinstance(inputs, np.ndarray):
-        single = inputs.dtype.kind not in "UO" and inputs.ndim in (2, 3)
-        return ([inputs] if single else list(inputs)), single
-    if isinstance(inputs, str | bytes | bytearray | memoryview | os.PathLike | Image.Image):
+    if is_single(inputs):
         return [inputs], True
     if not isinstance(inputs, Iterable) or isinstance(inputs, dict):
         raise _strange(inputs, "the inputs")
     return list(inputs), False
+
+
+def is_single(inputs: Any) -> bool:
+    """Tell one text or image from several."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.dtype.kind not in "UO" and inputs.ndim in (2, 3)
+    return isinstance(inputs, (str, *FILE, Image.Image))
 
 
 def is_text(item: Any, position: int) -> bool:
@@ -59,12 +64,61 @@ def is_text(item: Any, position: int) -> bool:
         return not item.startswith(DATA_URL)
     if isinstance(item, np.ndarray):
         shaped = item.ndim == 2 or (item.ndim == 3 and item.shape[-1] in CHANNELS)
-        if item.dtype != np.uint8 or not shaped:
+        if item.dtype != np.uint8 or not shaped or not item.size:
             raise _strange(item, f"input {position}")
-        return False
-    if not isinstance(item, bytes | bytearray | memoryview | os.PathLike | Image.Image):
+    elif not isinstance(item, (*FILE, Image.Image)):
         raise _strange(item, f"input {position}")
     return False
+
+
+def require_image(item: Any, position: int) -> None:
+    """Refuse what is no image where only images are read.
+
+    Raises:
+        UsageError: the item is a text, or nothing that is known.
+    """
+    if is_text(item, position):
+        raise UsageError(
+            "a str is a text, not an image",
+            where=f"input {position}",
+            found=repr(item[:60]),
+            fix="give the file as pathlib.Path",
+        )
+
+
+def require_pixels(pixels: Any, size: tuple[int, int]) -> None:
+    """Refuse what the image tower cannot read.
+
+    Raises:
+        UsageError: not normalized pixels (B, 3, H, W) of the tower's size.
+    """
+    shape, wanted = tuple(getattr(pixels, "shape", ())), (3, *size)
+    if len(shape) != 4 or shape[1:] != wanted or "float" not in str(pixels.dtype):
+        raise UsageError(
+            "the image tower cannot read these",
+            found=f"{getattr(pixels, 'dtype', type(pixels).__name__)} {shape}",
+            expected=f"normalized float pixels (B, {', '.join(map(str, wanted))})",
+            fix="model.preprocess(image)[None] makes them of one image; encode takes images of any kind",
+        )
+
+
+def require_tokens(tokens: Any, vocab_size: int) -> None:
+    """Refuse what the text tower cannot read.
+
+    Raises:
+        UsageError: not token ids (B, L) of the model's vocabulary.
+    """
+    shape = tuple(getattr(tokens, "shape", ()))
+    fits = len(shape) == 2 and "int" in str(tokens.dtype)
+    if fits and 0 not in shape:
+        fits = 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size
+    if not fits:
+        raise UsageError(
+            "the text tower cannot read these",
+            found=f"{getattr(tokens, 'dtype', type(tokens).__name__)} {shape}",
+            expected=f"token ids (B, L) from 0 to {vocab_size - 1}",
+            fix="model.tokenize(texts) makes them",
+        )
 
 
 def picture_pixels(picture: Picture, preprocess: Preprocess, mode: Mode) -> Pixels:

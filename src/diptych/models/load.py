@@ -33,7 +33,7 @@ from diptych.models.hub import (
     stated_digest,
 )
 from diptych.models.model import Model
-from diptych.models.numerics import HeldIn
+from diptych.models.numerics import HeldIn, device_of
 from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
 from diptych.models.skeleton import skeleton
 from diptych.models.weights import require_finite
@@ -88,6 +88,7 @@ def load(
         IntegrityError: a file is damaged, holds more than weights, or does not fit the others.
         EnvironmentFault: the hub cannot be reached.
     """
+    device = device_of(device)  # before gigabytes are read
     place = locate(ref, hub)
     if is_ours(place.path):
         model = checkpoint.load(place.path)

@@ -23,7 +23,8 @@ from diptych.data.siglip_tokenizer import SiglipTokenizer
 from diptych.models.clip import Clip, unit_length
 from diptych.models.config import ClipConfig
 from diptych.models.encoding import Encodes, Floats, Precision
-from diptych.models.numerics import HeldIn, hold_in
+from diptych.models.inputs import require_pixels, require_tokens
+from diptych.models.numerics import HeldIn, device_of, hold_in
 from diptych.models.shared_prefix import PAYS, plan_sharing, read_shared
 from diptych.models.text import TextTransformer
 from diptych.models.words import AnyTokenizer
@@ -105,8 +106,12 @@ class Model(Encodes):
         return 0.0 if bias is None else float(bias.detach())
 
     def to(self, device: str | torch.device) -> "Model":
-        """Move the weights to a device and return the model."""
-        self.clip.to(device)
+        """Move the weights to a device and return the model.
+
+        Raises:
+            SettingsError: torch does not know the device, or finds none here.
+        """
+        self.clip.to(device_of(device))
         return self
 
     def compute_in(self, precision: HeldIn) -> "Model":
@@ -142,8 +147,9 @@ class Model(Encodes):
 
         With `normalize` they come as image_embeds, float32 of unit length.
         """
+        require_pixels(pixels, self.config.vision.image_size)
         with self._inference():
-            features = self.clip.encode_image(pixels.to(self.device, self.dtype))
+            features = self.clip.encode_image(torch.as_tensor(pixels).to(self.device, self.dtype))
             return unit_length(features) if normalize else features
 
     def pool_image(self, pixels: Tensor) -> Tensor:
@@ -151,16 +157,18 @@ class Model(Encodes):
 
         Linear probes read it; see `diptych.embed.penultimate`.
         """
+        require_pixels(pixels, self.config.vision.image_size)
         with self._inference():
-            return self.clip.pool_image(pixels.to(self.device, self.dtype))
+            return self.clip.pool_image(torch.as_tensor(pixels).to(self.device, self.dtype))
 
     def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
         """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode.
 
         With `normalize` they come as text_embeds, float32 of unit length.
         """
+        require_tokens(tokens, self.config.text.vocab_size)
         with self._inference():
-            features = self.clip.encode_text(tokens.to(self.device))
+            features = self.clip.encode_text(torch.as_tensor(tokens).to(self.device))
             return unit_length(features) if normalize else features
 
     def embed_image(self, pixels: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.core.errors import UsageError, unknown_name
+from diptych.core.errors import SettingsError, UsageError, unknown_name
 from diptych.models.runtimes import multiplies_bfloat16, processor_flags
 
 Engine = Literal["onednn", "mkl"]
@@ -43,6 +43,23 @@ def numerics(engine: Engine) -> Iterator[None]:
         yield
     finally:
         _override.reset(token)
+
+
+def device_of(name: str | torch.device, *, where: str = "device") -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        SettingsError: torch does not know it, or finds none here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise SettingsError(
+            "there is no such device here",
+            where=where,
+            found=f"{str(name)!r}: {str(error).splitlines()[0][:200]}",
+            expected="cpu, cuda, cuda:1 or mps",
+        ) from error
 
 
 @cache

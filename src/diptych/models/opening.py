@@ -9,6 +9,7 @@ Reads: what the reference means. Writes: nothing outside the hub's cache and an 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
 from diptych.models.backends import is_export, load_exported
 
@@ -56,12 +57,12 @@ def load(
         A `Model`; for an export an `ExportedModel`: the same face, arrays for tensors.
 
     Raises:
-        UsageError: there is no such model, or something must be passed that the files do not tell.
+        UsageError: there is no such model, or the files do not tell something that must be passed then.
         IntegrityError: a file is damaged or unfit. EnvironmentFault: the hub cannot be reached.
     """
     if backend not in BACKENDS:
         raise unknown_name("backend", str(backend), BACKENDS)
-    if is_export(ref):
+    if is_export(checks.path(ref, "the model")):
         said = {"activation": activation, "tokenizer": tokenizer, "preprocess": preprocess}
         _refuse(ref, backend, [name for name, value in said.items() if value is not None])
         chosen = None if precision == "auto" else precision

@@ -178,5 +178,5 @@ def preset(name: str) -> ClipConfig:
     512
     """
     if name not in PRESETS:
-        raise unknown_name("model preset", name, PRESETS)
+        raise unknown_name("model preset", str(name), PRESETS)
     return PRESETS[name]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diptych.core.errors import ArrayError
 from diptych.models.numerics import current_engine, linear
 
 DIRECT_SIZE = 2048
@@ -61,7 +62,7 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -
         0-D float32; ln N when nothing is known. Differentiable once in all three arguments.
 
     Raises:
-        ValueError: The shapes do not belong together, or there are no pairs.
+        ArrayError: The shapes do not belong together, or there are no pairs.
 
     Source:
         Radford et al. 2021, figure 3. Not in the paper: the tiles.
@@ -71,9 +72,10 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -
     (1.3863, 1.3863)
     """
     if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or not len(image_embeds):
-        raise ValueError(
-            f"contrastive_loss: expected two (N, E) tensors of one shape with N ≥ 1, "
-            f"found {tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}"
+        raise ArrayError(
+            "contrastive_loss cannot pair these",
+            found=f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}",
+            expected="two (N, E) tensors of one shape with N ≥ 1",
         )
     with torch.autocast(image_embeds.device.type, enabled=False):
         loss: Tensor = _ContrastiveLoss.apply(  # type: ignore[no-untyped-call]

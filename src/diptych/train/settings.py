@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from diptych.core.errors import SettingsError
+from diptych.models.numerics import device_of
 from diptych.train.optimizer import AdamWSettings, paper_constants
 
 Precision = Literal["float32", "bfloat16"]
@@ -171,16 +172,7 @@ class TrainSettings:
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError) as error:
-            raise SettingsError(
-                "there is no such device here",
-                where="train.device",
-                found=f"{self.device!r}: {str(error).splitlines()[0][:200]}",
-                expected="cpu, cuda, cuda:1, mps or auto",
-                fix='device = "auto" takes a GPU where there is one',
-            ) from error
+        return device_of(self.device, where="train.device")
 
     def resolved_precision(self, device: torch.device) -> Precision:
         """Return the precision of the towers on a device."""

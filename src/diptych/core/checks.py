@@ -1,0 +1,202 @@
+"""Checks of the arguments of public functions: each is checked once, where it comes in.
+
+An array that does not fit is an `ArrayError`, which is a `ValueError`, in scikit-learn's words; any other
+argument a `UsageError`.
+
+Reads and writes: nothing.
+"""
+
+from collections.abc import Iterable
+from numbers import Integral
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.errors import ArrayError, UsageError
+
+UNIT_TOLERANCE = 0.01
+"""Of the length of unit rows; rows kept in float16 or bfloat16 are within 0.004."""
+
+
+def whole(value: Any, name: str, *, least: int = 1) -> int:
+    """Return a whole number of at least `least`.
+
+    Raises:
+        UsageError: it is another number, or none; True and False are none.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
+        found = value if isinstance(value, int | float) else type(value).__name__
+        raise UsageError(f"{name} is not a count", found=found, expected=f"a whole number, {least} or more")
+    return int(value)
+
+
+def fraction(value: Any, name: str, *, zero: bool = False) -> float:
+    """Return a number between 0 and 1, both excluded; `zero`: 0 is allowed.
+
+    Raises:
+        UsageError: it is anything else.
+    """
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not (0 < value < 1 or (zero and value == 0)):
+        found = value if is_number else type(value).__name__
+        raise UsageError(
+            f"{name} is not a fraction", found=found, expected=f"{'0, or ' * zero}between 0 and 1"
+        )
+    return float(value)
+
+
+def texts(values: Any, name: str) -> list[str]:
+    """Return a list of texts.
+
+    Raises:
+        UsageError: a single text, whose letters would be taken for texts, or items of another type.
+
+    >>> texts(("a cat", "a dog"), "texts")
+    ['a cat', 'a dog']
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"{name} has to be a list of texts", found=type(values).__name__, fix='write ["a cat"] for one'
+        )
+    found = list(values)
+    for position, item in enumerate(found):
+        if not isinstance(item, str):
+            raise UsageError(
+                f"{name} has to be a list of texts",
+                where=f"{name}, item {position}",
+                found=type(item).__name__,
+                expected="str",
+            )
+    return found
+
+
+def kind(value: Any, wanted: type, name: str, *, fix: str = "") -> None:
+    """Refuse what is not of a type.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(value, wanted):
+        found, expected = type(value).__name__, f"a {wanted.__name__}"
+        raise UsageError(f"{name} is of another type", found=found, expected=expected, fix=fix)
+
+
+def path(value: Any, name: str) -> str:
+    """Return a path or name as text.
+
+    Raises:
+        UsageError: it is empty, which would mean the working directory, or of another type.
+    """
+    if not isinstance(value, str | PathLike) or not (text := str(value)):
+        found = "an empty text" if value == "" else type(value).__name__
+        raise UsageError(f"{name} is no path or name", found=found)
+    return text
+
+
+def array(values: Any, name: str, axes: int) -> NDArray[Any]:
+    """Return real numbers with so many axes.
+
+    Raises:
+        ArrayError: what is wrong with them, in scikit-learn's words.
+    """
+    if hasattr(values, "toarray"):
+        raise ArrayError(f"sparse data was passed as {name}, but it is dense", fix="call .toarray() on it")
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind in "OUS":
+            found = found.astype(np.float64)
+    except (ValueError, RuntimeError) as error:  # a TypeError is what scikit-learn's checks ask for
+        raise ArrayError(f"{name} is not numeric", found=type(values).__name__) from error
+    if found.dtype.kind == "c":
+        raise ArrayError("Complex data not supported", where=name)
+    if found.dtype.kind not in "biuf":
+        raise ArrayError(f"{name} is not numeric", found=found.dtype)
+    if found.ndim != axes:
+        fix = "Reshape your data with array.reshape(1, -1) if it is a single embedding" if axes == 2 else ""
+        raise ArrayError(f"Expected {axes}D array, got {found.ndim}D array instead", where=name, fix=fix)
+    return found
+
+
+def rows(
+    values: Any, name: str, *, width: int | None = None, missing: bool = False, unit: bool = False
+) -> NDArray[np.floating]:
+    """Return (N, E) float32 or float64.
+
+    Args:
+        values: what numpy can read.
+        name: of the argument.
+        width: E.
+        missing: rows of NaN are allowed: they stand for unreadable images.
+        unit: rows have unit length.
+
+    Raises:
+        ArrayError: it is anything else.
+    """
+    found = array(values, name, 2)
+    if found.dtype not in (np.float32, np.float64):
+        found = found.astype(np.float32 if found.dtype == np.float16 else np.float64)
+    if width is not None and found.shape[1] != width:
+        raise ArrayError(f"{name} has another width", found=f"{found.shape[1]} columns", expected=width)
+    lengths = np.einsum("ne,ne->n", found, found)
+    lost = np.isnan(lengths)
+    if (np.isinf(lengths).any() and np.isinf(found).any()) or (lost.any() and not missing):
+        raise ArrayError(f"Input {name} contains NaN or infinity", fix="drop unreadable images first")
+    if unit and (np.abs(np.sqrt(lengths[~lost]) - 1) > UNIT_TOLERANCE).any():
+        raise ArrayError(f"rows of {name} are not of unit length", fix="divide each row by its length")
+    return found
+
+
+def numbers(values: Any, name: str, *, length: int | None = None) -> NDArray[np.floating]:
+    """Return (N,) numbers without NaN.
+
+    Raises:
+        ArrayError: it is anything else.
+    """
+    found = array(values, name, 1)
+    _require_length(found, name, length)
+    if np.isnan(found).any():
+        raise ArrayError(f"Input {name} contains NaN")
+    return found
+
+
+def classes(
+    values: Any, name: str, class_count: int, *, length: int | None = None, least: int = 0
+) -> NDArray[np.int64]:
+    """Return (N,) int64 class numbers from `least` up to, and without, `class_count`.
+
+    Raises:
+        ArrayError: it is anything else.
+    """
+    found = numbers(values, name, length=length)
+    if found.dtype.kind == "f" and (found != np.floor(found)).any():
+        raise ArrayError(f"{name} are not class numbers: continuous is not supported")
+    if len(found) and not (least <= found.min() and found.max() < class_count):
+        expected = f"{least} to {class_count - 1}"
+        raise ArrayError(
+            f"{name} hold unknown classes", found=f"{found.min()} to {found.max()}", expected=expected
+        )
+    return found.astype(np.int64)
+
+
+def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bool_]:
+    """Return (N,) bool; 0 and 1 stand for False and True.
+
+    Raises:
+        ArrayError: it is anything else, such as the numbers of three classes.
+    """
+    found = numbers(values, name, length=length)
+    if found.dtype.kind != "b" and not np.isin(found, (0, 1)).all():
+        raise ArrayError(f"{name} has to be True or False: multiclass format is not supported")
+    return found.astype(np.bool_)
+
+
+def _require_length(found: NDArray[Any], name: str, length: int | None) -> None:
+    if length is not None and len(found) != length:
+        raise ArrayError(
+            "Found input variables with inconsistent numbers of samples",
+            where=name,
+            found=len(found),
+            expected=length,
+        )

@@ -1,0 +1,118 @@
+"""Public functions refuse arguments that would end in NaN, in numbers without meaning or inside torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.export.small import small_model
+
+import diptych as package
+from diptych.core.errors import ArrayError, SettingsError, UsageError
+from diptych.models.model import Model
+
+diptych: Any = package
+SMALL = np.zeros((4, 5, 3), np.uint8)
+PIXELS = torch.zeros(1, 3, 32, 48)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return small_model()
+
+
+ENCODING: dict[str, Callable[[Any], Any]] = {
+    "no batch": lambda m: m.encode([SMALL], batch_size=0),
+    "a batch below nothing": lambda m: m.encode([SMALL], batch_size=-1),
+    "half a batch": lambda m: m.encode([SMALL], batch_size=2.5),
+    "a batch of True": lambda m: m.encode([SMALL], batch_size=True),
+    "no batch of texts": lambda m: m.encode(["a", "b"], batch_size=0),
+    "an image without pixels": lambda m: m.encode([SMALL[:0]]),
+    "half a dimension": lambda m: m.encode([SMALL], truncate_dim=2.5),
+    "workers below nothing": lambda m: m.encode([SMALL], workers=-1),
+    "a path in a str": lambda m: diptych.embed_images(m, ["path as str"]),
+    "one path in a str": lambda m: diptych.embed_images(m, "path.jpg"),
+    "one file": lambda m: diptych.embed_images(m, b"bytes"),
+    "one path": lambda m: diptych.embed_images(m, Path("a.jpg")),
+    "one array, whose rows would be images": lambda m: diptych.embed_images(m, SMALL),
+    "numbers for images": lambda m: diptych.embed_images(m, [5]),
+    "None for an image": lambda m: diptych.embed_images(m, [None]),
+    "floats for pixels": lambda m: diptych.embed_images(m, [SMALL / 255]),
+    "a tensor for an image": lambda m: diptych.embed_images(m, [PIXELS[0]]),
+    "no batch of images": lambda m: diptych.embed_images(m, [SMALL], batch_size=0),
+    "one text": lambda m: diptych.embed_texts(m, "one string"),
+    "no texts": lambda m: diptych.embed_texts(m, None),
+    "bytes for texts": lambda m: diptych.embed_texts(m, [b"a"]),
+    "lists of texts": lambda m: diptych.embed_texts(m, [["a"]]),
+    "another precision": lambda m: diptych.embed_texts(m, ["a"], precision="fp16"),
+    "texts for the tokenizer": lambda m: m.tokenizer.tokens("cat"),
+    "None for the tokenizer": lambda m: m.tokenize(None),
+    "one class name": lambda m: diptych.build_classifier(m, "cat"),
+    "class numbers": lambda m: diptych.build_classifier(m, [1, 2]),
+    "templates in a str": lambda m: diptych.build_classifier(m, ["cat"], "a {}"),
+}
+TOWERS: dict[str, Callable[[Any], Any]] = {
+    "pixels of another size": lambda m: m.encode_image(torch.zeros(1, 3, 40, 40)),
+    "pixels without a batch": lambda m: m.encode_image(PIXELS[0]),
+    "bytes for pixels": lambda m: m.encode_image(PIXELS.byte()),
+    "pooled pixels of another size": lambda m: m.pool_image(torch.zeros(1, 3, 40, 40)),
+    "logits of another size": lambda m: m.logits(torch.zeros(1, 3, 40, 40), ["a"]),
+    "tokens without a batch": lambda m: m.encode_text(torch.tensor([1, 2])),
+    "floats for tokens": lambda m: m.encode_text(torch.zeros(1, 16)),
+    "a token behind the vocabulary": lambda m: m.encode_text(m.tokenize("a") + 9999),
+    "a token before the vocabulary": lambda m: m.encode_text(m.tokenize("a") - 1),
+    "a text": lambda m: m.encode_text("a cat"),
+    "a path to preprocess": lambda m: m.preprocess("a.jpg"),
+    "an image of no width": lambda m: m.preprocess(Image.new("RGB", (0, 5))),
+    "paths to preprocess": lambda m: m.preprocess_images([Path("a.jpg")]),
+    "another device": lambda m: m.to("gpu0"),
+    "a device for encode": lambda m: m.encode(["a"], device="gpu0"),
+}
+OTHERS: dict[str, Callable[[Any], Any]] = {
+    "a model without a name": lambda m: diptych.load(""),
+    "a model's number": lambda m: diptych.load(5),
+    "a device before the model is looked for": lambda m: diptych.load("nowhere", device="gpu0"),
+    "a source without a name": lambda m: diptych.open_source(""),
+    "a source's number": lambda m: diptych.open_source(5),
+    "no preset": lambda m: diptych.preset(None),
+    "a name to build": lambda m: diptych.build("ViT-B-32", seed=0),
+    "swapped arguments": lambda m: diptych.save(m, "folder"),
+    "one side": lambda m: diptych.Preprocess(size=224),
+    "sides that are no whole numbers": lambda m: diptych.Preprocess(size=(224.0, 224.0)),
+    "a mean of nothing": lambda m: diptych.Preprocess(mean=(float("nan"),) * 3),
+    "a deviation for one channel": lambda m: diptych.Preprocess(std=(0.5,)),
+}
+WRONG = ENCODING | TOWERS | OTHERS
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_refused_where_they_come_in(model: Any, name: str) -> None:
+    with pytest.raises(UsageError):
+        WRONG[name](model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said_in_our_words(model: Model) -> None:
+    for ask in (model.to, lambda device: diptych.load("nowhere", device=device)):
+        with pytest.raises(SettingsError, match=r"no such device[\s\S]*cuda"):
+            ask("cuda")
+
+
+def test_what_python_has_for_lists_of_texts_and_images_is_taken(model: Any) -> None:
+    texts = ["a cat", "a dog"]
+    expected = diptych.embed_texts(model, texts)
+    for given in (tuple(texts), np.array(texts), (text for text in texts), dict.fromkeys(texts)):
+        assert np.array_equal(diptych.embed_texts(model, given), expected)
+    image = Image.fromarray(SMALL)
+    assert len(diptych.embed_images(model, (image for _ in range(3)), batch_size=np.int64(2))) == 3
+    assert np.array_equal(model.encode_image(PIXELS.numpy()), model.encode_image(PIXELS))
+
+
+@pytest.mark.parametrize("shapes", [((3,), (3,)), ((3, 4), (2, 4)), ((3, 4), (3, 5)), ((0, 4), (0, 4))])
+def test_the_loss_pairs_rows_of_two_tables(shapes: tuple[tuple[int, ...], ...]) -> None:
+    one, other = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(ArrayError, match="cannot pair"):
+        diptych.contrastive_loss(one, other, torch.tensor(1.0))
