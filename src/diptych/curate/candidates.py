@@ -46,6 +46,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _ENDINGS: tuple[tuple[str, Kind], ...] = (
     (".wat.gz", "wat"), (".wat", "wat"), (".warc.gz", "warc"), (".warc", "warc"), (".parquet", "parquet"),
+    (".arc.gz", "warc"), (".arc", "warc"),
 )  # fmt: skip
 
 

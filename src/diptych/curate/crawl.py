@@ -23,7 +23,8 @@ from diptych.core.records import EXAMPLES_PER_REASON, Counts, Reason
 from diptych.curate.candidate_rows import Candidate, fields_json, pair_key
 from diptych.curate.charset import decoded
 from diptych.curate.html_pairs import Licence, Page, image_source, read_page, squeezed, unescaped
-from diptych.curate.warc import Record, http_response, read_records
+from diptych.curate.http_response import http_response
+from diptych.curate.warc import Record, read_records
 from diptych.data.sources_rows import caption_of
 
 CaptionSource = Literal["alt", "title", "figcaption", "link", "page"]

@@ -6,24 +6,27 @@ Source: ISO 28500:2017 (WARC 1.1) and annex D (compression record by record); RF
 member is counted once; the next one is found by its first bytes, as the format was meant.
 """
 
-import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from diptych.core.errors import UsageError
 from diptych.core.records import Counts, Reason
+from diptych.curate.http_response import (
+    GZIP,
+    GZIP_MAGIC,
+    HEADER_END,
+    MAX_HEADER_BYTES,
+    MAX_RECORD_BYTES,
+    named_fields,
+)
 
-MAX_RECORD_BYTES = 64 * 2**20
-"""Common Crawl cuts pages at 5 MiB; the metadata of the largest are a few times that."""
-MAX_HEADER_BYTES = 2**20
 _PIECE = 2**16  # bytes read at a time: what is left of one member is copied for the next
 _INFLATED = 2**18  # bytes inflated at a time
-_MAGIC = b"\x1f\x8b\x08"
 _FIRST = b"WARC/"
-_LINE_END = re.compile(rb"\r?\n\r?\n")
-_GZIP = 31  # zlib's word for a gzip member with its checksum
+_ARC_FIRST = b"filedesc://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,20 @@ def read_records(path: Path, counts: Counts) -> Iterator[Record]:
     Args:
         path: a WARC or WAT file, compressed or not.
         counts: gets one BAD_RECORD for each damaged member or record; whole ones are not counted here.
+
+    Raises:
+        UsageError: it is an ARC file, the format before WARC.
     """
     with path.open("rb") as file:
+        if _begins_with(file.read(_PIECE), _ARC_FIRST):
+            raise UsageError(
+                "ARC files are not read",
+                where=path,
+                found="the format of crawls before WARC (2009)",
+                expected="WARC or WAT",
+                fix=f"convert it: warcio recompress {path.name} {path.name.split('.')[0]}.warc.gz",
+            )
+        file.seek(0)
         yield from _Walk(file, path.name, counts).records()
 
 
@@ -75,7 +90,7 @@ class _Walk:
         self._raw = b""  # read from the file, not inflated yet
         self._read = 0  # offset behind `_raw`
         self._text = bytearray()  # inflated, not parsed yet
-        self._inflater = zlib.decompressobj(_GZIP)
+        self._inflater = zlib.decompressobj(GZIP)
         self._plain = False
 
     def records(self) -> Iterator[Record]:
@@ -101,7 +116,7 @@ class _Walk:
         self._refill(1)
         self._start = self._read - len(self._raw)
         self._text = bytearray()
-        self._inflater = zlib.decompressobj(_GZIP)
+        self._inflater = zlib.decompressobj(GZIP)
         return bool(self._raw)
 
     def _member(self) -> Iterator[Record]:
@@ -157,11 +172,11 @@ class _Walk:
 
     def _record(self) -> Record | None:
         """Read one record; None for one too large to be kept, which is counted and skipped."""
-        while (end := _LINE_END.search(self._text)) is None:
+        while (end := HEADER_END.search(self._text)) is None:
             if len(self._text) > MAX_HEADER_BYTES or not self._more():
                 raise _DamageError("no header of a record")
         head = bytes(self._text[: end.start()])
-        headers = _headers(head)
+        headers = named_fields(head)
         length = headers.get("content-length", "")
         if not head.startswith(_FIRST) or not (length.isascii() and length.isdecimal()):
             raise _DamageError("no header of a record")
@@ -194,14 +209,14 @@ class _Walk:
         begin = self._start + 1
         self._file.seek(begin)
         self._raw, self._read = b"", begin
-        mark = b"\n" + _FIRST if self._plain else _MAGIC
+        mark = b"\n" + _FIRST if self._plain else GZIP_MAGIC
         while True:
             self._refill(_PIECE)
             found = self._raw.find(mark)
             if found >= 0:
                 self._raw = self._raw[found + self._plain :]
                 self._refill(_PIECE)
-                if self._plain or _begins_a_record(self._raw):
+                if self._plain or _begins_with(self._raw, _FIRST):
                     return
                 self._raw = self._raw[1:]
             elif len(self._raw) < _PIECE:
@@ -211,98 +226,9 @@ class _Walk:
                 self._raw = self._raw[1 - len(mark) :]
 
 
-def _begins_a_record(raw: bytes) -> bool:
-    """Tell a member from three bytes that only look like the start of one."""
+def _begins_with(raw: bytes, first: bytes) -> bool:
+    """Tell whether bytes, or the gzip member that begins with them, begin with others."""
     try:
-        return zlib.decompressobj(_GZIP).decompress(raw, len(_FIRST)) == _FIRST
+        return raw.startswith(first) or zlib.decompressobj(GZIP).decompress(raw, len(first)) == first
     except zlib.error:
         return False
-
-
-def _headers(head: bytes) -> dict[str, str]:
-    """Read named fields; a later one of the same name does not replace the first.
-
-    >>> _headers(b"WARC/1.0\\r\\nWARC-Type: response\\r\\nContent-Length:12")
-    {'warc-type': 'response', 'content-length': '12'}
-    """
-    fields: dict[str, str] = {}
-    for line in head.decode("utf-8", "replace").splitlines()[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            fields.setdefault(name.strip().lower(), value.strip())
-    return fields
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a server answered.
-
-    Attributes:
-        status: HTTP status code, or 0 if there is none.
-        headers: names in lower case.
-        body: with transfer and content coding undone.
-    """
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-def http_response(block: bytes) -> Response:
-    """Read the block of a response record.
-
-    Crawlers differ: some keep the body as it came over the wire, others undo its coding and leave the header.
-    So a body that is not coded as its header says is taken as it is.
-
-    Raises:
-        ValueError: there is no HTTP header, or the body inflates to more than a record may hold.
-
-    >>> http_response(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/html\\r\\n\\r\\n<p>").status
-    200
-    """
-    end = _LINE_END.search(block, 0, MAX_HEADER_BYTES)
-    if end is None or not block.startswith(b"HTTP/"):
-        raise ValueError("no HTTP header")
-    head = block[: end.start()]
-    line = head.split(b"\n", 1)[0].split()
-    status = int(line[1]) if len(line) > 1 and re.fullmatch(rb"[0-9]{3}", line[1]) else 0
-    headers, body = _headers(head), block[end.end() :]
-    if "chunked" in headers.get("transfer-encoding", "").lower():
-        body = _unchunked(body)
-    coding = headers.get("content-encoding", "").strip().lower()
-    if coding in ("gzip", "x-gzip") and body.startswith(_MAGIC):
-        body = _inflated(body, _GZIP)
-    elif coding == "deflate" and body[:1] == b"\x78":
-        body = _inflated(body, zlib.MAX_WBITS)
-    return Response(status, headers, body)
-
-
-def _inflated(body: bytes, window: int) -> bytes:
-    inflater = zlib.decompressobj(window)
-    try:
-        text = inflater.decompress(body, MAX_RECORD_BYTES)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    if inflater.unconsumed_tail:
-        raise ValueError(f"the body inflates to more than {MAX_RECORD_BYTES} bytes")
-    return text
-
-
-_CHUNK = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n")
-
-
-def _unchunked(body: bytes) -> bytes:
-    r"""Join the chunks of a body; return the body itself if it has none.
-
-    >>> _unchunked(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), _unchunked(b"<html>")
-    (b'abcde', b'<html>')
-    """
-    pieces: list[bytes] = []
-    place = 0
-    while head := _CHUNK.match(body, place):
-        size = int(head[1], 16)
-        if size == 0:
-            return b"".join(pieces)
-        pieces.append(body[head.end() : head.end() + size])
-        place = head.end() + size + len(b"\r\n")
-    return b"".join(pieces) if pieces else body
