@@ -11,6 +11,7 @@ from PIL import Image
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Pair
 from diptych.data.images import Preprocess
+from diptych.data.tokenizer import TokenCounts
 from diptych.models.encoding import EncodeSettings, encode_items
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -36,20 +37,24 @@ class ColourModel:
         self.device = torch.device("cpu")
         self.preprocess = Preprocess(size=(8, 8))
         self.tokenizer, self.bulk_mode = self, "fast"
+        self.counts, self.context_length = TokenCounts(), 77
         self.scale, self.bias = 10.0, 0.0
         self.texts: list[str] = []
         self.batches: list[int] = []
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        first = len(self.texts)
-        self.texts += texts
-        return np.array([[number, END, 0] for number in range(first, len(self.texts))])
+        """A row a text, the same one for texts that differ in case and white space alone."""
+        numbers = []
+        for text in (" ".join(text.lower().split()) for text in texts):
+            self.texts += [] if text in self.texts else [text]
+            numbers.append(self.texts.index(text))
+        return np.array([[number, END, 0] for number in numbers])
 
     def text_rows(self, tokens: np.ndarray, precision: str, *, unit: bool) -> np.ndarray:
         self.batches.append(len(tokens))
         rows = []
         for number in tokens[:, 0].tolist():
-            words = self.texts[number].lower().replace(".", "").split()
+            words = self.texts[number].replace(".", "").split()
             rows.append(np.sum([WORDS.get(word, (0.01, 0.01, 0.01)) for word in words], axis=0))
         return self._rows(np.array(rows), unit)
 

@@ -1,11 +1,19 @@
 """The classifier: means in embedding space, in the order of the classes, never one prompt at a time."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.embed.features import embed_texts
 from diptych.evaluate.classifier import build_classifier, build_template_classifiers, ensemble_probabilities
 from diptych.evaluate.prompts import BARE, Templates
+from diptych.models.clip import build
+from diptych.models.config import ClipConfig, TextConfig, VitConfig
+from diptych.models.model import Model
 
 
 def unit(rows: list[tuple[float, ...]]) -> np.ndarray:
@@ -39,6 +47,52 @@ def test_classes_that_read_the_same_are_refused(colour_model) -> None:
             colour_model, ["Red", "blue", "scarlet"], Templates("t", ("{}",), {"scarlet": ("red",)})
         )
     assert "'Red' and 'scarlet'" in str(caught.value)
+
+
+def tiny_model(texts: Sequence[str], context_length: int) -> Model:
+    tokenizer = Tokenizer.train([*texts] * 5, size=600, context_length=context_length)
+    text = TextConfig(context_length, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id)
+    clip = build(ClipConfig(16, VitConfig((16, 16), 8, 32, 1, 2), text), seed=1)
+    return Model(clip, tokenizer, Preprocess(size=(16, 16)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("fire engine", "fire  engine"), ("fire engine", "Fire\tEngine "),
+        ("salt & pepper", "salt &amp; pepper"),
+        ("owl", "owl<|endoftext|>ette"), ("it\u2019s", "it's"),
+    ],
+)  # fmt: skip
+def test_what_the_tower_reads_as_the_same_is_refused(one: str, other: str) -> None:
+    model = tiny_model(["a photo of a fire engine", "salt & pepper", "owl", "it's"], 24)
+    with pytest.raises(UsageError, match="never be told apart") as caught:
+        build_classifier(model, [one, "crane", other], BARE)
+    assert repr(one) in str(caught.value) and repr(other) in str(caught.value)
+    build_classifier(model, [one, "crane"], BARE)
+
+
+def test_names_of_a_class_in_another_order_are_the_same_class(colour_model) -> None:
+    names = {"first": ("red", "blue"), "second": ("blue", "red")}
+    with pytest.raises(UsageError, match="never be told apart"):
+        build_classifier(colour_model, ["first", "second"], Templates("t", ("{}",), names))
+
+
+def test_a_template_that_leaves_no_room_for_the_name_is_refused() -> None:
+    """Every class would be read alike, and every picture scored as wrong."""
+    model = tiny_model(["a photo"], 8)
+    long = Templates("long", ("a photo of one of the many things that are called {}.",))
+    with pytest.raises(UsageError, match="2 of 2 prompts are longer than 8 tokens") as caught:
+        build_classifier(model, ["crane", "heron"], long)
+    assert "shorten the templates" in str(caught.value)
+
+
+def test_a_cut_prompt_is_told() -> None:
+    model = tiny_model(["a photo of a crane heron"], 8)
+    with pytest.warns(UserWarning, match=r"1 of 2 prompts of bare are longer than 8 tokens and were cut"):
+        build_classifier(
+            model, ["crane", "heron that eats many small fish in the river"], Templates("bare", ("{}",))
+        )
 
 
 def test_no_classes_are_refused(colour_model) -> None:
@@ -92,20 +146,10 @@ def test_a_damaged_classifier_is_refused(colour_model, tmp_path) -> None:
 
 
 def test_prompts_through_a_real_tower_are_the_same_with_and_without_sharing() -> None:
-    from diptych.data.images import Preprocess
-    from diptych.data.tokenizer import Tokenizer
-    from diptych.embed.features import embed_texts
-    from diptych.models.clip import build
-    from diptych.models.config import ClipConfig, TextConfig, VitConfig
-    from diptych.models.model import Model
-
     names = ["crane", "boxer", "oboe", "drumstick", "nail", "a very long name indeed"]
     templates = Templates("t", ("a photo of a {}.", "a drawing of the {} in a cage", "{}"))
-    tokenizer = Tokenizer.train([*names, *templates.templates] * 5, size=600, context_length=24)
-    text = TextConfig(24, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id)
-    clip = build(ClipConfig(16, VitConfig((16, 16), 8, 32, 1, 2), text), seed=1)
-    model = Model(clip, tokenizer, Preprocess(size=(16, 16)))
+    model = tiny_model([*names, *templates.templates], 24)
     prompts = [template.replace("{}", name) for name in names for template in templates.templates]
-    shared = model.prompt_rows(tokenizer.tokens(prompts))
+    shared = model.prompt_rows(model.tokenizer.tokens(prompts))
     assert shared is not None
     assert np.abs(shared - embed_texts(model, prompts)).max() < 1e-6

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -39,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:  # a process of ours: warnings look like its other messages
+        warnings.formatwarning = lambda message, *_, **__: f"diptych: {message}\n"
     try:
         with _unwinding_on_sigterm():
             code = _dispatch(words)

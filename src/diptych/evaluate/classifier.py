@@ -12,7 +12,8 @@ Source: Radford et al. 2021, section 3.1.4.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,13 @@ from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.data.arrays import save_array
 from diptych.embed.features import TEXT_BATCH, Precision, embed_texts
 from diptych.evaluate.prompts import PHOTO, Templates, fill
+from diptych.models.encoding import tokens_read
 
 if TYPE_CHECKING:
     from diptych.models.model import Model
+
+SHOWN = 80
+"""Characters of a prompt in a message."""
 
 
 def build_classifier(
@@ -51,17 +56,18 @@ def build_classifier(
         (C, E) float32, unit length, row c for class_names[c].
 
     Raises:
-        UsageError: there are no classes, or two of them get the same prompts and could never be told apart.
+        UsageError: there are no classes, or the tower reads two of them as the same: case and white space do
+            not count, nor what is behind the context.
         NonFiniteError: the prompts of a class cancel out or are not finite.
         IntegrityError: a kept classifier is damaged.
     """
     prompts = fill(templates, class_names)
-    _check_distinct(class_names, prompts, where=templates.source or templates.name)
+    tokens = _checked(model, class_names, prompts, where=templates.source or templates.name)
     flat = [prompt for of_class in prompts for prompt in of_class]
     kept = None if cache is None else Path(cache) / f"{_digest(model, prompts, precision)}.npy"
     if kept is not None and kept.is_file():
         return _kept(kept, (len(class_names), model.config.embed_dim))
-    embeds = _embed_prompts(model, flat, batch_size, precision)
+    embeds = _embed_prompts(model, flat, tokens, batch_size, precision)
     sizes = np.array([len(of_class) for of_class in prompts])
     rows = _mean_directions(embeds, sizes, class_names)
     if kept is not None:
@@ -86,10 +92,10 @@ def build_template_classifiers(
         UsageError, NonFiniteError: as `build_classifier`.
     """
     prompts = fill(templates, class_names)
-    _check_distinct(class_names, prompts, where=templates.source or templates.name)
+    tokens = _checked(model, class_names, prompts, where=templates.source or templates.name)
     count = len(templates.templates)
     flat = [prompt for place in range(count) for of_class in prompts for prompt in of_class[place::count]]
-    embeds = _embed_prompts(model, flat, batch_size, precision)
+    embeds = _embed_prompts(model, flat, tokens, batch_size, precision)
     sizes = np.array([len(of_class) // count for of_class in prompts] * count)
     rows = _mean_directions(embeds, sizes, list(class_names) * count)
     return rows.reshape(count, len(class_names), -1)
@@ -117,15 +123,18 @@ def ensemble_probabilities(
 
 
 def _embed_prompts(
-    model: "Model", prompts: Sequence[str], batch_size: int, precision: Precision
+    model: "Model",
+    prompts: Sequence[str],
+    tokens: Mapping[str, NDArray[np.int64]],
+    batch_size: int,
+    precision: Precision,
 ) -> NDArray[np.float32]:
     """Embed prompts, what their templates share only once where the model can do that."""
     share = getattr(model, "prompt_rows", None)
-    distinct = list(dict.fromkeys(prompts))
-    rows = share(model.tokenizer.tokens(distinct), precision) if share is not None else None
+    rows = share(np.stack(list(tokens.values())), precision) if share is not None else None
     if rows is None:
         return embed_texts(model, prompts, batch_size=batch_size, precision=precision)
-    place = {prompt: row for row, prompt in enumerate(distinct)}
+    place = {prompt: row for row, prompt in enumerate(tokens)}
     found: NDArray[np.float32] = rows[[place[prompt] for prompt in prompts]]
     return found
 
@@ -173,19 +182,38 @@ def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     return rows
 
 
-def _check_distinct(class_names: Sequence[str], prompts: Sequence[Sequence[str]], *, where: str) -> None:
-    """Refuse an empty list and classes that the text tower would read as the same."""
+def _checked(
+    model: "Model", class_names: Sequence[str], prompts: Sequence[Sequence[str]], *, where: str
+) -> dict[str, NDArray[np.int64]]:
+    """Return the token ids of each distinct prompt; refuse classes that the text tower reads as the same.
+
+    Raises:
+        UsageError: there are no classes, or two are the same after clean-up and the cut at the context.
+    """
     if not class_names:
         raise UsageError("there are no classes to choose from", where=where, fix="name at least one")
-    owners: dict[tuple[str, ...], str] = {}
+    distinct = list(dict.fromkeys(prompt for of_class in prompts for prompt in of_class))
+    counts, before = model.tokenizer.counts, model.tokenizer.counts.truncated
+    rows = model.tokenizer.tokens(distinct)
+    cut, context = counts.truncated - before, model.tokenizer.context_length
+    ends = tokens_read(rows, model.config.text)
+    seen = {prompt: row[:end].tobytes() for prompt, row, end in zip(distinct, rows, ends, strict=True)}
+    owners: dict[tuple[bytes, ...], str] = {}
     for name, of_class in zip(class_names, prompts, strict=True):
-        read = tuple(prompt.lower().strip() for prompt in of_class)
-        if read in owners:
+        owner = owners.setdefault(tuple(sorted(seen[prompt] for prompt in of_class)), name)
+        if owner is not name:
             raise UsageError(
                 "two classes have the same prompts and can never be told apart",
                 where=where,
-                found=f"{owners[read]!r} and {name!r} -> {of_class[0]!r}",
-                expected="different names",
-                fix="clean one of the two names, or merge the classes",
+                found=f"{owner[:SHOWN]!r} and {name[:SHOWN]!r} -> {of_class[0][:SHOWN]!r}"
+                + (f"; {cut} of {len(distinct)} prompts are longer than {context} tokens" if cut else ""),
+                expected="prompts that differ in what the model reads: no case, single spaces, "
+                f"{context} tokens",
+                fix="shorten the templates" if cut else "clean one of the two names, or merge the classes",
             )
-        owners[read] = name
+    if cut:
+        warnings.warn(
+            f"{cut} of {len(distinct)} prompts of {where} are longer than {context} tokens and were cut",
+            stacklevel=3,
+        )
+    return dict(zip(distinct, rows, strict=True))

@@ -170,7 +170,7 @@ def encode_texts(
     if not distinct:
         return rows
     tokens = model.tokenizer.tokens(distinct)
-    lengths = _lengths(tokens, model.config.text)
+    lengths = tokens_read(tokens, model.config.text)
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         of_batch = order[start : start + batch_size]
@@ -234,7 +234,7 @@ def _decoded(
         yield waiting.popleft().result()
 
 
-def _lengths(tokens: NDArray[np.int64], text: Any) -> NDArray[np.int64]:
+def tokens_read(tokens: NDArray[np.int64], text: Any) -> NDArray[np.int64]:
     """Return how many tokens of each row (B, L) a text tower has to see.
 
     A causal tower is read at the first end token: what follows cannot change it. In a bidirectional one the
