@@ -6,6 +6,7 @@ alone in OpenAI's layout, or one of those files in its folder.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ from diptych.models.skeleton import skeleton
 from diptych.models.weights import Weights, read_weights
 
 CONVERSION = "conversion"  # the kind of receipt that `diptych convert` leaves
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+"""In the order of transformers, which takes the first only where it holds an `image_processor`."""
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 SHOWN = 6  # tensors in a message
 CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
@@ -251,10 +253,11 @@ def _transformers(folder: Path, weights: Path) -> Parts:
         raise malformed(path, f"model_type {family!r}", " or ".join(TRANSFORMERS))
     layout = TRANSFORMERS[family]
     config, state = _translated(layout.read, document, found, path)
-    processor = next((folder / name for name in PROCESSORS if (folder / name).is_file()), None)
+    processor, settings = _processor(folder)
     preprocess = None
     if processor is not None:
-        preprocess = _stated(preprocess_from_transformers, read_json(processor), config, processor)
+        reader = partial(preprocess_from_transformers, family=family)
+        preprocess = _stated(reader, settings, config, processor)
     return Parts(
         "transformers",
         config,
@@ -266,6 +269,15 @@ def _transformers(folder: Path, weights: Path) -> Parts:
         folder,
         weights,
     )
+
+
+def _processor(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+    """Return the file that tells how images are prepared, and its content."""
+    nested, flat = (folder / name for name in PROCESSORS)
+    found = read_json(nested) if nested.is_file() else {}
+    if found.get("image_processor") is not None:
+        return nested, found
+    return (flat, read_json(flat)) if flat.is_file() else (None, {})
 
 
 def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:

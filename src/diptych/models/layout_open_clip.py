@@ -169,18 +169,27 @@ def preprocess_from_open_clip(cfg: Mapping[str, Any], size: tuple[int, int]) -> 
     """
     stated = {name: value for name, value in cfg.items() if value is not None}
     found = _parse(PreprocessCfg, stated, "preprocess_cfg")
-    # "random" is about training; open_clip's evaluation transform takes bicubic then.
-    return Preprocess(
-        size,
-        found.resize_mode,
-        "bilinear" if found.interpolation == "bilinear" else "bicubic",
-        found.mean,
-        found.std,
-    )
+    # "random" is about training, and for towers that are not square `ResizeKeepRatio` is not told the filter:
+    # open_clip's evaluation transform takes bicubic then.
+    linear = found.interpolation == "bilinear" and (found.resize_mode == "squash" or size[0] == size[1])
+    return Preprocess(size, found.resize_mode, "bilinear" if linear else "bicubic", found.mean, found.std)
 
 
 def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
-    """Write `preprocess_cfg`; the inverse of `preprocess_from_open_clip`."""
+    """Write `preprocess_cfg`; the inverse of `preprocess_from_open_clip`.
+
+    Raises:
+        UsageError: open_clip has no such transform.
+    """
+    oblong = preprocess.size[0] != preprocess.size[1] and preprocess.resize == "shortest"
+    if oblong and preprocess.interpolation != "bicubic":
+        raise UsageError(
+            "open_clip has no such transform",
+            where="preprocess.interpolation",
+            found=f"{preprocess.interpolation}, shortest side to {preprocess.size}",
+            expected="bicubic, where the target is not square",
+            fix="keep the model as a checkpoint of diptych",
+        )
     return {
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),

@@ -25,6 +25,19 @@ ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": 
 PROCESSORS = {"clip": "CLIP", "siglip": "Siglip"}
 """How the names of processor classes begin, by `model_type`."""
 
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "clip": {"size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": 224},
+    "siglip": {"size": {"height": 224, "width": 224}, "do_center_crop": False},
+}
+"""What the image processor of a family does where its file does not say."""
+
+_NO_PIXELS = {
+    "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class",
+    "do_convert_rgb", "return_tensors", "data_format", "input_data_format", "device", "disable_grouping",
+    "use_fast", "auto_map", "_valid_processor_keys", "name_or_path", "_name_or_path", "transformers_version",
+}  # fmt: skip
+"""Keys of an image processor that change no pixel of an RGB image; others must be off, or known."""
+
 LEGACY_END = 2
 """Configurations from before 2023 say this whatever the vocabulary; texts are read at the largest id then."""
 
@@ -91,11 +104,11 @@ class VisionKeys:
 class ImageKeys:
     """The keys of a CLIP or SigLIP image processor that shape the pixels; mean and deviation are required."""
 
+    size: int | tuple[int, int] | Mapping[str, int | None]
     do_resize: bool = True
-    size: int | Mapping[str, int] | None = None
     resample: int = 3
-    do_center_crop: bool | None = True
-    crop_size: int | Mapping[str, int] | None = None
+    do_center_crop: bool = True
+    crop_size: int | tuple[int, int] | Mapping[str, int | None] | None = None
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     do_normalize: bool = True
@@ -208,12 +221,15 @@ def to_transformers(
     }
 
 
-def preprocess_from_transformers(processor: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
+def preprocess_from_transformers(
+    processor: Mapping[str, Any], size: tuple[int, int], family: str
+) -> Preprocess:
     """Read an image processor's settings.
 
     Args:
         processor: preprocessor_config.json, or processor_config.json with `image_processor` in it.
         size: (height, width) that the picture tower wants.
+        family: `model_type` of the model.
 
     Raises:
         SettingsError: they say something that our transform cannot do, or are malformed.
@@ -225,7 +241,13 @@ def preprocess_from_transformers(processor: Mapping[str, Any], size: tuple[int, 
     if unsaid := [name for name in ("image_mean", "image_std") if found.get(name) is None]:
         # The defaults of CLIP's processor are not SigLIP's, and every saved processor states them.
         raise _cannot(unsaid[0], "nothing", "three numbers")
-    keys = from_mapping(ImageKeys, {k: v for k, v in found.items() if k in known and v is not None})
+    kind = str(found.get("image_processor_type") or found.get("feature_extractor_type") or PROCESSORS[family])
+    if not kind.startswith(tuple(PROCESSORS.values())):
+        raise _cannot("image_processor_type", kind[:60], "CLIPImageProcessor or SiglipImageProcessor")
+    if others := [key for key, value in found.items() if value and key not in known | _NO_PIXELS]:
+        raise _cannot(others[0][:60], type(found[others[0]]).__name__, "nothing")
+    stated = {key: value for key, value in found.items() if key in known and value is not None}
+    keys = from_mapping(ImageKeys, {**_DEFAULTS["clip" if kind.startswith("CLIP") else "siglip"], **stated})
     if not (keys.do_resize and keys.do_rescale and keys.do_normalize):
         raise _cannot("do_resize, do_rescale, do_normalize", "one that is off", "all on")
     if abs(keys.rescale_factor * 255 - 1) > 1e-6:
@@ -275,18 +297,22 @@ def preprocess_to_transformers(preprocess: Preprocess, family: str = "clip") -> 
 
 def _resize(keys: ImageKeys, size: tuple[int, int]) -> str:
     """Return how the picture reaches the tower's size, or refuse a size that it does not reach."""
-    stated = {"shortest_edge": min(size)} if keys.size is None else keys.size
-    given = {"shortest_edge": stated} if isinstance(stated, int) else dict(stated)
-    crop = keys.crop_size
-    cut = {"height": crop, "width": crop} if isinstance(crop, int) else dict(crop or {})
     wanted = {"height": size[0], "width": size[1]}
-    if keys.do_center_crop and cut not in ({}, wanted):
+    given = {"shortest_edge": keys.size} if isinstance(keys.size, int) else _sides(keys.size)
+    cut = _sides((keys.crop_size,) * 2 if isinstance(keys.crop_size, int) else keys.crop_size)
+    if keys.do_center_crop and cut != wanted:
         raise _cannot("crop_size", str(cut), f"{wanted}, the size of the picture tower")
     if given == wanted:
         return "squash"
     if given == {"shortest_edge": min(size)} and size[0] == size[1] and keys.do_center_crop:
         return "shortest"
     raise _cannot("size", str(given), f"{wanted}, or its shortest edge and a centre crop")
+
+
+def _sides(size: tuple[int, int] | Mapping[str, int | None] | None) -> dict[str, int]:
+    if isinstance(size, tuple):
+        return {"height": size[0], "width": size[1]}
+    return {name: side for name, side in (size or {}).items() if side is not None}
 
 
 def _keys(cls: type[T], config: Mapping[str, Any], place: str) -> T:
