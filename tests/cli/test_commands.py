@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tests.cli.conftest import Run, Said
@@ -146,6 +148,43 @@ def test_a_vocabulary_is_learnt_and_used(diptych: Callable[..., Said], tmp_path:
     )
     assert said.code == 0, said.err
     assert json.loads(said.out)["entries"] == Tokenizer.load(tmp_path / "words", context_length=20).vocab_size
+
+
+@pytest.mark.parametrize("columns", ["image,caption", "caption", "parquet"])
+def test_captions_are_enough_for_a_vocabulary(
+    diptych: Callable[..., Said], tmp_path: Path, columns: str
+) -> None:
+    """Images that are missing were dropped with their captions: 512 bytes were learnt, 600 entries told."""
+    captions = [f"a photo of a brown dog and the number {n}" for n in range(50)]
+    path = tmp_path / "captions.csv"
+    if columns == "parquet":
+        path = path.with_suffix(".parquet")
+        pq.write_table(pa.table({"caption": captions}), path)
+    else:
+        cells = {"image": "none.jpg", "caption": ""}
+        lines = [
+            ",".join({**cells, "caption": text}[name] for name in columns.split(",")) for text in captions
+        ]
+        path.write_text("\n".join([columns, *lines]))
+    said = diptych("tokenizer", path, tmp_path / "words", "--size", "600")
+    assert said.code == 0, said.err
+    told, learnt = json.loads(said.out), json.loads((tmp_path / "words" / "vocab.json").read_text())
+    assert "brown</w>" in learnt and told["entries"] == len(learnt) < 600
+    whole = columns != "image,caption"  # there, all rows share one image
+    assert (told["in"], told["out"], told["dropped"]) == ((50, 50, {}) if whole else (1, 1, {}))
+
+
+def test_a_vocabulary_of_bad_captions_is_refused(diptych: Callable[..., Said], tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("caption\n" + "a dog\n" * 8 + '" "\n' * 2)
+    said = diptych("tokenizer", path, tmp_path / "words", "--size", "600")
+    assert (said.code, "--max-bad" in said.err, "empty_caption 2" in said.err) == (3, True, True), said.err
+    assert not (tmp_path / "words").exists()
+    said = diptych("tokenizer", path, tmp_path / "words", "--size", "600", "--max-bad", "0.2")
+    assert (said.code, json.loads(said.out)["dropped"]) == (0, {"empty_caption": 2})
+    path.write_text("caption\n")
+    said = diptych("tokenizer", path, tmp_path / "none", "--size", "600")
+    assert (said.code, "no caption" in said.err) == (3, True), said.err
 
 
 def test_ctrl_c_saves_the_training_and_says_how_to_go_on(

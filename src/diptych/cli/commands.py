@@ -41,9 +41,15 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> int:
 
 
 def tokenizer(
-    source: SourceName, out: OutFolder, *, size: int = 8192, columns: str = "", context: int = 77
+    source: SourceName,
+    out: OutFolder,
+    *,
+    size: int = 8192,
+    columns: str = "",
+    context: int = 77,
+    max_bad: float = 0.1,
 ) -> int:
-    """Train a byte-pair vocabulary on a source's captions.
+    """Train a byte-pair vocabulary on a source's captions; images are not looked at.
 
     Args:
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:train.
@@ -51,18 +57,25 @@ def tokenizer(
         size: entries, specials included; CLIP's is 49408.
         columns: names of the table's columns, for example image=photo,caption=title.
         context: longest text in tokens that models with this vocabulary read.
+        max_bad: share of samples without a caption above which nothing is written.
     """
     from diptych.cli.run import captions_of
     from diptych.core.files import staging_folder
-    from diptych.core.records import Counts
+    from diptych.core.records import Counts, Need
     from diptych.data.sources import open_source
     from diptych.data.tokenizer import Tokenizer
 
     counts = Counts()
-    pairs = open_source(source, columns=parse_columns(columns)).pairs(counts)
+    pairs = open_source(source, columns=parse_columns(columns), need=Need.CAPTION).pairs(counts)
     with staging_folder(out) as staged:
-        Tokenizer.train(captions_of(pairs), size=size, context_length=context).save(staged)
-    return answer({"tokenizer": str(out), "entries": size, **counts.as_dict()})
+        trained = Tokenizer.train(captions_of(pairs, counts), size=size, context_length=context)
+        counts.check(max_bad)
+        if not counts.kept:
+            raise DataError(
+                "there is no caption to learn from", where=source, fix="check --columns caption=NAME"
+            )
+        trained.save(staged)
+    return answer({"tokenizer": str(out), "entries": trained.vocab_size, **counts.as_dict()})
 
 
 def pack(

@@ -17,12 +17,21 @@ from diptych.data.sources_rows import anchored
 
 @dataclass(frozen=True, slots=True)
 class DataPart:
-    """Where the pairs come from; see `diptych.data.sources`."""
+    """Where the pairs come from; see `diptych.data.sources`.
+
+    Attributes:
+        source: reference of `diptych.data.sources`.
+        image: the column of images in a table.
+        caption: the column of captions.
+        workers: decoding processes.
+        max_bad: share of bad pairs above which nothing is packed.
+    """
 
     source: str
     image: str = "image"
     caption: str = "caption"
     workers: int = 2
+    max_bad: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

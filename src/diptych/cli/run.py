@@ -132,7 +132,7 @@ def _check_vocabulary(part: TokenizerPart) -> None:
 def pack_once(recipe: Recipe, folder: Path) -> "ShardSet":
     """Pack the source into the run's folder, unless it is a shard set of ours already."""
     from diptych.data.pack import PackSettings, pack
-    from diptych.data.shards import ShardSet
+    from diptych.data.shards import ShardSet, ShardSettings
     from diptych.data.shards_index import KIND
     from diptych.data.sources import Columns, open_source
 
@@ -140,13 +140,15 @@ def pack_once(recipe: Recipe, folder: Path) -> "ShardSet":
     if given.is_dir() and is_done(given, KIND):
         return ShardSet.open(given)
     source = open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
-    pack(source, folder / "data", settings=PackSettings(workers=recipe.data.workers))
+    shards = ShardSettings(max_bad_fraction=recipe.data.max_bad)
+    pack(source, folder / "data", settings=PackSettings(workers=recipe.data.workers, shards=shards))
     return ShardSet.open(folder / "data")
 
 
-def captions_of(pairs: Iterable[Pair]) -> Iterator[str]:
-    """Yield every caption of every pair."""
+def captions_of(pairs: Iterable[Pair], counts: Counts) -> Iterator[str]:
+    """Yield every caption of every pair, and count the pairs."""
     for pair in pairs:
+        counts.keep()
         yield from pair.captions
 
 
@@ -160,7 +162,7 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path) -> "Tokeni
         return Tokenizer.open(part.file, context_length=part.context_length)
     if not kept.exists():
         with Progress("learning the vocabulary"), staging_folder(kept) as staged:
-            captions = captions_of(shards)
+            captions = captions_of(shards, Counts())
             Tokenizer.train(captions, size=part.size, context_length=part.context_length).save(staged)
     return Tokenizer.load(kept, context_length=part.context_length)
 

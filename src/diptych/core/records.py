@@ -11,6 +11,7 @@ from diptych.core.errors import TooMuchBadDataError
 
 Field = str | int | float | bool | None
 
+MAX_BAD = "--max-bad (data.max_bad in a recipe)"
 EXAMPLES_PER_REASON = 5  # enough to find the fault by hand, few enough to print
 
 
@@ -161,11 +162,20 @@ class Counts:
             "examples": {str(reason): list(self.examples.get(reason, ())) for reason in reasons},
         }
 
-    def check(self, max_bad_fraction: float) -> None:
+    def reasons(self) -> str:
+        """Return how many were dropped for which reasons, the most frequent first.
+
+        >>> Counts(dropped=Counter({Reason.ROBOTS: 1, Reason.NO_QUERY: 3})).reasons()
+        'no_query 3, robots 1'
+        """
+        return ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common())
+
+    def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD) -> None:
         """Hold the counts against the allowed rate of dropped samples.
 
         Args:
             max_bad_fraction: share of the seen samples that may be dropped, in [0, 1].
+            setting: its name for the user.
 
         Raises:
             TooMuchBadDataError: above that share.
@@ -175,14 +185,13 @@ class Counts:
         absent = self.dropped[Reason.NOT_DOWNLOADED]
         if dropped - absent <= max_bad_fraction * (self.seen - absent):
             return
-        worst = ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common(3))
         first = next((places[0] for places in self.examples.values() if places), "")
         raise TooMuchBadDataError(
             "too many samples had to be dropped",
             where=f"first: {first}" if first else "",
-            found=f"{dropped} of {self.seen} dropped ({worst})",
+            found=f"{dropped} of {self.seen} dropped ({self.reasons()})",
             expected=f"at most {max_bad_fraction:.1%}",
-            fix="repair the source, or allow a higher rate",
+            fix=f"repair the source, or allow a higher share with {setting}",
         )
 
 

@@ -238,7 +238,7 @@ class Loader:
             self.counts.drop(reason, place)
         self.counts.keep(len(batch.indices))
         if self.counts.seen >= JUDGED_SAMPLES or not len(batch.indices):
-            self.counts.check(self.settings.max_bad_fraction)
+            self.counts.check(self.settings.max_bad_fraction, setting="max_bad_fraction of the loader")
 
     def _dead_worker(self, whereabouts: Tensor) -> EnvironmentFault | None:
         """Return the error about dead workers, or None if all of them live."""

@@ -101,9 +101,9 @@ def write_shards(
             raise DataError(
                 "no pair is left to write",
                 where=final,
-                found=f"{counts.seen} seen, none kept",
+                found=f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen",
                 expected="at least one",
-                fix="look at the reasons why pairs were dropped",
+                fix="repair the source",
             )
         index = write_index(np.array(writer.rows, dtype=INDEX_DTYPE), staging)
         receipt = Manifest(

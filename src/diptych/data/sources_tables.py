@@ -125,7 +125,7 @@ class TableSource:
         if len(row) != len(header):
             raise BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
         cells: dict[str, str] = dict(zip(header, row, strict=True))
-        name = cells.pop(self.columns.image)
+        name = cells.pop(self.columns.image, "")
         path = attempt(lambda: image_path(name, self.path.parent))
         caption = attempt(lambda: caption_of(cells.pop(self.columns.caption, None)))
         for needed, value in ((Need.IMAGE, path), (Need.CAPTION, caption)):
@@ -140,8 +140,9 @@ class TableSource:
 
 
 def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
-    """Name the columns that a table must have: those that are needed, and a caption column that was named."""
-    yield columns.image
+    """Name the columns that a table must have: those that are needed, and those that were named."""
+    if need != Need.CAPTION or columns.image != Columns().image:
+        yield columns.image
     if Need.CAPTION in need or columns.caption != Columns().caption:
         yield columns.caption
 
@@ -241,7 +242,7 @@ class ParquetSource:
 
     def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
         key = cells.pop(self.columns.key, None)
-        image = cells.pop(self.columns.image)
+        image = cells.pop(self.columns.image, None)
         if image is None:
             require_downloaded(cells)
         captions = attempt(lambda: captions_of(cells.pop(self.columns.caption, None)))
