@@ -172,19 +172,6 @@ def test_a_line_of_a_hundred_megabytes_is_one_bad_row(tmp_path: Path) -> None:
     assert [pair.key for pair in pairs] == ["next"] and dropped == {"caption_too_long": 1}
 
 
-def test_an_open_quote_costs_rows_but_is_counted(tmp_path: Path) -> None:
-    images(tmp_path, "a.jpg", "b.jpg")
-    (tmp_path / "t.csv").write_text('image,caption\na.jpg,fine\nb.jpg,"never closed\n' + "b.jpg,x\n" * 40_000)
-    pairs, dropped = read(tmp_path / "t.csv")
-    assert pairs[0].captions == ("fine",) and dropped["caption_too_long"] >= 1
-
-
-def test_an_empty_table_is_told(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("")
-    with pytest.raises(UsageError, match="empty"):
-        read(tmp_path / "t.csv")
-
-
 # --- Parquet
 
 

@@ -6,7 +6,7 @@ Reads: configurations, lists, templates, captions.
 import codecs
 from pathlib import Path
 
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path) -> str:
@@ -28,6 +28,6 @@ def decode_text(data: bytes) -> str:
     >>> decode_text(b"\\xef\\xbb\\xbftitle")
     'title'
     """
-    if data.startswith(_UTF16):
+    if data.startswith(UTF16):
         raise UnicodeDecodeError("utf-8", data[:2], 0, 2, "this is UTF-16; save it as UTF-8")
     return data.decode("utf-8-sig")

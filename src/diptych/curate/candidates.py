@@ -36,10 +36,10 @@ from diptych.data.sources_rows import (
 from diptych.data.sources_tables import (
     ParquetSource,
     image_column,
-    missing_column,
     open_parquet,
     parquet_rows,
 )
+from diptych.data.table_rows import missing_column
 
 Kind = Literal["wat", "warc", "parquet", "shards", "source"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -15,17 +15,18 @@ from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.manifest import FileEntry, is_done
 from diptych.core.records import Counts, Need, Pair
+from diptych.core.text_files import UTF16
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND, tar_paths
 from diptych.data.sources_folder import FolderSource
 from diptych.data.sources_rows import DRAWN, Columns, Source, digest_files, unique
 from diptych.data.sources_tables import ParquetSource, TableSource
+from diptych.data.table_rows import TABLE_SUFFIXES, table_suffix
 
 __all__ = ["Columns", "Need", "Source", "open_source"]
 
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
 _PARQUET_MAGIC = b"PAR1"
-_TABLE_SUFFIXES = (".csv", ".tsv")
 _DEFAULT_COLUMNS = Columns()
 
 
@@ -69,7 +70,7 @@ def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     parquet = tuple(path for path in names if path.suffix == ".parquet")
     if parquet:
         return ParquetSource(str(folder), parquet, columns, need)
-    tables = [path for path in names if path.suffix.lower() in _TABLE_SUFFIXES]
+    tables = [path for path in names if table_suffix(path) in TABLE_SUFFIXES]
     if len(tables) == 1:
         return TableSource(tables[0], columns, need)
     source = FolderSource(folder, columns, need)
@@ -91,13 +92,13 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
         return ParquetSource(str(path), (path,), columns, need)
     if path.suffix == ".tar" or start[257:262] == b"ustar":
         return ShardSource(str(path), need)
-    text = path.suffix.lower() in (".txt", "") and b"\0" not in start
-    if path.suffix.lower() not in _TABLE_SUFFIXES and not text:
+    text = table_suffix(path) in (".txt", "") and (b"\0" not in start or start.startswith(UTF16))
+    if table_suffix(path) not in (*TABLE_SUFFIXES, ".json") and not text:
         raise UsageError(
             "this is no kind of file that holds images",
             where=path,
             found=repr(start[:8]),
-            expected="CSV, TSV, Parquet or tar",
+            expected="CSV, TSV, JSON lines, COCO captions, Parquet or tar",
             fix="for one image use `diptych classify`; for a folder of images give the folder",
         )
     return TableSource(path, columns, need)

@@ -1,24 +1,20 @@
-"""Pairs from tables: CSV and TSV with a header, and Parquet.
+"""Pairs from tables: CSV, TSV and JSON, and Parquet.
 
-Reads: CSV/TSV rows of image path and caption (rows that share an image become one pair with several
+Reads: rows of image path and caption (rows that share an image become one pair with several
 captions); Parquet with image bytes, Hugging Face image structs {bytes, path}, or image paths, one row group
 at a time.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from diptych.core.errors import (
     BadSampleError,
-    DiptychError,
     IntegrityError,
     MissingPackageError,
-    UsageError,
-    unknown_name,
 )
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair, Reason
@@ -26,7 +22,6 @@ from diptych.data.sources_rows import (
     Columns,
     attempt,
     build_pair,
-    caption_of,
     captions_of,
     digest_files,
     drop,
@@ -37,12 +32,12 @@ from diptych.data.sources_rows import (
     short_names,
     unique,
 )
+from diptych.data.table_rows import TableRow, missing_column, table_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_MAX_LINE = 4 * 2**20  # characters; a longer line is cut, so that one line of 10 GB cannot fill the memory
 _BATCH_ROWS = 64  # rows of Parquet held as Python objects at a time: 64 images of the largest size are 1.3 GB
 _NUMBER_WIDTH = 8  # row numbers as keys sort as numbers up to 100 million rows
 _BROKEN = object()  # stands for a cell whose bytes are not what its column says
@@ -50,7 +45,7 @@ _BROKEN = object()  # stands for a cell whose bytes are not what its column says
 
 @dataclass(slots=True)
 class _Group:
-    """The rows of a CSV that share an image; without a path, why there is none."""
+    """The rows of a table that share an image; without a path, why there is none."""
 
     path: Path | BadSampleError
     row: int
@@ -61,7 +56,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class TableSource:
-    """A CSV or TSV file with a header; image paths are relative to its folder, or absolute."""
+    """A text table (see `table_rows`); image paths are relative to its folder, or absolute."""
 
     path: Path
     columns: Columns
@@ -73,7 +68,7 @@ class TableSource:
         return str(self.path)
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
-        """Yield one pair an image, in the order of first appearance; a bad row counts as one; see Source."""
+        """Yield one pair an image, in the order of first appearance; see Source."""
         return unique(self._pairs(counts), counts)
 
     def inputs(self) -> tuple[FileEntry, ...]:
@@ -99,44 +94,30 @@ class TableSource:
     def _groups(self, counts: Counts) -> dict[str, _Group]:
         """Read all rows; the images are read later, one at a time."""
         groups: dict[str, _Group] = {}
-        # Bytes that are not UTF-8 become lone surrogates here, which the checks of a row refuse.
-        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = _rows(file, self.path)
-            header = self._header(next(rows)[1])
-            for number, row in rows:
-                try:
-                    self._add(groups, number, header, row)
-                except BadSampleError as error:
-                    drop(counts, error, f"{self.path.name} row {number}")
+        for row in table_rows(self.path, self.columns, tuple(needed_columns(self.columns, self.need))):
+            try:
+                self._add(groups, row)
+            except BadSampleError as error:
+                for _ in range(row.lines if row.cells is error else 1):
+                    drop(counts, error, f"{self.path.name} row {row.line}")
         return groups
 
-    def _header(self, header: list[str] | BadSampleError) -> list[str]:
-        assert not isinstance(header, BadSampleError)
-        for wanted in needed_columns(self.columns, self.need):
-            if wanted not in header:
-                raise missing_column(wanted, header, self.path)
-        return header
-
-    def _add(
-        self, groups: dict[str, _Group], number: int, header: list[str], row: list[str] | BadSampleError
-    ) -> None:
-        if isinstance(row, BadSampleError):
-            raise row
-        if len(row) != len(header):
-            raise BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
-        cells: dict[str, str] = dict(zip(header, row, strict=True))
-        name = cells.pop(self.columns.image, "")
+    def _add(self, groups: dict[str, _Group], row: TableRow) -> None:
+        if isinstance(row.cells, BadSampleError):
+            raise row.cells
+        cells = row.cells
+        name = cells.pop(self.columns.image, None)
         path = attempt(lambda: image_path(name, self.path.parent))
-        caption = attempt(lambda: caption_of(cells.pop(self.columns.caption, None)))
-        for needed, value in ((Need.IMAGE, path), (Need.CAPTION, caption)):
+        captions = attempt(lambda: captions_of(cells.pop(self.columns.caption, None)))
+        for needed, value in ((Need.IMAGE, path), (Need.CAPTION, captions)):
             if needed in self.need and isinstance(value, BadSampleError):
                 raise value
-        name = name or f"row {number}"  # so that rows without an image are not taken for one
+        name = str(name or f"row {row.line}")  # so that rows without an image are not taken for one
         if name not in groups:
-            key = plain(cells.pop(self.columns.key, ""))
-            groups[name] = _Group(path, number, key, [], fields_of(cells))
-        if isinstance(caption, str):
-            groups[name].captions.append(caption)
+            key = plain(str(cells.pop(self.columns.key, "")))
+            groups[name] = _Group(path, row.line, key, [], fields_of(cells))
+        if isinstance(captions, tuple):
+            groups[name].captions += captions
 
 
 def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
@@ -145,47 +126,6 @@ def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
         yield columns.image
     if Need.CAPTION in need or columns.caption != Columns().caption:
         yield columns.caption
-
-
-def _rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str] | BadSampleError]]:
-    """Yield (line number, cells) of each row, the header first; a row that cannot be parsed as its error."""
-    lines = _lines(file)
-    first = next(lines, "")
-    if not first.strip():
-        raise UsageError("a table is empty", where=path, expected="a header line and rows")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" or first.count("\t") > first.count(",") else ","
-    yield 1, next(csv.reader([first], delimiter=delimiter))
-    reader = csv.reader(lines, delimiter=delimiter)
-    while True:
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            # The csv module's own limit of 131,072 characters a cell is left alone: it belongs to the
-            # process.
-            long = "field larger" in str(error)
-            reason = Reason.CAPTION_TOO_LONG if long else Reason.BAD_ROW
-            yield reader.line_num + 1, BadSampleError(reason, found=str(error))
-        else:
-            if row:
-                yield reader.line_num + 1, row
-
-
-def _lines(file: TextIO) -> Iterator[str]:
-    """Yield lines, each cut at a length that fits the memory."""
-    while line := file.readline(_MAX_LINE):
-        rest = line
-        while len(rest) == _MAX_LINE and not rest.endswith("\n"):
-            rest = file.readline(_MAX_LINE)
-        yield line
-
-
-def missing_column(wanted: str, found: Sequence[str], path: Path) -> DiptychError:
-    """Build the error for a column that a table lacks: what it has, and the nearest name."""
-    error = unknown_name("column", wanted, [name[:40] for name in found], where=path)
-    error.fix = error.fix or "say which it is: --columns image=NAME,caption=NAME (data.image, data.caption)"
-    return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from diptych.data.sources_rows import fields_of
-from diptych.data.sources_tables import missing_column
+from diptych.data.table_rows import missing_column
 from diptych.evaluate.readers.examples import Example, Unnamed, damaged, inside, need, png, text_lines
 
 
