@@ -70,9 +70,10 @@ def test_no_result_depends_on_how_rows_are_batched(monkeypatch: pytest.MonkeyPat
 def test_predictions_agree_with_ranks() -> None:
     for case in range(200):
         left, right, _ = close_case(case)
-        best = predictions(left, right)
+        best = ranks.first_best(left, right)
         labels = np.random.default_rng(case).integers(0, len(right), size=len(left))
-        sure = label_ranks(left, labels, right) == 0
+        labelled = np.stack([np.arange(len(left)), labels], axis=1)
+        sure = ranks.paired_ranks(left, right, labelled, both=False)[0] == 0
         assert (best[sure] == labels[sure]).all()
         for row, answer in zip(left, best, strict=True):
             scores = [float((row.astype(np.float64) * other).sum()) for other in right]

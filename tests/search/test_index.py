@@ -158,7 +158,7 @@ def test_an_unreadable_query_and_an_empty_list_are_usage_errors(model: Model, tm
     search = Searcher(model, Index.build(model, Drawn(), tmp_path / "index"))
     with pytest.raises(UsageError, match="cannot be read"):
         search.image(b"no picture")
-    with pytest.raises(UsageError, match="fewer than one"):
+    with pytest.raises(UsageError, match="k is not a count"):
         search.text("a", k=0)
     assert len(search.text("a", k=10**6)) == 19
 

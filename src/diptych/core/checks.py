@@ -47,6 +47,16 @@ def fraction(value: Any, name: str, *, zero: bool = False) -> float:
     return float(value)
 
 
+def part(hits: float, count: int) -> None:
+    """Refuse hits that are no part of a count.
+
+    Raises:
+        UsageError: they are fewer than none, more than all, or NaN.
+    """
+    if not 0 <= hits <= whole(count, "count", least=0):
+        raise UsageError("hits are no part of the count", found=hits, expected=f"0 to {count}")
+
+
 def texts(values: Any, name: str) -> list[str]:
     """Return a list of texts.
 
@@ -120,7 +130,13 @@ def array(values: Any, name: str, axes: int) -> NDArray[Any]:
 
 
 def rows(
-    values: Any, name: str, *, width: int | None = None, missing: bool = False, unit: bool = False
+    values: Any,
+    name: str,
+    *,
+    width: int | None = None,
+    least: int = 0,
+    missing: bool = False,
+    unit: bool = False,
 ) -> NDArray[np.floating]:
     """Return (N, E) float32 or float64.
 
@@ -128,6 +144,7 @@ def rows(
         values: what numpy can read.
         name: of the argument.
         width: E.
+        least: rows.
         missing: rows of NaN are allowed: they stand for unreadable images.
         unit: rows have unit length.
 
@@ -137,6 +154,12 @@ def rows(
     found = array(values, name, 2)
     if found.dtype not in (np.float32, np.float64):
         found = found.astype(np.float32 if found.dtype == np.float16 else np.float64)
+    for axis, (what, needed) in enumerate((("sample", least), ("feature", 1))):
+        if found.shape[axis] < needed:
+            raise ArrayError(
+                f"Found array with 0 {what}(s) (shape={found.shape}) while a minimum of 1 is required.",
+                where=name,
+            )
     if width is not None and found.shape[1] != width:
         raise ArrayError(f"{name} has another width", found=f"{found.shape[1]} columns", expected=width)
     lengths = np.einsum("ne,ne->n", found, found)
@@ -155,7 +178,7 @@ def numbers(values: Any, name: str, *, length: int | None = None) -> NDArray[np.
         ArrayError: it is anything else.
     """
     found = array(values, name, 1)
-    _require_length(found, name, length)
+    same_length(found, name, length)
     if np.isnan(found).any():
         raise ArrayError(f"Input {name} contains NaN")
     return found
@@ -192,7 +215,12 @@ def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bo
     return found.astype(np.bool_)
 
 
-def _require_length(found: NDArray[Any], name: str, length: int | None) -> None:
+def same_length(found: NDArray[Any], name: str, length: int | None) -> None:
+    """Refuse arrays of which each row belongs to a row of another, and that are longer or shorter.
+
+    Raises:
+        ArrayError: they are.
+    """
     if length is not None and len(found) != length:
         raise ArrayError(
             "Found input variables with inconsistent numbers of samples",

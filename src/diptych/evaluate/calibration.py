@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core import checks
 from diptych.core.errors import DataError, IntegrityError
 from diptych.core.files import write_bytes
 from diptych.core.seeds import numpy_rng
@@ -40,6 +41,9 @@ USUAL_SHARE = 4
 
 MISMATCHES = 8
 """Wrong texts that a picture is paired with for fitting."""
+
+LEAST = 20
+"""Different images, and pairs of an image and a wrong text, that a fit needs."""
 
 STEPS, RIDGE = 50, 1e-4
 _FIELDS = ("picture_bank", "text_bank", "weights", "model_digest")
@@ -63,7 +67,8 @@ class Calibration:
     model_digest: str = ""
 
     def z_scores(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
-        """Return (N, C): how many deviations above its background each text scores for each picture."""
+        """Return (N, C): how many deviations above its background each text scores for each image."""
+        image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
         return _z_scores(image_embeds, text_embeds, self.picture_bank)
 
     def probabilities(self, image_embeds: Floats, text_embeds: Floats, *, prior: float = 0.5) -> Doubles:
@@ -72,8 +77,10 @@ class Calibration:
         Args:
             image_embeds: (N, E) unit length.
             text_embeds: (C, E) unit length.
-            prior: share of matches that is expected before looking.
+            prior: share of matches that is expected before looking, above 0 and below 1.
         """
+        image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
+        checks.fraction(prior, "prior")
         scores = (image_embeds @ text_embeds.T).astype(np.float64)
         mean, deviation = _background(image_embeds, self.text_bank)
         by_picture = (scores - mean[:, None]) / deviation[:, None]
@@ -82,7 +89,9 @@ class Calibration:
         return _logistic(logits)
 
     def thresholds(self, text_embeds: Floats, rate: float) -> Doubles:
-        """Return (C,) cosines that an unrelated picture passes with a probability of `rate` at most."""
+        """Return (C,) cosines that an unrelated image passes with a probability of `rate` at most."""
+        checks.fraction(rate, "rate", zero=True)
+        _, text_embeds = self._checked(self.picture_bank, text_embeds)
         scores = np.sort((self.picture_bank @ text_embeds.T).astype(np.float64), axis=0)
         count = len(scores)
         allowed = int(np.floor(rate * (count + 1)))
@@ -91,7 +100,11 @@ class Calibration:
         return np.asarray(scores[count - allowed])
 
     def p_values(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
-        """Return (N,): how often a picture of the bank fits its best text at least as well; never 0."""
+        """Return (N,): how often an image of the bank fits its best text at least as well; never 0.
+
+        NaN for an unreadable image.
+        """
+        image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
         # Some say what is usual for a text, the others are held against it as new pictures are: only so are
         # the bank's and a new picture's scores exchangeable.
         says = np.arange(len(self.picture_bank)) % USUAL_SHARE == 0
@@ -99,7 +112,12 @@ class Calibration:
         usual = np.sort(_z_scores(held, text_embeds, known).max(axis=1))
         best = _z_scores(image_embeds, text_embeds, known).max(axis=1)
         at_least = len(usual) - np.searchsorted(usual, best, side="left")
-        return np.asarray((1 + at_least) / (1 + len(usual)))
+        return np.where(np.isnan(best), np.nan, (1 + at_least) / (1 + len(usual)))
+
+    def _checked(self, image_embeds: Floats, text_embeds: Floats) -> tuple[Floats, Floats]:
+        width = self.picture_bank.shape[1]
+        images = checks.rows(image_embeds, "image_embeds", width=width, missing=True, unit=True)
+        return images, checks.rows(text_embeds, "text_embeds", width=width, least=1, unit=True)
 
     def save(self, path: str | Path) -> None:
         """Write the calibration durably."""
@@ -117,6 +135,9 @@ class Calibration:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _FIELDS}
+            for name in _FIELDS[:2]:
+                checks.rows(arrays[name], name, least=1, width=arrays["text_bank"].shape[-1], unit=True)
+            checks.numbers(arrays["weights"], "weights", length=3)
             return cls(**{**arrays, "model_digest": str(arrays["model_digest"])})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise IntegrityError(
@@ -139,14 +160,20 @@ def calibrate(
         model_digest: of the model that made the embeddings; kept, so that no other one is held against them.
 
     Raises:
-        DataError: fewer than 20 readable pairs.
+        ArrayError: the rows are no pairs, or not of unit length.
+        DataError: fewer than 20 readable pairs of different images, or texts that hardly differ: then a
+            mismatch cannot be told from a match.
     """
+    image_embeds = checks.rows(image_embeds, "image_embeds", missing=True, unit=True)
+    width = image_embeds.shape[1]
+    text_embeds = checks.rows(text_embeds, "text_embeds", width=width, missing=True, unit=True)
+    checks.same_length(text_embeds, "text_embeds", len(image_embeds))
     good = np.isfinite(image_embeds).all(axis=1) & np.isfinite(text_embeds).all(axis=1)
     images, texts = image_embeds[good], text_embeds[good]
-    if len(images) < 20:
-        raise DataError(
-            "too few pairs to calibrate on", found=f"{len(images)} readable pairs", expected="20 or more"
-        )
+    distinct = len({image.tobytes() for image in images})
+    if distinct < LEAST:
+        found = f"{len(images)} readable pairs of {distinct} different images"
+        raise DataError("too few pairs to calibrate on", found=found, expected=f"{LEAST} or more")
     rng = numpy_rng(seed, "calibration")
     order = rng.permutation(len(images))
     size = max(10, min(BANK, len(images) - len(images) // FIT_SHARE))
@@ -162,6 +189,12 @@ def calibrate(
     same = [(texts[wrong[:, turn]] == texts[rest]).all(axis=1) for turn in range(MISMATCHES)]
     matched = np.r_[np.ones(len(rest), bool), np.zeros(len(rest) * MISMATCHES, bool)]
     kept = np.r_[np.ones(len(rest), bool), ~np.concatenate(same)]
+    if (kept & ~matched).sum() < LEAST or len({text.tobytes() for text in blank.text_bank}) < 2:
+        raise DataError(
+            "the texts of the pairs are nearly all the same: no picture can be paired with a wrong one",
+            found=f"{len({text.tobytes() for text in texts})} different texts",
+            fix="calibrate on captions that differ from image to image",
+        )
     weights = _fit(np.concatenate(features)[kept], matched[kept])
     return Calibration(blank.picture_bank, blank.text_bank, weights, model_digest)
 
@@ -175,7 +208,12 @@ def fit_temperature(logits: Doubles, labels: NDArray[np.int64]) -> float:
 
     Returns:
         What to divide logits by: the minimum of the mean negative log-likelihood, by golden section.
+
+    Raises:
+        ArrayError: there are none, some are NaN, or a label is no class.
     """
+    logits = checks.rows(logits, "logits", least=1).astype(np.float64)
+    labels = checks.classes(labels, "labels", logits.shape[1], length=len(logits))
     low, high = np.log(1e-3), np.log(1e3)
     ratio = (np.sqrt(5) - 1) / 2
 

@@ -16,6 +16,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core import checks
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.ranks import NEVER as NEVER
 from diptych.evaluate.ranks import Bools as Bools
@@ -48,6 +49,9 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
     >>> label_ranks(images, np.array([0, 0]), classifier)
     array([0, 1])
     """
+    classifier = checks.rows(classifier, "classifier")
+    image_embeds = checks.rows(image_embeds, "image_embeds", width=classifier.shape[1], missing=True)
+    labels = checks.classes(labels, "labels", len(classifier), length=len(image_embeds))
     pairs = np.stack([np.arange(len(labels)), labels], axis=1)
     return paired_ranks(image_embeds, classifier, pairs, both=False)[0]
 
@@ -62,11 +66,15 @@ def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
     Returns:
         (N,) int64 in [-1, C).
     """
-    return first_best(image_embeds, classifier)
+    classifier = checks.rows(classifier, "classifier", least=1)
+    return first_best(
+        checks.rows(image_embeds, "image_embeds", width=classifier.shape[1], missing=True), classifier
+    )
 
 
 def class_accuracies(hits: Bools, labels: Ints, class_count: int) -> NDArray[np.float64]:
     """Return the share of hits of each class: (C,) float64 in [0, 1], NaN for a class without pictures."""
+    hits, labels = _hits(hits, labels, class_count)
     totals = np.bincount(labels, minlength=class_count)
     right = np.bincount(labels[hits], minlength=class_count)
     with np.errstate(invalid="ignore"):
@@ -100,6 +108,8 @@ def confusion_matrix(labels: Ints, predicted: Ints, class_count: int) -> Ints:
     array([[1, 0, 0],
            [1, 0, 1]])
     """
+    labels = checks.classes(labels, "labels", class_count)
+    predicted = checks.classes(predicted, "predicted", class_count, length=len(labels), least=-1)
     answers = np.where(predicted < 0, class_count, predicted)
     cells = np.bincount(labels * (class_count + 1) + answers, minlength=class_count * (class_count + 1))
     return cells.reshape(class_count, class_count + 1).astype(np.int64)
@@ -117,6 +127,7 @@ def wilson(hits: float, count: int) -> Interval | None:
     >>> round(low, 4), round(high, 4)
     (0.4902, 0.9433)
     """
+    checks.part(hits, count)
     if count == 0:
         return None
     share, spread = hits / count, Z95 * Z95 / count
@@ -133,6 +144,7 @@ def bootstrap_mean_per_class(
     A draw of N pictures is one multinomial over the (class, hit) cells, so 2,000 draws cost 2,000 x 2C
     numbers and no pass over the pictures. A class that a draw misses is left out of that draw's mean.
     """
+    hits, labels = _hits(hits, labels, class_count)
     count = len(labels)
     if count == 0:
         return None
@@ -167,7 +179,8 @@ def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
     Returns:
         The gain in [-1, 1], and its interval (None when N is 0).
     """
-    count = len(before)
+    before = checks.flags(before, "before")
+    count, after = len(before), checks.flags(after, "after", length=len(before))
     if count == 0:
         return math.nan, None
     won, lost = int((after & ~before).sum()), int((before & ~after).sum())
@@ -175,3 +188,8 @@ def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
     centre = share_won - share_lost
     half = Z95 * math.sqrt((share_won + share_lost - centre * centre) / (count + 2))
     return (won - lost) / count, (max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def _hits(hits: Bools, labels: Ints, class_count: int) -> tuple[Bools, Ints]:
+    labels = checks.classes(labels, "labels", class_count)
+    return checks.flags(hits, "hits", length=len(labels)), labels

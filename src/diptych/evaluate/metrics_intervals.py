@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core import checks
 from diptych.core.intervals import exact_interval
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.metrics import RESAMPLES, Interval
@@ -34,6 +35,7 @@ def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval 
     >>> round(low, 4), round(high, 4)
     (0.4439, 0.9748)
     """
+    checks.part(hits, count)
     if count == 0:
         return None
     return exact_interval(hits, count, level=level)
@@ -97,6 +99,8 @@ def mcnemar(before: Bools, after: Bools) -> float:
     >>> mcnemar(np.array([True] + [False] * 9), np.array([False] + [True] * 7 + [False] * 2)) == 18 / 256
     True
     """
+    before = checks.flags(before, "before")
+    after = checks.flags(after, "after", length=len(before))
     won, lost = int((after & ~before).sum()), int((before & ~after).sum())
     total = won + lost
     ways = term = 1
@@ -129,7 +133,8 @@ def paired_bootstrap(
     >>> paired_bootstrap(np.zeros(8), np.ones(8)).interval
     (1.0, 1.0)
     """
-    gains = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
+    before = checks.numbers(before, "before")
+    gains = checks.numbers(after, "after", length=len(before)) - before.astype(np.float64)
     count = len(gains)
     if count == 0:
         return PairedTest(math.nan, None, math.nan)
@@ -148,5 +153,6 @@ def paired_bootstrap(
 def _percentiles(found: NDArray[np.float64], level: float) -> Interval | None:
     if not len(found):
         return None
+    checks.fraction(level, "level")
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core import checks
+from diptych.core.errors import ArrayError
 from diptych.evaluate.ranks import NEVER, Bools, Doubles, Ints
 
 RECALL_LEVELS = 11
@@ -36,6 +38,11 @@ def score_ranks(scores: NDArray[np.floating], labels: Ints) -> Ints:
     >>> score_ranks(np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([1, 1]))
     array([0, 1])
     """
+    scores = checks.array(scores, "scores", 2)
+    labels = checks.classes(labels, "labels", scores.shape[1], length=len(scores))
+    lost = np.isnan(scores)
+    if (lost.any(axis=1) != lost.all(axis=1)).any():
+        raise ArrayError("some scores of a row are NaN: an unreadable image has none")
     true = np.take_along_axis(scores, labels[:, None], axis=1)
     return np.where(np.isnan(true[:, 0]), NEVER, (scores >= true).sum(axis=1) - 1)
 
@@ -46,6 +53,7 @@ def top_k(ranks: Ints, k: int) -> float:
     >>> top_k(np.array([0, 3, NEVER, 1]), 2)
     0.5
     """
+    checks.whole(k, "k")
     return float((ranks < k).mean()) if len(ranks) else math.nan
 
 
@@ -71,6 +79,7 @@ def roc_auc(scores: NDArray[np.floating], positive: Bools) -> float:
     >>> roc_auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
     0.875
     """
+    scores, positive = _scored(scores, positive)
     wanted = scores[positive]
     others = np.sort(scores[~positive])
     if not len(wanted) or not len(others):
@@ -117,10 +126,10 @@ def eleven_point_ap(scores: NDArray[np.floating], positive: Bools) -> float:
     precision, recall = _curve(scores, positive)
     if not len(recall):
         return math.nan
-    found = np.rint(recall * int(positive.sum())).astype(np.int64)
+    found = np.rint(recall * int(np.sum(positive))).astype(np.int64)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     # Recall >= level / 10 in integers: 0.3 * 10 is not 3 in floating point.
-    levels = np.arange(RECALL_LEVELS) * int(positive.sum())
+    levels = np.arange(RECALL_LEVELS) * int(np.sum(positive))
     places = np.searchsorted(found * (RECALL_LEVELS - 1), levels, "left")
     return float(best[places].sum() / RECALL_LEVELS)
 
@@ -133,6 +142,11 @@ def mean_eleven_point_ap(scores: NDArray[np.floating], truth: Ints) -> float:
         truth: (N, C) as VOC's files have it: 1 present, -1 absent, 0 difficult, which is left out of that
             class.
     """
+    scores, truth = checks.array(scores, "scores", 2), checks.array(truth, "truth", 2)
+    if truth.shape != scores.shape or not np.isin(truth, (-1, 0, 1)).all():
+        raise ArrayError(
+            "truth has to be -1, 0 or 1 for each score", found=truth.shape, expected=scores.shape
+        )
     found = [
         eleven_point_ap(scores[kept, c], truth[kept, c] > 0)
         for c, kept in enumerate((truth != 0).T)
@@ -177,7 +191,11 @@ def reliability(
     >>> round(reliability(np.array([0.9, 0.8, 0.6]), np.array([True, True, False])).error, 3)
     0.3
     """
-    edges = np.arange(1, bins) / bins
+    confidence = checks.numbers(confidence, "confidence")
+    right = checks.flags(right, "right", length=len(confidence))
+    if len(confidence) and not 0 <= confidence.min() <= confidence.max() <= 1:
+        raise ArrayError("confidence is no probability", found=f"{confidence.min()} to {confidence.max()}")
+    edges = np.arange(1, checks.whole(bins, "bins")) / bins
     places = np.searchsorted(edges, confidence, "left")
     counts = np.bincount(places, minlength=bins).astype(np.int64)
     with np.errstate(invalid="ignore"):
@@ -191,6 +209,7 @@ def _curve(scores: NDArray[np.floating], positive: Bools) -> tuple[Doubles, Doub
 
     Empty without positives.
     """
+    scores, positive = _scored(scores, positive)
     if not positive.any():
         return np.empty(0), np.empty(0)
     order = np.argsort(-scores, kind="stable")
@@ -198,3 +217,8 @@ def _curve(scores: NDArray[np.floating], positive: Bools) -> tuple[Doubles, Doub
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     hits = np.cumsum(positive[order])[ends]
     return hits / (ends + 1), hits / hits[-1]
+
+
+def _scored(scores: NDArray[np.floating], positive: Bools) -> tuple[NDArray[np.floating], Bools]:
+    scores = checks.numbers(scores, "scores")
+    return scores, checks.flags(positive, "positive", length=len(scores))

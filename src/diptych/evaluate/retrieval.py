@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diptych.core import checks
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
@@ -99,7 +100,7 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
     rows = [
         (picture, places.setdefault(caption, len(places)))
         for picture, of_picture in enumerate(captions)
-        for caption in of_picture
+        for caption in checks.texts(of_picture, "captions of an image")
     ]
     return tuple(places), np.array(rows, dtype=np.int64).reshape(-1, 2)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core import checks
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.records import Counts
 from diptych.data.image_formats import READ_FORMATS
@@ -110,12 +111,13 @@ def top_k(
 
     Raises:
         UsageError: k is below 1.
+        ArrayError: the query holds NaN, or is of another width.
 
     >>> top_k(np.array([1, 0], np.float32), np.array([[0, 1], [1, 0], [1, 0]], np.float16), 2)
     (array([1, 2]), array([1., 1.], dtype=float32))
     """
-    if k < 1:
-        raise UsageError("cannot list fewer than one hit", found=k, expected="at least 1")
+    checks.whole(k, "k")
+    query = checks.numbers(query, "query", length=vectors.shape[1])
     rows = np.empty(0, dtype=np.int64)
     scores = np.empty(0, dtype=np.float32)
     for start in range(0, len(vectors), BLOCK_ROWS):
