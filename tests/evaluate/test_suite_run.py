@@ -314,6 +314,7 @@ def test_the_formats_of_others_hold_their_names(plan: Plan, tmp_path: Path) -> N
     assert (theirs["dataset"], theirs["task"]) == ("colour", "zeroshot_retrieval")
     assert theirs["metrics"]["text_retrieval_recall@1"] == 4 / 6
     assert as_clip_benchmark(result, "zeroshot")["metrics"]["acc1"] == 4 / 6
+    assert as_clip_benchmark(result, "zeroshot")["metrics"]["acc5"] is None  # of three classes
     assert as_clip_benchmark(result, "probe")["metrics"]["lp_acc1"] == 4 / 6
     (scores,) = as_mteb(result)["scores"]["test"]
     assert scores["main_score"] == 2 / 3 and scores["accuracy"] == 4 / 6

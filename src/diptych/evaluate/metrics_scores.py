@@ -155,6 +155,19 @@ def mean_eleven_point_ap(scores: NDArray[np.floating], truth: Ints) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
+def mean_average_precision(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Average `average_precision` over all classes; a class without positives counts as 0.
+
+    Args:
+        scores: (N, C).
+        positive: (N, C) bool.
+
+    Source: LAION-AI/CLIP_benchmark, `average_precision_per_class`.
+    """
+    found = [average_precision(of_class, marks) for of_class, marks in zip(scores.T, positive.T, strict=True)]
+    return float(np.nan_to_num(found).mean())
+
+
 @dataclass(frozen=True, slots=True)
 class Reliability:
     """How often answers of a confidence are right.

@@ -152,7 +152,12 @@ def zeroshot(bench: Bench) -> Answers:
         classifier = build_classifier(
             bench.model, truth.class_names, templates, precision=precision, cache=cache
         )
-        outcome = classify(embeds, truth.labels, classifier, opened.metric, truth=truth.marks, groups=groups)
+        outcome = classify(
+            embeds, truth.labels, classifier, opened.metric, truth=truth.marks, groups=groups,
+            probabilities=lambda cosines: bench.model.probabilities(
+                bench.model.scale * cosines.astype(np.float64) + bench.model.bias
+            ),
+        )  # fmt: skip
         share = further_metrics(outcome, task=opened.spec.name)[0]
         example = fill(templates, truth.class_names[:1])[0][0]
         told = {"name": templates.name, "value": share.value, "ci95": share.ci95, "example": example}
@@ -334,7 +339,7 @@ def _classified(bench: Bench, outcome: Outcome, extra: dict[str, Any]) -> Answer
         groups, _ = groups_of(bench.opened, bench.embedded, truth.rows)
         outcome = Outcome(
             outcome.labels, outcome.ranks, outcome.predicted, outcome.class_count, outcome.scores,
-            outcome.truth, groups,
+            outcome.truth, groups, outcome.probabilities,
         )  # fmt: skip
     return Answers(
         main_metric(outcome, bench.opened.metric, task=spec.name),

@@ -25,7 +25,7 @@ from diptych.evaluate.metrics import (
     predictions,
 )
 from diptych.evaluate.metrics_intervals import bootstrap, clopper_pearson
-from diptych.evaluate.metrics_scores import mean_eleven_point_ap, roc_auc
+from diptych.evaluate.metrics_scores import mean_average_precision, mean_eleven_point_ap, roc_auc
 from diptych.evaluate.ranks import Bools, Floats, Ints
 from diptych.evaluate.task_rows import MetricName
 
@@ -42,7 +42,8 @@ class Outcome:
         ranks: (N,) int64, other classes that scored as high as the true one, `NEVER` if unreadable.
         predicted: (N,) int64 in [-1, C).
         class_count: C.
-        scores: (N, C) float32, where a metric needs them; NaN rows are unreadable.
+        scores: (N, C) cosines or logits, where a metric needs them; NaN rows are unreadable.
+        probabilities: (N, C) of the classes, where a metric ranks them.
         truth: (N, C) int64 of several classes: 1, -1, or 0 for those that could not be told.
         groups: (N,) int64, where a metric asks for the worst of groups.
     """
@@ -54,6 +55,7 @@ class Outcome:
     scores: NDArray[np.floating] | None = None
     truth: Ints | None = None
     groups: Ints | None = None
+    probabilities: NDArray[np.floating] | None = None
 
     @property
     def hits(self) -> Bools:
@@ -72,6 +74,7 @@ def classify(
     *,
     truth: Ints | None = None,
     groups: Ints | None = None,
+    probabilities: Callable[[Floats], NDArray[np.floating]] | None = None,
 ) -> Outcome:
     """Answer for every picture.
 
@@ -82,12 +85,15 @@ def classify(
         metric: decides whether scores are kept.
         truth: (N, C) of several classes.
         groups: (N,) int64.
+        probabilities: turns cosines (N, C) into class probabilities, which `map_11pt` ranks.
     """
-    scores = image_embeds @ classifier.T if metric in ("map_11pt", "roc_auc") else None
+    scores: Floats | None = image_embeds @ classifier.T if metric in ("map_11pt", "roc_auc") else None
     ranks = label_ranks(image_embeds, np.maximum(labels, 0), classifier)
-    return Outcome(
-        labels, ranks, predictions(image_embeds, classifier), len(classifier), scores, truth, groups
-    )
+    ranked = None
+    if scores is not None and probabilities is not None:
+        ranked = probabilities(scores)
+    predicted = predictions(image_embeds, classifier)
+    return Outcome(labels, ranks, predicted, len(classifier), scores, truth, groups, ranked)
 
 
 def main_metric(outcome: Outcome, metric: MetricName, *, task: str, seed: int = 0) -> Metric:
@@ -106,7 +112,7 @@ def main_metric(outcome: Outcome, metric: MetricName, *, task: str, seed: int = 
 
 
 def further_metrics(outcome: Outcome, *, task: str) -> list[Metric]:
-    """Return top-1, top-5 and mean per class, for those who compare across data sets."""
+    """Return top-1, top-5 and mean per class (of several classes, the mean average precision of cosines)."""
     count = len(outcome.labels)
     found = []
     depths = (1, 5) if outcome.truth is None else (1,)
@@ -116,6 +122,10 @@ def further_metrics(outcome: Outcome, *, task: str) -> list[Metric]:
         found.append(Metric(task, f"top{k}", value, clopper_pearson(hits, count), count))
     if outcome.truth is None:
         found.append(main_metric(outcome, "mean_per_class", task=task))
+    elif outcome.scores is not None:  # as CLIP_benchmark has it: cosines, and what is difficult is there
+        present = outcome.truth >= 0
+        value = mean_average_precision(_pessimistic(outcome.scores, present), present)
+        found.append(Metric(task, "mean_average_precision", value, None, count))
     return found
 
 
@@ -187,16 +197,20 @@ def _worst(k: int) -> Callable[[Outcome], Statistic]:
 def _auc(outcome: Outcome) -> Statistic:
     assert outcome.scores is not None
     positive = outcome.labels == 1
-    margins = (outcome.scores[:, 1] - outcome.scores[:, 0]).astype(np.float64)
-    margins = np.where(np.isnan(margins), np.where(positive, -np.inf, np.inf), margins)
+    margins = _pessimistic((outcome.scores[:, 1] - outcome.scores[:, 0]).astype(np.float64), positive)
     return lambda rows: roc_auc(margins[rows], positive[rows])
 
 
 def _precision(outcome: Outcome) -> Statistic:
-    assert outcome.scores is not None and outcome.truth is not None
+    assert outcome.probabilities is not None and outcome.truth is not None
     truth = outcome.truth
-    scores = np.where(np.isnan(outcome.scores), np.where(truth > 0, -np.inf, np.inf), outcome.scores)
-    return lambda rows: mean_eleven_point_ap(scores[rows], truth[rows])
+    ranked = _pessimistic(outcome.probabilities, truth > 0)
+    return lambda rows: mean_eleven_point_ap(ranked[rows], truth[rows])
+
+
+def _pessimistic(scores: NDArray[np.floating], positive: Bools) -> NDArray[np.floating]:
+    """Put what is unreadable (NaN) last where it should be found, and first where it should not."""
+    return np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)
 
 
 _STATISTICS: dict[str, Callable[[Outcome], Statistic]] = {

@@ -182,6 +182,7 @@ def write_formats(folder: Path, results: Sequence[Mapping[str, Any]], form: Form
     return written
 
 
+FIVE = 5
 _THEIR_TASKS = {
     "zeroshot": "zeroshot_classification",
     "probe": "linear_probe",
@@ -193,7 +194,6 @@ _THEIR_NAMES = {
     "top1": "acc1",
     "top5": "acc5",
     "mean_per_class": "mean_per_class_recall",
-    "map_11pt": "mean_average_precision",
     "text_to_image_recall": "image_retrieval_recall",
     "image_to_text_recall": "text_retrieval_recall",
 }
@@ -205,6 +205,8 @@ def as_clip_benchmark(result: Mapping[str, Any], protocol: str) -> dict[str, Any
     told = {metric["metric"]: metric["value"] for metric in (found, *found["metrics"])}
     names = {name: name.partition("@") for name in told}
     metrics = {_THEIR_NAMES.get(stem, stem) + at + k: told[name] for name, (stem, at, k) in names.items()}
+    if len(result["class_names"]) < FIVE and "acc5" in metrics:
+        metrics["acc5"] = None  # they have none of fewer than five classes
     if _THEIR_TASKS[protocol] == "linear_probe":
         metrics = {f"lp_{name}": value for name, value in metrics.items()}
     model, _, pretrained = (result["model"].get("public") or result["model"]["name"]).partition("/")
