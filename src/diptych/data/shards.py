@@ -22,10 +22,12 @@ import numpy as np
 from diptych.core import manifest
 from diptych.core.errors import BadSampleError, IntegrityError, UsageError
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Need, Pair, Reason
+from diptych.core.records import Counts, Need, Pair, Reason
 from diptych.data import shards_index, tar
 from diptych.data.shards_index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND, Index, range_digest
 from diptych.data.shards_write import ShardSettings, write_shards
+from diptych.data.sources_rows import DEFAULT_COLUMNS, Columns
+from diptych.data.sources_texts import texts_beside
 
 __all__ = ["OnDamage", "ShardSet", "ShardSettings", "write_shards"]
 
@@ -112,7 +114,12 @@ class ShardSet:
             os.close(self._files.popitem()[1])
 
     def pairs(
-        self, counts: Counts, *, on_damage: OnDamage = "error", need: Need = Need.PAIR
+        self,
+        counts: Counts,
+        *,
+        on_damage: OnDamage = "error",
+        need: Need = Need.PAIR,
+        columns: Columns = DEFAULT_COLUMNS,
     ) -> Iterator[Pair]:
         """Read all pairs in order.
 
@@ -120,13 +127,14 @@ class ShardSet:
             counts: where samples that cannot be used are counted; whoever reads counts what it keeps.
             on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
             need: what a sample must have.
+            columns: see `pair`.
 
         Raises:
             IntegrityError: a sample is damaged and on_damage is "error".
         """
         for number in range(len(self)):
             try:
-                pair = self.pair(number, need=need)
+                pair = self.pair(number, need=need, columns=columns)
             except IntegrityError as error:
                 if on_damage == "error":
                     raise
@@ -140,12 +148,13 @@ class ShardSet:
         """Return the key of a sample (read from its shard, for our own shards keep no keys in memory)."""
         return self._keys[number] if self._keys is not None else self.pair(number).key
 
-    def pair(self, number: int, *, need: Need = Need.PAIR) -> Pair:
+    def pair(self, number: int, *, need: Need = Need.PAIR, columns: Columns = DEFAULT_COLUMNS) -> Pair:
         """Read one sample, and check it.
 
         Args:
             number: which one, in [0, len).
             need: what it must have.
+            columns: what captions are called in the JSON of others' tars.
 
         Raises:
             IntegrityError: its bytes are not what was written.
@@ -158,47 +167,25 @@ class ShardSet:
         if len(raw) != length or (self._keys is None and range_digest(raw) != digest):
             raise self._damage(number, raw)
         image = raw[image_at : image_at + image_size]
-        more: dict[str, Any] = {}
-        captions: tuple[str, ...] = ()
-        try:
-            captions = (raw[text_at : text_at + text_size].decode(),) if text_at else ()
-            if json_size:
-                more = _object(raw[json_at : json_at + json_size])
-        except (ValueError, RecursionError) as error:
-            if self._keys is None or Need.CAPTION in need:
-                raise BadSampleError(
-                    Reason.CAPTION_NOT_TEXT,
-                    where=self.place(number),
-                    found=type(error).__name__,
-                    expected="UTF-8 text and a JSON object",
-                ) from None
+        text = raw[text_at : text_at + text_size] if text_at else None
+        record = raw[json_at : json_at + json_size] if json_at else None
         path = str(self._paths[shard])
-        if self._keys is None:
-            key = more.get("key") or raw[: raw.index(b".", 0, tar.BLOCK)].decode()
-            return Pair(key, image, tuple(more.get("captions", captions)), more.get("fields", {}), path)
-        captions, fields = self._foreign_texts(captions, more)
-        if not captions and Need.CAPTION in need:
-            reason = Reason.EMPTY_CAPTION if text_at or json_size else Reason.MISSING_CAPTION
-            raise BadSampleError(reason, where=self.place(number))
-        return Pair(self._keys[number], image, captions, fields, path)
-
-    def _foreign_texts(
-        self, captions: tuple[str, ...], more: dict[str, Any]
-    ) -> tuple[tuple[str, ...], dict[str, Field]]:
-        """Return the captions and the fields that others' text and JSON hold."""
-        told = more.get("captions", more.get("caption"))
-        told = [told] if isinstance(told, str) else told
-        if isinstance(told, list) and told and ("captions" in more or not captions):
-            captions = tuple(text for text in told if isinstance(text, str))
-        captions = tuple(text.strip() for text in captions if text.strip())
-        nested = more.get("fields")
-        flat = {**more, **nested} if isinstance(nested, dict) else more
-        fields = {
-            name: value
-            for name, value in flat.items()
-            if name not in ("caption", "captions") and isinstance(value, str | int | float | None)
-        }
-        return captions, fields
+        if self._keys is not None:
+            captions, fields = texts_beside(text, record, columns)
+            if isinstance(captions, BadSampleError) and Need.CAPTION not in need:
+                captions = ()
+            if isinstance(captions, BadSampleError):
+                raise BadSampleError(captions.reason, where=self.place(number), found=captions.found)
+            return Pair(self._keys[number], image, captions, fields, path)
+        try:
+            more = _object(record) if record else {}
+            known = (text.decode(),) if text is not None else ()
+        except (ValueError, RecursionError) as error:
+            raise BadSampleError(
+                Reason.CAPTION_NOT_TEXT, where=self.place(number), found=type(error).__name__
+            ) from None
+        key = more.get("key") or raw[: raw.index(b".", 0, tar.BLOCK)].decode()
+        return Pair(key, image, tuple(more.get("captions", known)), more.get("fields", {}), path)
 
     def _read(self, shard: int, offset: int, length: int) -> bytes:
         handle = self._files.get(shard)

@@ -19,7 +19,7 @@ from diptych.core.text_files import UTF16
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND, tar_paths
 from diptych.data.sources_folder import FolderSource
-from diptych.data.sources_rows import DRAWN, Columns, Source, digest_files, unique
+from diptych.data.sources_rows import DEFAULT_COLUMNS, DRAWN, Columns, Source, digest_files, unique
 from diptych.data.sources_tables import ParquetSource, TableSource
 from diptych.data.table_rows import TABLE_SUFFIXES, table_suffix
 
@@ -27,10 +27,9 @@ __all__ = ["Columns", "Need", "Source", "open_source"]
 
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
 _PARQUET_MAGIC = b"PAR1"
-_DEFAULT_COLUMNS = Columns()
 
 
-def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS, need: Need = Need.PAIR) -> Source:
+def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Need = Need.PAIR) -> Source:
     """Open whatever a reference names; nothing but its kind is looked at yet.
 
     Args:
@@ -51,7 +50,7 @@ def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS, need: N
     if path.is_file():
         return _open_file(path, columns, need)
     if "{" in text or "::" in text:
-        return ShardSource(text, need)
+        return ShardSource(text, need, columns)
     raise UsageError(
         "there is no such source",
         where=text,
@@ -63,10 +62,10 @@ def open_source(ref: str | Path, *, columns: Columns = _DEFAULT_COLUMNS, need: N
 
 def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     if is_done(folder, KIND):
-        return ShardSource(str(folder), need)
+        return ShardSource(str(folder), need, columns)
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if any(path.suffix == ".tar" for path in names):
-        return ShardSource(str(folder), need)
+        return ShardSource(str(folder), need, columns)
     parquet = tuple(path for path in names if path.suffix == ".parquet")
     if parquet:
         return ParquetSource(str(folder), parquet, columns, need)
@@ -91,7 +90,7 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
     if start.startswith(_PARQUET_MAGIC) or path.suffix == ".parquet":
         return ParquetSource(str(path), (path,), columns, need)
     if path.suffix == ".tar" or start[257:262] == b"ustar":
-        return ShardSource(str(path), need)
+        return ShardSource(str(path), need, columns)
     text = table_suffix(path) in (".txt", "") and (b"\0" not in start or start.startswith(UTF16))
     if table_suffix(path) not in (*TABLE_SUFFIXES, ".json") and not text:
         raise UsageError(
@@ -129,12 +128,13 @@ class ShardSource:
 
     name: str
     need: Need = Need.PAIR
+    columns: Columns = DEFAULT_COLUMNS
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs in order; see Source."""
         shards = ShardSet.open(self.name)
         counts.merge(shards.counts)
-        return unique(shards.pairs(counts, on_damage="skip", need=self.need), counts)
+        return unique(shards.pairs(counts, on_damage="skip", need=self.need, columns=self.columns), counts)
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the tars; see Source."""

@@ -1,11 +1,10 @@
 """Samples from a folder of images, with captions where they lie beside them.
 
-Reads: ``NAME.jpg`` (png, webp, …: `image_formats`), at any depth, with ``NAME.txt`` (one caption a line) or
-``NAME.json`` (``caption`` or ``captions``; other scalar keys become fields). An image in a subfolder has the
-name of the first subfolder as its field ``label``, unless its JSON says another.
+Reads: ``NAME.jpg`` (png, webp, …: `image_formats`), at any depth, with ``NAME.txt`` (one caption a line) and
+``NAME.json`` (``captions`` or ``caption``; other scalar keys become fields; see `sources_texts`). An image in
+a subfolder has the name of the first subfolder as its field ``label``, unless its JSON says another.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,20 +16,17 @@ from diptych.core.records import Counts, Field, Need, Pair, Reason
 from diptych.data.image_formats import IMAGE_SUFFIXES
 from diptych.data.sources_rows import (
     Columns,
-    attempt,
     build_pair,
-    captions_of,
     digest_files,
     drop,
-    fields_of,
     plain,
     read_image,
     short_names,
     unique,
 )
+from diptych.data.sources_texts import MAX_BYTES_BESIDE, texts_beside
 
 LABEL = "label"
-_MAX_SIDECAR_BYTES = 2**20  # a hundred times the longest honest caption file
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ class FolderSource:
         images = self.images()
         names = [image.relative_to(self.folder).as_posix() for image in images]
         for image, name, key in zip(images, names, short_names(names), strict=True):
-            captions, fields = self._sidecar(image)
+            captions, fields = self._beside(image)
             label, slash, _ = name.partition("/")
             fields = {LABEL: plain(label), **fields} if slash else fields
             try:
@@ -80,42 +76,18 @@ class FolderSource:
             except BadSampleError as error:
                 drop(counts, error, name)
 
-    def _sidecar(self, image: Path) -> tuple[tuple[str, ...] | BadSampleError, dict[str, Field]]:
+    def _beside(self, image: Path) -> tuple[tuple[str, ...] | BadSampleError, dict[str, Field]]:
         """Return the captions, or why there are none, and the fields."""
-        told, lines = image.with_suffix(".json"), image.with_suffix(".txt")
-        if told.is_file():
-            body = attempt(lambda: _json_object(_sidecar_bytes(told)))
-            if isinstance(body, BadSampleError):
-                return body, {}
-            names = (self.columns.caption, "caption", "captions")
-            text = next((body[name] for name in names if name in body), None)
-            return attempt(lambda: captions_of(text)), fields_of(
-                {name: value for name, value in body.items() if name not in names}
-            )
-        if not lines.is_file():
-            return BadSampleError(Reason.MISSING_CAPTION, found="no .txt and no .json beside it"), {}
-        return attempt(lambda: _captions_of_lines(lines)), {}
+        try:
+            text, record = _read_beside(image.with_suffix(".txt")), _read_beside(image.with_suffix(".json"))
+        except BadSampleError as error:
+            return error, {}
+        return texts_beside(text, record, self.columns)
 
 
-def _captions_of_lines(path: Path) -> tuple[str, ...]:
-    try:
-        text = _sidecar_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found="not UTF-8") from None
-    return captions_of([line for line in text.splitlines() if line.strip()] or "")
-
-
-def _sidecar_bytes(path: Path) -> bytes:
-    if path.stat().st_size > _MAX_SIDECAR_BYTES:
+def _read_beside(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_BYTES_BESIDE:
         raise BadSampleError(Reason.CAPTION_TOO_LONG, found=f"{path.stat().st_size} bytes")
     return read_image(path)
-
-
-def _json_object(data: bytes) -> dict[str, object]:
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadSampleError(Reason.BAD_ROW, found=f"no JSON: {type(error).__name__}") from None
-    if not isinstance(body, dict):
-        raise BadSampleError(Reason.BAD_ROW, found="JSON without an object")
-    return body

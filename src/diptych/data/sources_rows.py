@@ -4,6 +4,7 @@ A row that fails a check raises BadSampleError inside its source, which counts i
 """
 
 import hashlib
+import math
 import os
 import re
 import stat
@@ -55,6 +56,9 @@ class Columns:
     image: str = "image"
     caption: str = "caption"
     key: str = "id"
+
+
+DEFAULT_COLUMNS = Columns()
 
 
 class Source(Protocol):
@@ -177,7 +181,7 @@ def caption_of(text: object) -> str:
         raise BadSampleError(Reason.CAPTION_NOT_TEXT, found=type(text).__name__)
     if len(text) > MAX_CAPTION_CHARACTERS:
         raise BadSampleError(Reason.CAPTION_TOO_LONG, found=f"{len(text)} characters")
-    stripped = text.strip()
+    stripped = text.removeprefix("\ufeff").strip()
     if not stripped:
         raise BadSampleError(Reason.EMPTY_CAPTION)
     if "\0" in stripped or not _is_unicode(stripped):
@@ -197,13 +201,15 @@ def _is_unicode(text: str) -> bool:
 def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
     """Keep the scalar columns; dates and the like become text, lists and bytes are left out.
 
+    What JSON cannot say is made fit for it: NaN becomes None, half a character its escape.
+
     >>> fields_of({"a": 1, "b": [2], "c": None})
     {'a': 1, 'c': None}
     """
     fields: dict[str, Field] = {}
     for name, value in values.items():
         if value is None or isinstance(value, int | float):
-            fields[plain(name)] = value
+            fields[plain(name)] = None if isinstance(value, float) and not math.isfinite(value) else value
         elif isinstance(value, str):
             fields[plain(name)] = plain(value)
         elif hasattr(value, "isoformat"):

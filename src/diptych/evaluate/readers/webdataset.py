@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from diptych.core.errors import DataError
+from diptych.core.text_files import decode_text
 from diptych.data.image_formats import IMAGE_SUFFIXES
 from diptych.data.sources_rows import MAX_FILE_BYTES, captions_of, fields_of
 from diptych.data.tar import read_members
@@ -106,7 +107,7 @@ def _example(key: str, parts: dict[str, bytes], path: Path) -> Example:
             fields |= {f"metadata_{place}": number for place, number in enumerate(numbers)}
         else:
             labels = tuple(place for place, number in enumerate(numbers) if number > 0)
-        lines = parts.get(".txt", b"").decode().splitlines()
+        lines = decode_text(parts.get(".txt", b"")).splitlines()
     except (ValueError, AttributeError, EOFError) as error:
         raise damaged(path, f"{key}: {error}"[:160], "a class number, marks or captions") from None
     captions = captions_of([line for line in lines if line.strip()]) if any(map(str.strip, lines)) else ()
