@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from diptych.core.manifest import read_manifest
 from diptych.core.records import Counts
 from diptych.core.settings import dumps_toml, to_mapping
 from diptych.curate.pipeline import STAGES, curate
-from diptych.curate.recipe import CurateRecipe
+from diptych.curate.recipe import SETTING_OF, CurateRecipe
 from diptych.curate.stages import read_table
 from diptych.data.shards import ShardSet
 
@@ -258,6 +259,31 @@ def test_a_curation_that_looks_for_nothing_is_refused(tmp_path: Path) -> None:
     recipe = worlds.recipe(queries={"corpus": [str(tmp_path / "rare.txt")]}, candidates=candidates)
     with pytest.raises(DataError, match=r"no query is left(.|\n)*min_word_count"):
         curate(recipe, tmp_path / "rare", only="queries")
+
+
+def test_a_curation_that_keeps_nothing_names_reasons_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("dog\n")
+    rows = [
+        ("a", worlds.picture(0), "a dog"),
+        ("b", worlds.picture(1), "a dog runs"),
+        ("c", b"no image", "dogs"),
+    ]
+    pairs = worlds.write_pairs(tmp_path / "pairs.parquet", rows)
+    recipe = worlds.recipe(
+        queries={"list": str(tmp_path / "list")},
+        candidates={"sources": [str(pairs)]},
+        filter={"rules": {"min_side": 500}},
+    )
+    with pytest.raises(DataError, match="no pair is left") as caught:
+        curate(recipe, tmp_path / "out")
+    assert caught.value.found == "3 candidates, all dropped (image_too_small 2, no_query 1)"
+    assert "filter.rules.min_side, queries.list" in caught.value.fix
+
+
+def test_every_setting_that_a_refusal_names_exists() -> None:
+    recipe = worlds.recipe(candidates={})
+    for setting in SETTING_OF.values():
+        assert attrgetter(setting)(recipe) is not None, setting
 
 
 def _stopped(fault: str, step: int, recipe: CurateRecipe, out: Path) -> tuple[int, str]:

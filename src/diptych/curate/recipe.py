@@ -5,11 +5,12 @@ paths given with `--set` are relative to the current folder.
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diptych.core.records import Reason
 from diptych.core.settings import from_mapping, load_toml, override
 from diptych.curate.balance import BalanceSettings
 from diptych.curate.candidates import CandidatesSettings, globbed
@@ -29,6 +30,35 @@ _PATHS = {
     "dedup": ("blocked_images",),
     "evaluation": ("sources",),
 }
+
+
+SETTING_OF: Mapping[Reason, str] = {
+    Reason.MISSING_CAPTION: "candidates.columns.caption",
+    Reason.MISSING_IMAGE: "candidates.columns.image",
+    Reason.CAPTION_TOO_SHORT: "filter.rules.min_characters",
+    Reason.CAPTION_TOO_LONG: "filter.rules.max_characters",
+    Reason.BOILERPLATE: "filter.rules.boilerplate",
+    Reason.WRONG_LANGUAGE: "filter.rules.languages",
+    Reason.BLOCKED_TEXT: "filter.rules.blocked_words",
+    Reason.BLOCKED_HOST: "filter.rules.blocked_hosts",
+    Reason.LOW_SCORE: "filter.rules.min_score",
+    Reason.NO_QUERY: "queries.list",
+    Reason.NOT_DRAWN: "balance.cap",
+    Reason.ROBOTS: "fetch.robots",
+    Reason.OPTED_OUT: "fetch.honour",
+    Reason.FORBIDDEN_ADDRESS: "fetch.allow_networks",
+    Reason.TIMEOUT: "fetch.timeout_seconds",
+    Reason.HASH_MISMATCH: "fetch.verify_sha256",
+    Reason.TOO_MANY_BYTES: "fetch.max_bytes",
+    Reason.TOO_MANY_PIXELS: "fetch.max_pixels",
+    Reason.FORMAT_NOT_ALLOWED: "fetch.formats",
+    Reason.IMAGE_TOO_SMALL: "filter.rules.min_side",
+    Reason.ASPECT_RATIO: "filter.rules.max_aspect",
+    Reason.BLOCKED_IMAGE: "dedup.blocked_images",
+    Reason.NEAR_DUPLICATE: "dedup.near",
+    Reason.IN_EVALUATION_SET: "evaluation.sources",
+}
+"""The setting that decides whether a pair is dropped for a reason; the other reasons have none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from diptych.core.errors import DataError
 from diptych.core.files import remove, write_json
 from diptych.core.manifest import FileEntry, content_digest, is_done, read_manifest
 from diptych.core.records import Counts, Field, Pair
 from diptych.core.settings import to_mapping
 from diptych.curate.datacard import describe, flow, sample_pairs
 from diptych.curate.datacard_page import write_card
+from diptych.curate.recipe import SETTING_OF
 from diptych.curate.stages import Run, Stage, Write, counts_from, unit_table
 from diptych.curate.stages_pictures import pictures
 from diptych.curate.stages_texts import queries, units
@@ -75,6 +77,14 @@ def _shards_finish(run: Run) -> dict[str, Any]:
         last = counts_from(read_manifest(part).counts)
         total.dropped.update(last.dropped)
         total.kept += last.kept
+    if not written:
+        settings = [SETTING_OF[reason] for reason, _ in total.dropped.most_common() if reason in SETTING_OF]
+        raise DataError(
+            "no pair is left to write",
+            where=run.folder,
+            found=f"{total.seen} candidates, all dropped ({total.reasons()})",
+            fix=f"repair the source, or change {', '.join(settings)}" if settings else "repair the source",
+        )
     manifest = join_shards(
         written, run.folder, settings=to_mapping(run.recipe), counts=total.as_dict(), inputs=_inputs(run)
     )
