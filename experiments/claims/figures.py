@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.files import write_json, write_text
-from diptych.core.settings import load_json
+from diptych.core.json_files import read_json
 from experiments.claims.charts import Axis, Series, bar_chart, line_chart
 from experiments.claims.scaling import PowerLaw
 
@@ -54,7 +54,7 @@ def fill_readme() -> None:
     results = README.parent / "results"
     page = README.read_text(encoding="utf-8")
     for path in sorted(results.glob("*.json")):
-        result = load_json(path)
+        result = read_json(path)
         figures = figures_of(path.stem, result)
         for file, text in figures.items():
             write_text(results / file, text)

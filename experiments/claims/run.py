@@ -19,7 +19,8 @@ from diptych.cli.recipe import TaskPart
 from diptych.cli.run import build_model, pack_once, vocabulary_once
 from diptych.core.errors import unknown_name
 from diptych.core.files import make_folder, write_json
-from diptych.core.settings import from_mapping, load_json
+from diptych.core.json_files import read_json
+from diptych.core.settings import from_mapping
 from diptych.data.loader import Loader, LoaderSettings
 from diptych.data.sources import open_source
 from diptych.evaluate.prompts import BARE, load
@@ -102,7 +103,7 @@ class Workshop:
         name = self._name(objective, factor, samples)
         path = self.folder / "runs" / f"{name}.json"
         if path.exists():
-            return load_json(path)
+            return read_json(path)
         blank = self.blank()
         config = narrowed(blank.config, factor) if factor != 1.0 else blank.config
         model = new_learner(objective, config, blank.tokenizer, blank.preprocess, seed=self.seed)
@@ -118,7 +119,7 @@ class Workshop:
         if objective == "contrastive":
             checkpoint.save(self.folder / "runs" / name, model, replace=True)
         write_json(path, {**facts, "curve": curve})
-        return load_json(path)
+        return read_json(path)
 
     def best(self) -> "Model":
         """Return the trained model of the last scaling run, which is the largest."""

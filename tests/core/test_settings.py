@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diptych.core.errors import SettingsError, UsageError
-from diptych.core.settings import dumps_toml, from_mapping, load_json, load_toml, override, to_mapping
+from diptych.core.settings import dumps_toml, from_mapping, load_toml, override, to_mapping
 
 
 class Precision(enum.StrEnum):
@@ -196,8 +196,3 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="not TOML") as caught:
         load_toml(tmp_path / "bad.toml")
     assert "bad.toml" in caught.value.where and "line" in caught.value.found
-    (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(SettingsError, match="no table"):
-        load_json(tmp_path / "list.json")
-    (tmp_path / "good.json").write_text('{"a": 1}')
-    assert load_json(tmp_path / "good.json") == {"a": 1}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from diptych.cli.prompts import class_names
-from diptych.core.settings import load_json, load_toml
+from diptych.core.json_files import read_json
+from diptych.core.settings import load_toml
 from diptych.core.text_files import read_text
 from diptych.curate.blocked import read_blocked_images
 from diptych.curate.filter import read_list
@@ -22,7 +23,7 @@ from diptych.evaluate.readers.examples import text_lines
 DIGEST = "a" * 64
 FILES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "settings.toml": ("[data]\nsource = 'é'", "{'data': {'source': 'é'}}", load_toml),
-    "settings.json": ('{"title": 1}', "{'title': 1}", load_json),
+    "settings.json": ('{"title": 1}', "{'title': 1}", read_json),
     "names.txt": ("crane\nheron\n", "['crane', 'heron']", lambda path: class_names(str(path))),
     "lines.txt": ("crane\nheron\n", "['crane', 'heron']", text_lines),
     "keys.txt": ("k1\nk2", "['k1', 'k2']", read_keys),

@@ -15,9 +15,9 @@ from diptych.core.errors import BadSampleError, DataError, IntegrityError, Missi
 from diptych.evaluate.prompt_sets import prompt_set
 from diptych.evaluate.readers.arrays import CifarReader, IdxReader, StlReader
 from diptych.evaluate.readers.arrays_pickle import read_batch
-from diptych.evaluate.readers.examples import Example, text_lines
+from diptych.evaluate.readers.examples import Example, annotations_json, text_lines
 from diptych.evaluate.readers.matlab import read_mat
-from diptych.evaluate.readers.originals import ClevrReader, read_json
+from diptych.evaluate.readers.originals import ClevrReader
 from diptych.evaluate.readers.pictures import middle_frame, picture_bytes
 from diptych.evaluate.readers.tables import ListReader, TableReader
 from diptych.evaluate.readers.tables_parquet import ParquetReader
@@ -269,4 +269,4 @@ def test_damaged_json_is_refused(tmp_path: Path, text: str) -> None:
         list(ClevrReader().examples(tmp_path, "val"))
     if text in ("{", "[]"):
         with pytest.raises(IntegrityError):
-            read_json(path)
+            annotations_json(path)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core.settings import load_json
+from diptych.core.json_files import read_json
 from experiments.claims.figures import README, figures_of, table_of
 
 PAGE = README.read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ def test_the_code_of_the_page_runs(block: str) -> None:
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_tables_and_figures_of_the_page_are_those_of_its_results(path: Path) -> None:
-    result = load_json(path)
+    result = read_json(path)
     assert table_of(path.stem, result) in PAGE
     for file, text in figures_of(path.stem, result).items():
         assert (path.parent / file).read_text(encoding="utf-8") == text

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diptych.core.records import Reason
 
+SHOWN_CHARACTERS = 1000  # of each part of a message
 SHOWN_NAMES = 12  # a message lists at most this many known names: more is a wall, not a help
 
 
@@ -51,9 +52,7 @@ class DiptychError(Exception):
         # Only `what` goes into args: unpickling in another process calls cls(*args), then restores the rest.
         super().__init__(what)
         self.what = what
-        self.where = str(where)
-        self.found = str(found)
-        self.expected = str(expected)
+        self.where, self.found, self.expected = map(_bounded, (where, found, expected))
         self.fix = fix
 
     def __str__(self) -> str:
@@ -64,6 +63,12 @@ class DiptychError(Exception):
         lines = [self.what, f"where: {self.where}" if self.where else "", against]
         lines.append(f"to do: {self.fix}" if self.fix else "")
         return "\n  ".join(line for line in lines if line)
+
+
+def _bounded(value: object) -> str:
+    """Return a value as text that no file can make endless."""
+    text = str(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
 
 
 class UsageError(DiptychError):

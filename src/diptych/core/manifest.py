@@ -14,10 +14,16 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
+from diptych.core.errors import IntegrityError, SettingsError, UsageError
 from diptych.core.files import sha256_file, write_json
+from diptych.core.json_files import read_json
+from diptych.core.settings import from_mapping
 
 MANIFEST_NAME = "manifest.json"
+MAX_BYTES = 2**28  # 100,000 shards take 20 MB
+MAX_NAME = 255  # bytes of a file's name, on every common file system
+SHOWN_CHARACTERS = 60
+REMEDY = "restore it from a copy, or make the folder again"
 
 
 def created_by() -> str:
@@ -109,27 +115,22 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
         IntegrityError: it was changed or damaged after it was written.
     """
     path = Path(folder) / MANIFEST_NAME
-    wanted = kind or "finished"
-    try:
-        text = path.read_bytes().decode("utf-8")
-        body = json.loads(text)
-        said = body.pop("sha256")
-        actual = _digest(body)
-        manifest = _from_body(body) if said == actual else None
-    except (FileNotFoundError, NotADirectoryError) as error:
+    if not path.is_file():
         raise UsageError(
-            f"not a {wanted} folder: it has no {MANIFEST_NAME}",
+            f"not a {kind or 'finished'} folder: it has no {MANIFEST_NAME}",
             where=folder,
             fix="give a folder that a finished command wrote; run a command that was cut off again",
-        ) from error
-    except OSError as error:
-        raise EnvironmentFault(
-            "cannot read the manifest", where=path, found=error.strerror or error
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _damaged(path, found=str(error)[:100], expected="the JSON that diptych wrote") from error
-    if manifest is None:
-        raise _damaged(path, found=f"sha256 {actual}", expected=said)
+        )
+    body = read_json(path, max_bytes=MAX_BYTES, fix=REMEDY)
+    said, actual = body.pop("sha256", None), _digest(body)
+    if said != actual:
+        raise _damaged(path, found=f"sha256 {actual}", expected=f"{said}"[:64])
+    try:
+        manifest = from_mapping(Manifest, body)
+    except SettingsError as error:
+        raise _damaged(path, found=str(error), expected="the manifest that diptych wrote") from error
+    for entry in manifest.outputs:
+        _check_name(path, entry.name)
     if kind is not None and manifest.kind != kind:
         raise UsageError("a folder of another kind", where=folder, found=manifest.kind, expected=kind)
     return manifest
@@ -167,12 +168,8 @@ def check_file(folder: Path, entry: FileEntry) -> Path:
     Raises:
         IntegrityError: missing, of another size or digest, or with a name that leaves the folder.
     """
-    name = PurePosixPath(entry.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise _damaged(
-            folder / MANIFEST_NAME, found=f"the file name {entry.name!r}", expected="a name inside"
-        )
-    path = folder / name
+    _check_name(folder / MANIFEST_NAME, entry.name)
+    path = folder / entry.name
     if not path.is_file():
         raise _damaged(path, found="no such file", expected=f"{entry.bytes:,} bytes")
     size = path.stat().st_size
@@ -184,22 +181,24 @@ def check_file(folder: Path, entry: FileEntry) -> Path:
     return path
 
 
+def _check_name(path: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    sane = all(part not in ("/", "..") and len(part.encode(errors="replace")) <= MAX_NAME for part in parts)
+    if not sane or "\0" in name:
+        shown = name[:SHOWN_CHARACTERS]
+        raise _damaged(path, found=f"the file name {shown!r}", expected="a name inside the folder")
+
+
 def _damaged(path: Path, *, found: str, expected: str) -> IntegrityError:
     return IntegrityError(
         "the file is not what was written",
         where=path,
         found=found,
         expected=expected,
-        fix="restore it from a copy, or make the folder again",
+        fix=REMEDY,
     )
 
 
 def _digest(value: Any) -> str:
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _from_body(body: dict[str, Any]) -> Manifest:
-    body["inputs"] = tuple(FileEntry(**entry) for entry in body["inputs"])
-    body["outputs"] = tuple(FileEntry(**entry) for entry in body["outputs"])
-    return Manifest(**body)

@@ -1,6 +1,7 @@
 """Settings: plain mappings (TOML, JSON, `--set a.b=1`) become frozen dataclasses, checked, and back.
 
-Reads: TOML and JSON files. A wrong setting is told by its dotted name; an unknown one with the nearest known.
+Reads: TOML files (JSON: `diptych.core.json_files`). A wrong setting is told by its dotted name; an unknown
+one with the nearest known.
 """
 
 import copy
@@ -11,7 +12,7 @@ import json
 import re
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -83,17 +84,19 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         UsageError: there is no such file.
         SettingsError: it is not TOML; names the line.
     """
-    return _load(path, tomllib.loads, "TOML")
-
-
-def load_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        UsageError: there is no such file.
-        SettingsError: it is not JSON, or no object; names the line.
-    """
-    return _load(path, json.loads, "JSON")
+    try:
+        content = tomllib.loads(read_text(path))
+    except FileNotFoundError as error:
+        raise UsageError("no such file", where=path, expected="a TOML file", fix="check the path") from error
+    except IsADirectoryError as error:
+        raise UsageError(
+            "this is a folder", where=path, expected="a TOML file", fix="give the file itself"
+        ) from error
+    except OSError as error:
+        raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError("the file is not TOML", where=path, found=str(error)) from error
+    return content
 
 
 def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -138,24 +141,6 @@ def dumps_toml(mapping: Mapping[str, Any]) -> str:
     <BLANKLINE>
     """
     return "\n".join(_toml_table(mapping, ())).lstrip("\n") + "\n"
-
-
-def _load(path: str | Path, parse: Callable[[str], Any], kind: str) -> dict[str, Any]:
-    try:
-        content = parse(read_text(path))
-    except FileNotFoundError as error:
-        raise UsageError("no such file", where=path, expected=f"a {kind} file", fix="check it") from error
-    except IsADirectoryError as error:
-        raise UsageError(
-            "this is a folder", where=path, expected=f"a {kind} file", fix="give the file itself"
-        ) from error
-    except OSError as error:
-        raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
-    except (ValueError, RecursionError) as error:
-        raise SettingsError(f"the file is not {kind}", where=path, found=str(error)) from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"the {kind} file holds no table", where=path, found=type(content).__name__)
-    return content
 
 
 def _shown(value: object) -> str:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.files import clean_temporaries, make_folder, write_json
+from diptych.core.json_files import read_json
 from diptych.core.locks import LOCK_NAME, locked
 from diptych.core.manifest import Manifest, read_manifest
 from diptych.core.progress import Progress
-from diptych.core.settings import from_mapping, load_json, to_mapping
+from diptych.core.settings import from_mapping, to_mapping
 from diptych.curate.engines import Crew, Engine
 from diptych.curate.recipe import CurateRecipe
 from diptych.curate.stages import (
@@ -51,7 +52,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         UsageError: there is none in the folder.
     """
-    return Run(folder, from_mapping(CurateRecipe, load_json(folder / RECIPE_NAME), where=folder))
+    return Run(folder, from_mapping(CurateRecipe, read_json(folder / RECIPE_NAME), where=folder))
 
 
 def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Run:
@@ -73,7 +74,7 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
             raise _refused(folder)
         write_json(path, plain)
         return Run(folder, recipe)
-    before = load_json(path)
+    before = read_json(path)
     if before != plain:
         raise UsageError(
             "this folder holds another curation",

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.core.files import write_json
+from diptych.core.json_files import read_json
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Reason
-from diptych.core.settings import load_json
 from diptych.curate.balance import Plan, balance_partition, count_matches, make_plan
 from diptych.curate.candidates import CandidateUnit, candidates_of, source_columns, units_of
 from diptych.curate.filter import caption_hosts, filter_table, repeated_captions
@@ -40,7 +40,7 @@ UNITS_FILE = "units.json"
 
 def units(run: Run) -> int:
     """Return how many units `candidates` and all stages after it have: one per table of candidates."""
-    return len(load_json(run.stage("candidates") / UNITS_FILE)["units"])
+    return len(read_json(run.stage("candidates") / UNITS_FILE)["units"])
 
 
 def _candidates_prepare(run: Run) -> None:
@@ -51,7 +51,7 @@ def _candidates_prepare(run: Run) -> None:
 
 
 def _candidates(run: Run, number: int, write: Write) -> Counts:
-    told = load_json(run.stage("candidates") / UNITS_FILE)["units"][number]
+    told = read_json(run.stage("candidates") / UNITS_FILE)["units"][number]
     table, counts = candidates_of(CandidateUnit(**told), run.recipe.candidates)
     write("", table)
     return counts
@@ -61,7 +61,7 @@ def _candidates_inputs(run: Run) -> tuple[FileEntry, ...]:
     """Digest what was read: files each by themselves, other sources by what they say of themselves."""
     settings = run.recipe.candidates
     found: list[FileEntry] = []
-    paths = dict.fromkeys(unit["path"] for unit in load_json(run.stage("candidates") / UNITS_FILE)["units"])
+    paths = dict.fromkeys(unit["path"] for unit in read_json(run.stage("candidates") / UNITS_FILE)["units"])
     for name in paths:
         path = Path(name)
         if path.is_file():

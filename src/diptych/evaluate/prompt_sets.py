@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import SettingsError, unknown_name
-from diptych.core.settings import from_mapping, load_json, load_toml
+from diptych.core.json_files import read_json
+from diptych.core.settings import from_mapping, load_toml
 from diptych.evaluate.prompts import Templates
 
 FOLDER = Path(__file__).with_name("templates")
@@ -188,7 +189,7 @@ def translated(prompts: PromptSet, path: Path, language: str) -> PromptSet:
 
     Source: Geigle et al. 2023, "Babel-ImageNet", for the form of the file.
     """
-    content = {code.lower(): value for code, value in load_json(path).items()}
+    content = {code.lower(): value for code, value in read_json(path).items()}
     if language.lower() not in content:
         raise unknown_name("language", language, content, where=path)
     names = _names_by_label(content[language.lower()], prompts, f"{path}: {language}")

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
 from diptych.core.files import sha256_file, write_bytes, write_json
+from diptych.core.json_files import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
-from diptych.core.settings import load_json
 from diptych.evaluate.protocols import Answers, Bench
 from diptych.evaluate.task_rows import TaskRow
 
@@ -159,7 +159,7 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: it is no JSON.
     """
-    return load_json(path)
+    return read_json(path)
 
 
 def write_formats(folder: Path, results: Sequence[Mapping[str, Any]], form: Format) -> list[Path]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.core.errors import DiptychError, IntegrityError, MissingPackageError
+from diptych.core.errors import DataError, DiptychError, IntegrityError, MissingPackageError
 from diptych.data.images import evaluation_pixels
 from diptych.models.notes import Measured, Notes, processor
 from diptych.models.runtimes import RUNTIMES, Plan, Precision, core_count, installed, multiplies_bfloat16
@@ -37,6 +37,15 @@ CHOSEN_SLACK = 5e-3
 PIXEL_LEVELS = 1
 TOWERS = ("image", "text")
 TIMED_BATCH, TIMED_RUNS = 8, 3
+KINDS = {
+    "picture": ("uint8", 3),
+    "pixels": ("uint8", 4),
+    "tokens": ("int64", 2),
+    "image_embeds": ("float32", 2),
+    "text_embeds": ("float32", 2),
+}
+"""Type and number of dimensions of the reference inputs and outputs in `golden.safetensors`."""
+SHOWN_CHARACTERS = 60
 
 
 def plans(backend: str, precision: Precision | None, threads: int | None) -> list[Plan]:
@@ -99,9 +108,9 @@ def choose(
     return best[1]
 
 
-def stated_cosine(parity: Mapping[str, Any]) -> float:
+def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
     """Return the smallest cosine on the golden inputs that an export states."""
-    return min((float(part["golden_cosine_min"]) for part in parity.values()), default=1.0)
+    return min((part.get("golden_cosine_min", 1.0) for part in parity.values()), default=1.0)
 
 
 def _floor(model: "ExportedModel", *, chosen: bool) -> float:
@@ -136,25 +145,50 @@ def _try(model: "ExportedModel", golden: Path, *, timed: bool) -> Measured:
     return {**measured, "seconds": sorted(seconds)[TIMED_RUNS // 2]}
 
 
+def require_kinds(golden: Mapping[str, Any], where: str | Path) -> None:
+    """Check types and shapes of stored reference inputs and outputs before anything is computed with them.
+
+    Args:
+        golden: arrays or tensors by name.
+        where: the folder, for the message.
+
+    Raises:
+        IntegrityError: one is of another kind than this package writes, or unknown.
+    """
+    for name, array in golden.items():
+        kind, dimensions = KINDS.get("picture" if name.startswith("picture_") else name, ("nothing", 0))
+        found = str(array.dtype).removeprefix("torch.")
+        if found != kind or len(array.shape) != dimensions or 0 in array.shape:
+            raise IntegrityError(
+                "the golden embeddings are damaged",
+                where=f"{where}: {name[:SHOWN_CHARACTERS]}",
+                found=f"{found} {list(array.shape)}",
+                expected=f"{kind}, {dimensions} dimensions, none of them empty",
+                fix="restore the folder from a copy, or write it again",
+            )
+
+
 def check_golden(model: "ExportedModel", golden: Mapping[str, NDArray[Any]], *, where: Path) -> Measured:
     """Hold an exported model against the embeddings of the original; return each tower's smallest cosine.
 
     Raises:
         IntegrityError: preprocessing or tokenizer give something else, or a tower does that should be exact.
     """
+    require_kinds(golden, where)
     try:
         pictures = [golden[name] for name in sorted(golden) if name.startswith("picture_")]
         pixels = np.stack([evaluation_pixels(Image.fromarray(x), model.preprocess) for x in pictures])
-        tokens = model.tokenize(model.description.captions)
-        same_pixels = np.abs(pixels.astype(int) - golden["pixels"]).max() <= PIXEL_LEVELS
+        if not np.abs(pixels.astype(int) - golden["pixels"]).max() <= PIXEL_LEVELS:
+            raise _different("the preprocessing", where, "other pixels", f"at most {PIXEL_LEVELS} level")
+        if not np.array_equal(model.tokenize(model.description.captions), golden["tokens"]):
+            raise _different("the tokenizer", where, "other ids", "the same ids")
         rows = {"image": model.image_rows(golden["pixels"]), "text": model.text_rows(golden["tokens"])}
         expected = {tower: golden[f"{tower}_embeds"] for tower in TOWERS}
-    except (KeyError, ValueError) as error:
+        width = model.config.embed_dim
+        if any(not rows[t].shape == expected[t].shape == (len(rows[t]), width) for t in TOWERS):
+            raise ValueError("embeddings of another shape")
+    except (KeyError, ValueError, DataError) as error:
         raise _different("the golden embeddings", where, f"incomplete ({error})", "all of them") from error
-    if not same_pixels:
-        raise _different("the preprocessing", where, "other pixels", f"at most {PIXEL_LEVELS} level")
-    if not np.array_equal(tokens, golden["tokens"]):
-        raise _different("the tokenizer", where, "other ids", "the same ids")
     exact = model.description.precision == "float32" and model.plan.precision == "float32"
     for tower in TOWERS if exact else ():
         far = float(np.abs(rows[tower] - expected[tower]).max())
@@ -180,7 +214,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
     try:
         return dict(load(path.read_bytes()))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:
         raise IntegrityError(
             "cannot read the golden embeddings", where=path, found=str(error)[:200]
         ) from error

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.core.errors import DataError, DiptychError, IntegrityError, UsageError, unknown_name
+from diptych.core.errors import (
+    DataError,
+    DiptychError,
+    IntegrityError,
+    SettingsError,
+    UsageError,
+    unknown_name,
+)
 from diptych.core.files import sha256_file
+from diptych.core.json_files import read_json
 from diptych.core.manifest import Manifest, content_digest, is_done, read_manifest
-from diptych.core.settings import from_mapping, load_json
+from diptych.core.settings import from_mapping
 from diptych.data.images import Mode, Preprocess, evaluation_pixels
 from diptych.models import backend_choice
-from diptych.models.config import ClipConfig
+from diptych.models.config import ClipConfig, check_sizes
 from diptych.models.encoding import Encodes
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.notes import Notes
@@ -73,7 +81,7 @@ class ExportDescription:
     model_digest: str
     captions: tuple[str, ...]
     logit_bias: float | None = None
-    parity: Mapping[str, Any] = field(default_factory=dict)
+    parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -306,7 +314,10 @@ def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
             fix=f"read it with the version that wrote it ({manifest.created_by})",
         )
     try:
-        description = from_mapping(ExportDescription, load_json(path), where=path)
+        description = from_mapping(ExportDescription, read_json(path), where=path)
+        check_sizes(replace(description.model, logit_scale_init=description.logit_scale))
+        if description.preprocess.size != description.model.vision.image_size:
+            raise SettingsError("preprocessing and image tower want other sizes", where="preprocess.size")
     except DiptychError as error:
         raise IntegrityError(
             "cannot read the description", where=path, found=str(error), fix=REMEDY

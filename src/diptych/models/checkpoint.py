@@ -25,8 +25,9 @@ from torch import Tensor
 from diptych.core import checks
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
+from diptych.core.json_files import read_json
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
-from diptych.core.settings import from_mapping, load_json, to_mapping
+from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.images import Preprocess
 from diptych.models.clip import Clip
 from diptych.models.config import ClipConfig, check_sizes
@@ -132,7 +133,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
     notes.check_files(force=check)
     path = folder / CONFIG
     try:
-        description = from_mapping(Description, load_json(path), where=path)
+        description = from_mapping(Description, read_json(path), where=path)
         check_sizes(description.model)
         _check_tokenizer(vocabulary_file(folder, description.model.text), description.tokenizer)
         model = Model(

@@ -26,6 +26,7 @@ NO_CEILING = 1e9
 """A bound on the scale that no training reaches: SigLIP's published scales (up to 118) pass CLIP's 100."""
 
 MAX_LAYERS, MAX_SIZE = 1000, 2**24
+MAX_LOGIT = 80.0  # the exponential of more does not fit into float32
 """Far beyond any model; see `check_sizes`."""
 
 RESNET_EXPANSION = 4
@@ -49,7 +50,7 @@ class VitConfig:
 
     def __post_init__(self) -> None:
         _require_positive("vision", patch_size=self.patch_size, layers=self.layers)
-        _require_heads("vision", self.width, self.heads)
+        _require_heads("vision", self.width, self.heads, self.mlp_ratio)
         _require_grid(self.image_size, self.patch_size)
 
     @property
@@ -126,7 +127,7 @@ class SiglipVisionConfig:
 
     def __post_init__(self) -> None:
         _require_positive("vision", patch_size=self.patch_size, layers=self.layers)
-        _require_heads("vision", self.width, self.heads)
+        _require_heads("vision", self.width, self.heads, self.mlp_ratio)
         if len(self.image_size) != 2 or min(self.image_size) < self.patch_size:
             raise SettingsError(
                 "the picture is smaller than a patch",
@@ -163,7 +164,7 @@ class TextConfig:
         _require_positive(
             "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
         )
-        _require_heads("text", self.width, self.heads)
+        _require_heads("text", self.width, self.heads, self.mlp_ratio)
         _require_ids(self.vocab_size, start_id=self.start_id, end_id=self.end_id)
 
 
@@ -192,7 +193,7 @@ class SiglipTextConfig:
         _require_positive(
             "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
         )
-        _require_heads("text", self.width, self.heads)
+        _require_heads("text", self.width, self.heads, self.mlp_ratio)
         _require_ids(self.vocab_size, start_id=self.start_id, end_id=self.end_id, pad_id=self.pad_id)
 
 
@@ -221,7 +222,7 @@ class ClipConfig:
     logit_bias_init: float | None = None
 
     def __post_init__(self) -> None:
-        _require_positive("model", embed_dim=self.embed_dim)
+        _require_positive("model", embed_dim=self.embed_dim, logit_scale_max=self.logit_scale_max)
         for name, activation in (("activation", self.activation), ("text_activation", self.text_activation)):
             if activation is not None and activation not in ACTIVATIONS:
                 raise unknown_name("activation", str(activation), ACTIVATIONS, where=name)
@@ -271,8 +272,10 @@ def check_sizes(config: ClipConfig) -> None:
             raise _too_much(name, number, f"at most {limit:,}")
     if not 0 <= config.layer_norm_eps < 1:
         raise _too_much("layer_norm_eps", config.layer_norm_eps, "a small positive number")
-    if not math.isfinite(config.logit_scale_init):
-        raise _too_much("logit_scale_init", config.logit_scale_init, "a number")
+    for name in ("logit_scale_init", "logit_bias_init"):
+        value = getattr(config, name)
+        if value is not None and not abs(value) <= MAX_LOGIT:
+            raise _too_much(name, value, f"at most {MAX_LOGIT:g}")
 
 
 def _too_much(where: str, found: float, expected: str) -> SettingsError:
@@ -295,9 +298,9 @@ def mlp_ratio(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
-def _require_positive(part: str, **values: int) -> None:
+def _require_positive(part: str, **values: float) -> None:
     for name, value in values.items():
-        if value < 1:
+        if not value >= 1:
             raise SettingsError(
                 f"{name} is too small",
                 where=f"{part}.{name}",
@@ -330,7 +333,8 @@ def _require_same_width(part: str, width: int, embed_dim: int) -> None:
         )
 
 
-def _require_heads(part: str, width: int, heads: int) -> None:
+def _require_heads(part: str, width: int, heads: int, mlp_ratio: float = 1.0) -> None:
+    _require_positive(part, mlp_width=width * mlp_ratio)
     if heads < 1 or width < 1 or width % heads:
         raise SettingsError(
             "the width must divide evenly among the heads",

@@ -20,13 +20,13 @@ from diptych.core.errors import (
     UsageError,
     unknown_name,
 )
+from diptych.core.json_files import read_json
 from diptych.core.manifest import is_done
 from diptych.data.images import Preprocess
 from diptych.data.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
 from diptych.models.config import ACTIVATIONS, Activation, ClipConfig, check_sizes
 from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
-from diptych.models.json_files import malformed, read_json
 from diptych.models.layout_open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
 from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
 from diptych.models.layout_siglip import (
@@ -351,6 +351,17 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
         found=", ".join(path.name for path in others[:SHOWN]) or "no weights",
         expected=f"a checkpoint of diptych, {OPEN_CLIP_CONFIG} or {CONFIG} with weights, or one weights file",
         fix="give the weights file itself" if others else "check the path",
+    )
+
+
+def malformed(path: Path, found: str, expected: str) -> IntegrityError:
+    """Build the error for a file whose content makes no model."""
+    return IntegrityError(
+        "the file does not describe a model that can be read",
+        where=path,
+        found=found,
+        expected=expected,
+        fix="restore the file that was published with these weights",
     )
 
 

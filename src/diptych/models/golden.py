@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diptych.core.errors import IntegrityError
 from diptych.data.images import evaluation_pixels
+from diptych.models.backend_choice import require_kinds
 from diptych.models.model import Model
 
 TOLERANCE = 1e-4
@@ -91,6 +92,7 @@ def verify_golden(model: Model, golden: Mapping[str, Tensor], *, where: str | Pa
         IntegrityError: preprocessing, tokenizer or towers give something else; says which.
     """
     try:
+        require_kinds(golden, where)
         pictures = [golden[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
         pixels = _pixels(model, pictures)
         _compare("the preprocessing", pixels, golden["pixels"], PIXEL_TOLERANCE, where)

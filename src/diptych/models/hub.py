@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageError, UsageError
-from diptych.models.json_files import read_json
+from diptych.core.json_files import read_json
 
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
 OPEN_CLIP_WEIGHTS = (

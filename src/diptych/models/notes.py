@@ -8,14 +8,14 @@ Reads and writes: `measured.json` in the model's folder. It is a memory, not a p
 or where it cannot be written, everything is found out again. Who can forge it can forge the model.
 """
 
-import json
 import platform
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from diptych.core.errors import EnvironmentFault
+from diptych.core.errors import DiptychError, EnvironmentFault
 from diptych.core.files import write_json
+from diptych.core.json_files import read_json
 from diptych.core.manifest import Manifest, check_file, created_by
 
 NOTES = "measured.json"
@@ -36,8 +36,8 @@ class Notes:
         self._files: dict[str, list[int]] = {}
         self._found: dict[str, Measured] = {}
         # Whatever is wrong with a memory, forgetting it is right.
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            noted = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+        with suppress(DiptychError, ValueError, TypeError, KeyError, AttributeError):
+            noted = read_json(folder / NOTES)
             self._files = {str(name): list(map(int, stat)) for name, stat in noted["files"].items()}
             self._found = {
                 str(key): {str(name): float(value) for name, value in found.items()}

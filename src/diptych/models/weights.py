@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
-from diptych.models.json_files import read_json
+from diptych.core.json_files import read_json
 
 INDEX_SUFFIX = ".index.json"
 WRAPPERS = ("module.", "_orig_mod.")

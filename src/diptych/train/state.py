@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from diptych.core.errors import DiptychError, IntegrityError, SettingsError
 from diptych.core.files import clean_temporaries, remove, staging_folder, write_bytes, write_json
+from diptych.core.json_files import read_json
 from diptych.core.manifest import MANIFEST_NAME, Manifest, file_entry, verify, write_manifest
 from diptych.core.records import Counts, Reason
-from diptych.core.settings import from_mapping, load_json
+from diptych.core.settings import from_mapping
 
 KIND = "training state"
 FORMAT = 1
@@ -145,7 +146,7 @@ def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
 
 def load_facts(state: Path) -> Facts:
     """Read the counters and the identity of a state that `latest` returned."""
-    return from_mapping(Facts, load_json(state / FACTS), where=state / FACTS)
+    return from_mapping(Facts, read_json(state / FACTS), where=state / FACTS)
 
 
 @torch.no_grad()

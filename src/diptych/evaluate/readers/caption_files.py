@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diptych.data.sources_rows import captions_of
-from diptych.evaluate.readers.examples import Example, OneFile, Unnamed, damaged, inside
-from diptych.evaluate.readers.originals import read_json
+from diptych.evaluate.readers.examples import Example, OneFile, Unnamed, annotations_json, damaged, inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class KarpathyReader(OneFile):
         """
         path = root / self.file
         try:
-            for entry in read_json(path)["images"]:
+            for entry in annotations_json(path)["images"]:
                 if entry["split"] == split:
                     names = {"filename": entry["filename"], "filepath": entry.get("filepath", "")}
                     name = self.image.format(**names)
@@ -76,7 +75,7 @@ class CocoReader(Unnamed):
             IntegrityError: the file is damaged.
         """
         path = root / self.file.format(split=split)
-        content = read_json(path)
+        content = annotations_json(path)
         try:
             texts: dict[Any, list[str]] = {entry["id"]: [] for entry in content["images"]}
             for annotation in sorted(content["annotations"], key=lambda told: told["id"]):

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core.errors import IntegrityError, UsageError
+from diptych.core.json_files import read_json
 from diptych.core.records import Field
 from diptych.core.text_files import read_text
 from diptych.data.sources_rows import image_path
+
+MAX_JSON_BYTES = 2**30  # CLEVR's training scenes take 260 MB
 
 Label = int | str
 """A class number from 0, or what the data set's files call the class."""
@@ -126,6 +129,16 @@ def text_lines(path: Path, *, empty: bool = False) -> list[str]:
     except UnicodeDecodeError as error:
         raise damaged(path, f"byte {error.start} is not UTF-8") from None
     return [line.strip() for line in text.splitlines() if empty or line.strip()]
+
+
+def annotations_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a data set.
+
+    Raises:
+        UsageError: there is no such file.
+        IntegrityError: it is no JSON object, or too large.
+    """
+    return read_json(need(path), max_bytes=MAX_JSON_BYTES, fix="fetch this file again")
 
 
 def damaged(path: Path, found: object, expected: object = "") -> IntegrityError:

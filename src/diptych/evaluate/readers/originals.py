@@ -3,7 +3,6 @@
 Reads: what their authors publish, unpacked.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,17 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.evaluate.prompt_sets import prompt_set
-from diptych.evaluate.readers.examples import Example, Label, Unnamed, damaged, inside, need, text_lines
+from diptych.evaluate.readers.examples import (
+    Example,
+    Label,
+    Unnamed,
+    annotations_json,
+    damaged,
+    inside,
+    need,
+    text_lines,
+)
 from diptych.evaluate.readers.matlab import read_mat
-
-MAX_JSON_BYTES = 2**30  # CLEVR's training scenes take 260 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +220,7 @@ class ClevrReader(Unnamed):
         """
         path = root / self.folder / "scenes" / f"CLEVR_{split}_scenes.json"
         try:
-            for scene in read_json(path)["scenes"]:
+            for scene in annotations_json(path)["scenes"]:
                 name, objects = str(scene["image_filename"]), scene["objects"]
                 label = len(objects) - 3 if self.asks == "count" else _clevr_distance(objects)
                 yield Example(name, inside(root / self.folder / "images" / split, name), (label,))
@@ -256,24 +262,6 @@ class ObjectNetReader:
 
     def _folders(self, root: Path) -> dict[str, str]:
         """Return the name of every folder whose class ImageNet has."""
-        shared = read_json(root / "mappings" / "objectnet_to_imagenet_1k.json")
-        names = read_json(root / "mappings" / "folder_to_objectnet_label.json")
+        shared = annotations_json(root / "mappings" / "objectnet_to_imagenet_1k.json")
+        names = annotations_json(root / "mappings" / "folder_to_objectnet_label.json")
         return {folder: str(name).lower() for folder, name in sorted(names.items()) if name in shared}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a data set.
-
-    Raises:
-        UsageError: there is no such file.
-        IntegrityError: it is no JSON object, or too large.
-    """
-    if need(path).stat().st_size > MAX_JSON_BYTES:
-        raise damaged(path, f"{path.stat().st_size} bytes", f"at most {MAX_JSON_BYTES}")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise damaged(path, error, "JSON") from None
-    if not isinstance(content, dict):
-        raise damaged(path, type(content).__name__, "a JSON object")
-    return content
