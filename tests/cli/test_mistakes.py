@@ -74,7 +74,7 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
         "train RECIPE --set data.source=scenes:trian --out PLACE/r", 2, ["did you mean 'train'?"],
     ),
     "setting of scenes": ("pack scenes:train?cuont=2 PLACE/p", 2, ["cuont", "did you mean 'count'?"]),
-    "source without pairs": ("pack PLACE/empty PLACE/p", 2, ["holds no pairs", "nothing.md"]),
+    "source without pairs": ("pack PLACE/empty PLACE/p", 2, ["holds no images", "nothing.md"]),
     "source is a picture": ("pack PLACE/red.png PLACE/p", 2, ["no kind of file", "diptych classify"]),
     "source without its columns": ("pack PLACE/headless.csv PLACE/p", 2, ["image", "picture, text"]),
     "source with bad rows alone": ("pack PLACE/allbad.csv PLACE/p --workers 0", 3, ["dropped"]),

@@ -44,7 +44,8 @@ def test_a_suite_embeds_once_and_finds_what_its_tasks_find_alone(
     reads = []
     pairs = type(swatches).pairs
     monkeypatch.setattr(type(swatches), "pairs", lambda self, counts: reads.append(1) or pairs(self, counts))
-    together = Suite("all", swatches, tasks)(colour_model)
+    found = Suite("all", swatches, tasks)(colour_model)
+    together = [metric for metric in found if not metric.metric.startswith("bad_samples")]
     assert len(reads) == 1
     assert together == alone
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from diptych.core.errors import UsageError
 from diptych.core.files import write_text
-from diptych.core.records import Metric
+from diptych.core.records import Counts, Metric
 
 if TYPE_CHECKING:
     from diptych.data.sources import Columns
+
+MAX_BAD_FRACTION = 0.1
+"""Share of a source's samples that may be bad, where no other is given."""
 
 
 def parse_columns(text: str) -> "Columns":
@@ -35,17 +38,30 @@ def parse_columns(text: str) -> "Columns":
 
 
 def answer(result: object, where: str = "-") -> int:
-    """Write a result as JSON to stdout or a file; a list has one record a line."""
+    """Write a result as JSON to stdout or a file; a list has one record a line.
+
+    A file name that is not UTF-8 is written with the escapes that JSON has for it, such as \\udcff.
+    """
     if isinstance(result, list):
         records = ",\n  ".join(json.dumps(record, ensure_ascii=False, allow_nan=False) for record in result)
         text = f"[\n  {records}\n]" if result else "[]"
     else:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    text = text.encode("utf-8", "backslashreplace").decode()
     if where == "-":
         sys.stdout.write(text + "\n")
     else:
         write_text(where, text + "\n")
     return 0
+
+
+def show_dropped(counts: Counts) -> None:
+    """Print to stderr how many samples could not be used: for each reason, the first place."""
+    for reason, count in counts.dropped.most_common():
+        first = next(iter(counts.examples.get(reason, ())), "")
+        sys.stderr.write(
+            f"{count} of {counts.seen} samples: {reason}{f' (first: {first})' if first else ''}\n"
+        )
 
 
 def show(metrics: Sequence[Metric]) -> None:

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.cli.answers import MAX_BAD_FRACTION, show_dropped
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.progress import Progress
+from diptych.core.records import Counts, Need
 
 if TYPE_CHECKING:
+    from diptych.data.sources import Columns
     from diptych.evaluate.calibration import Calibration
     from diptych.models.model import Model
     from diptych.search.searcher import Searcher
@@ -101,10 +104,11 @@ def _answer(
     ]
     order = np.argsort(-shares).tolist()
     told: dict[str, Any] = {"label": names[order[0]]}
-    if held is not None:
+    if held is not None and held.calibration.has_pairs:
         matches = held.calibration.probabilities(embed[None], classifier)[0]
         for label, match in zip(labels, matches, strict=True):
             label["match"] = round(float(match), 6)
+    if held is not None:
         p_value = float(held.calibration.p_values(embed[None], classifier)[0])
         told = {"label": told["label"] if p_value <= held.rate else NONE, "p_value": round(p_value, 6)}
     return {**told, "labels": [labels[place] for place in order]}
@@ -138,29 +142,48 @@ def open_calibration(model_ref: str, path: Path | None, rate: float) -> Reject:
 
 
 def search_source(
-    model_ref: str, ref: str, query: str, *, k: int, folder: Path | None
-) -> list[dict[str, Any]]:
-    """Return the k pictures of a source that a text describes best; the index is built once and kept."""
+    model_ref: str,
+    ref: str,
+    query: str,
+    *,
+    k: int,
+    folder: Path | None,
+    columns: "Columns | None" = None,
+    max_bad: float = MAX_BAD_FRACTION,
+) -> dict[str, Any]:
+    """Find the k images of a source that a text describes best; the index is built once and kept.
+
+    Returns:
+        The hits, best first, and how many of the source's samples the index could not take, by reason.
+
+    Raises:
+        TooMuchBadDataError: a larger share of them than `max_bad`.
+    """
     from diptych.models.opening import load
 
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
     if not query.strip():
         raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
-    searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder)
-    return ask(searcher, query, k=k)
+    searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
+    counts = Counts.from_dict(searcher.index.manifest.counts)
+    show_dropped(counts)
+    counts.check(max_bad)
+    return {"hits": ask(searcher, query, k=k), **counts.as_dict()}
 
 
-def open_searcher(model: "Model", ref: str, *, home: Path, folder: Path | None = None) -> "Searcher":
+def open_searcher(
+    model: "Model", ref: str, *, home: Path, folder: Path | None = None, columns: "Columns | None" = None
+) -> "Searcher":
     """Open the index of a source, built on first use; without a folder it is kept in the model's home."""
-    from diptych.data.sources import open_source
+    from diptych.data.sources import Columns, open_source
     from diptych.search.index import Index
     from diptych.search.searcher import Searcher
 
-    source = open_source(ref)
+    source = open_source(ref, columns=columns or Columns(), need=Need.IMAGE)
     if folder is None:
         home = home if home.is_dir() else Path()  # a file or a hub id has no folder of its own
-        digest = hashlib.sha256(f"{model.digest} {source.name}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{model.digest} {source.name} {columns or ''}".encode()).hexdigest()[:16]
         folder = home / INDEXES / digest
     with Progress("searching") as progress:
         progress.log(f"index: {folder}")
@@ -171,6 +194,12 @@ def open_searcher(model: "Model", ref: str, *, home: Path, folder: Path | None =
 def ask(searcher: "Searcher", query: str, *, k: int) -> list[dict[str, Any]]:
     """Return the k best hits as plain records, best first."""
     return [
-        {"rank": rank, "key": hit.key, "score": round(float(hit.score), 6), "caption": hit.caption}
+        {
+            "rank": rank,
+            "key": hit.key,
+            "path": hit.path or None,
+            "score": round(float(hit.score), 6),
+            "caption": hit.caption or None,
+        }
         for rank, hit in enumerate(searcher.text(query, k), start=1)
     ]

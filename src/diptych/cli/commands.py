@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diptych.cli.answers import answer, parse_columns, show
+from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show
 from diptych.cli.curate import curate, plan
 from diptych.cli.evaluate import evaluate
 from diptych.cli.prompts import ablate, calibrate, prompts
@@ -84,7 +84,7 @@ def pack(
     *,
     columns: str = "",
     workers: int = 2,
-    max_bad: float = 0.1,
+    max_bad: float = MAX_BAD_FRACTION,
 ) -> int:
     """Pack a source into shards: every picture decoded once, every bad pair dropped and counted.
 
@@ -216,22 +216,29 @@ def search(
     *,
     k: Annotated[int, arg(name="k", aliases=["-k"], metavar="N")] = 10,
     index: Path | None = None,
+    columns: str = "",
+    max_bad: float = MAX_BAD_FRACTION,
     json: str = "-",
 ) -> int:
-    """Find the pictures that a text describes.
+    """Find the images that a text describes.
 
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
-        source: folder, CSV/TSV, Parquet, tar shards, or scenes:test.
+        source: folder of images, CSV/TSV, Parquet, tar shards, or scenes:test; captions are not needed.
         query: what to look for.
-        k: how many pictures.
-        index: folder that keeps the pictures' embeddings for next time; beside the model by default.
+        k: how many images.
+        index: folder that keeps the images' embeddings for next time; beside the model by default.
+        columns: names of the table's columns, for example image=photo,caption=title.
+        max_bad: share of images that cannot be read above which nothing is answered.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
     from diptych.cli.ask import search_source
 
-    return answer(search_source(model, source, query, k=k, folder=index), json)
+    found = search_source(
+        model, source, query, k=k, folder=index, columns=parse_columns(columns), max_bad=max_bad
+    )
+    return answer(found, json)
 
 
 def convert(

@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.answers import answer, parse_columns, show
+from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
 from diptych.core.errors import UsageError
 from diptych.core.files import write_json
 from diptych.core.memory import keep_freed_memory
+from diptych.core.records import Need
 
 if TYPE_CHECKING:
     from diptych.curate.overlap import OverlapReport
+    from diptych.evaluate.suite import SuiteResult
     from diptych.evaluate.suite_run import SuiteOutcome
+
+
+SHOWN_CLASSES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +34,12 @@ class OneSource:
     Attributes:
         task: zeroshot classifies pictures by a column's names (with --labels); retrieval finds texts and
             pictures (without).
-        labels: the column of the true names.
+        labels: the column of the true names; in a folder of images "label" is the name of the subfolder.
         templates: prompts file (.txt, .json, .toml) with templates and cleaned names.
         columns: names of the table's columns, for example image=photo,caption=title.
-        report: also write a page with curves, confusions and pictures here.
+        report: also write a page with curves, confusions and images here.
+        max_bad: share of bad samples above which nothing is scored; up to it, an image that cannot be read
+            counts as wrong.
     """
 
     task: Literal["zeroshot", "retrieval"] | None = None
@@ -40,6 +47,7 @@ class OneSource:
     templates: str = ""
     columns: str = ""
     report: Path | None = None
+    max_bad: float = MAX_BAD_FRACTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +114,18 @@ def evaluate(
 def _source(model: str, source: str, one: OneSource, json: str) -> int:
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites
+    from diptych.data.sources_folder import LABEL
     from diptych.models.opening import load
 
     task = one.task or ("zeroshot" if one.labels else "retrieval")
-    part = TaskPart(one.labels or task, source, task, one.labels, one.templates)
-    (suite,) = build_suites([part], columns=parse_columns(one.columns))
+    labels = one.labels or (LABEL if task == "zeroshot" else "")
+    part = TaskPart(labels or task, source, task, labels, one.templates)
+    (suite,) = build_suites([part], columns=parse_columns(one.columns), max_bad=one.max_bad)
     loaded = load(model)
     found = suite.run(loaded)
     metrics = found.metrics()
+    show_dropped(found.embedded.counts)
+    _show_classes(found)
     show(metrics)
     if one.report is not None:
         from diptych.evaluate.gallery import build_report
@@ -122,6 +134,14 @@ def _source(model: str, source: str, one: OneSource, json: str) -> int:
         title = f"{part.name} on {Path(source).name}"
         write_report(one.report, build_report(loaded, found, title=title))
     return answer([metric.as_dict() for metric in metrics], json)
+
+
+def _show_classes(found: "SuiteResult") -> None:
+    """State the order of the classes: that of their names, numbers in them as numbers."""
+    for names in (getattr(result, "class_names", ()) for result in found.results):
+        if names:
+            more = f", … {names[-1]}" if len(names) > SHOWN_CLASSES else ""
+            _say(f"{len(names)} classes: {', '.join(names[:SHOWN_CLASSES])}{more}")
 
 
 def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
@@ -178,7 +198,7 @@ def _seen(found: "SuiteOutcome", training: str) -> "list[OverlapReport]":
     from diptych.data.sources import open_source
     from diptych.evaluate.suite_seen import seen_in_training
 
-    reports = seen_in_training(found, open_source(training))
+    reports = seen_in_training(found, open_source(training, need=Need.IMAGE))
     write_json(found.folder / "overlap.json", [report.as_dict() for report in reports])
     return reports
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.answers import answer, parse_columns, show
+from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
 from diptych.cli.words import ModelFolder, SourceName
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files import write_text
 from diptych.core.memory import keep_freed_memory
+from diptych.core.records import Need
 from diptych.core.settings import dumps_toml, load_toml, to_mapping
 from diptych.core.text_files import read_text
 
@@ -109,18 +110,22 @@ def calibrate(
     model: ModelFolder,
     source: SourceName,
     *,
+    images: bool = False,
     columns: str = "",
     out: Path | None = None,
     seed: int = 0,
+    max_bad: float = MAX_BAD_FRACTION,
 ) -> int:
     """Learn from pairs what this model's scores mean: for match probabilities and `classify --reject`.
 
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
-        source: pairs that the model did not learn from; its pictures are what unrelated ones look like.
+        source: pairs that the model did not learn from; its images are what unrelated ones look like.
+        images: use images alone, with or without captions: enough for --reject, without match probabilities.
         columns: names of the table's columns, for example image=photo,caption=title.
         out: the file; calibration.npz beside the model by default.
         seed: of the draws.
+        max_bad: share of bad samples above which nothing is written.
     """
     keep_freed_memory()
     from diptych.cli.ask import calibration_path
@@ -130,14 +135,16 @@ def calibrate(
     from diptych.models.opening import load
 
     loaded = load(model)
-    pairs = embed_pairs(loaded, open_source(source, columns=parse_columns(columns)))
-    told = [row for row, captions in enumerate(pairs.captions) if captions]
-    texts = embed_texts(loaded, [pairs.captions[row][0] for row in told])
-    found = fit(pairs.image_embeds[told], texts, seed=seed, model_digest=loaded.digest)
+    need = Need.IMAGE if images else Need.PAIR
+    pairs = embed_pairs(loaded, open_source(source, columns=parse_columns(columns), need=need))
+    show_dropped(pairs.counts)
+    pairs.counts.check(max_bad)
+    texts = None if images else embed_texts(loaded, [captions[0] for captions in pairs.captions])
+    found = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
     path = out or calibration_path(model)
     found.save(path)
     bank = {"pictures": len(found.picture_bank), "texts": len(found.text_bank)}
-    weights = [round(float(weight), 6) for weight in found.weights]
+    weights = None if images else [round(float(weight), 6) for weight in found.weights]
     return answer({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
 
 

@@ -6,7 +6,9 @@ Reads: one labelled source, or two.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from diptych.cli.answers import show_dropped
 from diptych.core.errors import UsageError
+from diptych.core.records import Need
 from diptych.data.sources import Columns, open_source
 from diptych.embed.features import embed_pairs
 from diptych.evaluate.ablation import Ablation, Examples, ablate, split_halves
@@ -78,8 +80,9 @@ def _examples(
     columns: Columns | None,
     names: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], Examples]:
-    opened = open_source(source, columns=columns or Columns())
+    opened = open_source(source, columns=columns or Columns(), need=Need.NOTHING)
     embedded = embed_pairs(model, opened)
+    show_dropped(embedded.counts)
     evaluator = ZeroShotEvaluator("ablation", opened, labels, names, templates)
     found, rows, numbers = evaluator.labelled(embedded)
     return found, Examples(embedded.image_embeds[rows], numbers)

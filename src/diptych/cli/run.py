@@ -15,7 +15,7 @@ from diptych.core.errors import UsageError
 from diptych.core.files import write_json
 from diptych.core.manifest import is_done, read_manifest
 from diptych.core.progress import Progress
-from diptych.core.records import Counts, Metric, Pair
+from diptych.core.records import Counts, Metric, Need, Pair
 from diptych.core.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
@@ -189,9 +189,13 @@ def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model"
 
 
 def build_suites(
-    tasks: Sequence[TaskPart], *, precision: "Precision" = "float32", columns: "Columns | None" = None
+    tasks: Sequence[TaskPart],
+    *,
+    precision: "Precision" = "float32",
+    columns: "Columns | None" = None,
+    max_bad: float = 1.0,
 ) -> tuple["Suite", ...]:
-    """Group tasks by source, so that its pictures are embedded once."""
+    """Group tasks by source, so that its images are embedded once."""
     from diptych.data.sources import Columns, open_source
     from diptych.evaluate.prompts import load
     from diptych.evaluate.retrieval import RetrievalEvaluator
@@ -200,7 +204,10 @@ def build_suites(
 
     suites = []
     for ref in dict.fromkeys(task.source for task in tasks):
-        source = open_source(ref, columns=columns or Columns())
+        # An image that cannot be read counts as wrong; one without a caption is no part of a retrieval.
+        kinds = {task.task for task in tasks if task.source == ref}
+        need = Need.CAPTION if kinds == {"retrieval"} else Need.NOTHING
+        source = open_source(ref, columns=columns or Columns(), need=need)
         scored: list[RetrievalEvaluator | ZeroShotEvaluator] = []
         for task in (task for task in tasks if task.source == ref):
             if task.task == "retrieval":
@@ -208,7 +215,7 @@ def build_suites(
                 continue
             templates = load(task.templates) if task.templates else None
             scored.append(ZeroShotEvaluator(task.name, source, task.labels, (), templates, precision))
-        suites.append(Suite(source.name, source, tuple(scored), precision))
+        suites.append(Suite(source.name, source, tuple(scored), precision, max_bad))
     return tuple(suites)
 
 

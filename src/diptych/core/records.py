@@ -170,6 +170,22 @@ class Counts:
         """
         return ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common())
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Counts":
+        """Read what `as_dict` wrote into a manifest.
+
+        >>> counts = Counts(seen=1)
+        >>> counts.drop(Reason.DAMAGED, "row 7")
+        >>> Counts.from_dict(counts.as_dict()) == counts
+        True
+        """
+        return cls(
+            plain["in"],
+            plain["out"],
+            Counter({Reason(reason): count for reason, count in plain["dropped"].items()}),
+            {Reason(reason): list(places) for reason, places in plain["examples"].items()},
+        )
+
     def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD) -> None:
         """Hold the counts against the allowed rate of dropped samples.
 

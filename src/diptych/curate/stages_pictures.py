@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from diptych.core.records import Counts, Reason
+from diptych.core.records import Counts, Need, Reason
 from diptych.curate.blocked import blocked_rows, read_blocked_images
 from diptych.curate.columns import FETCHED
 from diptych.curate.dedup import duplicate_groups, in_both
@@ -143,7 +143,7 @@ def _dedup_prepare(run: Run) -> None:
 
 def _in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.bool_]:
     """Tell which pictures are also in an evaluation set."""
-    source = open_source(name, columns=run.recipe.evaluation.columns())
+    source = open_source(name, columns=run.recipe.evaluation.columns(), need=Need.IMAGE)
     found = np.zeros(sum(part.num_rows for part in prints), bool)
     waiting: list[bytes] = []
 

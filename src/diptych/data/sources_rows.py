@@ -85,6 +85,7 @@ def build_pair(
     image: bytes | Path | BadSampleError,
     captions: tuple[str, ...] | BadSampleError,
     fields: Mapping[str, Field],
+    path: str = "",
 ) -> Pair:
     """Put together what a row holds, if it holds what is needed.
 
@@ -94,6 +95,7 @@ def build_pair(
         image: the encoded file, its path, or why there is neither.
         captions: the texts, or why there are none.
         fields: further columns.
+        path: the file that the image was read from, where `image` does not say it.
 
     Raises:
         BadSampleError: what is needed is missing.
@@ -102,7 +104,7 @@ def build_pair(
         if Need.CAPTION in need:
             raise captions
         captions = ()
-    path = str(image) if isinstance(image, Path) else ""
+    path = str(image) if isinstance(image, Path) else path
     try:
         if isinstance(image, BadSampleError):
             raise image

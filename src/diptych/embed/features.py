@@ -8,14 +8,17 @@ cannot lose it from the denominator by accident.
 Reads: the model's own preprocessing and tokenizer. Writes: nothing.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diptych.core.records import Counts, Field
+from diptych.core.records import Counts, Field, Pair, Reason
 from diptych.data.images import Mode
+from diptych.data.sources_rows import plain
 from diptych.models.encoding import (
     EncodeSettings,
     Floats,
@@ -58,7 +61,7 @@ class EmbeddedPairs:
 
 def embed_images(
     model: Towers,
-    images: Iterable[Picture],
+    images: Iterable[Picture | Pair],
     *,
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
@@ -71,13 +74,13 @@ def embed_images(
 
     Args:
         model: the model, or a part of it that gives other rows; its mode (training or not) is left as it is.
-        images: N Pillow pictures, encoded files or paths, read once and in order.
+        images: N Pillow images, encoded files, paths or pairs, read once and in order.
         batch_size: pictures per step.
         workers: decoding threads.
         precision: what the tower computes in; rows are normalised in float32 either way.
         preprocessing: "fast", or "exact" where numbers are compared with published ones (see
             `diptych.data.images`); None: the model's `bulk_mode`, fast.
-        counts: receives one kept or dropped sample per picture.
+        counts: receives one kept or dropped sample per image: where a pair tells its fault, under that.
         unit: scale rows to unit length.
 
     Returns:
@@ -99,7 +102,7 @@ def embed_images(
 
 def image_batches(
     model: Towers,
-    images: Iterable[Picture],
+    images: Iterable[Picture | Pair],
     *,
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
@@ -111,12 +114,23 @@ def image_batches(
     """Yield what `embed_images` returns, batch by batch: (batch_size, E) float32, the last one shorter."""
     counts = Counts() if counts is None else counts
     settings = EncodeSettings(precision, preprocessing, workers=workers)
-    start = 0
-    for rows, bad in encode_pictures(model, images, batch_size=batch_size, settings=settings, unit=unit):
+    origins: deque[tuple[str, Reason | None]] = deque()  # of the images that are read and not yet encoded
+
+    def pictures() -> Iterator[Picture]:
+        for number, image in enumerate(images):
+            if isinstance(image, Pair):
+                origins.append((f"{image.key} ({image.path})" if image.path else image.key, image.fault))
+                yield image.image
+            else:
+                origins.append((str(image) if isinstance(image, PathLike) else f"image {number}", None))
+                yield image
+
+    for rows, bad in encode_pictures(model, pictures(), batch_size=batch_size, settings=settings, unit=unit):
         counts.keep(len(rows) - len(bad))
-        for row, error in bad.items():
-            counts.drop(error.reason, where=f"image {start + row}")
-        start += len(rows)
+        for row in range(len(rows)):
+            where, fault = origins.popleft()
+            if row in bad:
+                counts.drop(fault or bad[row].reason, plain(where))
         yield rows
 
 
@@ -157,16 +171,16 @@ def embed_pairs(
     captions: list[tuple[str, ...]] = []
     fields: list[Mapping[str, Field]] = []
 
-    def pictures() -> Iterator[bytes]:
+    def passed() -> Iterator[Pair]:
         for pair in source.pairs(counts):
             keys.append(pair.key)
             captions.append(pair.captions)
             fields.append(pair.fields)
-            yield pair.image
+            yield pair
 
     image_embeds = embed_images(
         model,
-        pictures(),
+        passed(),
         batch_size=batch_size,
         workers=workers,
         precision=precision,

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
-from diptych.core.errors import DataError, IntegrityError
+from diptych.core.errors import DataError, IntegrityError, UsageError
 from diptych.core.files import write_bytes
 from diptych.core.seeds import numpy_rng
 
@@ -55,9 +55,9 @@ class Calibration:
 
     Attributes:
         picture_bank: (M, E) float32, unit length.
-        text_bank: (M', E) float32, unit length.
+        text_bank: (M', E) float32, unit length; without rows if it was made of images alone.
         weights: (3,) of the logistic function: per text z-score, per picture z-score, constant; for even
-        odds.
+            odds. Zeros if it was made of images alone.
         model_digest: of the model whose embeddings these are; empty if nobody said.
     """
 
@@ -65,6 +65,11 @@ class Calibration:
     text_bank: Floats
     weights: Doubles
     model_digest: str = ""
+
+    @property
+    def has_pairs(self) -> bool:
+        """Say whether it was made of pairs: without texts there are no match probabilities."""
+        return len(self.text_bank) > 0
 
     def z_scores(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N, C): how many deviations above its background each text scores for each image."""
@@ -78,9 +83,18 @@ class Calibration:
             image_embeds: (N, E) unit length.
             text_embeds: (C, E) unit length.
             prior: share of matches that is expected before looking, above 0 and below 1.
+
+        Raises:
+            UsageError: it was made of images alone.
         """
         image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
         checks.fraction(prior, "prior")
+        if not self.has_pairs:
+            raise UsageError(
+                "a calibration from images alone has no match probabilities",
+                expected="one from pairs",
+                fix="make it again from images with captions, without --images",
+            )
         scores = (image_embeds @ text_embeds.T).astype(np.float64)
         mean, deviation = _background(image_embeds, self.text_bank)
         by_picture = (scores - mean[:, None]) / deviation[:, None]
@@ -149,13 +163,13 @@ class Calibration:
 
 
 def calibrate(
-    image_embeds: Floats, text_embeds: Floats, *, seed: int = 0, model_digest: str = ""
+    image_embeds: Floats, text_embeds: Floats | None, *, seed: int = 0, model_digest: str = ""
 ) -> Calibration:
-    """Fit a calibration to pairs.
+    """Fit a calibration to pairs, or to images alone.
 
     Args:
         image_embeds: (N, E) unit length; rows of NaN are left out with their texts.
-        text_embeds: (N, E) unit length, the text of each picture.
+        text_embeds: (N, E) unit length, the text of each picture; None leaves match probabilities out.
         seed: of the draws of the bank and of wrong texts.
         model_digest: of the model that made the embeddings; kept, so that no other one is held against them.
 
@@ -165,17 +179,22 @@ def calibrate(
             mismatch cannot be told from a match.
     """
     image_embeds = checks.rows(image_embeds, "image_embeds", missing=True, unit=True)
-    width = image_embeds.shape[1]
-    text_embeds = checks.rows(text_embeds, "text_embeds", width=width, missing=True, unit=True)
-    checks.same_length(text_embeds, "text_embeds", len(image_embeds))
-    good = np.isfinite(image_embeds).all(axis=1) & np.isfinite(text_embeds).all(axis=1)
-    images, texts = image_embeds[good], text_embeds[good]
+    good = np.isfinite(image_embeds).all(axis=1)
+    if text_embeds is not None:
+        width = image_embeds.shape[1]
+        text_embeds = checks.rows(text_embeds, "text_embeds", width=width, missing=True, unit=True)
+        checks.same_length(text_embeds, "text_embeds", len(image_embeds))
+        good &= np.isfinite(text_embeds).all(axis=1)
+    images = image_embeds[good]
     distinct = len({image.tobytes() for image in images})
     if distinct < LEAST:
-        found = f"{len(images)} readable pairs of {distinct} different images"
-        raise DataError("too few pairs to calibrate on", found=found, expected=f"{LEAST} or more")
+        found = f"{len(images)} that can be read, of {distinct} different images"
+        raise DataError("too few images to calibrate on", found=found, expected=f"{LEAST} or more")
     rng = numpy_rng(seed, "calibration")
     order = rng.permutation(len(images))
+    if text_embeds is None:
+        return Calibration(images[order[:BANK]], images[:0], np.zeros(3), model_digest)
+    texts = text_embeds[good]
     size = max(10, min(BANK, len(images) - len(images) // FIT_SHARE))
     bank, rest = order[:size], order[size:]
     if len(rest) < 10:

@@ -190,7 +190,7 @@ def _embedded(tower: Towers, chunk: Sequence[Pair], settings: FeatureSettings, *
     start = 0
     for batch, bad in batches:
         for row, error in bad.items():
-            reasons[start + row] = str(error.reason)
+            reasons[start + row] = str(chunk[start + row].fault or error.reason)
         start += len(batch)
         rows.append(batch)
     lines = [json.dumps([pair.key, pair.captions, dict(pair.fields)]) for pair in chunk]
@@ -245,14 +245,7 @@ def _open(place: Path, told: dict[str, Any]) -> EmbeddedPairs:
         captions.append(tuple(of_pair))
         fields.append(columns)
     rows: Floats = np.load(place / "rows.npy", mmap_mode="r", allow_pickle=False)
-    return EmbeddedPairs(tuple(keys), rows, tuple(captions), tuple(fields), _counts(manifest.counts))
-
-
-def _counts(told: Any) -> Counts:
-    counts = Counts(told["in"], told["out"])
-    counts.dropped.update({Reason(reason): count for reason, count in told["dropped"].items()})
-    counts.examples.update({Reason(reason): list(places) for reason, places in told["examples"].items()})
-    return counts
+    return EmbeddedPairs(tuple(keys), rows, tuple(captions), tuple(fields), Counts.from_dict(manifest.counts))
 
 
 def data_digest(source: "Source", *choices: str) -> str:

@@ -39,9 +39,10 @@ class RetrievalResult:
         texts: M distinct captions, in order of first appearance.
         text_embeds: (M, E) float32, unit length.
         pairs: (P, 2) int64, rows (picture, text) that belong together.
-        image_ranks: (N,) int64, wrong texts before the best right one, per picture.
+        image_ranks: (N,) int64, wrong texts before the best right one, per picture that has a caption.
         text_ranks: (M,) int64, wrong pictures before the best right one, per text.
         unreadable: pictures that could not be decoded; they count as wrong, and are never found.
+        uncaptioned: images without a caption, in a source that other tasks share; they are no part of N.
     """
 
     task: str
@@ -51,6 +52,7 @@ class RetrievalResult:
     image_ranks: Ints
     text_ranks: Ints
     unreadable: int
+    uncaptioned: int = 0
 
     def metrics(self) -> list[Metric]:
         """List recall at 1, 5 and 10 and the median rank both ways, and what was unreadable.
@@ -58,12 +60,15 @@ class RetrievalResult:
         Recalls are in [0, 1] with 95 % intervals; ranks count from 1.
         """
         image_median, text_median = median_rank(self.image_ranks), median_rank(self.text_ranks)
+        total = len(self.image_ranks) + self.uncaptioned
+        left_out = [Metric(self.task, "uncaptioned", float(self.uncaptioned), None, total)]
         return [
             *recalls(self.image_ranks, task=self.task, direction="image_to_text"),
             *recalls(self.text_ranks, task=self.task, direction="text_to_image"),
             Metric(self.task, "image_to_text_median_rank", image_median, None, len(self.image_ranks)),
             Metric(self.task, "text_to_image_median_rank", text_median, None, len(self.text_ranks)),
             Metric(self.task, "unreadable", float(self.unreadable), None, len(self.image_ranks)),
+            *(left_out if self.uncaptioned else ()),
         ]
 
 
@@ -139,14 +144,16 @@ class RetrievalEvaluator:
                 fix="name the caption column, or evaluate another task",
             )
         text_embeds = embed_texts(model, texts, precision=self.precision)
-        image_embeds = embedded.image_embeds
+        captioned = np.array([bool(of_image) for of_image in embedded.captions])
+        image_embeds = np.where(captioned[:, None], embedded.image_embeds, np.float32(np.nan))
         image_ranks, text_ranks = paired_ranks(image_embeds, text_embeds, pairs)
         return RetrievalResult(
             task=self.name,
             texts=texts,
             text_embeds=text_embeds,
             pairs=pairs,
-            image_ranks=image_ranks,
+            image_ranks=image_ranks[captioned],
             text_ranks=text_ranks,
-            unreadable=int(np.isnan(image_embeds[:, 0]).sum()),
+            unreadable=int(np.isnan(image_embeds[captioned, 0]).sum()),
+            uncaptioned=int((~captioned).sum()),
         )

@@ -48,8 +48,16 @@ class SuiteResult:
     results: tuple[Result, ...]
 
     def metrics(self) -> list[Metric]:
-        """List every task's numbers."""
-        return [metric for result in self.results for metric in result.metrics()]
+        """List every task's numbers, each followed by how many samples of the source were bad, by reason."""
+        dropped, seen = self.embedded.counts.dropped, self.embedded.counts.seen
+        found: list[Metric] = []
+        for metrics in (result.metrics() for result in self.results):
+            found += metrics
+            found += [
+                Metric(metrics[0].task, f"bad_samples[{reason}]", float(count), None, seen)
+                for reason, count in sorted(dropped.items())
+            ]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +69,27 @@ class Suite:
         source: where the pairs come from.
         tasks: what to score, in order.
         precision: what the image tower computes in.
+        max_bad: share of the source's samples that may be bad; above it nothing is scored. Of those that are,
+            an image that cannot be read is wrong in every task, the others belong to none.
     """
 
     name: str
     source: "Source"
     tasks: Sequence[Task]
     precision: Precision = "float32"
+    max_bad: float = 1.0
 
     def __call__(self, model: "Model") -> list[Metric]:
         """Embed the source once and list every task's metrics."""
         return self.run(model).metrics()
 
     def run(self, model: "Model") -> SuiteResult:
-        """Embed the source once and score every task on it."""
+        """Embed the source once and score every task on it.
+
+        Raises:
+            TooMuchBadDataError: a larger share of the samples than `max_bad` is bad.
+        """
         embedded = embed_pairs(model, self.source, precision=self.precision)
+        embedded.counts.check(self.max_bad)
         results = tuple(task.score(model, embedded) for task in self.tasks)
         return SuiteResult(self.source, embedded, results)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
+from diptych.core.records import Need
 from diptych.core.settings import from_mapping, load_toml, to_mapping
 from diptych.data.sources import Columns, open_source
 from diptych.data.sources_rows import anchored
@@ -310,11 +311,12 @@ def _own(spec: TaskSpec) -> Opened:
     protocols = spec.protocols or (("zeroshot",) if spec.labels else ("retrieval",))
     kind: Kind = "classification" if spec.labels else "retrieval"
     templates = load_templates(spec.templates) if spec.templates else PHOTO
+    need = Need.NOTHING if spec.labels else Need.CAPTION
     return Opened(
-        spec, spec.name, open_source(spec.source, columns=columns), kind,
+        spec, spec.name, open_source(spec.source, columns=columns, need=need), kind,
         spec.metric or ("accuracy" if spec.labels else "recall"),
-        protocols, templates, (), choices=(spec.image, spec.caption),
-        train=open_source(spec.train, columns=columns) if spec.train else None,
+        protocols, templates, (), choices=(spec.image, spec.caption, str(need)),
+        train=open_source(spec.train, columns=columns, need=Need.NOTHING) if spec.train else None,
     )  # fmt: skip
 
 

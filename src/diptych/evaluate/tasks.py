@@ -14,7 +14,8 @@ from pathlib import Path
 
 from diptych.core.errors import BadSampleError, DataError, UsageError, unknown_name
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Pair
+from diptych.core.records import Counts, Field, Need, Pair
+from diptych.data.sources_rows import attempt, build_pair
 from diptych.evaluate.prompt_sets import PromptSet, folded, prompt_set
 from diptych.evaluate.prompts import Templates
 from diptych.evaluate.readers.examples import Label, Reader
@@ -98,7 +99,7 @@ class Task:
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pictures as pairs with the fields `label`, `labels` and `ignored`; see Source.
 
-        A picture that cannot be read comes without bytes, so that the decoder counts it and it keeps its row.
+        An image that cannot be read comes without bytes, and with the reason as its fault: it keeps its row.
         """
         del counts  # nothing is dropped here
         for item in self.items():
@@ -108,13 +109,15 @@ class Task:
                 fields[IGNORED] = ",".join(map(str, item.ignored))
             if self.row.kind == "classification":
                 fields[LABEL] = self.class_names[item.labels[0]]
-            yield Pair(item.key, _bytes(item), item.captions, fields)
+            path = str(item.image) if isinstance(item.image, Path) else ""
+            yield build_pair(Need.NOTHING, item.key, _image(item), item.captions, fields, path)
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest every picture with its labels and captions; see Source."""
         digest, size = hashlib.sha256(), 0
         for item in self.items():
-            image = _bytes(item)
+            image = _image(item)
+            image = b"" if isinstance(image, BadSampleError) else image
             size += len(image)
             told = repr((item.key, item.labels, item.ignored, item.captions)).encode(
                 "utf-8", "backslashreplace"
@@ -280,8 +283,5 @@ def _agree(prompts: PromptSet, stated: Sequence[str], root: Path) -> PromptSet:
     return replace(prompts, class_names=own, labels=tuple(stated), source=source)
 
 
-def _bytes(item: Item) -> bytes:
-    try:
-        return picture_bytes(item.image)
-    except BadSampleError:
-        return b""
+def _image(item: Item) -> bytes | BadSampleError:
+    return attempt(lambda: picture_bytes(item.image))

@@ -13,6 +13,7 @@ from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.ranks import Ints
 from diptych.evaluate.suite_plan import Opened
 from diptych.evaluate.tasks import IGNORED, LABELS
+from diptych.evaluate.zeroshot import natural_order
 
 GROUP_FIELDS = ("region", "group", "income_group", "metadata_0")
 """Where data sets that are scored by their worst group say which it is; DataComp's copies number columns."""
@@ -63,8 +64,8 @@ def truth_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] =
             "no picture has a label", where=f"task {opened.spec.name!r}", found=f"column {name!r}"
         )
     held = {text for text in texts if text}
-    first = tuple(beside) or tuple(sorted(held | set(opened.templates.names)))
-    names = (*first, *sorted(held - set(first)))
+    first = tuple(beside) or tuple(sorted(held | set(opened.templates.names), key=natural_order))
+    names = (*first, *sorted(held - set(first), key=natural_order))
     numbers = {text: number for number, text in enumerate(names)}
     labels = np.array([numbers[texts[row]] for row in rows], dtype=np.int64)
     return Truth(rows, names, labels, None, len(texts) - len(rows))

@@ -4,6 +4,7 @@ Reads: an embedded source and one of its columns as labels. Writes: nothing.
 Source: Radford et al. 2021, section 3.1 (top-k, mean per class; the gain of prompts in section 3.1.4).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from diptych.data.sources import Source
     from diptych.models.model import Model
 
+_DIGITS = re.compile(r"(\d{1,18})", re.ASCII)
 LISTED = 5
 """How many odd labels an error names."""
 
@@ -187,7 +189,7 @@ class ZeroShotEvaluator:
         source: where the pairs come from.
         label_field: the column that holds the true class.
         class_names: the classes to choose from; empty means every label that occurs or has a cleaned name in
-            the templates, sorted: a class without a picture can still be answered, wrongly.
+            the templates, in natural order: a class without a picture can still be answered, wrongly.
         templates: the task's own prompts; None leaves bare names and the paper's default.
         precision: what the towers compute in.
     """
@@ -233,7 +235,9 @@ class ZeroShotEvaluator:
         """
         texts = self._label_texts(embedded)
         named = self.templates.names if self.templates is not None else ()
-        class_names = self.class_names or tuple(sorted({text for text in texts if text} | set(named)))
+        class_names = self.class_names or tuple(
+            sorted({text for text in texts if text} | set(named), key=natural_order)
+        )
         rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
         return class_names, rows, self._numbered([text for text in texts if text], class_names)
 
@@ -241,7 +245,9 @@ class ZeroShotEvaluator:
         """Read the label column of every pair as text; an empty text is a missing label."""
         known = dict.fromkeys(name for fields in embedded.fields for name in fields)
         if self.label_field not in known:
-            raise unknown_name("label column", self.label_field, known, where=self.source.name)
+            error = unknown_name("label column", self.label_field, known, where=self.source.name)
+            error.fix = error.fix or "name the column: labels in a recipe, --labels in a command"
+            raise error
         values = (fields.get(self.label_field) for fields in embedded.fields)
         return ["" if value is None else str(value).strip() for value in values]
 
@@ -258,6 +264,16 @@ class ZeroShotEvaluator:
                 fix="add the names to the classes, or leave the classes out to use every label that occurs",
             )
         return np.array([numbers[text] for text in texts], dtype=np.int64)
+
+
+def natural_order(text: str) -> tuple[tuple[int | str, ...], str]:
+    """Return a key that sorts numbers within names as numbers.
+
+    >>> sorted(["10", "9", "b10", "b9", "a"], key=natural_order)
+    ['9', '10', 'a', 'b9', 'b10']
+    """
+    parts = _DIGITS.split(text)  # every second part is a number, so parts of two names compare
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
 
 
 def _renamed(metric: Metric, name: str) -> Metric:

@@ -3,7 +3,7 @@
 Writes, in the index's folder:
 
 - `vectors.npy`    (N, E) float16 or float32, unit length
-- `entries.jsonl`  one line per row: key, place in the source, first caption
+- `entries.jsonl`  one line per row: key, place in the source, first caption, path
 - `manifest.json`  last: digests of both, of the model and of the source, and the counts
 
 Rows can be compared only with what the same model embeds, so an index remembers its model's digest.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from diptych.core.errors import DataError, IntegrityError
+from diptych.core.errors import DataError, IntegrityError, UsageError
 from diptych.core.files import staging_folder, writing
 from diptych.core.manifest import (
     Manifest,
@@ -30,7 +30,7 @@ from diptych.core.manifest import (
     verify,
     write_manifest,
 )
-from diptych.core.records import Counts
+from diptych.core.records import Counts, Pair
 from diptych.embed.features import IMAGE_BATCH, image_batches
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from diptych.models.model import Model
 
 KIND = "index"
-FORMAT = 1
+FORMAT = 2
+"""Format 1 did not say where the images' files are."""
 VECTORS, ENTRIES = "vectors.npy", "entries.jsonl"
 
 Dtype = Literal["float16", "float32"]
@@ -52,12 +53,15 @@ class Entry:
     Attributes:
         key: the sample's name in its source.
         position: its place among the pairs of the source.
-        caption: its first caption.
+        caption: its first caption; empty if it has none.
+        path: the file that the image was read from, or that holds it, as the source was named; empty if there
+            is none.
     """
 
     key: str
     position: int
     caption: str
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,19 @@ class Index:
         """Open a finished index and check every byte of it.
 
         Raises:
-            UsageError: there is no finished index in the folder.
+            UsageError: there is no finished index in the folder, or one of another format.
             IntegrityError: a file is not what the manifest says.
         """
         folder = Path(folder)
         manifest = read_manifest(folder, KIND)
+        if manifest.format != FORMAT:
+            raise UsageError(
+                "this index is of another format",
+                where=folder,
+                found=f"format {manifest.format}",
+                expected=f"format {FORMAT}",
+                fix="build it again: diptych search does",
+            )
         verify(folder)
         vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
         lines = (folder / ENTRIES).read_text(encoding="utf-8").splitlines()
@@ -121,7 +133,8 @@ class Index:
 
         Args:
             model: what embeds the pictures.
-            source: where they come from; unreadable ones are counted and left out.
+            source: where they come from, best opened with `need=Need.IMAGE`: captions are not needed.
+                Unreadable images are counted and left out.
             folder: of the index; an index that was made from something else is replaced.
             batch_size: pictures per step.
             dtype: of the file.
@@ -137,7 +150,8 @@ class Index:
         there = is_done(folder, KIND)
         if there:
             made = read_manifest(folder, KIND)
-            if made.settings == settings and dict(made.extra) == extra and made.inputs == inputs:
+            same = made.settings == settings and dict(made.extra) == extra and made.inputs == inputs
+            if same and made.format == FORMAT:
                 return cls.open(folder)
         begun = time.monotonic()
         counts = Counts()
@@ -175,15 +189,15 @@ def _write_rows(
     """Write the rows of all readable pictures, then the number of rows into the header."""
     passed: list[Entry] = []
 
-    def pictures() -> Iterator[bytes]:
+    def pairs() -> Iterator[Pair]:
         for position, pair in enumerate(source.pairs(counts)):
-            passed.append(Entry(pair.key, position, next(iter(pair.captions), "")))
-            yield pair.image
+            passed.append(Entry(pair.key, position, next(iter(pair.captions), ""), pair.path))
+            yield pair
 
     width = model.config.embed_dim
     _write_header(vectors, (0, width), dtype)
     rows = done = 0
-    for batch in image_batches(model, pictures(), batch_size=batch_size, counts=counts):
+    for batch in image_batches(model, pairs(), batch_size=batch_size, counts=counts):
         readable = ~np.isnan(batch[:, 0])
         vectors.write(batch[readable].astype(dtype).tobytes())
         for entry, kept in zip(passed[done : done + len(batch)], readable, strict=True):

@@ -35,13 +35,15 @@ class Hit:
         key: the sample's name in its source.
         score: cosine in [-1, 1].
         position: its place among the pairs of the source.
-        caption: its first caption.
+        caption: its first caption; empty if it has none.
+        path: the file that the image was read from, or that holds it; empty if there is none.
     """
 
     key: str
     score: float
     position: int
     caption: str
+    path: str
 
 
 class Searcher:
@@ -65,7 +67,7 @@ class Searcher:
                 expected=digest,
                 fix="search with the model that made it, or build the index again",
             )
-        self._model, self._index = model, index
+        self._model, self.index = model, index
 
     def text(self, query: str, k: int = 10) -> list[Hit]:
         """Find the k pictures nearest to a text, best first."""
@@ -89,11 +91,11 @@ class Searcher:
         return self._hits(row, k)
 
     def _hits(self, query: NDArray[np.float32], k: int) -> list[Hit]:
-        rows, scores = top_k(query, self._index.vectors, k)
+        rows, scores = top_k(query, self.index.vectors, k)
         found: list[tuple[Entry, float]] = [
-            (self._index.entries[row], float(score)) for row, score in zip(rows, scores, strict=True)
+            (self.index.entries[row], float(score)) for row, score in zip(rows, scores, strict=True)
         ]
-        return [Hit(entry.key, score, entry.position, entry.caption) for entry, score in found]
+        return [Hit(entry.key, score, entry.position, entry.caption, entry.path) for entry, score in found]
 
 
 def top_k(

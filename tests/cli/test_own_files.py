@@ -1,0 +1,109 @@
+"""Other people's folders and tables: without captions, with files that are gone, with names of any bytes."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Run, Said
+from tests.data.source_files import images
+
+from diptych.evaluate.calibration import Calibration
+
+
+def test_a_folder_of_photos_without_captions_is_searched(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    names = [f"{name}.jpg" for name in ("a", "b", "c", "d", "e", "f", "g")] + ["a.png"]
+    photos = tmp_path / "photos"
+    images(photos, *names)
+    said = diptych("search", run.folder, photos, "a cat", "--index", tmp_path / "index", "-k", "99")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert sorted(hit["path"] for hit in found["hits"]) == sorted(str(photos / name) for name in names)
+    assert {hit["key"] for hit in found["hits"]} == {"a.jpg", "a.png", *"bcdefg"}
+    assert (found["in"], found["out"], found["dropped"]) == (8, 8, {})
+    (photos / "h.jpg").write_bytes(b"no image")
+    (photos / "i.jpg").symlink_to(tmp_path / "gone.jpg")
+    said = diptych("search", run.folder, photos, "a cat", "--index", tmp_path / "index")
+    assert said.code == 3 and "2 of 10" in said.err and said.out == ""
+    said = diptych("search", run.folder, photos, "a cat", "--index", tmp_path / "index", "--max-bad", "0.2")
+    assert json.loads(said.out)["dropped"] == {"unreadable_image": 1, "missing_image": 1}
+    assert "1 of 10 samples: missing_image" in said.err and "i.jpg" in said.err
+
+
+def test_labelled_rows_without_their_image_count_as_wrong_and_beyond_a_share_as_a_mistake(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path, *(f"{number}.jpg" for number in range(4)))
+    rows = [f"{number}.jpg,{'cat' if number < 2 else 'dog'}" for number in range(98)]
+    rows += ["https://example.org/x.jpg,dog", "3.jpg"]
+    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows) + "\n")
+    words = ("evaluate", run.folder, tmp_path / "t.csv", "--labels", "label")
+    said = diptych(*words)
+    assert (said.code, said.out) == (3, "")
+    assert "96 of 100 dropped" in said.err and "missing_image 94" in said.err
+    said = diptych(*words, "--max-bad", "1")
+    assert said.code == 0, said.err
+    numbers = {metric["metric"]: metric for metric in json.loads(said.out)}
+    assert numbers["top1"]["n"] == 99 and numbers["top1"]["value"] <= 4 / 99
+    assert numbers["top5"]["value"] == 4 / 99  # of two classes: every image that can be read is right
+    bad = {name: metric["value"] for name, metric in numbers.items() if name.startswith("bad_samples")}
+    assert bad == {
+        "bad_samples[missing_image]": 94, "bad_samples[remote_image]": 1, "bad_samples[bad_row]": 1,
+    }  # fmt: skip
+    assert "94 of 100 samples: missing_image" in said.err
+
+
+def test_images_without_a_caption_are_no_part_of_a_retrieval(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    (tmp_path / "1.txt").write_text("a red heart")
+    (tmp_path / "2.txt").write_text("a blue star")
+    said = diptych("evaluate", run.folder, tmp_path)
+    assert said.code == 3 and "missing_caption 1" in said.err
+    said = diptych("evaluate", run.folder, tmp_path, "--max-bad", "0.5")
+    numbers = {metric["metric"]: metric for metric in json.loads(said.out)}
+    assert numbers["image_to_text_recall@1"]["n"] == 2
+    assert numbers["bad_samples[missing_caption]"]["value"] == 1
+
+
+def test_a_folder_per_class_is_scored_by_the_names_of_its_folders(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path, *(f"class {number}/{image}.jpg" for number in (1, 2, 10) for image in "ab"))
+    said = diptych("evaluate", run.folder, tmp_path, "--task", "zeroshot")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)[0]["n"] == 6
+    assert "3 classes: class 1, class 2, class 10" in said.err
+
+
+def test_a_calibration_from_images_alone_rejects_and_tells_no_matches(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path / "f", *(f"{number}.jpg" for number in range(24)))
+    file = tmp_path / "c.npz"
+    assert diptych("calibrate", run.folder, tmp_path / "f", "--out", file).code == 3  # no captions
+    said = diptych("calibrate", run.folder, tmp_path / "f", "--images", "--out", file)
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["bank"] == {"pictures": 24, "texts": 0}
+    assert not Calibration.load(file).has_pairs
+    words = ("classify", run.folder, tmp_path / "f/1.jpg", "--labels", "a cat,a dog", "--calibration", file)
+    (found,) = json.loads(diptych(*words, "--reject", "0.1").out)
+    assert 0 < found["p_value"] <= 1 and all("match" not in label for label in found["labels"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
+def test_a_file_name_that_is_not_utf8_comes_back_as_json_that_opens_the_file(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path / "f", os.fsdecode(b"caf\xe9.jpg"), "b.jpg")
+    said = diptych("search", run.folder, tmp_path / "f", "a cat", "--index", tmp_path / "index")
+    said.out.encode("utf-8")
+    paths = [hit["path"] for hit in json.loads(said.out)["hits"]]
+    assert len(paths) == 2 and all(Path(path).is_file() for path in paths)
+    said = diptych("classify", run.folder, *paths, "--labels", "a,b")
+    said.out.encode("utf-8")
+    assert [found["image"] for found in json.loads(said.out)] == paths
