@@ -47,7 +47,7 @@ def tokenizer(
     size: int = 8192,
     columns: str = "",
     context: int = 77,
-    max_bad: float = 0.1,
+    max_bad: float = MAX_BAD_FRACTION,
 ) -> int:
     """Train a byte-pair vocabulary on a source's captions; images are not looked at.
 
