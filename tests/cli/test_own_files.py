@@ -9,6 +9,7 @@ import pytest
 from tests.cli.conftest import Run, Said
 from tests.data.source_files import images
 
+from diptych.data.scenes import scene_pairs
 from diptych.evaluate.calibration import Calibration
 
 
@@ -83,7 +84,9 @@ def test_a_folder_per_class_is_scored_by_the_names_of_its_folders(
 def test_a_calibration_from_images_alone_rejects_and_tells_no_matches(
     diptych: Callable[..., Said], run: Run, tmp_path: Path
 ) -> None:
-    images(tmp_path / "f", *(f"{number}.jpg" for number in range(24)))
+    (tmp_path / "f").mkdir()
+    for number, pair in enumerate(scene_pairs(24, seed=0)):
+        (tmp_path / "f" / f"{number}.jpg").write_bytes(pair.image)
     file = tmp_path / "c.npz"
     assert diptych("calibrate", run.folder, tmp_path / "f", "--out", file).code == 3  # no captions
     said = diptych("calibrate", run.folder, tmp_path / "f", "--images", "--out", file)

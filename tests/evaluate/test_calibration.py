@@ -107,5 +107,5 @@ def test_unreadable_pictures_are_left_out_and_too_few_refused() -> None:
     pictures, texts = pairs(60, seed=12)
     pictures[::2] = np.nan
     assert np.isfinite(calibrate(pictures, texts).weights).all()
-    with pytest.raises(DataError, match="too few pairs"):
+    with pytest.raises(DataError, match="too few images"):
         calibrate(pictures[:30], texts[:30])
