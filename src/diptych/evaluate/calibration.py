@@ -149,8 +149,8 @@ class Calibration:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _FIELDS}
-            for name in _FIELDS[:2]:
-                checks.rows(arrays[name], name, least=1, width=arrays["text_bank"].shape[-1], unit=True)
+            for name, least in (("picture_bank", 1), ("text_bank", 0)):
+                checks.rows(arrays[name], name, least=least, width=arrays["text_bank"].shape[-1], unit=True)
             checks.numbers(arrays["weights"], "weights", length=3)
             return cls(**{**arrays, "model_digest": str(arrays["model_digest"])})
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
