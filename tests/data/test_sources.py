@@ -111,7 +111,7 @@ def test_a_missing_column_names_the_columns_and_the_nearest(tmp_path: Path) -> N
     (tmp_path / "t.csv").write_text("filepath,captions\na.jpg,x\n")
     with pytest.raises(UnknownNameError, match=r"captions, filepath(.|\n)*did you mean 'captions'"):
         read(tmp_path / "t.csv", Columns(image="filepath"))
-    table = pa.table({"jpg": [b"x"], "text": ["x"]})
+    table = pa.table({"picture": [b"x"], "text": ["x"]})
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(UnknownNameError, match="'image'"):
         read(tmp_path / "t.parquet")

@@ -10,7 +10,7 @@ nothing.
 
 import glob
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,6 +38,7 @@ from diptych.data.sources_tables import (
     image_column,
     open_parquet,
     parquet_rows,
+    plain_columns,
 )
 from diptych.data.table_rows import missing_column
 
@@ -295,7 +296,8 @@ def _parquet_cells(unit: CandidateUnit, columns: CandidateColumns) -> Iterator[t
     """Yield (number in the file, cells by name) of each row."""
     path = Path(unit.path)
     with open_parquet(path, (columns.caption,)) as file:
-        names, image = list(file.schema_arrow.names), image_column(file, columns.image)
+        image = image_column(file, columns.image)
+        names = plain_columns(file, (*astuple(columns), image))
         if columns.url not in names and image not in names:
             raise missing_column(columns.url, names, path)
         first = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))

@@ -15,18 +15,20 @@ from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.manifest import FileEntry, is_done
 from diptych.core.records import Counts, Need, Pair
+from diptych.core.settings import load_json
 from diptych.core.text_files import UTF16
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND, tar_paths
 from diptych.data.sources_folder import FolderSource
 from diptych.data.sources_rows import DEFAULT_COLUMNS, DRAWN, Columns, Source, digest_files, unique
-from diptych.data.sources_tables import ParquetSource, TableSource
+from diptych.data.sources_tables import COLUMNAR_SUFFIXES, ParquetSource, TableSource
 from diptych.data.table_rows import TABLE_SUFFIXES, table_suffix
 
 __all__ = ["Columns", "Need", "Source", "open_source"]
 
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
 _PARQUET_MAGIC = b"PAR1"
+_STATE, _SPLITS = "state.json", "dataset_dict.json"  # of Hugging Face's save_to_disk
 
 
 def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Need = Need.PAIR) -> Source:
@@ -63,10 +65,13 @@ def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Ne
 def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     if is_done(folder, KIND):
         return ShardSource(str(folder), need, columns)
+    saved = _saved_files(folder)
+    if saved:
+        return ParquetSource(str(folder), saved, columns, need)
     names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if any(path.suffix == ".tar" for path in names):
         return ShardSource(str(folder), need, columns)
-    parquet = tuple(path for path in names if path.suffix == ".parquet")
+    parquet = tuple(path for path in names if path.suffix in COLUMNAR_SUFFIXES)
     if parquet:
         return ParquetSource(str(folder), parquet, columns, need)
     tables = [path for path in names if table_suffix(path) in TABLE_SUFFIXES]
@@ -84,10 +89,35 @@ def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     return source
 
 
+def _saved_files(folder: Path) -> tuple[Path, ...]:
+    """Return the Arrow files of a folder that Hugging Face's `save_to_disk` wrote; () for any other.
+
+    Raises:
+        UsageError: it holds several splits, or its state names no files of the folder.
+    """
+    if (folder / _SPLITS).is_file():
+        raise UsageError(
+            "this folder holds several splits",
+            where=folder,
+            found=", ".join(map(str, load_json(folder / _SPLITS).get("splits", ())))[:200],
+            fix="give the folder of one of them",
+        )
+    if not (folder / _STATE).is_file():
+        return ()
+    files = load_json(folder / _STATE).get("_data_files")
+    objects = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+    names = [str(file.get("filename", "")) for file in objects]
+    if not names or any(not name or Path(name).name != name for name in names):
+        raise UsageError(
+            "this folder names no files of a data set", where=folder / _STATE, expected="_data_files in it"
+        )
+    return tuple(folder / name for name in names)
+
+
 def _open_file(path: Path, columns: Columns, need: Need) -> Source:
     with path.open("rb") as file:
         start = file.read(512)
-    if start.startswith(_PARQUET_MAGIC) or path.suffix == ".parquet":
+    if start.startswith(_PARQUET_MAGIC) or path.suffix in COLUMNAR_SUFFIXES:
         return ParquetSource(str(path), (path,), columns, need)
     if path.suffix == ".tar" or start[257:262] == b"ustar":
         return ShardSource(str(path), need, columns)
@@ -97,7 +127,7 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
             "this is no kind of file that holds images",
             where=path,
             found=repr(start[:8]),
-            expected="CSV, TSV, JSON lines, COCO captions, Parquet or tar",
+            expected="CSV, TSV, JSON lines, COCO captions, Parquet, Arrow or tar",
             fix="for one image use `diptych classify`; for a folder of images give the folder",
         )
     return TableSource(path, columns, need)

@@ -1,13 +1,13 @@
-"""Pairs from tables: CSV, TSV and JSON, and Parquet.
+"""Pairs from tables: CSV, TSV and JSON, Parquet and Arrow.
 
 Reads: rows of image path and caption (rows that share an image become one pair with several
-captions); Parquet with image bytes, Hugging Face image structs {bytes, path}, or image paths, one row group
-at a time.
+captions); Parquet and Arrow with image bytes, Hugging Face image structs {bytes, path}, or image paths, one
+row group at a time.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,15 @@ from diptych.data.sources_rows import (
     short_names,
     unique,
 )
-from diptych.data.table_rows import TableRow, missing_column, table_rows
+from diptych.data.table_rows import TableRow, check_columns, table_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 _BATCH_ROWS = 64  # rows of Parquet held as Python objects at a time: 64 images of the largest size are 1.3 GB
+ARROW_SUFFIXES = (".arrow", ".feather")
+COLUMNAR_SUFFIXES = (".parquet", *ARROW_SUFFIXES)
 _NUMBER_WIDTH = 8  # row numbers as keys sort as numbers up to 100 million rows
 _BROKEN = object()  # stands for a cell whose bytes are not what its column says
 
@@ -151,9 +153,8 @@ class ParquetSource:
 
     def _images(self) -> Iterator[Path]:
         """Name the image files, where the rows hold paths."""
-        column = self.columns.image
-        for path, cells in self._rows((column,)):
-            told = cells[column]
+        for path, cells in self._rows(only_paths=True):
+            told = cells[self.columns.image]
             if isinstance(told, dict):
                 told = told.get("path") if told.get("bytes") is None else None
             if isinstance(told, str):
@@ -171,17 +172,23 @@ class ParquetSource:
                 taken.add(pair.key)
                 yield pair
 
-    def _rows(self, only: tuple[str, ...] | None = None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _rows(self, *, only_paths: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Yield the rows as values by column; `only_paths`: their images, of files that may hold paths."""
+        columns = self.columns
         for path in self.paths:
-            with open_parquet(path, tuple(needed_columns(self.columns, self.need))) as file:
-                if only and not _may_hold_paths(file, only[0]):
+            with open_parquet(path) as file:
+                image = image_column(file, columns.image)
+                asked = tuple(needed_columns(replace(columns, image=image), self.need))
+                check_columns(file.schema_arrow.names, asked, path)
+                if only_paths and not _may_hold_paths(file, image):
                     continue
-                names = list(only or file.schema_arrow.names)
+                names = [image] if only_paths else plain_columns(file, (*asked, columns.caption, columns.key))
+                keys = [columns.image if name == image else name for name in names]
                 for cells in parquet_rows(file, names, path):
-                    yield path, dict(zip(names, cells, strict=True))
+                    yield path, dict(zip(keys, cells, strict=True))
 
     def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
-        key = cells.pop(self.columns.key, None)
+        key = cells.pop(self.columns.key, cells.get("key"))  # img2dataset's name for it
         image = cells.pop(self.columns.image, None)
         if image is None:
             require_downloaded(cells)
@@ -201,8 +208,39 @@ class ParquetSource:
         return build_pair(self.need, name, image, captions, fields_of(cells))
 
 
+class _ArrowFile:
+    """An Arrow file or stream, read as `ParquetFile` reads Parquet."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self._file = pa.memory_map(str(path))
+        try:
+            self._reader = pa.ipc.open_stream(self._file)
+            self._batches = iter(self._reader)
+        except pa.ArrowInvalid:  # the random-access form begins with a mark that no stream has
+            self._file.seek(0)
+            self._reader = pa.ipc.open_file(self._file)
+            self._batches = map(self._reader.get_batch, range(self._reader.num_record_batches))
+        self.schema_arrow = self._reader.schema
+
+    def __enter__(self) -> "_ArrowFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def iter_batches(self, *, batch_size: int, columns: list[str], **_: object) -> Iterator["pa.RecordBatch"]:
+        """Yield batches of at most so many rows; offsets are checked, for Arrow itself trusts them."""
+        for batch in self._batches:
+            chosen = batch.select(columns)
+            chosen.validate(full=True)
+            for first in range(0, len(chosen), batch_size):
+                yield chosen.slice(first, batch_size)
+
+
 def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
-    """Open a Parquet file that has certain columns.
+    """Open a Parquet or Arrow file that has certain columns.
 
     Raises:
         MissingPackageError: pyarrow is not installed.
@@ -217,14 +255,27 @@ def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
             "reading Parquet needs pyarrow", where=path, fix="pip install 'diptych[data]'"
         ) from None
     try:
-        file = pq.ParquetFile(path)
+        file = _ArrowFile(path) if path.suffix in ARROW_SUFFIXES else pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise unreadable(path, error) from None
-    names = file.schema_arrow.names
-    for wanted in needed:
-        if wanted not in names:
-            raise missing_column(wanted, names, path)
+    check_columns(file.schema_arrow.names, needed, path)
     return file
+
+
+def plain_columns(file: "pq.ParquetFile", asked: Sequence[str]) -> list[str]:
+    """Return the columns to read: those that are asked for, and others that hold one plain value a row.
+
+    What nobody asked for must not stop the reading: columns of one name, lists and bytes are left out.
+    """
+    import pyarrow as pa
+
+    names = file.schema_arrow.names
+    return [
+        field.name
+        for field in file.schema_arrow
+        if names.count(field.name) == 1
+        and (field.name in asked or not (pa.types.is_nested(field.type) or _is_bytes(field.type)))
+    ]
 
 
 def image_column(file: "pq.ParquetFile", wanted: str) -> str:
@@ -256,33 +307,40 @@ def parquet_rows(
 def unreadable(path: Path, error: Exception) -> IntegrityError:
     """Build the error for a Parquet file that cannot be read."""
     return IntegrityError(
-        "a Parquet file is damaged",
+        f"{'an Arrow' if path.suffix in ARROW_SUFFIXES else 'a Parquet'} file is damaged",
         where=path,
         found=str(error).splitlines()[0][:160] if str(error) else type(error).__name__,
-        expected="a whole Parquet file",
+        expected="a whole file",
         fix="fetch or write this file again",
     )
 
 
 def _may_hold_paths(file: "pq.ParquetFile", column: str) -> bool:
     """Tell whether an image column can name files: text, or structs of which some may have no bytes."""
+    return column in file.schema_arrow.names and not _is_bytes(file.schema_arrow.field(column).type)
+
+
+def _is_bytes(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    kind = file.schema_arrow.field(column).type
-    return not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+_UNREADABLE = (ValueError, ArithmeticError, LookupError, NotImplementedError)
+"""What pyarrow raises for a value: text that is not UTF-8, dates out of range, unknown time zones."""
 
 
 def cells_of(column: "pa.Array") -> list[Any]:
-    """Turn a column into Python values; text that is not UTF-8 spoils its own cell only."""
+    """Turn a column into Python values; one that Python cannot hold spoils its own cell only."""
     try:
         values: list[Any] = column.to_pylist()
         return values
-    except ValueError:
+    except _UNREADABLE:
         return [_cell(value) for value in column]
 
 
 def _cell(value: Any) -> Any:
     try:
         return value.as_py()
-    except ValueError:
+    except _UNREADABLE:
         return _BROKEN

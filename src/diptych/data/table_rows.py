@@ -98,7 +98,7 @@ def table_rows(path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[
             return
         for number, row in enumerate(rows):
             if number == 0 and isinstance(row.cells, dict):
-                _check_columns(list(row.cells), needed, path)
+                check_columns(list(row.cells), needed, path)
             yield row
 
 
@@ -147,26 +147,31 @@ def _header(lines: Iterator[str], path: Path, columns: Columns) -> tuple[list[st
     best = max(
         split, key=lambda delimiter: (len(wanted.intersection(split[delimiter])), len(split[delimiter]))
     )
-    return _distinct(split[best], wanted, path), best, number
+    return split[best], best, number
 
 
-def _distinct(names: list[str], wanted: set[str], path: Path) -> list[str]:
-    """Name columns of one name apart, as pandas does: name, name.1; none that is asked for may be twice."""
-    distinct: list[str] = []
-    for name in names:
-        times = names[: len(distinct)].count(name)
-        if times and name in wanted:
-            raise UsageError(
-                "two columns of a table have one name", where=path, found=name[:40], fix="rename one of them"
-            )
-        distinct.append(f"{name}.{times}" if times else name)
-    return distinct
+def _distinct(names: list[str]) -> list[str]:
+    """Name columns of one name apart, as pandas does: name, name.1, …"""
+    times = [names[:place].count(name) for place, name in enumerate(names)]
+    return [f"{name}.{time}" if time else name for name, time in zip(names, times, strict=True)]
 
 
-def _check_columns(names: list[str], needed: Sequence[str], path: Path) -> None:
+def check_columns(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
+    """Refuse a table that lacks a column or has it twice.
+
+    Raises:
+        UsageError: names the column and the nearest one.
+    """
     for wanted in needed:
         if wanted not in names:
             raise missing_column(wanted, names, path)
+        if names.count(wanted) > 1:
+            raise UsageError(
+                "two columns of a table have one name",
+                where=path,
+                found=wanted[:40],
+                fix="rename one of them",
+            )
 
 
 def missing_column(wanted: str, found: Sequence[str], path: Path) -> DiptychError:
@@ -179,7 +184,8 @@ def missing_column(wanted: str, found: Sequence[str], path: Path) -> DiptychErro
 def _csv_rows(file: TextIOWrapper, path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[TableRow]:
     lines = _lines(file)
     header, delimiter, number = _header(lines, path, columns)
-    _check_columns(header, needed, path)
+    check_columns(header, needed, path)
+    header = _distinct(header)
     image_at = header.index(columns.image) if columns.image in header else 0
     taken: list[str] = []  # the lines of the row that is being read
 
