@@ -132,6 +132,7 @@ def peer_task(
     recipe: Recipe, model: Model, options: argparse.Namespace, *, seconds: float, texts: list[str]
 ) -> dict[str, Any]:
     """Write tokens and settings for the peer; return the settings."""
+    settings = from_mapping(TrainSettings, recipe.train, where="train")
     folder = options.out / "open_clip"
     folder.mkdir(parents=True, exist_ok=True)
     source = open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
