@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +66,8 @@ class Memory:
 
 class Words:
     """One token per letter: start, letters, end, zeros."""
+
+    digest = "letters"
 
     def tokens(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
         rows = np.zeros((len(texts), 64), dtype=np.int64)
@@ -218,14 +221,16 @@ def test_dead_worker_is_named_with_what_it_was_reading() -> None:
     assert "worker 0" in message or "worker 1" in message
 
 
-def test_digest_names_the_sequence_and_not_the_workers() -> None:
-    def digest(**changes: object) -> str:
+def test_identity_names_the_sequence_and_not_the_workers() -> None:
+    def identity(**changes: object) -> dict[str, Any]:
         chosen = LoaderSettings(**{"batch_size": 8, **changes})  # type: ignore[arg-type]
-        return Loader(Memory(8), Words(), PREPROCESS, chosen).digest
+        return Loader(Memory(8), Words(), PREPROCESS, chosen).identity
 
-    assert digest(workers=3) == digest(workers=0) == digest()
-    others = ({}, {"seed": 1}, {"batch_size": 4}, {"augment": False}, {"word_dropout": 0.5})
-    assert len({digest(**changes) for changes in others}) == len(others)
+    assert identity(workers=3) == identity(workers=0) == identity()
+    others = ({"seed": 1}, {"batch_size": 4}, {"augment": False}, {"word_dropout": 0.5})
+    for changes in others:
+        assert identity(**changes)["loader"] == {**identity()["loader"], **changes}
+    assert identity()["vocabulary"] == {"digest": "letters"}
 
 
 def test_words_are_left_out_by_epoch_and_sample() -> None:

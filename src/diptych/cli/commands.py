@@ -149,15 +149,22 @@ def train(
         recipe: a TOML file, such as recipes/fashion.toml.
         assignments: change one setting, for example --set train.epochs=2; may be repeated.
         out: folder of the run; runs/NAME of the recipe by default.
-        resume: go on with a run that was stopped.
+        resume: go on with a run that was stopped: with its data, its vocabulary and its --set.
     """
     keep_freed_memory()
     from diptych.cli.recipe import load_recipe
-    from diptych.cli.run import run_recipe
+    from diptych.cli.run import repeated, run_recipe
 
     folder = out or Path("runs") / recipe.stem
+    assignments = repeated(folder, assignments) if resume else assignments
     words = ["diptych train", str(recipe), *(f"--set {text}" for text in assignments), f"--out {folder}"]
-    outcome = run_recipe(load_recipe(recipe, assignments), folder, resume=resume, command=" ".join(words))
+    outcome = run_recipe(
+        load_recipe(recipe, assignments),
+        folder,
+        resume=resume,
+        command=" ".join(words),
+        assignments=assignments,
+    )
     if outcome.trained.stopped_by is None:
         show(outcome.metrics)
         sys.stderr.write(NEXT.format(run=folder))

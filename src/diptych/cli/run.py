@@ -1,7 +1,7 @@
 """Carry out a recipe: pack, learn a vocabulary, train, evaluate, report.
 
-Writes, in the run's folder: `data/` (shards), `tokenizer/`, `model/`, `metrics.jsonl`, `results.json`,
-`report.html`, and the receipts of each.
+Writes, in the run's folder: `assignments.json` (the settings that were changed on the command line), `data/`
+(shards), `tokenizer/`, `model/`, `metrics.jsonl`, `results.json`, `report.html`, and the receipts of each.
 """
 
 import dataclasses
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
-from diptych.core.errors import UsageError
-from diptych.core.files import write_json
-from diptych.core.manifest import is_done, read_manifest
+from diptych.core.errors import UsageError, unknown_name
+from diptych.core.files import make_folder, staging_folder, write_json
+from diptych.core.json_files import read_json
+from diptych.core.locks import locked
+from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Metric, Need, Pair
 from diptych.core.settings import from_mapping, to_mapping
@@ -26,7 +28,11 @@ if TYPE_CHECKING:
     from diptych.evaluate.report_parts import Report
     from diptych.evaluate.suite import Suite, SuiteResult
     from diptych.models.model import Model
+    from diptych.train.settings import TrainSettings
     from diptych.train.trainer import TrainResult
+
+ASSIGNMENTS = "assignments.json"
+VOCABULARY = "vocabulary"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,54 +66,70 @@ def run_recipe(
     *,
     resume: bool = False,
     command: str = "",
+    assignments: Sequence[str] = (),
     add: Callable[["Report"], "Report"] = lambda report: report,
 ) -> Outcome:
     """Carry out a recipe in a folder.
 
-    Whatever can be wrong with the recipe is found before the first picture is read.
+    Whatever can be wrong with the recipe is found before the first image is read, and paths before torch is
+    imported.
 
     Args:
         recipe: what to do.
         folder: for everything the run writes; parts that are done already are not done again.
-        resume: go on with a training that was stopped.
+        resume: go on with a training that was stopped, with the data and the vocabulary that it has.
         command: what the user typed, for the messages and the report.
+        assignments: settings that the user changed, kept for `repeated`.
         add: puts more into the report before it is written.
     """
+    begun = _check_folder(folder, resume=resume, command=command)
+    check_inputs(recipe, folder, begun=begun)
     from diptych.data.loader import Loader, LoaderSettings
     from diptych.models.presets import preset
     from diptych.train.settings import TrainSettings
-    from diptych.train.trainer import train
+    from diptych.train.trainer import require_loss, train
 
-    _check_folder(folder, resume=resume, command=command)
     settings = from_mapping(TrainSettings, recipe.train, where="train")
-    preset(recipe.model.preset)
-    _check_vocabulary(recipe.tokenizer)
+    if settings.epochs is None:
+        settings.total_steps(0)
+    require_loss(preset(recipe.model.preset))
     batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
     precision = settings.resolved_precision(settings.resolved_device())
     suites = [_Remembering(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
-    shards = pack_once(recipe, folder)
-    tokenizer = vocabulary_once(recipe, shards, folder)
-    model = build_model(recipe, tokenizer, seed=settings.seed)
-    loader = Loader(shards, tokenizer, model.preprocess, batches)
-    trained = train(model, loader, settings, run_folder=folder, evaluators=suites, resume=resume)
-    if trained.model_folder is None:
-        return Outcome(trained, (), model)
-    results = [suite.result(model) for suite in suites]
-    metrics = tuple(metric for result in results for metric in result.metrics())
-    write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
-    _report(
-        recipe, model, results, folder, facts=_facts(recipe, model, trained), command=command,
-        left_out=_left_out(shards, loader.counts), add=add,
-    )  # fmt: skip
+    with locked(make_folder(folder)):
+        write_json(folder / ASSIGNMENTS, {"assignments": list(assignments)})
+        shards = pack_once(recipe, folder, begun=begun)
+        _check_length(settings, len(shards))
+        tokenizer = vocabulary_once(recipe, shards, folder, begun=begun)
+        model = build_model(recipe, tokenizer, seed=settings.seed)
+        loader = Loader(shards, tokenizer, model.preprocess, batches)
+        trained = train(model, loader, settings, run_folder=folder, evaluators=suites, resume=resume)
+        if trained.model_folder is None:
+            return Outcome(trained, (), model)
+        results = [suite.result(model) for suite in suites]
+        metrics = tuple(metric for result in results for metric in result.metrics())
+        write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
+        _report(
+            recipe, model, results, folder, facts=_facts(recipe, model, trained), command=command,
+            left_out=_left_out(shards, loader.counts), add=add,
+        )  # fmt: skip
     return Outcome(trained, metrics, model)
 
 
-def _check_folder(folder: Path, *, resume: bool, command: str) -> None:
-    """Refuse a folder that a run is in, before anything is read."""
+def repeated(folder: Path, assignments: Sequence[str]) -> tuple[str, ...]:
+    """Return the assignments of a run that is resumed: those it was started with, unless given anew."""
+    path = folder / ASSIGNMENTS
+    before = read_json(path).get("assignments", []) if path.is_file() else []
+    return tuple({text.partition("=")[0].strip(): text for text in (*before, *assignments)}.values())
+
+
+def _check_folder(folder: Path, *, resume: bool, command: str) -> bool:
+    """Refuse a folder that a run is in, before anything is read; return whether a run goes on in it."""
     if folder.exists() and not folder.is_dir():
         raise UsageError("the folder of a run is a file", where=folder, fix="choose another one with --out")
-    if resume or not ((folder / "state").exists() or (folder / "metrics.jsonl").exists()):
-        return
+    begun = (folder / "state").exists() or (folder / "metrics.jsonl").exists()
+    if resume or not begun:
+        return begun
     done = is_done(folder, "run")
     raise UsageError(
         "the folder holds a run already",
@@ -129,13 +151,70 @@ def _check_vocabulary(part: TokenizerPart) -> None:
         require_size(part.size)
 
 
-def pack_once(recipe: Recipe, folder: Path) -> "ShardSet":
-    """Pack the source into the run's folder, unless it is a shard set of ours already."""
+def check_inputs(recipe: Recipe, folder: Path, *, begun: bool) -> None:
+    """Refuse what cannot be read or does not fit: sources, vocabulary, architecture, tasks."""
+    from diptych.data.sources import Columns, open_source
+    from diptych.models.presets import preset
+
+    if not (begun and _has_data(folder)):
+        open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
+    if not (begun and (folder / "tokenizer").is_dir()):
+        _check_vocabulary(recipe.tokenizer)
+    preset(recipe.model.preset)
+    for task in recipe.evaluate:
+        check_task(task)
+
+
+def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
+    """Refuse a task whose source, templates or label column are not there.
+
+    Raises:
+        UsageError, UnknownNameError: one of them is not.
+    """
+    from diptych.data.sources import Columns, open_source
+    from diptych.evaluate.prompts import load
+
+    source = open_source(task.source, columns=columns or Columns())
+    if task.templates:
+        load(task.templates)
+    known: dict[str, None] = {}
+    for pair in source.pairs(Counts()) if task.labels else ():
+        if task.labels in pair.fields:
+            return
+        known.update(dict.fromkeys(pair.fields))
+    if task.labels:
+        raise unknown_name("label column", task.labels, known, where=source.name)
+
+
+def _check_length(settings: "TrainSettings", pairs: int) -> None:
+    """Refuse a run that ends before its warm-up; say so where a batch holds more pairs than there are."""
+    settings.total_steps(pairs)
+    if settings.batch_size > pairs:
+        Progress("run").log(
+            f"a batch of {settings.batch_size:,} holds some of the {pairs:,} pairs twice, and tells the two "
+            f"apart in vain: a train.batch_size of at most {pairs:,} learns more"
+        )
+
+
+def _has_data(folder: Path) -> bool:
+    from diptych.data.shards_index import KIND
+
+    return is_done(folder / "data", KIND)
+
+
+def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet":
+    """Pack the source into the run's folder, unless it is a shard set of ours already.
+
+    A run that was begun keeps the data that it has packed, whatever has become of their source.
+    """
     from diptych.data.pack import PackSettings, pack
     from diptych.data.shards import ShardSet, ShardSettings
     from diptych.data.shards_index import KIND
     from diptych.data.sources import Columns, open_source
 
+    if begun and _has_data(folder):
+        Progress("run").log(f"the run goes on with the data that it has packed: {folder / 'data'}")
+        return ShardSet.open(folder / "data")
     given = Path(recipe.data.source)
     if given.is_dir() and is_done(given, KIND):
         return ShardSet.open(given)
@@ -152,19 +231,40 @@ def captions_of(pairs: Iterable[Pair], counts: Counts) -> Iterator[str]:
         yield from pair.captions
 
 
-def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path) -> "Tokenizer":
-    """Load the recipe's vocabulary, or train it on the captions and keep it in the run's folder."""
-    from diptych.core.files import staging_folder
+def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: bool = False) -> "Tokenizer":
+    """Copy the recipe's vocabulary into the run's folder, or train it there on the captions, once.
+
+    A run that was begun keeps the vocabulary that it has, whatever has become of its file.
+
+    Raises:
+        IntegrityError: the run's vocabulary was changed.
+        SettingsError: the run was begun with other settings.
+    """
     from diptych.data.tokenizer import Tokenizer
+    from diptych.train.state import require_same
 
     part, kept = recipe.tokenizer, folder / "tokenizer"
-    if part.file:
-        return Tokenizer.open(part.file, context_length=part.context_length)
-    if not kept.exists():
-        with Progress("learning the vocabulary"), staging_folder(kept) as staged:
-            captions = captions_of(shards, Counts())
-            Tokenizer.train(captions, size=part.size, context_length=part.context_length).save(staged)
-    return Tokenizer.load(kept, context_length=part.context_length)
+    there = is_done(kept, VOCABULARY)
+    ours = not part.file or (begun and there)
+    given = None if ours else Tokenizer.open(part.file, context_length=part.context_length)
+    settings = {"size": None if part.file else part.size, "context_length": part.context_length}
+    made_from = shards.digest if given is None else given.digest
+    if there:
+        receipt = verify(kept)
+        if begun:
+            require_same({"tokenizer": receipt.settings}, {"tokenizer": settings}, where=kept)
+        if begun or (receipt.settings, receipt.extra) == (settings, {"from": made_from}):
+            return Tokenizer.load(kept, context_length=part.context_length)
+    with Progress("learning the vocabulary"), staging_folder(kept, replace=kept.exists()) as staged:
+        tokenizer = given or Tokenizer.train(
+            captions_of(shards, Counts()), size=part.size, context_length=part.context_length
+        )
+        tokenizer.save(staged)
+        written = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
+        write_manifest(
+            staged, Manifest(VOCABULARY, settings=settings, outputs=written, extra={"from": made_from})
+        )
+    return tokenizer
 
 
 def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model":

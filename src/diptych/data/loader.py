@@ -7,8 +7,6 @@ processes changes what is in a batch, and resuming at any position costs nothing
 Reads: shards. Writes: nothing.
 """
 
-import hashlib
-import json
 import os
 import signal
 import sys
@@ -41,8 +39,6 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s."""
 LAST_BREATH_SECONDS = 1.0
 """How long a worker whose connection broke may take to be seen as dead."""
-PROBE = "A photo of 2 red running shoes, women's size 38; naïve café"
-"""Another vocabulary cuts this into other tokens: it stands for the tokenizer in the digest of a loader."""
 JUDGED_SAMPLES = 1000
 """The rate of bad samples is held against the allowed one once this many were seen: a rate needs a number."""
 
@@ -65,6 +61,10 @@ class Pairs(Protocol):
 
 class TokenMaker(Protocol):
     """What the loader needs of a tokenizer; `diptych.data.tokenizer.Tokenizer` is one."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the vocabulary."""
 
     def tokens(self, texts: list[str]) -> npt.NDArray[np.int64]:
         """Return (B, context_length): start, ids, end, then zeros."""
@@ -177,12 +177,17 @@ class Loader:
         self._builder = _BatchBuilder(pairs, tokenizer, preprocess, settings, rank=rank, world=world)
 
     @property
-    def digest(self) -> str:
-        """Identity of the sequence of batches: data, transform, tokens, seed and size; not the workers."""
-        settings = {**to_mapping(self.settings), "workers": None, "max_bad_fraction": None}
-        probe = self._builder.tokenizer.tokens([PROBE]).tolist()
-        parts = [self._builder.pairs.digest, to_mapping(self._preprocess), settings, probe]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    def identity(self) -> dict[str, Any]:
+        """What the sequence of batches depends on, by name; not the workers."""
+        settings = to_mapping(self.settings)
+        return {
+            "data": {"digest": self._builder.pairs.digest},
+            "vocabulary": {"digest": self._builder.tokenizer.digest},
+            "preprocess": to_mapping(self._preprocess),
+            "loader": {
+                name: settings[name] for name in settings if name not in ("workers", "max_bad_fraction")
+            },
+        }
 
     def keys(self, indices: Tensor) -> list[str]:
         """Return the keys of samples by their numbers, to find them by hand."""

@@ -7,6 +7,7 @@ Source: Zhai et al. 2023 (SigLIP): 32,000 pieces of C4 English; Tschannen et al.
 256,000, lower case. Who cleans texts how: `siglip_engines`.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -138,6 +139,11 @@ class SiglipTokenizer:
             context_length=_context_length(config) if context_length is None else context_length,
             vocab_size=vocab_size,
         )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides a text's ids."""
+        return hashlib.sha256(self.cleaning.encode() + self.engine.source).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder."""

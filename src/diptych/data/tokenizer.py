@@ -219,6 +219,11 @@ class Tokenizer:
         return cls.from_merges(path, context_length=length)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides a text's ids."""
+        return vocabularies.digest(self._vocabulary)
+
+    @property
     def is_published(self) -> bool:
         """Whether this is the vocabulary of OpenAI's CLIP, which other libraries carry with them."""
         is_theirs = vocabularies.merges_digest(self._vocabulary) == vocabularies.PUBLISHED_DIGEST
@@ -330,9 +335,7 @@ def _to_bytes(token: str, byte_of: dict[str, int]) -> bytes:
 
 
 def _count_words(captions: Iterable[str]) -> Counter[str]:
-    """Return how often each word occurs, as byte characters; special tokens that are typed out are no
-    words.
-    """
+    """Return how often each word occurs, as byte characters; special tokens typed out are no words."""
     seen: Counter[str] = Counter()
     for caption in captions:
         seen.update(chunks(caption))
@@ -384,9 +387,7 @@ def _learn_merges(counted: Counter[str], size: int) -> list[tuple[str, str]]:
 
 
 def _lines(counted: Counter[str]) -> Iterator[str]:
-    """Yield every word as often as it occurs, in lines of bounded length and in an order that input order
-    cannot change.
-    """
+    """Yield every word as often as it occurs, in lines of bounded length; the order of input is no matter."""
     for word, count in sorted(counted.items()):
         full, rest = divmod(count, TRAINING_LINE_WORDS)
         for _ in range(full):

@@ -68,6 +68,12 @@ def from_merges(merges: Sequence[Merge]) -> Vocabulary:
     return Vocabulary({token: number for number, token in enumerate(unique)}, tuple(merges))
 
 
+def digest(vocabulary: Vocabulary) -> str:
+    """Return the SHA-256 of all that decides a text's ids: tokens and ids, merges in order, added tokens."""
+    parts = [sorted(vocabulary.ids.items()), [*map(tuple, vocabulary.merges)], [*vocabulary.added]]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
 def merges_digest(vocabulary: Vocabulary) -> str:
     """Return the SHA-256 of the merges in order, one a line: CLIP vocabularies differ in nothing else."""
     lines = "\n".join(f"{left} {right}" for left, right in vocabulary.merges)

@@ -86,7 +86,7 @@ class Model(Encodes):
         facts = {
             "config": to_mapping(self.config),
             "preprocess": to_mapping(self.preprocess),
-            "tokenizer": _tokenizer_facts(self.tokenizer),
+            "tokenizer": {**_tokenizer_facts(self.tokenizer), "digest": self.tokenizer.digest},
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.clip.state_dict().items()):

@@ -18,15 +18,22 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from diptych.core.errors import DiptychError, IntegrityError, SettingsError
+from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError
 from diptych.core.files import clean_temporaries, remove, staging_folder, write_bytes, write_json
 from diptych.core.json_files import read_json
-from diptych.core.manifest import MANIFEST_NAME, Manifest, file_entry, verify, write_manifest
+from diptych.core.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    file_entry,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from diptych.core.records import Counts, Reason
 from diptych.core.settings import from_mapping
 
 KIND = "training state"
-FORMAT = 1
+FORMAT = 2
 TENSORS, FACTS = "state.safetensors", "state.json"
 STEP_DIGITS = 7
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -145,7 +152,20 @@ def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
 
 
 def load_facts(state: Path) -> Facts:
-    """Read the counters and the identity of a state that `latest` returned."""
+    """Read the counters and the identity of a state that `latest` returned.
+
+    Raises:
+        UsageError: another version of the package wrote it.
+    """
+    version = read_manifest(state).format
+    if version != FORMAT:
+        raise UsageError(
+            "the run was begun by another version of diptych",
+            where=state,
+            found=f"format {version}",
+            expected=f"format {FORMAT}",
+            fix="finish it with that version, or begin again in another folder",
+        )
     return from_mapping(Facts, read_json(state / FACTS), where=state / FACTS)
 
 
@@ -178,20 +198,20 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: obj
     """Compare the identity of a run with that of its saved state.
 
     Raises:
-        SettingsError: they differ; names the first setting that does.
+        SettingsError: they differ; names every setting that does.
 
     >>> require_same({"train": {"seed": 1}}, {"train": {"seed": 1}}, where="runs/a")
     """
     old, new = dict(_flat(saved)), dict(_flat(now))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            raise SettingsError(
-                f"a run cannot be resumed with another {name}",
-                where=where,
-                found=f"{name} = {new.get(name)}",
-                expected=f"{name} = {old.get(name)}, as the run was started",
-                fix="resume with the settings and the data it was started with, or start a new run",
-            )
+    other = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if other:
+        raise SettingsError(
+            f"a run cannot be resumed with another {', '.join(other)}",
+            where=where,
+            found=", ".join(f"{name} = {new.get(name)}" for name in other),
+            expected=", ".join(f"{name} = {old.get(name)}" for name in other) + ", as the run was started",
+            fix="resume with the settings and the data it was started with, or start a new run",
+        )
 
 
 def counts_from(samples: Mapping[str, Any]) -> Counts:

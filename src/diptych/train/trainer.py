@@ -301,7 +301,7 @@ class _Run:
                 "precision": self.stepper.precision,
             },
             "architecture": to_mapping(self.model.config),
-            "data": {"digest": self.loader.digest},
+            **self.loader.identity,
         }
 
     def _seconds(self) -> float:

@@ -1,0 +1,178 @@
+"""Going on with a stopped run: the same run, from what it has, and told when something is not as it was."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests.cli.conftest import Said
+
+RECIPE = """
+[data]
+source = "photos"
+workers = 0
+[tokenizer]
+size = 560
+context_length = 16
+[model]
+preset = "vit-mini-16-64"
+[loader]
+workers = 0
+[train]
+steps = 2
+batch_size = 4
+save_every_steps = 2
+precision = "float32"
+"""
+COLORS = ("red", "green", "blue", "white", "black", "yellow")
+
+
+def stop(run: Path) -> None:
+    """Leave what a kill after step 2 of 4 leaves."""
+    for name in ("model", "state/step-0000004"):
+        shutil.rmtree(run / name)
+    for name in ("manifest.json", "results.json", "report.html"):
+        (run / name).unlink()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, diptych: Callable[..., Said]) -> Path:
+    """A folder with photos, a recipe, a vocabulary a run of 4 steps: the recipe says 2."""
+    place = tmp_path_factory.mktemp("resume")
+    (place / "photos").mkdir()
+    for color in COLORS:
+        Image.new("RGB", (70, 66), color).save(place / "photos" / f"{color}.png")
+        (place / "photos" / f"{color}.txt").write_text(f"a {color} square\n", encoding="utf-8")
+    (place / "mine.toml").write_text(RECIPE, encoding="utf-8")
+    said = diptych("train", place / "mine.toml", "--out", place / "run", "--set", "train.steps=4")
+    assert said.code == 0, said.err
+    return place
+
+
+@pytest.fixture
+def stopped(finished: Path, tmp_path: Path) -> Path:
+    """The same, killed after its second step."""
+    shutil.copytree(finished, tmp_path / "place")
+    stop(tmp_path / "place" / "run")
+    return tmp_path / "place"
+
+
+def resume(diptych: Callable[..., Said], place: Path, *words: object) -> Said:
+    return diptych("train", place / "mine.toml", "--out", place / "run", "--resume", *words)
+
+
+def weights(place: Path) -> bytes:
+    return (place / "run" / "model" / "model.safetensors").read_bytes()
+
+
+def test_the_settings_of_the_run_are_repeated(
+    diptych: Callable[..., Said], finished: Path, stopped: Path
+) -> None:
+    """`--set train.steps=4` was said once; the recipe alone would end the run at its second step."""
+    said = resume(diptych, stopped)
+    assert said.code == 0, said.err
+    assert "resuming at step 2 of 4" in said.err
+    assert weights(stopped) == weights(finished)
+
+
+def test_settings_that_change_nothing_may_be_changed_and_stay_so(
+    diptych: Callable[..., Said], finished: Path, stopped: Path
+) -> None:
+    assert resume(diptych, stopped, "--set", "train.log_every=1", "--set", "train.keep=1").code == 0
+    assert weights(stopped) == weights(finished)
+    kept = json.loads((stopped / "run" / "assignments.json").read_text(encoding="utf-8"))["assignments"]
+    assert kept == ["train.steps=4", "train.log_every=1", "train.keep=1"]
+
+
+@pytest.mark.parametrize(
+    "change", ["train.batch_size=2", "train.seed=1", "loader.word_dropout=0.5", "tokenizer.size=561"]
+)
+def test_a_setting_that_makes_another_run_is_named(
+    change: str, diptych: Callable[..., Said], stopped: Path
+) -> None:
+    said = resume(diptych, stopped, "--set", change)
+    assert said.code == 2
+    assert change.replace("=", " = ") in said.err
+    assert "data.digest" not in said.err
+
+
+def test_a_changed_source_does_not_touch_the_run(
+    diptych: Callable[..., Said], finished: Path, stopped: Path
+) -> None:
+    (stopped / "photos" / "red.txt").write_text("another caption\n", encoding="utf-8")
+    said = resume(diptych, stopped)
+    assert said.code == 0, said.err
+    assert f"goes on with the data that it has packed: {stopped / 'run' / 'data'}" in said.err
+    assert weights(stopped) == weights(finished)
+
+
+def test_a_source_that_has_moved_does_not_end_the_run(
+    diptych: Callable[..., Said], finished: Path, stopped: Path
+) -> None:
+    shutil.rmtree(stopped / "photos")
+    assert resume(diptych, stopped).code == 0
+    assert weights(stopped) == weights(finished)
+
+
+def test_a_vocabulary_changed_by_two_merges_is_refused(diptych: Callable[..., Said], stopped: Path) -> None:
+    path = stopped / "run" / "tokenizer" / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    merges = document["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    said = resume(diptych, stopped)
+    assert said.code == 5
+    assert "tokenizer.json" in said.err
+
+
+def test_a_vocabulary_file_that_is_gone_does_not_end_the_run(
+    diptych: Callable[..., Said], finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "run" / "tokenizer", tmp_path / "words")
+    words = (
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "train.steps=4",
+        "--set",
+        f"tokenizer.file={tmp_path / 'words'}",
+    )
+    assert diptych("train", finished / "mine.toml", *words).code == 0
+    stop(tmp_path / "run")
+    shutil.rmtree(tmp_path / "words")
+    said = diptych("train", finished / "mine.toml", "--out", tmp_path / "run", "--resume")
+    assert said.code == 0, said.err
+    assert weights(tmp_path) == weights(finished)
+
+
+def test_another_vocabulary_is_learned_when_the_run_has_not_begun(
+    diptych: Callable[..., Said], finished: Path, tmp_path: Path
+) -> None:
+    """A first attempt that ended before its first step must not leave its vocabulary to the second."""
+    words = ("train", finished / "mine.toml", "--out", tmp_path / "run")
+    assert diptych(*words, "--set", "train.warmup_steps=9", "--set", "train.steps=none", "--set",
+                   "train.epochs=1").code == 2  # fmt: skip
+    shutil.copytree(finished / "run" / "tokenizer", tmp_path / "run" / "tokenizer")
+    assert diptych(*words, "--set", "tokenizer.size=516").code == 0
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["model"]["text"]["vocab_size"] == 516
+
+
+def test_a_damaged_state_is_told_and_the_one_before_is_taken(
+    diptych: Callable[..., Said], finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "place")
+    run = tmp_path / "place" / "run"
+    for name in ("model", "manifest.json"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    (run / "manifest.json").unlink()
+    path = run / "state" / "step-0000004" / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    said = resume(diptych, tmp_path / "place")
+    assert said.code == 0, said.err
+    assert "step-0000004 cannot be used" in said.err and "resuming at step 2" in said.err
+    assert weights(tmp_path / "place") == weights(finished)
