@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
+from diptych.core.json_files import read_json
 from diptych.core.manifest import FileEntry, is_done
 from diptych.core.records import Counts, Need, Pair
-from diptych.core.settings import load_json
 from diptych.core.text_files import UTF16
 from diptych.data.shards import ShardSet
 from diptych.data.shards_index import KIND, tar_paths
@@ -99,12 +99,12 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
         raise UsageError(
             "this folder holds several splits",
             where=folder,
-            found=", ".join(map(str, load_json(folder / _SPLITS).get("splits", ())))[:200],
+            found=", ".join(map(str, read_json(folder / _SPLITS).get("splits", ())))[:200],
             fix="give the folder of one of them",
         )
     if not (folder / _STATE).is_file():
         return ()
-    files = load_json(folder / _STATE).get("_data_files")
+    files = read_json(folder / _STATE).get("_data_files")
     objects = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
     names = [str(file.get("filename", "")) for file in objects]
     if not names or any(not name or Path(name).name != name for name in names):
