@@ -1,4 +1,4 @@
-"""Our own folders with each value of their JSON and reference outputs exchanged: exit code 5, no traceback."""
+"""Our own folders with each value of their JSON and golden files exchanged: exit code 5, no traceback."""
 
 import json
 import shutil
