@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tests.models.published import openai_clip, write_archive
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
+from diptych.evaluate.readers.arrays_pickle import read_batch
 from diptych.models.inert_pickle import RefusedError, describe, interpret
 from diptych.models.weights import read_weights
 
@@ -284,6 +285,36 @@ def test_mutated_pickles_are_refused_or_read_but_never_fail_otherwise(tmp_path: 
         except RefusedError:
             refused += 1
     assert refused > 100
+
+
+ENDLESS = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60
+"""A pair of a pair of a pair: 2^60 elements in 300 bytes, of which the last pair stays on the stack."""
+
+
+@pytest.mark.parametrize(
+    "code",
+    {
+        "called": b")R",
+        "constructed": b")\x81",
+        "a storage's type": b"q\x01(X\x07\0\0\0storageh\x01X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ",
+        "given a state": b"}b",
+        "a key": b"q\x01}h\x01K\x01s",
+        "appended to": b"K\x01a",
+        "the whole": b"",
+    }.values(),
+)
+def test_a_value_without_end_is_named_by_its_type(code: bytes, tmp_path: Path) -> None:
+    """Written out, it would take longer than anybody lives: this test would not end."""
+    try:
+        value = interpret(ENDLESS + code + b".")
+    except RefusedError as error:
+        assert len(str(error)) < 200
+    else:
+        assert code == b"" and isinstance(value, tuple)
+    (tmp_path / "data_batch_1").write_bytes(ENDLESS + code + b".")
+    with pytest.raises(IntegrityError) as refused:
+        read_batch(tmp_path / "data_batch_1")
+    assert len(str(refused.value)) < 600
 
 
 def test_an_archive_cannot_claim_memory_or_time(tmp_path: Path) -> None:

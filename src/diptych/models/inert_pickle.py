@@ -28,6 +28,7 @@ MAX_SECONDS = 60
 MAX_DEPTH = 32  # modules in modules
 MAX_DIMENSIONS = 8
 MAX_NAMES = 100_000  # modules and tensors; RN50x64, the largest of OpenAI's, has some 2,000
+SHOWN_CHARACTERS = 80  # of a name in a message
 
 CLASSES = "__torch__."
 REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
@@ -86,6 +87,11 @@ class View:
     stride: tuple[int, ...]
 
 
+def shown(value: Any) -> str:
+    """Return a name, or the type of anything else: 60 nested pairs have 2^60 elements, and are 500 bytes."""
+    return value.text[:SHOWN_CHARACTERS] if isinstance(value, Name) else f"a {type(value).__name__}"
+
+
 MARK = object()
 
 
@@ -113,7 +119,7 @@ class Machine:
         """Push the name of a class or function, if it is a known one."""
         name = str(argument).replace(" ", ".")
         if not name.startswith(CLASSES) and name not in FUNCTIONS and name not in DTYPES:
-            raise RefusedError(f"the pickle names {name}")
+            raise RefusedError(f"the pickle names {shown(Name(name))}")
         self.stack.append(Name(name))
 
     def make_tuple(self, length: int) -> None:
@@ -141,7 +147,7 @@ class Machine:
         """Push a record in place of a new object."""
         arguments, name = self.pop(), self.pop()
         if not isinstance(name, Name) or not name.text.startswith(CLASSES) or arguments != ():
-            raise RefusedError(f"an object is made of {name!r}")
+            raise RefusedError(f"an object is made of {shown(name)}")
         self.stack.append(Record(name.text))
 
     def build(self) -> None:
@@ -159,8 +165,8 @@ class Machine:
             raise RefusedError("a reference that is no storage")
         _, kind, key, _, elements = told
         if not isinstance(kind, Name) or kind.text not in DTYPES:
-            raise RefusedError(f"a storage of unknown type {kind!r}")
-        if not isinstance(key, str) or not key.isdecimal() or not _is_size(elements):
+            raise RefusedError(f"a storage of unknown type {shown(kind)}")
+        if not isinstance(key, str) or not key.isdecimal() or not is_size(elements):
             raise RefusedError("a storage without number or size")
         self.stack.append(Storage(key, DTYPES[kind.text], elements))
 
@@ -168,7 +174,7 @@ class Machine:
         """Push what a call stands for."""
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or function.text not in FUNCTIONS:
-            raise RefusedError(f"the pickle calls {getattr(function, 'text', function)!r}")
+            raise RefusedError(f"the pickle calls {shown(function)}")
         if not isinstance(arguments, tuple):
             raise RefusedError("a call without a tuple of arguments")
         self.stack.append(_result(function.text, arguments))
@@ -187,7 +193,7 @@ def _result(name: str, arguments: tuple[Any, ...]) -> Any:
 
 def _view(storage: Any, offset: Any, shape: Any, stride: Any) -> View:
     sizes = (*shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
-    fits = isinstance(storage, Storage) and all(map(_is_size, (offset, *sizes)))
+    fits = isinstance(storage, Storage) and all(map(is_size, (offset, *sizes)))
     if not fits or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
         raise RefusedError("a tensor without storage, shape or stride")
     if math.prod(shape):
@@ -197,7 +203,8 @@ def _view(storage: Any, offset: Any, shape: Any, stride: Any) -> View:
     return View(storage, offset, shape, stride)
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
+    """Tell whether a value is a whole number from 0 that fits 64 bits."""
     return type(value) is int and 0 <= value < 2**62
 
 
@@ -263,7 +270,9 @@ def interpret(data: bytes, machine: Machine | None = None) -> Any:
             else:
                 raise RefusedError(f"the instruction {name} at byte {place}")
     except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise error if isinstance(error, RefusedError) else RefusedError(f"no pickle: {error}") from error
+        raise (
+            error if isinstance(error, RefusedError) else RefusedError(f"no pickle: {error}"[:200])
+        ) from error
     raise RefusedError("the pickle has no end")
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from diptych.core.errors import MissingPackageError
 from diptych.evaluate.readers.arrays_pickle import read_batch
 from diptych.evaluate.readers.examples import Example, Unnamed, damaged, need, png
+from diptych.models.inert_pickle import is_size
 
 _MAX_IDX_BYTES = 2**28  # EMNIST, the largest of its kind, takes 550 MB in ten files
 _CIFAR_SHAPE = (3, 32, 32)
@@ -192,7 +193,7 @@ def numbered(images: Any, labels: NDArray[Any], path: Path) -> Iterator[Example]
 
 
 def _are_numbers(labels: Any) -> bool:
-    return isinstance(labels, list) and all(type(label) is int for label in labels)
+    return isinstance(labels, list) and all(is_size(label) for label in labels)
 
 
 def _below(root: Path, folder: str) -> Path:

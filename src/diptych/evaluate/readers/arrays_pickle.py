@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from diptych.evaluate.readers.examples import damaged, need
-from diptych.models.inert_pickle import Machine, Name, RefusedError, interpret
+from diptych.models.inert_pickle import Machine, Name, RefusedError, interpret, is_size, shown
 
 MAX_BYTES = 2**28  # CIFAR-100's training file takes 156 MB
 _RECONSTRUCT, _ARRAY, _DTYPE = "numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"
@@ -33,28 +33,28 @@ class _BatchMachine(Machine):
     def push_name(self, argument: Any) -> None:
         name = str(argument).replace(" ", ".")
         if name not in (_RECONSTRUCT, _ARRAY, _DTYPE):
-            raise RefusedError(f"the pickle names {name}")
+            raise RefusedError(f"the pickle names {shown(Name(name))}")
         self.stack.append(Name(name))
 
     def call(self) -> None:
         arguments, function = self.pop(), self.pop()
-        told = getattr(function, "text", "")
+        told = function.text if isinstance(function, Name) else ""
         if told == _RECONSTRUCT and isinstance(arguments, tuple) and arguments[:1] == (Name(_ARRAY),):
             self.stack.append(_Array())
         elif told == _DTYPE and arguments == _BYTE:
             self.stack.append(Name(_DTYPE))
         else:
-            raise RefusedError(f"the pickle calls {told or function!r}")
+            raise RefusedError(f"the pickle calls {shown(function)}")
 
     def build(self) -> None:
         state, target = self.pop(), self.pop()
         if isinstance(target, _Array) and isinstance(state, tuple) and len(state) == 5:
             _, shape, kind, column_first, data = state
-            sizes = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+            sizes = isinstance(shape, tuple) and len(shape) <= 2 and all(map(is_size, shape))
             if not sizes or kind != Name(_DTYPE) or column_first or not isinstance(data, str):
                 raise RefusedError("an array of another kind than bytes")
             if math.prod(shape) != len(data):
-                raise RefusedError(f"{len(data)} bytes for an array of {shape}")
+                raise RefusedError(f"{len(data)} bytes for an array of {list(shape)}")
             target.value = np.frombuffer(data.encode("latin-1"), np.uint8).reshape(shape)
         elif target != Name(_DTYPE):
             raise RefusedError(f"a state is given to {type(target).__name__}")
