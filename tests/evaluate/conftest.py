@@ -12,7 +12,7 @@ from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Pair
 from diptych.data.images import Preprocess
 from diptych.data.tokenizer import TokenCounts
-from diptych.models.encoding import EncodeSettings, encode_items
+from diptych.models.encoding import Encodes, EncodeSettings, encode_items
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -28,11 +28,11 @@ def solid(colour: tuple[int, int, int]) -> bytes:
     return file.getvalue()
 
 
-class ColourModel:
+class ColourModel(Encodes):
     """A picture is its mean colour; a text is the sum of the colours it names, and a bit of everything."""
 
     def __init__(self) -> None:
-        self.config = SimpleNamespace(embed_dim=3, text=SimpleNamespace(end_id=END))
+        self.config = SimpleNamespace(embed_dim=3, text=SimpleNamespace(end_id=END), logit_bias_init=None)
         self.clip = torch.nn.Identity()
         self.device = torch.device("cpu")
         self.preprocess = Preprocess(size=(8, 8))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.evaluate.conftest import ColourModel
 
 from diptych.evaluate.ablation import (
     Examples,
@@ -68,7 +69,7 @@ def test_the_test_pictures_have_no_say(lab: tuple[Examples, Examples, np.ndarray
     found = [
         ablate(
             validation, Examples(test.image_embeds, labels), classifiers,
-            templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], scale=10.0,
+            templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
         )
         for labels in (test.labels, (test.labels + 1) % 4)
     ]  # fmt: skip
@@ -81,13 +82,13 @@ def test_every_number_by_hand(lab: tuple[Examples, Examples, np.ndarray]) -> Non
     validation, test, classifiers = lab
     found = ablate(
         validation, test, classifiers,
-        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], scale=10.0,
+        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
     )  # fmt: skip
     right = {
         name: (test.image_embeds @ rows.T).argmax(axis=1) == test.labels
         for name, rows in (("bare", classifiers[2]), ("all", unit(classifiers.mean(axis=0))))
     }
-    shares = ensemble_probabilities(test.image_embeds, classifiers, scale=10.0)
+    shares = ensemble_probabilities(ColourModel(), test.image_embeds, classifiers)
     names = [row.name for row in found.sets]
     assert names == [
         "bare names", "all 3 templates", "all, in probability space", "best template", "greedy", "weighted",
@@ -117,7 +118,7 @@ def test_an_unreadable_picture_is_wrong_everywhere(lab: tuple[Examples, Examples
     broken = Examples(np.full_like(test.image_embeds, np.nan), test.labels)
     found = ablate(
         validation, broken, classifiers,
-        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], scale=10.0,
+        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
     )  # fmt: skip
     assert {row.accuracy.value for row in (*found.sets, *found.templates)} == {0.0}
 
@@ -128,7 +129,7 @@ def test_the_page_shows_every_template_and_escapes_it(
     validation, test, classifiers = lab
     found = ablate(
         validation, test, classifiers,
-        templates=("<b>{}", WRONG, EVEN), plain=[("bare names", classifiers[2])], scale=10.0,
+        templates=("<b>{}", WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
     )  # fmt: skip
     write_ablation(tmp_path / "page.html", found, title="Prompts", subject="points")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

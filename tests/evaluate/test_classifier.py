@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from tests.evaluate.conftest import ColourModel
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.data.images import Preprocess
@@ -118,9 +119,14 @@ def test_probabilities_are_averaged_over_templates_by_hand() -> None:
     """Logits ±1 for one template and ±3 for the other: the mean of two sigmoids of 2 and of 6."""
     classifiers = np.array([[[1, 0], [-1, 0]], [[0, 1], [0, -1]]], dtype=np.float32)
     pictures = np.array([[0.1, 0.3]], dtype=np.float32)
-    found = ensemble_probabilities(pictures, classifiers, scale=10.0)
+    model = ColourModel()
+    found = ensemble_probabilities(model, pictures, classifiers)
     right = (1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-6))) / 2
     assert found == pytest.approx(np.array([[right, 1 - right]]), abs=1e-7)
+    model.config.logit_bias_init, model.bias = -10.0, -2.0  # learned with the sigmoid loss
+    found = ensemble_probabilities(model, pictures, classifiers)
+    first, second = 1 / (1 + np.exp([2 - 1, 2 + 1])), 1 / (1 + np.exp([2 - 3, 2 + 3]))
+    assert found == pytest.approx((first + second)[None] / 2, abs=1e-7)
 
 
 def test_a_kept_classifier_is_found_again_for_the_same_prompts_alone(colour_model, tmp_path) -> None:

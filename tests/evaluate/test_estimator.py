@@ -4,18 +4,24 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
+from sklearn import config_context
 from sklearn.base import clone, is_classifier
-from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.utils.estimator_checks import check_dataframe_column_names_consistency, parametrize_with_checks
 from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, solid
 
-from diptych.core.errors import ArrayError, BadInputsError, SettingsError, UnknownNameError, UsageError
+from diptych.core.errors import ArrayError, BadInputsError, SettingsError
 from diptych.evaluate.estimator import ZeroShotClassifier
+from diptych.evaluate.probe import LinearProbe
+from diptych.models.encoding import Encodes
 
 NAMES = ["red", "green", "blue"]
 
@@ -28,10 +34,10 @@ class AnyWidth(ZeroShotClassifier):
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-class NoPictures:
+class NoPictures(Encodes):
     """What is left of a model where only tables are classified."""
 
-    scale, bias = 10.0, 0.0
+    scale, bias, config = 10.0, 0.0, SimpleNamespace(logit_bias_init=None)
 
 
 @parametrize_with_checks([AnyWidth(NoPictures())], expected_failed_checks=lambda estimator: {})
@@ -88,7 +94,7 @@ def test_templates_change_the_answer(colour_model: ColourModel) -> None:
         ZeroShotClassifier(colour_model, templates=["no place"]).fit(y=NAMES)
 
 
-def test_a_bad_picture_and_a_path_in_a_str_are_told_by_position(
+def test_a_bad_image_is_told_by_position_and_paths_may_be_str(
     colour_model: ColourModel, tmp_path: Path
 ) -> None:
     classifier = ZeroShotClassifier(colour_model).fit(y=NAMES)
@@ -96,8 +102,9 @@ def test_a_bad_picture_and_a_path_in_a_str_are_told_by_position(
         classifier.predict([solid(RED), b"broken"])
     (tmp_path / "red.png").write_bytes(solid(RED))
     assert classifier.predict([tmp_path / "red.png"]).tolist() == ["red"]
-    with pytest.raises(UsageError, match=r"item 1[\s\S]*pathlib.Path"):
-        classifier.predict([tmp_path / "red.png", str(tmp_path / "red.png")])
+    assert classifier.predict([tmp_path / "red.png", str(tmp_path / "red.png")]).tolist() == ["red", "red"]
+    with pytest.raises(BadInputsError, match="input 1"):
+        classifier.predict([str(tmp_path / "red.png"), "a photo of a red square"])
 
 
 def test_it_works_in_scikit_learns_tools(colour_model: ColourModel) -> None:
@@ -109,8 +116,92 @@ def test_it_works_in_scikit_learns_tools(colour_model: ColourModel) -> None:
     assert cross_val_score(classifier, table, labels, cv=2).tolist() == [1.0, 1.0]
     search = GridSearchCV(classifier, {"templates": [("{}",), ("a photo of a {}.",)]}, cv=2)
     assert search.fit(table, labels).best_score_ == 1.0
-    with pytest.raises(UnknownNameError, match="template"):
+    with pytest.raises(ValueError, match="template"):
         classifier.set_params(template="{}")
+
+
+@pytest.fixture
+def swatch_table(tmp_path: Path) -> pandas.DataFrame:
+    """Twelve files of three colours, as one reads them from a CSV file."""
+    rows = []
+    for number in range(12):
+        colour = (RED, GREEN, BLUE)[number % 3]
+        (tmp_path / f"{number}.png").write_bytes(solid(colour))
+        rows.append((str(tmp_path / f"{number}.png"), NAMES[number % 3]))
+    return pandas.DataFrame(rows, columns=["path", "label"])
+
+
+def test_columns_of_a_table_are_scored(colour_model: ColourModel, swatch_table: pandas.DataFrame) -> None:
+    classifier, labels = ZeroShotClassifier(colour_model), swatch_table["label"]
+    paths = swatch_table["path"]
+    images = [np.asarray(Image.open(path)) for path in paths]
+    for given in (
+        paths,
+        swatch_table[["path"]],
+        pandas.Series([Path(path) for path in paths], dtype=object),
+        paths.to_numpy(dtype=object),
+        paths.to_numpy(dtype=str),
+        paths.tolist(),
+        pandas.Series(images, dtype=object),
+    ):
+        assert cross_val_score(classifier, given, labels, cv=2).tolist() == [1.0, 1.0], type(given)
+    assert cross_val_score(classifier, paths, labels.astype("category"), cv=2).tolist() == [1.0, 1.0]
+    assert classifier.fit(paths, labels).predict(paths).tolist() == labels.tolist()
+
+
+def test_a_column_of_embeddings_is_a_table(colour_model: ColourModel) -> None:
+    rows = pandas.Series([np.array([0.1, 0.9, 0.0]), np.array([0.8, 0.1, 0.0])])
+    assert ZeroShotClassifier(colour_model).fit(y=NAMES).predict(rows.tolist()).tolist() == ["green", "red"]
+
+
+@pytest.mark.parametrize("estimator", [LinearProbe(), AnyWidth(NoPictures())])
+def test_names_of_columns_are_kept_and_compared_as_scikit_learn_does(estimator: Any) -> None:
+    check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pandas.NA, pandas.NaT])
+def test_missing_labels_are_counted_and_refused_as_by_scikit_learn(missing: Any) -> None:
+    labels = np.array(["a", missing, "b", missing], dtype=object)
+    with pytest.raises((ValueError, TypeError)):
+        LogisticRegression().fit(np.eye(4), labels)
+    for estimator in (LinearProbe(), AnyWidth(NoPictures())):
+        with pytest.raises(ArrayError, match=r"missing[\s\S]*2 of 4"):
+            estimator.fit(np.eye(4), labels)
+    with pytest.raises(ArrayError, match="missing"):
+        LinearProbe().fit(np.eye(3), np.array([0.0, np.nan, 1.0]))
+    with pytest.raises(ArrayError, match="uniformly strings or numbers"):
+        LinearProbe().fit(np.eye(3), np.array(["a", 1, "b"], dtype=object))
+
+
+def test_weights_are_routed_to_the_score(colour_model: ColourModel) -> None:
+    table, labels = np.eye(3)[[0, 1, 2] * 4], np.array(NAMES * 4)
+    labels[:2] = "blue"  # two of the first six are wrong, and weigh nothing
+    weights = np.array([0, 0] + [1] * 10)
+    with config_context(enable_metadata_routing=True):
+        for estimator in (ZeroShotClassifier(colour_model), LinearProbe()):
+            asking = estimator.set_score_request(sample_weight=True)
+            found = cross_val_score(
+                asking, table, labels, cv=KFold(2), params={"sample_weight": weights}, error_score="raise"
+            )
+            assert found[0] == 1.0, estimator
+            assert clone(asking).get_metadata_routing().score.requests == {"sample_weight": True}
+
+
+def test_scores_take_labels_of_their_type_and_as_many(colour_model: ColourModel) -> None:
+    classifier = ZeroShotClassifier(colour_model).fit(y=NAMES)
+    for labels, weights in ((NAMES[:2], None), ([0, 1, 2], None), (NAMES, [1.0, 2.0]), (NAMES, [np.nan] * 3)):
+        with pytest.raises(ArrayError):
+            classifier.score(np.eye(3), labels, sample_weight=weights)
+
+
+def test_probabilities_of_a_sigmoid_model_are_the_model_s(colour_model: ColourModel) -> None:
+    colour_model.config.logit_bias_init, colour_model.bias = -10.0, -3.0
+    classifier = ZeroShotClassifier(colour_model, templates=["{}"]).fit(y=NAMES)
+    expected = 1 / (1 + np.exp(3 - 10 * np.array([[0.0, 0.8, 0.6]])))  # classes in order: blue, green, red
+    found = classifier.predict_proba([[3.0, 4.0, 0.0]])
+    assert found == pytest.approx(expected, abs=1e-6)
+    logits = colour_model.scale * np.array([[0.6, 0.8, 0.0]]) @ classifier.class_embeds_.T + colour_model.bias
+    assert found == pytest.approx(colour_model.probabilities(logits), abs=1e-6)
 
 
 def test_scikit_learn_is_not_needed() -> None:

@@ -59,7 +59,7 @@ def run_lab(
         build_template_classifiers(model, names, known),
         templates=known.templates,
         plain=[(name, build_classifier(model, names, each)) for name, each in plain],
-        scale=model.scale,
+        model=model,
     )
 
 

@@ -10,6 +10,7 @@ ImageNet, gain over bare names); Caruana et al. 2004 for greedy forward selectio
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from diptych.evaluate.classifier import ensemble_probabilities
 from diptych.evaluate.metrics import Bools, Floats, Interval, Ints, label_ranks, paired_gain, wilson
 from diptych.evaluate.metrics_intervals import mcnemar
 from diptych.evaluate.metrics_scores import score_ranks
+
+if TYPE_CHECKING:
+    from diptych.models.model import Model
 
 FACTORS = (0.0, 0.5, 2.0)
 """What the coordinate search tries to multiply a weight with."""
@@ -234,7 +238,7 @@ def ablate(
     *,
     templates: Sequence[str],
     plain: Sequence[tuple[str, Floats]],
-    scale: float,
+    model: "Model",
     settings: LabSettings | None = None,
 ) -> Ablation:
     """Score every way to write prompts on the test pictures.
@@ -245,14 +249,14 @@ def ablate(
         classifiers: (T, C, E), one for each template.
         templates: T texts.
         plain: further classifiers with their names, bare names the first.
-        scale: of the model's logits, for the ensemble in probability space.
+        model: made the rest; for the ensemble in probability space.
         settings: how much is tried.
     """
     settings = settings or LabSettings()
     whole = _hits(test, ensemble(classifiers))
     hits = {name: _hits(test, classifier) for name, classifier in plain}
     bare = hits[plain[0][0]]
-    shares = ensemble_probabilities(test.image_embeds, classifiers, scale=scale)
+    shares = ensemble_probabilities(model, test.image_embeds, classifiers)
     rows = [_row(name, found, bare, whole) for name, found in hits.items()]
     rows.append(_row(f"all {len(templates)} templates", whole, bare, whole))
     rows.append(_row("all, in probability space", score_ranks(shares, test.labels) < 1, bare, whole))

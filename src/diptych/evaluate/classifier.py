@@ -101,24 +101,37 @@ def build_template_classifiers(
     return rows.reshape(count, len(class_names), -1)
 
 
+def class_probabilities(
+    model: "Model", image_embeds: NDArray[np.float32], classifier: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Return (N, C) float64, what `Model.probabilities` makes of the logits.
+
+    Args:
+        model: made both; its scale, bias and loss decide.
+        image_embeds: (N, E) unit length; a row of NaN gives one.
+        classifier: (C, E), see `build_classifier`.
+    """
+    cosines = (image_embeds @ classifier.T).astype(np.float64)
+    found: NDArray[np.float64] = model.probabilities(model.scale * cosines + model.bias)
+    return found
+
+
 def ensemble_probabilities(
-    image_embeds: NDArray[np.float32], classifiers: NDArray[np.float32], *, scale: float
+    model: "Model", image_embeds: NDArray[np.float32], classifiers: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Average over templates what each would answer: the ensemble in probability space.
 
     Args:
+        model: made both.
         image_embeds: (N, E) unit length.
         classifiers: (T, C, E), see `build_template_classifiers`.
-        scale: what cosines are multiplied with.
 
     Returns:
-        (N, C) float64, rows sum to one.
+        (N, C) float64.
     """
     total = np.zeros((len(image_embeds), classifiers.shape[1]))
     for classifier in classifiers:
-        logits = scale * (image_embeds @ classifier.T).astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        total += powers / powers.sum(axis=1, keepdims=True)
+        total += class_probabilities(model, image_embeds, classifier)
     return total / len(classifiers)
 
 

@@ -5,22 +5,22 @@ Source: Radford et al. 2021, section 3.2 and appendix A.3; scikit-learn 1.9 `Log
 fit that does not converge is an error.
 """
 
-import inspect
 import warnings
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import ArrayError, DataError, UsageError, unknown_name
-from diptych.evaluate.estimator import as_labels, as_table, from_sklearn
+from diptych.core import checks
+from diptych.core.errors import ArrayError, DataError, unknown_name
 from diptych.evaluate.ranks import Doubles, Ints
+from diptych.evaluate.sklearn_base import Classifier, ConvergenceWarning, as_labels
 
 PRECISE_CELLS = 1 << 20
 """Tables up to this size are fitted in float64: it costs nothing there."""
 
 
-class LinearProbe:
+class LinearProbe(Classifier):
     """Multinomial logistic regression with scikit-learn's face, objective and C, solved faster.
 
     Args:
@@ -40,6 +40,7 @@ class LinearProbe:
         n_iter_: steps taken.
         converged_: whether the tolerance was reached.
         n_features_in_: D.
+        feature_names_in_: the names of the columns, where X was a table with names.
 
     >>> LinearProbe(C=0.316)
     LinearProbe(C=0.316)
@@ -75,7 +76,10 @@ class LinearProbe:
         """
         from diptych.evaluate.probe_solver import minimise
 
-        table, labels, classes = checked(X, y)
+        if self.on_unconverged not in ("raise", "warn"):
+            raise unknown_name("on_unconverged", str(self.on_unconverged), ("raise", "warn"))
+        checks.whole(self.max_iterations, "max_iterations", least=0)
+        table, labels, classes = checked(self._table(X, fitting=True), y)
         problem = prepared(table, labels, len(classes), self)
         solution = minimise(
             problem,
@@ -88,15 +92,8 @@ class LinearProbe:
 
     def decision_function(self, X: Any) -> Doubles:  # noqa: N803
         """Return the logits (N, C); of two classes (N,), above 0 for the second."""
-        if not self.__sklearn_is_fitted__():
-            what = f"This {type(self).__name__} instance is not fitted yet. Call 'fit' first."
-            raise from_sklearn("NotFittedError", UsageError)(what)
-        table = as_table(X)
-        if table.shape[1] != self.n_features_in_:
-            raise ArrayError(
-                f"X has {table.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.n_features_in_} features as input"
-            )
+        self._require_fitted()
+        table = self._table(X)
         logits: Doubles = table @ self.coef_.T + self.intercept_
         return logits[:, 0] if len(self.classes_) == 2 else logits
 
@@ -115,26 +112,6 @@ class LinearProbe:
         best = (logits > 0).astype(np.int64) if logits.ndim == 1 else logits.argmax(axis=1)
         found: NDArray[Any] = self.classes_[best]
         return found
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
-        """Return the share of rows in [0, 1] whose best class is `y`, weighted if there are weights."""
-        return float(np.average(self.predict(X) == as_labels(y), weights=sample_weight))
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002 — no parameter has parameters
-        """Return the constructor's arguments by name."""
-        return {name: getattr(self, name) for name in _DEFAULTS}
-
-    def set_params(self, **params: Any) -> "LinearProbe":
-        """Set arguments of the constructor.
-
-        Raises:
-            UnknownNameError: there is no such argument.
-        """
-        for name, value in params.items():
-            if name not in _DEFAULTS:
-                raise unknown_name(f"parameter of {type(self).__name__}", name, _DEFAULTS)
-            setattr(self, name, value)
-        return self
 
     def _keep(self, solution: Any, table: NDArray[Any], labels: Ints, classes: NDArray[Any]) -> None:
         """Take over a solution, after checking it in float64."""
@@ -163,33 +140,7 @@ class LinearProbe:
         )
         if self.on_unconverged == "raise":
             raise error
-        warnings.warn(from_sklearn("ConvergenceWarning", UserWarning)(str(error)), stacklevel=4)
-
-    def __repr__(self) -> str:
-        told = [f"{name}={value!r}" for name, value in self.get_params().items() if value != _DEFAULTS[name]]
-        return f"{type(self).__name__}({', '.join(told)})"
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Say whether `fit` was called."""
-        return hasattr(self, "coef_")
-
-    def __sklearn_tags__(self) -> Any:
-        """Tell scikit-learn what this is."""
-        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
-
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=True),
-            classifier_tags=ClassifierTags(),
-            input_tags=InputTags(),
-        )
-
-
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(LinearProbe.__init__).parameters.items()
-    if name != "self"
-}
+        warnings.warn(ConvergenceWarning(str(error)), stacklevel=4)
 
 
 def penalty_of(C: float, rows: int, class_count: int) -> float:  # noqa: N803
@@ -197,23 +148,19 @@ def penalty_of(C: float, rows: int, class_count: int) -> float:  # noqa: N803
 
     scikit-learn penalises one vector w for two classes. Two vectors -w / 2 and w / 2 have half its square.
     """
-    if not C > 0:
+    if not isinstance(C, int | float) or not C > 0:
         raise ArrayError("C has to be positive", found=C, expected="more than 0")
     return (2.0 if class_count == 2 else 1.0) / (C * rows)
 
 
 def checked(X: Any, y: Any) -> tuple[NDArray[np.floating], Ints, NDArray[Any]]:  # noqa: N803
     """Return the features, labels by number, and the classes."""
-    checked, labels = as_table(X), as_labels(y)
-    if len(checked) != len(labels):
-        raise ArrayError(
-            "X and y have different lengths", found=f"{len(checked)} rows and {len(labels)} labels"
-        )
+    checked, labels = checks.rows(X, "X", least=1), as_labels(y)
+    checks.same_length(labels, "y", len(checked))
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ArrayError("a probe needs at least two classes", found=f"{len(classes)} class in y")
-    kept: NDArray[np.floating] = X if isinstance(X, np.ndarray) and X.dtype == np.float32 else checked
-    return kept, numbers.astype(np.int64), classes
+    return checked, numbers.astype(np.int64), classes
 
 
 def prepared(table: NDArray[np.floating], labels: Ints, class_count: int, probe: LinearProbe) -> Any:

@@ -103,8 +103,8 @@ class Problem:
     ) -> None:
         self.class_count, self.fit_intercept = class_count, fit_intercept
         device = device_of(device)
-        self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
-        given = torch.from_numpy(np.ascontiguousarray(rows)).to(device, dtype)
+        self.labels = torch.from_numpy(np.require(labels, requirements=("C", "W"))).to(device)
+        given = torch.from_numpy(np.require(rows, requirements=("C", "W"))).to(device, dtype)
         width = given.shape[1]
         mean = given.mean(0, dtype=torch.float64).to(dtype)
         self.mean = mean if fit_intercept else given.new_zeros(width)

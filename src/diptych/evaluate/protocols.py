@@ -20,7 +20,7 @@ from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs
 from diptych.embed.penultimate import PenultimateTower
-from diptych.evaluate.classifier import build_classifier
+from diptych.evaluate.classifier import build_classifier, class_probabilities
 from diptych.evaluate.compositional import (
     caption_scores,
     choice_hits,
@@ -34,8 +34,6 @@ from diptych.evaluate.gallery import image_queries, text_queries
 from diptych.evaluate.metrics import NEVER, paired_gain
 from diptych.evaluate.metrics_intervals import bootstrap
 from diptych.evaluate.metrics_scores import reliability, score_ranks
-from diptych.evaluate.probe import LinearProbe
-from diptych.evaluate.probe_search import search
 from diptych.evaluate.prompts import PHOTO, fill
 from diptych.evaluate.ranks import Bools, Doubles, Floats, Ints
 from diptych.evaluate.readers.choices import GROUP
@@ -55,6 +53,7 @@ from diptych.evaluate.zeroshot import prompt_ladder
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
+    from diptych.evaluate.probe import LinearProbe
     from diptych.models.model import Model
 
 FEW_SHOT_C = 0.316
@@ -169,13 +168,15 @@ def zeroshot(bench: Bench) -> Answers:
     if group_field:
         extra["groups"] = group_field
     if truth.marks is None:
-        confidence, answered = _confidences(embeds, classifier, bench.model.scale)
+        confidence, answered = _confidences(bench.model, embeds, classifier)
         extra["reliability"] = _reliability(confidence[answered], outcome.hits[answered])
     return _classified(bench, outcome, extra)
 
 
 def probe(bench: Bench) -> Answers:
     """Fit the paper's linear probe on the training pictures and score the same test pictures."""
+    from diptych.evaluate.probe_search import search  # brings scikit-learn, where it is installed
+
     truth = bench.labelled()
     learn = _Learning(bench)
     (train, labels), (val, val_labels) = learn.split()
@@ -196,6 +197,8 @@ def kshot(bench: Bench) -> Answers:
     A class with fewer pictures gives those it has. Hits are averaged over a few draws; the interval is that
     of the test pictures.
     """
+    from diptych.evaluate.probe import LinearProbe
+
     truth, spec = bench.labelled(), bench.opened.spec
     learn = _Learning(bench)
     curve: list[Metric] = []
@@ -260,7 +263,7 @@ def _mean_of(values: Doubles) -> Callable[[Ints], float]:
     return lambda rows: float(values[rows].mean())
 
 
-def probe_outcome(probe: LinearProbe, features: Floats, labels: Ints, class_count: int) -> Outcome:
+def probe_outcome(probe: "LinearProbe", features: Floats, labels: Ints, class_count: int) -> Outcome:
     """Answer by a fitted probe; a class that it did not see in training is never the answer.
 
     Args:
@@ -359,14 +362,10 @@ def _slices(bench: Bench, hits: Bools, rows: Ints) -> tuple[Metric, ...]:
     return tuple(found)
 
 
-def _confidences(embeds: Floats, classifier: Floats, scale: float) -> tuple[Doubles, Bools]:
+def _confidences(model: "Model", embeds: Floats, classifier: Floats) -> tuple[Doubles, Bools]:
     """Return how sure the model is of each answer, and whether there is one."""
-    logits = scale * (embeds @ classifier.T).astype(np.float64)
-    answered = ~np.isnan(logits[:, 0])
-    with np.errstate(invalid="ignore"):
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        confidence = np.round(1 / powers.sum(axis=1), DIGITS)
-    return confidence, answered
+    confidence = class_probabilities(model, embeds, classifier).max(axis=1)
+    return np.round(confidence, DIGITS), ~np.isnan(confidence)
 
 
 def _reliability(confidence: Doubles, right: Bools) -> dict[str, Any]:
