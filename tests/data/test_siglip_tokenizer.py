@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as EngineBuilder
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 from transformers import SiglipTokenizer as Theirs
 from transformers.models.siglip2 import Siglip2Tokenizer
@@ -337,3 +337,46 @@ def test_a_damaged_spiece_model_is_refused_or_still_complete(
     (tmp_path / "spiece.model").write_bytes(pieces[:keep])
     with pytest.raises((IntegrityError, UnknownNameError)):
         SiglipTokenizer.load(tmp_path, cleaning="siglip")
+
+
+def edited(source: Path, folder: Path, **changes: Any) -> Path:
+    for file in source.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"padding_side": "left"}, {"truncation_side": "left"}, {"split_special_tokens": True},
+        {"do_lower_case": False}, {"add_bos_token": True}, {"add_eos_token": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_change_ids_are_refused_by_name(
+    changes: dict[str, Any], spiece: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as error:
+        SiglipTokenizer.load(edited(spiece, tmp_path, **changes))
+    assert next(iter(changes)) in error.value.where
+
+
+def test_tokens_added_to_spiece_model_are_refused_by_name(spiece: Path, tmp_path: Path) -> None:
+    theirs = Theirs.from_pretrained(spiece)
+    theirs.add_tokens(["<cat-toy>"])
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="<cat-toy>"):
+        SiglipTokenizer.load(tmp_path)
+
+
+def test_tokens_added_to_siglip_2_are_those_of_transformers(gemma: Any, tmp_path: Path) -> None:
+    theirs = AutoTokenizer.from_pretrained(gemma_folder(Siglip2Tokenizer, gemma, tmp_path))
+    theirs.add_tokens(["<Cat-toy>", AddedToken("<Raw>", normalized=False)])
+    theirs.save_pretrained(tmp_path / "added")
+    ours = SiglipTokenizer.load(tmp_path / "added")
+    assert ours.added == ("<Cat-toy>", "<Raw>") and ours.vocab_size == len(theirs)
+    texts = ["a <cat-toy> DOG", "<Raw><RAW> <raw>", "A<Cat-Toy>b"]
+    same(ours, theirs, [*texts, *TRICKY])
+    assert len(theirs) - 1 in ours.tokens(texts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from diptych.core.errors import UsageError
 from diptych.data.tokenizer import Tokenizer
 
 CAPTIONS = ["a photo of a red dog", "two blue squares above a circle", "singles and a single cat"] * 9
@@ -75,3 +76,75 @@ def test_added_tokens_of_slow_tokenizers_are_read(small: Tokenizer, tmp_path: Pa
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<cat-toy>": small.vocab_size}))
     assert Tokenizer.load(tmp_path).encode("A <Cat-Toy>") == [*small.encode("a"), small.vocab_size]
+
+
+def change(folder: Path, small: Tokenizer, config: dict[str, Any], document: dict[str, Any]) -> Path:
+    """Save a tokenizer with other settings; dots in names lead into tables."""
+    small.save(folder)
+    for name, changes in (("tokenizer_config.json", config), ("tokenizer.json", document)):
+        found = json.loads((folder / name).read_text())
+        for dotted, value in changes.items():
+            *above, last = dotted.split(".")
+            table = found
+            for part in above:
+                table = table[part]
+            table[last] = value
+        (folder / name).write_text(json.dumps(found))
+    return folder
+
+
+FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+LEFT = {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+PAD = {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0,
+       "pad_type_id": 0, "pad_token": "!"}  # fmt: skip
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"padding_side": "left"}, {}, "padding_side"),
+    ({"truncation_side": "left"}, {}, "truncation_side"),
+    ({"split_special_tokens": True}, {}, "split_special_tokens"),
+    ({"bos_token": "<|endoftext|>"}, {}, "bos_token"),
+    ({"eos_token": {"content": "!"}}, {}, "eos_token"),
+    ({"tokenizer_class": "GPT2Tokenizer"}, {}, "tokenizer_class"),
+    ({"extra_special_tokens": ["<q>"]}, {}, "special tokens"),
+    ({"additional_special_tokens": [{"content": "<q>"}]}, {}, "special tokens"),
+    ({"pad_token": "<pad>"}, {}, "special tokens"),
+    ({}, {"padding": PAD}, "padding.direction"),
+    ({}, {"truncation": LEFT}, "truncation.direction"),
+    ({}, {"post_processor.cls": ["!", 0]}, "post_processor"),
+    (FAST, {"normalizer": None}, "normalizer"),
+    (FAST, {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"},
+                                                                {"type": "Lowercase"}]}}, "normalizer"),
+    (FAST, {"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer"),
+    (FAST, {"model.dropout": 0.5}, "model.dropout"),
+    (FAST, {"model.ignore_merges": True}, "model.ignore_merges"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "document", "told"), REFUSED, ids=[row[2] for row in REFUSED])
+def test_settings_that_change_ids_are_refused_by_name(
+    config: dict[str, Any], document: dict[str, Any], told: str, small: Tokenizer, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as error:
+        Tokenizer.load(change(tmp_path, small, config, document))
+    assert told in error.value.where and error.value.fix and error.value.expected
+
+
+@pytest.mark.parametrize(
+    ("config", "document"),
+    [
+        ({"do_lower_case": False}, {}),
+        ({"strip_accents": True, "add_prefix_space": True, "unk_token": "!", "pad_token": "!"}, {}),
+        ({}, {"normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None}),
+        ({"tokenizer_class": "CLIPTokenizerFast"}, {"model.dropout": 0.5}),
+        (FAST, {}),
+    ],
+)
+def test_settings_that_transformers_does_not_use_here_change_nothing(
+    config: dict[str, Any], document: dict[str, Any], small: Tokenizer, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    ours = Tokenizer.load(change(tmp_path, small, config, document))
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("A photo of a red Dog's cafe", "Two 22 blue squares!"):
+        expected = theirs(text).input_ids
+        assert ours.tokens([text])[0][: len(expected)].tolist() == expected

@@ -1,4 +1,4 @@
-"""Settings of processor files and preprocess_cfg that shape pixels: obeyed as in their library, or refused."""
+"""Settings of processor files and preprocess_cfg that shape pixels: obeyed as in their library or refused."""
 
 import json
 from pathlib import Path

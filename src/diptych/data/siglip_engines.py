@@ -53,6 +53,9 @@ class Engine(Protocol):
     def size(self) -> int:
         """Return the number of ids."""
 
+    def added(self) -> tuple[str, ...]:
+        """Return the tokens that were added to the vocabulary, as they are written."""
+
 
 def canonical(text: str) -> str:
     """Return the text in lower case, without ASCII punctuation, in single spaces.
@@ -95,13 +98,14 @@ class JsonEngine:
             raise _refused(error, where) from error
         self._engine.no_padding()
         self._engine.no_truncation()
+        if cleaning == "lower":  # a part of the engine, which finds added tokens in the text as it is written
+            inside = [] if self._engine.normalizer is None else [self._engine.normalizer]
+            self._engine.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inside])
         cleaners: dict[Cleaning, Callable[[str], str]] = {
             "siglip": canonical,
             "open_clip": open_clip_canonical,
-            "lower": normalizers.Lowercase().normalize_str,
-            "none": str,
         }
-        self._clean = cleaners[cleaning]
+        self._clean = cleaners.get(cleaning, str)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts, without an end token."""
@@ -120,6 +124,12 @@ class JsonEngine:
     def size(self) -> int:
         """Return the number of ids."""
         return int(self._engine.get_vocab_size(with_added_tokens=True))
+
+    def added(self) -> tuple[str, ...]:
+        """Return the tokens that were added to the vocabulary, as they are written."""
+        first = self._engine.get_vocab_size(with_added_tokens=False)
+        tokens = self._engine.get_added_tokens_decoder()
+        return tuple(token.content for number, token in sorted(tokens.items()) if number >= first)
 
 
 class PieceEngine:
@@ -205,6 +215,10 @@ class PieceEngine:
     def size(self) -> int:
         """Return the number of ids."""
         return int(self._engine.get_piece_size())
+
+    def added(self) -> tuple[str, ...]:
+        """Return nothing: sentencepiece finds no tokens beside its own."""
+        return ()
 
 
 def _refused(error: BaseException, where: object) -> BaseException:

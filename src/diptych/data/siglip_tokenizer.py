@@ -23,7 +23,8 @@ from diptych.data.cleaning import MAX_CHARACTERS
 from diptych.data.siglip_engines import CLEANINGS, Cleaning, Engine, JsonEngine, PieceEngine
 from diptych.data.siglip_files import pieces_to_json, self_contained
 from diptych.data.tokenizer import TokenCounts
-from diptych.data.vocabulary import MAX_CONTEXT_LENGTH
+from diptych.data.tokenizer_settings import require_known, require_siglip
+from diptych.data.vocabulary import MAX_CONTEXT_LENGTH, read_object
 
 NO_START = -1  # the id of the start token that these texts do not have, as in `ClipConfig`
 DEFAULT_CONTEXT_LENGTH = 64
@@ -112,10 +113,11 @@ class SiglipTokenizer:
         Raises:
             DataError: no vocabulary there.
             IntegrityError: a file is damaged, or does not say how texts are cleaned, ended or padded.
+            UsageError: a setting that changes ids is not followed here.
             MissingPackageError: spiece.model needs `sentencepiece`.
         """
         folder = Path(folder)
-        config = _read_config(folder / CONFIG)
+        config = read_object(folder / CONFIG)
         named = str(config.get("tokenizer_class") or "").removesuffix("Fast")
         has_pieces = (folder / PIECES).is_file()
         pieces = has_pieces and (named == "SiglipTokenizer" or not (folder / JSON).is_file())
@@ -129,7 +131,9 @@ class SiglipTokenizer:
                 fix=f"pass cleaning, one of {', '.join(CLEANINGS)}",
             )
         path = folder / (PIECES if pieces else JSON)
+        require_siglip(config, folder)
         engine: Engine = (PieceEngine if pieces else JsonEngine)(_read(path), cleaning=chosen, where=path)
+        require_known(config, engine.id_of, folder)
         defaults = ("</s>", "</s>") if engine.id_of("</s>") == 1 else ("<eos>", "<pad>")
         return cls(
             engine,
@@ -144,6 +148,11 @@ class SiglipTokenizer:
     def digest(self) -> str:
         """SHA-256 of all that decides a text's ids."""
         return hashlib.sha256(self.cleaning.encode() + self.engine.source).hexdigest()
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Tokens that were added to the vocabulary, as they are written."""
+        return self.engine.added()
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder."""
@@ -305,18 +314,6 @@ def _read(path: Path) -> bytes:
             "the vocabulary file is too large", where=path, expected=f"{MAX_FILE_BYTES:,} bytes"
         )
     return data
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError("the file is not JSON", where=path, found=str(error)[:200]) from error
-    if not isinstance(config, dict):
-        raise IntegrityError("the file holds no object", where=path, found=type(config).__name__)
-    return config
 
 
 def _token(config: Mapping[str, Any], name: str, default: str) -> str:

@@ -257,7 +257,8 @@ class Tokenizer:
             byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
             id_of = self._vocabulary.ids
             self._pieces = {number: _to_bytes(token, byte_of) for token, number in id_of.items()}
-            self._pieces |= {id_of[token]: f"{token} ".encode() for token in self.added}
+            alone = [token for token in self.added if id_of[token] > self.end_id]
+            self._pieces |= {id_of[token]: f"{token} ".encode() for token in alone}
         text = bytearray()
         for number in map(int, ids):
             if number == self.end_id:

@@ -24,6 +24,7 @@ from diptych.core.errors import DataError, IntegrityError
 from diptych.core.text_files import decode_text
 from diptych.data.added_tokens import AddedToken
 from diptych.data.cleaning import END, PATTERN, START, WORD_END, symbol_order
+from diptych.data.tokenizer_settings import require_clip, special_tokens
 
 CONFIG = "tokenizer_config.json"
 MAX_FILE_BYTES = (
@@ -112,6 +113,12 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
         DataError: if it is missing.
     """
     document = _parse_json(_read(path), path)
+    vocabulary = _from_document(document, path)
+    require_clip({}, document, vocabulary.ids, path)
+    return vocabulary
+
+
+def _from_document(document: Any, path: Path) -> Vocabulary:
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise _malformed(path, found="no such model", expected='"model" of type BPE')
@@ -183,34 +190,51 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
     Raises:
         IntegrityError, DataError: if a file is not what it should be, or missing.
     """
-    config, older = (_read_object(folder / name) for name in (CONFIG, "added_tokens.json"))
-    if not (folder / "tokenizer.json").is_file() and (folder / "vocab.json").is_file():
+    config, older, document = (
+        read_object(folder / name) for name in (CONFIG, "added_tokens.json", "tokenizer.json")
+    )
+    if document:
+        vocabulary = _from_document(document, folder / "tokenizer.json")
+    elif (folder / "vocab.json").is_file():
         vocabulary = read_vocab_and_merges(folder / "vocab.json", folder / "merges.txt")
-    elif not (folder / "tokenizer.json").is_file() and (folder / PUBLISHED_MERGES).is_file():
+    elif (folder / PUBLISHED_MERGES).is_file():
         vocabulary = read_merges(folder / PUBLISHED_MERGES, size=PUBLISHED_SIZE)
     else:
         vocabulary = read_tokenizer_json(folder / "tokenizer.json")  # says that it is missing
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
         raise _malformed(folder / CONFIG, found="other added_tokens_decoder", expected="id: token")
-    known = {token.content for token in vocabulary.added} | {
-        entry.get("content") for entry in decoder.values()
-    }
-    entries = [
-        {**entry, "id": int(number) if number.isdecimal() else None} for number, entry in decoder.items()
-    ]
+    entries = [{**entry, "id": int(key) if key.isdecimal() else key} for key, entry in decoder.items()]
+    known = [*vocabulary.ids, *(entry.get("content") for entry in entries)]
     entries += [{"content": name, "id": number} for name, number in older.items() if name not in known]
     length = config.get("model_max_length")
     if not isinstance(length, int) or not 2 < length <= MAX_CONTEXT_LENGTH:
         length = DEFAULT_CONTEXT_LENGTH
+    vocabulary = with_added(vocabulary, entries, folder / CONFIG)
+    require_clip(config, document, vocabulary.ids, folder / "tokenizer.json")
+    # Padding with "!" makes of a typed "!" that token: transformers finds special tokens before the merges.
+    fixed = (START, END, *(token.content for token in vocabulary.added))
+    special = dict.fromkeys(token for token in special_tokens(config) if token not in fixed)
+    entries = [{"content": token, "id": vocabulary.ids[token], "special": True} for token in special]
     vocabulary = check(with_added(vocabulary, entries, folder / CONFIG), folder)
     return vocabulary, length
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Return a JSON object, empty where there is no such file.
+
+    Raises:
+        IntegrityError: the file holds anything else.
+    """
     document = _parse_json(_read(path), path) if path.is_file() else {}
     if not isinstance(document, dict):
-        raise _malformed(path, found=type(document).__name__, expected="an object")
+        raise IntegrityError(
+            "the file holds no object",
+            where=path,
+            found=type(document).__name__,
+            expected="a JSON object",
+            fix="copy the file again from where the model came from",
+        )
     return document
 
 

@@ -44,7 +44,7 @@ _ADDED_TOKENS_IN_A_CAPTION = 8
 
 def golden_captions(model: Model) -> tuple[str, ...]:
     """Return the captions that a model is checked on: `CAPTIONS`, then all tokens added to its vocabulary."""
-    added = getattr(model.tokenizer, "added", ())
+    added = model.tokenizer.added
     step = max(1, min(_ADDED_TOKENS_IN_A_CAPTION, (model.tokenizer.context_length - 2) // 2))
     return (*CAPTIONS, *(" a ".join(added[start : start + step]) for start in range(0, len(added), step)))
 
