@@ -225,7 +225,8 @@ HUGE = b"9" * 4000
 RUBBISH = {
     "empty": b"", "cut off": b'{"model_cfg": {"embed_dim"', "a list": b"[]", "no text": b"\xff\xfe\x00",
     "nested": b'{"a":' * 100_000, "nested lists": b"[" * 200_000, "endless": b" " * (5 * 2**20),
-    "not a number": b'{"model_type": "clip", "projection_dim": NaN}', "long number": b'{"a": ' + HUGE + b"0}",
+    "not a number": b'{"model_type": "clip", "projection_dim": NaN}',
+    "long number": b'{"image_processor": ' + HUGE + b"0}",
 }  # fmt: skip
 VALUES: dict[str, list[tuple[str, str, object]]] = {
     "own": [

@@ -21,12 +21,13 @@ from typing import Any
 
 from diptych.core import files
 from diptych.core.errors import DataError, IntegrityError
+from diptych.core.json_files import read_json
 from diptych.core.text_files import decode_text
 from diptych.data.added_tokens import AddedToken
 from diptych.data.cleaning import END, PATTERN, START, WORD_END, symbol_order
-from diptych.data.tokenizer_settings import require_clip, special_tokens
+from diptych.data.tokenizer_settings import CONFIG, require_clip, special_tokens
 
-CONFIG = "tokenizer_config.json"
+COPY_AGAIN = "copy the file again from where the model came from"
 MAX_FILE_BYTES = (
     10 * 2**20
 )  # 49,408 entries take 2.3 MB; beyond 10 MiB hostile JSON could take more than 300 MB
@@ -221,21 +222,12 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty where there is no such file.
+    """Return the JSON object of a tokenizer's file, empty where there is no such file.
 
     Raises:
         IntegrityError: the file holds anything else.
     """
-    document = _parse_json(_read(path), path) if path.is_file() else {}
-    if not isinstance(document, dict):
-        raise IntegrityError(
-            "the file holds no object",
-            where=path,
-            found=type(document).__name__,
-            expected="a JSON object",
-            fix="copy the file again from where the model came from",
-        )
-    return document
+    return read_json(path, max_bytes=MAX_FILE_BYTES, fix=COPY_AGAIN) if path.is_file() else {}
 
 
 def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
@@ -368,5 +360,5 @@ def _malformed(path: Path | str, *, found: object, expected: str) -> IntegrityEr
         where=path,
         found=found,
         expected=expected,
-        fix="copy the file again from where the model came from",
+        fix=COPY_AGAIN,
     )

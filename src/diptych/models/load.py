@@ -145,7 +145,8 @@ def _assemble(
         digests |= {path: pool.submit(sha256_file, path) for path in files}
         parts.check()
         rows = parts.config.text.vocab_size
-        parts = parts.with_config(with_ids(parts.config, words, where=parts.where))
+        fitting = with_ids(parts.config, words, file=next(iter(files), "tokenizer="), where=parts.where)
+        parts = parts.with_config(fitting)
         origin: dict[str, Any] = {"format": parts.format, **place.origin}
         if unused := rows - parts.config.text.vocab_size:
             origin["unused_vocabulary_rows"] = unused

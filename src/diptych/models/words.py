@@ -45,13 +45,14 @@ def open_words(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = N
     )
 
 
-def with_ids(config: ClipConfig, words: AnyTokenizer, *, where: object) -> ClipConfig:
+def with_ids(config: ClipConfig, words: AnyTokenizer, *, file: object, where: object) -> ClipConfig:
     """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell.
 
     Args:
         config: as `formats` read it.
         words: the tokenizer.
-        where: the weights, for messages.
+        file: the vocabulary, for messages.
+        where: the weights, likewise.
 
     Raises:
         SettingsError: tokenizer and text tower do not fit.
@@ -80,7 +81,7 @@ def with_ids(config: ClipConfig, words: AnyTokenizer, *, where: object) -> ClipC
         if not fits or words.vocab_size > text.vocab_size:
             raise SettingsError(
                 "tokenizer and text tower do not fit",
-                where=f"the tokenizer's {name}",
+                where=f"{file}: {name}",
                 found=getattr(words, name),
                 expected=f"{expected} as in the weights and configuration of {where}",
                 fix="pass tokenizer= with the vocabulary that the model learned with",
