@@ -16,7 +16,7 @@ source = "scenes:train?count=200&seed=1"
 workers = 0
 [tokenizer]
 size = 600
-context_length = 16
+context_length = 32
 [model]
 preset = "vit-mini-16-64"
 [loader]

@@ -56,7 +56,7 @@ def test_the_commands_run_and_write_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(place)
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 9
     for line in lines:
         line = line.replace("ViT-B-32/openai", "runs/mine").replace("/data/clip", "data")
         said = diptych(*shlex.split(line.replace("--suite paper27", "--suite mnist --out probed"))[1:])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tests.evaluate.conftest import ColourModel
 
+from diptych.core.errors import DataError
 from diptych.evaluate.ablation import (
     Examples,
     LabSettings,
@@ -111,6 +112,18 @@ def test_sizes_end_in_the_whole_ensemble(lab: tuple[Examples, Examples, np.ndarr
     assert sizes[-1].mean == pytest.approx(whole) and sizes[-1].spread == (whole, whole)
     alone = [accuracy(test, each) for each in classifiers]
     assert min(alone) <= sizes[0].spread[0] <= sizes[0].mean <= sizes[0].spread[1] <= max(alone)
+
+
+@pytest.mark.parametrize("rows", [(0, 1), (1, 0)])
+def test_without_an_image_to_choose_on_or_to_score_the_lab_ends(
+    lab: tuple[Examples, Examples, np.ndarray], rows: tuple[int, int]
+) -> None:
+    """The greedy choice compared accuracies that were NaN, for ever."""
+    validation, test, classifiers = lab
+    parts = [part.part(np.arange(count)) for part, count in zip((validation, test), rows, strict=True)]
+    plain = [("bare names", classifiers[0])]
+    with pytest.raises(DataError, match=f"{rows[0]} to choose on, {rows[1]} to score"):
+        ablate(*parts, classifiers, templates=(GOOD, WRONG, EVEN), plain=plain, scale=10.0)
 
 
 def test_an_unreadable_picture_is_wrong_everywhere(lab: tuple[Examples, Examples, np.ndarray]) -> None:

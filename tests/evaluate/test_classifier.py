@@ -60,7 +60,7 @@ def tiny_model(texts: Sequence[str], context_length: int) -> Model:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("fire engine", "fire  engine"), ("fire engine", "Fire\tEngine "),
+        ("fire engine", "fire engine"), ("fire engine", "fire  engine"), ("fire engine", "Fire\tEngine "),
         ("salt & pepper", "salt &amp; pepper"),
         ("owl", "owl<|endoftext|>ette"), ("it\u2019s", "it's"),
     ],
@@ -90,7 +90,7 @@ def test_a_template_that_leaves_no_room_for_the_name_is_refused() -> None:
 
 def test_a_cut_prompt_is_told() -> None:
     model = tiny_model(["a photo of a crane heron"], 8)
-    with pytest.warns(UserWarning, match=r"1 of 2 prompts of bare are longer than 8 tokens and were cut"):
+    with pytest.warns(UserWarning, match=r"1 of 2 prompts of 'bare' are longer than 8 tokens and were cut"):
         build_classifier(
             model, ["crane", "heron that eats many small fish in the river"], Templates("bare", ("{}",))
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import pytest
 import torch
 from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, Swatches, solid
 
-from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError, UsageError
+from diptych.cli import evaluate
+from diptych.core.errors import (
+    DataError,
+    EnvironmentFault,
+    IntegrityError,
+    SettingsError,
+    UnknownNameError,
+    UsageError,
+)
 from diptych.core.failpoints import operations
 from diptych.core.files import TEMP_PREFIX
 from diptych.data.images import Preprocess
@@ -18,7 +27,7 @@ from diptych.data.sources import open_source
 from diptych.evaluate import features_cache, protocols, suite_seen
 from diptych.evaluate.features_cache import FeatureSettings, cached_pairs, data_digest, parse_share
 from diptych.evaluate.metrics_intervals import clopper_pearson
-from diptych.evaluate.suite_plan import Missing, Plan, TaskSpec, load_plan, open_spec
+from diptych.evaluate.suite_plan import RESERVED, Missing, Plan, load_plan, open_spec
 from diptych.evaluate.suite_results import as_clip_benchmark, as_mteb, expectations
 from diptych.evaluate.suite_run import SuiteOutcome, SuiteSettings, embed_share, run_suite
 from diptych.evaluate.suite_seen import seen_in_training
@@ -277,20 +286,26 @@ def test_a_data_set_that_is_not_there_is_told_with_its_address(tmp_path: Path) -
         load_plan("paper72")
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        ({"name": "a/b", "task": "mnist"}, "cannot name a file"),
-        ({"name": "a"}, "either a source or a task"),
-        ({"name": "a", "source": "x", "protocols": ("zeroshot",)}, "column of its labels"),
-        ({"name": "a", "source": "x", "labels": "y", "protocols": ("probe",)}, "to learn from"),
-        ({"name": "a", "source": "x", "labels": "y", "metric": "worst_group_top5"}, "needs slices"),
-        ({"name": "a", "source": "x", "labels": "y", "metric": "map_11pt"}, "known data sets"),
-    ],
-)
-def test_a_task_that_does_not_say_what_to_score_is_refused(given: dict[str, object], told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
-        TaskSpec(**given)
+def test_what_a_run_writes_beside_its_tasks_is_reserved(plan: Plan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out")
+    beside = {path.stem for path in (tmp_path / "out").glob("*.json")} - {"colour"}
+    source = Path(evaluate.__file__).read_text()
+    assert beside | set(re.findall(r'"(\w+)\.json"', source)) == RESERVED
+
+
+def test_a_column_to_slice_by_that_is_not_there_is_refused(quick: Plan, tmp_path: Path) -> None:
+    spec = replace(quick.specs[0], slices=("shopp",))
+    with pytest.raises(UnknownNameError, match="did you mean 'shop'"):
+        run(Plan("colours", (spec,)), tmp_path / "out")
+
+
+def test_a_second_label_of_an_image_is_refused(quick: Plan, tmp_path: Path) -> None:
+    table = tmp_path / "own" / "pictures.csv"
+    table.write_text(table.read_text() + "0.png,a further caption,red,south\n")
+    assert run(quick, tmp_path / "one").results[0]["items"]["pictures"] == 6
+    table.write_text(table.read_text() + "0.png,a red thing,green,south\n")
+    with pytest.raises(DataError, match=r"(?s)rows 2 and 9.*'red' and 'green'"):
+        run(quick, tmp_path / "two")
 
 
 def test_published_numbers_are_held_against_what_was_found(tmp_path: Path) -> None:

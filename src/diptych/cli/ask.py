@@ -50,7 +50,7 @@ def classify_images(
         model_ref: the model.
         images: picture files.
         names: the labels.
-        templates: a prompts file; empty for bare names.
+        templates: a prompts file or the name of a known set; empty for bare names.
         held: when to give no label.
 
     Returns:
@@ -62,8 +62,8 @@ def classify_images(
     """
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
+    from diptych.evaluate.prompt_sets import open_templates
     from diptych.evaluate.prompts import BARE
-    from diptych.evaluate.prompts import load as load_templates
     from diptych.models.opening import load
 
     missing = [str(path) for path in images if not path.is_file()]
@@ -78,7 +78,7 @@ def classify_images(
             expected=model.digest[:16],
             fix=f"make it again: diptych calibrate {model_ref} SOURCE",
         )
-    classifier = build_classifier(model, names, load_templates(templates) if templates else BARE)
+    classifier = build_classifier(model, names, open_templates(templates) if templates else BARE)
     embeds = embed_images(model, (path.read_bytes() for path in images))
     found, unreadable = [], []
     for path, embed in zip(images, embeds, strict=True):

@@ -188,7 +188,7 @@ def classify(
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         images: picture files.
         labels: names to choose from, separated by commas.
-        templates: prompts file; bare names without one.
+        templates: prompts file, or the name of a known set such as imagenet; bare names without one.
         reject: of unrelated pictures, the share that may still get a label, such as 0.05; see calibrate.
         calibration: what `diptych calibrate` wrote; beside the model by default.
         json: where the results go: a file, or - for stdout.

@@ -35,7 +35,8 @@ class OneSource:
         task: zeroshot classifies pictures by a column's names (with --labels); retrieval finds texts and
             pictures (without).
         labels: the column of the true names; in a folder of images "label" is the name of the subfolder.
-        templates: prompts file (.txt, .json, .toml) with templates and cleaned names.
+        templates: prompts file (.txt, .json, .toml) with templates and cleaned names, or the name of a known
+            set such as imagenet.
         columns: names of the table's columns, for example image=photo,caption=title.
         report: also write a page with curves, confusions and images here.
         max_bad: share of bad samples above which nothing is scored; up to it, an image that cannot be read

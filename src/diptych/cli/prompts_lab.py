@@ -4,6 +4,7 @@ Reads: one labelled source, or two.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diptych.cli.answers import show_dropped
@@ -13,9 +14,8 @@ from diptych.data.sources import Columns, open_source
 from diptych.embed.features import embed_pairs
 from diptych.evaluate.ablation import Ablation, Examples, ablate, split_halves
 from diptych.evaluate.classifier import build_classifier, build_template_classifiers
-from diptych.evaluate.prompt_sets import prompt_set, prompt_set_names
+from diptych.evaluate.prompt_sets import open_templates
 from diptych.evaluate.prompts import BARE, PHOTO, Templates
-from diptych.evaluate.prompts import load as load_templates
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
 
 if TYPE_CHECKING:
@@ -63,15 +63,6 @@ def run_lab(
     )
 
 
-def open_templates(ref: str) -> Templates:
-    """Read a prompts file, or take a known set.
-
-    >>> len(open_templates("imagenet").templates)
-    80
-    """
-    return prompt_set(ref).as_templates() if ref in prompt_set_names() else load_templates(ref)
-
-
 def _examples(
     model: "Model",
     source: str,
@@ -80,7 +71,8 @@ def _examples(
     columns: Columns | None,
     names: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], Examples]:
-    opened = open_source(source, columns=columns or Columns(), need=Need.NOTHING)
+    columns = replace(columns or Columns(), one_value=(labels,))
+    opened = open_source(source, columns=columns, need=Need.NOTHING)
     embedded = embed_pairs(model, opened)
     show_dropped(embedded.counts)
     evaluator = ZeroShotEvaluator("ablation", opened, labels, names, templates)

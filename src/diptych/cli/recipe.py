@@ -136,10 +136,12 @@ def load_recipe_as(kind: type[R], path: Path, assignments: Sequence[str] = ()) -
 
 def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths of a recipe relative to its own folder."""
+    from diptych.evaluate.prompt_sets import anchored_templates
 
     def anchor(table: Any, name: str) -> None:
         if isinstance(table, dict) and isinstance(table.get(name), str):
-            table[name] = anchored(table[name], folder)
+            place = anchored_templates if name == "templates" else anchored
+            table[name] = place(table[name], folder)
 
     anchor(mapping.get("data"), "source")
     anchor(mapping.get("tokenizer"), "file")

@@ -297,7 +297,7 @@ def build_suites(
 ) -> tuple["Suite", ...]:
     """Group tasks by source, so that its images are embedded once."""
     from diptych.data.sources import Columns, open_source
-    from diptych.evaluate.prompts import load
+    from diptych.evaluate.prompt_sets import open_templates
     from diptych.evaluate.retrieval import RetrievalEvaluator
     from diptych.evaluate.suite import Suite
     from diptych.evaluate.zeroshot import ZeroShotEvaluator
@@ -305,15 +305,18 @@ def build_suites(
     suites = []
     for ref in dict.fromkeys(task.source for task in tasks):
         # An image that cannot be read counts as wrong; one without a caption is no part of a retrieval.
-        kinds = {task.task for task in tasks if task.source == ref}
-        need = Need.CAPTION if kinds == {"retrieval"} else Need.NOTHING
-        source = open_source(ref, columns=columns or Columns(), need=need)
+        of_source = [task for task in tasks if task.source == ref]
+        need = Need.CAPTION if {task.task for task in of_source} == {"retrieval"} else Need.NOTHING
+        labels = tuple(task.labels for task in of_source if task.labels)
+        source = open_source(
+            ref, columns=dataclasses.replace(columns or Columns(), one_value=labels), need=need
+        )
         scored: list[RetrievalEvaluator | ZeroShotEvaluator] = []
-        for task in (task for task in tasks if task.source == ref):
+        for task in of_source:
             if task.task == "retrieval":
                 scored.append(RetrievalEvaluator(task.name, source, precision))
                 continue
-            templates = load(task.templates) if task.templates else None
+            templates = open_templates(task.templates) if task.templates else None
             scored.append(ZeroShotEvaluator(task.name, source, task.labels, (), templates, precision))
         suites.append(Suite(source.name, source, tuple(scored), precision, max_bad))
     return tuple(suites)

@@ -51,11 +51,13 @@ class Columns:
         caption: the text; a list of texts where the format has lists.
         key: the name of a pair. Where this column is missing, the image's file name is used, or the row's
             number.
+        one_value: columns that may say one thing only of an image, also where several rows share it.
     """
 
     image: str = "image"
     caption: str = "caption"
     key: str = "id"
+    one_value: tuple[str, ...] = ()
 
 
 DEFAULT_COLUMNS = Columns()

@@ -5,7 +5,7 @@ captions); Parquet and Arrow with image bytes, Hugging Face image structs {bytes
 row group at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from diptych.core.errors import (
     BadSampleError,
+    DataError,
     IntegrityError,
     MissingPackageError,
 )
@@ -118,8 +119,21 @@ class TableSource:
         if name not in groups:
             key = plain(str(cells.pop(self.columns.key, "")))
             groups[name] = _Group(path, row.line, key, [], fields_of(cells))
+        self._check_one_value(groups[name], fields_of(cells), row.line)
         if isinstance(captions, tuple):
             groups[name].captions += captions
+
+    def _check_one_value(self, group: _Group, fields: Mapping[str, Field], line: int) -> None:
+        for column in self.columns.one_value:
+            first, other = group.fields.get(column), fields.get(column)
+            if first != other:
+                raise DataError(
+                    "an image has two values in a column that may have one",
+                    where=f"{self.path}, column {column!r}, rows {group.row} and {line}",
+                    found=f"{str(first)[:80]!r} and {str(other)[:80]!r}",
+                    expected="one label an image, in each of its rows",
+                    fix="remove one of the rows, or list the image under another path",
+                )
 
 
 def needed_columns(columns: Columns, need: Need) -> Iterator[str]:

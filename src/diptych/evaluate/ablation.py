@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.classifier import ensemble_probabilities
@@ -251,7 +252,17 @@ def ablate(
         plain: further classifiers with their names, bare names the first.
         model: made the rest; for the ensemble in probability space.
         settings: how much is tried.
+
+    Raises:
+        DataError: there is no image to choose on, or none to score.
     """
+    if not len(validation.labels) or not len(test.labels):
+        raise DataError(
+            "too few labelled images to compare templates",
+            found=f"{len(validation.labels)} to choose on, {len(test.labels)} to score",
+            expected="one or more of each",
+            fix="label more images, or name images to choose on with --validation",
+        )
     settings = settings or LabSettings()
     whole = _hits(test, ensemble(classifiers))
     hits = {name: _hits(test, classifier) for name, classifier in plain}

@@ -62,7 +62,7 @@ def build_classifier(
         IntegrityError: a kept classifier is damaged.
     """
     prompts = fill(templates, class_names)
-    tokens = _checked(model, class_names, prompts, where=templates.source or templates.name)
+    tokens = _checked(model, class_names, prompts, templates)
     flat = [prompt for of_class in prompts for prompt in of_class]
     kept = None if cache is None else Path(cache) / f"{_digest(model, prompts, precision)}.npy"
     if kept is not None and kept.is_file():
@@ -92,7 +92,7 @@ def build_template_classifiers(
         UsageError, NonFiniteError: as `build_classifier`.
     """
     prompts = fill(templates, class_names)
-    tokens = _checked(model, class_names, prompts, where=templates.source or templates.name)
+    tokens = _checked(model, class_names, prompts, templates)
     count = len(templates.templates)
     flat = [prompt for place in range(count) for of_class in prompts for prompt in of_class[place::count]]
     embeds = _embed_prompts(model, flat, tokens, batch_size, precision)
@@ -196,13 +196,14 @@ def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _checked(
-    model: "Model", class_names: Sequence[str], prompts: Sequence[Sequence[str]], *, where: str
+    model: "Model", class_names: Sequence[str], prompts: Sequence[Sequence[str]], templates: Templates
 ) -> dict[str, NDArray[np.int64]]:
     """Return the token ids of each distinct prompt; refuse classes that the text tower reads as the same.
 
     Raises:
         UsageError: there are no classes, or two are the same after clean-up and the cut at the context.
     """
+    where, name = templates.source or templates.name, templates.name
     if not class_names:
         raise UsageError("there are no classes to choose from", where=where, fix="name at least one")
     distinct = list(dict.fromkeys(prompt for of_class in prompts for prompt in of_class))
@@ -212,21 +213,22 @@ def _checked(
     ends = tokens_read(rows, model.config.text)
     seen = {prompt: row[:end].tobytes() for prompt, row, end in zip(distinct, rows, ends, strict=True)}
     owners: dict[tuple[bytes, ...], str] = {}
-    for name, of_class in zip(class_names, prompts, strict=True):
-        owner = owners.setdefault(tuple(sorted(seen[prompt] for prompt in of_class)), name)
-        if owner is not name:
+    for label, of_class in zip(class_names, prompts, strict=True):
+        tokens = tuple(sorted(seen[prompt] for prompt in of_class))
+        if tokens in owners:
             raise UsageError(
                 "two classes have the same prompts and can never be told apart",
                 where=where,
-                found=f"{owner[:SHOWN]!r} and {name[:SHOWN]!r} -> {of_class[0][:SHOWN]!r}"
+                found=f"{owners[tokens][:SHOWN]!r} and {label[:SHOWN]!r} -> {of_class[0][:SHOWN]!r}"
                 + (f"; {cut} of {len(distinct)} prompts are longer than {context} tokens" if cut else ""),
                 expected="prompts that differ in what the model reads: no case, single spaces, "
                 f"{context} tokens",
                 fix="shorten the templates" if cut else "clean one of the two names, or merge the classes",
             )
+        owners[tokens] = label
     if cut:
         warnings.warn(
-            f"{cut} of {len(distinct)} prompts of {where} are longer than {context} tokens and were cut",
+            f"{cut} of {len(distinct)} prompts of {name!r} are longer than {context} tokens and were cut",
             stacklevel=3,
         )
     return dict(zip(distinct, rows, strict=True))

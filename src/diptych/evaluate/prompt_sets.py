@@ -26,7 +26,8 @@ from typing import Any
 from diptych.core.errors import SettingsError, unknown_name
 from diptych.core.json_files import read_json
 from diptych.core.settings import from_mapping, load_toml
-from diptych.evaluate.prompts import Templates
+from diptych.data.sources_rows import anchored
+from diptych.evaluate.prompts import Templates, load
 
 FOLDER = Path(__file__).with_name("templates")
 LANGUAGES = FOLDER / "languages.toml"
@@ -154,6 +155,31 @@ def prompt_set(name: str | Path, *, language: str = "en", translation: Path | No
     if language != "en":
         found = replace(found, templates=language_templates(language), language=language)
     return translated(found, translation, language) if translation else found
+
+
+def open_templates(ref: str | Path) -> Templates:
+    """Read a prompts file, or take the templates of a known set.
+
+    Args:
+        ref: a path that ends in .txt, .json or .toml, or a known set's name.
+
+    Raises:
+        UnknownNameError: it is neither.
+        SettingsError: the file is missing or wrong.
+
+    >>> len(open_templates("imagenet").templates)
+    80
+    """
+    if str(ref) in prompt_set_names():
+        return prompt_set(ref).as_templates()
+    if not Path(ref).suffix and not Path(ref).exists():
+        raise unknown_name("set of prompts", Path(ref).name, prompt_set_names())
+    return load(ref)
+
+
+def anchored_templates(ref: str, folder: Path) -> str:
+    """Return the name of a known set as it is, and a path that stands in a file relative to that file."""
+    return ref if ref in prompt_set_names() else anchored(ref, folder)
 
 
 def language_templates(language: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, unknown_name
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs
@@ -356,7 +356,10 @@ def _classified(bench: Bench, outcome: Outcome, extra: dict[str, Any]) -> Answer
 def _slices(bench: Bench, hits: Bools, rows: Ints) -> tuple[Metric, ...]:
     spec = bench.opened.spec
     found: list[Metric] = []
+    known = dict.fromkeys(column for row in rows for column in bench.embedded.fields[row])
     for name in spec.slices:
+        if name not in known:
+            raise unknown_name("column to slice by", name, known, where=f"task {spec.name!r}")
         values = [bench.embedded.fields[row].get(name) for row in rows]
         found += sliced(hits, values, task=spec.name, name=name)
     return tuple(found)

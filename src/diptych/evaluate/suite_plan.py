@@ -31,9 +31,8 @@ from diptych.core.records import Need
 from diptych.core.settings import from_mapping, load_toml, to_mapping
 from diptych.data.sources import Columns, open_source
 from diptych.data.sources_rows import anchored
-from diptych.evaluate.prompt_sets import PromptSet
+from diptych.evaluate.prompt_sets import PromptSet, anchored_templates, open_templates
 from diptych.evaluate.prompts import PHOTO, Templates
-from diptych.evaluate.prompts import load as load_templates
 from diptych.evaluate.task_rows import Kind, MetricName, TaskRow, suite_names, suite_tasks, task_rows
 from diptych.evaluate.tasks import Task, open_task
 
@@ -43,6 +42,9 @@ if TYPE_CHECKING:
 Protocol = Literal["zeroshot", "probe", "kshot", "retrieval", "choice"]
 WITHOUT_CLASSES: Mapping[Kind, Protocol] = {"retrieval": "retrieval", "choice": "choice"}
 """Kinds of data sets that have captions instead, and the one way to ask about each."""
+RESERVED = frozenset({"suite", "comparison", "robustness", "overlap"})
+"""Names of other JSON files in the folder of a run."""
+MAX_NAME_BYTES = 150  # a file's name has 255, and protocol and ending follow
 SHOTS = (1, 2, 4, 8, 16)
 """Pictures per class in the paper's figure 6."""
 
@@ -80,9 +82,18 @@ class TaskSpec:
         own, asked = bool(self.source), set(self.protocols)
         faults = (
             (
-                not self.name or set(self.name) & set("/\\\0") or self.name.startswith("."),
+                not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith("."),
                 "a name that cannot name a file",
             ),
+            (
+                not self.name.isprintable() or len(self.name.encode()) > MAX_NAME_BYTES,
+                f"a name with other than printable characters, or longer than {MAX_NAME_BYTES} bytes",
+            ),
+            (
+                self.name.casefold() in RESERVED,
+                f"a name that another file of the run has ({', '.join(sorted(RESERVED))})",
+            ),
+            ("kshot" in asked and min(self.shots, default=0) < 1, "kshot needs shots of 1 image or more"),
             (own == bool(self.task), "it needs either a source or a task"),
             (
                 own and "choice" in asked,
@@ -204,7 +215,7 @@ def load_plan(suite: str, *, protocols: tuple[Protocol, ...] = ()) -> Plan:
 
 def _from_file(path: Path) -> Plan:
     file = from_mapping(_File, load_toml(path), where=path)
-    names = [spec.name for spec in file.task]
+    names = [spec.name.casefold() for spec in file.task]  # some disks do not tell cases apart
     if not names or len(set(names)) < len(names):
         found = "no [[task]]" if not names else f"a name twice: {max(names, key=names.count)!r}"
         raise SettingsError("a suite cannot be read", where=path, found=found, expected="tasks with names")
@@ -214,7 +225,7 @@ def _from_file(path: Path) -> Plan:
             spec,
             source=anchored(spec.source, path.parent),
             train=anchored(spec.train, path.parent),
-            templates=anchored(spec.templates, path.parent),
+            templates=anchored_templates(spec.templates, path.parent),
         )
         for spec in file.task
     )
@@ -247,7 +258,7 @@ def _known(spec: TaskSpec, data: Path) -> Opened | Missing:
     if task is None:
         mirror = f", or as WebDataset https://huggingface.co/datasets/{row.mirror}" if row.mirror else ""
         return Missing(spec.name, row.title, str(root), row.url + mirror)
-    templates = load_templates(spec.templates) if spec.templates else task.templates
+    templates = open_templates(spec.templates) if spec.templates else task.templates
     protocols = spec.protocols or (WITHOUT_CLASSES.get(row.kind, "zeroshot"),)
     train = val = None
     if {"probe", "kshot"} & set(protocols):
@@ -307,10 +318,10 @@ def _why_not(protocol: Protocol, kind: Kind, *, has_train: bool) -> str:
 
 
 def _own(spec: TaskSpec) -> Opened:
-    columns = Columns(spec.image, spec.caption)
+    columns = Columns(spec.image, spec.caption, one_value=tuple(filter(None, (spec.labels, *spec.slices))))
     protocols = spec.protocols or (("zeroshot",) if spec.labels else ("retrieval",))
     kind: Kind = "classification" if spec.labels else "retrieval"
-    templates = load_templates(spec.templates) if spec.templates else PHOTO
+    templates = open_templates(spec.templates) if spec.templates else PHOTO
     need = Need.NOTHING if spec.labels else Need.CAPTION
     return Opened(
         spec, spec.name, open_source(spec.source, columns=columns, need=need), kind,
