@@ -1,28 +1,28 @@
 """How often words, and pairs of words beside each other, stand in texts: exact, in bounded memory.
 
-A part of the corpus is counted in hash tables. When these are as large as allowed, they are handed over as a
-run, a table sorted by word, and counting goes on with empty ones. At the end all runs are merged (`merging`)
-and equal words added up; what is below a minimum count can only be dropped there, because no run knows what
-the others hold. The result does not depend on the parts, the runs or the workers.
+A part of the corpus is counted with Arrow's hash tables. When these are as large as allowed, they are written
+as a run, a table sorted by word, and counting goes on with empty ones. At the end all runs are merged
+(`merging`) and equal words added up; what is below a minimum count can only be dropped there, because no run
+knows what the others hold. The result does not depend on the parts, the runs or the workers.
 
 A word is a run of letters, marks and digits, as `words.normalized_column` gives it, of at most 255 bytes; a
 pair is two words of one text with nothing but separators between them. Pairs sort as the tuples of their
 words do, since a space sorts below all that a word is made of.
 
 Reads: texts. Writes: runs and merged tables, through the caller.
-Source: Knuth, "The Art of Computer Programming", 5.4 (external sorting) and 6.4 (hashing).
+Source: Knuth, "The Art of Computer Programming", 5.4 (external sorting).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from diptych.core.errors import UsageError
-from diptych.curate import counting_kernels as kernels
 from diptych.curate.words import normalized_column
 
 COUNTS = pa.schema([pa.field("word", pa.large_string(), nullable=False), pa.field("count", pa.int64())])
@@ -30,10 +30,15 @@ COUNTS = pa.schema([pa.field("word", pa.large_string(), nullable=False), pa.fiel
 WORDS_NAME, PAIRS_NAME = "-words-", "-pairs-"
 """In the names of runs; a number follows."""
 MIN_MEMORY_BYTES = 1 << 18
-FIRST_ROWS = 1 << 10
-POOL_BYTES_PER_ROW = 8  # two thirds of the rows are in use, and words that occur once are long
-SPILL_SHARE = 3
-"""The tables take a third of the memory: sorting them and writing out the words takes the rest."""
+MAX_WORD_BYTES = 255
+SPILL_SHARE = 6
+"""The tables take a sixth of the memory: a pair, 16 bytes here, is some 80 when it is sorted and written."""
+PIECE_SHARE = 16
+"""Texts that are counted at once take a sixteenth: as numbers they are several times as long."""
+ROW_BYTES = 16
+"""A pair is a key and a count; a word is as much besides its letters."""
+MERGE_ROWS = 1 << 22
+"""Rows of pairs that are kept before equal ones are added up: 64 MB."""
 
 Write = Callable[[str, pa.Table], None]
 
@@ -44,8 +49,7 @@ class CountingSettings:
 
     Attributes:
         memory_bytes: for the tables of one worker, their sorting included. Beside it a worker holds a batch
-        of
-            texts (about 4 MB, three times over) and the program.
+            of texts (about 4 MB, three times over) and the program.
         bytes_per_unit: of corpus files, on disk, that are counted in one piece.
         pairs: count pairs too.
     """
@@ -84,82 +88,101 @@ def count_part(texts: Iterable[pa.Array], write: Write, settings: CountingSettin
             found=f"{settings.memory_bytes:,}",
             expected=f"at least {MIN_MEMORY_BYTES:,}",
         )
-    counted, tables = Counted(), _Tables(settings)
+    counted, tables = Counted(), _Tables()
 
     def spill() -> None:
-        for name, table in tables.taken():
+        for name, table in tables.sorted(pairs=settings.pairs):
             write(f"{name}{counted.runs:04d}", table)
         counted.runs += 1
 
     for batch in texts:
-        data, offsets = normalized_column(batch)
         counted.texts += len(batch)
         counted.text_bytes += int(pc.sum(pc.binary_length(batch)).as_py() or 0)
-        while (full := tables.count(data, offsets)) != kernels.DONE:
-            if not tables.grow(full):
+        for piece in _pieces(*normalized_column(batch), settings.memory_bytes // PIECE_SHARE):
+            words, pairs = tables.add(piece, pairs=settings.pairs)
+            counted.words += words
+            counted.pairs += pairs
+            if tables.nbytes > settings.memory_bytes // SPILL_SHARE:
                 spill()
-    if tables.marks[kernels.ENTRIES]:
+                tables = _Tables()
+    if len(tables.words):
         spill()
-    counted.words, counted.pairs = int(tables.marks[kernels.WORDS]), int(tables.marks[kernels.PAIRS])
     return counted
 
 
+def _pieces(data: NDArray[np.uint8], offsets: NDArray[np.int64], size: int) -> Iterator[pa.LargeStringArray]:
+    """Yield texts in groups of about `size` bytes."""
+    texts = pa.LargeStringArray.from_buffers(
+        len(offsets) - 1,
+        pa.py_buffer(np.ascontiguousarray(offsets)),
+        pa.py_buffer(np.ascontiguousarray(data)),
+    )
+    groups = (offsets[1:] - offsets[0]) // size
+    starts = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(texts)]
+    return (texts.slice(start, end - start) for start, end in pairwise(starts) if end > start)
+
+
+@dataclass(slots=True)
 class _Tables:
-    """The hash tables of one worker: they double until they reach their bound."""
+    """Distinct words with their counts; pairs as `first word's row << 32 | second word's row`."""
 
-    def __init__(self, settings: CountingSettings) -> None:
-        self.bound = settings.memory_bytes // SPILL_SHARE
-        self.pair_rows = FIRST_ROWS if settings.pairs else 0
-        self.marks = np.zeros(kernels.MARKS, np.int64)
-        self.marks[[kernels.PLACE, kernels.PREVIOUS]] = -1
-        self._clear()
+    words: pa.LargeStringArray = field(default_factory=lambda: pa.array([], pa.large_string()))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    pairs: list[pa.Table] = field(default_factory=list)
 
-    def _clear(self) -> None:
-        self.words = np.zeros((FIRST_ROWS, 4), np.int64)
-        self.pool = np.empty(FIRST_ROWS * POOL_BYTES_PER_ROW, np.uint8)
-        self.pairs = np.zeros((self.pair_rows, 2), np.int64)
-        self.marks[[kernels.ENTRIES, kernels.PAIR_ENTRIES, kernels.POOL]] = 0
+    @property
+    def pair_rows(self) -> int:
+        return sum(table.num_rows for table in self.pairs)
 
-    def count(self, data: Any, offsets: Any) -> int:
-        """Count on until all is done or a table is full."""
-        return int(kernels.count(data, offsets, self.words, self.pool, self.pairs, self.marks))
+    @property
+    def nbytes(self) -> int:
+        return int(self.words.nbytes + ROW_BYTES * (len(self.words) + self.pair_rows))
 
-    def grow(self, full: int) -> bool:
-        """Double what is full; False if old and new together would pass the bound."""
-        held = self.words.nbytes + self.pool.nbytes + self.pairs.nbytes
-        array = self.pairs if full == kernels.PAIRS_FULL else self.words
-        if held + 2 * array.nbytes + (0 if array is self.pairs else 2 * self.pool.nbytes) > self.bound:
-            return False
-        larger = np.zeros((2 * len(array), array.shape[1]), np.int64)
-        if array is self.pairs:
-            kernels.refill_pairs(array, larger)
-            self.pairs = larger
-        else:
-            kernels.refill_words(array, larger)
-            self.words, self.pool = larger, np.concatenate([self.pool, np.empty_like(self.pool)])
-        return True
+    def add(self, texts: pa.LargeStringArray, *, pairs: bool) -> tuple[int, int]:
+        """Count texts; return how many words and pairs they hold."""
+        lists = pc.split_pattern(texts, " ")
+        encoded = lists.flatten().dictionary_encode()
+        length = pc.binary_length(encoded.dictionary).to_numpy()
+        is_word = (length > 0) & (length <= MAX_WORD_BYTES)
+        known = pc.index_in(encoded.dictionary, self.words)
+        new = is_word & known.is_null().to_numpy(zero_copy_only=False)
+        rows = known.fill_null(0).to_numpy().astype(np.int64)
+        rows[new] = len(self.words) + np.arange(new.sum())
+        self.words = pa.concat_arrays([self.words, encoded.dictionary.filter(pa.array(new))])
+        codes = encoded.indices.to_numpy()
+        self.counts = np.concatenate([self.counts, np.zeros(int(new.sum()), np.int64)])
+        self.counts[rows[is_word]] += np.bincount(codes, minlength=len(length))[is_word]
+        kept = is_word[codes]
+        beside = kept[:-1] & kept[1:]
+        beside[lists.offsets.to_numpy()[1:-1] - lists.offsets[0].as_py() - 1] = False  # over a text's end
+        keys = (rows[codes[:-1]] << 32 | rows[codes[1:]])[beside]
+        if pairs:
+            found = pc.value_counts(pa.array(keys))
+            self.pairs.append(pa.table([found.field(0), found.field(1)], names=["key", "count"]))
+            if self.pair_rows > max(MERGE_ROWS, 2 * len(self.pairs[0])):
+                self.pairs = [_summed(self.pairs)]
+        return int(kept.sum()), len(keys) if pairs else 0
 
-    def taken(self) -> Iterator[tuple[str, pa.Table]]:
-        """Empty the tables; yield what was in them, sorted."""
-        used, pairs_used = int(self.marks[kernels.ENTRIES]), int(self.marks[kernels.PAIR_ENTRIES])
-        ends, counts = kernels.numbered_words(self.words, used)
-        buffers = pa.py_buffer(ends), pa.py_buffer(self.pool[: ends[-1]].copy())
-        words = pa.LargeStringArray.from_buffers(used, *buffers)
-        order = pc.sort_indices(words).to_numpy()
-        words = words.take(pa.array(order))
-        counts = counts[order]
-        seen = (
-            counts > 0
-        )  # the last word of the run before begins a pair in this one, and is not counted twice
-        ranks = np.empty(used, np.int64)
-        ranks[order] = np.arange(used)
-        keys, pair_counts = kernels.ranked_pairs(self.pairs, ranks, pairs_used)
-        self._clear()
-        yield WORDS_NAME, pa.table([words, counts], schema=COUNTS).filter(pa.array(seen))
-        if pairs_used:
-            order = np.argsort(keys)
-            keys, pair_counts = keys[order], pair_counts[order]
-            firsts, seconds = words.take(pa.array(keys >> 32)), words.take(pa.array(keys & 0xFFFFFFFF))
-            del order, keys
-            joined = pc.binary_join_element_wise(firsts, seconds, pa.scalar(" ", pa.large_string()))
-            yield PAIRS_NAME, pa.table([joined, pair_counts], schema=COUNTS)
+    def sorted(self, *, pairs: bool) -> Iterator[tuple[str, pa.Table]]:
+        """Yield the words and the pairs in the order of their bytes."""
+        order = pc.sort_indices(self.words)
+        words = self.words.take(order)
+        yield WORDS_NAME, pa.table([words, self.counts[order.to_numpy()]], schema=COUNTS)
+        if not (pairs and self.pair_rows):
+            return
+        ranks = np.empty(len(words), np.int64)
+        ranks[order.to_numpy()] = np.arange(len(words))
+        table = _summed(self.pairs)
+        keys = table["key"].to_numpy()
+        keys = ranks[keys >> 32] << 32 | ranks[keys & 0xFFFFFFFF]
+        order = np.argsort(keys)
+        keys = keys[order]
+        firsts, seconds = (words.take(pa.array(half)) for half in (keys >> 32, keys & 0xFFFFFFFF))
+        joined = pc.binary_join_element_wise(firsts, seconds, pa.scalar(" ", pa.large_string()))
+        yield PAIRS_NAME, pa.table([joined, table["count"].to_numpy()[order]], schema=COUNTS)
+
+
+def _summed(tables: list[pa.Table]) -> pa.Table:
+    """Add up the counts of equal keys."""
+    groups = pa.concat_tables(tables).group_by("key", use_threads=False)
+    return groups.aggregate([("count", "sum")]).rename_columns(["key", "count"])
