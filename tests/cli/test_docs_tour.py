@@ -1,4 +1,4 @@
-"""The tour rebuilds CLIP in plain torch: every block runs, and each of its assertions compares with the package."""
+"""The tour rebuilds CLIP in plain torch: every block runs, and its assertions compare with the package."""
 
 import re
 from pathlib import Path
