@@ -20,7 +20,7 @@ Three rules:
 A query without words never matches; of queries with the same words, all do.
 
 Runs of words are walked through a tree of words (match_tree.py), runs of characters by Aho-Corasick. The tree
-is ours because the stage is 2.9 to 3.5 times as fast with it as with ahocorasick_rs for all queries (1,000,000
+is ours because the stage is 2.9 to 3.5 times as fast with it as with ahocorasick_rs alone (1,000,000
 captions from Parquet to Parquet, 500,000 queries, one core; LOG.md, 2026-11-29).
 
 Reads: arrays of strings. Writes: an index as `.npy` files, which worker processes map and so share.
