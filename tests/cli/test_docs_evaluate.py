@@ -45,6 +45,8 @@ def place(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / f"{name}-{pair.key}.png").write_bytes(pair.image)
                 colour = ("red", "green", "blue")[len(pair.captions[0]) % 3]
                 rows.writerow([f"{name}-{pair.key}.png", pair.captions[0], colour, len(pair.key) % 2])
+    for name, colour in (("cat", miniatures.A), ("dog", miniatures.B)):
+        miniatures.put(folder / "animals" / name / "1.jpg", colour)
     miniatures.mnist(folder / "data" / "mnist")
     (suite,) = blocks("toml")
     (folder / "suite.toml").write_text(suite)
@@ -59,7 +61,8 @@ def test_the_commands_run_and_write_what_the_page_says(
     assert len(lines) == 9
     for line in lines:
         line = line.replace("ViT-B-32/openai", "runs/mine").replace("/data/clip", "data")
-        said = diptych(*shlex.split(line.replace("--suite paper27", "--suite mnist --out probed"))[1:])
+        line = line.replace("--suite paper27", "--suite mnist --out probed")
+        said = diptych(*shlex.split(line, comments=True)[1:])
         assert said.code == 0, said.err
     written = {path.name for path in (place / "results").iterdir()}
     told = set(re.findall(r"^[├└]── ([\w.]+)", "\n".join(blocks("text")), flags=re.M))
