@@ -89,12 +89,24 @@ class ShardSet:
                 expected=manifest.MANIFEST_NAME,
                 fix="fetch the folder again with all its files, or remove its index to read it unchecked",
             )
+        return cls.of_tars(str(ref), shards_index.tar_paths(str(ref)))
+
+    @classmethod
+    def of_tars(cls, ref: str, paths: list[Path]) -> "ShardSet":
+        """Open WebDataset tars of others.
+
+        Args:
+            ref: what to call them.
+            paths: plain tars.
+
+        Raises:
+            IntegrityError: a tar is damaged.
+        """
         counts = Counts()
-        paths = shards_index.tar_paths(str(ref))
         index, keys = shards_index.scan(paths, counts)
         identity = hashlib.sha256(index.tobytes())
         identity.update(json.dumps([[path.name for path in paths], keys]).encode())
-        return cls(str(ref), paths, index, keys, digest=identity.hexdigest(), counts=counts)
+        return cls(ref, paths, index, keys, digest=identity.hexdigest(), counts=counts)
 
     def __len__(self) -> int:
         return len(self._index)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diptych.core.errors import DataError, UsageError
+from diptych.core.listing import is_data
 from diptych.core.records import Counts, Reason
 from diptych.data.image_formats import IMAGE_EXTENSIONS
 from diptych.data.tar import Member, read_members
@@ -52,6 +53,16 @@ def range_digest(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
 
 
+def is_tar(name: str) -> bool:
+    """Tell by its name whether a file is a tar, compressed or not."""
+    return (name.lower().endswith(".tar") or is_packed(name)) and is_data(name)
+
+
+def is_packed(name: str) -> bool:
+    """Tell by its name whether a file is a compressed tar."""
+    return name.lower().endswith((".tar.gz", ".tgz"))
+
+
 def tar_paths(ref: str) -> list[Path]:
     """List the tars that a reference names, and refuse one that is not there.
 
@@ -65,7 +76,8 @@ def tar_paths(ref: str) -> list[Path]:
     found: list[Path] = []
     for part in ref.split("::"):
         path = Path(part)
-        found.extend(sorted(path.glob("*.tar")) if path.is_dir() else map(Path, expand_braces(part)))
+        inside = sorted(one for one in path.iterdir() if is_tar(one.name)) if path.is_dir() else []
+        found.extend(inside if path.is_dir() else map(Path, expand_braces(part)))
     for path in found:
         if not path.is_file():
             raise UsageError(

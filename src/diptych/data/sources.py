@@ -5,28 +5,41 @@ drawn scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The format
 off the file. Bad rows are dropped and counted.
 """
 
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl, urlsplit
 
 from diptych.core import checks
-from diptych.core.errors import UsageError, unknown_name
+from diptych.core.errors import DiptychError, UsageError, unknown_name
 from diptych.core.json_files import read_json
+from diptych.core.listing import is_data
 from diptych.core.manifest import FileEntry, is_done
 from diptych.core.records import Counts, Need, Pair
 from diptych.core.text_files import UTF16
+from diptych.data.gzip_files import unpack
 from diptych.data.shards import ShardSet
-from diptych.data.shards_index import KIND, tar_paths
+from diptych.data.shards_index import KIND, is_packed, is_tar, tar_paths
 from diptych.data.sources_folder import FolderSource
 from diptych.data.sources_rows import DEFAULT_COLUMNS, DRAWN, Columns, Source, digest_files, unique
-from diptych.data.sources_tables import COLUMNAR_SUFFIXES, ParquetSource, TableSource
-from diptych.data.table_rows import TABLE_SUFFIXES, table_suffix
+from diptych.data.sources_tables import (
+    COLUMNAR_SUFFIXES,
+    ParquetSource,
+    TableSource,
+    image_column,
+    needed_columns,
+    open_parquet,
+)
+from diptych.data.table_rows import TABLE_SUFFIXES, table_header, table_suffix
 
 __all__ = ["Columns", "Need", "Source", "open_source"]
 
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
+_SHOWN = 5  # names of files in a message
 _PARQUET_MAGIC = b"PAR1"
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of Hugging Face's save_to_disk
 
@@ -68,25 +81,86 @@ def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     saved = _saved_files(folder)
     if saved:
         return ParquetSource(str(folder), saved, columns, need)
-    names = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    if any(path.suffix == ".tar" for path in names):
-        return ShardSource(str(folder), need, columns)
-    parquet = tuple(path for path in names if path.suffix in COLUMNAR_SUFFIXES)
-    if parquet:
-        return ParquetSource(str(folder), parquet, columns, need)
-    tables = [path for path in names if table_suffix(path) in TABLE_SUFFIXES]
-    if len(tables) == 1:
-        return TableSource(tables[0], columns, need)
-    source = FolderSource(folder, columns, need)
-    if not source.images():
-        raise UsageError(
-            "this folder holds no images",
-            where=folder,
-            found=", ".join(path.name for path in names[:5]) or "no files",
-            expected="images (captions in .txt or .json beside them), tars, Parquet, or one CSV or TSV",
-            fix="give the file itself if it is one of several",
+    files = sorted(path for path in folder.iterdir() if is_data(path.name) and path.is_file())
+    tars = [path for path in files if is_tar(path.name)]
+    columnar = tuple(path for path in files if path.suffix in COLUMNAR_SUFFIXES)
+    texts = [path for path in files if table_suffix(path) in TABLE_SUFFIXES]
+    images = FolderSource(folder, columns, need)
+    count = sum(1 for _ in islice(images.walk(), len(tars) + 1))  # enough to see which are more
+    if tars and count == len(tars):
+        raise _several(folder, [*tars, *images.images()])
+    if len(tars) > count:
+        return _told(ShardSource(str(folder), need, columns), folder, images.images())
+    tables: list[Source] = [TableSource(path, columns, need) for path in texts]
+    tables += [ParquetSource(str(folder), columnar, columns, need)] if columnar else []
+    listing = [table for table in tables if _names_images(table, columns, need)]
+    if not listing and (not count or (Need.CAPTION in need and not images.has_texts())):
+        listing = tables  # reading it says what it lacks
+    if len(listing) > 1:
+        raise _several(folder, [*texts, *columnar])
+    if not listing and not count:
+        return _open_below(folder, files, columns, need)
+    read = {path for table in listing for path in _paths_of(table)}
+    strays = [path for path in (*tars, *texts, *columnar) if path not in read]
+    return _told(listing[0] if listing else images, folder, strays)
+
+
+def _paths_of(table: Source) -> tuple[Path, ...]:
+    return table.paths if isinstance(table, ParquetSource) else (Path(table.name),)
+
+
+def _names_images(table: Source, columns: Columns, need: Need) -> bool:
+    """Tell whether a table has the columns that make it a list of images."""
+    path = _paths_of(table)[0]
+    try:
+        if not isinstance(table, ParquetSource):
+            names, image = table_header(path, columns), columns.image
+        else:
+            with open_parquet(path) as file:
+                names, image = list(file.schema_arrow.names), image_column(file, columns.image)
+    except DiptychError:
+        return False
+    return {image, *needed_columns(replace(columns, image=image), need)} <= set(names)
+
+
+def _told(source: Source, folder: Path, strays: list[Path]) -> Source:
+    """Name what lies in a folder and is not read."""
+    if strays:
+        names = ", ".join(path.name for path in strays[:_SHOWN]) + (" …" if len(strays) > _SHOWN else "")
+        warnings.warn(
+            f"{folder}: not read: {names}; to read one of {len(strays)} instead, give the file itself, with "
+            "--columns if its columns have other names",
+            stacklevel=2,
         )
     return source
+
+
+def _several(folder: Path, paths: list[Path]) -> UsageError:
+    return UsageError(
+        "this folder holds several sources",
+        where=folder,
+        found=", ".join(path.name for path in paths[:_SHOWN]) + (" …" if len(paths) > _SHOWN else ""),
+        expected="images, tars, Parquet files of one layout, or one table that lists images",
+        fix="give one of the files itself",
+    )
+
+
+def _open_below(folder: Path, files: list[Path], columns: Columns, need: Need) -> Source:
+    """Open the one folder below that holds tars."""
+    below = sorted(
+        {path.parent for path in folder.glob("*/*") if is_tar(path.name) and is_data(path.parent.name)}
+    )
+    if len(below) == 1:
+        return ShardSource(str(below[0]), need, columns)
+    if below:
+        raise _several(folder, below)
+    raise UsageError(
+        "this folder holds no images",
+        where=folder,
+        found=", ".join(path.name for path in files[:_SHOWN]) or "no files",
+        expected="images (captions in .txt or .json beside them), tars, Parquet, or one CSV or TSV",
+        fix="give the file itself if it is one of several",
+    )
 
 
 def _saved_files(folder: Path) -> tuple[Path, ...]:
@@ -96,10 +170,11 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
         UsageError: it holds several splits, or its state names no files of the folder.
     """
     if (folder / _SPLITS).is_file():
+        splits = read_json(folder / _SPLITS).get("splits")
         raise UsageError(
             "this folder holds several splits",
             where=folder,
-            found=", ".join(map(str, read_json(folder / _SPLITS).get("splits", ())))[:200],
+            found=", ".join(map(str, splits))[:200] if isinstance(splits, list) else "",
             fix="give the folder of one of them",
         )
     if not (folder / _STATE).is_file():
@@ -119,7 +194,7 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
         start = file.read(512)
     if start.startswith(_PARQUET_MAGIC) or path.suffix in COLUMNAR_SUFFIXES:
         return ParquetSource(str(path), (path,), columns, need)
-    if path.suffix == ".tar" or start[257:262] == b"ustar":
+    if is_tar(path.name) or start[257:262] == b"ustar":
         return ShardSource(str(path), need, columns)
     text = table_suffix(path) in (".txt", "") and (b"\0" not in start or start.startswith(UTF16))
     if table_suffix(path) not in (*TABLE_SUFFIXES, ".json") and not text:
@@ -162,9 +237,24 @@ class ShardSource:
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs in order; see Source."""
-        shards = ShardSet.open(self.name)
+        own = is_done(Path(self.name), KIND)
+        packed = [] if own else [path for path in tar_paths(self.name) if is_packed(path.name)]
+        pairs = self._of_packed(counts) if packed else self._of(ShardSet.open(self.name), counts)
+        return unique(pairs, counts)
+
+    def _of(self, shards: ShardSet, counts: Counts) -> Iterator[Pair]:
         counts.merge(shards.counts)
-        return unique(shards.pairs(counts, on_damage="skip", need=self.need, columns=self.columns), counts)
+        return shards.pairs(counts, on_damage="skip", need=self.need, columns=self.columns)
+
+    def _of_packed(self, counts: Counts) -> Iterator[Pair]:
+        """Yield the pairs of tars of which some are compressed; those are unpacked for the time being."""
+        with TemporaryDirectory(prefix="diptych-") as scratch:
+            given = {}
+            for number, path in enumerate(tar_paths(self.name)):
+                plain = Path(scratch) / str(number) / f"{path.name.partition('.')[0]}.tar"
+                given[unpack(path, plain) if is_packed(path.name) else path] = path
+            for pair in self._of(ShardSet.of_tars(self.name, list(given)), counts):
+                yield replace(pair, path=str(given[Path(pair.path)]))
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the tars; see Source."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.core.errors import BadSampleError
+from diptych.core.listing import is_data
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair, Reason
 from diptych.data.image_formats import IMAGE_SUFFIXES
@@ -54,15 +55,22 @@ class FolderSource:
 
     def images(self) -> list[Path]:
         """List the image files in sorted order."""
-        found: list[Path] = []
+        return list(self.walk())
+
+    def walk(self) -> Iterator[Path]:
+        """Yield the image files in sorted order, folder by folder."""
         for place, folders, names in os.walk(self.folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            found += [
+            folders[:] = sorted(filter(is_data, folders))
+            yield from (
                 Path(place, name)
-                for name in sorted(names)
-                if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-            ]
-        return found
+                for name in sorted(filter(is_data, names))
+                if Path(name).suffix.lower() in IMAGE_SUFFIXES
+            )
+
+    def has_texts(self) -> bool:
+        """Tell whether captions lie beside the first image."""
+        first = next(self.walk(), self.folder)
+        return any(first.with_suffix(suffix).is_file() for suffix in (".txt", ".json"))
 
     def _pairs(self, counts: Counts) -> Iterator[Pair]:
         images = self.images()

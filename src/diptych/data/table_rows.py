@@ -6,7 +6,6 @@ Reads: files as spreadsheets, pandas and annotation tools write them, gzip inclu
 import csv
 import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, TextIOWrapper
@@ -17,12 +16,12 @@ from diptych.core.errors import (
     BadSampleError,
     DataError,
     DiptychError,
-    IntegrityError,
     UsageError,
     unknown_name,
 )
 from diptych.core.records import Reason
 from diptych.core.text_files import UTF16
+from diptych.data.gzip_files import gzip_damage
 from diptych.data.image_formats import IMAGE_SUFFIXES
 from diptych.data.sources_rows import Columns
 
@@ -105,20 +104,15 @@ def table_rows(path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[
 @contextmanager
 def _opened(path: Path) -> Iterator[TextIOWrapper]:
     """Open a text file, unpacked; bytes that are not UTF-8 become lone surrogates, which are no text."""
-    with path.open("rb") as raw:
+    with path.open("rb") as raw, gzip_damage(path):
         packed = raw.peek(2).startswith(_GZIP)
         data = cast(BufferedReader, gzip.GzipFile(fileobj=raw)) if packed else raw
-        try:
-            if data.peek(2)[:2] in UTF16:
-                raise UsageError(
-                    "a table is not UTF-8", where=path, found="UTF-16", fix="save it as CSV with UTF-8"
-                )
-            with TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                yield file
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise IntegrityError(
-                "a compressed table is damaged", where=path, found=str(error), fix="fetch or write it again"
-            ) from None
+        if data.peek(2)[:2] in UTF16:
+            raise UsageError(
+                "a table is not UTF-8", where=path, found="UTF-16", fix="save it as CSV with UTF-8"
+            )
+        with TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            yield file
 
 
 def _lines(file: TextIOWrapper) -> Iterator[str]:

@@ -21,6 +21,7 @@ from diptych.core.errors import (
     unknown_name,
 )
 from diptych.core.json_files import read_json
+from diptych.core.listing import is_data
 from diptych.core.manifest import is_done
 from diptych.data.images import Preprocess
 from diptych.data.siglip_engines import Cleaning
@@ -342,7 +343,8 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
     usual = next((folder / name for name in names if (folder / name).is_file()), None)
     if usual is not None:
         return usual
-    others = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES) if folder.is_dir() else []
+    held = sorted(folder.iterdir()) if folder.is_dir() else []
+    others = [path for path in held if path.suffix in SUFFIXES and is_data(path.name)]
     if len(others) == 1:
         return others[0]
     raise UsageError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from diptych.core.errors import DataError
+from diptych.core.listing import is_data
 from diptych.data.image_formats import IMAGE_SUFFIXES
 from diptych.evaluate.readers.examples import Example, Unnamed, need
 from diptych.evaluate.readers.pictures import VIDEO_SUFFIXES
@@ -79,7 +80,7 @@ def _digest(name: str) -> bytes:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and is_data(path.name))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -87,5 +88,5 @@ def _files(folder: Path) -> list[Path]:
         Path(place, name)
         for place, _, names in os.walk(folder)
         for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        if Path(name).suffix.lower() in SUFFIXES and is_data(name)
     )

@@ -257,7 +257,7 @@ class ObjectNetReader:
         del split
         for folder, name in self._folders(root).items():
             label: Label = name
-            for path in sorted(need(root / "images" / folder).glob("*.png")):
+            for path in sorted(need(root / "images" / folder).glob("[!.]*.png")):
                 yield Example(f"{folder}/{path.name}", path, (label,))
 
     def _folders(self, root: Path) -> dict[str, str]:

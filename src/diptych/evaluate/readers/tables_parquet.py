@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diptych.core.errors import BadSampleError, unknown_name
+from diptych.core.listing import is_data
 from diptych.data.sources_rows import captions_of, fields_of, image_path
 from diptych.data.sources_tables import open_parquet, parquet_rows
 from diptych.evaluate.readers.examples import Example, Label, damaged
@@ -81,7 +82,7 @@ class ParquetReader:
 
 
 def _files(root: Path, split: str) -> list[Path]:
-    found = sorted(root.rglob("*.parquet"))
+    found = sorted(path for path in root.rglob("*.parquet") if is_data(path.name))
     named = [path for path in found if path.stem == split or path.name.startswith(f"{split}-")]
     return named or [path for path in found if path.parent != root and path.parent.name == split]
 

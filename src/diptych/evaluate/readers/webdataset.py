@@ -35,7 +35,7 @@ class WebDatasetReader:
 
     def present(self, root: Path, split: str) -> bool:
         """See Reader."""
-        return any((root / split).glob("*.tar"))
+        return any((root / split).glob("[!.]*.tar"))
 
     def class_names(self, root: Path, split: str) -> tuple[str, ...]:
         """Return the lines of `classnames.txt`, line c for class c, also an empty one; see Reader."""
@@ -59,7 +59,7 @@ class WebDatasetReader:
         Raises:
             IntegrityError: a tar is damaged or missing, or a label is no label.
         """
-        tars = sorted(need(root / split).glob("*.tar"), key=lambda path: (len(path.stem), path.stem))
+        tars = sorted(need(root / split).glob("[!.]*.tar"), key=lambda path: (len(path.stem), path.stem))
         stated = root / split / "nshards.txt"
         if stated.is_file() and text_lines(stated) != [str(len(tars))]:
             raise damaged(root / split, f"{len(tars)} tars", f"{' '.join(text_lines(stated))} (nshards.txt)")
