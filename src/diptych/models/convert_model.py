@@ -117,6 +117,7 @@ def _write_openai(model: Model, folder: Path) -> None:
         "the architecture": (_shape(model.config), _inferred(state)),
         "the activation": (model.config.activation, "quick_gelu"),
         "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
+        "no logit_bias": (model.config.logit_bias_init, None),
         "the vocabulary": (isinstance(words, Tokenizer) and words.is_published, True),
     }
     for name, (found, expected) in checks.items():

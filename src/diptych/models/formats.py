@@ -101,6 +101,7 @@ class Parts:
         folder: where a tokenizer may lie; None for a lone file.
         where: the file for messages.
         cleaning: of SigLIP's texts, where the configuration says it.
+        taken_from: as `Weights` says it.
     """
 
     format: str
@@ -113,6 +114,7 @@ class Parts:
     folder: Path | None
     where: Path
     cleaning: Cleaning | None = None
+    taken_from: str = ""
 
     def with_config(self, config: ClipConfig) -> "Parts":
         """Return the parts for a configuration of another vocabulary: rows that no token has are left out."""
@@ -235,6 +237,7 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
         folder,
         weights,
         _cleaning(model_cfg),
+        found.taken_from,
     )
 
 
@@ -269,6 +272,7 @@ def _transformers(folder: Path, weights: Path) -> Parts:
         (path, *((processor,) if processor else ()), *found.files),
         folder,
         weights,
+        taken_from=found.taken_from,
     )
 
 
@@ -307,7 +311,8 @@ def _alone(folder: Path | None, weights: Path, activation: Activation | None) ->
     preprocess = Preprocess(size=config.vision.image_size) if openai else None
     theirs = clean(found.tensors)
     return Parts(
-        "openai", config, state, theirs, to_openai_state, preprocess, found.files, folder, weights
+        "openai", config, state, theirs, to_openai_state, preprocess, found.files, folder, weights,
+        taken_from=found.taken_from,
     )  # fmt: skip
 
 

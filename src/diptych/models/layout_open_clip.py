@@ -16,7 +16,7 @@ from diptych.core.errors import SettingsError, UsageError
 from diptych.core.settings import from_mapping
 from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
 from diptych.models.config import NO_TOKEN, Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.layout_openai import clean, rename, to_openai_state
+from diptych.models.layout_openai import bias_init, clean, rename, to_openai_state
 
 EPS = 1e-5  # of torch's LayerNorm, where a configuration states none
 TANH = {"approximate": "tanh"}
@@ -65,6 +65,7 @@ class ModelCfg:
     text_cfg: TextCfg
     quick_gelu: bool = False
     init_logit_scale: float | None = None
+    init_logit_bias: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class PreprocessCfg:
 
 
 IGNORED: dict[str, set[str]] = {
-    "model_cfg": {"custom_text", "output_dict", "nonscalar_logit_scale", "cast_dtype", "init_logit_bias"},
+    "model_cfg": {"custom_text", "output_dict", "nonscalar_logit_scale", "cast_dtype"},
     "vision_cfg": {"patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads",
                    "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
                    "timm_drop_path"},
@@ -125,6 +126,7 @@ def from_open_clip(
         _text(cfg.text_cfg),
         activation=text_activation,
         layer_norm_eps=text_eps,
+        logit_bias_init=bias_init(state, cfg.init_logit_bias),
     )
     if cfg.init_logit_scale is not None:
         config = replace(config, logit_scale_init=cfg.init_logit_scale)
@@ -155,6 +157,7 @@ def to_open_clip(config: ClipConfig, state: Mapping[str, Tensor]) -> tuple[dict[
         "embed_dim": config.embed_dim,
         "quick_gelu": config.activation == "quick_gelu",
         "init_logit_scale": config.logit_scale_init,
+        **({} if config.logit_bias_init is None else {"init_logit_bias": config.logit_bias_init}),
         "vision_cfg": vision,
         "text_cfg": text,
     }

@@ -26,6 +26,9 @@ from diptych.models.config import (
     mlp_ratio,
 )
 
+SIGMOID_BIAS = -10.0
+"""Where open_clip's ``--siglip`` lets the bias start (Zhai et al. 2023, section 3.2)."""
+
 HEAD_WIDTH = 64
 """Width of an attention head wherever nothing else is known; weights alone do not tell."""
 
@@ -56,6 +59,11 @@ def from_openai_state(
     """
     state = clean(state)
     return _infer(state, activation, head_width), rename(state)
+
+
+def bias_init(state: Mapping[str, Tensor], stated: float | None = None) -> float | None:
+    """Return where the bias of the sigmoid loss starts, None for weights without one."""
+    return (SIGMOID_BIAS if stated is None else stated) if "logit_bias" in state else None
 
 
 def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -144,7 +152,7 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int 
             expected="the names of openai/CLIP or open_clip",
             fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
         ) from error
-    return ClipConfig(embed_dim, vision, text, activation=activation)
+    return ClipConfig(embed_dim, vision, text, activation=activation, logit_bias_init=bias_init(state))
 
 
 def _infer_vit(state: Mapping[str, Tensor], head_width: int | None) -> VitConfig:

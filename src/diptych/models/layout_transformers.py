@@ -179,10 +179,12 @@ def to_transformers(
     """
     vision, text = config.vision, config.text
     square = vision.image_size[0] == vision.image_size[1]
-    if not isinstance(vision, VitConfig) or not isinstance(text, TextConfig) or not square:
+    plain = square and config.logit_bias_init is None
+    if not isinstance(vision, VitConfig) or not isinstance(text, TextConfig) or not plain:
+        bias = ", a logit_bias" * (config.logit_bias_init is not None)
         raise UsageError(
             "transformers has no such towers",
-            found=f"{vision.kind} on pictures of {vision.image_size}, text of {text.kind}",
+            found=f"{vision.kind} on pictures of {vision.image_size}, text of {text.kind}{bias}",
             expected="a vision Transformer on square pictures, and CLIP's text Transformer",
             fix="convert to open_clip or openai instead, or keep the model as a checkpoint of diptych",
         )

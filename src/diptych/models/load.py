@@ -148,6 +148,8 @@ def _assemble(
         fitting = with_ids(parts.config, words, file=next(iter(files), "tokenizer="), where=parts.where)
         parts = parts.with_config(fitting)
         origin: dict[str, Any] = {"format": parts.format, **place.origin}
+        if parts.taken_from:
+            origin["taken_from"] = parts.taken_from
         if unused := rows - parts.config.text.vocab_size:
             origin["unused_vocabulary_rows"] = unused
         found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)

@@ -13,8 +13,8 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,10 @@ from diptych.core.json_files import read_json
 INDEX_SUFFIX = ".index.json"
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile put before every name."""
+
+_EMBEDDING = re.compile(
+    r"(?P<prefix>(?:.*?\.)??)(?:text\.|text_model\.embeddings\.)?token_embedding\.weight", re.DOTALL
+)
 
 _NAMED = re.compile(r"unsupported global:? (?:GLOBAL )?(\S+)", re.IGNORECASE)
 """How torch's restricted unpickler words the name that it refuses."""
@@ -47,11 +51,13 @@ class Weights:
         tensors: by name, without the prefixes of wrappers; they may be views of the mapped file.
         files: what was read.
         modules: class name of each module, which only a TorchScript archive tells.
+        taken_from: key and prefix under which the CLIP lay in its file; empty where it lay open.
     """
 
     tensors: dict[str, Tensor]
     files: tuple[Path, ...]
     modules: Mapping[str, str] = field(default_factory=dict)
+    taken_from: str = ""
 
 
 def read_weights(path: Path) -> Weights:
@@ -64,9 +70,13 @@ def read_weights(path: Path) -> Weights:
         Tensors on the CPU, in the dtypes of the file.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it holds other tensors or a second CLIP beside the first.
         IntegrityError: it is damaged, no weights, or holds more than weights.
     """
+    return _unwrapped(_read(path), path)
+
+
+def _read(path: Path) -> Weights:
     if path.name.endswith(INDEX_SUFFIX):
         return _sharded(path)
     try:
@@ -77,11 +87,11 @@ def read_weights(path: Path) -> Weights:
     except OSError as error:
         raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
     if start[8:9] == b"{":
-        return Weights(_plain(_safetensors(path)), (path,))
+        return Weights(_safetensors(path), (path,))
     if start.startswith(b"PK"):
         return _zipped(path)
     if start.startswith(b"\x80"):  # a bare pickle: what torch.save wrote before 1.6
-        return Weights(_plain(_state(_torch_load(path, mapped=False), path)), (path,))
+        return _state(_torch_load(path, mapped=False), path)
     raise _damaged(path, found=f"a file that begins with {start[:8]!r}")
 
 
@@ -135,13 +145,13 @@ def _sharded(index: Path) -> Weights:
                 expected=f"all {len(shards)} files that {index.name} names",
                 fix="copy or download the missing file beside the others",
             )
-        part = read_weights(shard).tensors
+        part = _read(shard).tensors
         wanted = {tensor for tensor, place in listed.items() if place == name}
         if part.keys() != wanted:
             odd = ", ".join(sorted(part.keys() ^ wanted)[:SHOWN])
             raise _damaged(shard, found=f"not the tensors that {index.name} says: {odd}")
         tensors |= part
-    return Weights(_plain(tensors), (index, *(index.with_name(name) for name in shards)))
+    return Weights(tensors, (index, *(index.with_name(name) for name in shards)))
 
 
 def _zipped(path: Path) -> Weights:
@@ -156,7 +166,7 @@ def _zipped(path: Path) -> Weights:
         return _archive(path)
     if broken is not None:
         raise _damaged(path, found=f"a wrong checksum of {broken}")
-    return Weights(_plain(_state(_torch_load(path, mapped=True), path)), (path,))
+    return _state(_torch_load(path, mapped=True), path)
 
 
 def _torch_load(path: Path, *, mapped: bool) -> Any:
@@ -178,24 +188,52 @@ def _torch_load(path: Path, *, mapped: bool) -> Any:
         ) from error
 
 
-def _state(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Find the tensors by name in what was saved: the mapping itself, or its `state_dict`."""
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
+def _state(loaded: Any, path: Path) -> Weights:
+    """Find the tensors by name in what was saved: the mapping, its `state_dict`, or the one CLIP in it."""
+    key = ""
+    if isinstance(loaded, Mapping):
+        inside = {str(name): value for name, value in loaded.items() if isinstance(value, Mapping)}
+        clips = [name for name, value in inside.items() if _prefixes(value)]
+        key = "state_dict" if "state_dict" in inside else "".join(clips[:1])
+        if len(clips) > 1 and key != "state_dict":
+            raise _not_alone(path, found=f"one each under {', '.join(name[:60] for name in clips[:SHOWN])}")
+        loaded = inside.get(key, loaded)
     if not isinstance(loaded, Mapping):
         raise _damaged(path, found=f"a {type(loaded).__name__} instead of tensors by name")
     others = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
     if others or not loaded:
         raise _damaged(path, found=f"entries that are no tensors: {', '.join(others[:SHOWN])}" * bool(others))
-    return {str(name): value for name, value in loaded.items()}
+    return Weights({str(name): value for name, value in loaded.items()}, (path,), taken_from=key)
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cut off the prefixes that all names share because the model was wrapped when it was saved."""
-    plain = dict(tensors)
-    while prefix := next((w for w in WRAPPERS if plain and all(n.startswith(w) for n in plain)), ""):
-        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
-    return plain
+def _prefixes(names: Iterable[object]) -> list[str]:
+    """Return what stands before the names of each CLIP, told by the embedding of its texts."""
+    found = (_EMBEDDING.fullmatch(str(name)) for name in names)
+    return sorted({match["prefix"] for match in found if match})
+
+
+def _unwrapped(weights: Weights, path: Path) -> Weights:
+    """Cut off the prefix that all names share because the model was a part of another when it was saved."""
+    plain, prefixes = weights.tensors, _prefixes(weights.tensors)
+    if len(prefixes) > 1:
+        shown = ", ".join(repr(name[:60]) for name in prefixes[:SHOWN])
+        raise _not_alone(path, found=f"one each under {shown}")
+    prefix = prefixes[0] if prefixes else ""
+    while not prefixes and plain and (wrap := _shared_wrapper(plain, prefix)):
+        prefix += wrap
+    if others := [name[:60] for name in plain if not name.startswith(prefix)]:
+        raise _not_alone(path, found=f"one under {prefix[:60]}, beside {', '.join(others[:SHOWN])}")
+    taken = ", ".join(part for part in (weights.taken_from, prefix) if part)
+    return replace(
+        weights,
+        tensors={name.removeprefix(prefix): tensor for name, tensor in plain.items()},
+        taken_from=taken,
+    )
+
+
+def _shared_wrapper(names: Iterable[str], prefix: str) -> str:
+    shared = (w for w in WRAPPERS if all(name.startswith(prefix + w) for name in names))
+    return next(shared, "")
 
 
 def _archive(path: Path) -> Weights:
@@ -254,6 +292,16 @@ def _read_all(member: IO[bytes], size: int) -> bytearray:
     if len(data) != size:
         raise ValueError(f"{len(data):,} bytes instead of {size:,}")
     return data
+
+
+def _not_alone(path: Path, *, found: str) -> UsageError:
+    return UsageError(
+        "the file holds more than one CLIP",
+        where=path,
+        found=found,
+        expected="a CLIP alone, or under one key",
+        fix="save the state dictionary of the one that is meant: torch.save(clip.state_dict(), PATH)",
+    )
 
 
 def _damaged(path: Path, *, found: str) -> IntegrityError:
