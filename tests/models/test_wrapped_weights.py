@@ -1,4 +1,4 @@
-"""Weights as trainers leave them: under a key, under a prefix, in shards, with a bias, beside other tensors."""
+"""Weights as trainers leave them: under a key or a prefix, in shards, with a bias, beside other tensors."""
 
 from pathlib import Path
 from typing import Any

@@ -12,7 +12,9 @@ Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), sections 3 
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from diptych.core.errors import UsageError, unknown_name
 from diptych.core.files import clean_temporaries, make_folder, write_json
@@ -21,7 +23,8 @@ from diptych.core.locks import LOCK_NAME, locked
 from diptych.core.manifest import Manifest, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.settings import from_mapping, to_mapping
-from diptych.curate.engines import Crew, Engine
+from diptych.core.workers import Handler
+from diptych.curate.engines import Crew, Engine, answer_for
 from diptych.curate.recipe import CurateRecipe
 from diptych.curate.stages import (
     KIND,
@@ -53,6 +56,17 @@ def open_run(folder: Path) -> Run:
         UsageError: there is none in the folder.
     """
     return Run(folder, from_mapping(CurateRecipe, read_json(folder / RECIPE_NAME), where=folder))
+
+
+def unit_handler(settings: Mapping[str, Any]) -> Handler:
+    """Return what a worker of a curation does: one unit a request, `[stage, number]` as JSON."""
+    run = open_run(Path(settings["folder"]))
+
+    def answer(request: list[bytes]) -> list[bytes]:
+        stage, number = json.loads(request[0])
+        return [json.dumps(answer_for(run, STAGES[stage], number)).encode()]
+
+    return answer
 
 
 def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Run:
@@ -158,7 +172,7 @@ def curate(
     with locked(make_folder(folder)):
         run = begin_run(recipe, folder, resume=resume or bool(only))
         chosen = [STAGES[only]] if only else list(STAGES.values())
-        with Crew(run, engine=engine, workers=workers) as crew:
+        with Crew(run, f"{__name__}:unit_handler", engine=engine, workers=workers) as crew:
             return {stage.name: run_stage(run, stage, crew) for stage in chosen}
 
 
