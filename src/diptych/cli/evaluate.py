@@ -148,9 +148,9 @@ def _show_classes(found: "SuiteResult") -> None:
 def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
     from diptych.evaluate.features_cache import FeatureSettings, parse_share
     from diptych.evaluate.suite_compare import compare, find_published, natural_shifts, read_published
+    from diptych.evaluate.suite_formats import write_formats
     from diptych.evaluate.suite_plan import load_plan, parse_protocols
     from diptych.evaluate.suite_report import write_suite_report
-    from diptych.evaluate.suite_results import write_formats
     from diptych.evaluate.suite_run import SuiteSettings, embed_share, run_suite
     from diptych.models.opening import load
 
@@ -172,7 +172,8 @@ def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
     if against is not None:
         write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, against)])
     seen = _seen(found, whole.training)
-    write_formats(out, found.results, whole.format)
+    for line in write_formats(out, found.results, found.opened, whole.format):
+        _say(line)
     published = find_published(whole.data)
     shifts = natural_shifts(found, read_published(published)) if published is not None else []
     if shifts:

@@ -1,27 +1,25 @@
 """One JSON per task: what was measured, on what, with what, and what was expected.
 
 Writes: `NAME.json` (for people and programs) and, before it, `NAME.npz` (the answer for each picture, which
-another model's are compared with). On request also the files of CLIP_benchmark and of MTEB.
+another model's are compared with).
 Source: Radford et al. 2021, tables 11, 13 and 16 through `tasks.toml`.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
-from diptych.core.files import sha256_file, write_bytes, write_json
+from diptych.core.files import sha256_file, write_bytes
 from diptych.core.json_files import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
 from diptych.evaluate.protocols import Answers, Bench
 from diptych.evaluate.task_rows import TaskRow
-
-Format = Literal["diptych", "clip_benchmark", "mteb"]
 
 TOLERANCE = 0.005
 """A published number is met if it is inside the interval, or this near: half a point, for rounding and for
@@ -160,80 +158,3 @@ def read_result(path: Path) -> dict[str, Any]:
         SettingsError: it is no JSON.
     """
     return read_json(path)
-
-
-def write_formats(folder: Path, results: Sequence[Mapping[str, Any]], form: Format) -> list[Path]:
-    """Write results as another library does, into a folder of that library's name.
-
-    Returns:
-        The files, `NAME_PROTOCOL.json` for CLIP_benchmark, `NAME.json` for MTEB.
-    """
-    written: list[Path] = []
-    for result in results if form != "diptych" else ():
-        if form == "clip_benchmark":
-            for protocol in result["protocols"]:
-                path = folder / form / f"{result['task']}_{protocol}.json"
-                write_json(path, as_clip_benchmark(result, protocol))
-                written.append(path)
-        else:
-            path = folder / form / f"{result['task']}.json"
-            write_json(path, as_mteb(result))
-            written.append(path)
-    return written
-
-
-FIVE = 5
-_THEIR_TASKS = {
-    "zeroshot": "zeroshot_classification",
-    "probe": "linear_probe",
-    "kshot": "linear_probe",
-    "retrieval": "zeroshot_retrieval",
-    "choice": "image_caption_selection",
-}
-_THEIR_NAMES = {
-    "top1": "acc1",
-    "top5": "acc5",
-    "mean_per_class": "mean_per_class_recall",
-    "text_to_image_recall": "image_retrieval_recall",
-    "image_to_text_recall": "text_retrieval_recall",
-}
-
-
-def as_clip_benchmark(result: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    """Write a result as CLIP_benchmark's `eval` does; its retrieval of pictures is our text to image."""
-    found = result["protocols"][protocol]
-    told = {metric["metric"]: metric["value"] for metric in (found, *found["metrics"])}
-    names = {name: name.partition("@") for name in told}
-    metrics = {_THEIR_NAMES.get(stem, stem) + at + k: told[name] for name, (stem, at, k) in names.items()}
-    if len(result["class_names"]) < FIVE and "acc5" in metrics:
-        metrics["acc5"] = None  # they have none of fewer than five classes
-    if _THEIR_TASKS[protocol] == "linear_probe":
-        metrics = {f"lp_{name}": value for name, value in metrics.items()}
-    model, _, pretrained = (result["model"].get("public") or result["model"]["name"]).partition("/")
-    return {
-        "dataset": result["task"],
-        "model": model,
-        "pretrained": pretrained,
-        "task": _THEIR_TASKS[protocol],
-        "metrics": metrics,
-        "language": "en",
-    }
-
-
-def as_mteb(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a result as MTEB's `TaskResult` does; the first protocol has the main score."""
-    main = next(iter(result["protocols"].values()))
-    scores: dict[str, Any] = {"hf_subset": "default", "languages": ["eng-Latn"], "main_score": main["value"]}
-    for protocol, found in result["protocols"].items():
-        for metric in (found, *found["metrics"]):
-            scores[f"{protocol}_{metric['metric']}"] = metric["value"]
-    if "zeroshot" in result["protocols"]:
-        scores["accuracy"] = scores["zeroshot_top1"]
-    return {
-        "dataset_revision": result["data"],
-        "task_name": result["task"],
-        "mteb_version": result["code"],
-        "scores": {"test": [scores]},
-        "evaluation_time": None,
-        "kg_co2_emissions": None,
-    }

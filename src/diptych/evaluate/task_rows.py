@@ -43,6 +43,15 @@ Layout = (
 
 
 @dataclass(frozen=True, slots=True)
+class MtebTask:
+    """A zero-shot task of MTEB's: its name, the images of its test split, and what it calls that split."""
+
+    name: str
+    items: int
+    split: str = "test"
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRow:
     """What is known about a data set; `tasks.toml` says what each entry means."""
 
@@ -61,6 +70,7 @@ class TaskRow:
     probe: Mapping[str, float] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
     expected_text: Mapping[str, float] = field(default_factory=dict)
+    mteb: MtebTask | None = None
     only_present: bool = False
     note: str = ""
 
