@@ -241,6 +241,22 @@ def test_each_limit_has_its_reason(name):
         inspect(data, ImageLimits(max_pixels=1))
 
 
+def png_header(width: int, height: int) -> bytes:
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IEND", b"")
+
+
+def test_a_photo_of_48_megapixels_is_refused_by_a_setting_that_is_named(monkeypatch):
+    photo_of_phone = png_header(8064, 6048)
+    with pytest.raises(BadSampleError, match="DIPTYCH_MAX_PIXELS=N"):
+        inspect(photo_of_phone)
+    monkeypatch.setenv("DIPTYCH_MAX_PIXELS", "50000000")
+    assert inspect(photo_of_phone, ImageLimits()) == ("PNG", 8064, 6048)
+    monkeypatch.setenv("DIPTYCH_MAX_PIXELS", "50 million")
+    with pytest.raises(SettingsError, match="DIPTYCH_MAX_PIXELS"):
+        ImageLimits()
+
+
 def test_limits_below_one_are_refused():
     with pytest.raises(SettingsError):
         ImageLimits(max_pixels=0)

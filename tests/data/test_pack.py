@@ -3,12 +3,15 @@
 import hashlib
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.data.source_files import images
 
 from diptych.core.errors import DataError, DiptychError, EnvironmentFault, TooMuchBadDataError, UsageError
 from diptych.core.files import TEMP_PREFIX, operations
@@ -307,3 +310,21 @@ def test_the_fashion_titles_pack_without_a_loss(shared_data: Path, tmp_path: Pat
     again = Counts()
     keys = [pair.key for pair in open_source(tmp_path / "out").pairs(again)]
     assert len(keys) == 3649 and not again.dropped
+
+
+@pytest.mark.parametrize(("environment", "code"), [({}, 0), ({"DIPTYCH_MAX_PIXELS": "47"}, 3)])
+def test_the_limit_of_pixels_is_a_setting_of_every_process(
+    tmp_path: Path, environment: dict[str, str], code: int
+) -> None:
+    images(tmp_path / "photos", "a.jpg")  # 8 by 6 pixels
+    (tmp_path / "photos" / "a.txt").write_text("a photo")
+    command = [sys.executable, "-m", "diptych.cli.main", "pack"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "photos"), str(tmp_path / "out")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("DIPTYCH_MAX_PIXELS" in done.stderr) == bool(environment)

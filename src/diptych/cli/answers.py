@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from diptych.core.errors import UsageError
 from diptych.core.files import write_text
-from diptych.core.records import Counts, Metric
+from diptych.core.records import SETTING_OF, Counts, Metric
 
 if TYPE_CHECKING:
     from diptych.data.sources import Columns
@@ -59,9 +59,9 @@ def show_dropped(counts: Counts) -> None:
     """Print to stderr how many samples could not be used: for each reason, the first place."""
     for reason, count in counts.dropped.most_common():
         first = next(iter(counts.examples.get(reason, ())), "")
-        sys.stderr.write(
-            f"{count} of {counts.seen} samples: {reason}{f' (first: {first})' if first else ''}\n"
-        )
+        place = f" (first: {first})" if first else ""
+        setting = f"; to keep them set {SETTING_OF[reason]}" if reason in SETTING_OF else ""
+        sys.stderr.write(f"{count} of {counts.seen} samples: {reason}{place}{setting}\n")
 
 
 def show(metrics: Sequence[Metric]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show
+from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
 from diptych.cli.curate import curate, plan
 from diptych.cli.evaluate import evaluate
 from diptych.cli.prompts import ablate, calibrate, prompts
@@ -95,6 +95,7 @@ def pack(
         workers: decoding processes.
         max_bad: share of bad pairs above which nothing is written.
     """
+    from diptych.core.records import Counts
     from diptych.data.pack import PackSettings
     from diptych.data.pack import pack as pack_source
     from diptych.data.shards import ShardSettings
@@ -102,6 +103,7 @@ def pack(
 
     settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad))
     receipt = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
+    show_dropped(Counts.from_dict(receipt.counts))
     return answer({"shards": str(out), **receipt.counts})
 
 

@@ -76,6 +76,13 @@ class Reason(StrEnum):
     REMOVED = "removed"
 
 
+SETTING_OF: Mapping[Reason, str] = {
+    Reason.TOO_MANY_BYTES: "DIPTYCH_MAX_BYTES=N in the environment",
+    Reason.TOO_MANY_PIXELS: "DIPTYCH_MAX_PIXELS=N in the environment",
+}
+"""The setting that decides whether an image is dropped for a reason, in every command but `curate`."""
+
+
 def _no_fields() -> Mapping[str, Field]:
     return {}
 
@@ -170,6 +177,11 @@ class Counts:
         """
         return ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common())
 
+    def _settings(self) -> str:
+        return "".join(
+            f"; {reason}: set {SETTING_OF[reason]}" for reason in self.dropped if reason in SETTING_OF
+        )
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Counts":
         """Read what `as_dict` wrote into a manifest.
@@ -207,7 +219,7 @@ class Counts:
             where=f"first: {first}" if first else "",
             found=f"{dropped} of {self.seen} dropped ({self.reasons()})",
             expected=f"at most {max_bad_fraction:.1%}",
-            fix=f"repair the source, or allow a higher share with {setting}",
+            fix=f"repair the source, or allow a higher share with {setting}{self._settings()}",
         )
 
 

@@ -194,7 +194,7 @@ def _open(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
         _refuse(error, data, name)
     check_size(image.width, image.height, limits)
     if name == "JPEG":
-        check_scans(data, image.width, image.height)
+        check_scans(data, image.width, image.height, limits)
     return image
 
 

@@ -86,7 +86,7 @@ def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg |
     check_size(width, height, limits)
     single_scan, may_be_turned = _read_segments(data)
     if not single_scan:
-        check_scans(data, width, height)
+        check_scans(data, width, height, limits)
     return PlainJpeg(data, (height, width), may_be_turned)
 
 

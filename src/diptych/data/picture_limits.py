@@ -3,23 +3,39 @@
 Reads: encoded bytes in memory. Writes: nothing.
 """
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+from functools import partial
 
 from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Reason
+from diptych.core.records import SETTING_OF, Reason
 from diptych.data.image_formats import READ_FORMATS, READABLE_FORMATS, sniff
 
 MAX_BYTES = 20 * 2**20  # a 25 Mpx JPEG at the best quality is about 15 MB
 MAX_PIXELS = 25_000_000  # 100 MB as RGB in Pillow's four bytes a pixel
 MAX_SIDE = 20_000
-MAX_SCAN_PIXELS = (
-    20 * MAX_PIXELS
-)  # a progressive JPEG decodes every pixel once a scan; encoders write 3 to 12
+MAX_SCANS = 20  # of the largest image: a progressive JPEG decodes each pixel once a scan; usual are 3 to 12
+MAX_DIGITS = 18
+
+
+def _limit(name: str, usual: int) -> int:
+    """Return a limit as the environment sets it: DIPTYCH_MAX_PIXELS holds in every command and process."""
+    told = os.environ.get(f"DIPTYCH_{name.upper()}", "")
+    if told and not (told.isdecimal() and len(told) <= MAX_DIGITS):
+        raise SettingsError(
+            "an image limit is no number",
+            where=f"DIPTYCH_{name.upper()}",
+            found=told[:40],
+            expected="a whole number",
+        )
+    return int(told or usual)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
     """What a picture may cost, checked before it is decoded.
+
+    The environment sets other defaults: DIPTYCH_MAX_BYTES, DIPTYCH_MAX_PIXELS, DIPTYCH_MAX_SIDE.
 
     Attributes:
         max_bytes: size of the encoded file.
@@ -28,9 +44,9 @@ class ImageLimits:
         formats: Pillow's names of the formats that are read.
     """
 
-    max_bytes: int = MAX_BYTES
-    max_pixels: int = MAX_PIXELS
-    max_side: int = MAX_SIDE
+    max_bytes: int = field(default_factory=partial(_limit, "max_bytes", MAX_BYTES))
+    max_pixels: int = field(default_factory=partial(_limit, "max_pixels", MAX_PIXELS))
+    max_side: int = field(default_factory=partial(_limit, "max_side", MAX_SIDE))
     formats: tuple[str, ...] = READ_FORMATS
 
     def __post_init__(self) -> None:
@@ -64,6 +80,7 @@ def check_bytes(data: bytes, limits: ImageLimits) -> None:
             "the image file is too large",
             found=f"{len(data):,} bytes",
             expected=f"at most {limits.max_bytes:,}",
+            fix=f"to read it set {SETTING_OF[Reason.TOO_MANY_BYTES]}",
         )
 
 
@@ -98,16 +115,18 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
             "the image is too large to decode",
             found=f"{width}×{height} pixels",
             expected=f"at most {limits.max_pixels:,} and no side above {limits.max_side:,}",
+            fix=f"to read it set {SETTING_OF[Reason.TOO_MANY_PIXELS]}",
         )
 
 
-def check_scans(data: bytes, width: int, height: int) -> None:
+def check_scans(data: bytes, width: int, height: int, limits: ImageLimits) -> None:
     """Refuse a progressive JPEG that decodes its pixels over and over."""
     scans = data.count(b"\xff\xda")  # entropy-coded bytes never hold this marker: 0xff is stuffed there
-    if scans * width * height > MAX_SCAN_PIXELS:
+    most = MAX_SCANS * limits.max_pixels
+    if scans * width * height > most:
         raise BadSampleError(
             Reason.TOO_MANY_PIXELS,
             "the progressive JPEG decodes its pixels too many times",
             found=f"{scans} scans of {width}×{height}",
-            expected=f"at most {MAX_SCAN_PIXELS:,} pixels in all scans",
+            expected=f"at most {most:,} pixels in all scans",
         )

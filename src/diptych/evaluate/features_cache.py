@@ -25,6 +25,7 @@ from diptych.core.files import clean_temporaries, make_folder, remove, write_byt
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.records import Counts, Pair, Reason
 from diptych.data.images import Mode
+from diptych.data.picture_limits import DEFAULT_LIMITS, MAX_PIXELS
 from diptych.embed.features import IMAGE_BATCH, EmbeddedPairs, Precision
 from diptych.models.encoding import EncodeSettings, Floats, Towers, encode_pictures
 
@@ -105,6 +106,8 @@ def cached_pairs(
     """
     settings = settings or FeatureSettings()
     mode = f"{settings.preprocessing}-{settings.precision}-{kind}"
+    if DEFAULT_LIMITS.max_pixels != MAX_PIXELS:
+        mode += f"-{DEFAULT_LIMITS.max_pixels}"
     place = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
     told = {"model": model_digest, "data": data_digest, "rows": mode}
     if not is_done(place, KIND):

@@ -31,6 +31,7 @@ from diptych.core.manifest import (
     write_manifest,
 )
 from diptych.core.records import Counts, Pair
+from diptych.data.picture_limits import DEFAULT_LIMITS
 from diptych.embed.features import IMAGE_BATCH, image_batches
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Index:
             UsageError: the folder holds something that is no index.
         """
         folder = Path(folder)
-        settings = {"dtype": dtype}
+        settings = {"dtype": dtype, "max_pixels": DEFAULT_LIMITS.max_pixels}
         extra = {"model_digest": model.digest, "source": source.name}
         inputs = source.inputs()
         there = is_done(folder, KIND)
