@@ -8,8 +8,6 @@ import copy
 import dataclasses
 import enum
 import functools
-import json
-import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +19,6 @@ from diptych.core.text_files import read_text
 
 T = TypeVar("T")
 
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 SHOWN_CHARACTERS = 60  # of a wrong value in a message
 
 
@@ -133,14 +130,21 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
 def dumps_toml(mapping: Mapping[str, Any]) -> str:
     """Write plain values as TOML. None is left out: TOML has no word for it.
 
-    >>> print(dumps_toml({"seed": 0, "train": {"betas": [0.9, 0.98]}}))
+    >>> print(dumps_toml({"seed": 0, "train": {"rate": 0.5, "steps": None}}))
     seed = 0
     <BLANKLINE>
     [train]
-    betas = [0.9, 0.98]
+    rate = 0.5
     <BLANKLINE>
     """
-    return "\n".join(_toml_table(mapping, ())).lstrip("\n") + "\n"
+    import tomli_w
+
+    def without_none(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: without_none(item) for name, item in value.items() if item is not None}
+        return [without_none(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return tomli_w.dumps(without_none(mapping))
 
 
 def _shown(value: object) -> str:
@@ -340,45 +344,3 @@ def _toml_value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return parsed["value"] if len(parsed) == 1 else text
-
-
-def _toml_table(mapping: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [
-        f"{_toml_key(str(name))} = {_toml_item(value)}"
-        for name, value in mapping.items()
-        if value is not None and not _is_table(value)
-    ]
-    for name, value in mapping.items():
-        below = (*path, _toml_key(str(name)))
-        if isinstance(value, Mapping):
-            lines += ["", f"[{'.'.join(below)}]", *_toml_table(value, below)]
-        elif _is_table(value):
-            for row in value:
-                lines += ["", f"[[{'.'.join(below)}]]", *_toml_table(row, below)]
-    return lines
-
-
-def _is_table(value: Any) -> bool:
-    rows = isinstance(value, list | tuple) and bool(value) and all(isinstance(row, Mapping) for row in value)
-    return isinstance(value, Mapping) or rows
-
-
-def _toml_key(name: str) -> str:
-    return name if BARE_KEY.fullmatch(name) else _toml_item(name)
-
-
-def _toml_item(value: Any) -> str:
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, except that TOML wants DEL escaped too.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml_item(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return (
-            f"{{{', '.join(f'{_toml_key(str(name))} = {_toml_item(item)}' for name, item in value.items())}}}"
-        )
-    if isinstance(value, int | float):
-        return repr(value)
-    raise SettingsError("a value cannot be written as TOML", found=_shown(value))
