@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from diptych.core.errors import DataError, IntegrityError
+from diptych.core.files import writing
 
 _CHUNK = 1 << 20
 _MAX_RATIO = 100  # images hardly get smaller; gzip can make a terabyte of zeros out of a gigabyte
@@ -41,8 +42,7 @@ def unpack(path: Path, target: Path) -> Path:
         DataError: it unpacks to more than a hundred times its size.
     """
     room = _MAX_RATIO * path.stat().st_size + _CHUNK
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with gzip_damage(path), gzip.open(path) as packed, target.open("wb") as plain:
+    with gzip_damage(path), gzip.open(path) as packed, writing(target) as plain:
         while chunk := packed.read(_CHUNK):
             room -= len(chunk)
             if room < 0:
