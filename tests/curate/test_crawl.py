@@ -88,6 +88,17 @@ def test_a_pair_has_the_same_key_wherever_it_is_found(tmp_path: Path) -> None:
     assert rows[0].key != pair_key("https://c.example/x.jpg", "Y")
 
 
+@pytest.mark.parametrize("middle", ["\\n", "\n", "\0", " ", "25 ", ""])
+def test_a_key_tells_where_the_image_ends_and_the_caption_begins(middle: str) -> None:
+    address, caption = "https://c.example/x.jpg", "a dog"
+    whole = f"{address}{middle}{caption}"
+    keys = {pair_key(whole[:end], whole[end:]) for end in range(len(whole))}
+    keys |= {pair_key(whole[:end].encode() + b"\xff", whole[end:]) for end in range(len(whole))}
+    assert len(keys) == 2 * len(whole)
+    joined = (address + middle, caption), (address, middle + caption), (address, f"x{middle}{caption}")
+    assert len({pair_key(*pair) for pair in joined}) == 2 + (middle != "")
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [

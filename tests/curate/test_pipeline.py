@@ -243,6 +243,12 @@ def test_a_folder_is_only_gone_on_with_by_its_own_recipe(
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):
         curate(small[0], tmp_path)
+    older = json.loads((small[1] / "recipe.json").read_text())
+    assert older.pop("format") == 2
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "recipe.json").write_text(json.dumps(older))
+    with pytest.raises(UsageError, match="other settings: format"):  # its pairs have keys of another form
+        curate(small[0], tmp_path / "older", resume=True)
     before = digests(small[1])
     curate(small[0], small[1], resume=True)
     assert digests(small[1]) == before

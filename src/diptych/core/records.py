@@ -184,7 +184,7 @@ class Counts:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Counts":
-        """Read what `as_dict` wrote into a manifest.
+        """Read what `as_dict` wrote into a manifest; nothing was seen where nothing was written.
 
         >>> counts = Counts(seen=1)
         >>> counts.drop(Reason.DAMAGED, "row 7")
@@ -192,10 +192,10 @@ class Counts:
         True
         """
         return cls(
-            plain["in"],
-            plain["out"],
-            Counter({Reason(reason): count for reason, count in plain["dropped"].items()}),
-            {Reason(reason): list(places) for reason, places in plain["examples"].items()},
+            plain.get("in", 0),
+            plain.get("out", 0),
+            Counter({Reason(reason): int(count) for reason, count in plain.get("dropped", {}).items()}),
+            {Reason(reason): list(places) for reason, places in plain.get("examples", {}).items()},
         )
 
     def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD) -> None:

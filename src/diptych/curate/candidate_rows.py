@@ -31,13 +31,22 @@ class Candidate(NamedTuple):
     fields: str | None = None
 
 
-def pair_key(url: str, caption: str) -> str:
+def pair_key(image: str | bytes, caption: str) -> str:
     """Name a pair after what it is: the same pair has the same name on whatever page and machine it is found.
 
+    Args:
+        image: its address, or the encoded file.
+        caption: its text.
+
     >>> pair_key("https://example.org/a.jpg", "a dog")
-    '5c6c7fab1faf5f7a273e5e5649c8e990'
+    '16bc316ace41e702d10ac4d6102d81ec'
     """
-    return blake2b(f"{url}\\n{caption}".encode(), digest_size=KEY_BYTES).hexdigest()
+    raw = image.encode() if isinstance(image, str) else image
+    # The length says where the image ends: joined by a separator, two different pairs can make one text.
+    digest = blake2b(b"%d " % len(raw), digest_size=KEY_BYTES)
+    digest.update(raw)
+    digest.update(caption.encode())
+    return digest.hexdigest()
 
 
 def fields_json(fields: Mapping[str, Field]) -> str | None:

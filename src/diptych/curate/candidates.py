@@ -11,7 +11,6 @@ nothing.
 import glob
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +18,7 @@ import pyarrow as pa
 
 from diptych.core.errors import BadSampleError, IntegrityError, SettingsError, UsageError
 from diptych.core.records import Counts, Pair, Reason
-from diptych.curate.candidate_rows import KEY_BYTES, Candidate, candidate_tables, fields_json, pair_key
+from diptych.curate.candidate_rows import Candidate, candidate_tables, fields_json, pair_key
 from diptych.curate.columns import CANDIDATES
 from diptych.curate.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
 from diptych.data.shards import ShardSet
@@ -319,7 +318,7 @@ def _of_row(
         named = pair_key(url, captions[0])
     else:
         image = _image(told, folder)
-        named = blake2b(image + captions[0].encode(), digest_size=KEY_BYTES).hexdigest()
+        named = pair_key(image, captions[0])
     key = cells.pop(columns.key, None)
     if isinstance(key, str | int) and str(key):
         named = prefix + str(key)

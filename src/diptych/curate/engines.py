@@ -15,7 +15,7 @@ from diptych.core import errors
 from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageError
 from diptych.core.records import Counts
 from diptych.core.workers import WorkerDiedError, WorkerPool, handler_of
-from diptych.curate.stages import Run, Stage, counts_from, do_unit
+from diptych.curate.stages import Run, Stage, do_unit
 
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = ("local", "ray")
@@ -100,7 +100,7 @@ def answer_for(run: Run, stage: Stage, number: int) -> Answer:
 def opened(answer: Answer) -> Counts:
     """Return the counts of an answer, or raise the error that it carries."""
     if "error" not in answer:
-        return counts_from(answer["counts"])
+        return Counts.from_dict(answer["counts"])
     kind = getattr(errors, answer["error"], DiptychError)
     what = answer["parts"].pop("what")
     raise kind(what, **answer["parts"])

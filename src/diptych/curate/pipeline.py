@@ -41,6 +41,9 @@ from diptych.curate.stages_result import CARD, SHARDS
 from diptych.curate.stages_texts import BALANCE, CANDIDATES, FILTER, MATCH
 
 RECIPE_NAME = "recipe.json"
+FORMAT = 2
+"""Of the folder; 1 named pairs so that two different ones could have one key, and may not go on with keys of
+now."""
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -55,7 +58,9 @@ def open_run(folder: Path) -> Run:
     Raises:
         UsageError: there is none in the folder.
     """
-    return Run(folder, from_mapping(CurateRecipe, read_json(folder / RECIPE_NAME), where=folder))
+    plain = read_json(folder / RECIPE_NAME)
+    plain.pop("format", None)
+    return Run(folder, from_mapping(CurateRecipe, plain, where=folder))
 
 
 def unit_handler(settings: Mapping[str, Any]) -> Handler:
@@ -80,7 +85,7 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
     Raises:
         UsageError: the folder holds something else, or the same and `resume` is off.
     """
-    plain = json.loads(json.dumps(to_mapping(recipe)))
+    plain = {"format": FORMAT, **json.loads(json.dumps(to_mapping(recipe)))}
     path = folder / RECIPE_NAME
     if not path.is_file():
         clean_temporaries(folder)
@@ -94,7 +99,7 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
             "this folder holds another curation",
             where=folder,
             found=f"other settings: {', '.join(_differences(before, plain))}",
-            expected="the recipe that it was begun with",
+            expected="the recipe that it was begun with, by a version of the same format",
             fix="choose another folder with --out, or give the same recipe",
         )
     if not resume:

@@ -11,7 +11,7 @@ files with digests, counts, seconds) and `manifest.json`.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.files import make_folder, write_json, writing
 from diptych.core.manifest import FileEntry, Manifest, content_digest, file_entry, is_done, read_manifest
 from diptych.core.manifest import write_manifest as finish_folder
-from diptych.core.records import Counts, Reason
+from diptych.core.records import Counts
 
 if TYPE_CHECKING:
     from diptych.curate.recipe import CurateRecipe
@@ -139,7 +139,7 @@ def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> M
     known: dict[str, FileEntry] = {}
     for number in range(stage.units(run)):
         receipt = read_receipt(folder, number)
-        counts.merge(counts_from(receipt["counts"]))
+        counts.merge(Counts.from_dict(receipt["counts"]))
         unit_seconds += receipt["seconds"]
         known |= {entry["name"]: FileEntry(**entry) for entry in receipt["files"]}
     finishing = time.monotonic()
@@ -236,14 +236,6 @@ def read_receipt(folder: Path, number: int) -> dict[str, Any]:
             found=str(error)[:100],
             fix="remove this file and run the curation again with --resume",
         ) from error
-
-
-def counts_from(plain: Mapping[str, Any]) -> Counts:
-    """Turn what `Counts.as_dict` gave back into counts."""
-    counts = Counts(seen=plain["in"], kept=plain["out"])
-    counts.dropped.update({Reason(name): number for name, number in plain["dropped"].items()})
-    counts.examples.update({Reason(name): list(places) for name, places in plain["examples"].items()})
-    return counts
 
 
 def _receipt(folder: Path, number: int) -> Path:

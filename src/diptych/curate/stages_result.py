@@ -18,7 +18,7 @@ from diptych.core.settings import to_mapping
 from diptych.curate.datacard import describe, flow, sample_pairs
 from diptych.curate.datacard_page import write_card
 from diptych.curate.recipe import SETTING_OF
-from diptych.curate.stages import Run, Stage, Write, counts_from, unit_table
+from diptych.curate.stages import Run, Stage, Write, unit_table
 from diptych.curate.stages_pictures import pictures
 from diptych.curate.stages_texts import queries, units
 from diptych.data.shards_index import KIND as SHARDS_KIND
@@ -68,13 +68,13 @@ def _shards_finish(run: Run) -> dict[str, Any]:
     parts = [run.stage("shards") / f"{number:05d}" for number in range(units(run))]
     total = Counts()
     for row in flow(run, until="dedup"):
-        stage = counts_from(row)
+        stage = Counts.from_dict(row)
         total.dropped.update(stage.dropped)
         total.examples |= stage.examples
         total.seen = total.seen or stage.seen
     written = [part for part in parts if is_done(part, SHARDS_KIND)]
     for part in written:
-        last = counts_from(read_manifest(part).counts)
+        last = Counts.from_dict(read_manifest(part).counts)
         total.dropped.update(last.dropped)
         total.kept += last.kept
     if not written:

@@ -6,7 +6,6 @@ Reads and writes: `RUN/state/step-0000500/` with `state.safetensors` (weights, b
 Nothing random is stored: order, augmentation and the model's randomness are functions of (seed, position).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +28,6 @@ from diptych.core.manifest import (
     verify,
     write_manifest,
 )
-from diptych.core.records import Counts, Reason
 from diptych.core.settings import from_mapping
 
 KIND = "training state"
@@ -212,15 +210,6 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: obj
             expected=", ".join(f"{name} = {old.get(name)}" for name in other) + ", as the run was started",
             fix="resume with the settings and the data it was started with, or start a new run",
         )
-
-
-def counts_from(samples: Mapping[str, Any]) -> Counts:
-    """Turn what `Counts.as_dict` gave back into counts."""
-    if not samples:
-        return Counts()
-    dropped = Counter({Reason(name): int(number) for name, number in samples["dropped"].items()})
-    examples = {Reason(name): list(places) for name, places in samples["examples"].items()}
-    return Counts(samples["in"], samples["out"], dropped, examples)
 
 
 def _states(folder: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from diptych.core.files import make_folder
 from diptych.core.locks import locked
 from diptych.core.manifest import Manifest, created_by, file_entry, is_done, write_manifest
 from diptych.core.progress import Progress
-from diptych.core.records import Evaluator, Metric
+from diptych.core.records import Counts, Evaluator, Metric
 from diptych.core.settings import to_mapping
 from diptych.data.loader import Loader
 from diptych.models import checkpoint
@@ -179,7 +179,7 @@ class _Run:
             counters.skipped_in_row,
         )
         self.journal.losses = list(counters.losses)
-        self.loader.counts = state.counts_from(counters.samples)
+        self.loader.counts = Counts.from_dict(counters.samples)
         self._seconds_before = counters.seconds
         self._saved_step = self.step
         self.metrics = evaluations(self.folder / "metrics.jsonl", self.step)
