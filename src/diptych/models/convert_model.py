@@ -9,13 +9,14 @@ openai/CLIP (`clip.load`).
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save as save_tensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError, unknown_name
 from diptych.core.files import staging_folder, write_bytes, write_json, writing
@@ -109,7 +110,7 @@ def _write_transformers(model: Model, folder: Path) -> None:
 
 
 def _write_openai(model: Model, folder: Path) -> None:
-    """Write a state dictionary; everything else is fixed in OpenAI's code, so it must be theirs."""
+    """Write an archive for `clip.load`; what it does not say is fixed in OpenAI's code and must be theirs."""
     words = model.tokenizer
     state = _plain(to_openai_state(model.clip.state_dict()))
     usual = Preprocess(size=model.config.vision.image_size)
@@ -128,8 +129,37 @@ def _write_openai(model: Model, folder: Path) -> None:
                 expected=expected,
                 fix="convert to open_clip or transformers instead",
             )
-    with writing(folder / OPENAI_WEIGHTS) as file:
-        torch.save(state, file)
+    with writing(folder / OPENAI_WEIGHTS) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and `clip.load` reads nothing else
+        torch.jit.save(torch.jit.script(_module_tree(state)), file)
+
+
+class QuickGELU(nn.Module):
+    """The activation by its name in OpenAI's archives: it tells readers which one the blocks have."""
+
+
+def _module_tree(state: Mapping[str, Tensor]) -> nn.Module:
+    """Return modules without code whose `state_dict` is this one.
+
+    `clip.load` takes only that from an archive. It cannot read what `torch.save` writes: it tries the open
+    file as an archive first, and reads a state dictionary from the end of it then.
+    """
+    root = nn.Module()
+    for name, tensor in state.items():
+        place = root
+        *path, leaf = name.split(".")
+        for part in path:
+            if part not in place._modules:
+                place.add_module(part, nn.Module())
+            place = place.get_submodule(part)
+        if tensor.is_floating_point():
+            place.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+        else:
+            place.register_buffer(leaf, tensor)
+    for name, module in list(root.named_modules()):
+        if name.endswith(".mlp"):
+            module.add_module("gelu", QuickGELU())
+    return root
 
 
 def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -180,9 +210,7 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_back(model: Model, folder: Path, to: Target) -> Model:
     if to != "openai":
         return load(folder)
-    return load(
-        folder / OPENAI_WEIGHTS, activation="quick_gelu", preprocess="clip", tokenizer=model.tokenizer
-    )
+    return load(folder / OPENAI_WEIGHTS, tokenizer=model.tokenizer)
 
 
 def _parity(model: Model, back: Model) -> dict[str, Any]:
