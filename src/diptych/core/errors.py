@@ -3,6 +3,7 @@
 DiptychError                       1
 ├── UsageError                     2   the command or the settings ask for something impossible
 │   ├── SettingsError                  a setting is unknown, missing or of the wrong type
+│   │   └── UnsupportedError           it is well-formed, and nothing that this package does
 │   └── UnknownNameError               a name that no table holds; the nearest known one is told
 ├── DataError                      3   the data is bad, or too much of it is
 │   ├── BadSampleError                 one sample; it is dropped and counted by its reason
@@ -79,6 +80,10 @@ class UsageError(DiptychError):
 
 class SettingsError(UsageError):
     """A setting is unknown, missing or of the wrong type."""
+
+
+class UnsupportedError(SettingsError):
+    """A setting, or a whole file, is well-formed and asks for something that this package does not do."""
 
 
 class UnknownNameError(UsageError):

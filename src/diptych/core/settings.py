@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from diptych.core.errors import EnvironmentFault, SettingsError, UsageError, nearest
+from diptych.core.errors import EnvironmentFault, SettingsError, UnsupportedError, UsageError, nearest
 from diptych.core.text_files import read_text
 
 T = TypeVar("T")
@@ -38,6 +38,9 @@ class _Place:
 
     def error(self, what: str, *, found: str = "", expected: str = "", fix: str = "") -> SettingsError:
         return SettingsError(what, where=self, found=found, expected=expected, fix=fix)
+
+    def unsupported(self, what: str, *, found: str = "", expected: str, fix: str) -> UnsupportedError:
+        return UnsupportedError(what, where=self, found=found, expected=expected, fix=fix)
 
     def wrong(self, value: object, expected: str) -> SettingsError:
         return self.error("a setting has a wrong value", found=_shown(value), expected=expected)
@@ -64,6 +67,12 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = ""
     """
     built: T = _dataclass(cls, mapping, _Place(str(where)))
     return built
+
+
+def wrong_type(where: str, value: object, expected: str) -> SettingsError:
+    """Build the error for a value of another type; it names the type, not the value."""
+    found = type(value).__name__
+    return SettingsError("a setting has a wrong value", where=where, found=found, expected=expected)
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:
@@ -170,7 +179,7 @@ def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
     for name in value:
         if name not in known:
             guess = nearest(str(name), known)
-            raise (place / name).error(
+            raise (place / name).unsupported(
                 "unknown setting",
                 expected=f"one of {', '.join(sorted(known))}",
                 fix=f"did you mean {guess!r}?" if guess else "",
@@ -230,7 +239,8 @@ def _one_of(allowed: tuple[Any, ...], value: Any, place: _Place) -> Any:
         if isinstance(value, str)
         else None
     )
-    raise place.error(
+    fits = any(type(choice) is type(value) for choice in allowed)
+    raise (place.unsupported if fits else place.error)(
         "a setting has a wrong value",
         found=_shown(value),
         expected=f"one of {', '.join(repr(choice) for choice in allowed)}",

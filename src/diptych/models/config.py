@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from diptych.core.errors import SettingsError, unknown_name
+from diptych.core.errors import SettingsError, UnsupportedError, unknown_name
 from diptych.core.settings import to_mapping
 
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
@@ -334,7 +334,6 @@ def _require_same_width(part: str, width: int, embed_dim: int) -> None:
 
 
 def _require_heads(part: str, width: int, heads: int, mlp_ratio: float = 1.0) -> None:
-    _require_positive(part, mlp_width=width * mlp_ratio)
     if heads < 1 or width < 1 or width % heads:
         raise SettingsError(
             "the width must divide evenly among the heads",
@@ -343,11 +342,12 @@ def _require_heads(part: str, width: int, heads: int, mlp_ratio: float = 1.0) ->
             expected="width = heads x whole number (64 in the paper)",
             fix="change width or heads",
         )
+    _require_positive(part, mlp_width=width * mlp_ratio)
 
 
 def _require_grid(image_size: tuple[int, int], stride: int) -> None:
     if len(image_size) != 2 or any(side < stride or side % stride for side in image_size):
-        raise SettingsError(
+        raise UnsupportedError(
             "the picture size does not fit the tower",
             where="vision.image_size",
             found=str(image_size),

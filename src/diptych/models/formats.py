@@ -17,6 +17,8 @@ from diptych.core.errors import (
     DiptychError,
     IntegrityError,
     SettingsError,
+    UnknownNameError,
+    UnsupportedError,
     UsageError,
     unknown_name,
 )
@@ -50,6 +52,8 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """In the order of transformers, which takes the first only where it holds an `image_processor`."""
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 SHOWN = 6  # tensors in a message
+SHOWN_CHARACTERS = 80  # of a name in a message
+SUPPORTED = "a CLIP (vision Transformer or ModifiedResNet), SigLIP, or SigLIP 2 of a fixed resolution"
 CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
 State = Mapping[str, Tensor]
@@ -208,31 +212,42 @@ def read_parts(path: Path, activation: Activation | None) -> Parts:
 
 
 def open_clip_family(model_cfg: Mapping[str, Any]) -> str:
-    """Return which layout an open_clip configuration asks for."""
+    """Return which layout an open_clip configuration asks for, or what else it describes."""
     vision = model_cfg.get("vision_cfg")
+    text = model_cfg.get("text_cfg")
     timm = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
-    attends = isinstance(vision, Mapping) and vision.get("timm_pool") == "map"
-    return "siglip" if isinstance(timm, str) and ("siglip" in timm or attends) else "clip"
+    language_model = text.get("hf_model_name") if isinstance(text, Mapping) else None
+    if model_cfg.get("multimodal_cfg") is not None:
+        return "CoCa (multimodal_cfg)"
+    if isinstance(language_model, str):
+        return f"a text tower of transformers (hf_model_name {language_model[:SHOWN_CHARACTERS]})"
+    if not isinstance(timm, str):
+        return "clip"
+    return (
+        "siglip"
+        if "siglip" in timm
+        else f"an image tower of timm (timm_model_name {timm[:SHOWN_CHARACTERS]})"
+    )
 
 
 def _open_clip(folder: Path, weights: Path) -> Parts:
     path = folder / OPEN_CLIP_CONFIG
-    document, found = read_json(path), read_weights(weights)
+    document = read_json(path)
     model_cfg, preprocess_cfg = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(model_cfg, dict) or not isinstance(preprocess_cfg, dict):
         raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
     family = open_clip_family(model_cfg)
     if family not in OPEN_CLIP:
-        raise malformed(path, f"towers of {family}", " or ".join(OPEN_CLIP))
-    layout = OPEN_CLIP[family]
-    config, state = _translated(layout.read, model_cfg, found, path)
+        raise _unsupported(path, "open_clip", family)
+    layout, found = OPEN_CLIP[family], read_weights(weights)
+    config, state = _translated(layout.read, model_cfg, found, path, "open_clip")
     return Parts(
         "open_clip",
         config,
         state,
         layout.clean(found.tensors) if layout.clean else None,
         lambda ours: layout.write(config, ours)[1],
-        _stated(preprocess_from_open_clip, preprocess_cfg, config, path),
+        _stated(preprocess_from_open_clip, preprocess_cfg, config, path, "open_clip"),
         (path, *found.files),
         folder,
         weights,
@@ -251,17 +266,20 @@ def _cleaning(model_cfg: Mapping[str, Any]) -> Cleaning | None:
 
 def _transformers(folder: Path, weights: Path) -> Parts:
     path = folder / CONFIG
-    document, found = read_json(path), read_weights(weights)
+    document = read_json(path)
     family = document.get("model_type")
-    if not isinstance(family, str) or family not in TRANSFORMERS:
-        raise malformed(path, f"model_type {family!r}", " or ".join(TRANSFORMERS))
-    layout = TRANSFORMERS[family]
-    config, state = _translated(layout.read, document, found, path)
+    if not isinstance(family, str | None):
+        raise malformed(path, f"model_type of type {type(family).__name__}", " or ".join(TRANSFORMERS))
+    if family not in TRANSFORMERS:
+        kind = f"model_type {family[:SHOWN_CHARACTERS]!r}" if family else "no model_type"
+        raise _unsupported(path, "transformers", kind)
+    layout, found = TRANSFORMERS[family], read_weights(weights)
+    config, state = _translated(layout.read, document, found, path, "transformers")
     processor, settings = _processor(folder)
     preprocess = None
     if processor is not None:
         reader = partial(preprocess_from_transformers, family=family)
-        preprocess = _stated(reader, settings, config, processor)
+        preprocess = _stated(reader, settings, config, processor, "transformers")
     return Parts(
         "transformers",
         config,
@@ -372,8 +390,24 @@ def malformed(path: Path, found: str, expected: str) -> IntegrityError:
     )
 
 
+def _unsupported(path: Path, library: str, found: str) -> UnsupportedError:
+    """Build the error for a whole file of a kind that this package does not have."""
+    return UnsupportedError(
+        "diptych does not have this kind of model",
+        where=path,
+        found=found,
+        expected=SUPPORTED,
+        fix=f"load it with {library}, which reads these files",
+    )
+
+
+def _setting(error: UsageError) -> str:
+    """Return which setting of a configuration an error is about."""
+    return f"{error.where}: {error.found}" if error.found else f"{error.where}: {error.what}"
+
+
 def _translated(
-    reader: Reader, config: Mapping[str, Any], found: Weights, path: Path
+    reader: Reader, config: Mapping[str, Any], found: Weights, path: Path, library: str
 ) -> tuple[ClipConfig, dict[str, Tensor]]:
     try:
         ours, state = reader(config, found.tensors)
@@ -381,6 +415,8 @@ def _translated(
     except DataError as error:
         error.where = str(found.files[0])
         raise
+    except (UnsupportedError, UnknownNameError) as error:
+        raise _unsupported(path, library, _setting(error)) from error
     except (DiptychError, OverflowError, ValueError) as error:
         raise malformed(path, str(error), "the configuration of a CLIP") from error
     return ours, state
@@ -391,8 +427,11 @@ def _stated(
     settings: Mapping[str, Any],
     config: ClipConfig,
     path: Path,
+    library: str,
 ) -> Preprocess:
     try:
         return reader(settings, config.vision.image_size)
+    except (UnsupportedError, UnknownNameError) as error:
+        raise _unsupported(path, library, _setting(error)) from error
     except DiptychError as error:
         raise malformed(path, str(error), "a preprocessing that this package has") from error

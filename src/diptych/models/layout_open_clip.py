@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from diptych.core.errors import SettingsError, UsageError
-from diptych.core.settings import from_mapping
+from diptych.core.errors import UnsupportedError, UsageError
+from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
 from diptych.models.config import NO_TOKEN, Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.layout_openai import bias_init, clean, rename, to_openai_state
@@ -204,7 +204,7 @@ def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
 def _parse(cls: type[T], mapping: Mapping[str, Any], place: str) -> T:
     """Build one table of the configuration, after leaving out the keys that say nothing for us."""
     if not isinstance(mapping, Mapping):
-        raise SettingsError("the configuration is malformed", where=place, found=type(mapping).__name__)
+        raise wrong_type(place, mapping, "a table")
     known = {part.name for part in fields(cls)}  # type: ignore[arg-type]
     kept: dict[str, Any] = {}
     for name, value in mapping.items():
@@ -221,8 +221,8 @@ def _nested(name: str, value: Any) -> Any:
     return value if cls is None else _parse(cls, value, name)
 
 
-def _cannot(name: str, found: str, expected: str) -> SettingsError:
-    return SettingsError(
+def _cannot(name: str, found: str, expected: str) -> UnsupportedError:
+    return UnsupportedError(
         "the configuration asks for something that these towers cannot do",
         where=name,
         found=found,

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from diptych.core.errors import DataError, SettingsError, unknown_name
-from diptych.core.settings import from_mapping
+from diptych.core.errors import DataError, UnsupportedError, unknown_name
+from diptych.core.settings import from_mapping, wrong_type
 from diptych.models.config import (
     NO_CEILING,
     Activation,
@@ -66,7 +66,7 @@ def from_transformers_siglip(
         DataError: a tensor is missing, left over or of another shape.
     """
     if config.get("model_type") != "siglip":
-        raise SettingsError(
+        raise UnsupportedError(
             "this is not a SigLIP at a fixed resolution",
             where="config.json: model_type",
             found=repr(config.get("model_type")),
@@ -287,7 +287,7 @@ def to_open_clip_siglip(
 def _known(cls: type[T], section: Any, where: str) -> T:
     """Return the settings of one section; transformers writes many others, which change no number here."""
     if not isinstance(section, Mapping):
-        raise SettingsError("a setting is missing", where=where, expected="a table")
+        raise wrong_type(where, section, "a table")
     names = {setting.name for setting in fields(cls)}  # type: ignore[arg-type]
     return from_mapping(cls, {name: section[name] for name in section if name in names}, where=where)
 
@@ -352,8 +352,8 @@ def _fitting(config: ClipConfig, state: State) -> State:
     return state
 
 
-def _no_place(who: str, where: str, found: object, expected: object) -> SettingsError:
-    return SettingsError(
+def _no_place(who: str, where: str, found: object, expected: object) -> UnsupportedError:
+    return UnsupportedError(
         f"{who} has no place for this setting",
         where=where,
         found=str(found),

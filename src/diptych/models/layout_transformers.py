@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
-from diptych.core.errors import DataError, SettingsError, UsageError
-from diptych.core.settings import from_mapping
+from diptych.core.errors import DataError, UnsupportedError, UsageError
+from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images import CLIP_MEAN, CLIP_STD, Preprocess
 from diptych.models.config import NO_TOKEN, Activation, ClipConfig, TextConfig, VitConfig, mlp_ratio
 
@@ -143,7 +143,7 @@ def from_transformers(
         raise _cannot("vision_config.num_channels", str(vision.num_channels), "3")
     projection = config.get("projection_dim", 512)
     if type(projection) is not int:
-        raise _cannot("projection_dim", repr(projection), "a whole number")
+        raise wrong_type("projection_dim", projection, "a whole number")
     ours = {}
     for name, tensor in without_positions(state).items():
         key, value = _our_name(name), tensor.detach()
@@ -238,7 +238,7 @@ def preprocess_from_transformers(
     """
     found = processor.get("image_processor", processor)
     if not isinstance(found, Mapping):
-        raise _cannot("image_processor", type(found).__name__, "a table")
+        raise wrong_type("image_processor", found, "a table")
     known = {part.name for part in fields(ImageKeys)}
     if unsaid := [name for name in ("image_mean", "image_std") if found.get(name) is None]:
         # The defaults of CLIP's processor are not SigLIP's, and every saved processor states them.
@@ -322,13 +322,13 @@ def _keys(cls: type[T], config: Mapping[str, Any], place: str) -> T:
     older = config.get(f"{place}_dict")
     table = config.get(place) if older is None else older
     if not isinstance(table, Mapping):
-        raise _cannot(place, type(table).__name__, "a table")
+        raise wrong_type(place, table, "a table")
     known = {part.name for part in fields(cls)}  # type: ignore[arg-type]
     return from_mapping(cls, {name: value for name, value in table.items() if name in known}, where=place)
 
 
-def _cannot(name: str, found: str, expected: str) -> SettingsError:
-    return SettingsError(
+def _cannot(name: str, found: str, expected: str) -> UnsupportedError:
+    return UnsupportedError(
         "the configuration asks for something that these towers cannot do",
         where=name,
         found=found,
