@@ -15,7 +15,7 @@ from tests.cli.conftest import Said
 from tests.models.published import GELU, WORDS, agrees, openai_clip
 
 from diptych.data.images import Preprocess
-from diptych.models import load as loading
+from diptych.models import references
 from diptych.models.convert_model import convert
 from diptych.models.load import load
 from diptych.models.public_names import public_names
@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     state = {f"module.{name}": tensor for name, tensor in openai_clip(GELU()).state_dict().items()}
     torch.save({"epoch": 32, "state_dict": state}, "epoch_32.pt")
     convert(load("epoch_32.pt", activation="gelu", preprocess="clip", tokenizer=WORDS), "folder", "open_clip")
-    monkeypatch.setattr(loading, "fetch_model", lambda repository, hub: tmp_path / "folder")
+    monkeypatch.setattr(references, "fetch_model", lambda repository, hub: tmp_path / "folder")
     return tmp_path
 
 

@@ -168,14 +168,14 @@ class IntegrityError(DiptychError):
     exit_code = 5
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
     """Return the known name that is most like `name`, or None if none is.
 
     >>> nearest("ViT-B32", ["ViT-B-32", "RN50"])
     'ViT-B-32'
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=cutoff)
     return by_folded[matches[0]] if matches else None
 
 

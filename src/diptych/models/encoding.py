@@ -287,6 +287,17 @@ class Encodes:
 
     bulk_mode: Mode = "fast"
 
+    def __repr__(self) -> str:
+        """Return what the model is: towers, shared space, activation, device and origin."""
+        model: Any = self
+        config, source = model.config, model.provenance.get("source", "memory")
+        (height, width), text = config.vision.image_size, config.text
+        return (
+            f"<{type(self).__name__}: {config.vision.kind} image tower of width {config.vision.width}, "
+            f"{height}x{width} pixels; {text.kind} text tower of width {text.width}, {text.context_length} "
+            f"tokens; {config.embed_dim} dimensions; {config.activation}; on {model.device}; from {source}>"
+        )
+
     def encode(
         self,
         inputs: Any,

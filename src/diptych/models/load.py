@@ -7,16 +7,13 @@ what to pass. Every tensor is used and none is missing.
 Reads: checkpoints and runs of ours, and what `formats` lists. Writes: nothing outside the hub's cache.
 """
 
-import re
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diptych.core.errors import DiptychError, IntegrityError, UsageError, nearest
+from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files import sha256_file
 from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
 from diptych.data.images import Preprocess
@@ -24,17 +21,11 @@ from diptych.models import checkpoint
 from diptych.models.clip import Clip
 from diptych.models.config import Activation, ClipConfig
 from diptych.models.formats import CONVERSION, Parts, is_ours, read_parts
-from diptych.models.hub import (
-    REPOSITORY,
-    VOCABULARY,
-    Hub,
-    cached_vocabulary,
-    fetch_model,
-    stated_digest,
-)
+from diptych.models.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn, device_of
-from diptych.models.public_names import PublicName, named_preprocess, public_names, published_as
+from diptych.models.public_names import named_preprocess, published_as
+from diptych.models.references import HUB_PREFIX, Place, locate
 from diptych.models.skeleton import skeleton
 from diptych.models.weights import require_finite
 from diptych.models.words import (
@@ -45,18 +36,6 @@ from diptych.models.words import (
     vocabulary_file,
     with_ids,
 )
-
-HUB_PREFIX = "hf-hub:"
-_AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a reference led to: a path on disk, how it came there, and its row if it is a public name."""
-
-    path: Path
-    origin: Mapping[str, str]
-    row: PublicName | None = None
 
 
 def load(
@@ -98,35 +77,6 @@ def load(
     if place.row is not None:
         _check_row(place, model)
     return model.compute_in(precision).to(device)
-
-
-def locate(ref: str | Path, hub: Hub) -> Place:
-    """Find what a reference means, fetching it from the hub if it lies there.
-
-    Raises:
-        UsageError: it is neither a path, a hub id nor a public short name.
-    """
-    text = str(ref)
-    path = Path(ref)
-    if path.exists():
-        return Place(path, {"source": text})
-    stated = text.startswith(HUB_PREFIX)
-    text = text.removeprefix(HUB_PREFIX)
-    if found := _AT.fullmatch(text):
-        text, hub = found["name"], replace(hub, revision=found["revision"])
-    row = None if stated else public_names().get(text)
-    repository = text if row is None else row.repository
-    if isinstance(ref, Path) or not REPOSITORY.fullmatch(repository):
-        guess = nearest(text, public_names())
-        raise UsageError(
-            "there is no model by this name",
-            where=ref,
-            expected="a folder or file, a hub id (organisation/name), or a public short name",
-            fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
-        )
-    folder = fetch_model(repository, hub)
-    origin = {"source": str(ref), "repository": repository, "revision": folder.name}
-    return Place(folder, origin, row)
 
 
 def _assemble(

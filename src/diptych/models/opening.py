@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
 from diptych.models.backends import is_export, load_exported
+from diptych.models.references import resolve
 
 if TYPE_CHECKING:
     from diptych.data.images import Preprocess
@@ -62,7 +63,9 @@ def load(
     """
     if backend not in BACKENDS:
         raise unknown_name("backend", str(backend), BACKENDS)
-    if is_export(checks.path(ref, "the model")):
+    checks.path(ref, "the model")
+    found = resolve(ref)  # before torch is imported
+    if found.path is not None and is_export(found.path):
         said = {"activation": activation, "tokenizer": tokenizer, "preprocess": preprocess}
         _refuse(ref, backend, [name for name, value in said.items() if value is not None])
         chosen = None if precision == "auto" else precision

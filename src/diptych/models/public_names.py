@@ -26,6 +26,7 @@ class PublicName:
         preprocess: name of a transform in the same table.
         activation: of both towers; None where only the files tell.
         imagenet: published zero-shot top-1 in per cent; None where none is known.
+        alias: its name in OpenAI's own package; "" for all other weights.
         openai: SHA-256 of the file that OpenAI published; "" for all other weights.
     """
 
@@ -33,6 +34,7 @@ class PublicName:
     preprocess: str
     activation: Activation | None = None
     imagenet: float | None = None
+    alias: str = ""
     openai: str = ""
 
 
