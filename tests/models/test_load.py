@@ -112,7 +112,7 @@ def test_a_tensor_too_few_or_too_many_is_named_as_in_the_file(change: str, tmp_p
     if change == "missing":
         del state[name]
     elif change == "extra":
-        name = "logit_bias"
+        name = "adapter"
         state[name] = torch.zeros(())
     elif change == "shape":
         state[name] = torch.zeros(65)

@@ -5,7 +5,7 @@ alone in OpenAI's layout, or one of those files in its folder.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,9 @@ from torch import Tensor
 from diptych.core.errors import (
     DataError,
     DiptychError,
-    IntegrityError,
-    SettingsError,
     UnknownNameError,
     UnsupportedError,
     UsageError,
-    unknown_name,
 )
 from diptych.core.json_files import read_json
 from diptych.core.listing import is_data
@@ -28,10 +25,10 @@ from diptych.core.manifest import is_done
 from diptych.data.images import Preprocess
 from diptych.data.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
-from diptych.models.config import ACTIVATIONS, Activation, ClipConfig, check_sizes
+from diptych.models.config import Activation, ClipConfig, check_sizes
 from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
 from diptych.models.layout_open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
-from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
+from diptych.models.layout_openai import clean
 from diptych.models.layout_siglip import (
     from_open_clip_siglip,
     from_transformers_siglip,
@@ -44,19 +41,17 @@ from diptych.models.layout_transformers import (
     to_transformers,
     without_positions,
 )
-from diptych.models.skeleton import skeleton
+from diptych.models.lone_weights import read_alone
+from diptych.models.parts import Parts, State, malformed, unsupported
+from diptych.models.references import WEIGHTS_SUFFIXES
 from diptych.models.weights import Weights, read_weights
 
 CONVERSION = "conversion"  # the kind of receipt that `diptych convert` leaves
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """In the order of transformers, which takes the first only where it holds an `image_processor`."""
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-SHOWN = 6  # tensors in a message
+SHOWN = 6  # names in a message
 SHOWN_CHARACTERS = 80  # of a name in a message
-SUPPORTED = "a CLIP (vision Transformer or ModifiedResNet), SigLIP, or SigLIP 2 of a fixed resolution"
-CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
-State = Mapping[str, Tensor]
 Reader = Callable[[Mapping[str, Any], State], tuple[ClipConfig, dict[str, Tensor]]]
 Writer = Callable[[ClipConfig, State], tuple[dict[str, Any], dict[str, Tensor]]]
 
@@ -88,80 +83,6 @@ OPEN_CLIP = {
     "siglip": Layout(from_open_clip_siglip, to_open_clip_siglip, None),
 }
 """By `open_clip_family`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a model's files hold.
-
-    Attributes:
-        format: "open_clip", "transformers" or "openai".
-        config: the architecture.
-        state: our tensors by name.
-        theirs: the tensors as the files name them; None where they were checked when they were read.
-        to_theirs: turns our tensors into theirs.
-        preprocess: None where no file states it.
-        files: those that were read.
-        folder: where a tokenizer may lie; None for a lone file.
-        where: the file for messages.
-        cleaning: of SigLIP's texts, where the configuration says it.
-        taken_from: as `Weights` says it.
-    """
-
-    format: str
-    config: ClipConfig
-    state: dict[str, Tensor]
-    theirs: State | None
-    to_theirs: Callable[[State], State]
-    preprocess: Preprocess | None
-    files: tuple[Path, ...]
-    folder: Path | None
-    where: Path
-    cleaning: Cleaning | None = None
-    taken_from: str = ""
-
-    def with_config(self, config: ClipConfig) -> "Parts":
-        """Return the parts for a configuration of another vocabulary: rows that no token has are left out."""
-        state = dict(self.state)
-        name, rows = "text.token_embedding.weight", config.text.vocab_size
-        if name in state:
-            state[name] = state[name][:rows]
-        return replace(self, config=config, state=state)
-
-    def check(self) -> None:
-        """Hold the tensors of the files against those of the towers, in the names of the files.
-
-        Raises:
-            IntegrityError: a tensor is missing, unknown or has another shape.
-        """
-        if self.theirs is None:
-            return
-        wanted = skeleton(self.config).state_dict()
-        expected = {name: list(tensor.shape) for name, tensor in self.to_theirs(wanted).items()}
-        found = {name: list(tensor.shape) for name, tensor in self.theirs.items()}
-        told = [f"no {name} {shape}" for name, shape in sorted(expected.items()) if name not in found]
-        told += [
-            f"an unknown {name} {shape}" for name, shape in sorted(found.items()) if name not in expected
-        ]
-        told += [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in sorted(expected.items())
-            if name in found and found[name] != shape
-        ]
-        told += [
-            f"{name} as {self.state[name].dtype}"
-            for name, tensor in wanted.items()
-            if not told and self.state[name].is_floating_point() != tensor.is_floating_point()
-        ]
-        if told:
-            more = f" … ({len(told)} in all)" if len(told) > SHOWN else ""
-            raise IntegrityError(
-                "the weights do not fit the architecture",
-                where=self.where,
-                found="; ".join(told[:SHOWN]) + more,
-                expected=f"every tensor of the towers once: {self.config.vision}, {self.config.text}",
-                fix="give the configuration that belongs to these weights, and weights of a CLIP alone",
-            )
 
 
 def is_ours(path: Path) -> bool:
@@ -199,7 +120,7 @@ def read_parts(path: Path, activation: Activation | None) -> Parts:
     elif (folder / CONFIG).is_file():
         parts = _transformers(folder, file or _weights_in(folder, WEIGHTS))
     else:
-        return _alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
+        return read_alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
     if activation is not None and activation != parts.config.activation:
         raise UsageError(
             "the files state another activation than the one passed",
@@ -238,7 +159,7 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
         raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
     family = open_clip_family(model_cfg)
     if family not in OPEN_CLIP:
-        raise _unsupported(path, "open_clip", family)
+        raise unsupported(path, "open_clip", family)
     layout, found = OPEN_CLIP[family], read_weights(weights)
     config, state = _translated(layout.read, model_cfg, found, path, "open_clip")
     return Parts(
@@ -272,7 +193,7 @@ def _transformers(folder: Path, weights: Path) -> Parts:
         raise malformed(path, f"model_type of type {type(family).__name__}", " or ".join(TRANSFORMERS))
     if family not in TRANSFORMERS:
         kind = f"model_type {family[:SHOWN_CHARACTERS]!r}" if family else "no model_type"
-        raise _unsupported(path, "transformers", kind)
+        raise unsupported(path, "transformers", kind)
     layout, found = TRANSFORMERS[family], read_weights(weights)
     config, state = _translated(layout.read, document, found, path, "transformers")
     processor, settings = _processor(folder)
@@ -303,71 +224,13 @@ def _processor(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     return (flat, read_json(flat)) if flat.is_file() else (None, {})
 
 
-def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
-    """Read weights in OpenAI's layout that no configuration describes."""
-    found = read_weights(weights)
-    if any(
-        name.startswith(("text_model.", "visual.trunk.", "text.transformer.embeddings"))
-        for name in found.tensors
-    ):
-        raise UsageError(
-            "these weights need the configuration that belongs to them",
-            where=weights,
-            expected="config.json or open_clip_config.json in the same folder",
-            fix="put the configuration beside the weights and load the folder",
-        )
-    activation = _activation(found, activation, weights)
-    try:
-        config, state = from_openai_state(found.tensors, activation=activation)
-    except DataError as error:
-        error.where = str(weights)
-        raise
-    except (ValueError, SettingsError) as error:
-        raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
-    # OpenAI alone published archives with QuickGELU in this layout, and all of theirs share one transform.
-    openai = bool(found.modules) and activation == "quick_gelu"
-    preprocess = Preprocess(size=config.vision.image_size) if openai else None
-    theirs = clean(found.tensors)
-    return Parts(
-        "openai", config, state, theirs, to_openai_state, preprocess, found.files, folder, weights,
-        taken_from=found.taken_from,
-    )  # fmt: skip
-
-
-def _activation(found: Weights, given: Activation | None, weights: Path) -> Activation:
-    """Return the activation: an archive names the class of its modules, other weights do not tell."""
-    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
-    known = CLASS_OF_ACTIVATION.get(names.pop()) if len(names) == 1 else None
-    if known is not None:
-        if given not in (None, known):
-            raise UsageError(
-                "the archive states another activation than the one passed",
-                where=weights,
-                found=given,
-                expected=known,
-                fix="leave activation= out",
-            )
-        return known
-    if given is None:
-        raise UsageError(
-            "weights alone do not tell their activation, and the wrong one costs accuracy without an error",
-            where=weights,
-            expected=f"activation= one of {', '.join(ACTIVATIONS)}",
-            fix='pass activation="quick_gelu" for OpenAI\'s, MetaCLIP\'s and DFN\'s weights, "gelu" for '
-            "LAION-2B's and DataComp's; the table of public names has all",
-        )
-    if given not in ACTIVATIONS:
-        raise unknown_name("activation", str(given), ACTIVATIONS, where=weights)
-    return given
-
-
 def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
     """Return the weights of a folder: the first of the usual names, else the only file that can be."""
     usual = next((folder / name for name in names if (folder / name).is_file()), None)
     if usual is not None:
         return usual
     held = sorted(folder.iterdir()) if folder.is_dir() else []
-    others = [path for path in held if path.suffix in SUFFIXES and is_data(path.name)]
+    others = [path for path in held if path.suffix in WEIGHTS_SUFFIXES and is_data(path.name)]
     if len(others) == 1:
         return others[0]
     raise UsageError(
@@ -376,28 +239,6 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
         found=", ".join(path.name for path in others[:SHOWN]) or "no weights",
         expected=f"a checkpoint of diptych, {OPEN_CLIP_CONFIG} or {CONFIG} with weights, or one weights file",
         fix="give the weights file itself" if others else "check the path",
-    )
-
-
-def malformed(path: Path, found: str, expected: str) -> IntegrityError:
-    """Build the error for a file whose content makes no model."""
-    return IntegrityError(
-        "the file does not describe a model that can be read",
-        where=path,
-        found=found,
-        expected=expected,
-        fix="restore the file that was published with these weights",
-    )
-
-
-def _unsupported(path: Path, library: str, found: str) -> UnsupportedError:
-    """Build the error for a whole file of a kind that this package does not have."""
-    return UnsupportedError(
-        "diptych does not have this kind of model",
-        where=path,
-        found=found,
-        expected=SUPPORTED,
-        fix=f"load it with {library}, which reads these files",
     )
 
 
@@ -416,7 +257,7 @@ def _translated(
         error.where = str(found.files[0])
         raise
     except (UnsupportedError, UnknownNameError) as error:
-        raise _unsupported(path, library, _setting(error)) from error
+        raise unsupported(path, library, _setting(error)) from error
     except (DiptychError, OverflowError, ValueError) as error:
         raise malformed(path, str(error), "the configuration of a CLIP") from error
     return ours, state
@@ -432,6 +273,6 @@ def _stated(
     try:
         return reader(settings, config.vision.image_size)
     except (UnsupportedError, UnknownNameError) as error:
-        raise _unsupported(path, library, _setting(error)) from error
+        raise unsupported(path, library, _setting(error)) from error
     except DiptychError as error:
         raise malformed(path, str(error), "a preprocessing that this package has") from error

@@ -20,10 +20,11 @@ from diptych.data.images import Preprocess
 from diptych.models import checkpoint
 from diptych.models.clip import Clip
 from diptych.models.config import Activation, ClipConfig
-from diptych.models.formats import CONVERSION, Parts, is_ours, read_parts
+from diptych.models.formats import CONVERSION, is_ours, read_parts
 from diptych.models.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn, device_of
+from diptych.models.parts import Parts
 from diptych.models.public_names import named_preprocess, published_as
 from diptych.models.references import HUB_PREFIX, Place, locate
 from diptych.models.skeleton import skeleton

@@ -1,0 +1,73 @@
+"""Read weights that lie without a configuration. What they do not say is asked for, never guessed.
+
+Reads: what `weights` reads, with the names of OpenAI's layout.
+"""
+
+from pathlib import Path
+
+from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
+from diptych.data.images import Preprocess
+from diptych.models.config import ACTIVATIONS, Activation
+from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
+from diptych.models.parts import Parts, malformed
+from diptych.models.weights import Weights, read_weights
+
+CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
+
+
+def read_alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
+    """Read weights in OpenAI's layout that no configuration describes."""
+    found = read_weights(weights)
+    if any(
+        name.startswith(("text_model.", "visual.trunk.", "text.transformer.embeddings"))
+        for name in found.tensors
+    ):
+        raise UsageError(
+            "these weights need the configuration that belongs to them",
+            where=weights,
+            expected="config.json or open_clip_config.json in the same folder",
+            fix="put the configuration beside the weights and load the folder",
+        )
+    activation = _activation(found, activation, weights)
+    try:
+        config, state = from_openai_state(found.tensors, activation=activation)
+    except DataError as error:
+        error.where = str(weights)
+        raise
+    except (ValueError, SettingsError) as error:
+        raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
+    # OpenAI alone published archives with QuickGELU in this layout, and all of theirs share one transform.
+    openai = bool(found.modules) and activation == "quick_gelu"
+    preprocess = Preprocess(size=config.vision.image_size) if openai else None
+    theirs = clean(found.tensors)
+    return Parts(
+        "openai", config, state, theirs, to_openai_state, preprocess, found.files, folder, weights,
+        taken_from=found.taken_from,
+    )  # fmt: skip
+
+
+def _activation(found: Weights, given: Activation | None, weights: Path) -> Activation:
+    """Return the activation: an archive names the class of its modules, other weights do not tell."""
+    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
+    known = CLASS_OF_ACTIVATION.get(names.pop()) if len(names) == 1 else None
+    if known is not None:
+        if given not in (None, known):
+            raise UsageError(
+                "the archive states another activation than the one passed",
+                where=weights,
+                found=given,
+                expected=known,
+                fix="leave activation= out",
+            )
+        return known
+    if given is None:
+        raise UsageError(
+            "weights alone do not tell their activation, and the wrong one costs accuracy without an error",
+            where=weights,
+            expected=f"activation= one of {', '.join(ACTIVATIONS)}",
+            fix='pass activation="quick_gelu" for OpenAI\'s, MetaCLIP\'s and DFN\'s weights, "gelu" for '
+            "LAION-2B's and DataComp's; the table of public names has all",
+        )
+    if given not in ACTIVATIONS:
+        raise unknown_name("activation", str(given), ACTIVATIONS, where=weights)
+    return given
