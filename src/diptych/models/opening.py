@@ -9,7 +9,6 @@ Reads: what the reference means. Writes: nothing outside the hub's cache and an 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from diptych.core import checks
 from diptych.core.errors import UsageError, unknown_name
 from diptych.models.backends import is_export, load_exported
 from diptych.models.references import resolve
@@ -63,9 +62,8 @@ def load(
     """
     if backend not in BACKENDS:
         raise unknown_name("backend", str(backend), BACKENDS)
-    checks.path(ref, "the model")
-    found = resolve(ref)  # before torch is imported
-    if found.path is not None and is_export(found.path):
+    found = resolve(ref).path  # before torch is imported
+    if found is not None and is_export(found):
         said = {"activation": activation, "tokenizer": tokenizer, "preprocess": preprocess}
         _refuse(ref, backend, [name for name, value in said.items() if value is not None])
         chosen = None if precision == "auto" else precision

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diptych.core import checks
 from diptych.core.errors import UsageError, nearest
 from diptych.models.hub import REPOSITORY, Hub, fetch_model
 from diptych.models.public_names import PublicName, public_names
@@ -49,7 +50,7 @@ def resolve(ref: str | Path) -> Reference:
     Raises:
         UsageError: it is neither a path, a hub id nor a public short name, or looks like a mistyped one.
     """
-    text, path = str(ref), Path(ref)
+    text, path = checks.path(ref, "the model"), Path(ref)
     with suppress(OSError):  # a name too long for a file is none of a file
         if path.exists():
             return Reference(path)
