@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.data.source_files import images, picture, read
 from diptych.core.errors import DataError, IntegrityError, TooMuchBadDataError, UsageError
 from diptych.core.records import Counts, Need
 from diptych.data.sources import Columns, open_source
+from diptych.data.table_rows import table_rows
 
 ROWS = [("a.jpg", "a dog, running"), ("b.jpg", 'the "big" cat'), ("c.jpg", "über | alles; ja")]
 
@@ -58,6 +60,38 @@ def test_a_swallow_of_few_rows_is_counted_too(tmp_path: Path, delimiter: str) ->
     (tmp_path / "late").mkdir()
     two = table(tmp_path / "late", ["one", '"two', 'three"', "four"], delimiter=delimiter)
     assert total(two) == (2, 2)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_swallow_is_seen_wherever_the_images_column_is(tmp_path: Path, place: int) -> None:
+    images(tmp_path, "a.jpg")
+    rows = [["caption", "label"], ['"two inches', "x"], ["one", "y"], ['three" pipe', "z"], ["four", "w"]]
+    for number, row in enumerate(rows):
+        row.insert(place, "a.jpg" if number else "image")
+    (tmp_path / "t.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    assert total(tmp_path / "t.csv") == (1, 3)
+
+
+@pytest.mark.parametrize("order", [("image", "caption"), ("caption", "image"), ("caption", "image", "label")])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_well_formed_table_is_read_as_pandas_reads_it(
+    tmp_path: Path, order: tuple[str, ...], delimiter: str
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    rng = random.Random(len(order))
+    pieces = ["a", "dog ", '"', ",", ";", "\t", "\n", "\r\n", "é", "犬", '5" ', "3.5", ":", "="]
+    with (tmp_path / "t.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter=delimiter)
+        writer.writerow(order)
+        for number in range(200):
+            text = "".join(rng.choices(pieces, k=rng.randint(1, 9))).strip() or "x"
+            cells = {"image": f"{number}.jpg", "caption": text, "label": text[::-1].strip()}
+            writer.writerow([cells[name] for name in order])
+    expected = pandas.read_csv(
+        tmp_path / "t.csv", sep=delimiter, dtype=str, keep_default_na=False, engine="python"
+    )
+    rows = [row.cells for row in table_rows(tmp_path / "t.csv", Columns(), ("image", "caption"))]
+    assert rows == expected.to_dict("records")
 
 
 def test_a_swallow_beyond_the_longest_cell_is_counted_and_reading_goes_on(tmp_path: Path) -> None:

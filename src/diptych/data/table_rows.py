@@ -212,21 +212,34 @@ def _csv_rows(file: TextIOWrapper, path: Path, columns: Columns, needed: Sequenc
                 fix="double each quote inside a cell and enclose the cell in quotes, or remove it",
             )
         if row:
-            yield TableRow(number + 1, _cells(row, header, taken, (delimiter, image_at)), len(taken))
+            yield TableRow(number + 1, _cells(row, header, delimiter, image_at), len(taken))
 
 
 def _cells(
-    row: list[str], header: list[str], taken: list[str], form: tuple[str, int]
+    row: list[str], header: list[str], delimiter: str, image_at: int
 ) -> dict[str, Any] | BadSampleError:
     if len(row) != len(header):
         return BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
-    delimiter, image_at = form
-    suffixes = {*IMAGE_SUFFIXES, PurePath(row[image_at]).suffix.lower()}
-    for line in taken[1:]:
-        inner = next(csv.reader([line], delimiter=delimiter), [])
-        if len(inner) == len(header) and PurePath(inner[image_at]).suffix.lower() in suffixes:
-            return BadSampleError(Reason.BAD_ROW, found=f"a quote that swallows {len(taken) - 1} lines")
+    if any(_swallows(row, place, delimiter, image_at) for place in range(len(row))):
+        return BadSampleError(Reason.BAD_ROW, found="a cell that holds rows: a quote is not closed")
     return dict(zip(header, row, strict=True))
+
+
+def _swallows(row: list[str], place: int, delimiter: str, image_at: int) -> bool:
+    """Tell whether a cell with line breaks holds the end of its row and the beginning of another.
+
+    Its first line is then this row from the cell on, its last line the other row up to the cell, and the one
+    of the two that has the image's column names an image. Captions with delimiters and line breaks do not.
+    """
+    lines = row[place].replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if len(lines) == 1:
+        return False
+    after = image_at > place
+    part = lines[0 if after else -1].split(delimiter)
+    if len(part) != (len(row) - place if after else place + 1):
+        return False
+    suffix = PurePath(part[image_at - place if after else image_at]).suffix.lower()
+    return suffix in {*IMAGE_SUFFIXES, PurePath(row[image_at]).suffix.lower()}
 
 
 def _json_lines(file: TextIOWrapper) -> Iterator[TableRow]:
