@@ -15,7 +15,7 @@ help:
 	@echo "make demo       watch a small CLIP learn, in minutes, then look at runs/demo/report.html"
 	@echo "make test       the tests; make test-deep: the long ones"
 	@echo "make check      ruff, mypy and the layers of the imports; make format: repair the form"
-	@echo "make bench      speed and memory beside other libraries"
+	@echo "make bench      speed and memory beside other libraries; make bench ARGS=--quick: a minute each"
 	@echo "make claims     the paper's claims as experiments, into runs/claims and experiments/claims"
 	@echo "make docs       write the generated pages of docs/ again"
 
@@ -61,7 +61,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# OpenVINO (59 MB) is needed for its rows alone.
 bench: setup peers
+	@$(BIN)/python -c 'import openvino' 2>/dev/null || $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt openvino
 	@for script in loss startup tokenizer preprocess inference training; do \
 		echo "== $$script"; DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; done
 

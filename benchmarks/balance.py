@@ -1,6 +1,6 @@
 """Seconds and memory to balance 100 million matches, beside the draws of MetaCLIP in plain Python.
 
-    python benchmarks/balance.py [--matches 100000000] [--cap 20000] [--json FILE]
+    python benchmarks/balance.py [--matches 100000000] [--cap 20000] [--quick] [--json FILE]
 
 Matches are made up partition by partition: 500,000 queries by Zipf's law, 4 a pair, keys like addresses. Time
 is that of all passes over them without making them up: counting, for mode "exact" finding the limits (two
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from contest import machine, write_result
+from contest import Rows, machine, options_of, write_result
 
 from diptych.curate.balance import BalanceSettings, balance_partition, count_matches, make_plan
 from diptych.curate.match import Matches
@@ -102,12 +102,17 @@ def main() -> None:
     parser.add_argument("--matches", type=int, default=100_000_000)
     parser.add_argument("--cap", type=int, default=20_000)
     parser.add_argument("--json", type=Path, help="file to write; standard output has it too")
-    options = parser.parse_args()
+    options = options_of(parser, matches=4_000_000, cap=800)
     count = max(1, options.matches // (PAIRS * PER_PAIR))
     for mode in ("independent", "exact"):
         balance(mode, 10, 1)  # compiles, or loads what was compiled
-    results = {mode: balance(mode, options.cap, count) for mode in ("independent", "exact")}
+    results, shown = {}, Rows(3)
+    for mode in ("independent", "exact"):
+        results[mode] = balance(mode, options.cap, count)
+        shown.show(mode, results[mode])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    plain = plain_loop(options.cap, count)
+    shown.show("plain loop", plain)
     report = {
         "benchmark": "balance",
         "machine": machine(),
@@ -115,7 +120,7 @@ def main() -> None:
         "matches": count * PAIRS * PER_PAIR,
         "results": results,
         "peak_megabytes": peak,
-        "plain_loop": plain_loop(options.cap, count),
+        "plain_loop": plain,
     }
     write_result(report, options.json)
 

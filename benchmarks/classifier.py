@@ -1,7 +1,7 @@
 """A zero-shot classifier of 1,000 classes x 80 templates, beside open_clip's `build_zero_shot_classifier`.
 
-    python benchmarks/classifier.py --peer-python PEERS/bin/python --data FOLDER
-        [--preset ViT-B-32] [--classes 1000] [--peer-classes 20] [--rounds 3] [--json FILE]
+    python benchmarks/classifier.py --peer-python PEERS/bin/python [--data FOLDER]
+        [--preset ViT-B-32] [--classes 1000] [--peer-classes 20] [--rounds 3] [--quick] [--json FILE]
 
 Ours (float32, bfloat16) builds all classes; open_clip (float32, and under bfloat16 autocast) builds the
 first `--peer-classes`, ten at a time as it does by default, and its time is scaled: every prompt costs it the
@@ -13,13 +13,12 @@ Equality is measured on the classes that both built: the largest difference of a
 float32 (both of unit length), and the smallest cosine. Random weights put all texts near one direction, so
 the cosine after the mean of all classes is taken away is reported too: it is the stricter one.
 
-Reads: `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the file of --json.
+Reads: the vocabulary of `inputs.py`. Writes: JSON to standard output, and to the file of --json.
 The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is measured.
 """
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -28,8 +27,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contest import Contestant, answer_questions, machine, ratio, write_result
+from contest import (
+    Contestant,
+    Rows,
+    answer_questions,
+    machine,
+    missing,
+    options_of,
+    ratio,
+    skip,
+    write_result,
+)  # fmt: skip
 from inference import write_model
+from inputs import add_data
 
 PEER = Path(__file__).with_name("classifier_peer.py")
 BASE = "open_clip float32"
@@ -38,13 +48,16 @@ OURS = ("diptych float32", "diptych bfloat16")
 CLOCKS = ("seconds", "cpu_seconds")
 
 
-def prepare(preset: str, data: Path, classes: int, folder: Path) -> None:
+def prepare(options: argparse.Namespace, folder: Path) -> None:
     """Write weights in both forms, class names and templates."""
     from diptych.evaluate.prompt_sets import prompt_set
 
-    write_model(preset, data, folder)
+    write_model(options, folder)
     prompts = prompt_set("imagenet")
-    words = {"classes": [names[0] for names in prompts.class_names[:classes]], "templates": prompts.templates}
+    words = {
+        "classes": [names[0] for names in prompts.class_names[: options.classes]],
+        "templates": prompts.templates,
+    }
     (folder / "words.json").write_text(json.dumps(words), encoding="utf-8")
 
 
@@ -94,9 +107,11 @@ def compare(commands: dict[str, list[str]], folder: str, options: argparse.Names
         count = options.peer_classes if name in PEERS else options.classes
         rows[name] = contestant.ask(do="build", name=name, folder=folder, classes=count)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+    shown = Rows(options.rounds * len(contestants))
     for _ in range(options.rounds):
         for name, contestant in contestants.items():
             found[name].append(contestant.ask(do="run", keep=options.peer_classes))
+            shown.show(name, f"{found[name][-1]['seconds']:.2f} s for {rows[name]['classes']} classes")
     for contestant in contestants.values():
         contestant.close()
     whole = {
@@ -118,28 +133,31 @@ def compare(commands: dict[str, list[str]], folder: str, options: argparse.Names
 def main() -> None:
     """Run the comparison and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--preset", default="ViT-B-32")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--peer-classes", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="file to write besides standard output")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(parser, classes=10, peer_classes=1, rounds=1)
     if options.contestant:
         ours = Ours()
         answer_questions({"build": ours.build, "run": ours.run})
         return
     commands = {name: [sys.executable, __file__, "--contestant"] for name in OURS}
-    if options.peer_python:
+    if reason := missing(options.peer_python, "open_clip"):
+        skipped = skip("open_clip", reason)
+    else:
+        skipped = {}
         commands = {name: [options.peer_python, str(PEER)] for name in PEERS} | commands
     with tempfile.TemporaryDirectory() as folder:
-        prepare(options.preset, Path(options.data), options.classes, Path(folder))
+        prepare(options, Path(folder))
         found = compare(commands, folder, options)
     facts = {name: getattr(options, name) for name in ("preset", "classes", "peer_classes", "rounds")}
     write_result(
-        {"benchmark": "classifier", **facts, "machine": machine(), "contestants": found}, options.json
+        {"benchmark": "classifier", **facts, "machine": machine(), "skipped": skipped, "contestants": found},
+        options.json,
     )
 
 

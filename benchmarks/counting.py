@@ -5,9 +5,9 @@ what one would write. Rounds alternate; processor seconds
 are what is told, so that a busy machine does not measure its other users. Before, all counts of ours are
 compared with a brute force that splits as we do.
 
-    python benchmarks/counting.py --data FOLDER [--megabytes 60] [--rounds 5] [--json FILE]
+    python benchmarks/counting.py [--data FOLDER] [--megabytes 60] [--rounds 5] [--quick] [--json FILE]
 
-Reads: `text/captions_val2017.json` and the definitions of `text/oewn_synsets.tsv` under `--data`, shuffled
+Reads: the captions of `inputs.py` and, under `--data`, the definitions of `text/oewn_synsets.tsv`, shuffled
 and repeated. A repeated text would have nothing new in it, so in each copy one word of a text is made a new
 one.
 """
@@ -15,8 +15,6 @@ one.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import resource
 import statistics
@@ -27,19 +25,23 @@ from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
-from contest import machine, ratio, write_result
+from contest import Rows, machine, options_of, ratio, write_result
+from inputs import add_data, captions, described
 
 from diptych.curate.counting import CountingSettings, count_part
 from diptych.curate.words import normalized
 
 BATCH_TEXTS = 40_000
 SEED = 2021
+CAPTIONS = 25_000
 
 
-def real_texts(data: Path) -> list[str]:
-    annotations = json.loads((data / "text" / "captions_val2017.json").read_text())["annotations"]
-    rows = (data / "text" / "oewn_synsets.tsv").read_text().splitlines()[1:]
-    texts = [one["caption"].strip() for one in annotations] + [row.split("\t")[4] for row in rows]
+def given_texts(data: Path | None) -> list[str]:
+    """Return the captions and, of the real data, the definitions of WordNet, shuffled."""
+    texts = captions(data, CAPTIONS)
+    if data:
+        rows = (Path(data) / "text" / "oewn_synsets.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        texts += [row.split("\t")[4] for row in rows]
     random.Random(SEED).shuffle(texts)
     return texts
 
@@ -107,18 +109,18 @@ def compared(texts: list[str]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--megabytes", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", help="file to write; standard output has it too")
-    options = parser.parse_args()
+    options = options_of(parser, megabytes=10, rounds=2)
     pa.set_cpu_count(1)
-    real = real_texts(Path(options.data))
+    real = given_texts(options.data)
     texts = repeated(real, options.megabytes)
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     batches = [pa.array(texts[at : at + BATCH_TEXTS]) for at in range(0, len(texts), BATCH_TEXTS)]
     count_ours(batches[:1], pairs=True)  # compiles, or loads what was compiled
-    rows = {}
+    rows, shown = {}, Rows(2)
     for what, pairs in (("words", False), ("words_and_pairs", True)):
         rates: dict[str, list[float]] = {name: [] for name in ("diptych", "python")}
         for _ in range(options.rounds):
@@ -132,9 +134,11 @@ def main() -> None:
             "times_the_peer": ratio(rates["diptych"], rates["python"]),
             "rounds": {name: [round(rate, 1) for rate in one] for name, one in rates.items()},
         }
+        shown.show(what, rows[what])
     result = {
         "benchmark": "counting",
         "machine": machine(),
+        "measured_on": described(options.data),
         "versions": {name: version(name) for name in ("diptych", "numba", "pyarrow", "numpy")},
         "megabytes": round(megabytes, 1),
         "brute_force": compared(real),

@@ -1,28 +1,27 @@
 """Read candidate pairs from a WAT file, beside the plain loop of gzip and json.
 
-Run: python benchmarks/crawl.py [--wat FILE] [--pages 3000] [--rounds 5] [--out FILE]
+Run: python benchmarks/crawl.py [--wat FILE] [--pages 3000] [--rounds 5] [--quick] [--json FILE]
 Without `--wat` a file is drawn in Common Crawl's format: for each page the records of request, response and
 crawl; of 20 to 200 links a fifth are images and half of those have a caption. The plain loop is what
 published extractors do, with Python's own gzip and json: every metadata record is parsed, images with `alt`
 are kept with their address joined to the page's. It checks, counts and hashes nothing, and stops at damage.
 
-Writes: JSON to standard output, and to `--out` if given.
+Writes: JSON to standard output, and to `--json` if given.
 """
 
 import argparse
 import gzip
 import json
-import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urljoin
+
+from contest import Rows, machine, options_of, write_result
 
 from diptych.core import files
 from diptych.core.records import Counts
@@ -121,8 +120,8 @@ def main() -> None:
     parser.add_argument("--wat", type=Path)
     parser.add_argument("--pages", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--json", help="file to write besides standard output")
+    options = options_of(parser, pages=800, rounds=2)
     with tempfile.TemporaryDirectory() as folder:
         path = options.wat or Path(folder) / "drawn.warc.wat.gz"
         if not options.wat:
@@ -132,15 +131,17 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"diptych": [], "plain": []}
         pairs: dict[str, int] = {}
         contestants: tuple[tuple[str, Callable[[Path], int]], ...] = (("diptych", ours), ("plain", plain))
+        shown = Rows(options.rounds * len(contestants))
         for _ in range(options.rounds):
             for name, read in contestants:
                 began = time.perf_counter()
                 pairs[name] = read(path)
                 seconds[name].append(time.perf_counter() - began)
+                shown.show(name, f"{pairs[name] / seconds[name][-1]:.0f} pairs a second")
     middle = {name: statistics.median(rounds) for name, rounds in seconds.items()}
     result = {
         "benchmark": "crawl",
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "python": sys.version},
+        "machine": machine(),
         "versions": {name: version(name) for name in ("diptych", "pyarrow")},
         "megabytes_of_json": round(size / 1e6, 1),
         "pairs": pairs,
@@ -148,12 +149,8 @@ def main() -> None:
         "pairs_per_second": {name: round(pairs[name] / value) for name, value in middle.items()},
         "seconds": {name: [round(value, 3) for value in rounds] for name, rounds in seconds.items()},
         "ratio_to_plain": round(middle["plain"] / middle["diptych"], 2),
-        "load_average": os.getloadavg(),
     }
-    told = json.dumps(result, indent=1)
-    print(told)
-    if options.out:
-        files.write_text(options.out, told + "\n")
+    write_result(result, options.json)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
 """A whole curation from crawl files: seconds of every stage, and the plan that follows from them.
 
-    python benchmarks/curate.py --data FOLDER OUT [--pairs 12000] [--workers 2]
+    python benchmarks/curate.py [OUT] [--data FOLDER] [--pairs 12000] [--workers 2] [--quick] [--json FILE]
 
-Candidates are WAT files with the captions of COCO's validation set; the pictures, some 30 kB each, come from
+Candidates are WAT files with captions (`inputs.py`); the pictures, some 30 kB each, come from
 a server of this machine (benchmarks/fetch.py), are made smaller to 256 pixels and written into shards.
-Queries are English words and pairs of words, and WordNet.
+Queries are English words and pairs of words, and WordNet; without --data those of the captions.
 
 No peer does the whole; the parts have benchmarks beside their peers: counting, match, balance, fetch, dedup,
 crawl.
 
-Reads: `text/` under --data. Writes: the curation in OUT, JSON to standard output.
+Reads: `text/` under --data. Writes: the curation in OUT, JSON to standard output and to the file of --json.
 """
 
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from contest import machine
+from contest import machine, options_of, write_result
+from inputs import captions, described
 
 from diptych.core.settings import from_mapping
 from diptych.curate.pipeline import curate
@@ -27,6 +31,7 @@ from diptych.curate.plan import plan
 from diptych.curate.recipe import CurateRecipe
 
 PER_FILE = 4000
+CAPTIONS = 25_000
 
 
 def write_wat(path: Path, address: str, captions: list[str], first: int) -> None:
@@ -50,16 +55,25 @@ def write_wat(path: Path, address: str, captions: list[str], first: int) -> None
     path.write_bytes(b"".join(parts))
 
 
-def recipe(data: Path, folder: Path, port: int) -> CurateRecipe:
-    """Return the settings of the measured curation."""
-    text = data / "text"
-    plain = {
-        "queries": {
+def queries(data: Path | None, folder: Path) -> dict[str, Any]:
+    """Return the sources of queries: English words and WordNet, or what the captions themselves hold."""
+    if data:
+        text = data / "text"
+        return {
             "word_counts": str(text / "1grams_english.csv"),
             "pair_counts": str(text / "2grams_english.csv"),
             "wordnet": str(text / "oewn_synsets.tsv"),
             "choose": {"min_pmi": 4.0},
-        },
+        }
+    corpus = folder / "captions.txt"
+    corpus.write_text("\n".join(captions(None, CAPTIONS)), encoding="utf-8")
+    return {"corpus": [str(corpus)], "choose": {"min_pmi": 4.0}}
+
+
+def recipe(data: Path | None, folder: Path, port: int) -> CurateRecipe:
+    """Return the settings of the measured curation."""
+    plain = {
+        "queries": queries(data, folder),
         "candidates": {"sources": [str(folder / "*.warc.wat.gz")]},
         "balance": {"cap": 1000},
         "fetch": {
@@ -80,14 +94,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("out", type=Path, nargs="?", help="folder of the curation; else a temporary one")
+    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA"))
     parser.add_argument("--pairs", type=int, default=12_000)
     parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    told = json.loads((options.data / "text" / "captions_val2017.json").read_text())
-    captions = [row["caption"] for row in told["annotations"]] if isinstance(told, dict) else told
-    crawl = options.out.with_name(options.out.name + "-crawl")
+    parser.add_argument("--json", help="file to write besides standard output")
+    options = options_of(parser, pairs=1_000)
+    with tempfile.TemporaryDirectory() as place:
+        result = measured(options, options.out or Path(place) / "curated")
+    write_result({"benchmark": "curate", "machine": machine(), **result}, options.json)
+
+
+def measured(options: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """Curate once; return the stages and the plan."""
+    data = Path(options.data) if options.data else None
+    texts = captions(data, options.pairs)
+    crawl = out.with_name(out.name + "-crawl")
     crawl.mkdir(parents=True)
     server = Path(__file__).with_name("fetch.py")
     with subprocess.Popen(
@@ -96,15 +118,15 @@ def main() -> None:
         assert process.stdout is not None and process.stdin is not None
         port = json.loads(process.stdout.readline())["port"]
         for first in range(0, options.pairs, PER_FILE):
-            part = captions[first : min(first + PER_FILE, options.pairs)]
+            part = texts[first : first + PER_FILE]
             write_wat(crawl / f"{first:08d}.warc.wat.gz", f"http://127.0.0.1:{port}/", part, first)
-        done = curate(recipe(options.data, crawl, port), options.out, workers=options.workers)
+        done = curate(recipe(data, crawl, port), out, workers=options.workers)
         process.stdin.close()
+        process.stdout.read()  # what it says at its end
     stages = {name: {"seconds": manifest.seconds, **manifest.counts} for name, manifest in done.items()}
     for stage in stages.values():
         stage.pop("examples")
-    result = {"benchmark": "curate", "machine": machine(), "stages": stages, "plan": plan(options.out)}
-    print(json.dumps(result, indent=1))
+    return {"measured_on": described(data), "stages": stages, "plan": plan(out)}
 
 
 if __name__ == "__main__":

@@ -3,37 +3,41 @@
 imagehash takes one perceptual hash of a picture; we take six, the digests of bytes and pixels, and a stamp.
 datasketch takes 64 permutations over the same runs of two words.
 
-Usage: python benchmarks/dedup.py --data FOLDER --peer PYTHON [--rounds N] [--out FILE]
-    FOLDER holds coco/ and fashion/; PYTHON has imagehash and datasketch (a venv of its own).
+    python benchmarks/dedup.py --peer-python PYTHON [--data FOLDER] [--rounds 5] [--quick] [--json FILE]
+
+The peer's interpreter needs imagehash and datasketch; without them only ours is measured.
+Reads: `inputs.py`. Writes: JSON to standard output, and to the file of --json.
 """
 
 import argparse
-import json
 import sys
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contest import Contestant, answer_questions, machine, ratio, write_result
+from contest import (
+    Contestant,
+    Rows,
+    answer_questions,
+    machine,
+    missing,
+    options_of,
+    ratio,
+    skip,
+    write_result,
+)
+from inputs import add_data, captions, described, photos, products
 
 HERE = Path(__file__).resolve()
 CAPTIONS = 20_000
-PRODUCTS = 2_000
+PRODUCTS, PHOTOS = 2_000, 64
 
 
-def pictures(data: str, what: str) -> list[bytes]:
-    if what == "coco":
-        return [path.read_bytes() for path in sorted((Path(data) / "coco" / "images").glob("*.jpg"))]
-    folder = Path(data) / "products"
-    return [path.read_bytes() for path in sorted(folder.glob("*.jpg"))]
-
-
-def captions(data: str) -> list[str]:
-    told = json.loads((Path(data) / "text" / "captions_val2017.json").read_text(encoding="utf-8"))
-    rows = told["annotations"] if isinstance(told, dict) else told
-    return [row["caption"] if isinstance(row, dict) else row for row in rows][:CAPTIONS]
+def images_of(folder: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(Path(folder).glob("*.jpg"))]
 
 
 def peer_side() -> None:
@@ -43,15 +47,14 @@ def peer_side() -> None:
     import imagehash
     from PIL import Image
 
-    def hashes(data: str, what: str) -> float:
-        images = pictures(data, what)
+    def hashes(folder: str) -> float:
+        images = images_of(folder)
         started = time.perf_counter()
         for image in images:
             imagehash.phash(Image.open(io.BytesIO(image)))
         return len(images) / (time.perf_counter() - started)
 
-    def minhash(data: str) -> float:
-        texts = captions(data)
+    def minhash(texts: list[str]) -> float:
         started = time.perf_counter()
         runs = []
         for text in texts:
@@ -72,14 +75,14 @@ def our_side() -> None:
     from diptych.curate.dedup_captions import caption_signatures
     from diptych.curate.fingerprints import fingerprint_partition
 
-    def hashes(data: str, what: str) -> float:
-        images = pa.array(pictures(data, what), pa.binary())
+    def hashes(folder: str) -> float:
+        images = pa.array(images_of(folder), pa.binary())
         started = time.perf_counter()
         fingerprint_partition(images)
         return len(images) / (time.perf_counter() - started)
 
-    def minhash(data: str) -> float:
-        texts = pa.array(captions(data))
+    def minhash(texts: list[str]) -> float:
+        texts = pa.array(texts)
         caption_signatures(texts[:10])  # compiled, or read from numba's cache, before the clock starts
         started = time.perf_counter()
         caption_signatures(texts)
@@ -88,57 +91,53 @@ def our_side() -> None:
     answer_questions({"hashes": hashes, "minhash": minhash, "versions": lambda: {"diptych": created_by()}})
 
 
-def unpack_products(data: str, place: Path) -> None:
-    """Write product photos as files, which the peer's venv can read without pyarrow; text is linked."""
-    import pyarrow.parquet as pq
-
-    (place / "products").mkdir(parents=True)
-    column = pq.read_table(f"{data}/fashion/train.parquet", columns=["image"]).column("image")
-    for number, image in enumerate(column[:PRODUCTS].to_pylist()):
-        (place / "products" / f"{number:05d}.jpg").write_bytes(image)
-    for name in ("coco", "text"):
-        (place / name).symlink_to(Path(data).resolve() / name)
+def write_images(folder: Path, images: list[bytes]) -> str:
+    """Write images as files, which the peer's venv can read without pyarrow."""
+    folder.mkdir()
+    for number, image in enumerate(images):
+        (folder / f"{number:05d}.jpg").write_bytes(image)
+    return str(folder)
 
 
 def main() -> None:
-    import tempfile
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", choices=("ours", "peer"))
-    parser.add_argument("--data")
-    parser.add_argument("--peer")
+    add_data(parser)
+    parser.add_argument("--side", choices=("ours", "peer"), help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out")
-    given = parser.parse_args()
+    parser.add_argument("--json", help="file to write besides standard output")
+    given = options_of(parser, rounds=1)
     if given.side:
         peer_side() if given.side == "peer" else our_side()
         return
-    result: dict[str, Any] = {"machine": machine(), "unit": "items per second"}
+    reason = missing(given.peer_python, "imagehash", "datasketch")
+    pythons = {"ours": sys.executable} | ({} if reason else {"peer": given.peer_python})
+    result: dict[str, Any] = {"benchmark": "dedup", "machine": machine(), "unit": "items per second"}
+    result |= {"measured_on": described(given.data), "versions": {}}
+    result["skipped"] = skip("imagehash and datasketch", reason) if reason else {}
     with tempfile.TemporaryDirectory() as place:
-        unpack_products(given.data, Path(place) / "data")
-        data = str(Path(place) / "data")
-        ours = Contestant([sys.executable, str(HERE), "--side", "ours"])
-        peer = Contestant([given.peer, str(HERE), "--side", "peer"])
-        result["versions"] = {**ours.ask(do="versions"), **peer.ask(do="versions")}
+        large = write_images(Path(place) / "photos", photos(given.data, PHOTOS))
+        small = write_images(Path(place) / "products", products(given.data, PRODUCTS)[0])
         questions = {
-            "fingerprints, photographs of 640 pixels": {"do": "hashes", "what": "coco"},
-            "fingerprints, products of 60 x 80": {"do": "hashes", "what": "fashion"},
-            "MinHash, captions": {"do": "minhash"},
+            "fingerprints, photographs of 640 pixels": {"do": "hashes", "folder": large},
+            "fingerprints, products": {"do": "hashes", "folder": small},
+            "MinHash, captions": {"do": "minhash", "texts": captions(given.data, CAPTIONS)},
         }
+        sides = {name: Contestant([python, str(HERE), "--side", name]) for name, python in pythons.items()}
+        for side in sides.values():
+            result["versions"] |= side.ask(do="versions")
+        shown = Rows(len(questions))
         for name, question in questions.items():
-            rounds = [
-                (ours.ask(data=data, **question), peer.ask(data=data, **question))
-                for _ in range(given.rounds)
-            ]
-            mine, theirs = zip(*rounds, strict=True)
-            result[name] = {
-                "ours": round(median(mine)),
-                "peer": round(median(theirs)),
-                "times the peer": ratio(mine, theirs),
-            }
-        ours.close()
-        peer.close()
-    write_result(result, given.out)
+            rates = {side: list[float]() for side in sides}
+            for _ in range(given.rounds):
+                for side, contestant in sides.items():
+                    rates[side].append(contestant.ask(**question))
+            result[name] = {side: round(median(found)) for side, found in rates.items()}
+            if "peer" in rates:
+                result[name]["times the peer"] = ratio(rates["ours"], rates["peer"])
+            shown.show(name, result[name])
+        for side in sides.values():
+            side.close()
+    write_result(result, given.json)
 
 
 if __name__ == "__main__":

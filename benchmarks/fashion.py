@@ -1,7 +1,7 @@
 """Train open_clip's model on the fashion photos for as long as ours trains, and score both alike.
 
-    python benchmarks/fashion.py --peer-python PEERS/bin/python --out FOLDER [--recipe recipes/fashion.toml]
-        [--minutes M] [--set train.samples=20480]... [--peer-workers 2] [--json FILE]
+    python benchmarks/fashion.py --peer-python PEERS/bin/python [--out FOLDER] [--recipe recipes/fashion.toml]
+        [--minutes M] [--set train.samples=20480]... [--peer-workers 2] [--quick] [--json FILE]
 
 Ours is `diptych train RECIPE`. Then the peer trains a model with towers of the same sizes on the same pairs:
 the same token ids, batch size, peak learning rate, share of warm-up, AdamW constants and augmentation of the
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from contest import machine, write_result
+from contest import machine, missing, options_of, skip, write_result
 
 from diptych.cli.recipe import Recipe, load_recipe
 from diptych.cli.run import build_suites
@@ -168,15 +168,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
     parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--out", type=Path, required=True, help="folder for both runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-fashion"), help="of both runs")
     parser.add_argument("--minutes", type=float, help="of the peer's training; as long as ours by default")
     parser.add_argument("--set", action="append", default=[], help="a setting of our recipe, as in train")
     parser.add_argument("--peer-workers", type=int, default=2, help="the peer's loader processes")
     parser.add_argument("--json", help="file to write besides standard output")
-    options = parser.parse_args()
-    if not options.peer_python:
-        parser.error("--peer-python (or DIPTYCH_PEERS_PYTHON) is needed")
+    options = options_of(parser, minutes=0.2, set=["train.samples=2560", "train.warmup_steps=2"])
     recipe = load_recipe(options.recipe, options.set)
+    reason = missing(options.peer_python, "open_clip", "torchvision", "pyarrow")
+    absent = [ref for ref in (recipe.data.source, recipe.evaluate[0].source) if not Path(ref).is_file()]
+    if reason := reason or (f"the recipe's data is not here: {absent[0]}" if absent else ""):
+        write_result({"benchmark": "fashion", "skipped": skip("fashion", reason)}, options.json)
+        return
     train_ours(options, options.out / "diptych")
     ours = our_figures(options.out / "diptych")
     model = checkpoint.load(options.out / "diptych" / "model")

@@ -5,7 +5,8 @@ their bytes kept, and with the shortest side scaled down to 256. Rounds alternat
 shares the processors with what is measured; its processor seconds are told. Both have a process for each
 processor, started within the time: ours fetches a partition in each, as `diptych curate --workers` does.
 
-    python benchmarks/fetch.py [--peer-python PEERS/bin/python] [--pictures 4000] [--rounds 3] [--json FILE]
+    python benchmarks/fetch.py [--peer-python PEERS/bin/python] [--pictures 4000]
+        [--rounds 3] [--quick] [--json FILE]
 
 The peer's interpreter needs img2dataset 1.47. It opens a connection for each picture, reads no robots.txt,
 dials whatever a name resolves to and knows no limit per host; ours does all of its checks here too.
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.metadata
-import io
 import json
 import os
 import resource
@@ -29,7 +29,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from contest import machine, write_result
+from contest import Rows, machine, missing, options_of, run_child, skip, write_result
+from inputs import photo
 
 PICTURES = 200
 SIZE, QUALITY, NOISE = (512, 384), 80, 6  # about 30 kB
@@ -40,18 +41,7 @@ PEER_THREADS = 64
 
 def pictures() -> list[bytes]:
     """Draw photo-like JPEGs."""
-    import numpy as np
-    from PIL import Image
-
-    rng, made = np.random.default_rng(0), []
-    for _ in range(PICTURES):
-        small = Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8))
-        smooth = np.asarray(small.resize(SIZE, Image.Resampling.BICUBIC)).astype(int)
-        noisy = smooth + rng.integers(-NOISE, NOISE, smooth.shape)
-        buffer = io.BytesIO()
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
-        made.append(buffer.getvalue())
-    return made
+    return [photo(number, SIZE, quality=QUALITY, noise=NOISE) for number in range(PICTURES)]
 
 
 class Answers(asyncio.Protocol):
@@ -177,12 +167,10 @@ def in_process(python: str, which: str, count: int, resize: str) -> dict:
         command = [python, __file__, "--worker", which, "--port", str(greeting["port"])]
         command += ["--pictures", str(count), "--resize", resize]
         environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
-        found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        found = run_child(command, env=environment)
         server.stdin.close()
         last = json.loads(server.stdout.readline())
-    if found.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
-    measured = json.loads(found.stdout.splitlines()[-1])
+    measured = json.loads(found.splitlines()[-1])
     if measured["fetched"] != count:
         raise SystemExit(f"{which} fetched {measured['fetched']} of {count} pictures")
     return {
@@ -218,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peer-python", help="interpreter with img2dataset 1.47")
+    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="file to write; standard output has it too")
@@ -226,7 +214,7 @@ def main() -> None:
     parser.add_argument("--worker", choices=("ours", "img2dataset"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--resize", choices=CASES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(parser, pictures=800, rounds=1)
     if options.serve:
         asyncio.run(serve())
         return
@@ -235,16 +223,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(fetch(options.port, options.pictures, options.resize, Path(folder))))
         return
-    pythons = {"ours": sys.executable}
-    if options.peer_python:
-        pythons["img2dataset"] = options.peer_python
-    rows = []
+    reason = missing(options.peer_python, "img2dataset")
+    skipped = skip("img2dataset", reason) if reason else {}
+    pythons = {"ours": sys.executable} | ({} if reason else {"img2dataset": options.peer_python})
+    rows, shown = [], Rows(len(CASES))
     for resize in CASES:
         rows.append(compare(pythons, options.pictures, options.rounds, resize))
-        print(json.dumps(rows[-1]), file=sys.stderr)
-    peer = "measured" if options.peer_python else "not measured: no --peer-python was given"
+        shown.show(resize, rows[-1])
     where = {**machine(), **versions()}
-    write_result({"benchmark": "fetch", "peer": peer, "machine": where, "rows": rows}, options.json)
+    write_result({"benchmark": "fetch", "skipped": skipped, "machine": where, "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pictures and texts embedded a second, and the wait for the first one, beside open_clip: the same weights.
 
-    python benchmarks/inference.py --peer-python PEERS/bin/python --data FOLDER
-        [--preset ViT-B-32] [--batches 32,1] [--rounds 5] [--starts 5] [--json FILE]
+    python benchmarks/inference.py --peer-python PEERS/bin/python [--data FOLDER]
+        [--preset ViT-B-32] [--batches 32,1] [--rounds 5] [--starts 5] [--quick] [--json FILE]
 
 Ours in torch (float32, bfloat16) and exported (onnxruntime and OpenVINO; float32, bfloat16, int8), open_clip
 in float32 and as it runs under bfloat16 autocast. Every contestant is a process of its own with random
@@ -14,16 +14,14 @@ than wall time. Cosines are with open_clip's float32 embeddings. A start is a wh
 to the embedding of one picture file ("image"), or of that and a text ("both"), with everything it reads in
 the page cache.
 
-Reads: `coco/` and `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the
-file of --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is
-measured.
+Reads: `inputs.py`. Writes: JSON to standard output, and to the file of --json. The peers' interpreter
+(DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; what is not installed is skipped with the reason.
 """
 
 import argparse
+import io
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,8 +29,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contest import Contestant, answer_questions, machine, ratio, write_result
+from contest import (
+    Contestant,
+    Rows,
+    answer_questions,
+    machine,
+    missing,
+    options_of,
+    ratio,
+    run_child,
+    skip,
+    write_result,
+)  # fmt: skip
 from inference_peer import timed
+from inputs import add_data, captions, described, photos, vocabulary
 
 if TYPE_CHECKING:
     from diptych.models.model import Model
@@ -45,26 +55,33 @@ OURS = (
     "openvino int8", "openvino int8 bfloat16",
 )  # fmt: skip
 """Runtime, what the file holds, and what else the runtime computes in where that is not float32."""
+NEEDS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "torch": ()}
+"""Packages of each runtime."""
 PICTURES = 32
-ROUND_SECONDS = 3.0
-"""A round is as many batches as each contestant does in about this time."""
+CAPTIONS = 25_000
 
 
-def write_model(preset: str, data: Path, folder: Path) -> "Model":
+def write_model(options: argparse.Namespace, folder: Path) -> "Model":
     """Write random weights as our checkpoint and as open_clip has them; return the model."""
     from safetensors.torch import save_file
 
     from diptych.core.settings import to_mapping
     from diptych.data.images import Preprocess
-    from diptych.data.tokenizer import Tokenizer
     from diptych.models.checkpoint import save
     from diptych.models.clip import build
     from diptych.models.layout_openai import to_openai_state
     from diptych.models.model import Model
     from diptych.models.presets import preset as named
 
-    config = named(preset)
-    tokenizer = Tokenizer.from_merges(data / "text" / "bpe_simple_vocab_16e6.txt.gz")
+    config = named(options.preset)
+    tokenizer = vocabulary(options, config.text.context_length)
+    if tokenizer.vocab_size != config.text.vocab_size:
+        config = config.with_tokenizer(
+            vocab_size=tokenizer.vocab_size,
+            start_id=tokenizer.start_id,
+            end_id=tokenizer.end_id,
+            context_length=tokenizer.context_length,
+        )
     model = Model(build(config, seed=0).eval(), tokenizer, Preprocess(size=config.vision.image_size))
     save(folder / "checkpoint", model)
     save_file(to_openai_state(model.clip.state_dict()), folder / "open_clip.safetensors")
@@ -72,25 +89,25 @@ def write_model(preset: str, data: Path, folder: Path) -> "Model":
     return model
 
 
-def prepare(preset: str, data: Path, folder: Path) -> dict[str, Any]:
-    """Write weights in every form, pixels and tokens; return what was measured while exporting."""
+def prepare(options: argparse.Namespace, names: list[str], folder: Path) -> dict[str, Any]:
+    """Write weights in every form, images and tokens; return what was measured while exporting."""
     import numpy as np
-
-    from diptych.export.onnx import export
-
-    model = write_model(preset, data, folder)
-    parity = {}
-    for precision in ("float32", "int8"):
-        receipt = export(model, folder / f"onnx-{precision}", precision=precision)
-        parity[precision] = receipt.extra["parity"]
-    photos = sorted((data / "coco" / "images").glob("*.jpg"))[:PICTURES]
-    (folder / "picture.jpg").write_bytes(photos[0].read_bytes())
     from PIL import Image
 
-    pixels = model.preprocess_images(Image.open(photo).convert("RGB") for photo in photos)
+    model = write_model(options, folder)
+    parity = {}
+    for precision in ("float32", "int8"):
+        if any("torch" not in name and (precision == "int8") == ("int8" in name) for name in names):
+            from diptych.export.onnx import export
+
+            receipt = export(model, folder / f"onnx-{precision}", precision=precision)
+            parity[precision] = receipt.extra["parity"]
+    files = photos(options.data, PICTURES)
+    (folder / "picture.jpg").write_bytes(files[0])
+    pixels = model.preprocess_images(Image.open(io.BytesIO(file)).convert("RGB") for file in files)
     np.save(folder / "pixels.npy", pixels.numpy())
-    listed = json.loads((data / "text" / "captions_val2017.json").read_text(encoding="utf-8"))["annotations"]
-    tokens = model.tokenizer.tokens([row["caption"] for row in listed[:: len(listed) // PICTURES][:PICTURES]])
+    listed = captions(options.data, CAPTIONS)
+    tokens = model.tokenizer.tokens(listed[:: CAPTIONS // PICTURES][:PICTURES])
     np.save(folder / "tokens.npy", tokens)
     lengths = (tokens == model.tokenizer.end_id).argmax(axis=1) + 1
     return {"export_parity": parity, "tokens_a_caption": round(float(lengths.mean()), 2)}
@@ -161,7 +178,9 @@ def start(name: str, folder: Path, kind: str) -> None:
     print(float(rows.sum()))
 
 
-def compare(starts: dict[str, list[str]], folder: Path, kind: str, batch: int, rounds: int) -> dict[str, Any]:
+def compare(
+    starts: dict[str, list[str]], folder: Path, kind: str, batch: int, *, rounds: int, round_seconds: float
+) -> dict[str, Any]:
     """Measure all contestants on one tower and one size of batch, in alternating rounds."""
     contestants = {name: Contestant(command) for name, command in starts.items()}
     rows: dict[str, dict[str, Any]] = {}
@@ -170,7 +189,7 @@ def compare(starts: dict[str, list[str]], folder: Path, kind: str, batch: int, r
         rows[name] = contestant.ask(do="build", name=name, folder=str(folder))
         embeds[name] = contestant.ask(do="embed", kind=kind)
         tried = contestant.ask(do="run", kind=kind, batch=batch, count=1)["seconds"]
-        rows[name]["batches_a_round"] = max(1, round(ROUND_SECONDS / tried))
+        rows[name]["batches_a_round"] = max(1, round(round_seconds / tried))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
@@ -201,7 +220,7 @@ def starting(commands: dict[str, list[str]], runs: int) -> dict[str, dict[str, A
     for number in range(runs + 1):
         for name, command in commands.items():
             begin = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True)
+            run_child(command)
             if number:
                 spent[name].append(time.perf_counter() - begin)
     base = spent.get(BASE)
@@ -215,8 +234,7 @@ def starting(commands: dict[str, list[str]], runs: int) -> dict[str, dict[str, A
 def main() -> None:
     """Run the comparisons and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--preset", default="ViT-B-32")
     parser.add_argument("--batches", default="32,1")
     parser.add_argument("--contestants", default=",".join((*PEERS, *OURS)))
@@ -225,7 +243,9 @@ def main() -> None:
     parser.add_argument("--json", help="file to write besides standard output")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--round-seconds", type=float, default=3.0, help="of each contestant, about")
+    quick = f"{BASE},torch float32,torch bfloat16"
+    options = options_of(parser, contestants=quick, batches="8", rounds=1, starts=0, round_seconds=1.0)
     if options.contestant:
         ours = Ours()
         answer_questions({"build": ours.build, "embed": ours.embed, "run": ours.run})
@@ -233,27 +253,52 @@ def main() -> None:
     if options.start:
         start(options.start[0], Path(options.start[1]), options.start[2])
         return
-    mine, theirs = [sys.executable, __file__], [options.peer_python, str(PEER)]
-    asked = options.contestants.split(",")
-    homes = {name: mine for name in OURS if name in asked}
-    if options.peer_python:
-        homes = {name: theirs for name in PEERS if name in asked} | homes
+    homes, skipped = able(options)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        facts = prepare(options.preset, Path(options.data), folder)
+        facts = prepare(options, list(homes), folder)
         result: dict[str, Any] = {
             "benchmark": "inference",
             "preset": options.preset,
             "machine": machine(),
+            "measured_on": described(options.data),
+            "skipped": skipped,
         } | facts
+        kinds, batches = ("image", "text"), list(map(int, options.batches.split(",")))
+        shown = Rows(len(kinds) * len(batches) + (2 if options.starts else 0))
         for kind in ("image", "both") if options.starts else ():
             commands = {name: [*home, "--start", name, place, kind] for name, home in homes.items()}
             result[f"start, {kind}"] = starting(commands, options.starts)
+            shown.show(f"start, {kind}", result[f"start, {kind}"])
         contestants = {name: [*home, "--contestant"] for name, home in homes.items()}
-        for kind in ("image", "text"):
-            for batch in map(int, options.batches.split(",")):
-                result[f"{kind}, batch {batch}"] = compare(contestants, folder, kind, batch, options.rounds)
+        for kind in kinds:
+            for batch in batches:
+                name = f"{kind}, batch {batch}"
+                result[name] = compare(
+                    contestants,
+                    folder,
+                    kind,
+                    batch,
+                    rounds=options.rounds,
+                    round_seconds=options.round_seconds,
+                )
+                shown.show(name, {one: row["per_second"] for one, row in result[name].items()})
     write_result(result, options.json)
+
+
+def able(options: argparse.Namespace) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return how to start each contestant that can run here, and why the others cannot."""
+    asked, homes, skipped = options.contestants.split(","), dict[str, list[str]](), dict[str, str]()
+    for name in (*PEERS, *OURS):
+        if name not in asked:
+            continue
+        python = options.peer_python if name in PEERS else sys.executable
+        reason = missing(python, *(("open_clip",) if name in PEERS else NEEDS[name.split()[0]]))
+        if reason:
+            skipped |= skip(name, reason)
+        else:
+            homes[name] = [python, str(PEER) if name in PEERS else __file__]
+    return homes, skipped
 
 
 if __name__ == "__main__":

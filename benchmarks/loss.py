@@ -4,9 +4,10 @@ Every measurement is a fresh process (so that its peak memory is its own); round
 Medians are reported, and the median of the rounds' ratios. On a machine that others use too, trust the
 processor seconds of one thread (--threads 1): wall time then measures the others.
 
-    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384] [--threads 1] [--json FILE]
+    python benchmarks/loss.py --peer-python PEERS/bin/python [--sizes 4096,16384]
+        [--threads 1] [--quick] [--json FILE]
 
-The peer's interpreter needs open_clip 3.3. Without --peer-python only ours is measured.
+The peer's interpreter needs open_clip 3.3; without it only ours is measured.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from contest import machine, write_result
+from contest import Rows, machine, missing, options_of, run_child, skip, write_result
 
 WIDTH = 512
 SCALE = 1 / 0.07
@@ -91,10 +91,7 @@ def measure(which: str, size: int, threads: int) -> dict:
 def in_process(python: str, which: str, size: int, threads: int) -> dict:
     """Measure in a fresh process of the given interpreter."""
     command = [python, __file__, "--worker", which, "--sizes", str(size), "--threads", str(threads)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{found.stderr[-2000:]}")
-    return json.loads(found.stdout.splitlines()[-1])
+    return json.loads(run_child(command).splitlines()[-1])
 
 
 def compare(pythons: dict[str, str], size: int, rounds: int, threads: int) -> dict:
@@ -135,19 +132,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its choice")
     parser.add_argument("--json", help="file to write; standard output has it too")
     parser.add_argument("--worker", choices=("ours", "open_clip"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(parser, sizes="2048", rounds=1)
     sizes = [int(size) for size in options.sizes.split(",")]
     if options.worker:
         print(json.dumps(measure(options.worker, sizes[0], options.threads)))
         return
-    pythons = {"ours": sys.executable}
-    if options.peer_python:
+    pythons, skipped = {"ours": sys.executable}, {}
+    if reason := missing(options.peer_python, "open_clip"):
+        skipped = skip("open_clip", reason)
+    else:
         pythons["open_clip"] = options.peer_python
-    rows = []
+    rows, shown = [], Rows(len(sizes))
     for size in sizes:
         rows.append(compare(pythons, size, options.rounds, options.threads))
-        print(json.dumps(rows[-1]), file=sys.stderr)
-    write_result({"benchmark": "loss", "machine": machine(), "rows": rows}, options.json)
+        shown.show(f"{size} pairs", rows[-1])
+    write_result({"benchmark": "loss", "machine": machine(), "skipped": skipped, "rows": rows}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pictures preprocessed a second, beside open_clip's transform, and how far off the fast mode is.
 
-    python benchmarks/preprocess.py --peer-python PEERS/bin/python --data FOLDER
-        [--cases photos,large] [--threads 1,2] [--rounds 7] [--count 64] [--json FILE]
+    python benchmarks/preprocess.py --peer-python PEERS/bin/python [--data FOLDER]
+        [--cases photos,large] [--threads 1,2] [--rounds 7] [--count 64] [--quick] [--json FILE]
 
 What is timed goes from encoded files in memory to a normalised float32 batch (B, 3, 224, 224): open_clip with
 its evaluation transform on `PIL.Image.open`, ours with `read_pixels` and `Preprocess.normalize`, exact and
@@ -15,14 +15,14 @@ and a half times; `sharp` the same size at quality 90, nine photos at their own 
 Deviations are told in levels of 0..255, and as cosines of the embeddings of a ViT-B/32 with random weights:
 plain, and less the mean over the pictures (plain ones flatter: random towers see all pictures as alike).
 
-Reads: `coco/images` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the file of
---json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only ours is measured.
+Reads: `inputs.py`; made photos lack the edges at which deviations show best. Writes: JSON to standard output,
+and to the file of --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only
+ours is measured.
 """
 
 import argparse
 import functools
 import io
-import os
 import statistics
 import sys
 import tempfile
@@ -33,23 +33,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contest import Contestant, answer_questions, machine, ratio, write_result
+from contest import (
+    Contestant,
+    Rows,
+    answer_questions,
+    machine,
+    missing,
+    options_of,
+    ratio,
+    skip,
+    write_result,
+)  # fmt: skip
+from inputs import PHOTO, add_data, described, photos
 
 PEER = Path(__file__).with_name("preprocess_peer.py")
+PEER_NEEDS = ("open_clip", "torchvision")
 OURS = ("exact", "fast")
-PHOTO, LARGE = (640, 480), (1920, 1080)
+LARGE = (1920, 1080)
+DISTINCT = 64
 BATCH = 32
 WEB_QUALITY, SHARP_QUALITY = 75, 90
 VISIBLE_LEVELS = 2
-
-
-def photos(data: Path, count: int) -> list[bytes]:
-    """Return the files of the COCO photos of 640×480, repeated up to `count`."""
-    from PIL import Image
-
-    files = [path.read_bytes() for path in sorted((data / "coco" / "images").glob("*.jpg"))]
-    files = [file for file in files if Image.open(io.BytesIO(file)).size == PHOTO]
-    return [files[number % len(files)] for number in range(count)]
 
 
 def encoded(image: Any, quality: int) -> bytes:
@@ -58,18 +62,18 @@ def encoded(image: Any, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def web(data: Path, count: int) -> list[bytes]:
+def web(data: Path | None, count: int) -> list[bytes]:
     """Return the same photos at the quality that Pillow writes."""
     from PIL import Image
 
     return [encoded(Image.open(io.BytesIO(file)), WEB_QUALITY) for file in photos(data, count)]
 
 
-def collages(data: Path, count: int, *, across: int, quality: int) -> list[bytes]:
+def collages(data: Path | None, count: int, *, across: int, quality: int) -> list[bytes]:
     """Return JPEGs of 1920×1080, each of `across`² photos side by side, enlarged until they fill it."""
     from PIL import Image
 
-    parts = [Image.open(io.BytesIO(file)) for file in dict.fromkeys(photos(data, 10**3))]
+    parts = [Image.open(io.BytesIO(file)) for file in dict.fromkeys(photos(data, DISTINCT))]
     width, height = LARGE[0] // across, LARGE[0] * PHOTO[1] // PHOTO[0] // across
     made = []
     for number in range(count):
@@ -82,7 +86,7 @@ def collages(data: Path, count: int, *, across: int, quality: int) -> list[bytes
     return made
 
 
-CASES: dict[str, Callable[[Path, int], list[bytes]]] = {
+CASES: dict[str, Callable[[Path | None, int], list[bytes]]] = {
     "photos": photos,
     "web": web,
     "large": functools.partial(collages, across=2, quality=WEB_QUALITY),
@@ -187,38 +191,44 @@ def measure(paths: list[str], python: str | None, *, threads: int, rounds: int) 
 def main() -> None:
     """Measure all cases and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--json")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(parser, cases="photos,large", threads="1", rounds=1, count=16)
     if options.serve:
         serve()
         return
     result: dict[str, Any] = {
         "benchmark": "preprocess",
         "machine": machine(),
+        "measured_on": described(options.data),
         "versions": {name: version(name) for name in ("diptych", "torch", "pillow", "simplejpeg", "numpy")},
     }
-    if options.peer_python:
-        peer = Contestant([options.peer_python, str(PEER)])
+    peer_python = None if (reason := missing(options.peer_python, *PEER_NEEDS)) else options.peer_python
+    result["skipped"] = skip("open_clip", reason) if reason else {}
+    if peer_python:
+        peer = Contestant([peer_python, str(PEER)])
         result["peer_versions"] = peer.ask(do="versions")
         peer.close()
-    for case in options.cases.split(","):
-        files = CASES[case](Path(options.data), options.count)
+    cases, thread_counts = options.cases.split(","), list(map(int, options.threads.split(",")))
+    shown = Rows(len(cases) * (1 + len(thread_counts)))
+    for case in cases:
+        files = CASES[case](options.data, options.count)
         size = round(statistics.mean(map(len, files)))
         result[case] = {"bytes_each": size, "deviation": deviations(files), "speed": []}
+        shown.show(f"{case}, deviation", result[case]["deviation"])
         with tempfile.TemporaryDirectory() as folder:
             paths = [str(Path(folder) / f"{number}.jpg") for number in range(len(files))]
             for path, file in zip(paths, files, strict=True):
                 Path(path).write_bytes(file)
-            for threads in map(int, options.threads.split(",")):
-                measured = measure(paths, options.peer_python, threads=threads, rounds=options.rounds)
+            for threads in thread_counts:
+                measured = measure(paths, peer_python, threads=threads, rounds=options.rounds)
                 result[case]["speed"].append(measured)
+                shown.show(f"{case}, speed", measured)
     write_result(result, options.json)
 
 

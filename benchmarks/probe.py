@@ -6,7 +6,7 @@ computed in float64 by one function for both, so that an early stop cannot pass 
 each C, whose objective is lower, and how large the gradients are.
 
     python benchmarks/probe.py [--rows 50000] [--width 512] [--classes 100] [--noise 8]
-        [--limit SECONDS] [--json FILE]
+        [--limit SECONDS] [--quick] [--json FILE]
 
 With --limit scikit-learn starts no fit after so many seconds of fitting, and both are compared on the
 values of C that it fitted; all of our preparation counts.
@@ -23,7 +23,7 @@ import time
 from typing import Any
 
 import numpy as np
-from contest import Contestant, answer_questions, machine, write_result
+from contest import Contestant, Rows, answer_questions, machine, options_of, write_result
 
 
 def features(rows: int, width: int, classes: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds of scikit-learn's fits")
     parser.add_argument("--json", help="file to write as well")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(parser, rows=5_000, width=256, classes=50, limit=20.0)
     if options.worker:
         bench = Bench()
         answer_questions({"start": bench.start, "ours": bench.ours, "theirs": bench.theirs})
@@ -112,13 +112,11 @@ def main() -> None:
         contestant.ask(do="start", **sizes)
     before = contestants[0].ask(do="ours")
     peers: list[dict[str, Any]] = []
+    shown = Rows(len(before["fits"]))
     for fit in before["fits"]:
         if sum(peer["seconds"] for peer in peers) < options.limit:
             peers.append(contestants[1].ask(do="theirs", c=fit["C"]))
-            print(
-                f"C = {fit['C']:.3g}: {peers[-1]['seconds']:.1f} s, ours {fit['seconds']:.1f} s",
-                file=sys.stderr,
-            )
+            shown.show(f"C = {fit['C']:.3g}", f"{peers[-1]['seconds']:.1f} s, ours {fit['seconds']:.1f} s")
     after = contestants[0].ask(do="ours")
     for contestant in contestants:
         contestant.close()

@@ -3,7 +3,8 @@
 Both are given the same unit rows, five captions per picture, and have to agree on all six recalls. Every
 measurement is a fresh process, so that its peak memory is its own; rounds alternate.
 
-    python benchmarks/retrieval.py --peer-path FOLDER [--captions 25000] [--images 5000] [--json FILE]
+    python benchmarks/retrieval.py --peer-path FOLDER [--captions 25000] [--images 5000]
+        [--quick] [--json FILE]
 
 FOLDER holds clip_benchmark 1.6, e.g. after `pip install --no-deps --target FOLDER clip_benchmark`. Its own
 `evaluate` runs, with towers that return their inputs. Without --peer-path only ours is measured.
@@ -15,14 +16,13 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contest import machine, ratio, write_result
+from contest import Rows, machine, options_of, ratio, run_child, skip, write_result
 
 WIDTH = 512
 DEPTHS = (1, 5, 10)
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", help="file to write as well")
     parser.add_argument("--worker", choices=("ours", "theirs"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(parser, rounds=1)
     if options.peer_path:
         sys.path.append(options.peer_path)
     if options.worker:
@@ -105,14 +105,16 @@ def main() -> None:
         return
     command = [sys.executable, __file__, "--captions", str(options.captions), "--images", str(options.images)]
     names = ["ours", *(["theirs"] if options.peer_path else [])]
+    skipped = {} if options.peer_path else skip("theirs", "no --peer-path with clip_benchmark")
+    shown = Rows(options.rounds * len(names))
     command += ["--peer-path", options.peer_path] if options.peer_path else []
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name in names:
-            told = subprocess.run([*command, "--worker", name], stdout=subprocess.PIPE, text=True, check=True)
-            found[name].append(json.loads(told.stdout.splitlines()[-1]))
+            found[name].append(json.loads(run_child([*command, "--worker", name]).splitlines()[-1]))
+            shown.show(name, f"{found[name][-1]['seconds']:.2f} s")
     result: dict[str, Any] = {"benchmark": "retrieval", "machine": machine(), "numpy": np.__version__}
-    result |= {"captions": options.captions, "images": options.images, "width": WIDTH}
+    result |= {"captions": options.captions, "images": options.images, "width": WIDTH, "skipped": skipped}
     for name, runs in found.items():
         result[name] = {
             "seconds": statistics.median(run["seconds"] for run in runs),

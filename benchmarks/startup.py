@@ -1,9 +1,10 @@
 """How long a user waits before anything happens: imports and the command's first answers.
 
-    python benchmarks/startup.py [--peer-python PEERS/bin/python] [--runs 10] [--json FILE]
+    python benchmarks/startup.py [--peer-python PEERS/bin/python] [--runs 10] [--quick] [--json FILE]
 
 Every run is a fresh process, rounds alternate between all lines, files are warm in the page cache. Medians
-and the fastest run are reported. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3.
+and the fastest run are reported. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3;
+without it only ours is measured.
 
 Writes: JSON to standard output, and to the file of --json.
 """
@@ -11,13 +12,12 @@ Writes: JSON to standard output, and to the file of --json.
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-from contest import machine, write_result
+from contest import Rows, machine, missing, options_of, run_child, skip, write_result
 
 SILENT = "import sys, diptych; assert 'torch' not in sys.modules"
 PEER_IMPORT = """
@@ -53,11 +53,8 @@ def lines(peer_python: str | None) -> dict[str, list[str]]:
 def seconds(command: list[str]) -> float:
     """Return the wall time of one run; the benchmark ends if it fails."""
     begin = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    spent = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return spent
+    run_child(command)
+    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -66,27 +63,29 @@ def main() -> None:
     parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--json", help="file to write besides standard output")
-    options = parser.parse_args()
-    commands = lines(options.peer_python)
+    options = options_of(parser, runs=1)
+    reason = missing(options.peer_python, "open_clip")
+    skipped = skip("open_clip", reason) if reason else {}
+    commands = lines(None if reason else options.peer_python)
     for command in commands.values():
         seconds(command)  # compiled bytecode and the page cache
     spent: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(options.runs):
         for name, command in commands.items():
             spent[name].append(seconds(command))
-    rows = {
-        name: {
-            "median_seconds": round(statistics.median(runs), 4),
-            "fastest_seconds": round(min(runs), 4),
-            "limit_seconds": LIMITS.get(name),
-        }
-        for name, runs in spent.items()
-    }
+    rows, shown = {}, Rows(len(spent))
+    for name, runs in spent.items():
+        median, fastest = round(statistics.median(runs), 4), round(min(runs), 4)
+        rows[name] = {
+            "median_seconds": median, "fastest_seconds": fastest, "limit_seconds": LIMITS.get(name)
+        }  # fmt: skip
+        shown.show(name, rows[name])
     result = {
         "benchmark": "startup",
         "machine": machine(),
         "versions": {name: version(name) for name in ("diptych", "torch", "tyro")},
         "runs": options.runs,
+        "skipped": skipped,
         "rows": rows,
     }
     write_result(result, options.json)

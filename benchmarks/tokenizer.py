@@ -1,59 +1,31 @@
 """Compare our tokenizer with open_clip's: the same ids, and how many texts a second.
 
-Run: python benchmarks/tokenizer.py --peer-python PATH --data FOLDER [--fuzz 100000] [--out FILE]
+Run: python benchmarks/tokenizer.py --peer-python PATH [--data FOLDER] [--fuzz 100000] [--quick] [--json FILE]
 `--peer-python` is the interpreter of an environment that has open_clip (and, for a third column,
-transformers). Ids are compared on all captions of COCO val2017 and on fuzzed strings; speed is measured
-clean-up included, one process, in interleaved rounds (ours, theirs, ours, …), and the median of the rounds is
-told.
+transformers). Ids are compared on captions and on fuzzed strings; speed is measured on captions and on titles
+of products, clean-up included, one process, in interleaved rounds (ours, theirs, ours, …), and the median of
+the rounds is told.
 
-Reads: `text/captions_val2017.json`, `text/bpe_simple_vocab_16e6.txt.gz` and `fashion/train.parquet` under
-`--data`. Writes: JSON to standard output, and to `--out` if given.
+Reads: `inputs.py`. Writes: JSON to standard output, and to `--json` if given.
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from diptych.core import files
+from contest import Contestant, Rows, machine, missing, options_of, skip, write_result
+from inputs import add_data, captions, described, merges, products
+
 from diptych.data.tokenizer import Tokenizer
 
 BATCH = 512  # texts a call, as a training loader makes them
-ROUNDS = 7
 SEED = 2021
 PEER = Path(__file__).with_name("tokenizer_peer.py")
-
-
-class Peer:
-    """The other environment's tokenizers in a process of their own: a JSON line asks, a JSON line answers."""
-
-    def __init__(self, python: str) -> None:
-        self._process = subprocess.Popen(
-            [python, str(PEER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii"
-        )
-
-    def ask(self, **question: Any) -> Any:
-        """Return the answer to one question."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
 
 
 def _letters(rng: random.Random, ranges: tuple[tuple[int, int], ...], most: int) -> str:
@@ -171,7 +143,7 @@ def _seconds(tokenizer: Tokenizer, texts: list[str]) -> float:
     return time.perf_counter() - begin
 
 
-def compare_ids(tokenizer: Tokenizer, peer: Peer, texts: list[str]) -> dict[str, Any]:
+def compare_ids(tokenizer: Tokenizer, peer: Contestant, texts: list[str]) -> dict[str, Any]:
     """Return how many texts have other ids or other rows than the peer's, with the first few."""
     different: list[str] = []
     for batch in _batches(texts):
@@ -184,15 +156,15 @@ def compare_ids(tokenizer: Tokenizer, peer: Peer, texts: list[str]) -> dict[str,
     return {"texts": len(texts), "different": len(different), "first": different[:5]}
 
 
-def measure(merges: Path, peer: Peer, texts: list[str]) -> dict[str, Any]:
+def measure(published: Path, peer: Contestant, texts: list[str], rounds: int) -> dict[str, Any]:
     """Return texts a second in interleaved rounds; "cold" is a new tokenizer's first pass."""
     names = peer.ask(do="names")
-    ours = Tokenizer.from_merges(merges)
+    ours = Tokenizer.from_merges(published)
     ours.encode("the engine is built by the first word")
     cold = {"diptych": len(texts) / _seconds(ours, texts)}
     cold |= {name: len(texts) / peer.ask(do="time", name=name, texts=texts) for name in names}
     rates: dict[str, list[float]] = {name: [] for name in ("diptych", *names)}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         rates["diptych"].append(len(texts) / _seconds(ours, texts))
         for name in names:
             rates[name].append(len(texts) / peer.ask(do="time", name=name, texts=texts))
@@ -207,54 +179,39 @@ def measure(merges: Path, peer: Peer, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _fashion_captions(data: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    captions: list[str] = pq.read_table(data / "fashion" / "train.parquet", columns=["caption"])[
-        "caption"
-    ].to_pylist()
-    return captions
-
-
 def main() -> None:
     """Run both comparisons and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--fuzz", type=int, default=100_000)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    data = Path(options.data)
-    annotations = json.loads((data / "text" / "captions_val2017.json").read_text())["annotations"]
-    captions = [annotation["caption"] for annotation in annotations]
-    merges = data / "text" / "bpe_simple_vocab_16e6.txt.gz"
-    if not options.peer_python:
-        parser.error("give --peer-python or set DIPTYCH_PEERS_PYTHON")
-    tokenizer, peer = Tokenizer.from_merges(merges), Peer(options.peer_python)
-    result = {
+    parser.add_argument("--captions", type=int, default=25_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", help="file to write besides standard output")
+    options = options_of(parser, fuzz=3_000, captions=3_000, rounds=1)
+    result: dict[str, Any] = {
         "benchmark": "tokenizer",
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": sys.version,
-        },
+        "machine": machine(),
+        "measured_on": described(options.data),
         "versions": {name: version(name) for name in ("diptych", "tokenizers", "ftfy", "regex", "numpy")},
-        "peer_versions": peer.ask(do="versions"),
-        "ids": {
-            "coco_captions": compare_ids(tokenizer, peer, captions),
-            "fuzz": compare_ids(tokenizer, peer, fuzz(captions, options.fuzz, SEED)),
-        },
-        "speed": {
-            "coco_captions": measure(merges, peer, captions),
-            "fashion_captions": measure(merges, peer, _fashion_captions(data)),
-        },
-        "load_average": os.getloadavg(),
     }
+    if reason := missing(options.peer_python, "open_clip"):
+        write_result(
+            result | {"skipped": skip("tokenizer", f"it compares with open_clip: {reason}")}, options.json
+        )
+        return
+    texts, published = captions(options.data, options.captions), merges(options.data, options.peer_python)
+    sources = {"captions": texts, "products": products(options.data, options.captions)[1]}
+    peer, shown = Contestant([options.peer_python, str(PEER)]), Rows(2 + len(sources))
+    tokenizer = Tokenizer.from_merges(published)
+    result |= {"peer_versions": peer.ask(do="versions"), "ids": {}, "speed": {}}
+    for name, compared in (("captions", texts), ("fuzz", fuzz(texts, options.fuzz, SEED))):
+        result["ids"][name] = compare_ids(tokenizer, peer, compared)
+        shown.show(f"ids, {name}", result["ids"][name])
+    for name, compared in sources.items():
+        result["speed"][name] = measure(published, peer, compared, options.rounds)
+        shown.show(f"speed, {name}", result["speed"][name])
     peer.close()
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        files.write_text(options.out, text + "\n")
+    write_result(result, options.json)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,14 @@ Runs in the peers' environment, which need not have diptych. Reads questions and
 each.
 """
 
-import json
-import sys
 import time
 from importlib.metadata import version
+from typing import Any
 
-import torch
+from contest import answer_questions
+from training_peer import import_torchvision
 
-# torchvision without its compiled operators still serves open_clip's import if these two are declared.
-_operators = torch.library.Library("torchvision", "FRAGMENT")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    try:
-        _operators.define(_signature)
-    except RuntimeError:  # the operators are there
-        break
+_operators = import_torchvision()
 
 import regex  # noqa: E402
 from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
@@ -59,27 +50,28 @@ def main() -> None:
         timed["transformers"] = lambda texts: fast(
             texts, padding="max_length", truncation=True, return_tensors="np"
         )
-    for line in sys.stdin:
-        question = json.loads(line)
-        texts = question.get("texts", [])
-        if question["do"] == "ids":
-            answer = {"ids": [tokenizer.encode(text) for text in texts], "rows": tokenizer(texts).tolist()}
-            plain = [text for text in texts if "<" not in text]
-            assert untouched(plain).tolist() == tokenizer(plain).tolist()
-        elif question["do"] == "time":
-            begin = time.perf_counter()
-            for first in range(0, len(texts), BATCH):
-                timed[question["name"]](texts[first : first + BATCH])
-            answer = time.perf_counter() - begin
-        elif question["do"] == "names":
-            untouched.cache.clear()
-            untouched.cache.update({name: name for name in THEIRS})
-            answer = list(timed)
-        else:
-            names = ("open_clip_torch", "transformers", "tokenizers", "torch", "ftfy", "regex")
-            answer = {name: version(name) for name in names}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+
+    def ids(texts: list[str]) -> dict[str, Any]:
+        plain = [text for text in texts if "<" not in text]
+        assert untouched(plain).tolist() == tokenizer(plain).tolist()
+        return {"ids": [tokenizer.encode(text) for text in texts], "rows": tokenizer(texts).tolist()}
+
+    def seconds(name: str, texts: list[str]) -> float:
+        begin = time.perf_counter()
+        for first in range(0, len(texts), BATCH):
+            timed[name](texts[first : first + BATCH])
+        return time.perf_counter() - begin
+
+    def names() -> list[str]:
+        untouched.cache.clear()
+        untouched.cache.update({name: name for name in THEIRS})
+        return list(timed)
+
+    def versions() -> dict[str, str]:
+        wanted = ("open_clip_torch", "transformers", "tokenizers", "torch", "ftfy", "regex")
+        return {name: version(name) for name in wanted}
+
+    answer_questions({"ids": ids, "time": seconds, "names": names, "versions": versions})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Training samples a second, beside open_clip and transformers: the same towers, batches and precision.
 
-    python benchmarks/training.py --peer-python PEERS/bin/python --data FOLDER
+    python benchmarks/training.py --peer-python PEERS/bin/python [--data FOLDER] [--quick]
         [--cases vit-b-32,small,fashion] [--precisions bfloat16,float32] [--rounds 5] [--json FILE]
 
 What is timed is the step: forward, contrastive loss, backward, AdamW with the paper's constants, and the
@@ -14,14 +14,13 @@ loader cuts them.
 `cpu_seconds` is the processor time of a round, all threads: on a machine that others use too its ratio says
 more than that of wall time.
 
-Reads: `fashion/train.parquet` and `text/bpe_simple_vocab_16e6.txt.gz` under --data (DIPTYCH_SHARED_DATA).
+Reads: `inputs.py`: product photos, or drawn scenes of the same size, and the published vocabulary.
 Writes: JSON to standard output, and to the file of --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON)
 needs open_clip 3.3 and transformers 5; without it only ours is measured.
 """
 
 import argparse
 import dataclasses
-import os
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from contest import Contestant, answer_questions, machine, ratio, write_result
+from contest import (
+    Contestant,
+    Rows,
+    answer_questions,
+    machine,
+    missing,
+    options_of,
+    ratio,
+    skip,
+    write_result,
+)  # fmt: skip
+from inputs import add_data, described, products, vocabulary
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "fashion.toml"
 PEER = Path(__file__).with_name("training_peer.py")
@@ -41,6 +51,7 @@ BATCHES = 4
 ROUND_SECONDS = 4.0
 """A round is as many steps as ours does in this time: long enough for a clock, short enough to alternate."""
 WARM_UP_STEPS = 2
+TITLES = 30_000  # that the vocabulary of the case fashion is learnt from
 LEARNING_RATE = 1e-4
 
 
@@ -84,10 +95,9 @@ def cases() -> dict[str, Case]:
     }
 
 
-def prepare(case: Case, data: Path, folder: Path) -> dict[str, Any]:
-    """Write pixels (N, H, W, 3) uint8 and tokens (N, L) int64 of real pairs; return what contestants need."""
+def prepare(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Write pixels (N, H, W, 3) uint8 and tokens (N, L) int64 of pairs; return what contestants need."""
     import numpy as np
-    import pyarrow.parquet as pq
 
     from diptych.cli.recipe import load_recipe
     from diptych.data.images import Preprocess, read_pixels
@@ -96,14 +106,13 @@ def prepare(case: Case, data: Path, folder: Path) -> dict[str, Any]:
 
     config = preset(case.preset)
     context_length = case.context_length or config.text.context_length
-    table = pq.read_table(data / "fashion" / "train.parquet", columns=["image", "caption"])
-    captions = table["caption"].to_pylist()
+    count = case.batch_size * BATCHES
+    images, captions = products(options.data, TITLES if case.own_vocabulary else count)
     if case.own_vocabulary:
         size = load_recipe(RECIPE).tokenizer.size
         tokenizer = Tokenizer.train(captions, size=size, context_length=context_length)
     else:
-        merges = data / "text" / "bpe_simple_vocab_16e6.txt.gz"
-        tokenizer = Tokenizer.from_merges(merges, context_length=context_length)
+        tokenizer = vocabulary(options, context_length)
     if case.activation:
         config = dataclasses.replace(config, activation=case.activation)
     config = config.with_tokenizer(
@@ -112,10 +121,8 @@ def prepare(case: Case, data: Path, folder: Path) -> dict[str, Any]:
         end_id=tokenizer.end_id,
         context_length=context_length,
     )
-    count = case.batch_size * BATCHES
     preprocess = Preprocess(size=config.vision.image_size, resize="squash")
-    images = table["image"].slice(0, count).to_pylist()
-    pixels = np.stack([read_pixels(image, preprocess) for image in images])
+    pixels = np.stack([read_pixels(image, preprocess) for image in images[:count]])
     return write_inputs(folder, config, tokenizer, preprocess, pixels, captions[:count], case.batch_size)
 
 
@@ -248,12 +255,15 @@ def _our_batches(folder: Path, batch_size: int) -> list[Any]:
     return batches
 
 
-def commands(peer_python: str | None, wanted: set[str]) -> dict[str, list[str]]:
-    """Return how to start each contestant."""
-    found = {OURS: [sys.executable, __file__, "--contestant"]}
-    if peer_python:
-        found |= {name: [peer_python, str(PEER), name] for name in PEERS}
-    return {name: command for name, command in found.items() if name in wanted or name == OURS}
+def commands(peer_python: str | None, wanted: set[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return how to start each contestant that can run here, and why the others cannot."""
+    found, skipped = {OURS: [sys.executable, __file__, "--contestant"]}, dict[str, str]()
+    for name in PEERS:
+        if name in wanted and (reason := missing(peer_python, name)):
+            skipped |= skip(name, reason)
+        elif name in wanted:
+            found[name] = [str(peer_python), str(PEER), name]
+    return found, skipped
 
 
 def compare(
@@ -300,8 +310,7 @@ def compare(
 def main() -> None:
     """Run the comparisons and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", default=os.environ.get("DIPTYCH_PEERS_PYTHON"))
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--cases", default="vit-b-32,small,fashion")
     parser.add_argument("--precisions", default="bfloat16,float32")
     parser.add_argument("--contestants", default=",".join(PEERS), help="peers to measure beside ours")
@@ -311,19 +320,22 @@ def main() -> None:
     parser.add_argument("--round-seconds", type=float, default=ROUND_SECONDS)
     parser.add_argument("--json", help="file to write besides standard output")
     parser.add_argument("--contestant", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = options_of(
+        parser, cases="small", precisions="bfloat16", contestants="open_clip", rounds=2, round_seconds=2.0
+    )
     if options.contestant:
         ours = Ours()
         answer_questions({"build": ours.build, "steps": ours.steps})
         return
     asked, precisions, peers = (getattr(options, part).split(",") for part in PARTS)
-    starts, rows = commands(options.peer_python, set(peers)), {}
+    starts, skipped = commands(options.peer_python, set(peers))
+    rows, shown = {}, Rows(len(asked) * len(precisions))
     for name in asked:
         case = cases()[name]
         if options.preset and name == "fashion":
             case = dataclasses.replace(case, preset=options.preset)
         with tempfile.TemporaryDirectory() as folder:
-            spec = prepare(case, Path(options.data), Path(folder)) | {"engine": options.engine}
+            spec = prepare(case, options, Path(folder)) | {"engine": options.engine}
             found = {}
             for precision in precisions:
                 found[precision] = compare(
@@ -334,10 +346,11 @@ def main() -> None:
                     round_seconds=options.round_seconds,
                 )
                 faster = found[precision]["ours_faster_than_the_fastest_by"]
-                print(f"{name} {precision}: {faster} times the fastest peer", file=sys.stderr)
+                shown.show(f"{name} {precision}", f"{faster} times the fastest peer")
         about = {"why": case.why, "config": spec["config"], "tokens_a_caption": spec["tokens_a_caption"]}
         rows[name] = about | found
-    write_result({"benchmark": "training", "machine": machine(), "cases": rows}, options.json)
+    facts = {"machine": machine(), "measured_on": described(options.data), "skipped": skipped}
+    write_result({"benchmark": "training", **facts, "cases": rows}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
 """ViT-B/32 on one GPU: pairs trained a second and share of the peak, beside open_clip.
 
-    python benchmarks/training_gpu.py --data FOLDER [--peer-python PYTHON]
+    python benchmarks/training_gpu.py [--data FOLDER] [--peer-python PYTHON] [--quick]
         [--preset ViT-B-32] [--batch 1024] [--contestants diptych,open_clip] [--rounds 5] [--json FILE]
 
 The step of `training.py` (forward, contrastive loss, backward, AdamW) in bfloat16, from bytes in the host's
 memory: moving them to the GPU is part of it. Names ending in "+compile" go through torch.compile, as
 `train.compile` and open_clip's --torchcompile do. Contestants are processes of their own and take turns;
 medians of rounds and of the rounds' ratios are reported. Pictures are noise, which costs what photos cost;
-captions are COCO's.
+captions those of `inputs.py`.
 
 `share_of_peak` counts what the model must compute for a pair with its whole context (matrix products of a
 forward pass, three times), whatever a contestant leaves out, over the rate of an 8192³ bfloat16 product on
 the same GPU. `share_of_datasheet` is over --datasheet TFLOP/s (989: H100 and H200, dense).
 
-Reads: `text/` under --data (DIPTYCH_SHARED_DATA). Writes: JSON to standard output, and to the file of --json.
+Reads: the captions and the vocabulary of `inputs.py`. Writes: JSON to standard output, and to the file of
+--json.
 """
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contest import Contestant, machine, ratio, write_result
+from contest import Contestant, Rows, machine, missing, options_of, ratio, skip, write_result
+from inputs import add_data, captions, described, vocabulary
 from training import write_inputs
 
 HERE = Path(__file__).parent
@@ -42,14 +42,12 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from diptych.data.images import Preprocess
-    from diptych.data.tokenizer import Tokenizer
     from diptych.models.presets import preset
 
-    count, text = options.batch * BATCHES, Path(options.data) / "text"
-    rows = json.loads((text / "captions_val2017.json").read_text(encoding="utf-8"))["annotations"]
-    texts = [row["caption"] for row in rows[:count]]
+    count = options.batch * BATCHES
+    texts = captions(options.data, count)
     config = preset(options.preset)
-    tokenizer = Tokenizer.from_merges(text / "bpe_simple_vocab_16e6.txt.gz", context_length=77)
+    tokenizer = vocabulary(options)
     preprocess = Preprocess(size=config.vision.image_size)
     shape = (count, *preprocess.size, 3)
     pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
@@ -100,9 +98,11 @@ def compare(spec: dict[str, Any], commands: dict[str, list[str]], options: argpa
         )
         print(f"{name} is built", file=sys.stderr)
         facts[name]["first_losses"] = contestant.ask(do="steps", count=WARM_UP_STEPS)["losses"]
+    shown = Rows(options.rounds * len(contestants))
     for _ in range(options.rounds):
         for name, contestant in contestants.items():
             seconds[name].append(contestant.ask(do="steps", count=options.steps)["seconds"])
+            shown.show(name, f"{options.batch * options.steps / seconds[name][-1]:.0f} pairs a second")
     for contestant in contestants.values():
         contestant.close()
     return facts, seconds
@@ -111,8 +111,7 @@ def compare(spec: dict[str, Any], commands: dict[str, list[str]], options: argpa
 def main() -> None:
     """Run the comparison and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--data", type=Path, default=os.environ.get("DIPTYCH_SHARED_DATA", "../shared/data"))
+    add_data(parser)
     parser.add_argument("--preset", default="ViT-B-32")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=20, help="a round")
@@ -120,15 +119,23 @@ def main() -> None:
     parser.add_argument("--datasheet", type=float, default=989.0)
     parser.add_argument("--contestants", default="diptych,open_clip")
     parser.add_argument("--json")
-    options = parser.parse_args()
+    options = options_of(parser, batch=256, steps=5, rounds=2)
+    import torch
+
+    if not torch.cuda.is_available():
+        write_result(
+            {"benchmark": "training_gpu", "skipped": skip("training_gpu", "no CUDA device")}, options.json
+        )
+        return
+    reason = missing(options.peer_python, "open_clip")
+    skipped = skip("open_clip", reason) if reason else {}
     ours = [sys.executable, str(HERE / "training.py"), "--contestant"]
-    peer = [options.peer_python, str(HERE / "training_peer.py")]
+    peer = [str(options.peer_python), str(HERE / "training_peer.py")]
     commands = {
         name: ours if name.startswith("diptych") else [*peer, name.removesuffix(COMPILED)]
         for name in options.contestants.split(",")
+        if name.startswith("diptych") or not reason
     }
-    import torch
-
     measured = peak()
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +155,8 @@ def main() -> None:
         "benchmark": "training_gpu",
         "machine": machine() | {"gpu": torch.cuda.get_device_name(), "product_tflops": round(measured, 1)},
         "versions": {"diptych": version("diptych"), "torch": torch.__version__},
+        "measured_on": described(options.data),
+        "skipped": skipped,
         "preset": options.preset,
         "batch": options.batch,
         "gflop_a_pair": round(work / 1e9, 2),
