@@ -1,9 +1,13 @@
 """Retrieval with captions that are shared and pictures that have several."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from diptych.core.errors import DataError
+from diptych.evaluate import retrieval
 from diptych.evaluate.retrieval import RetrievalEvaluator, distinct_texts
 from diptych.evaluate.suite import Suite
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
@@ -23,8 +27,56 @@ def test_recall_by_hand(colour_model, swatches) -> None:
     assert (metrics["unreadable"].value, metrics["unreadable"].n) == (1, 5)
 
 
+def test_every_caption_as_a_query_of_its_own_by_hand(colour_model, swatches) -> None:
+    """Six captions of five images, four of them distinct.
+
+    The red image's captions find it. The two green images are equal, so each is tied with the right one of
+    the other's caption; "a red thing" of the blue image finds the red one first; the broken image is
+    never found.
+    """
+    metrics = {m.metric: m for m in RetrievalEvaluator("pairs", swatches)(colour_model)}
+    assert [metrics[f"caption_to_image_recall@{k}"].value for k in (1, 5)] == [2 / 6, 5 / 6]
+    assert [metrics[f"image_to_caption_recall@{k}"].value for k in (1, 5)] == [3 / 5, 4 / 5]
+    assert (metrics["caption_to_image_recall@1"].n, metrics["image_to_caption_recall@1"].n) == (6, 5)
+
+
+def test_captions_as_queries_equal_brute_force() -> None:
+    """CLIP_benchmark's: a text's own image among the first k, any right text among an image's first k."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        pairs = np.stack([np.sort(rng.integers(0, 12, 30)), rng.integers(0, 14, 30)], axis=1)
+        pairs[:, 1] = np.unique(pairs[:, 1], return_inverse=True)[1]
+        images, texts = (rng.normal(size=(n, 8)).astype(np.float32) for n in (12, pairs[:, 1].max() + 1))
+        image_ranks, caption_ranks = retrieval._caption_ranks(images, texts, pairs, np.ones(12, bool))
+        scores = images.astype(np.float64) @ texts[pairs[:, 1]].T.astype(np.float64)
+        for caption, (own, _) in enumerate(pairs):
+            order = np.argsort(-scores[:, caption]).tolist()
+            assert caption_ranks[caption] == order.index(own)
+        for image in set(pairs[:, 0].tolist()):
+            right = np.isin(pairs[:, 1], pairs[pairs[:, 0] == image, 1])
+            order = np.argsort(-scores[image], kind="stable")
+            assert image_ranks[image] == np.flatnonzero(right[order])[0]
+
+
+def test_captions_that_are_all_distinct_are_counted_once(colour_model, swatches) -> None:
+    rows = [(p.image, (f"red {n}",), {}) for n, p in enumerate(swatches.pairs(None))]
+    names = [m.metric for m in RetrievalEvaluator("pairs", type(swatches)(rows))(colour_model)]
+    assert not [name for name in names if "caption" in name]
+
+
+def test_val2017_has_25014_captions_of_which_24785_are_distinct(shared_data: Path) -> None:
+    """24,794 but for case and white space, counted by hand; the model reads neither."""
+    found = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
+    texts, pairs = distinct_texts([(entry["caption"],) for entry in found])
+    assert (len(pairs), len({entry["caption"].strip() for entry in found}), len(texts)) == (
+        25014,
+        24794,
+        24785,
+    )
+
+
 def test_distinct_texts_pair_every_picture_with_each_of_its_captions() -> None:
-    texts, pairs = distinct_texts([("b", "a"), (), ("a",)])
+    texts, pairs = distinct_texts([("b", "a"), (), (" A",)])
     assert texts == ("b", "a")
     assert pairs.tolist() == [[0, 0], [0, 1], [2, 1]]
     assert distinct_texts([])[1].shape == (0, 2)

@@ -227,6 +227,7 @@ def retrieval(bench: Bench) -> Answers:
     hits = result.image_ranks < 1
     extra = {
         "texts": len(result.texts),
+        "captions": len(result.pairs),
         "text_queries": [
             {"text": text, "found": [[choice.row, choice.right] for choice in found]}
             for text, found in text_queries(result, embedded, 0)

@@ -1,8 +1,12 @@
 """Find the text of a picture and the pictures of a text.
 
-Items are distinct: a caption that several pictures share is one text with several right pictures, and a
-picture with several captions has several right texts. A query is a hit at k when any right item is among its
-first k.
+Items are distinct: a caption that several images share (up to case and white space, which towers do not
+read) is one text with several right images, and an image with several captions has several right texts. A
+query is a hit at k when any right item is among its first k.
+
+Where captions are shared, the score in which every caption is a query of its own stands beside that one, as
+`caption_to_image` and `image_to_caption`: published figures are of this kind. There a caption has one right
+image, its own; for an image a caption that is equal to one of its own is right as well.
 
 Reads: an embedded source with its captions. Writes: nothing.
 Source: Radford et al. 2021, appendix E.1 (recall on Flickr30k and COCO); multiple positives as in
@@ -18,8 +22,9 @@ import numpy as np
 from diptych.core import checks
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
+from diptych.data.cleaning import clean
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
-from diptych.evaluate.metrics import Floats, Ints, wilson
+from diptych.evaluate.metrics import Bools, Floats, Ints, wilson
 from diptych.evaluate.ranks import median_rank, paired_ranks
 
 if TYPE_CHECKING:
@@ -43,6 +48,8 @@ class RetrievalResult:
         text_ranks: (M,) int64, wrong pictures before the best right one, per text.
         unreadable: pictures that could not be decoded; they count as wrong, and are never found.
         uncaptioned: images without a caption, in a source that other tasks share; they are no part of N.
+        caption_ranks: (N,) of images and (Q,) of captions where every one of the Q captions is a query and an
+            item by itself; None where all are distinct, for these are the ranks above then.
     """
 
     task: str
@@ -53,6 +60,7 @@ class RetrievalResult:
     text_ranks: Ints
     unreadable: int
     uncaptioned: int = 0
+    caption_ranks: tuple[Ints, Ints] | None = None
 
     def metrics(self) -> list[Metric]:
         """List recall at 1, 5 and 10 and the median rank both ways, and what was unreadable.
@@ -62,9 +70,14 @@ class RetrievalResult:
         image_median, text_median = median_rank(self.image_ranks), median_rank(self.text_ranks)
         total = len(self.image_ranks) + self.uncaptioned
         left_out = [Metric(self.task, "uncaptioned", float(self.uncaptioned), None, total)]
+        each = [] if self.caption_ranks is None else [
+            *recalls(self.caption_ranks[0], task=self.task, direction="image_to_caption"),
+            *recalls(self.caption_ranks[1], task=self.task, direction="caption_to_image"),
+        ]  # fmt: skip
         return [
             *recalls(self.image_ranks, task=self.task, direction="image_to_text"),
             *recalls(self.text_ranks, task=self.task, direction="text_to_image"),
+            *each,
             Metric(self.task, "image_to_text_median_rank", image_median, None, len(self.image_ranks)),
             Metric(self.task, "text_to_image_median_rank", text_median, None, len(self.text_ranks)),
             Metric(self.task, "unreadable", float(self.unreadable), None, len(self.image_ranks)),
@@ -94,20 +107,22 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
         captions: the captions of each of N pictures.
 
     Returns:
-        M texts in order of first appearance, and (P, 2) int64 rows (picture, text).
+        M texts in order of first appearance, and (P, 2) int64 rows (picture, text), one for each caption.
 
-    >>> distinct_texts([["a", "b"], ["a"]])
+    >>> distinct_texts([["a", "b"], ["A "]])
     (('a', 'b'), array([[0, 0],
            [0, 1],
            [1, 0]]))
     """
     places: dict[str, int] = {}
-    rows = [
-        (picture, places.setdefault(caption, len(places)))
-        for picture, of_picture in enumerate(captions)
-        for caption in checks.texts(of_picture, "captions of an image")
-    ]
-    return tuple(places), np.array(rows, dtype=np.int64).reshape(-1, 2)
+    texts: list[str] = []
+    rows = []
+    for image, of_image in enumerate(captions):
+        for caption in checks.texts(of_image, "captions of an image"):
+            place = places.setdefault(clean(caption), len(places))
+            texts += [caption] if place == len(texts) else []
+            rows.append((image, place))
+    return tuple(texts), np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,4 +171,33 @@ class RetrievalEvaluator:
             text_ranks=text_ranks,
             unreadable=int(np.isnan(image_embeds[captioned, 0]).sum()),
             uncaptioned=int((~captioned).sum()),
+            caption_ranks=_caption_ranks(image_embeds, text_embeds, pairs, captioned),
         )
+
+
+def _caption_ranks(
+    image_embeds: Floats, text_embeds: Floats, pairs: Ints, captioned: Bools
+) -> tuple[Ints, Ints] | None:
+    """Rank with every caption as a query and an item of its own; None where no two are equal.
+
+    Args:
+        image_embeds: (N, E).
+        text_embeds: (M, E) of the distinct texts.
+        pairs: (Q, 2) rows (image, text), one for each caption.
+        captioned: (N,) bool.
+    """
+    if len(pairs) == len(text_embeds):
+        return None
+    images, texts = pairs.T
+    embeds, captions = text_embeds[texts], np.arange(len(pairs))
+    # What is right for an image: every caption that is equal to one of its own.
+    order = np.argsort(texts, kind="stable")  # captions of one text stand together
+    starts = np.searchsorted(texts[order], np.arange(len(text_embeds) + 1))
+    own = np.unique(pairs, axis=0)
+    sizes = np.diff(starts)[own[:, 1]]
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    equal = order[np.repeat(starts[own[:, 1]], sizes) + within]
+    right = np.stack([np.repeat(own[:, 0], sizes), equal], axis=1)
+    image_ranks, _ = paired_ranks(image_embeds, embeds, right, both=False)
+    caption_ranks, _ = paired_ranks(embeds, image_embeds, np.stack([captions, images], axis=1), both=False)
+    return image_ranks[captioned], caption_ranks

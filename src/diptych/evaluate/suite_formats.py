@@ -26,7 +26,10 @@ _THEIR_NAMES = {
     "mean_per_class": "mean_per_class_recall",
     "text_to_image_recall": "image_retrieval_recall",
     "image_to_text_recall": "text_retrieval_recall",
+    "caption_to_image_recall": "image_retrieval_recall",
+    "image_to_caption_recall": "text_retrieval_recall",
 }
+"""Where two of ours have one name, the later one is theirs: every caption is a query of its own."""
 
 
 def write_formats(

@@ -93,10 +93,11 @@ def expectations(row: TaskRow | None, answers: Mapping[str, Answers], public: st
         wanted.append(("probe", row.metric, row.probe.get(public), answers["probe"].metric))
     if "retrieval" in answers:
         named = {metric.metric: metric for metric in answers["retrieval"].metrics}
-        for name, table in (
-            ("text_to_image_recall@1", row.expected),
-            ("image_to_text_recall@1", row.expected_text),
+        for names, table in (
+            (("caption_to_image_recall@1", "text_to_image_recall@1"), row.expected),
+            (("image_to_caption_recall@1", "image_to_text_recall@1"), row.expected_text),
         ):
+            name = next(name for name in names if name in named)  # the paper's way where it is another
             wanted.append(("retrieval", name, table.get(public), named[name]))
     return [
         _held_against(protocol, name, percent / 100, metric)
