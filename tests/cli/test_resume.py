@@ -176,3 +176,33 @@ def test_a_damaged_state_is_told_and_the_one_before_is_taken(
     assert said.code == 0, said.err
     assert "step-0000004 cannot be used" in said.err and "resuming at step 2" in said.err
     assert weights(tmp_path / "place") == weights(finished)
+
+
+def test_a_damaged_finished_run_is_told_and_written_again(
+    diptych: Callable[..., Said], finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "place")
+    path = tmp_path / "place" / "run" / "model" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    said = resume(diptych, tmp_path / "place")
+    assert said.code == 0, said.err
+    assert "written again from its last state" in said.err and "model.safetensors" in said.err
+    assert weights(tmp_path / "place") == weights(finished)
+
+
+def test_damage_of_states_and_lines_is_told(
+    diptych: Callable[..., Said], finished: Path, stopped: Path
+) -> None:
+    run = stopped / "run"
+    shutil.copytree(finished / "run" / "state" / "step-0000004", run / "state" / "step-0000004")
+    (run / "state" / "step-0000004" / "manifest.json").unlink()
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"\xff" + lines[0] + b"".join(lines[1:]))
+    said = resume(diptych, stopped)
+    assert said.code == 0, said.err
+    assert "step-0000004 cannot be used" in said.err
+    assert "1 damaged lines" in said.err
+    (run / "state" / "step-0000002" / "manifest.json").unlink()
+    stop(run)
+    said = resume(diptych, stopped)
+    assert (said.code, "every saved state of this run is damaged" in said.err) == (5, True)

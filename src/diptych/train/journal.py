@@ -34,7 +34,7 @@ def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
     """
     if not path.exists():
         return ()
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if _step_of(line) == step]
+    lines = [json.loads(line) for line in _lines(path) if _step_of(line) == step]
     return tuple(
         Metric(
             metric["task"],
@@ -74,7 +74,11 @@ class Journal:
     def begin(self, step: int) -> None:
         """Drop the lines of steps that come after `step`: a resumed run writes them again."""
         if self._path.exists():
-            kept = [line for line in self._path.read_text("utf-8").splitlines() if _step_of(line) <= step]
+            lines = _lines(self._path)
+            lost = sum(math.isinf(_step_of(line)) for line in lines[:-1])  # a kill cuts the last one short
+            if lost:
+                self._progress.log(f"{lost} damaged lines of {self._path} are left out")
+            kept = [line for line in lines if _step_of(line) <= step]
             write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._open_window()
 
@@ -153,6 +157,10 @@ class Journal:
         self._since = time.monotonic()
         self._pairs = 0
         self._waited = 0.0
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8", errors="replace").splitlines()
 
 
 def _step_of(line: str) -> float:

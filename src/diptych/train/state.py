@@ -21,7 +21,6 @@ from diptych.core.errors import DiptychError, IntegrityError, SettingsError, Usa
 from diptych.core.files import clean_temporaries, remove, staging_folder, write_bytes, write_json
 from diptych.core.json_files import read_json
 from diptych.core.manifest import (
-    MANIFEST_NAME,
     Manifest,
     file_entry,
     read_manifest,
@@ -214,8 +213,7 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: obj
 
 def _states(folder: Path) -> list[Path]:
     """Return the folders of all states, newest first."""
-    found = (path for path in folder.glob("step-*") if (path / MANIFEST_NAME).is_file())
-    return sorted(found, key=lambda path: path.name, reverse=True)
+    return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

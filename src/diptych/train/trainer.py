@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.core.errors import EnvironmentFault, SettingsError, UsageError
+from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError, UsageError
 from diptych.core.files import make_folder
 from diptych.core.locks import locked
-from diptych.core.manifest import Manifest, created_by, file_entry, is_done, write_manifest
+from diptych.core.manifest import Manifest, created_by, file_entry, is_done, verify, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Evaluator, Metric
 from diptych.core.settings import to_mapping
@@ -267,9 +267,13 @@ class _Run:
 
     def _publish(self) -> Path:
         folder = self.folder / "model"
-        if is_done(self.folder, "run"):
-            self.progress.log(f"this run is done: {folder}")
-            return folder
+        try:
+            if is_done(self.folder, "run"):
+                verify(self.folder)
+                self.progress.log(f"this run is done: {folder}")
+                return folder
+        except IntegrityError as error:
+            self.progress.log(f"this run was done, and is written again from its last state: {error}")
         identity = self._identity()
         self.model.clip.eval()
         self.model.provenance.update(
