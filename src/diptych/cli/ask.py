@@ -66,6 +66,7 @@ def classify_images(
     from diptych.evaluate.prompts import BARE
     from diptych.models.opening import load
 
+    known = open_templates(templates) if templates else BARE
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
@@ -78,7 +79,7 @@ def classify_images(
             expected=model.digest[:16],
             fix=f"make it again: diptych calibrate {model_ref} SOURCE",
         )
-    classifier = build_classifier(model, names, open_templates(templates) if templates else BARE)
+    classifier = build_classifier(model, names, known)
     embeds = embed_images(model, (path.read_bytes() for path in images))
     found, unreadable = [], []
     for path, embed in zip(images, embeds, strict=True):
@@ -159,12 +160,14 @@ def search_source(
     Raises:
         TooMuchBadDataError: a larger share of them than `max_bad`.
     """
+    from diptych.data.sources import Columns, open_source
     from diptych.models.opening import load
 
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
     if not query.strip():
         raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
+    open_source(ref, columns=columns or Columns(), need=Need.IMAGE)  # before seconds go into the model
     searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
     counts = Counts.from_dict(searcher.index.manifest.counts)
     show_dropped(counts)

@@ -270,6 +270,9 @@ def convert(
         preprocess: clip, half, clip-squash or siglip, where no file states it.
     """
     keep_freed_memory()
+    from diptych.models.references import resolve
+
+    resolve(model)
     from diptych.models.convert_model import convert as convert_model
     from diptych.models.load import load
 
@@ -301,12 +304,15 @@ def export(
     del to  # the one format there is; named so that a second one changes no command that is written down
     keep_freed_memory()
     from diptych.data.sources import open_source
-    from diptych.export.onnx import export as export_model
-    from diptych.models.load import load
+    from diptych.models.references import resolve
 
     if labels and not source:
         raise UsageError("labels of which pictures?", where="--labels", found=labels, fix="give --source too")
     given = open_source(source, columns=parse_columns(columns)) if source else None
+    resolve(model)
+    from diptych.export.onnx import export as export_model
+    from diptych.models.load import load
+
     receipt = export_model(load(model), out, precision=precision, source=given, labels=labels)
     return answer({"export": str(out), "precision": precision, **receipt.extra})
 

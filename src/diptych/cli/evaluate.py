@@ -14,7 +14,8 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
 from diptych.core.errors import UsageError
-from diptych.core.files import write_json
+from diptych.core.files import make_folder, write_json
+from diptych.core.locks import locked
 from diptych.core.memory import keep_freed_memory
 from diptych.core.records import Need
 
@@ -114,13 +115,14 @@ def evaluate(
 
 def _source(model: str, source: str, one: OneSource, json: str) -> int:
     from diptych.cli.recipe import TaskPart
-    from diptych.cli.run import build_suites
+    from diptych.cli.run import build_suites, check_task
     from diptych.data.sources_folder import LABEL
     from diptych.models.opening import load
 
     task = one.task or ("zeroshot" if one.labels else "retrieval")
     labels = one.labels or (LABEL if task == "zeroshot" else "")
     part = TaskPart(labels or task, source, task, labels, one.templates)
+    check_task(part, parse_columns(one.columns))
     (suite,) = build_suites([part], columns=parse_columns(one.columns), max_bad=one.max_bad)
     loaded = load(model)
     found = suite.run(loaded)
@@ -146,15 +148,19 @@ def _show_classes(found: "SuiteResult") -> None:
 
 
 def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
+    from diptych.data.sources import open_source
     from diptych.evaluate.features_cache import FeatureSettings, parse_share
     from diptych.evaluate.suite_compare import compare, find_published, natural_shifts, read_published
     from diptych.evaluate.suite_formats import write_formats
-    from diptych.evaluate.suite_plan import load_plan, parse_protocols
+    from diptych.evaluate.suite_plan import load_plan, open_plan, parse_protocols
     from diptych.evaluate.suite_report import write_suite_report
     from diptych.evaluate.suite_run import SuiteSettings, embed_share, run_suite
     from diptych.models.opening import load
 
     plan = load_plan(suite, protocols=parse_protocols(whole.protocols))
+    open_plan(plan, whole.data)
+    if whole.training:
+        open_source(whole.training, need=Need.IMAGE)
     out = whole.out or Path("runs") / "evaluate" / plan.name
     cache, features = out / "cache", FeatureSettings(share=parse_share(whole.share))
     if features.share[0]:
@@ -167,30 +173,31 @@ def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
         settings = SuiteSettings(whole.data, folder, resume=whole.resume, cache=cache, features=features)
         return run_suite(load(name), plan, settings, name=name, log=_say)
 
-    found = one(model, out)
-    against = one(whole.against, out / "against") if whole.against else None
-    if against is not None:
-        write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, against)])
-    seen = _seen(found, whole.training)
-    for line in write_formats(out, found.results, found.opened, whole.format):
-        _say(line)
-    published = find_published(whole.data)
-    shifts = natural_shifts(found, read_published(published)) if published is not None else []
-    if shifts:
-        write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
-    asked = {"against": whole.against, "training": whole.training}
-    words = f"diptych evaluate {model} --suite {suite} --data {whole.data} --out {out}"
-    write_suite_report(
-        out / "report.html",
-        found,
-        against=against,
-        published=published,
-        shifts=shifts,
-        seen=seen,
-        command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
-    )
-    _say(f"report: {out / 'report.html'}")
-    return answer(dict(found.summary), json)
+    with locked(make_folder(out)):
+        found = one(model, out)
+        against = one(whole.against, out / "against") if whole.against else None
+        if against is not None:
+            write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, against)])
+        seen = _seen(found, whole.training)
+        for line in write_formats(out, found.results, found.opened, whole.format):
+            _say(line)
+        published = find_published(whole.data)
+        shifts = natural_shifts(found, read_published(published)) if published is not None else []
+        if shifts:
+            write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
+        asked = {"against": whole.against, "training": whole.training}
+        words = f"diptych evaluate {model} --suite {suite} --data {whole.data} --out {out}"
+        write_suite_report(
+            out / "report.html",
+            found,
+            against=against,
+            published=published,
+            shifts=shifts,
+            seen=seen,
+            command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
+        )
+        _say(f"report: {out / 'report.html'}")
+        return answer(dict(found.summary), json)
 
 
 def _seen(found: "SuiteOutcome", training: str) -> "list[OverlapReport]":

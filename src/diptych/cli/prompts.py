@@ -94,11 +94,15 @@ def ablate(
     """
     keep_freed_memory()
     from diptych.cli.prompts_lab import run_lab
+    from diptych.cli.recipe import TaskPart
+    from diptych.cli.run import check_task
     from diptych.evaluate.ablation_page import write_ablation
     from diptych.models.opening import load
 
-    loaded = load(model)
     sources = [source, *([validation] if validation else [])]
+    for name in sources:
+        check_task(TaskPart(labels, name, "zeroshot", labels, templates), parse_columns(columns))
+    loaded = load(model)
     found = run_lab(loaded, sources, labels=labels, templates=templates, columns=parse_columns(columns))
     show([row.accuracy for row in found.sets])
     if report is not None:
@@ -134,9 +138,10 @@ def calibrate(
     from diptych.evaluate.calibration import calibrate as fit
     from diptych.models.opening import load
 
-    loaded = load(model)
     need = Need.IMAGE if images else Need.PAIR
-    pairs = embed_pairs(loaded, open_source(source, columns=parse_columns(columns), need=need))
+    opened = open_source(source, columns=parse_columns(columns), need=need)
+    loaded = load(model)
+    pairs = embed_pairs(loaded, opened)
     show_dropped(pairs.counts)
     pairs.counts.check(max_bad)
     texts = None if images else embed_texts(loaded, [captions[0] for captions in pairs.captions])

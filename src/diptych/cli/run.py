@@ -172,11 +172,12 @@ def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
         UsageError, UnknownNameError: one of them is not.
     """
     from diptych.data.sources import Columns, open_source
-    from diptych.evaluate.prompts import load
+    from diptych.evaluate.prompt_sets import open_templates
 
-    source = open_source(task.source, columns=columns or Columns())
     if task.templates:
-        load(task.templates)
+        open_templates(task.templates)
+    columns = dataclasses.replace(columns or Columns(), one_value=(task.labels,) if task.labels else ())
+    source = open_source(task.source, columns=columns, need=Need.NOTHING if task.labels else Need.CAPTION)
     known: dict[str, None] = {}
     for pair in source.pairs(Counts()) if task.labels else ():
         if task.labels in pair.fields:

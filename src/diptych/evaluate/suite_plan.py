@@ -232,6 +232,26 @@ def _from_file(path: Path) -> Plan:
     return Plan(file.name or path.stem, tuple(specs))
 
 
+def open_plan(plan: Plan, data: Path) -> tuple[tuple[Opened, ...], tuple[Missing, ...]]:
+    """Find the data of every task.
+
+    Raises:
+        UsageError: there is none at all.
+    """
+    found = [open_spec(spec, data) for spec in plan.specs]
+    opened = tuple(task for task in found if isinstance(task, Opened))
+    missing = tuple(task for task in found if isinstance(task, Missing))
+    if not opened:
+        raise UsageError(
+            "no data set of the suite was found",
+            where=data,
+            found=f"none of {', '.join(task.name for task in missing[:5])}",
+            expected="a folder for each, named after the task",
+            fix=f"get the first one from {missing[0].get_from}" if missing else "",
+        )
+    return opened, missing
+
+
 def open_spec(spec: TaskSpec, data: Path) -> Opened | Missing:
     """Open a task, or say where to get its data set.
 

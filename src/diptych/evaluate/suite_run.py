@@ -17,7 +17,7 @@ from diptych.core.files import clean_temporaries, make_folder, write_json
 from diptych.core.manifest import created_by
 from diptych.evaluate.features_cache import FeatureSettings, data_digest
 from diptych.evaluate.protocols import Answers, Bench
-from diptych.evaluate.suite_plan import Missing, Opened, Plan, open_spec
+from diptych.evaluate.suite_plan import Missing, Opened, Plan, open_plan, open_spec
 from diptych.evaluate.suite_results import read_answers, read_result, record, write_answers
 from diptych.evaluate.task_rows import task_models
 
@@ -98,19 +98,9 @@ def run_suite(
         UsageError: the folder holds results that may not be used again; no data set is there.
         DiptychError: a task failed; those before it are finished.
     """
-    found = [open_spec(spec, settings.data) for spec in plan.specs]
-    opened = tuple(task for task in found if isinstance(task, Opened))
-    missing = tuple(task for task in found if isinstance(task, Missing))
+    opened, missing = open_plan(plan, settings.data)
     for lost in missing:
         log(f"{lost.name}: not found in {lost.looked_in}; get it from {lost.get_from}")
-    if not opened:
-        raise UsageError(
-            "no data set of the suite was found",
-            where=settings.data,
-            found=f"none of {', '.join(task.name for task in missing[:5])}",
-            expected="a folder for each, named after the task",
-            fix=f"get the first one from {missing[0].get_from}" if missing else "",
-        )
     _check_folder(plan, settings)
     make_folder(settings.out)
     if settings.features.share[1] == 1:  # others that share the work may be writing

@@ -45,7 +45,7 @@ def numerics(engine: Engine) -> Iterator[None]:
         _override.reset(token)
 
 
-def device_of(name: str | torch.device, *, where: str = "device") -> torch.device:
+def device_of(name: str | torch.device, *, where: str = "device", fix: str = "") -> torch.device:
     """Return a device of this machine.
 
     Raises:
@@ -59,6 +59,7 @@ def device_of(name: str | torch.device, *, where: str = "device") -> torch.devic
             where=where,
             found=f"{str(name)!r}: {str(error).splitlines()[0][:200]}",
             expected="cpu, cuda, cuda:1 or mps",
+            fix=fix,
         ) from error
 
 

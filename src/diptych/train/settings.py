@@ -172,7 +172,8 @@ class TrainSettings:
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return device_of(self.device, where="train.device")
+        fix = 'device = "auto" takes a GPU where there is one'
+        return device_of(self.device, where="train.device", fix=fix)
 
     def resolved_precision(self, device: torch.device) -> Precision:
         """Return the precision of the towers on a device."""
