@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
-from diptych.core.errors import UsageError, unknown_name
+from diptych.core.errors import UsageError
 from diptych.core.files import make_folder, staging_folder, write_json
 from diptych.core.json_files import read_json
 from diptych.core.locks import locked
@@ -173,6 +173,7 @@ def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
     """
     from diptych.data.sources import Columns, open_source
     from diptych.evaluate.prompt_sets import open_templates
+    from diptych.evaluate.truth import unknown_labels
 
     if task.templates:
         open_templates(task.templates)
@@ -184,7 +185,7 @@ def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
             return
         known.update(dict.fromkeys(pair.fields))
     if task.labels:
-        raise unknown_name("label column", task.labels, known, where=source.name)
+        raise unknown_labels(task.labels, known, where=source.name)
 
 
 def _check_length(settings: "TrainSettings", pairs: int) -> None:

@@ -3,12 +3,12 @@
 Reads: the fields that a data set's reader, or a table of the user's own, gave each picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.core.errors import DataError, unknown_name
+from diptych.core.errors import DataError, UnknownNameError, unknown_name
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.ranks import Ints
 from diptych.evaluate.suite_plan import Opened
@@ -55,7 +55,7 @@ def truth_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] =
     name = opened.spec.labels
     known = dict.fromkeys(column for fields in embedded.fields for column in fields)
     if name not in known:
-        raise unknown_name("label column", name, known, where=f"task {opened.spec.name!r}")
+        raise unknown_labels(name, known, where=f"task {opened.spec.name!r}")
     values = [fields.get(name) for fields in embedded.fields]
     texts = ["" if value is None else str(value).strip() for value in values]
     rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
@@ -69,6 +69,13 @@ def truth_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] =
     numbers = {text: number for number, text in enumerate(names)}
     labels = np.array([numbers[texts[row]] for row in rows], dtype=np.int64)
     return Truth(rows, names, labels, None, len(texts) - len(rows))
+
+
+def unknown_labels(name: str, known: Iterable[str], *, where: object) -> UnknownNameError:
+    """Build the error for a column of labels that a source does not have."""
+    error = unknown_name("label column", name, known, where=where)
+    error.fix = error.fix or "name the column: labels in a recipe, --labels in a command"
+    return error
 
 
 def groups_of(opened: Opened, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:

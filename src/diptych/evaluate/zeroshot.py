@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import DataError, unknown_name
+from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
 from diptych.evaluate.classifier import build_classifier
@@ -28,6 +28,7 @@ from diptych.evaluate.metrics import (
     wilson,
 )
 from diptych.evaluate.prompts import BARE, PHOTO, Templates, fill
+from diptych.evaluate.truth import unknown_labels
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -245,9 +246,7 @@ class ZeroShotEvaluator:
         """Read the label column of every pair as text; an empty text is a missing label."""
         known = dict.fromkeys(name for fields in embedded.fields for name in fields)
         if self.label_field not in known:
-            error = unknown_name("label column", self.label_field, known, where=self.source.name)
-            error.fix = error.fix or "name the column: labels in a recipe, --labels in a command"
-            raise error
+            raise unknown_labels(self.label_field, known, where=self.source.name)
         values = (fields.get(self.label_field) for fields in embedded.fields)
         return ["" if value is None else str(value).strip() for value in values]
 
