@@ -173,7 +173,7 @@ def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
     """
     from diptych.data.sources import Columns, open_source
     from diptych.evaluate.prompt_sets import open_templates
-    from diptych.evaluate.truth import unknown_labels
+    from diptych.evaluate.zeroshot import unknown_labels
 
     if task.templates:
         open_templates(task.templates)

@@ -3,17 +3,17 @@
 Reads: the fields that a data set's reader, or a table of the user's own, gave each picture.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from diptych.core.errors import DataError, UnknownNameError, unknown_name
+from diptych.core.errors import DataError
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.ranks import Ints
 from diptych.evaluate.suite_plan import Opened
 from diptych.evaluate.tasks import IGNORED, LABELS
-from diptych.evaluate.zeroshot import natural_order
+from diptych.evaluate.zeroshot import natural_order, unknown_labels
 
 GROUP_FIELDS = ("region", "group", "income_group", "metadata_0")
 """Where data sets that are scored by their worst group say which it is; DataComp's copies number columns."""
@@ -69,13 +69,6 @@ def truth_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] =
     numbers = {text: number for number, text in enumerate(names)}
     labels = np.array([numbers[texts[row]] for row in rows], dtype=np.int64)
     return Truth(rows, names, labels, None, len(texts) - len(rows))
-
-
-def unknown_labels(name: str, known: Iterable[str], *, where: object) -> UnknownNameError:
-    """Build the error for a column of labels that a source does not have."""
-    error = unknown_name("label column", name, known, where=where)
-    error.fix = error.fix or "name the column: labels in a recipe, --labels in a command"
-    return error
 
 
 def groups_of(opened: Opened, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:

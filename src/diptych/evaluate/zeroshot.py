@@ -5,14 +5,14 @@ Source: Radford et al. 2021, section 3.1 (top-k, mean per class; the gain of pro
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, UnknownNameError, unknown_name
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
 from diptych.evaluate.classifier import build_classifier
@@ -28,7 +28,6 @@ from diptych.evaluate.metrics import (
     wilson,
 )
 from diptych.evaluate.prompts import BARE, PHOTO, Templates, fill
-from diptych.evaluate.truth import unknown_labels
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -263,6 +262,13 @@ class ZeroShotEvaluator:
                 fix="add the names to the classes, or leave the classes out to use every label that occurs",
             )
         return np.array([numbers[text] for text in texts], dtype=np.int64)
+
+
+def unknown_labels(name: str, known: Iterable[str], *, where: object) -> UnknownNameError:
+    """Build the error for a column of labels that a source does not have."""
+    error = unknown_name("label column", name, known, where=where)
+    error.fix = error.fix or "name the column: labels in a recipe, --labels in a command"
+    return error
 
 
 def natural_order(text: str) -> tuple[tuple[int | str, ...], str]:
