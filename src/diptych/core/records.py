@@ -177,7 +177,12 @@ class Counts:
         """
         return ", ".join(f"{reason} {count}" for reason, count in self.dropped.most_common())
 
-    def _settings(self) -> str:
+    def settings(self) -> str:
+        """Name the settings that keep what was dropped, to follow a piece of advice.
+
+        >>> Counts(dropped=Counter({Reason.TOO_MANY_PIXELS: 1})).settings()
+        '; too_many_pixels: set DIPTYCH_MAX_PIXELS=N in the environment'
+        """
         return "".join(
             f"; {reason}: set {SETTING_OF[reason]}" for reason in self.dropped if reason in SETTING_OF
         )
@@ -219,7 +224,7 @@ class Counts:
             where=f"first: {first}" if first else "",
             found=f"{dropped} of {self.seen} dropped ({self.reasons()})",
             expected=f"at most {max_bad_fraction:.1%}",
-            fix=f"repair the source, or allow a higher share with {setting}{self._settings()}",
+            fix=f"repair the source, or allow a higher share with {setting}{self.settings()}",
         )
 
 

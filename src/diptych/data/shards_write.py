@@ -103,7 +103,7 @@ def write_shards(
                 where=final,
                 found=f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen",
                 expected="at least one",
-                fix="repair the source",
+                fix=f"repair the source{counts.settings()}",
             )
         index = write_index(np.array(writer.rows, dtype=INDEX_DTYPE), staging)
         receipt = Manifest(

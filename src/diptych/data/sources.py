@@ -128,8 +128,8 @@ def _told(source: Source, folder: Path, strays: list[Path]) -> Source:
     if strays:
         names = ", ".join(path.name for path in strays[:_SHOWN]) + (" …" if len(strays) > _SHOWN else "")
         warnings.warn(
-            f"{folder}: not read: {names}; to read one of {len(strays)} instead, give the file itself, with "
-            "--columns if its columns have other names",
+            f"{folder}: not read: {names}; to read one instead, give the file itself, with --columns if its "
+            "columns have other names",
             stacklevel=2,
         )
     return source
