@@ -42,6 +42,7 @@ from diptych.models.layout_transformers import (
     without_positions,
 )
 from diptych.models.lone_weights import read_alone
+from diptych.models.open_clip_tokenizer import stated_cleaning
 from diptych.models.parts import Parts, State, malformed, unsupported
 from diptych.models.references import WEIGHTS_SUFFIXES
 from diptych.models.weights import Weights, read_weights
@@ -160,6 +161,7 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
     family = open_clip_family(model_cfg)
     if family not in OPEN_CLIP:
         raise unsupported(path, "open_clip", family)
+    cleaning = stated_cleaning(model_cfg, family, folder)
     layout, found = OPEN_CLIP[family], read_weights(weights)
     config, state = _translated(layout.read, model_cfg, found, path, "open_clip")
     return Parts(
@@ -172,17 +174,9 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
         (path, *found.files),
         folder,
         weights,
-        _cleaning(model_cfg),
+        cleaning,
         found.taken_from,
     )
-
-
-def _cleaning(model_cfg: Mapping[str, Any]) -> Cleaning | None:
-    """Return open_clip's clean-up where its configuration asks for it."""
-    text = model_cfg.get("text_cfg")
-    options = text.get("tokenizer_kwargs") if isinstance(text, Mapping) else None
-    canonical = isinstance(options, Mapping) and options.get("clean") == "canonicalize"
-    return "open_clip" if canonical else None
 
 
 def _transformers(folder: Path, weights: Path) -> Parts:
