@@ -23,7 +23,6 @@ from diptych.core.json_files import read_json
 from diptych.core.listing import is_data
 from diptych.core.manifest import is_done
 from diptych.data.images import Preprocess
-from diptych.data.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
 from diptych.models.config import Activation, ClipConfig, check_sizes
 from diptych.models.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
