@@ -1,7 +1,10 @@
 """One way in for candidates: each kind of source gives the same table, cut into units or whole."""
 
+import io
 import json
 import re
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.curate.crawl_files import WebPage, write_warc, write_wat
+from tests.data.source_files import images, picture
 
 from diptych.core.errors import IntegrityError, SettingsError, UnknownNameError, UsageError
 from diptych.core.records import Counts, Pair, Reason
@@ -204,6 +208,59 @@ def test_a_folder_is_cut_with_each_bad_row_counted_once(tmp_path: Path) -> None:
     assert parts[0] == whole[0]
     assert parts[1].as_dict() == whole[1].as_dict()
     assert parts[1].dropped == {Reason.EMPTY_CAPTION: 3}
+
+
+def _write_files_of_img2dataset(folder: Path) -> None:
+    (folder / "00000").mkdir()
+    images(folder / "00000", "k0.jpg", "k1.jpg")
+    for number in range(2):
+        (folder / "00000" / f"k{number}.json").write_text(json.dumps({"caption": f"c{number}"}))
+    url_file(folder / "00000.parquet")
+
+
+def _write_arrow(folder: Path) -> None:
+    table = pa.table({"id": ["k0", "k1"], "image": [picture(0), picture(1)], "caption": ["c0", "c1"]})
+    with pa.OSFile(str(folder / "0.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _write_tgz(folder: Path, name: str = "0.tgz") -> None:
+    with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as archive:
+        for number in range(2):
+            for suffix, data in (("jpg", picture(number)), ("json", b'{"title": "c%d"}' % number)):
+                entry = tarfile.TarInfo(f"k{number}.{suffix}")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+
+
+def _write_tar_below(folder: Path) -> None:
+    (folder / "wds").mkdir()
+    _write_tgz(folder / "wds", "0.tar")
+
+
+@pytest.mark.filterwarnings("ignore:.*not read")
+@pytest.mark.parametrize(
+    ("write", "caption"),
+    [
+        (_write_files_of_img2dataset, "caption"),
+        (_write_arrow, "caption"),
+        (_write_tgz, "title"),
+        (_write_tar_below, "title"),
+    ],
+)
+def test_whatever_sources_open_gives_candidates(
+    tmp_path: Path, write: Callable[[Path], None], caption: str
+) -> None:
+    write(tmp_path)
+    settings = CandidatesSettings(
+        (str(tmp_path),), columns=CandidateColumns(caption=caption), partition_rows=1
+    )
+    rows, counts = read(settings)
+    assert [(row["key"], row["caption"], row["image"]) for row in rows] == [
+        ("k0", "c0", picture(0)),
+        ("k1", "c1", picture(1)),
+    ]
+    assert not counts.dropped
 
 
 def test_scenes_are_a_source_like_others() -> None:

@@ -33,6 +33,7 @@ from diptych.data.sources_rows import (
     require_downloaded,
 )
 from diptych.data.sources_tables import (
+    ARROW_SUFFIXES,
     ParquetSource,
     image_column,
     open_parquet,
@@ -188,9 +189,10 @@ def _units(path: str, prefix: str, settings: CandidatesSettings) -> list[Candida
     if kind == "parquet":
         return _parquet_units(path, prefix, settings)
     source = open_source(path, columns=source_columns(settings))
-    if isinstance(source, ParquetSource):
+    if isinstance(source, ParquetSource) and source.paths[0].suffix not in ARROW_SUFFIXES:
         return [unit for part in source.paths for unit in _parquet_units(str(part), prefix, settings)]
-    kind = "shards" if isinstance(source, ShardSource) else "source"
+    kind = "shards" if isinstance(source, ShardSource) and not source.packed() else "source"
+    path = source.name if kind == "shards" else path
     rows, size = settings.partition_rows, _size(source)
     starts = range(0, max(size, 1), rows)
     # The last unit is open, so that what is bad behind the last pair is counted too.
@@ -198,7 +200,7 @@ def _units(path: str, prefix: str, settings: CandidatesSettings) -> list[Candida
 
 
 def _size(source: Source) -> int:
-    if isinstance(source, ShardSource):
+    if isinstance(source, ShardSource) and not source.packed():
         return len(ShardSet.open(source.name))
     if isinstance(source, ScenesSource):
         return source.count
@@ -238,7 +240,7 @@ def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Count
         counts.merge(shards.counts)  # of others' tars: what was found bad when they were listed
     for number in range(unit.first, len(shards) if unit.last < 0 else unit.last):
         try:
-            pair = shards.pair(number)
+            pair = shards.pair(number, columns=source_columns(settings))
         except IntegrityError as error:
             counts.drop(Reason.DAMAGED, error.where)
         except BadSampleError as error:

@@ -237,10 +237,13 @@ class ShardSource:
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs in order; see Source."""
-        own = is_done(Path(self.name), KIND)
-        packed = [] if own else [path for path in tar_paths(self.name) if is_packed(path.name)]
-        pairs = self._of_packed(counts) if packed else self._of(ShardSet.open(self.name), counts)
+        pairs = self._of_packed(counts) if self.packed() else self._of(ShardSet.open(self.name), counts)
         return unique(pairs, counts)
+
+    def packed(self) -> bool:
+        """Tell whether some of the tars are compressed, so that there is no random access."""
+        own = is_done(Path(self.name), KIND)
+        return not own and any(is_packed(path.name) for path in tar_paths(self.name))
 
     def _of(self, shards: ShardSet, counts: Counts) -> Iterator[Pair]:
         counts.merge(shards.counts)
