@@ -78,7 +78,7 @@ def test_a_folder_per_class_is_scored_by_the_names_of_its_folders(
     said = diptych("evaluate", run.folder, tmp_path, "--task", "zeroshot")
     assert said.code == 0, said.err
     assert json.loads(said.out)[0]["n"] == 6
-    assert "3 classes: class 1, class 2, class 10" in said.err
+    assert "zero-shot among 3 classes, 3 of which occur: class 1, class 2, class 10" in said.err
 
 
 def test_a_calibration_from_images_alone_rejects_and_tells_no_matches(

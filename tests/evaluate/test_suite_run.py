@@ -124,6 +124,7 @@ def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, 
     retrieval = {entry["metric"]: entry["value"] for entry in result["protocols"]["retrieval"]["metrics"]}
     assert retrieval["image_to_text_recall@1"] == 4 / 6 and retrieval["unreadable"] == 1.0
     assert sum(zeroshot["reliability"]["counts"]) == 5
+    assert (zeroshot["classes"], zeroshot["classes_that_occur"]) == (3, 3)
     assert result["model"] == {"name": "colours", "digest": "c" * 64, "public": ""}
     assert outcome.summary["means"]["zeroshot"] == {"mean": 2 / 3, "tasks": 1, "of": 1, "over": ["colour"]}
     assert outcome.answers(0)["zeroshot_hits"].tolist() == [True, True, True, False, True, False]

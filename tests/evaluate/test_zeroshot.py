@@ -53,9 +53,19 @@ def test_prompt_sets_are_compared_on_the_same_pictures(colour_model, swatches) -
         "top1_gain[a photo of a {}. over bare names]",
         "top1_gain[cleaned names over bare names]",
         "top1_gain[swapped over bare names]",
+        "classes",
+        "classes_that_occur",
         "unlabelled",
         "unreadable",
     ]
+
+
+def test_the_classes_that_a_score_is_among_are_told(colour_model, swatches) -> None:
+    """Three labels occur; a name in the prompts is a class to choose from as well."""
+    templates = Templates("named", ("{}",), {"mauve": ("mauve",), "red": ("red",)})
+    for given, count in ((None, 3), (templates, 4)):
+        metrics = {m.metric: m for m in ZeroShotEvaluator("c", swatches, "colour", (), given)(colour_model)}
+        assert (metrics["classes"].value, metrics["classes_that_occur"].value) == (count, 3)
 
 
 def test_a_file_without_cleaned_names_adds_one_rung() -> None:

@@ -27,7 +27,7 @@ raw pairs. What curation did: {card} The report with curves, mistakes and pictur
 
 Try next
   diptych search {run} "scenes:test?count=2000" "a pink star" -k 5
-  diptych evaluate {run} "scenes:unseen?count=500&seed=9" --task zeroshot --labels label
+  diptych evaluate {run} "scenes:unseen?count=500&seed=9" --labels label --templates scenes
   diptych train recipes/fashion.toml          # real product photos
   diptych pack YOUR_FOLDER shards             # your own pictures with captions beside them
 """

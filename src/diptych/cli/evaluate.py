@@ -140,11 +140,16 @@ def _source(model: str, source: str, one: OneSource, json: str) -> int:
 
 
 def _show_classes(found: "SuiteResult") -> None:
-    """State the order of the classes: that of their names, numbers in them as numbers."""
-    for names in (getattr(result, "class_names", ()) for result in found.results):
-        if names:
+    """State which classes a score is among, in their order: by name, numbers in them as numbers."""
+    from diptych.evaluate.zeroshot import ZeroShotResult
+
+    for result in found.results:
+        if isinstance(result, ZeroShotResult):
+            names = result.class_names
+            occurring = len(set(result.labels.tolist()))
             more = f", … {names[-1]}" if len(names) > SHOWN_CLASSES else ""
-            _say(f"{len(names)} classes: {', '.join(names[:SHOWN_CLASSES])}{more}")
+            listed = ", ".join(names[:SHOWN_CLASSES]) + more
+            _say(f"zero-shot among {len(names)} classes, {occurring} of which occur: {listed}")
 
 
 def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:

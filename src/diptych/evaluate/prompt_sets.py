@@ -31,6 +31,8 @@ from diptych.evaluate.prompts import Templates, load
 
 FOLDER = Path(__file__).with_name("templates")
 LANGUAGES = FOLDER / "languages.toml"
+FILES = {"scenes": FOLDER.parents[1] / "recipes" / "scene_names.toml"}
+"""Prompts files of the package by name; the scenes' has all their 288 names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,19 +169,21 @@ def open_templates(ref: str | Path) -> Templates:
         UnknownNameError: it is neither.
         SettingsError: the file is missing or wrong.
 
-    >>> len(open_templates("imagenet").templates)
-    80
+    >>> len(open_templates("imagenet").templates), len(open_templates("scenes").names)
+    (80, 288)
     """
+    if str(ref) in FILES:
+        return load(FILES[str(ref)], name=str(ref))
     if str(ref) in prompt_set_names():
         return prompt_set(ref).as_templates()
     if not Path(ref).suffix and not Path(ref).exists():
-        raise unknown_name("set of prompts", Path(ref).name, prompt_set_names())
+        raise unknown_name("set of prompts", Path(ref).name, [*prompt_set_names(), *FILES])
     return load(ref)
 
 
 def anchored_templates(ref: str, folder: Path) -> str:
     """Return the name of a known set as it is, and a path that stands in a file relative to that file."""
-    return ref if ref in prompt_set_names() else anchored(ref, folder)
+    return ref if ref in FILES or ref in prompt_set_names() else anchored(ref, folder)
 
 
 def language_templates(language: str) -> tuple[str, ...]:

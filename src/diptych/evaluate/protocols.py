@@ -164,7 +164,14 @@ def zeroshot(bench: Bench) -> Answers:
             told["gain"], told["gain_ci95"] = paired_gain(first, outcome.hits)
         first = outcome.hits if first is None else first
         prompts.append(told)
-    extra: dict[str, Any] = {"prompts": prompts}
+    occurring = (
+        np.unique(truth.labels) if truth.marks is None else np.flatnonzero((truth.marks > 0).any(axis=0))
+    )
+    extra: dict[str, Any] = {
+        "prompts": prompts,
+        "classes": len(truth.class_names),
+        "classes_that_occur": len(occurring),
+    }
     if group_field:
         extra["groups"] = group_field
     if truth.marks is None:

@@ -201,6 +201,7 @@ def _finished(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
 def _shown(result: Mapping[str, Any]) -> str:
     parts = [
         f"{protocol} {found['metric']} {found['value']:.4f}"
+        + (f" among {found['classes']} classes" if "classes" in found else "")
         for protocol, found in result["protocols"].items()
         if found["value"] is not None
     ]

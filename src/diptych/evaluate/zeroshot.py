@@ -82,13 +82,17 @@ class ZeroShotResult:
     unreadable: int
 
     def metrics(self) -> list[Metric]:
-        """List the last set's metrics, then top-1 of the others, every gain, and what was left out."""
+        """List the last set's metrics, then top-1 of the others, every gain, the classes to choose from, how
+        many of them the data has, and what was left out.
+        """
         *others, best = self.scores
         total = len(self.rows) + self.unlabelled
         return [
             *best.metrics,
             *(_renamed(score.metrics[0], f"top1[{score.name}]") for score in others),
             *(score.gain for score in self.scores if score.gain is not None),
+            Metric(self.task, "classes", float(len(self.class_names)), None, len(self.rows)),
+            Metric(self.task, "classes_that_occur", float(len(np.unique(self.labels))), None, len(self.rows)),
             Metric(self.task, "unlabelled", float(self.unlabelled), None, total),
             Metric(self.task, "unreadable", float(self.unreadable), None, len(self.rows)),
         ]
