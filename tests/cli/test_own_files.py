@@ -110,3 +110,52 @@ def test_a_file_name_that_is_not_utf8_comes_back_as_json_that_opens_the_file(
     said = diptych("classify", run.folder, *paths, "--labels", "a,b")
     said.out.encode("utf-8")
     assert [found["image"] for found in json.loads(said.out)] == paths
+
+
+def test_classifying_nothing_is_a_mistake(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:
+    said = diptych("classify", run.folder, "--labels", "a cat,a dog")
+    assert (said.code, said.out) == (2, "") and "IMAGE" in said.err
+    (tmp_path / "empty").mkdir()
+    said = diptych("classify", run.folder, tmp_path / "empty", "--labels", "a cat,a dog")
+    assert (said.code, said.out) == (2, "") and "holds no images" in said.err
+
+
+def test_folders_and_files_are_classified_and_what_cannot_be_read_is_named_with_its_reason(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path, "f/b.png", "f/a/2.jpg", "f/a/1.jpg", "c.jpg", "f/.hidden.jpg")
+    (tmp_path / "f" / "notes.txt").write_text("no image")
+    words = ("classify", run.folder, tmp_path / "f", tmp_path / "c.jpg", "--labels", "a cat,a dog")
+    said = diptych(*words)
+    assert said.code == 0, said.err
+    found = [str(Path(answer["image"]).relative_to(tmp_path)) for answer in json.loads(said.out)]
+    assert found == ["f/b.png", "f/a/1.jpg", "f/a/2.jpg", "c.jpg"]
+    whole = (tmp_path / "c.jpg").read_bytes()
+    (tmp_path / "f" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "f" / "text.jpg").write_text("no image")
+    said = diptych(*words)
+    assert said.code == 3 and len(json.loads(said.out)) == 4
+    assert "2 of 6" in said.err and "truncated_image 1" in said.err and "unreadable_image 1" in said.err
+    assert str(tmp_path / "f" / "cut.jpg") in said.err and str(tmp_path / "f" / "text.jpg") in said.err
+
+
+def test_labels_come_by_commas_one_by_one_or_from_a_file(
+    diptych: Callable[..., Said], run: Run, tmp_path: Path
+) -> None:
+    images(tmp_path, "1.jpg")
+
+    def labels(*words: object) -> set[str]:
+        said = diptych("classify", run.folder, tmp_path / "1.jpg", *words)
+        assert said.code == 0, said.err
+        return {label["label"] for label in json.loads(said.out)[0]["labels"]}
+
+    assert labels("--labels", "a cat, a dog") == {"a cat", "a dog"}
+    assert len(labels("--labels", ",".join(f"cat {number}" for number in range(100)))) == 100
+    assert labels("--labels", "a cat, asleep", "--labels", "a dog") == {"a cat, asleep", "a dog"}
+    (tmp_path / "labels.txt").write_bytes(b"\xef\xbb\xbfa cat, asleep\r\n\r\n a dog \r\n")
+    assert labels("--labels", tmp_path / "labels.txt") == {"a cat, asleep", "a dog"}
+    (tmp_path / "labels.txt").write_bytes("a cat\na dog".encode("utf-16"))
+    said = diptych("classify", run.folder, tmp_path / "1.jpg", "--labels", tmp_path / "labels.txt")
+    assert said.code == 2 and "UTF-16" in said.err
+    said = diptych("classify", run.folder, tmp_path / "1.jpg", "--labels", "lables.txt")
+    assert said.code == 2 and "one name a line" in said.err

@@ -1,13 +1,16 @@
 """What commands read and say: columns in, JSON and small tables out."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.core.errors import UsageError
 from diptych.core.files import write_text
 from diptych.core.records import SETTING_OF, Counts, Metric
+from diptych.core.text_files import read_text
 
 if TYPE_CHECKING:
     from diptych.data.sources import Columns
@@ -35,6 +38,34 @@ def parse_columns(text: str) -> "Columns":
                 expected="for example image=photo,caption=title",
             )
     return from_mapping(Columns, {name.strip(): value.strip() for name, _, value in pairs}, where="--columns")
+
+
+def parse_names(values: Sequence[str], *, where: str) -> list[str]:
+    """Read class names: a text with commas, the path of a file with one a line, or several names as they are.
+
+    Raises:
+        UsageError: fewer than two names, or a file that is not UTF-8.
+
+    >>> parse_names(["a cat, a dog"], where="--labels"), parse_names(["cat, asleep", "dog"], where="--labels")
+    (['a cat', 'a dog'], ['cat, asleep', 'dog'])
+    """
+    listed = list(values)
+    if len(listed) == 1:
+        path = Path(listed[0])
+        try:
+            is_file = os.path.isfile(path)  # noqa: PTH113 — Path.is_file raises for a text of 300 letters
+            listed = read_text(path).splitlines() if is_file else listed[0].split(",")
+        except UnicodeDecodeError as error:
+            raise UsageError("names are not text", where=path, found=error.reason, expected="UTF-8") from None
+    names = [name.strip() for name in listed if name.strip()]
+    if len(names) < 2:
+        raise UsageError(
+            "there is nothing to choose between",
+            where=where,
+            found=", ".join(names) or "no name",
+            expected='at least two, such as "a cat,a dog", or a file with one name a line',
+        )
+    return names
 
 
 def answer(result: object, where: str = "-") -> int:

@@ -36,6 +36,28 @@ class Reject:
     rate: float
 
 
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """List image files, those of a folder at any depth and in sorted order.
+
+    Raises:
+        UsageError: no image is given, one is not there, or a folder holds none.
+    """
+    from diptych.data.sources import Columns
+    from diptych.data.sources_folder import FolderSource
+
+    if not given:
+        raise UsageError("no image is given", where="IMAGE", expected="image files, or folders of them")
+    files: list[Path] = []
+    for path in given:
+        if not path.is_dir() and not path.is_file():
+            raise UsageError("there is no such image", where=path, fix="check the path")
+        inside = FolderSource(path, Columns()).images() if path.is_dir() else [path]
+        if not inside:
+            raise UsageError("this folder holds no images", where=path, fix="check the path")
+        files += inside
+    return files
+
+
 def classify_images(
     model_ref: str,
     images: Sequence[Path],
@@ -43,22 +65,22 @@ def classify_images(
     templates: str,
     *,
     held: Reject | None = None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Score every picture against every name.
+) -> tuple[list[dict[str, Any]], Counts]:
+    """Score every image against every name.
 
     Args:
         model_ref: the model.
-        images: picture files.
+        images: image files.
         names: the labels.
         templates: a prompts file or the name of a known set; empty for bare names.
         held: when to give no label.
 
     Returns:
-        One record per picture with the labels' probabilities, best first, and the pictures that could not be
-        read. Probabilities are the softmax over the given names of scale x cosine: they say which name fits
-        better, not whether any fits; of a SigLIP they are the sigmoid, each name by itself. With a
-        calibration each label also has its match probability, which does not depend on the other names, and a
-        picture the p-value of belonging to none.
+        One record per image with the labels' probabilities, best first, and the counts of those that could
+        not be read, which have none. Probabilities are the softmax over the given names of scale x cosine:
+        they say which name fits better, not whether any fits; of a SigLIP they are the sigmoid, each name by
+        itself. With a calibration each label also has its match probability, which does not depend on the
+        other names, and an image the p-value of belonging to none.
     """
     from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
@@ -67,9 +89,6 @@ def classify_images(
     from diptych.models.opening import load
 
     known = open_templates(templates) if templates else BARE
-    missing = [str(path) for path in images if not path.is_file()]
-    if missing:
-        raise UsageError("there is no such picture", where=", ".join(missing[:3]), fix="check the path")
     model = load(model_ref)
     if held is not None and held.calibration.model_digest != model.digest:
         raise IntegrityError(
@@ -80,14 +99,14 @@ def classify_images(
             fix=f"make it again: diptych calibrate {model_ref} SOURCE",
         )
     classifier = build_classifier(model, names, known)
-    embeds = embed_images(model, (path.read_bytes() for path in images))
-    found, unreadable = [], []
-    for path, embed in zip(images, embeds, strict=True):
-        if np.isnan(embed[0]):
-            unreadable.append(str(path))
-        else:
-            found.append({"image": str(path), **_answer(model, embed, classifier, names, held)})
-    return found, unreadable
+    counts = Counts()
+    embeds = embed_images(model, images, counts=counts)
+    found = [
+        {"image": str(path), **_answer(model, embed, classifier, names, held)}
+        for path, embed in zip(images, embeds, strict=True)
+        if not np.isnan(embed[0])
+    ]
+    return found, counts
 
 
 def _answer(

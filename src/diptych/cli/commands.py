@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
+from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
 from diptych.cli.curate import curate, plan
 from diptych.cli.evaluate import evaluate
 from diptych.cli.prompts import ablate, calibrate, prompts
@@ -178,42 +178,36 @@ def classify(
     model: ModelFolder,
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")],
     *,
-    labels: str,
+    labels: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAMES")],
     templates: str = "",
     reject: float | None = None,
     calibration: Path | None = None,
     json: str = "-",
 ) -> int:
-    """Say which of your labels fits each picture best, and whether any does.
+    """Say which of your labels fits each image best, and whether any does.
 
     Args:
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
-        images: picture files.
-        labels: names to choose from, separated by commas.
+        images: image files, or folders of them.
+        labels: names to choose from, separated by commas, or a file with one a line; given several times,
+            each is one name.
         templates: prompts file, or the name of a known set such as imagenet; bare names without one.
-        reject: of unrelated pictures, the share that may still get a label, such as 0.05; see calibrate.
+        reject: of unrelated images, the share that may still get a label, such as 0.05; see calibrate.
         calibration: what `diptych calibrate` wrote; beside the model by default.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.ask import classify_images, open_calibration
+    from diptych.cli.ask import classify_images, image_files, open_calibration
 
-    names = [name.strip() for name in labels.split(",") if name.strip()]
-    if len(names) < 2:
-        raise UsageError(
-            "there is nothing to choose between",
-            where="--labels",
-            found=", ".join(names) or "no name",
-            expected='at least two, for example --labels "a cat,a dog"',
-        )
+    names, files = parse_names(labels, where="--labels"), image_files(images)
     held = None if reject is None else open_calibration(model, calibration, reject)
-    found, unreadable = classify_images(model, images, names, templates, held=held)
+    found, counts = classify_images(model, files, names, templates, held=held)
     answer(found, json)
-    if unreadable:
+    show_dropped(counts)
+    if counts.dropped:
         raise DataError(
-            "some pictures cannot be read",
-            where=", ".join(unreadable[:3]),
-            found=f"{len(unreadable)} of {len(images)}",
+            "some images cannot be read",
+            found=f"{counts.dropped.total()} of {counts.seen} ({counts.reasons()})",
         )
     return 0
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
+from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
 from diptych.cli.words import ModelFolder, SourceName
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files import write_text
 from diptych.core.memory import keep_freed_memory
 from diptych.core.records import Need
 from diptych.core.settings import dumps_toml, load_toml, to_mapping
-from diptych.core.text_files import read_text
 
 if TYPE_CHECKING:
     from diptych.evaluate.senses import Choice
@@ -54,7 +53,7 @@ def prompts(
 
     if out is not None and out.suffix != ".toml":
         raise UsageError("a prompts file is written as TOML", where="--out", found=out, fix="name it .toml")
-    labels = class_names(names)
+    labels = parse_names([names], where="NAMES")
     found = choose_senses(labels, read_wordnet(wordnet), by_hand=_decisions(by_hand))
     show_choices(found)
     if out is not None:
@@ -151,21 +150,6 @@ def calibrate(
     bank = {"pictures": len(found.picture_bank), "texts": len(found.text_bank)}
     weights = None if images else [round(float(weight), 6) for weight in found.weights]
     return answer({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
-
-
-def class_names(text: str) -> list[str]:
-    """Read class names: a list with commas, or a file with one a line."""
-    path = Path(text)
-    listed = read_text(path).splitlines() if "," not in text and path.is_file() else text.split(",")
-    names = [name.strip() for name in listed if name.strip()]
-    if len(names) < 2:
-        raise UsageError(
-            "a set of classes has at least two names",
-            where="NAMES",
-            found=text,
-            expected='such as "crane,heron,stork", or a file with one name a line',
-        )
-    return names
 
 
 def show_choices(found: "Sequence[Choice]") -> None:
