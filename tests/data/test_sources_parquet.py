@@ -10,6 +10,7 @@ from tests.data.source_files import images, picture, read
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.curate.candidates import CandidatesSettings, candidates_of, units_of
 from diptych.data.sources import Columns, open_source
+from diptych.evaluate.readers.tables_parquet import ParquetReader
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -48,6 +49,17 @@ def test_curation_reads_the_same_table(tmp_path: Path) -> None:
     settings = CandidatesSettings(sources=(str(tmp_path / "t.parquet"),))
     tables = [candidates_of(unit, settings)[0] for unit in units_of(settings)]
     assert [caption for table in tables for caption in table["caption"].to_pylist()] == ["a", "b"]
+
+
+def test_evaluation_reads_it_by_a_column_that_is_there_once(tmp_path: Path) -> None:
+    pq.write_table(odd_table(), tmp_path / "test.parquet")
+    examples = list(ParquetReader(label="good").examples(tmp_path, "test"))
+    assert [(example.labels, example.captions) for example in examples] == [
+        (("x",), ("a",)),
+        (("y",), ("b",)),
+    ]
+    with pytest.raises(UsageError, match="one name"):
+        list(ParquetReader().examples(tmp_path, "test"))
 
 
 def test_a_column_that_is_asked_for_twice_is_refused(tmp_path: Path) -> None:

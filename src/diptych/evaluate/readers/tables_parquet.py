@@ -13,7 +13,8 @@ from typing import Any, Literal
 from diptych.core.errors import BadSampleError, unknown_name
 from diptych.core.listing import is_data
 from diptych.data.sources_rows import captions_of, fields_of, image_path
-from diptych.data.sources_tables import open_parquet, parquet_rows
+from diptych.data.sources_tables import open_parquet, parquet_rows, plain_columns
+from diptych.data.table_rows import check_columns
 from diptych.evaluate.readers.examples import Example, Label, damaged
 
 IMAGES = ("image", "img", "jpg", "png", "webp")
@@ -72,6 +73,8 @@ class ParquetReader:
                     raise unknown_name("column of pictures", self.image or IMAGES[0], names, where=path)
                 label = _column(self.label, LABELS, names)
                 caption = _column(self.caption, CAPTIONS, names)
+                check_columns(names, [name for name in (image, label, caption) if name], path)
+                names = plain_columns(file, (image, label, caption))
                 for cells in parquet_rows(file, names, path):
                     row = dict(zip(names, cells, strict=True))
                     labels = _labels(row.pop(label, None), f"{path} row {number}")
