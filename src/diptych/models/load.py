@@ -22,6 +22,7 @@ from diptych.models.clip import Clip
 from diptych.models.config import Activation, ClipConfig
 from diptych.models.formats import CONVERSION, is_ours, read_parts
 from diptych.models.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
+from diptych.models.image_size import at_image_size
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn, device_of
 from diptych.models.parts import Parts
@@ -48,6 +49,7 @@ def load(
     tokenizer: AnyTokenizer | str | Path | None = None,
     preprocess: Preprocess | str | None = None,
     hub: Hub = Hub(),  # noqa: B008 — frozen
+    image_size: int | tuple[int, int] | None = None,
 ) -> Model:
     """Load a model ready to embed.
 
@@ -62,6 +64,8 @@ def load(
         tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
         preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
         hub: revision, cache and whether the network may be used.
+        image_size: (height, width) to read, or both as one number; the learned positions are stretched to it
+            as in open_clip (`models.image_size`). None: the size that the model learned with.
 
     Raises:
         UsageError: there is no such model, or something must be passed that the files do not tell.
@@ -77,6 +81,8 @@ def load(
         model = _assemble(place, activation, tokenizer, preprocess, hub)
     if place.row is not None:
         _check_row(place, model)
+    if image_size is not None:
+        model = at_image_size(model, image_size)
     return model.compute_in(precision).to(device)
 
 

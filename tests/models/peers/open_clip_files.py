@@ -108,7 +108,9 @@ def read(folder: Path) -> None:
         tokenizer = SimpleTokenizer(context_length=model.context_length)
     else:
         name = f"local-dir:{folder / 'model'}"
-        model, _, transform = open_clip.create_model_and_transforms(name)
+        forced = folder / "force_image_size"
+        size = int(forced.read_text()) if forced.is_file() else None
+        model, _, transform = open_clip.create_model_and_transforms(name, force_image_size=size)
         tokenizer = open_clip.get_tokenizer(name)
     answer(folder, model.eval(), transform, tokenizer)
 
