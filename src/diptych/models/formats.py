@@ -44,6 +44,7 @@ from diptych.models.lone_weights import read_alone
 from diptych.models.open_clip_tokenizer import stated_cleaning
 from diptych.models.parts import Parts, State, malformed, unsupported
 from diptych.models.references import WEIGHTS_SUFFIXES
+from diptych.models.sentence_transformers import clip_folder
 from diptych.models.weights import Weights, read_weights
 
 CONVERSION = "conversion"  # the kind of receipt that `diptych convert` leaves
@@ -108,7 +109,7 @@ def read_parts(path: Path, activation: Activation | None) -> Parts:
         UsageError: nothing here is a model, or the activation must be passed.
         IntegrityError: a file is damaged or does not fit the others.
     """
-    folder, file = (path, None) if path.is_dir() else (path.parent, path)
+    folder, file = (clip_folder(path), None) if path.is_dir() else (path.parent, path)
     if file is not None and is_ours(folder):
         raise UsageError(
             "this is a part of a checkpoint of diptych",
