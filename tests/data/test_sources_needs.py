@@ -30,6 +30,20 @@ def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path: P
     assert dropped == {} and all(Path(pair.path).read_bytes() == pair.image for pair in pairs)
 
 
+def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(tmp_path: Path) -> None:
+    names = ["x/00000002.jpg", "x/a.jpg", "y/a.jpg", "z/00000002.jpg", "z/a.jpg"]
+    images(tmp_path, *names)
+    structs = [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in names]
+    for number, cells in enumerate((names, structs)):
+        pq.write_table(pa.table({"image": cells}), tmp_path / f"{number}.parquet")
+        pairs, dropped = read(tmp_path / f"{number}.parquet", need=Need.IMAGE)
+        assert dropped == {} and len({pair.key for pair in pairs}) == 5
+        assert [pair.key for pair in pairs[:2]] == ["00000002", "a"]
+        assert {pair.path for pair in pairs} == (
+            {str(tmp_path / "1.parquet")} if number else {str(tmp_path / name) for name in names}
+        )
+
+
 def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path: Path) -> None:
     images(tmp_path / "f", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "4.jpg", "._4.jpg")
     (tmp_path / "f/cat/2.txt").write_bytes(b"\xff\xfe\xfd")
@@ -75,6 +89,7 @@ def test_training_counts_what_has_no_caption(tmp_path: Path) -> None:
 
 def test_where_nothing_is_needed_a_labelled_row_stays_whatever_its_image_is(tmp_path: Path) -> None:
     images(tmp_path, "1.jpg")
+    (tmp_path / "folder.jpg").mkdir()
     rows = [
         "1.jpg,a",
         "gone.jpg,b",
@@ -84,6 +99,7 @@ def test_where_nothing_is_needed_a_labelled_row_stays_whatever_its_image_is(tmp_
         ",f",
         "1.jpg",
         "\0.jpg,g",
+        "folder.jpg,h",
     ]
     (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows))
     pairs, dropped = read(tmp_path / "t.csv", need=Need.NOTHING)
@@ -95,8 +111,9 @@ def test_where_nothing_is_needed_a_labelled_row_stays_whatever_its_image_is(tmp_
         ("e", Reason.MISSING_IMAGE, False),
         ("f", Reason.MISSING_IMAGE, False),
         ("g", Reason.UNSAFE_PATH, False),
+        ("h", Reason.MISSING_IMAGE, False),
     ]
-    assert dropped == {"bad_row": 1} and len({pair.key for pair in pairs}) == 7
+    assert dropped == {"bad_row": 1} and len({pair.key for pair in pairs}) == 8
     table = pa.table({"image": ["1.jpg", "gone.jpg", None], "label": ["a", "b", "c"]})
     pq.write_table(table, tmp_path / "t.parquet")
     pairs, dropped = read(tmp_path / "t.parquet", need=Need.NOTHING)

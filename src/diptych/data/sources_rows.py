@@ -238,19 +238,19 @@ def read_image(path: Path) -> bytes:
         BadSampleError: it is missing, no regular file (a pipe would hang, /dev/zero never end), or too large.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadSampleError(Reason.MISSING_IMAGE, where=path, found="no regular file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise BadSampleError(Reason.TOO_MANY_BYTES, where=path, found=f"{status.st_size} bytes")
+            return file.read(MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise BadSampleError(Reason.MISSING_IMAGE, where=path, found=type(error).__name__) from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSampleError(Reason.MISSING_IMAGE, where=path, found="no regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise BadSampleError(Reason.TOO_MANY_BYTES, where=path, found=f"{status.st_size} bytes")
-        try:
-            return file.read(MAX_FILE_BYTES)
-        except OSError as error:
-            raise BadSampleError(Reason.MISSING_IMAGE, where=path, found=str(error)) from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def image_path(value: object, folder: Path) -> Path:

@@ -179,7 +179,7 @@ class ParquetSource:
         taken: set[str] = set()
         for number, (path, cells) in enumerate(self._rows()):
             try:
-                pair = self._pair(cells, path.parent, number, taken)
+                pair = self._pair(cells, path, number, taken)
             except BadSampleError as error:
                 drop(counts, error, f"{path.name} row {number}")
             else:
@@ -201,7 +201,7 @@ class ParquetSource:
                 for cells in parquet_rows(file, names, path):
                     yield path, dict(zip(keys, cells, strict=True))
 
-    def _pair(self, cells: dict[str, Any], folder: Path, number: int, taken: set[str]) -> Pair:
+    def _pair(self, cells: dict[str, Any], path: Path, number: int, taken: set[str]) -> Pair:
         key = cells.pop(self.columns.key, cells.get("key"))  # img2dataset's name for it
         image = cells.pop(self.columns.image, None)
         if image is None:
@@ -213,13 +213,14 @@ class ParquetSource:
             stem = Path(told).stem if isinstance(told, str) else ""
             image = told if image.get("bytes") is None else image["bytes"]
         if not isinstance(image, bytes):
-            image = attempt(lambda: image_path(image, folder))
+            image = attempt(lambda: image_path(image, path.parent))
             stem = image.stem if isinstance(image, Path) else stem
         row = f"{number:0{_NUMBER_WIDTH}d}"
-        name = row if not stem or stem in taken else plain(stem)
+        ways = (plain(stem), row, f"{row}-{plain(stem)}")  # another image's stem may be this row's number
+        name = next((way for way in ways if way and way not in taken), row)
         if isinstance(key, str | int) and str(key):
             name = plain(str(key))
-        return build_pair(self.need, name, image, captions, fields_of(cells))
+        return build_pair(self.need, name, image, captions, fields_of(cells), str(path))
 
 
 class _ArrowFile:
