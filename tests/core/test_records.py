@@ -1,12 +1,13 @@
 """Records: the counts of a stage always balance."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.errors import TooMuchBadDataError
+from diptych.core.errors import IntegrityError, TooMuchBadDataError
 from diptych.core.records import EXAMPLES_PER_REASON, Counts, Metric, Pair, Reason
 
 EVENTS = st.lists(st.one_of(st.none(), st.sampled_from(list(Reason))), max_size=50)
@@ -80,3 +81,24 @@ def test_metrics_are_plain_json() -> None:
         "n": 100,
     }
     assert Metric("t", "m", float("nan"), None, 0).as_dict()["value"] is None
+
+
+def test_an_example_of_untrusted_data_is_kept_short() -> None:
+    counts = Counts()
+    counts.drop(Reason.DUPLICATE_KEY, "k" * 3_000_000)
+    assert len(counts.examples[Reason.DUPLICATE_KEY][0]) == 300
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"in": "many"},
+        {"in": [1]},
+        {"dropped": 7},
+        {"dropped": {"no_such_reason": 1}},
+        {"examples": {"robots": 7}},
+    ],
+)
+def test_counts_of_no_form_are_an_integrity_error(plain: dict[str, Any]) -> None:
+    with pytest.raises(IntegrityError, match="counts of samples"):
+        Counts.from_dict(plain)

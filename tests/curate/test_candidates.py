@@ -151,6 +151,30 @@ def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, imag
     assert [(row["image"], row["url"]) for row in rows] == [(None, URL.format(n)) for n in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (r'{"caption": "a dog", "note": "\ud800"}', {"note": "\\ud800"}),
+        (r'{"caption": "a dog", "\ud800": 1}', {"\\ud800": 1}),
+        (r'{"caption": "a \ud800 dog"}', None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_a_lone_surrogate_spoils_its_own_caption_at_most(
+    tmp_path: Path, kind: str, told: str, expected: dict[str, Any] | None
+) -> None:
+    files = {"k1.jpg": b"image", "k1.json": told.encode()}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    if kind == "tar":
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for name in files:
+                tar.add(tmp_path / name, name)
+    rows, counts = read(CandidatesSettings((str(tmp_path / "a.tar" if kind == "tar" else tmp_path),)))
+    assert [json.loads(row["fields"]) for row in rows] == ([expected] if expected else [])
+    assert counts.dropped == ({} if expected else {Reason.CAPTION_NOT_TEXT: 1})
+
+
 def test_an_image_without_bytes_and_path_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -123,3 +123,16 @@ def test_what_is_no_wordnet_or_damaged_is_told(tmp_path: Path) -> None:
     cut.with_suffix(".tsv").write_text("synset\tpos\n1\tn\n")
     with pytest.raises(DataError, match="members"):
         read_wordnet(cut.with_suffix(".tsv"))
+
+
+def test_damage_and_endless_fields_are_told_in_a_short_message(tmp_path: Path) -> None:
+    (tmp_path / "long.tsv").write_bytes(b"x" * 200_000)
+    whole = bytearray(gzip.compress(" ".join(f"<a>{n * n}</a>" for n in range(9999)).encode()))
+    whole[len(whole) // 2 :: 50] = b"\xff" * len(whole[len(whole) // 2 :: 50])
+    (tmp_path / "cut.xml.gz").write_bytes(whole)
+    folder = write_wndb(tmp_path / "dict", SYNSETS)
+    (folder / "data.verb").write_text("00001740 " + "x" * 9999 + " v\n")
+    for path in (tmp_path / "long.tsv", tmp_path / "cut.xml.gz", folder):
+        with pytest.raises(DataError, match="cannot be read") as caught:
+            read_wordnet(path)
+        assert len(caught.value.found) <= 200

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from enum import Flag, StrEnum, auto
 from typing import Any, Protocol
 
-from diptych.core.errors import TooMuchBadDataError
+from diptych.core.errors import IntegrityError, TooMuchBadDataError
 
 Field = str | int | float | bool | None
 
 MAX_BAD = "--max-bad (data.max_bad in a recipe)"
+EXAMPLE_CHARACTERS = 300  # keys and names of untrusted data may be megabytes long
 EXAMPLES_PER_REASON = 5  # enough to find the fault by hand, few enough to print
 
 
@@ -148,7 +149,7 @@ class Counts:
         self.dropped[reason] += 1
         places = self.examples.setdefault(reason, [])
         if where and len(places) < EXAMPLES_PER_REASON:
-            places.append(where)
+            places.append(where[:EXAMPLE_CHARACTERS])
 
     def merge(self, other: "Counts") -> None:
         """Add the counts of another worker or part."""
@@ -195,13 +196,22 @@ class Counts:
         >>> counts.drop(Reason.DAMAGED, "row 7")
         >>> Counts.from_dict(counts.as_dict()) == counts
         True
+
+        Raises:
+            IntegrityError: it is nothing that `as_dict` writes.
         """
-        return cls(
-            plain.get("in", 0),
-            plain.get("out", 0),
-            Counter({Reason(reason): int(count) for reason, count in plain.get("dropped", {}).items()}),
-            {Reason(reason): list(places) for reason, places in plain.get("examples", {}).items()},
-        )
+        try:
+            return cls(
+                int(plain.get("in", 0)),
+                int(plain.get("out", 0)),
+                Counter({Reason(reason): int(count) for reason, count in plain.get("dropped", {}).items()}),
+                {Reason(reason): [*map(str, places)] for reason, places in plain.get("examples", {}).items()},
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise IntegrityError(
+                "counts of samples cannot be read", found=str(error)[:EXAMPLE_CHARACTERS],
+                expected="in, out, dropped by reason, examples", fix="run the command that wrote them again",
+            ) from error  # fmt: skip
 
     def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD) -> None:
         """Hold the counts against the allowed rate of dropped samples.

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.core.errors import IntegrityError
 from diptych.core.manifest import Manifest, read_manifest
 from diptych.curate.datacard import FLOW
 from diptych.curate.stages import STAGES_FOLDER
@@ -64,10 +65,16 @@ def measured(folder: Path) -> tuple[Rate, ...]:
 
     Raises:
         UsageError: a stage is not finished.
+        IntegrityError: its manifest does not say what a stage writes.
     """
     manifests = {name: read_manifest(folder / STAGES_FOLDER / name) for name in FLOW}
-    candidates = max(1, int(manifests["candidates"].counts["in"]))
-    return tuple(_rate(name, manifest, candidates) for name, manifest in manifests.items())
+    try:
+        candidates = max(1, int(manifests["candidates"].counts["in"]))
+        return tuple(_rate(name, manifest, candidates) for name, manifest in manifests.items())
+    except (KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(
+            "the manifests of a curation lack counts or seconds", where=folder, found=repr(error)[:200]
+        ) from error
 
 
 def hours(

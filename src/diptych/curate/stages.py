@@ -9,25 +9,27 @@ Reads: the folders of earlier stages. Writes: `NNNNN….parquet` (a unit's table
 files with digests, counts, seconds) and `manifest.json`.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diptych.core.errors import IntegrityError, UsageError
+from diptych.core.errors import IntegrityError, SettingsError, UsageError
 from diptych.core.files import make_folder, write_json, writing
+from diptych.core.json_files import read_json
 from diptych.core.manifest import FileEntry, Manifest, content_digest, file_entry, is_done, read_manifest
 from diptych.core.manifest import write_manifest as finish_folder
 from diptych.core.records import Counts
+from diptych.core.settings import from_mapping
 
 if TYPE_CHECKING:
     from diptych.curate.recipe import CurateRecipe
 
+T = TypeVar("T")
 STAGES_FOLDER = "stages"
 KIND = "curate-"
 """Followed by the stage's name: the kind in its manifest."""
@@ -76,6 +78,21 @@ class Stage:
     inputs: Callable[[Run], tuple[FileEntry, ...]] = lambda _: ()
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is kept of a unit that is done.
+
+    Attributes:
+        files: that it wrote.
+        counts: `Counts.as_dict`.
+        seconds: that it took.
+    """
+
+    files: tuple[FileEntry, ...]
+    counts: dict[str, Any]
+    seconds: float
+
+
 def is_finished(run: Run, name: str) -> bool:
     """Tell whether a stage is done."""
     return is_done(run.stage(name), KIND + name)
@@ -116,12 +133,8 @@ def do_unit(run: Run, stage: Stage, number: int) -> Counts:
 
     counts = stage.work(run, number, write)
     counts.check(max_bad_fraction=1.0)
-    receipt = {
-        "files": [asdict(entry) for entry in files],
-        "counts": counts.as_dict(),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    write_json(_receipt(folder, number), receipt)
+    receipt = Receipt(tuple(files), counts.as_dict(), round(time.monotonic() - started, 3))
+    write_json(_receipt(folder, number), asdict(receipt))
     return counts
 
 
@@ -138,10 +151,10 @@ def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> M
     folder, counts, unit_seconds = run.stage(stage.name), Counts(), 0.0
     known: dict[str, FileEntry] = {}
     for number in range(stage.units(run)):
-        receipt = read_receipt(folder, number)
-        counts.merge(Counts.from_dict(receipt["counts"]))
-        unit_seconds += receipt["seconds"]
-        known |= {entry["name"]: FileEntry(**entry) for entry in receipt["files"]}
+        receipt = read_typed(Receipt, _receipt(folder, number), fix="remove it, and go on with --resume")
+        counts.merge(Counts.from_dict(receipt.counts))
+        unit_seconds += receipt.seconds
+        known |= {entry.name: entry for entry in receipt.files}
     finishing = time.monotonic()
     extra = stage.finish(run)
     finished = time.monotonic() - finishing
@@ -219,22 +232,18 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         ) from error
 
 
-def read_receipt(folder: Path, number: int) -> dict[str, Any]:
-    """Read the receipt of a unit.
+def read_typed(kind: type[T], path: Path, *, fix: str) -> T:
+    """Read a small JSON file of a stage into its dataclass.
 
     Raises:
-        IntegrityError: it is gone or damaged.
+        IntegrityError: its values are not of the types that were written.
+        UsageError: it is gone.
     """
-    path = _receipt(folder, number)
     try:
-        receipt = json.loads(path.read_text(encoding="utf-8"))
-        return {"files": receipt["files"], "counts": receipt["counts"], "seconds": float(receipt["seconds"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return from_mapping(kind, read_json(path, fix=fix))
+    except SettingsError as error:
         raise IntegrityError(
-            "the receipt of a unit cannot be read",
-            where=path,
-            found=str(error)[:100],
-            fix="remove this file and run the curation again with --resume",
+            "a file of a stage is damaged", where=path, found=str(error)[:200], fix=fix
         ) from error
 
 

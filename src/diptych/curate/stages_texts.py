@@ -10,7 +10,7 @@ repeats of `filter`, the index of `match`, `balance/before.npy` and `after.npy`.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.core.files import write_json
-from diptych.core.json_files import read_json
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Reason
 from diptych.curate.balance import Plan, balance_partition, count_matches, make_plan
@@ -29,7 +28,7 @@ from diptych.curate.filter import caption_hosts, filter_table, repeated_captions
 from diptych.curate.match import Matches, QueryIndex
 from diptych.curate.repeats import first_of_their_keys, save_repeats
 from diptych.curate.scrub import scrub_column
-from diptych.curate.stages import Run, Stage, Write, read_table, tables, unit_table
+from diptych.curate.stages import Run, Stage, Write, read_table, read_typed, tables, unit_table
 from diptych.curate.stages_queries import QUERIES_FILE
 from diptych.data.arrays import load_array, save_array
 from diptych.data.sources import open_source
@@ -38,21 +37,32 @@ from diptych.data.sources_rows import digest_files
 UNITS_FILE = "units.json"
 
 
+@dataclass(frozen=True, slots=True)
+class CutSources:
+    """The units that the sources of candidates were cut into."""
+
+    units: tuple[CandidateUnit, ...]
+
+
+def _cut(run: Run) -> CutSources:
+    path = run.stage("candidates") / UNITS_FILE
+    return read_typed(CutSources, path, fix="begin the curation again in another folder")
+
+
 def units(run: Run) -> int:
     """Return how many units `candidates` and all stages after it have: one per table of candidates."""
-    return len(read_json(run.stage("candidates") / UNITS_FILE)["units"])
+    return len(_cut(run).units)
 
 
 def _candidates_prepare(run: Run) -> None:
     """Cut the sources into units; those of the first look stay, whatever happens to the sources."""
     path = run.stage("candidates") / UNITS_FILE
     if not path.is_file():
-        write_json(path, {"units": [asdict(unit) for unit in units_of(run.recipe.candidates)]})
+        write_json(path, asdict(CutSources(units_of(run.recipe.candidates))))
 
 
 def _candidates(run: Run, number: int, write: Write) -> Counts:
-    told = read_json(run.stage("candidates") / UNITS_FILE)["units"][number]
-    table, counts = candidates_of(CandidateUnit(**told), run.recipe.candidates)
+    table, counts = candidates_of(_cut(run).units[number], run.recipe.candidates)
     write("", table)
     return counts
 
@@ -61,8 +71,7 @@ def _candidates_inputs(run: Run) -> tuple[FileEntry, ...]:
     """Digest what was read: files each by themselves, other sources by what they say of themselves."""
     settings = run.recipe.candidates
     found: list[FileEntry] = []
-    paths = dict.fromkeys(unit["path"] for unit in read_json(run.stage("candidates") / UNITS_FILE)["units"])
-    for name in paths:
+    for name in dict.fromkeys(unit.path for unit in _cut(run).units):
         path = Path(name)
         if path.is_file():
             found += digest_files(path.name, [path], root=path.parent)

@@ -12,6 +12,7 @@ Source: wordnet.princeton.edu, wndb(5WN); globalwordnet.github.io/schemas (WN-LM
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,11 +97,11 @@ def read_wordnet(path: str | Path) -> WordNet:
         )
     try:
         wordnet = readers[kind](place)
-    except (OSError, EOFError, ValueError, LookupError, expat.ExpatError) as error:
+    except (OSError, EOFError, ValueError, LookupError, zlib.error, csv.Error, expat.ExpatError) as error:
         raise DataError(
             "a WordNet cannot be read",
             where=place,
-            found=f"{type(error).__name__}: {error}",
+            found=f"{type(error).__name__}: {error}"[:200],
             fix="get it again",
         ) from error
     if not wordnet.synsets:
