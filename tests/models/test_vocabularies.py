@@ -135,3 +135,15 @@ def test_open_clips_argmax_is_not_followed_to_an_added_token(tmp_path: Path) -> 
     with pytest.raises(SettingsError, match="largest id") as error:
         load(folder)
     assert "pool_type" in str(error.value)
+
+
+def test_a_shorter_length_of_the_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    """transformers cuts texts (and fills SigLIP's) at `model_max_length`."""
+    folder = saved(tmp_path / "clip", clip_model())
+    for length in (10**30, 77):
+        edit(folder / "tokenizer_config.json", model_max_length=length)
+        reads_as_transformers(load(folder), folder)
+    edit(folder / "tokenizer_config.json", model_max_length=12)
+    with pytest.raises(UsageError, match="model_max_length"):
+        load(folder)
+    assert load(folder, tokenizer=WORDS).tokenizer.context_length == 20

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.core.errors import UsageError
+from diptych.core.errors import UnsupportedError
 from diptych.data.cleaning import END, PATTERN, START
 
 CONFIG = "tokenizer_config.json"
@@ -47,7 +47,7 @@ def require_clip(
         path: of tokenizer.json, there or not; the other file lies beside it.
 
     Raises:
-        UsageError: a setting that changes ids is not CLIP's.
+        UnsupportedError: a setting that changes ids is not CLIP's.
     """
     beside = path.with_name(CONFIG)
     _require(config, _CLIP, beside)
@@ -157,8 +157,8 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _not_followed(path: Path, name: str, found: Any, expected: str) -> UsageError:
-    return UsageError(
+def _not_followed(path: Path, name: str, found: Any, expected: str) -> UnsupportedError:
+    return UnsupportedError(
         "the tokenizer has a setting that this package does not follow",
         where=f"{path}: {name}",
         found=repr(found)[:80],

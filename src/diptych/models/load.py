@@ -17,6 +17,9 @@ from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files import sha256_file
 from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
 from diptych.data.images import Preprocess
+from diptych.data.tokenizer_settings import CONFIG as TOKENIZER_CONFIG
+from diptych.data.tokenizer_settings import require_length
+from diptych.data.vocabulary import read_object
 from diptych.models import checkpoint
 from diptych.models.clip import Clip
 from diptych.models.config import Activation, ClipConfig
@@ -185,6 +188,8 @@ def _tokenizer(
     text = parts.config.text
     path = given if isinstance(given, AnyTokenizer) else _vocabulary(parts, given, hub)
     found = path if isinstance(path, AnyTokenizer) else open_words(path, text, cleaning=parts.cleaning)
+    if parts.folder == path and parts.format == "transformers":  # open_clip's length is the tower's
+        require_length(read_object(parts.folder / TOKENIZER_CONFIG), text.context_length, parts.folder)
     file = None
     if not isinstance(path, AnyTokenizer):
         file = path if path.is_file() else vocabulary_file(path, text)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.core.errors import UsageError
+from diptych.core.errors import UnsupportedError
 from diptych.data.siglip_engines import Cleaning
 from diptych.data.tokenizer_settings import CONFIG
 from diptych.data.vocabulary import read_object
@@ -23,7 +23,7 @@ def stated_cleaning(model_cfg: Mapping[str, Any], family: str, folder: Path) -> 
         folder: of the tokenizer.
 
     Raises:
-        UsageError: `tokenizer_kwargs` or `tokenizer_mode` ask for something that changes ids otherwise.
+        UnsupportedError: `tokenizer_kwargs` or `tokenizer_mode` ask for something that changes ids otherwise.
     """
     text = model_cfg.get("text_cfg")
     text = text if isinstance(text, Mapping) else {}
@@ -41,7 +41,7 @@ def stated_cleaning(model_cfg: Mapping[str, Any], family: str, folder: Path) -> 
     if clean not in allowed:
         strange = {"tokenizer_kwargs.clean": clean, **strange}
     for name, value in strange.items():
-        raise UsageError(
+        raise UnsupportedError(
             "the configuration asks for a tokenizer that this package does not have",
             where=f"{folder / OPEN_CLIP_CONFIG}: text_cfg.{name[:80]}",
             found=repr(value)[:80],

@@ -9,8 +9,7 @@ from diptych.core.errors import IntegrityError, SettingsError
 from diptych.data.siglip_engines import Cleaning
 from diptych.data.siglip_tokenizer import JSON, PIECES, SiglipTokenizer
 from diptych.data.tokenizer import Tokenizer
-from diptych.data.tokenizer_settings import CONFIG, require_length
-from diptych.data.vocabulary import PUBLISHED_SIZE, read_object
+from diptych.data.vocabulary import PUBLISHED_SIZE
 from diptych.models.config import NO_TOKEN, AnyTextConfig, ClipConfig, TextConfig
 
 AnyTokenizer = Tokenizer | SiglipTokenizer
@@ -36,10 +35,9 @@ def open_words(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = N
     Raises:
         DataError, IntegrityError: the files are missing, damaged or of another kind.
     """
-    folder = path if path.is_dir() else path.parent
-    require_length(read_object(folder / CONFIG), text.context_length, folder)
     if isinstance(text, TextConfig):
         return Tokenizer.open(path, context_length=text.context_length)
+    folder = path if path.is_dir() else path.parent
     return SiglipTokenizer.load(
         folder, cleaning=cleaning, context_length=text.context_length, vocab_size=text.vocab_size
     )
