@@ -99,6 +99,15 @@ def write_images(folder: Path, images: list[bytes]) -> str:
     return str(folder)
 
 
+def alternated(sides: dict[str, Contestant], question: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """Ask the sides in turn; return their rates."""
+    rates = {side: list[float]() for side in sides}
+    for _ in range(rounds):
+        for side, contestant in sides.items():
+            rates[side].append(contestant.ask(**question))
+    return rates
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data(parser)
@@ -127,10 +136,7 @@ def main() -> None:
             result["versions"] |= side.ask(do="versions")
         shown = Rows(len(questions))
         for name, question in questions.items():
-            rates = {side: list[float]() for side in sides}
-            for _ in range(given.rounds):
-                for side, contestant in sides.items():
-                    rates[side].append(contestant.ask(**question))
+            rates = alternated(sides, question, given.rounds)
             result[name] = {side: round(median(found)) for side, found in rates.items()}
             if "peer" in rates:
                 result[name]["times the peer"] = ratio(rates["ours"], rates["peer"])
