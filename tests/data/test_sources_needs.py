@@ -30,6 +30,25 @@ def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path: P
     assert dropped == {} and all(Path(pair.path).read_bytes() == pair.image for pair in pairs)
 
 
+def test_images_of_one_name_in_a_tar_are_several_samples_unless_they_share_a_caption(tmp_path: Path) -> None:
+    images(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png", "c.jpg", "c.png")
+    (tmp_path / "c.txt").write_text("a mask and its photo")
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in ("a.jpg", "a.png", "b.jpg", "c.jpg", "c.png", "c.txt", "b.png"):
+            archive.add(tmp_path / name, name)
+    pairs, dropped = read(tmp_path / "x.tar", need=Need.IMAGE)
+    files = {
+        "a.jpg": "a.jpg",
+        "a.png": "a.png",
+        "b": "b.jpg",
+        "c": "c.jpg",
+        "b.png": "b.png",
+        "b.jpg": "b.jpg",
+    }
+    assert [pair.key for pair in pairs] == list(files) and dropped == {}
+    assert all(pair.image == (tmp_path / files[pair.key]).read_bytes() for pair in pairs)
+
+
 def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(tmp_path: Path) -> None:
     names = ["x/00000002.jpg", "x/a.jpg", "y/a.jpg", "z/00000002.jpg", "z/a.jpg"]
     images(tmp_path, *names)

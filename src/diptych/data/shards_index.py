@@ -142,9 +142,10 @@ def _choices(piece: str) -> list[str]:
 def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
     """Build the index of tars that came without one, from their headers alone.
 
-    Samples that lack an image are dropped and counted. A key that an earlier
-    shard used too is told apart by the shard's name, for many writers count from zero in each; inside one
-    shard it is a duplicate and dropped.
+    Samples that lack an image are dropped and counted. A key that an earlier shard used too is told apart by
+    the shard's name, for many writers count from zero in each; inside one shard it is a duplicate and
+    dropped. Images of one name and several extensions with nothing else are several samples: they come from
+    a folder of images, and not from a writer of samples.
 
     Returns:
         The index (N,) and the N keys.
@@ -161,6 +162,8 @@ def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
             row = _row(shard, members, path)
             where = f"{path}: {key}"
             name = f"{path.stem}-{key}" if seen.get(key, shard) != shard else key
+            if name in seen and len(members) == 1:
+                name = f"{name}.{members[0][0]}"
             if row[4] == 0:
                 counts.drop(Reason.MISSING_IMAGE, where)
             elif name in seen:
@@ -178,7 +181,11 @@ def _samples(path: Path) -> Iterator[tuple[str, list[tuple[str, Member]]]]:
         split = ((*_split(member.name), member) for member in read_members(file, name=str(path)))
         named = ((key, (extension, member)) for key, extension, member in split if key)
         for key, group in groupby(named, key=lambda item: item[0]):
-            yield key, [item[1] for item in group]
+            members = [item[1] for item in group]
+            if len(members) > 1 and all(_kind(extension) == "image" for extension, _ in members):
+                yield from ((f"{key}.{member[0]}", [member]) for member in members)
+            else:
+                yield key, members
 
 
 def _split(name: str) -> tuple[str, str]:
