@@ -43,7 +43,6 @@ def test_images_of_one_name_in_a_tar_are_several_samples_unless_they_share_a_cap
         "b": "b.jpg",
         "c": "c.jpg",
         "b.png": "b.png",
-        "b.jpg": "b.jpg",
     }
     assert [pair.key for pair in pairs] == list(files) and dropped == {}
     assert all(pair.image == (tmp_path / files[pair.key]).read_bytes() for pair in pairs)
