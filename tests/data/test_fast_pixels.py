@@ -183,3 +183,39 @@ def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: 
     )
     assert off.mean() < 1
     assert plain >= 0.9995 and centred >= 0.999
+
+
+@pytest.mark.deep
+def test_embeddings_notice_fast_where_the_documentation_says_so(shared_data: Path) -> None:
+    """Stripes in a large JPEG, files that are turned; neither upright photos nor stripes in a PNG."""
+    torch = pytest.importorskip("torch")
+    from dataclasses import replace
+
+    from diptych.models.clip import build
+    from diptych.models.config import VitConfig
+    from diptych.models.presets import preset
+
+    rows, columns = np.arange(480)[:, None, None], np.arange(640)[None, :, None]
+    stripes = np.where(rows // 2 % 2 == 0, 255, 0) ^ np.where(columns // 3 % 2 == 0, 128, 0)
+    grating = Image.fromarray(np.repeat(stripes, 3, axis=2).astype(np.uint8))
+    photos = [file.read_bytes() for file in sorted((shared_data / "coco" / "images").glob("*.jpg"))[:40]]
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    lying = encoded(Image.open(io.BytesIO(photos[0])), "JPEG", exif=exif)
+    config = replace(preset("ViT-B-32"), vision=VitConfig((80, 60), 20, 192, 6, 3))
+    clip, preprocess = build(config, seed=0).eval(), Preprocess(size=(80, 60))
+
+    def smallest(files: list[bytes]) -> float:
+        embeds = []
+        for mode in ("exact", "fast"):
+            pixels = np.stack([read_pixels(file, preprocess, mode=mode) for file in files])
+            with torch.inference_mode():
+                embeds.append(
+                    clip.encode_image(preprocess.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
+                )
+        return torch.nn.functional.cosine_similarity(*embeds).min().item()
+
+    assert smallest(photos) > 0.9997
+    assert smallest([encoded(grating, "PNG")]) > 0.99999
+    assert smallest([encoded(grating, "JPEG", quality=90)]) < 0.9995
+    assert smallest([lying]) < 0.99

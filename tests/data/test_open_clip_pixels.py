@@ -15,6 +15,7 @@ from tests.data.odd_files import odd_files
 
 from diptych.data import resampling
 from diptych.data.images import Preprocess, read_pixels
+from diptych.models.layout_open_clip import preprocess_from_open_clip
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_pixels.py"
 HALF = (0.5, 0.5, 0.5)
@@ -24,6 +25,8 @@ SETTINGS = {
     "siglip": Preprocess(size=(256, 256), resize="squash", mean=HALF, std=HALF),
     "tall": Preprocess(size=(80, 60)),
     "bilinear": Preprocess(size=(96, 96), interpolation="bilinear"),
+    # As a configuration has it: what open_clip's transform does with it is not what it says.
+    "tall-bilinear": preprocess_from_open_clip({"interpolation": "bilinear"}, (80, 60)),
 }
 # What `fast` shows as a viewer does, and open_clip does not: turned upright, and more than 8 bits scaled.
 READ_AS_SHOWN = {
@@ -52,6 +55,7 @@ def theirs(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
         "files": [str(file) for file in files],
         "settings": {name: as_theirs(preprocess) for name, preprocess in SETTINGS.items()},
     }
+    setup["settings"]["tall-bilinear"]["interpolation"] = "bilinear"
     (folder / "setup.json").write_text(json.dumps(setup))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     subprocess.run([python, str(SIDE), str(folder)], check=True, timeout=900, env=environment)
