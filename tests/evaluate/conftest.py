@@ -42,6 +42,9 @@ class ColourModel(Encodes):
         self.texts: list[str] = []
         self.batches: list[int] = []
 
+    def __repr__(self) -> str:
+        return "ColourModel()"
+
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """A row a text, the same one for texts that differ in case and white space alone."""
         numbers = []

@@ -39,6 +39,9 @@ class NoPictures(Encodes):
 
     scale, bias, config = 10.0, 0.0, SimpleNamespace(logit_bias_init=None)
 
+    def __repr__(self) -> str:
+        return "NoPictures()"
+
 
 @parametrize_with_checks([AnyWidth(NoPictures())], expected_failed_checks=lambda estimator: {})
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:

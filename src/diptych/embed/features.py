@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diptych.core.errors import UsageError
 from diptych.core.records import Counts, Field, Pair, Reason
 from diptych.data.images import Mode
 from diptych.data.sources_rows import plain
@@ -29,7 +30,7 @@ from diptych.models.encoding import (
 from diptych.models.encoding import (
     Precision as Precision,
 )
-from diptych.models.inputs import Picture
+from diptych.models.inputs import Picture, is_single
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -111,7 +112,13 @@ def image_batches(
     counts: Counts | None = None,
     unit: bool = True,
 ) -> Iterator[Floats]:
-    """Yield what `embed_images` returns, batch by batch: (batch_size, E) float32, the last one shorter."""
+    """Yield what `embed_images` returns, batch by batch: (batch_size, E) float32, the last one shorter.
+
+    Raises:
+        UsageError: a single image instead of several, an item that is none, or a batch size below 1.
+    """
+    if is_single(images):
+        raise UsageError("a list of images is needed", found="one image", fix="write [image]")
     counts = Counts() if counts is None else counts
     settings = EncodeSettings(precision, preprocessing, workers=workers)
     origins: deque[tuple[str, Reason | None]] = deque()  # of the images that are read and not yet encoded

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
-from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, UsageError, unknown_name
+from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, unknown_name
 from diptych.core.progress import Progress
 from diptych.data.images import Mode, Pixels, Preprocess, check_mode
-from diptych.models.inputs import Picture, as_items, is_single, is_text, picture_pixels, require_image
+from diptych.models.inputs import Picture, as_items, is_text, picture_pixels, require_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,11 +190,9 @@ def encode_pictures(
         unreadable picture; and the reason by row of the batch.
 
     Raises:
-        UsageError: a single picture, an item that is none, or a batch size below 1.
+        UsageError: an item is no image, or a batch size below 1.
     """
     checks.whole(batch_size, "batch_size")
-    if is_single(pictures):
-        raise UsageError("a list of images is needed", found="one image", fix="write [image]")
     with ThreadPoolExecutor(max_workers=max(1, settings.workers)) as pool:
         decoded = _decoded(pool, model, pictures, settings, ahead=batch_size * BATCHES_AHEAD)
         while batch := list(islice(decoded, batch_size)):

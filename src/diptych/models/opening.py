@@ -69,11 +69,8 @@ def load(
         chosen = None if precision == "auto" else precision
         return cast("Model", load_exported(ref, backend, precision=chosen).to(device))
     if backend in ("onnx", "openvino"):
-        raise UsageError(
-            f"only an export runs on {backend}",
-            where=ref,
-            fix=f"diptych export {ref} OUT, then load OUT",
-        )
+        fix = f"diptych export {ref} OUT, then load OUT"
+        raise UsageError(f"only an export runs on {backend}", where=ref, fix=fix)
     from diptych.models.hub import Hub
     from diptych.models.load import load as load_with_torch
 
