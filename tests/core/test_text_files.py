@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from diptych.cli.prompts import class_names
+from diptych.cli.answers import parse_names
 from diptych.core.json_files import read_json
 from diptych.core.settings import load_toml
 from diptych.core.text_files import read_text
@@ -16,6 +18,7 @@ from diptych.curate.blocked import read_blocked_images
 from diptych.curate.filter import read_list
 from diptych.curate.wordnet import read_wordnet
 from diptych.data.shards_remove import read_keys
+from diptych.data.siglip_engines import JsonEngine
 from diptych.data.vocabulary import read_merges
 from diptych.evaluate.prompts import load
 from diptych.evaluate.readers.examples import text_lines
@@ -24,7 +27,7 @@ DIGEST = "a" * 64
 FILES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
     "settings.toml": ("[data]\nsource = 'é'", "{'data': {'source': 'é'}}", load_toml),
     "settings.json": ('{"title": 1}', "{'title': 1}", read_json),
-    "names.txt": ("crane\nheron\n", "['crane', 'heron']", lambda path: class_names(str(path))),
+    "names.txt": ("crane\nheron\n", "['crane', 'heron']", lambda path: parse_names([str(path)], where="")),
     "lines.txt": ("crane\nheron\n", "['crane', 'heron']", text_lines),
     "keys.txt": ("k1\nk2", "['k1', 'k2']", read_keys),
     "list.txt": ("one\n# two\n", "('one',)", lambda path: read_list(str(path))),
@@ -53,6 +56,12 @@ def test_a_vocabulary_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     for number, encoding in enumerate(("utf-8", "utf-8-sig")):
         (tmp_path / f"{number}.txt").write_text(merges, encoding=encoding)
     assert read_merges(tmp_path / "0.txt", size=522) == read_merges(tmp_path / "1.txt", size=522)
+
+
+def test_a_tokenizer_with_a_byte_order_mark_is_read() -> None:
+    vocabulary = Tokenizer(WordLevel({"a": 0, "dog": 1}, unk_token="a")).to_str().encode()
+    plain, marked = (JsonEngine(mark + vocabulary, cleaning="none") for mark in (b"", codecs.BOM_UTF8))
+    assert plain.id_of("dog") == marked.id_of("dog") == 1
 
 
 def test_utf_16_is_named(tmp_path: Path) -> None:

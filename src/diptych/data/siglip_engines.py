@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from diptych.core.errors import IntegrityError, MissingPackageError
+from diptych.core.text_files import decode_text
 from diptych.data.cleaning import fix_text
 from diptych.data.protobuf import read_message
 
@@ -93,7 +94,7 @@ class JsonEngine:
 
         self.source = source
         try:
-            self._engine: Any = Tokenizer.from_str(source.decode("utf-8"))
+            self._engine: Any = Tokenizer.from_str(decode_text(source))
         except BaseException as error:  # a panic inside the engine is no Exception
             raise _refused(error, where) from error
         self._engine.no_padding()

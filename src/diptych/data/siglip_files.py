@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 from diptych.core.errors import IntegrityError
+from diptych.core.text_files import decode_text
 from diptych.data.protobuf import read_message
 from diptych.data.siglip_engines import META_SPACE, Cleaning
 
@@ -76,7 +77,7 @@ def self_contained(source: bytes, *, cleaning: Cleaning, end: tuple[str, int]) -
     """
     from tokenizers import Regex, Tokenizer, normalizers, processors
 
-    engine = Tokenizer.from_str(source.decode("utf-8"))
+    engine = Tokenizer.from_str(decode_text(source))
     before: dict[Cleaning, list[Any]] = {
         "lower": [normalizers.Lowercase()],
         "siglip": [
