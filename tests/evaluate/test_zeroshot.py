@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.core.errors import DataError, UnknownNameError
+from diptych.core.errors import DataError, UnknownNameError, UsageError
 from diptych.embed.features import embed_pairs
 from diptych.evaluate.prompts import Templates
 from diptych.evaluate.zeroshot import ZeroShotEvaluator, prompt_ladder, zero_shot
@@ -110,3 +110,20 @@ def test_top5_of_two_classes_is_everything_readable() -> None:
     images = np.array([[1, 0], [1, 0], [np.nan, np.nan]], dtype=np.float32)
     metrics = by_name(zero_shot(images, np.array([0, 1, 1]), eye))
     assert (metrics["top1"].value, metrics["top5"].value) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_prompts_to_compare_with_are_left_out_where_two_classes_are_the_same_in_them(
+    colour_model, swatches
+) -> None:
+    """The task's own prompts tell Red from red; bare names and the default cannot."""
+    rows = [
+        (p.image, p.captions, {"c": label}) for p, label in zip(swatches.pairs(None), "RrRrR", strict=True)
+    ]
+    names = {"R": ("red",), "r": ("green",)}
+    source = type(swatches)(rows)
+    evaluator = ZeroShotEvaluator("c", source, "c", (), Templates("own", ("{}",), names))
+    with pytest.warns(UserWarning, match="'bare names' is not compared: two classes have the same prompts"):
+        result = evaluator.score(colour_model, embed_pairs(colour_model, source))
+    assert [score.name for score in result.scores] == ["own"]
+    with pytest.raises(UsageError, match="never be told apart"), pytest.warns(UserWarning):
+        ZeroShotEvaluator("c", source, "c")(colour_model)

@@ -20,7 +20,7 @@ from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs
 from diptych.embed.penultimate import PenultimateTower
-from diptych.evaluate.classifier import build_classifier, class_probabilities
+from diptych.evaluate.classifier import class_probabilities
 from diptych.evaluate.compositional import (
     caption_scores,
     choice_hits,
@@ -49,7 +49,7 @@ from diptych.evaluate.scoring import (
 )
 from diptych.evaluate.suite_plan import WITHOUT_CLASSES, Opened, Protocol
 from diptych.evaluate.truth import Truth, groups_of, truth_of
-from diptych.evaluate.zeroshot import prompt_ladder
+from diptych.evaluate.zeroshot import classifiers, prompt_ladder
 
 if TYPE_CHECKING:
     from diptych.data.sources import Source
@@ -147,15 +147,13 @@ def zeroshot(bench: Bench) -> Answers:
     prompts: list[dict[str, Any]] = []
     first: Bools | None = None
     groups, group_field = groups_of(opened, bench.embedded, truth.rows)
-    for templates in prompt_ladder(None if opened.templates == PHOTO else opened.templates):
-        classifier = build_classifier(
-            bench.model, truth.class_names, templates, precision=precision, cache=cache
-        )
+    ladder = prompt_ladder(None if opened.templates == PHOTO else opened.templates)
+    for templates, classifier in classifiers(
+        bench.model, truth.class_names, ladder, precision=precision, cache=cache
+    ):
         outcome = classify(
             embeds, truth.labels, classifier, opened.metric, truth=truth.marks, groups=groups,
-            probabilities=lambda cosines: bench.model.probabilities(
-                bench.model.scale * cosines.astype(np.float64) + bench.model.bias
-            ),
+            probabilities=class_probabilities(bench.model, embeds, classifier),
         )  # fmt: skip
         share = further_metrics(outcome, task=opened.spec.name)[0]
         example = fill(templates, truth.class_names[:1])[0][0]

@@ -74,7 +74,7 @@ def classify(
     *,
     truth: Ints | None = None,
     groups: Ints | None = None,
-    probabilities: Callable[[Floats], NDArray[np.floating]] | None = None,
+    probabilities: NDArray[np.floating] | None = None,
 ) -> Outcome:
     """Answer for every picture.
 
@@ -85,15 +85,12 @@ def classify(
         metric: decides whether scores are kept.
         truth: (N, C) of several classes.
         groups: (N,) int64.
-        probabilities: turns cosines (N, C) into class probabilities, which `map_11pt` ranks.
+        probabilities: (N, C) of the classes, which `map_11pt` ranks.
     """
     scores: Floats | None = image_embeds @ classifier.T if metric in ("map_11pt", "roc_auc") else None
     ranks = label_ranks(image_embeds, np.maximum(labels, 0), classifier)
-    ranked = None
-    if scores is not None and probabilities is not None:
-        ranked = probabilities(scores)
     predicted = predictions(image_embeds, classifier)
-    return Outcome(labels, ranks, predicted, len(classifier), scores, truth, groups, ranked)
+    return Outcome(labels, ranks, predicted, len(classifier), scores, truth, groups, probabilities)
 
 
 def main_metric(outcome: Outcome, metric: MetricName, *, task: str, seed: int = 0) -> Metric:

@@ -5,14 +5,16 @@ Source: Radford et al. 2021, section 3.1 (top-k, mean per class; the gain of pro
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import DataError, UnknownNameError, unknown_name
+from diptych.core.errors import DataError, UnknownNameError, UsageError, unknown_name
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
 from diptych.evaluate.classifier import build_classifier
@@ -144,8 +146,7 @@ def compare_prompts(
 ) -> tuple[PromptScore, ...]:
     """Score the same pictures with several sets of prompts; gains are over the first."""
     scores: list[PromptScore] = []
-    for prompts in prompt_sets:
-        classifier = build_classifier(model, class_names, prompts, precision=precision)
+    for prompts, classifier in classifiers(model, class_names, prompt_sets, precision=precision):
         metrics = zero_shot(image_embeds, labels, classifier, task=task)
         hits = label_ranks(image_embeds, labels, classifier) < 1
         gain = None
@@ -165,6 +166,31 @@ def compare_prompts(
             )
         )
     return tuple(scores)
+
+
+def classifiers(
+    model: "Model",
+    class_names: Sequence[str],
+    prompt_sets: Sequence[Templates],
+    *,
+    precision: Precision = "float32",
+    cache: Path | None = None,
+) -> Iterator[tuple[Templates, Floats]]:
+    """Yield each set of prompts with its classifier; one to compare with is left out where two classes are
+    the same in it.
+
+    Raises:
+        UsageError: two classes are the same in the last set, the task's own.
+    """
+    for prompts in prompt_sets:
+        try:
+            classifier = build_classifier(model, class_names, prompts, precision=precision, cache=cache)
+        except UsageError as error:
+            if prompts is prompt_sets[-1]:
+                raise
+            warnings.warn(f"{prompts.name!r} is not compared: {error.what}, {error.found}", stacklevel=2)
+            continue
+        yield prompts, classifier
 
 
 def prompt_ladder(templates: Templates | None) -> tuple[Templates, ...]:
