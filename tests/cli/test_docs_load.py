@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tests.cli.conftest import Said
-from tests.models.published import GELU, WORDS, agrees, openai_clip
+from tests.models.published import ALONE_GELU, GELU, WORDS, agrees, openai_clip
 
 from diptych.data.images import Preprocess
 from diptych.models import references
@@ -37,7 +37,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     WORDS.save(tmp_path / "vocabulary")
     state = {f"module.{name}": tensor for name, tensor in openai_clip(GELU()).state_dict().items()}
     torch.save({"epoch": 32, "state_dict": state}, "epoch_32.pt")
-    convert(load("epoch_32.pt", activation="gelu", preprocess="clip", tokenizer=WORDS), "folder", "open_clip")
+    (tmp_path / "mine.json").write_text(json.dumps(ALONE_GELU["config"]))
+    convert(load("epoch_32.pt", **ALONE_GELU), "folder", "open_clip")
     monkeypatch.setattr(references, "fetch_model", lambda repository, hub: tmp_path / "folder")
     return tmp_path
 

@@ -178,9 +178,12 @@ def write(name: str, library: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     _write_open_clip(name, folder)
     if library == "open_clip":
         return folder / "hub", {}
-    told: dict[str, Any] = {"tokenizer": folder / "tokenizer"}
-    if towers(name).activation != "quick_gelu":
-        told["preprocess"] = "clip"  # OpenAI published no such archive, so its transform is not implied
+    # open_clip traced it: it lacks the numbers that OpenAI's own archives hold, so little is implied.
+    told = {
+        "tokenizer": folder / "tokenizer",
+        "preprocess": "clip",
+        "config": folder / "hub" / "open_clip_config.json",
+    }
     return folder / "archive.pt", told
 
 

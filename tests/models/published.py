@@ -131,7 +131,6 @@ def write_archive(path: Path, model: OpenaiClip) -> None:
         parameter.data = parameter.data.float()
 
 
-ALONE: dict[str, Any] = {"tokenizer": WORDS, "preprocess": "clip"}
 OPEN_CLIP: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 24,
@@ -148,6 +147,17 @@ OPEN_CLIP: dict[str, Any] = {
         "resize_mode": "shortest",
     },
 }  # fmt: skip
+
+
+ALONE: dict[str, Any] = {"tokenizer": WORDS, "preprocess": "clip", "config": OPEN_CLIP["model_cfg"]}
+"""What weights alone do not say of this model, whose shape nobody published."""
+ALONE_GELU = ALONE | {"config": OPEN_CLIP["model_cfg"] | {"quick_gelu": False}}
+
+
+def with_rows(count: int) -> dict[str, Any]:
+    """Return open_clip's configuration of this model with another size of its vocabulary."""
+    text = OPEN_CLIP["model_cfg"]["text_cfg"] | {"vocab_size": count}
+    return OPEN_CLIP["model_cfg"] | {"text_cfg": text}
 
 
 def theirs(activation: torch.nn.Module | None = None) -> dict[str, torch.Tensor]:

@@ -20,7 +20,9 @@ VIT_NAMES = 2 * 12 + 3 + 4 + 1
 @pytest.mark.parametrize("config", [VIT, RESNET])
 def test_there_and_back_is_lossless_and_infers_the_architecture(config: ClipConfig) -> None:
     clip = build(config, seed=0)
-    found, state = from_openai_state(to_openai_state(clip.state_dict()), activation="quick_gelu")
+    found, state = from_openai_state(
+        to_openai_state(clip.state_dict()), activation="quick_gelu", head_width=64
+    )
     assert found == config
     assert state.keys() == clip.state_dict().keys()
     for name, tensor in clip.state_dict().items():
@@ -56,7 +58,7 @@ def test_half_precision_files_one_dimensional_scales_and_old_extras_are_read() -
     }
     theirs["logit_scale"] = theirs["logit_scale"].reshape(1)
     theirs["input_resolution"] = torch.tensor(32)
-    _, state = from_openai_state(theirs, activation="gelu")
+    _, state = from_openai_state(theirs, activation="gelu", head_width=64)
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     assert state["logit_scale"].shape == ()
     assert len(state) == len(build(VIT, seed=0).state_dict())

@@ -1,7 +1,9 @@
 """Any reference becomes the model that its files describe, or an error that names the file and the remedy."""
 
 import hashlib
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.models.published import (
     ALONE,
+    ALONE_GELU,
     GELU,
+    OPEN_CLIP,
     WORDS,
     agrees,
     cached,
     open_clip_folder,
     openai_clip,
     theirs,
+    with_rows,
     write_archive,
 )
 
@@ -30,9 +35,13 @@ from diptych.data import vocabulary
 from diptych.data.images import Preprocess
 from diptych.data.tokenizer import Tokenizer
 from diptych.models import checkpoint
+from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.golden import CAPTIONS
 from diptych.models.hub import Hub
-from diptych.models.layout_openai import from_openai_state
+from diptych.models.layout_openai import from_openai_state, to_openai_state
 from diptych.models.load import load
+from diptych.models.presets import preset
+from diptych.models.skeleton import skeleton
 
 SIZE = {"size": (32, 32)}
 
@@ -44,9 +53,9 @@ def test_an_openai_archive_says_its_activation_and_needs_only_a_vocabulary(tmp_p
     write_archive(tmp_path / "quick.pt", openai_clip())
     write_archive(tmp_path / "gelu.pt", openai_clip(GELU()))
     quick = load(tmp_path / "quick.pt", tokenizer=WORDS)
-    with pytest.raises(UsageError, match="preprocess="):  # not OpenAI's: only they had QuickGELU in archives
+    with pytest.raises(UsageError, match="config="):  # none of OpenAI's, which all have QuickGELU
         load(tmp_path / "gelu.pt", tokenizer=WORDS)
-    gelu = load(tmp_path / "gelu.pt", **ALONE)
+    gelu = load(tmp_path / "gelu.pt", **ALONE_GELU)
     agrees(quick)
     agrees(gelu, GELU())
     assert (quick.config.activation, gelu.config.activation) == ("quick_gelu", "gelu")
@@ -66,8 +75,10 @@ def test_a_state_dictionary_needs_to_be_told_what_it_does_not_say(suffix: str, t
     state["transformer.resblocks.0.attn_mask"] = torch.zeros(20, 20)
     save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
     agrees(load(path, activation="quick_gelu", **ALONE))
+    with pytest.raises(UsageError, match="activation="):
+        load(path, tokenizer=WORDS, preprocess="clip")
     for left_out, told in (
-        ("activation", "activation="),
+        ("config", "config="),
         ("preprocess", "preprocess="),
         ("tokenizer", "tokenizer="),
     ):
@@ -96,14 +107,74 @@ def test_custom_text_names_and_half_precision_are_read(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in found.clip.parameters()} == {torch.float32}
 
 
-def test_heads_are_those_of_the_published_widths() -> None:
+PUBLISHED_SHAPES = {
+    # heads of the image tower, heads of the text tower: the papers and open_clip's model_configs
+    "ViT-B-32": (12, 8), "ViT-B-16": (12, 8), "ViT-L-14": (16, 12), "ViT-L-14-336": (16, 12), "RN50": (32, 8),
+    "RN101": (32, 8), "RN50x4": (40, 10), "RN50x16": (48, 12), "RN50x64": (64, 16), "ViT-H-14": (16, 16),
+    "ViT-g-14": (16, 16), "ViT-bigG-14": (16, 20), "ViT-B-16-plus-240": (14, 10),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED_SHAPES)
+def test_heads_are_those_of_the_published_shapes(name: str) -> None:
+    state = to_openai_state(skeleton(preset(name)).state_dict())
+    found, _ = from_openai_state(state, activation="gelu")
+    assert (found.vision.heads, found.text.heads) == PUBLISHED_SHAPES[name]
+
+
+TINY = VitConfig((224, 224), 16, 192, 12, 6)  # timm's ViT-Ti has 3 heads, and this one has 6
+
+
+@pytest.mark.parametrize(
+    ("vision", "text"),
+    [
+        (TINY, TextConfig()),
+        (replace(TINY, width=768, heads=12, image_size=(320, 320)), TextConfig()),  # 20x20, or 16x25 patches?
+        (replace(TINY, width=768, heads=12, layers=13), TextConfig()),
+        (replace(TINY, width=768, heads=12, mlp_ratio=3.0), TextConfig()),
+        (replace(TINY, width=768, heads=12), TextConfig(width=384, heads=6)),
+        (ResNetConfig((224, 224), (3, 4, 6, 4), 64, 32), TextConfig()),
+    ],
+)
+def test_the_heads_of_other_shapes_are_asked_for(vision: Any, text: TextConfig) -> None:
+    state = to_openai_state(skeleton(ClipConfig(512, vision, text)).state_dict())
+    with pytest.raises(UsageError, match="number of heads") as error:
+        from_openai_state(state, activation="gelu")
+    assert "config=" in error.value.fix
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_a_configuration_says_the_heads_of_weights_that_lie_alone(heads: int, tmp_path: Path) -> None:
+    """The same weights are another model with other numbers of heads, and none is taken for another."""
     state = theirs()
-    for width, heads in ((1280, 16), (1408, 16), (1664, 16), (1024, 16), (768, 12), (896, 14)):
-        wide = dict(state)
-        wide["visual.conv1.weight"] = torch.empty(width, 3, 16, 16, device="meta")
-        wide["visual.transformer.resblocks.0.mlp.c_fc.weight"] = torch.empty(4 * width, width, device="meta")
-        found, _ = from_openai_state(wide, activation="gelu")
-        assert found.vision.heads == heads
+    save_file(state, tmp_path / "weights.safetensors")
+    cfg = json.loads(json.dumps(OPEN_CLIP["model_cfg"]))
+    cfg["vision_cfg"]["head_width"], cfg["text_cfg"]["heads"] = 64 // heads, heads
+    (tmp_path / "tiny.json").write_text(json.dumps(cfg))  # as open_clip's model_configs lie
+    (tmp_path / "hub.json").write_text(json.dumps(OPEN_CLIP | {"model_cfg": cfg}))
+    given = {"tokenizer": WORDS, "preprocess": "clip"}
+    alone = load(tmp_path / "weights.safetensors", config=tmp_path / "tiny.json", **given)
+    whole = load(tmp_path / "weights.safetensors", config=tmp_path / "hub.json", tokenizer=WORDS)
+    assert alone.config.vision.heads == alone.config.text.heads == heads
+    assert alone.digest == whole.digest
+    model = openai_clip()
+    for block in (*model.visual.transformer.resblocks, *model.transformer.resblocks):
+        block.attn.num_heads, block.attn.head_dim = heads, 64 // heads
+    tokens = alone.tokenize(CAPTIONS)
+    pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        images, texts, _ = model(pixels, tokens)
+    assert (alone.embed_image(pixels) - images).abs().max() < 1e-5
+    assert (alone.embed_text(tokens) - texts).abs().max() < 1e-5
+
+
+def test_a_configuration_is_for_weights_that_lie_alone(tmp_path: Path) -> None:
+    folder = open_clip_folder(tmp_path / "model")
+    with pytest.raises(UsageError, match="lies beside"):
+        load(folder, config=OPEN_CLIP)
+    checkpoint.save(tmp_path / "ours", load(folder))
+    with pytest.raises(UsageError, match="config="):
+        load(tmp_path / "ours", config=OPEN_CLIP)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "kind"])
@@ -147,10 +218,10 @@ def test_weights_that_are_no_numbers_are_refused_by_name(name: str, value: float
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(DataError, match=r"token_embedding(.|\n)*other\.safetensors|other\.safetensors"):
-        load(tmp_path / "other.safetensors", activation="gelu", **ALONE)
+        load(tmp_path / "other.safetensors", activation="gelu")
     save_file({"text_model.x": torch.zeros(2, 2)}, tmp_path / "hf.safetensors")
     with pytest.raises(UsageError, match=r"hf\.safetensors(.|\n)*config\.json"):
-        load(tmp_path / "hf.safetensors", activation="gelu", **ALONE)
+        load(tmp_path / "hf.safetensors", activation="gelu")
 
 
 # --- an open_clip folder --------------------------------------------------------------------------
@@ -238,7 +309,7 @@ def test_openais_vocabulary_comes_from_the_cache_where_none_lies_beside(tmp_path
     state = theirs()
     state["token_embedding.weight"] = torch.zeros(49_408, 64)
     save_file(state, tmp_path / "weights.safetensors")
-    given: dict[str, Any] = {"activation": "quick_gelu", "preprocess": "clip"}
+    given: dict[str, Any] = {"config": with_rows(49_408), "preprocess": "clip"}
     found = load(tmp_path / "weights.safetensors", **given, hub=Hub(cache_dir=tmp_path / "cache"))
     assert found.tokenizer.encode("a!") == words.encode("a!")
 
@@ -277,7 +348,7 @@ def test_bfloat16_weights_embed_nearly_the_same(tmp_path: Path) -> None:
 def test_an_unknown_preprocessing_is_told_with_the_nearest(tmp_path: Path) -> None:
     save_file(theirs(), tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match="siglip"):
-        load(tmp_path / "w.safetensors", activation="gelu", tokenizer=WORDS, preprocess="sigl1p")
+        load(tmp_path / "w.safetensors", **ALONE | {"preprocess": "sigl1p"})
 
 
 def test_the_weights_of_a_loaded_model_can_be_trained(tmp_path: Path) -> None:

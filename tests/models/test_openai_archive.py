@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.published import openai_clip
+from tests.models.published import ALONE, openai_clip, with_rows
 
 from diptych.data.tokenizer import Tokenizer
 from diptych.models.convert_model import OPENAI_WEIGHTS, convert
@@ -34,7 +34,8 @@ def theirs() -> Any:
 def written(words: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Model]:
     folder, model = tmp_path_factory.mktemp("openai"), theirs()
     torch.save(model.state_dict(), folder / "state.pt")
-    ours = load(folder / "state.pt", activation="quick_gelu", preprocess="clip", tokenizer=words)
+    told = ALONE | {"tokenizer": words, "config": with_rows(49_408)}
+    ours = load(folder / "state.pt", **told)
     convert(ours, folder / "out", "openai")
     return model, folder / "out" / OPENAI_WEIGHTS, ours
 
@@ -45,7 +46,10 @@ def as_clip_load_reads(path: Path) -> dict[str, torch.Tensor]:
         warnings.simplefilter("ignore")
         try:
             model = torch.jit.load(opened_file, map_location="cpu").eval()
-            return dict(model.state_dict())
+            state = dict(model.state_dict())
+            for key in ("input_resolution", "context_length", "vocab_size"):  # as in build_model
+                del state[key]
+            return state
         except RuntimeError:
             return torch.load(opened_file, map_location="cpu")  # of a zip file: EOFError
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.published import ALONE, WORDS, open_clip_folder, theirs
+from tests.models.published import ALONE, WORDS, open_clip_folder, theirs, with_rows
 from tests.models.test_transformers_files import clip_model, edit, processor, saved
 
 from diptych.core.errors import SettingsError, UsageError
@@ -109,11 +109,11 @@ def test_the_published_vocabulary_fits_padded_rows_alone(tmp_path: Path, shared_
     state = theirs()
     state["token_embedding.weight"] = torch.randn(49_472, 64, generator=torch.Generator().manual_seed(0))
     torch.save(state, tmp_path / "padded.pt")
-    given = {"activation": "quick_gelu", **ALONE, "tokenizer": words}
-    padded = load(tmp_path / "padded.pt", **given)
+    given = ALONE | {"tokenizer": words}
+    padded = load(tmp_path / "padded.pt", **given | {"config": with_rows(49_472)})
     state["token_embedding.weight"] = state["token_embedding.weight"][:49_408].clone()
     torch.save(state, tmp_path / "cut.pt")
-    cut = load(tmp_path / "cut.pt", **given)
+    cut = load(tmp_path / "cut.pt", **given | {"config": with_rows(49_408)})
     assert padded.config == cut.config
     tokens = words.tokens(["a photo of a dog", "two"])
     assert torch.equal(padded.embed_text(torch.from_numpy(tokens)), cut.embed_text(torch.from_numpy(tokens)))

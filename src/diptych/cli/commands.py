@@ -250,6 +250,7 @@ def convert(
     *,
     to: Literal["diptych", "openai", "open_clip", "transformers"],
     activation: Literal["quick_gelu", "gelu"] | None = None,
+    config: Path | None = None,
     tokenizer: Path | None = None,
     preprocess: str | None = None,
 ) -> int:
@@ -260,6 +261,7 @@ def convert(
         out: folder for the files.
         to: whose format; that library's own loader reads the folder.
         activation: for weights that lie without a configuration.
+        config: JSON file of open_clip or transformers, for such weights of a shape that nobody published.
         tokenizer: folder or file, where no vocabulary lies beside the weights.
         preprocess: clip, half, clip-squash or siglip, where no file states it.
     """
@@ -270,7 +272,7 @@ def convert(
     from diptych.models.convert_model import convert as convert_model
     from diptych.models.load import load
 
-    loaded = load(model, activation=activation, tokenizer=tokenizer, preprocess=preprocess)
+    loaded = load(model, activation=activation, config=config, tokenizer=tokenizer, preprocess=preprocess)
     return answer({"out": str(out), **convert_model(loaded, out, to)})
 
 

@@ -34,6 +34,7 @@ from diptych.models.layout_openai import from_openai_state, to_openai_state
 from diptych.models.layout_siglip import to_open_clip_siglip
 from diptych.models.layout_transformers import preprocess_to_transformers
 from diptych.models.load import load
+from diptych.models.lone_weights import OPENAI_NUMBERS
 from diptych.models.model import Model
 from diptych.models.numerics import require_float32
 
@@ -131,7 +132,13 @@ def _write_openai(model: Model, folder: Path) -> None:
             )
     with writing(folder / OPENAI_WEIGHTS) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and `clip.load` reads nothing else
-        torch.jit.save(torch.jit.script(_module_tree(state)), file)
+        torch.jit.save(torch.jit.script(_module_tree(state | _numbers(model.config))), file)
+
+
+def _numbers(config: ClipConfig) -> dict[str, Tensor]:
+    """Return what OpenAI's archives hold besides weights; `build_model` leaves them out."""
+    numbers = (config.vision.image_size[0], config.text.context_length, config.text.vocab_size)
+    return {name: torch.tensor(number) for name, number in zip(OPENAI_NUMBERS, numbers, strict=True)}
 
 
 class QuickGELU(nn.Module):

@@ -40,7 +40,7 @@ from diptych.models.layout_transformers import (
     to_transformers,
     without_positions,
 )
-from diptych.models.lone_weights import read_alone
+from diptych.models.lone_weights import read_alone, stated_activation
 from diptych.models.open_clip_tokenizer import stated_cleaning
 from diptych.models.parts import Parts, State, malformed, unsupported
 from diptych.models.references import WEIGHTS_SUFFIXES
@@ -52,7 +52,9 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """In the order of transformers, which takes the first only where it holds an `image_processor`."""
 SHOWN = 6  # names in a message
 SHOWN_CHARACTERS = 80  # of a name in a message
+NO_FILE = Path("config=")  # where a configuration that was passed comes from, in messages
 
+Told = str | Path | Mapping[str, Any]
 Reader = Callable[[Mapping[str, Any], State], tuple[ClipConfig, dict[str, Tensor]]]
 Writer = Callable[[ClipConfig, State], tuple[dict[str, Any], dict[str, Tensor]]]
 
@@ -98,15 +100,16 @@ def is_ours(path: Path) -> bool:
     return {"format", "model", "tokenizer"} <= read_json(config).keys()
 
 
-def read_parts(path: Path, activation: Activation | None) -> Parts:
+def read_parts(path: Path, activation: Activation | None, config: Told | None = None) -> Parts:
     """Read a folder or file that is not a checkpoint of ours.
 
     Args:
         path: folder, weights file or index.
         activation: what the caller says; needed for weights alone, else it must agree.
+        config: of weights that lie alone: open_clip's or transformers' JSON file, or its content.
 
     Raises:
-        UsageError: nothing here is a model, or the activation must be passed.
+        UsageError: nothing here is a model, or the activation or configuration must be passed.
         IntegrityError: a file is damaged or does not fit the others.
     """
     folder, file = (clip_folder(path), None) if path.is_dir() else (path.parent, path)
@@ -116,12 +119,23 @@ def read_parts(path: Path, activation: Activation | None) -> Parts:
             where=file,
             fix=f"load the folder {folder}",
         )
-    if (folder / OPEN_CLIP_CONFIG).is_file():
-        parts = _open_clip(folder, file or _weights_in(folder, (*OPEN_CLIP_WEIGHTS, *WEIGHTS)))
-    elif (folder / CONFIG).is_file():
-        parts = _transformers(folder, file or _weights_in(folder, WEIGHTS))
-    else:
+    beside = [folder / name for name in (OPEN_CLIP_CONFIG, CONFIG) if (folder / name).is_file()]
+    if beside and config is not None:
+        raise UsageError(
+            "a configuration lies beside the weights",
+            where=beside[0],
+            fix="leave config= out, or move the weights",
+        )
+    told = beside[0] if beside else config
+    if told is None:
         return read_alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
+    source = NO_FILE if isinstance(told, Mapping) else Path(told)
+    document = told if isinstance(told, Mapping) else read_json(source)
+    if source.name == OPEN_CLIP_CONFIG or document.keys() & {"model_cfg", "vision_cfg"}:
+        weights = file or _weights_in(folder, (*OPEN_CLIP_WEIGHTS, *WEIGHTS))
+        parts = _open_clip(document, source, weights)
+    else:
+        parts = _transformers(document, source, file or _weights_in(folder, WEIGHTS))
     if activation is not None and activation != parts.config.activation:
         raise UsageError(
             "the files state another activation than the one passed",
@@ -152,16 +166,17 @@ def open_clip_family(model_cfg: Mapping[str, Any]) -> str:
     )
 
 
-def _open_clip(folder: Path, weights: Path) -> Parts:
-    path = folder / OPEN_CLIP_CONFIG
-    document = read_json(path)
-    model_cfg, preprocess_cfg = document.get("model_cfg"), document.get("preprocess_cfg") or {}
-    if not isinstance(model_cfg, dict) or not isinstance(preprocess_cfg, dict):
+def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
+    # What open_clip trains with (`model_configs/*.json`) is the model's table alone: it states no transform.
+    alone = "vision_cfg" in document
+    model_cfg = document if alone else document.get("model_cfg")
+    preprocess_cfg = document.get("preprocess_cfg") or {}
+    if not isinstance(model_cfg, Mapping) or not isinstance(preprocess_cfg, Mapping):
         raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
     family = open_clip_family(model_cfg)
     if family not in OPEN_CLIP:
         raise unsupported(path, "open_clip", family)
-    cleaning = stated_cleaning(model_cfg, family, folder)
+    cleaning = stated_cleaning(model_cfg, family, (path if path.is_file() else weights).parent)
     layout, found = OPEN_CLIP[family], read_weights(weights)
     config, state = _translated(layout.read, model_cfg, found, path, "open_clip")
     return Parts(
@@ -170,18 +185,20 @@ def _open_clip(folder: Path, weights: Path) -> Parts:
         state,
         layout.clean(found.tensors) if layout.clean else None,
         lambda ours: layout.write(config, ours)[1],
-        _stated(preprocess_from_open_clip, preprocess_cfg, config, path, "open_clip"),
-        (path, *found.files),
-        folder,
+        None if alone else _stated(preprocess_from_open_clip, preprocess_cfg, config, path, "open_clip"),
+        (*_on_disk(path), *found.files),
+        path.parent if path.is_file() else None,
         weights,
         cleaning,
         found.taken_from,
     )
 
 
-def _transformers(folder: Path, weights: Path) -> Parts:
-    path = folder / CONFIG
-    document = read_json(path)
+def _on_disk(*paths: Path | None) -> tuple[Path, ...]:
+    return tuple(path for path in paths if path is not None and path.is_file())
+
+
+def _transformers(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     family = document.get("model_type")
     if not isinstance(family, str | None):
         raise malformed(path, f"model_type of type {type(family).__name__}", " or ".join(TRANSFORMERS))
@@ -190,7 +207,7 @@ def _transformers(folder: Path, weights: Path) -> Parts:
         raise unsupported(path, "transformers", kind)
     layout, found = TRANSFORMERS[family], read_weights(weights)
     config, state = _translated(layout.read, document, found, path, "transformers")
-    processor, settings = _processor(folder)
+    processor, settings = _processor(path.parent) if path.is_file() else (None, {})
     preprocess = None
     if processor is not None:
         reader = partial(preprocess_from_transformers, family=family)
@@ -202,8 +219,8 @@ def _transformers(folder: Path, weights: Path) -> Parts:
         layout.clean(found.tensors) if layout.clean else None,
         lambda ours: layout.write(config, ours)[1],
         preprocess,
-        (path, *((processor,) if processor else ()), *found.files),
-        folder,
+        (*_on_disk(path, processor), *found.files),
+        path.parent if path.is_file() else None,
         weights,
         taken_from=found.taken_from,
     )
@@ -254,6 +271,14 @@ def _translated(
         raise unsupported(path, library, _setting(error)) from error
     except (DiptychError, OverflowError, ValueError) as error:
         raise malformed(path, str(error), "the configuration of a CLIP") from error
+    if stated_activation(found) not in (None, ours.activation):
+        raise UsageError(
+            "the archive states another activation than its configuration",
+            where=path,
+            found=ours.activation,
+            expected=stated_activation(found),
+            fix="give the configuration that belongs to these weights",
+        )
     return ours, state
 
 

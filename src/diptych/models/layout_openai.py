@@ -11,11 +11,13 @@ Source: OpenAI's ``clip/model.py`` (``build_model`` infers the architecture from
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, UnsupportedError
 from diptych.models.config import (
     NO_TOKEN,
     Activation,
@@ -25,15 +27,15 @@ from diptych.models.config import (
     VitConfig,
     mlp_ratio,
 )
+from diptych.models.presets import PUBLISHED
 
 SIGMOID_BIAS = -10.0
 """Where open_clip's ``--siglip`` lets the bias start (Zhai et al. 2023, section 3.2)."""
 
 HEAD_WIDTH = 64
-"""Width of an attention head wherever nothing else is known; weights alone do not tell."""
+"""Width of every attention head in OpenAI's own code, whatever the weights."""
 
-WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104}
-"""Head widths of the published picture towers that differ, by the tower's width: ViT-H, ViT-g, ViT-bigG."""
+T = TypeVar("T", VitConfig | ResNetConfig, TextConfig)
 
 _PACKED = re.compile(r"(?P<stem>.*\.attn)\.in_proj_(?P<kind>weight|bias)")
 _SEPARATE = re.compile(r"(?P<stem>.*\.blocks\.\d+\.attn)\.(?P<part>[qkv])_proj\.(?P<kind>weight|bias)")
@@ -48,13 +50,15 @@ def from_openai_state(
     Args:
         state: their tensors by name.
         activation: recorded nowhere in the weights, and decisive: OpenAI's own use ``"quick_gelu"``.
-        head_width: width of an attention head; None: that of the published models.
+        head_width: width of an attention head, where the format fixes it; None: the number of heads is known
+            of published towers alone.
 
     Returns:
         The architecture that the shapes imply (square pictures), and our tensors by name in float32, which
         may share memory with theirs.
 
     Raises:
+        UnsupportedError: the shapes are those of no published tower, so nobody knows the number of heads.
         DataError: a tensor that tells the architecture is missing.
     """
     state = clean(state)
@@ -138,7 +142,7 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int 
             vocab_size=vocab_size,
             width=text_width,
             layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
-            heads=text_width // (head_width or HEAD_WIDTH),
+            heads=_heads_of(text_width, head_width),
             start_id=NO_TOKEN,
             end_id=NO_TOKEN,
             mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
@@ -152,16 +156,17 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int 
             expected="the names of openai/CLIP or open_clip",
             fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
         ) from error
+    if head_width is None:
+        vision, text = _published("vision", vision), _published("text", text)
     return ClipConfig(embed_dim, vision, text, activation=activation, logit_bias_init=bias_init(state))
 
 
 def _infer_vit(state: Mapping[str, Tensor], head_width: int | None) -> VitConfig:
     width, _, patch, _ = state["visual.conv1.weight"].shape
-    side = math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch
+    side = math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch  # a published one is square
     layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
-    heads = width // (head_width or WIDE_HEADS.get(width, HEAD_WIDTH))
     ratio = _mlp_ratio(state, "visual.transformer.resblocks.0.mlp.c_fc.weight")
-    return VitConfig((side, side), patch, width, layers, heads, ratio)
+    return VitConfig((side, side), patch, width, layers, _heads_of(width, head_width), ratio)
 
 
 def _infer_resnet(state: Mapping[str, Tensor], head_width: int | None) -> ResNetConfig:
@@ -170,7 +175,32 @@ def _infer_resnet(state: Mapping[str, Tensor], head_width: int | None) -> ResNet
     side = math.isqrt(positions - 1) * 32  # the published towers all have a total stride of 32
     width = state["visual.conv3.weight"].shape[0]
     layers = (stages[0], stages[1], stages[2], stages[3])
-    return ResNetConfig((side, side), layers, width, output_width // (head_width or HEAD_WIDTH))
+    return ResNetConfig((side, side), layers, width, _heads_of(output_width, head_width))
+
+
+def _heads_of(width: int, head_width: int | None) -> int:
+    return width // head_width if head_width else 1
+
+
+def _published(tower: str, found: T) -> T:
+    """Return a tower whose shape is that of a published one, with its number of heads."""
+    for config in PUBLISHED.values():
+        known = getattr(config, tower)
+        if isinstance(known, type(found)) and _shape(known) == _shape(found):
+            return replace(found, heads=known.heads)
+    raise UnsupportedError(
+        f"weights alone do not tell the number of heads, and the {tower} tower has no published shape",
+        found=", ".join(f"{name} {value}" for name, value in _shape(found).items()),
+        expected="config=",
+        fix="pass config= with the open_clip configuration that the model was trained with (a JSON file)",
+    )
+
+
+def _shape(tower: Any) -> dict[str, Any]:
+    """Return what the weights of a tower tell; of the text tower any context and vocabulary will do."""
+    shape = {name: getattr(tower, name, None) for name in ("image_size", "patch_size", "width", "layers")}
+    mlp_width = {"mlp_width": int(tower.width * tower.mlp_ratio)} if hasattr(tower, "mlp_ratio") else {}
+    return {name: value for name, value in shape.items() if value is not None} | mlp_width
 
 
 def _mlp_ratio(state: Mapping[str, Tensor], name: str) -> float:

@@ -8,8 +8,9 @@ Reads: checkpoints and runs of ours, and what `formats` lists. Writes: nothing o
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -23,11 +24,12 @@ from diptych.data.vocabulary import read_object
 from diptych.models import checkpoint
 from diptych.models.clip import Clip
 from diptych.models.config import Activation, ClipConfig
-from diptych.models.formats import CONVERSION, is_ours, read_parts
+from diptych.models.formats import CONVERSION, Told, is_ours, read_parts
 from diptych.models.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
 from diptych.models.image_size import at_image_size
 from diptych.models.model import Model
 from diptych.models.numerics import HeldIn, device_of
+from diptych.models.opening import LoadOptions
 from diptych.models.parts import Parts
 from diptych.models.public_names import named_preprocess, published_as
 from diptych.models.references import HUB_PREFIX, Place, locate
@@ -43,16 +45,24 @@ from diptych.models.words import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """`LoadOptions`, each None where it was not given."""
+
+    activation: Activation | None = None
+    config: Told | None = None
+    tokenizer: AnyTokenizer | str | Path | None = None
+    preprocess: Preprocess | str | None = None
+    image_size: int | tuple[int, int] | None = None
+
+
 def load(
     ref: str | Path,
     *,
     device: str | torch.device = "cpu",
     precision: HeldIn = "float32",
-    activation: Activation | None = None,
-    tokenizer: AnyTokenizer | str | Path | None = None,
-    preprocess: Preprocess | str | None = None,
     hub: Hub = Hub(),  # noqa: B008 — frozen
-    image_size: int | tuple[int, int] | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Model:
     """Load a model ready to embed.
 
@@ -63,45 +73,36 @@ def load(
             (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
         device: where the weights go.
         precision: what the weights are held in, see `numerics.hold_in`.
-        activation: only for weights that lie without a configuration.
-        tokenizer: a tokenizer or its folder or file, where none lies beside the weights.
-        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
         hub: revision, cache and whether the network may be used.
-        image_size: (height, width) to read, or both as one number; the learned positions are stretched to it
-            as in open_clip (`models.image_size`). None: the size that the model learned with.
+        **options: what the files do not say; see `LoadOptions`.
 
     Raises:
         UsageError: there is no such model, or something must be passed that the files do not tell.
         IntegrityError: a file is damaged, holds more than weights, or does not fit the others.
         EnvironmentFault: the hub cannot be reached.
     """
+    told = _Told(**options)
     device = device_of(device)  # before gigabytes are read
     place = locate(ref, hub)
     if is_ours(place.path):
         model = checkpoint.load(place.path)
-        _refuse_another(place, model, activation, tokenizer, preprocess)
+        _refuse_another(place, model, told)
     else:
-        model = _assemble(place, activation, tokenizer, preprocess, hub)
+        parts = read_parts(place.path, told.activation, told.config)
+        model = _assemble(place, parts, told, hub)
     if place.row is not None:
         _check_row(place, model)
-    if image_size is not None:
-        model = at_image_size(model, image_size)
+    if told.image_size is not None:
+        model = at_image_size(model, told.image_size)
     return model.compute_in(precision).to(device)
 
 
-def _assemble(
-    place: Place,
-    activation: Activation | None,
-    tokenizer: AnyTokenizer | str | Path | None,
-    preprocess: Preprocess | str | None,
-    hub: Hub,
-) -> Model:
+def _assemble(place: Place, parts: Parts, told: _Told, hub: Hub) -> Model:
     """Put a model together from the parts that its files hold."""
     with ThreadPoolExecutor(1) as pool:
-        parts = read_parts(place.path, activation)
         # Digests take as long as everything else together, so they run beside it.
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
-        words, files = _tokenizer(parts, tokenizer, hub)
+        words, files = _tokenizer(parts, told.tokenizer, hub)
         digests |= {path: pool.submit(sha256_file, path) for path in files}
         parts.check()
         rows = parts.config.text.vocab_size
@@ -112,7 +113,7 @@ def _assemble(
             origin["taken_from"] = parts.taken_from
         if unused := rows - parts.config.text.vocab_size:
             origin["unused_vocabulary_rows"] = unused
-        found = Model(_build(parts), words, _preprocess(parts, preprocess), origin)
+        found = Model(_build(parts), words, _preprocess(parts, told.preprocess), origin)
         stated = _stated_digests(parts)
         found.provenance["files"] = [
             _entry(path, digest, stated.get(path)) for path, digest in digests.items()
@@ -215,21 +216,15 @@ def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
     return published
 
 
-def _refuse_another(
-    place: Place,
-    model: Model,
-    activation: Activation | None,
-    tokenizer: AnyTokenizer | str | Path | None,
-    preprocess: Preprocess | str | None,
-) -> None:
+def _refuse_another(place: Place, model: Model, told: _Told) -> None:
     """Refuse arguments that contradict a checkpoint of ours, which says everything itself."""
-    if activation is not None and activation != model.config.activation:
-        raise _other_activation(place.path, activation, model.config)
-    if tokenizer is not None or preprocess is not None:
+    if told.activation not in (None, model.config.activation):
+        raise _other_activation(place.path, str(told.activation), model.config)
+    if any(other is not None for other in (told.config, told.tokenizer, told.preprocess)):
         raise UsageError(
-            "a checkpoint of diptych has its own tokenizer and preprocessing",
+            "a checkpoint of diptych has its own tokenizer, preprocessing and configuration",
             where=place.path,
-            fix="leave tokenizer= and preprocess= out",
+            fix="leave config=, tokenizer= and preprocess= out",
         )
 
 

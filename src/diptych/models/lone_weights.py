@@ -5,12 +5,15 @@ Reads: what `weights` reads, with the names of OpenAI's layout.
 
 from pathlib import Path
 
-from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
+from diptych.core.errors import DataError, SettingsError, UnsupportedError, UsageError, unknown_name
 from diptych.data.images import Preprocess
 from diptych.models.config import ACTIVATIONS, Activation
-from diptych.models.layout_openai import clean, from_openai_state, to_openai_state
+from diptych.models.layout_openai import HEAD_WIDTH, clean, from_openai_state, to_openai_state
 from diptych.models.parts import Parts, malformed
 from diptych.models.weights import Weights, read_weights
+
+OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+"""What OpenAI's archives hold besides weights."""
 
 CLASS_OF_ACTIVATION: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
@@ -29,15 +32,19 @@ def read_alone(folder: Path | None, weights: Path, activation: Activation | None
             fix="put the configuration beside the weights and load the folder",
         )
     activation = _activation(found, activation, weights)
+    # `clip.load` has one transform and heads of one width for all files of this form, so the form tells both.
+    openai = (
+        activation == "quick_gelu" and bool(found.modules) and found.tensors.keys() >= set(OPENAI_NUMBERS)
+    )
     try:
-        config, state = from_openai_state(found.tensors, activation=activation)
-    except DataError as error:
+        config, state = from_openai_state(
+            found.tensors, activation=activation, head_width=HEAD_WIDTH if openai else None
+        )
+    except (DataError, UnsupportedError) as error:
         error.where = str(weights)
         raise
     except (ValueError, SettingsError) as error:
         raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
-    # OpenAI alone published archives with QuickGELU in this layout, and all of theirs share one transform.
-    openai = bool(found.modules) and activation == "quick_gelu"
     preprocess = Preprocess(size=config.vision.image_size) if openai else None
     theirs = clean(found.tensors)
     return Parts(
@@ -46,10 +53,15 @@ def read_alone(folder: Path | None, weights: Path, activation: Activation | None
     )  # fmt: skip
 
 
+def stated_activation(found: Weights) -> Activation | None:
+    """Return the activation that an archive states by the class of its modules; None: nothing states it."""
+    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
+    return CLASS_OF_ACTIVATION.get(names.pop()) if len(names) == 1 else None
+
+
 def _activation(found: Weights, given: Activation | None, weights: Path) -> Activation:
     """Return the activation: an archive names the class of its modules, other weights do not tell."""
-    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
-    known = CLASS_OF_ACTIVATION.get(names.pop()) if len(names) == 1 else None
+    known = stated_activation(found)
     if known is not None:
         if given not in (None, known):
             raise UsageError(

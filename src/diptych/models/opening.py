@@ -6,8 +6,9 @@ What `diptych export` wrote opens in its own runtime, without torch; everything 
 Reads: what the reference means. Writes: nothing outside the hub's cache and an export's `measured.json`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 from diptych.core.errors import UsageError, unknown_name
 from diptych.models.backends import is_export, load_exported
@@ -25,16 +26,34 @@ Backend = Literal["auto", "torch", "onnx", "openvino"]
 BACKENDS: tuple[Backend, ...] = ("auto", "torch", "onnx", "openvino")
 
 
+class LoadOptions(TypedDict, total=False):
+    """What files may leave unsaid, which is asked for, never guessed; and another image size.
+
+    Attributes:
+        activation: of weights that lie without a configuration.
+        config: of such weights, where their shape is not that of a published model: open_clip's or
+            transformers' JSON file, or its content.
+        tokenizer: one, or its folder or file, where none lies beside the weights.
+        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
+        image_size: (height, width) to read, or both as one number; the learned positions are stretched to it
+            as in open_clip (`models.image_size`). None: the size that the model learned with.
+    """
+
+    activation: "Activation | None"
+    config: "str | Path | Mapping[str, Any] | None"
+    tokenizer: "AnyTokenizer | str | Path | None"
+    preprocess: "Preprocess | str | None"
+    image_size: int | tuple[int, int] | None
+
+
 def load(
     ref: str | Path,
     *,
     backend: Backend = "auto",
     device: Any = "cpu",
     precision: "HeldIn | None" = None,
-    activation: "Activation | None" = None,
-    tokenizer: "AnyTokenizer | str | Path | None" = None,
-    preprocess: "Preprocess | str | None" = None,
     hub: "Hub | None" = None,
+    **options: Unpack[LoadOptions],
 ) -> "Model":
     """Load a model ready to embed.
 
@@ -48,10 +67,8 @@ def load(
         device: where the weights go.
         precision: of the weights; "auto": bfloat16 where the processor multiplies it. None: float32; for an
             export what suits the backend.
-        activation: only for weights that lie without a configuration.
-        tokenizer: one, or its folder or file, where none lies beside the weights.
-        preprocess: a transform, or the name of one (`clip`, …), where no file states it.
         hub: revision, cache and whether the network may be used.
+        **options: what the files do not say; see `LoadOptions`.
 
     Returns:
         A `Model`; for an export an `ExportedModel`: the same face, arrays for tensors.
@@ -64,8 +81,7 @@ def load(
         raise unknown_name("backend", str(backend), BACKENDS)
     found = resolve(ref).path  # before torch is imported
     if found is not None and is_export(found):
-        said = {"activation": activation, "tokenizer": tokenizer, "preprocess": preprocess}
-        _refuse(ref, backend, [name for name, value in said.items() if value is not None])
+        _refuse(ref, backend, [name for name, value in options.items() if value is not None])
         chosen = None if precision == "auto" else precision
         return cast("Model", load_exported(ref, backend, precision=chosen).to(device))
     if backend in ("onnx", "openvino"):
@@ -78,10 +94,8 @@ def load(
         ref,
         device=device,
         precision=precision or "float32",
-        activation=activation,
-        tokenizer=tokenizer,
-        preprocess=preprocess,
         hub=hub or Hub(),
+        **options,
     )
 
 
@@ -89,7 +103,7 @@ def _refuse(ref: str | Path, backend: Backend, said: list[str]) -> None:
     """Refuse what an export cannot be told: it says everything itself, and torch does not read it."""
     if said:
         raise UsageError(
-            "an export has its own activation, tokenizer and preprocessing",
+            "an export says all of this itself",
             where=ref,
             found=", ".join(f"{name}=" for name in said),
             fix="leave them out",

@@ -90,6 +90,9 @@ _LARGE: dict[str, ClipConfig] = {
     "ViT-bigG-14-quickgelu": _quick(_BIG_G),
 }
 
+PUBLISHED: dict[str, ClipConfig] = {**_PAPER, **_LARGE}
+"""The architectures of published weights that lie alone: a tower of such a shape has such heads."""
+
 _SIGLIP_BASE = SiglipTextConfig(width=768, layers=12, heads=12)
 _SIGLIP_LARGE = SiglipTextConfig(width=1024, layers=24, heads=16)
 _SIGLIP_SO400M = SiglipTextConfig(width=1152, layers=27, heads=16, mlp_ratio=3.7362)
