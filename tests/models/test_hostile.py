@@ -329,7 +329,7 @@ def _told(name: str) -> dict[str, tuple[str, Damage]]:
         found |= {"wrong activation": telling(activation="gelu")}
         found |= {"wrong preprocessing": telling(preprocess="siglip")}
     elif name in WITHOUT_CONFIG:
-        found |= {"no activation": telling(activation=None), "no such activation": telling(activation="relu")}
+        found |= {"no configuration": telling(config=None), "no such activation": telling(activation="relu")}
         found |= {"no preprocessing": telling(preprocess=None), "no words": telling(tokenizer="no/folder")}
     else:
         siglip = name == "siglip"
