@@ -95,9 +95,11 @@ def quick(plan: Plan) -> Plan:
     return Plan(plan.name, (replace(plan.specs[0], protocols=("zeroshot", "retrieval")),))
 
 
-def run(plan: Plan, out: Path, *, model: object = None, **settings: object) -> SuiteOutcome:
+def run(
+    plan: Plan, out: Path, *, model: object = None, log: object = str, **settings: object
+) -> SuiteOutcome:
     told = SuiteSettings(out.parent / "nowhere", out, **settings)
-    return run_suite(model or Colours(), plan, told, name="colours")
+    return run_suite(model or Colours(), plan, told, name="colours", log=log)
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -105,7 +107,9 @@ def files(out: Path) -> dict[str, bytes]:
 
 
 def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, tmp_path: Path) -> None:
-    outcome = run(plan, tmp_path / "out")
+    lines: list[str] = []
+    outcome = run(plan, tmp_path / "out", log=lines.append)
+    assert "of 6 images: unreadable_image 1" in lines[-1]
     result = json.loads((tmp_path / "out" / "colour.json").read_text())
     assert result == outcome.results[0]
     zeroshot = result["protocols"]["zeroshot"]

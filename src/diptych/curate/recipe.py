@@ -21,7 +21,7 @@ from diptych.curate.filter import FilterSettings
 from diptych.curate.match import MatchSettings
 from diptych.curate.queries import QueriesSettings
 from diptych.data.shards_write import ShardSettings
-from diptych.data.sources_rows import Columns, anchored
+from diptych.data.sources_rows import anchored
 
 _PATHS = {
     "queries": ("corpus", "word_counts", "pair_counts", "pageviews", "wordnet", "list"),
@@ -105,21 +105,17 @@ class FilterPart:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPart:
-    """Sets that the result must not overlap: their pictures, and near copies of them, are left out.
+    """Sets that the result must not overlap: their images, and near copies of them, are left out.
 
     Attributes:
-        sources: of `data.sources`.
-        image: the column of the picture.
-        caption: any column of text.
+        sources: of `data.sources`; captions are not needed.
+        image: the column of the image.
+        max_bad: share of images that cannot be read above which nothing is compared with them.
     """
 
     sources: tuple[str, ...] = ()
     image: str = "image"
-    caption: str = "caption"
-
-    def columns(self) -> Columns:
-        """Return the columns as sources take them."""
-        return Columns(self.image, self.caption)
+    max_bad: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from diptych.curate.stages import Run, Stage, Write, read_table, unit_table, wri
 from diptych.curate.stages_texts import rows_table, units
 from diptych.curate.words import normalized
 from diptych.data.arrays import load_array, save_array
-from diptych.data.sources import open_source
+from diptych.data.sources import Columns, open_source
 
 _NO_RULE = FilterSettings(min_characters=0, max_characters=0, boilerplate=False)
 
@@ -132,7 +132,7 @@ def _dedup_prepare(run: Run) -> None:
     groups = duplicate_groups(prints, settings=settings, keys=keys)
     seen = np.zeros(len(keys), bool)
     for name in run.recipe.evaluation.sources:
-        seen |= _in_evaluation(run, name, prints)
+        seen |= in_evaluation(run, name, prints)
     starts = np.cumsum([0, *(part.num_rows for part in parts)], dtype=np.int64)
     save_array(folder / "starts.npy", starts)
     save_array(folder / "leaders.npy", groups.representative)
@@ -141,23 +141,31 @@ def _dedup_prepare(run: Run) -> None:
     write_table(folder / "captions.parquet", _captions_of_copies(run, groups.representative))
 
 
-def _in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.bool_]:
-    """Tell which pictures are also in an evaluation set."""
-    source = open_source(name, columns=run.recipe.evaluation.columns(), need=Need.IMAGE)
+def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.bool_]:
+    """Tell which images are also in an evaluation set.
+
+    Raises:
+        TooMuchBadDataError: too many of the set's images cannot be read: copies of them would stay.
+    """
+    part, counts = run.recipe.evaluation, Counts()
+    source = open_source(name, columns=Columns(part.image), need=Need.IMAGE)
     found = np.zeros(sum(part.num_rows for part in prints), bool)
     waiting: list[bytes] = []
 
     def look() -> NDArray[np.bool_]:
-        theirs, _ = fingerprint_partition(pa.array(waiting, pa.binary()))
+        theirs, read = fingerprint_partition(pa.array(waiting, pa.binary()))
+        counts.merge(read)
         inside, _ = in_both(prints, theirs, settings=run.recipe.dedup)
         waiting.clear()
         return inside
 
-    for pair in source.pairs(Counts()):
+    for pair in source.pairs(counts):
         waiting.append(pair.image)
         if len(waiting) == PICTURES_AT_ONCE:
             found |= look()
-    return found | look() if waiting else found
+    found = found | look() if waiting else found
+    counts.check(part.max_bad, setting="evaluation.max_bad in the recipe")
+    return found
 
 
 def _captions_of_copies(run: Run, leaders: NDArray[np.int64]) -> pa.Table:

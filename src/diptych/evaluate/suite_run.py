@@ -206,7 +206,12 @@ def _shown(result: Mapping[str, Any]) -> str:
         if found["value"] is not None
     ]
     failed = sum(not entry["passed"] for entry in result["expected"])
-    return ", ".join(parts) + (f"; {failed} not as published" if failed else "")
+    bad = ", ".join(f"{reason} {count}" for reason, count in result["items"]["reasons"].items())
+    return (
+        ", ".join(parts)
+        + (f"; of {result['items']['pictures']} images: {bad}" if bad else "")
+        + (f"; {failed} not as published" if failed else "")
+    )
 
 
 def _summary(
