@@ -123,7 +123,7 @@ def test_without_an_image_to_choose_on_or_to_score_the_lab_ends(
     parts = [part.part(np.arange(count)) for part, count in zip((validation, test), rows, strict=True)]
     plain = [("bare names", classifiers[0])]
     with pytest.raises(DataError, match=f"{rows[0]} to choose on, {rows[1]} to score"):
-        ablate(*parts, classifiers, templates=(GOOD, WRONG, EVEN), plain=plain, scale=10.0)
+        ablate(*parts, classifiers, templates=(GOOD, WRONG, EVEN), plain=plain, model=ColourModel())
 
 
 def test_an_unreadable_picture_is_wrong_everywhere(lab: tuple[Examples, Examples, np.ndarray]) -> None:
