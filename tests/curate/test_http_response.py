@@ -1,6 +1,7 @@
 """The text of a page, in whatever codings its body came over the wire and into the archive."""
 
 import gzip
+import random
 import zlib
 
 import pyarrow as pa
@@ -59,6 +60,14 @@ def test_chunks_are_joined_unless_the_crawler_did() -> None:
 def test_every_coding_is_undone(applied: list[str], header: str, size: int) -> None:
     html = HTML.ljust(size)
     assert body_of(coded(html, *applied), "Content-Encoding", header) == html
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+def test_a_body_that_the_crawler_cut_is_read_up_to_there(coding: str) -> None:
+    html = HTML + random.Random(0).randbytes(400_000).hex().encode()
+    packed = coded(html, coding)
+    found = body_of(packed[: len(packed) // 2], "Content-Encoding", coding)
+    assert len(found) > len(html) // 4 and html.startswith(found)
 
 
 def test_what_a_page_is_packed_in_without_a_header_is_undone() -> None:

@@ -21,7 +21,7 @@ HEADER_END = re.compile(rb"\r?\n\r?\n")
 GZIP_MAGIC = b"\x1f\x8b\x08"
 GZIP = 31  # zlib's word for a gzip member with its checksum
 _MOST_CODINGS = 4
-_PIECE = 2**18
+_PIECE = 2**12
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 """Bytes that no encoding of pages uses, but for UTF-16."""
 _LOOKED_AT = 512  # bytes of a body; of coded ones hardly any is this long without such a byte
@@ -127,12 +127,10 @@ def _inflated(body: bytes) -> bytes:
 def _streamed(body: bytes, name: str) -> bytes:
     stream = pa.CompressedInputStream(pa.BufferReader(body), name)
     pieces, size = list[bytes](), 0
-    try:
+    with suppress(OSError):  # what comes before the damage, or before the crawler cut, is read
         while size <= MAX_RECORD_BYTES and (piece := stream.read(_PIECE)):
             pieces.append(piece)
             size += len(piece)
-    except OSError:
-        return b""
     return _whole(b"".join(pieces))
 
 
