@@ -209,3 +209,10 @@ def test_columns_of_other_names_choose_the_delimiter(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file;title, short, of it\na.jpg;x, y, z\n")
     pairs, _ = read(tmp_path / "t.csv", Columns(image="file", caption="title, short, of it"))
     assert pairs[0].captions == ("x, y, z",)
+
+
+def test_the_real_captions_of_coco_val2017_are_all_there(shared_data: Path) -> None:
+    source = open_source(shared_data / "text" / "captions_val2017.json", need=Need.CAPTION)
+    counts = Counts()
+    captions = [len(pair.captions) for pair in source.pairs(counts)]
+    assert (len(captions), sum(captions), dict(counts.dropped)) == (5000, 25_014, {})
