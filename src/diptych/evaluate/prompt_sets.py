@@ -126,7 +126,7 @@ def _kept_separator(match: re.Match[str]) -> str:
     before = match.string[: match.start()][-1:]
     after = match.string[match.end() :][:1]
     if before.isdigit() and after.isdigit():
-        return match[0].strip() or " "
+        return match[0].replace("_", " ").strip() or " "
     return "-" if "-" in match[0] and not (before and after) else ""
 
 
