@@ -206,7 +206,7 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
     if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
         raise _malformed(folder / CONFIG, found="other added_tokens_decoder", expected="id: token")
     entries = [{**entry, "id": int(key) if key.isdecimal() else key} for key, entry in decoder.items()]
-    known = [*vocabulary.ids, *(entry.get("content") for entry in entries)]
+    known = {*vocabulary.ids, *(str(entry.get("content")) for entry in entries)}
     entries += [{"content": name, "id": number} for name, number in older.items() if name not in known]
     length = config.get("model_max_length")
     if not isinstance(length, int) or not 2 < length <= MAX_CONTEXT_LENGTH:
