@@ -22,6 +22,7 @@ from diptych.core.errors import (
 )
 from diptych.core.failpoints import operations
 from diptych.core.files import TEMP_PREFIX
+from diptych.core.records import Counts
 from diptych.data.images import Preprocess
 from diptych.data.sources import open_source
 from diptych.evaluate import features_cache, protocols, suite_seen
@@ -342,7 +343,9 @@ def test_parts_of_a_training_set_are_gathered(
     monkeypatch.setattr(suite_seen, "PART", 5)
     monkeypatch.setattr(suite_seen, "TOGETHER", 10)
     outcome = run(Plan(plan.name, (replace(plan.specs[0], protocols=("retrieval",)),)), tmp_path / "out")
-    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "pictures.csv")))
+    counts = Counts()
+    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "pictures.csv")), counts)
+    assert counts.as_dict()["dropped"] == {"unreadable_image": 1} and counts.seen == 6
     assert (report.n, report.n_overlap) == (6, 6)  # the damaged one by its bytes
 
 

@@ -17,7 +17,7 @@ from diptych.core.errors import UsageError
 from diptych.core.files import make_folder, write_json
 from diptych.core.locks import locked
 from diptych.core.memory import keep_freed_memory
-from diptych.core.records import Need
+from diptych.core.records import Counts, Need
 
 if TYPE_CHECKING:
     from diptych.curate.overlap import OverlapReport
@@ -212,7 +212,9 @@ def _seen(found: "SuiteOutcome", training: str) -> "list[OverlapReport]":
     from diptych.data.sources import open_source
     from diptych.evaluate.suite_seen import seen_in_training
 
-    reports = seen_in_training(found, open_source(training, need=Need.IMAGE))
+    counts = Counts()
+    reports = seen_in_training(found, open_source(training, need=Need.IMAGE), counts)
+    show_dropped(counts)
     write_json(found.folder / "overlap.json", [report.as_dict() for report in reports])
     return reports
 

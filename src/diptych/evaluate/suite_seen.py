@@ -6,6 +6,7 @@ Source: Radford et al. 2021, section 5, through `curate.overlap`.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,12 +32,15 @@ ASKED = ("zeroshot", "probe", "retrieval")
 """Whose answers are split, the first that was asked."""
 
 
-def seen_in_training(outcome: SuiteOutcome, training: "Source") -> list[OverlapReport]:
+def seen_in_training(
+    outcome: SuiteOutcome, training: "Source", counts: Counts | None = None
+) -> list[OverlapReport]:
     """Split every task into pictures with a near copy in a training set and pictures without.
 
     Args:
         outcome: a suite's results.
         training: what the model learned from.
+        counts: receives its images; one that cannot be read is a copy of nothing.
 
     Returns:
         A report for each task that was asked by words, a probe or retrieval; unreadable pictures count as
@@ -50,7 +54,7 @@ def seen_in_training(outcome: SuiteOutcome, training: "Source") -> list[OverlapR
     if not asked:
         return []
     tables = [table for _, _, table in asked]
-    _, seen = in_both(_gathered(training), pa.concat_tables(tables))
+    _, seen = in_both(_gathered(training, Counts() if counts is None else counts), pa.concat_tables(tables))
     ends = np.cumsum([len(table) for table in tables])
     parts = np.split(seen, ends[:-1])
     return [
@@ -70,13 +74,13 @@ def _answered(outcome: SuiteOutcome, number: int) -> tuple[Ints, Bools] | None:
 
 
 def _fingerprints(source: "Source") -> pa.Table:
-    return pa.concat_tables([FINGERPRINTS.empty_table(), *_parts(source)])
+    return pa.concat_tables([FINGERPRINTS.empty_table(), *_parts(source, Counts())])
 
 
-def _gathered(source: "Source") -> Iterator[pa.Table]:
+def _gathered(source: "Source", counts: Counts) -> Iterator[pa.Table]:
     """Yield the fingerprints of a source in large tables."""
     held: list[pa.Table] = []
-    for part in _parts(source):
+    for part in _parts(source, counts):
         held.append(part)
         if len(held) * PART >= TOGETHER:
             yield pa.concat_tables(held)
@@ -85,12 +89,9 @@ def _gathered(source: "Source") -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _parts(source: "Source") -> Iterator[pa.Table]:
-    images: list[bytes | None] = []
-    for pair in source.pairs(Counts()):
-        images.append(pair.image or None)
-        if len(images) == PART:
-            yield fingerprint_partition(pa.array(images, pa.large_binary()))[0]
-            images = []
-    if images:
-        yield fingerprint_partition(pa.array(images, pa.large_binary()))[0]
+def _parts(source: "Source", counts: Counts) -> Iterator[pa.Table]:
+    pairs = source.pairs(counts)
+    while images := [pair.image or None for pair in islice(pairs, PART)]:
+        prints, read = fingerprint_partition(pa.array(images, pa.large_binary()))
+        counts.merge(read)
+        yield prints
