@@ -193,7 +193,7 @@ def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
             raise (place / name).error("a setting is missing", expected=_type_name(_hints(cls)[name]))
     try:
         return cls(**built)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise place.error("the settings do not fit together", found=str(error)) from error
 
 

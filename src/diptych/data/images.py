@@ -96,8 +96,8 @@ class Preprocess:
                 target, a border as wide as the image, or a zero deviation.
         """
         for name, length in (("size", 2), ("mean", 3), ("std", 3)):
-            if np.shape(values := getattr(self, name)) != (length,) or not np.isfinite(values).all():
-                raise SettingsError(f"{name} is not {length} numbers", where="preprocess", found=values)
+            if np.shape(v := getattr(self, name)) != (length,) or not np.isfinite(np.array(v, float)).all():
+                raise SettingsError(f"{name} is not {length} numbers", where="preprocess", found=v)
         if min(self.size) < 1 or not all(isinstance(side, int | np.integer) for side in self.size):
             raise SettingsError("image size is too small", found=self.size, expected="whole sides from 1")
         if self.train_resize is not None and self.train_resize < min(self.size):
