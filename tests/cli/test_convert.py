@@ -4,7 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.cli.conftest import Run, Said
+
+from diptych.core.errors import UsageError
+from diptych.data.images import Preprocess
+from diptych.data.tokenizer import Tokenizer
+from diptych.models.clip import build
+from diptych.models.convert_model import Target, convert
+from diptych.models.model import Model
+from diptych.models.presets import preset
 
 
 def test_a_run_is_converted_there_and_back(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:
@@ -30,9 +39,24 @@ def test_the_commands_take_other_libraries_files(
     assert json.loads(ours.out) == json.loads(theirs.out)
 
 
+def test_refusals_do_not_point_at_each_other(tmp_path: Path) -> None:
+    """README's small ResNet: each of three libraries sent its user to the next one."""
+    tokenizer = Tokenizer.train(["a red square"], size=514, context_length=16)
+    config = preset("resnet-micro-48").with_tokenizer(
+        vocab_size=514, start_id=tokenizer.start_id, end_id=tokenizer.end_id, context_length=16
+    )
+    model = Model(build(config, seed=0), tokenizer, Preprocess(size=(48, 48)))
+    targets: tuple[Target, ...] = ("open_clip", "transformers", "openai")
+    for to in targets:
+        with pytest.raises(UsageError) as caught:
+            convert(model, tmp_path / to, to)
+        assert "--to" not in caught.value.fix
+        assert "checkpoint of diptych" in caught.value.fix
+
+
 def test_what_cannot_be_converted_is_told(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:
     said = diptych("convert", run.folder, tmp_path / "out", "--to", "openai")
-    assert said.code == 2 and "convert to open_clip or transformers" in said.err
+    assert said.code == 2 and "take --to open_clip or --to transformers" in said.err
     said = diptych("convert", "no/model/here", tmp_path / "out", "--to", "diptych")
     assert said.code == 2 and "no model by this name" in said.err
     (tmp_path / "evil.pt").write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00id\x85R.")

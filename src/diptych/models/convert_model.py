@@ -11,6 +11,7 @@ openai/CLIP (`clip.load`).
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +68,11 @@ def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]
     started = time.monotonic()
     require_float32(model.clip, "convert")
     with staging_folder(destination) as staged:
-        WRITERS[to](model, staged)
+        try:
+            WRITERS[to](model, staged)
+        except UsageError as error:
+            error.fix = error.fix or _advice(model, to)
+            raise
         back = _read_back(model, staged, to)
         report = {"to": to, "source": dict(model.provenance), **_parity(model, back)}
         write_json(staged / PARITY, report)
@@ -128,7 +133,6 @@ def _write_openai(model: Model, folder: Path) -> None:
                 f"OpenAI's code cannot hold this model: {name} is fixed there",
                 found=found,
                 expected=expected,
-                fix="convert to open_clip or transformers instead",
             )
     with writing(folder / OPENAI_WEIGHTS) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and `clip.load` reads nothing else
@@ -183,6 +187,26 @@ WRITERS: dict[str, Callable[[Model, Path], None]] = {
     "open_clip": _write_open_clip,
     "transformers": _write_transformers,
 }
+
+
+def _advice(model: Model, to: Target) -> str:
+    """Name the libraries that do hold a model's towers, for whoever is refused by one."""
+    config, state = model.config, model.clip.state_dict()
+    siglip = isinstance(model.tokenizer, SiglipTokenizer)
+    forms: dict[str, Callable[[], object]] = {
+        "open_clip": lambda: (
+            to_open_clip_siglip(config, state, clean="") if siglip else to_open_clip(config, state)
+        ),
+        "transformers": lambda: TRANSFORMERS[_family(model)].write(config, state),
+    }
+    held = []
+    for name, form in forms.items():
+        with suppress(UsageError):
+            form()
+            held.append(f"--to {name}")
+    if held and f"--to {to}" not in held:
+        return f"take {' or '.join(held)}"
+    return "keep the model as a checkpoint of diptych, or export it (ONNX); vision Transformers convert"
 
 
 def _family(model: Model) -> str:

@@ -312,6 +312,5 @@ def _vision_cfg(config: ClipConfig) -> dict[str, Any]:
             "open_clip has no such picture tower",
             found="a ResNet without the stem's pool" if stemless else f"{vision.kind}, pictures of {size}",
             expected="the paper's ModifiedResNet on square pictures",
-            fix="keep the model as a checkpoint of diptych",
         )
     return found | {"layers": list(vision.layers), "head_width": vision.width * 32 // vision.heads}

@@ -186,7 +186,6 @@ def to_transformers(
             "transformers has no such towers",
             found=f"{vision.kind} on pictures of {vision.image_size}, text of {text.kind}{bias}",
             expected="a vision Transformer on square pictures, and CLIP's text Transformer",
-            fix="convert to open_clip or openai instead, or keep the model as a checkpoint of diptych",
         )
     shared = {
         "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
