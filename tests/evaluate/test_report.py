@@ -223,6 +223,18 @@ def test_curves_thin_and_smooth_without_inventing() -> None:
     Reader(curve_chart(Curve("x", (5.0,), (0.0,))))
 
 
+def test_a_curve_of_one_value_is_a_dot_and_labels_stay_inside_the_page() -> None:
+    """A line through one point is invisible; a centered label at the right end made a phone scroll sideways."""
+    (drawn,) = re.findall(
+        r'<polyline points="([^"]*)" class="mean dot"', curve_chart(Curve("x", (8.0,), (3.0,)))
+    )
+    first, second = drawn.split()
+    assert first == second
+    chart = curve_chart(Curve("x", (0.0, 100_000.0), (1.0, 2.0)))
+    assert 'style="left:100.00%;transform:translateX(-100%)"' in chart
+    assert 'style="left:50.00%"' in chart
+
+
 def test_curves_are_read_from_a_journal_with_a_torn_end(tmp_path: Path) -> None:
     step = {
         "step": 1,

@@ -115,9 +115,15 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
             "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
         )
     low, high = _range(np.concatenate([y, other, *edges]), curve.reference)
-    left, right = float(x[0]), float(x[-1]) if x[-1] > x[0] else float(x[0]) + 1
+    left = float(x[0]) if len(x) > 1 else 0.0
+    right = float(x[-1]) if x[-1] > left else left + 1
 
     def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
+        if len(x) == 1:
+            x, values = (
+                np.repeat(x, 2),
+                np.repeat(values, 2),
+            )  # a line of no length is a dot, a point is nothing
         across, up = (x - left) / (right - left), (values - low) / (high - low)
         return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
 
@@ -129,7 +135,11 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
             for low_edge, high_edge in ([edges] if edges else [])
         ),
         tag("polyline", points=place(y), class_="raw"),
-        tag("polyline", points=place(smooth(y) if curve.beside is None else y), class_="mean"),
+        tag(
+            "polyline",
+            points=place(smooth(y) if curve.beside is None else y),
+            class_="mean" if len(x) > 1 else "mean dot",
+        ),
     ]
     name = Html("")
     if curve.beside is not None:
@@ -147,7 +157,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         tag("span", number(level), style=f"top:{_from_top(level, low, high):.2f}%") for level in levels
     ]
     x_labels = [
-        tag("span", number(level), style=f"left:{100 * (level - left) / (right - left):.2f}%")
+        tag("span", number(level), style=_along(100 * (level - left) / (right - left)))
         for level in ticks(left, right, 3)
     ]
     return tag(
@@ -160,6 +170,11 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
         tag("p", curve.x_name, class_="axis"),
         class_="curve tall" if tall else "curve",
     )
+
+
+def _along(percent: float) -> str:
+    """Place a label under its tick; at the right end it ends there, or the page would scroll sideways."""
+    return f"left:{percent:.2f}%" + ";transform:translateX(-100%)" * (percent > 90)
 
 
 def _named(curve: Curve, last: float) -> tuple[Html, Html]:
@@ -266,7 +281,7 @@ def _range(y: NDArray[np.float64], reference: tuple[str, float] | None) -> tuple
         low, high = min(low, reference[1]), max(high, reference[1])
     if low >= 0 and low < 0.6 * high:
         low = 0.0
-    air = 0.08 * (high - low) or max(abs(high), 1.0) * 0.1
+    air = 0.08 * (high - low) or abs(high) * 0.1 or 0.1
     return (low if low == 0 else low - air), high + air
 
 
