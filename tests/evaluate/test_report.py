@@ -224,7 +224,7 @@ def test_curves_thin_and_smooth_without_inventing() -> None:
 
 
 def test_a_curve_of_one_value_is_a_dot_and_labels_stay_inside_the_page() -> None:
-    """A line through one point is invisible; a centered label at the right end made a phone scroll sideways."""
+    """A line through one point is invisible; a centered label at the right end made phones scroll."""
     (drawn,) = re.findall(
         r'<polyline points="([^"]*)" class="mean dot"', curve_chart(Curve("x", (8.0,), (3.0,)))
     )

@@ -17,7 +17,7 @@ from diptych.core.files import TEMP_PREFIX, sha256_file
 from diptych.core.manifest import verify
 
 Start = Callable[..., BaseProcess]
-TIMES = ("samples_per_second", "data_wait_fraction")
+TIMES = ("samples_per_second", "data_wait_fraction", "cpu_wait_fraction")
 PATIENCE_SECONDS = 250  # seconds on a free machine; the tests also pass on a starved one
 
 

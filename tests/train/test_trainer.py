@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,24 @@ def test_run_that_learns_nothing_is_told_so_once(
     monkeypatch.setattr("diptych.train.journal.STALL_STEPS", 2)
     run(work, tmp_path, learning_rate=1e-12)
     assert capsys.readouterr().err.count("nothing is being learnt") == 1
+
+
+def test_a_busy_machine_is_told_once_and_logged(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scheduler says that the main thread waited nine tenths of the time."""
+    started = time.monotonic()
+    monkeypatch.setattr("diptych.train.journal.seconds_waited", lambda: 0.9 * (time.monotonic() - started))
+    run(work, tmp_path / "busy", steps=4, warmup_steps=1)
+    told = capsys.readouterr().err
+    assert told.count("the machine is busy: 90% of the time") == 1 and "CPU wait 90%" in told
+    assert all(
+        line["cpu_wait_fraction"] == pytest.approx(0.9, abs=0.02) for line in lines_of(tmp_path / "busy")
+    )
+    monkeypatch.setattr("diptych.train.journal.seconds_waited", lambda: None)
+    run(work, tmp_path / "unknown", steps=4, warmup_steps=1)
+    assert "busy" not in capsys.readouterr().err
+    assert {line["cpu_wait_fraction"] for line in lines_of(tmp_path / "unknown")} == {None}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from diptych.core.errors import DiptychError, EnvironmentFault, UsageError, unknown_name
+from diptych.core.threads import sleep_where_contended
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    sleep_where_contended()
     if arguments is None:  # a process of ours: warnings look like its other messages
         warnings.formatwarning = lambda message, *_, **__: f"diptych: {message}\n"
     try:

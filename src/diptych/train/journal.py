@@ -1,8 +1,8 @@
 """What a run says about itself while it runs: a line of metrics every few steps, and the progress line.
 
 Writes: `metrics.jsonl`. A step's line holds step, samples_seen, epoch, loss (mean since the line before),
-ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction and skipped; an evaluation's line holds
-step, evaluation and metrics.
+ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction, cpu_wait_fraction (waiting for a processor;
+null where the system does not say) and skipped; an evaluation's line holds step, evaluation and metrics.
 """
 
 import json
@@ -16,9 +16,12 @@ from typing import Any
 from diptych.core.files import append_line, write_text
 from diptych.core.progress import Progress
 from diptych.core.records import Metric
+from diptych.core.threads import seconds_waited
 from diptych.data.loader import Batch
 from diptych.train.steps import Done
 
+BUSY_FRACTION = 0.25
+"""From this share of its time spent waiting for a processor on, a run is told that the machine is busy."""
 STALL_FRACTION = 0.98
 """A loss above this share of ln N has learnt next to nothing."""
 STALL_STEPS = 200
@@ -68,7 +71,7 @@ class Journal:
         self.losses: list[float] = []
         self._path, self._progress = path, progress
         self._every, self._last_step, self._warmup_steps = every, last_step, warmup_steps
-        self._warned = False
+        self._warned = self._told_busy = False
         self._open_window()
 
     def begin(self, step: int) -> None:
@@ -93,15 +96,18 @@ class Journal:
             self._progress.log(f"step {step} skipped: loss {done.loss}, gradient norm {done.gradient_norm}")
         ln_n = math.log(pairs)
         seconds = max(time.monotonic() - self._since, 1e-9)
+        queued = self._queued_fraction(seconds)
         figures = {
             "loss": round(done.loss, 4),
             "ln N": round(ln_n, 4),
             "scale": round(done.scale, 2),
             "data wait": f"{self._waited / seconds:.0%}",
         }
+        if queued is not None and queued >= BUSY_FRACTION:
+            figures["CPU wait"] = f"{queued:.0%}"
         self._progress.advance(pairs, **figures)
         if step % self._every == 0 or step == self._last_step:
-            self._write_step(step, batch, done, seconds=seconds, skipped=skipped)
+            self._write_step(step, batch, done, seconds=seconds, queued=queued, skipped=skipped)
 
     def write_evaluation(self, step: int, name: str, metrics: Sequence[Metric]) -> None:
         """Write one evaluator's numbers."""
@@ -118,7 +124,16 @@ class Journal:
         finally:
             self._since += time.monotonic() - begun
 
-    def _write_step(self, step: int, batch: Batch, done: Done, *, seconds: float, skipped: int) -> None:
+    def _queued_fraction(self, seconds: float) -> float | None:
+        """Return the share of the time since the last line that went by waiting for a processor."""
+        queued = seconds_waited()
+        if queued is None or self._queued is None:
+            return None
+        return min(1.0, (queued - self._queued) / seconds)
+
+    def _write_step(
+        self, step: int, batch: Batch, done: Done, *, seconds: float, queued: float | None, skipped: int
+    ) -> None:
         loss = math.fsum(self.losses) / len(self.losses) if self.losses else None
         ln_n = math.log(len(batch.indices))
         self._write(
@@ -133,9 +148,16 @@ class Journal:
                 "grad_norm": done.gradient_norm if math.isfinite(done.gradient_norm) else None,
                 "samples_per_second": round(self._pairs / seconds, 2),
                 "data_wait_fraction": round(self._waited / seconds, 4),
+                "cpu_wait_fraction": None if queued is None else round(queued, 4),
                 "skipped": skipped,
             }
         )
+        if queued is not None and queued >= BUSY_FRACTION and not self._told_busy:
+            self._told_busy = True
+            self._progress.log(
+                f"the machine is busy: {queued:.0%} of the time the training waits for a processor "
+                f"that other programs use"
+            )
         if loss is not None and loss > STALL_FRACTION * ln_n:
             self._warn_of_stall(step, loss, ln_n)
         self.losses.clear()
@@ -155,6 +177,7 @@ class Journal:
 
     def _open_window(self) -> None:
         self._since = time.monotonic()
+        self._queued = seconds_waited()
         self._pairs = 0
         self._waited = 0.0
 
