@@ -1,8 +1,8 @@
 """What a run says about itself while it runs: a line of metrics every few steps, and the progress line.
 
 Writes: `metrics.jsonl`. A step's line holds step, samples_seen, epoch, loss (mean since the line before),
-ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction, cpu_wait_fraction (waiting for a processor;
-null where the system does not say) and skipped; an evaluation's line holds step, evaluation and metrics.
+ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction, cpu_wait_fraction (for a processor; null
+where the system does not say) and skipped; an evaluation's line holds step, evaluation and metrics.
 """
 
 import json
