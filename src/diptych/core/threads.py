@@ -2,8 +2,8 @@
 
 OpenMP's threads spin while they wait for each other. Where another program wants the core, the spinning
 thread keeps from running the very thread that it waits for. Measured on 2 virtual cores with eight other jobs
-(load 9 to 11), training resnet-mini-64 in float32: 1.9 and 3.5 pairs/s spinning, 24 with a GOMP_SPINCOUNT of
-10000, 34 and 80 with threads that sleep. The cost of sleeping on a free machine was not measured: there they spin.
+(load 9 to 11), training resnet-mini-64 in float32: 1.9 and 3.5 pairs/s spinning, 34 and 80 with threads that
+sleep. What sleeping costs on a free machine was not measured: there they spin.
 
 Reads: the load average, `/proc/self/schedstat`. Writes: an environment variable of this process.
 """

@@ -119,14 +119,11 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     right = float(x[-1]) if x[-1] > left else left + 1
 
     def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
-        if len(x) == 1:
-            x, values = (
-                np.repeat(x, 2),
-                np.repeat(values, 2),
-            )  # a line of no length is a dot, a point is nothing
         across, up = (x - left) / (right - left), (values - low) / (high - low)
-        return " ".join(f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True))
+        points = [f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True)]
+        return " ".join(points if len(points) > 1 else 2 * points)  # a line of no length is a dot
 
+    line_class = "mean" if len(x) > 1 else "mean dot"
     levels = [level for level in ticks(low, high) if low <= level <= high]
     grid = [_level(level, low, high, class_="grid") for level in levels]
     lines = [
@@ -135,11 +132,7 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
             for low_edge, high_edge in ([edges] if edges else [])
         ),
         tag("polyline", points=place(y), class_="raw"),
-        tag(
-            "polyline",
-            points=place(smooth(y) if curve.beside is None else y),
-            class_="mean" if len(x) > 1 else "mean dot",
-        ),
+        tag("polyline", points=place(smooth(y) if curve.beside is None else y), class_=line_class),
     ]
     name = Html("")
     if curve.beside is not None:
@@ -153,28 +146,32 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     drawing = tag(
         "svg", *grid, *lines, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img", aria_label=said
     )
-    y_labels = [
-        tag("span", number(level), style=f"top:{_from_top(level, low, high):.2f}%") for level in levels
-    ]
-    x_labels = [
-        tag("span", number(level), style=_along(100 * (level - left) / (right - left)))
-        for level in ticks(left, right, 3)
-    ]
     return tag(
         "figure",
         tag("figcaption", *_named(curve, float(smooth(y)[-1]))),
         tag(
-            "div", tag("div", *y_labels, class_="y"), tag("div", drawing, name, class_="plot"), class_="frame"
+            "div",
+            tag("div", *_y_labels(levels, low, high), class_="y"),
+            tag("div", drawing, name, class_="plot"),
+            class_="frame",
         ),
-        tag("div", *x_labels, class_="x"),
+        tag("div", *_x_labels(left, right), class_="x"),
         tag("p", curve.x_name, class_="axis"),
         class_="curve tall" if tall else "curve",
     )
 
 
-def _along(percent: float) -> str:
-    """Place a label under its tick; at the right end it ends there, or the page would scroll sideways."""
-    return f"left:{percent:.2f}%" + ";transform:translateX(-100%)" * (percent > 90)
+def _y_labels(levels: Sequence[float], low: float, high: float) -> list[Html]:
+    return [tag("span", number(level), style=f"top:{_from_top(level, low, high):.2f}%") for level in levels]
+
+
+def _x_labels(left: float, right: float) -> list[Html]:
+    """Label the ticks; a label at the right end ends there, or the page would scroll sideways."""
+    places = [(tick, 100 * (tick - left) / (right - left)) for tick in ticks(left, right, 3)]
+    return [
+        tag("span", number(tick), style=f"left:{place:.2f}%" + ";transform:translateX(-100%)" * (place > 90))
+        for tick, place in places
+    ]
 
 
 def _named(curve: Curve, last: float) -> tuple[Html, Html]:
