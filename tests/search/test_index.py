@@ -105,6 +105,19 @@ def test_an_index_is_reused_until_model_source_or_settings_change(
     )
 
 
+def test_an_index_of_the_format_without_paths_is_refused_and_built_again(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Drawn()
+    with monkeypatch.context() as before:
+        before.setattr("diptych.search.index.FORMAT", 1)
+        Index.build(model, source, tmp_path / "index")
+    with pytest.raises(UsageError, match="found format 1, expected format 2"):
+        Index.open(tmp_path / "index")
+    assert Index.build(model, source, tmp_path / "index").manifest.format == 2
+    assert source.reads == 2
+
+
 def test_another_models_index_is_refused_with_both_digests(
     model: Model, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
