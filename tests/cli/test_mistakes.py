@@ -63,6 +63,12 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
     "assignment of another type": (
         "train RECIPE --set train.steps=four --out PLACE/r", 2, ["steps", "'four'", "a whole number"],
     ),
+    "preset of the sigmoid loss": (
+        "train RECIPE --set model.preset=ViT-B-16-SigLIP --out PLACE/r", 2, ["sigmoid loss", "ViT-B-32"],
+    ),
+    "warm-up longer than the run": (
+        "train RECIPE --set train.warmup_steps=6 --out PLACE/r", 2, ["before its warm-up", "fewer than 6"],
+    ),
     "steps below zero": ("train RECIPE --set train.steps=-1 --out PLACE/r", 2, ["train.steps"]),
     "two lengths": ("train RECIPE --set train.epochs=1 --out PLACE/r", 2, ["exactly one of"]),
     "vocabulary too small": (

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tests.cli.conftest import Said
+
+from diptych.core.locks import locked
 
 RECIPE = """
 [data]
@@ -96,6 +99,20 @@ def test_a_setting_that_makes_another_run_is_named(
     assert said.code == 2
     assert change.replace("=", " = ") in said.err
     assert "data.digest" not in said.err
+
+
+def test_a_run_that_another_command_works_on_is_left_alone(
+    diptych: Callable[..., Said], stopped: Path
+) -> None:
+    before = (stopped / "run" / "metrics.jsonl").read_bytes()
+    said: list[Said] = []
+    with locked(stopped / "run"):
+        second = threading.Thread(target=lambda: said.append(resume(diptych, stopped)))
+        second.start()
+        second.join()
+    assert said[0].code == 2
+    assert "another command is working in this folder" in said[0].err
+    assert (stopped / "run" / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_changed_source_does_not_touch_the_run(
