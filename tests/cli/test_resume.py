@@ -101,6 +101,13 @@ def test_a_setting_that_makes_another_run_is_named(
     assert "data.digest" not in said.err
 
 
+def test_a_setting_that_was_refused_is_not_kept(diptych: Callable[..., Said], stopped: Path) -> None:
+    words = ("train", stopped / "mine.toml", "--out", stopped / "run", "--resume")
+    assert diptych(*words, "--set", "train.learning_rate=0.5").code == 2
+    said = diptych(*words)
+    assert said.code == 0, said.err
+
+
 def test_a_run_that_another_command_works_on_is_left_alone(
     diptych: Callable[..., Said], stopped: Path
 ) -> None:

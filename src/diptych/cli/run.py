@@ -7,12 +7,13 @@ Writes, in the run's folder: `assignments.json` (the settings that were changed 
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
-from diptych.core.errors import UsageError
-from diptych.core.files import make_folder, staging_folder, write_json
+from diptych.core.errors import SettingsError, UsageError
+from diptych.core.files import make_folder, staging_folder, write_bytes, write_json
 from diptych.core.json_files import read_json
 from diptych.core.locks import locked
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
@@ -96,8 +97,7 @@ def run_recipe(
     batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
     precision = settings.resolved_precision(settings.resolved_device())
     suites = [_Remembering(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
-    with locked(make_folder(folder)):
-        write_json(folder / ASSIGNMENTS, {"assignments": list(assignments)})
+    with locked(make_folder(folder)), _kept(assignments, folder / ASSIGNMENTS):
         shards = pack_once(recipe, folder, begun=begun)
         _check_length(settings, len(shards))
         tokenizer = vocabulary_once(recipe, shards, folder, begun=begun)
@@ -114,6 +114,19 @@ def run_recipe(
             left_out=_left_out(shards, loader.counts), add=add,
         )  # fmt: skip
     return Outcome(trained, metrics, model)
+
+
+@contextmanager
+def _kept(assignments: Sequence[str], path: Path) -> Iterator[None]:
+    """Keep what was changed on the command line; where the run refuses it, restore what was kept before."""
+    before = path.read_bytes() if path.is_file() else None
+    write_json(path, {"assignments": list(assignments)})
+    try:
+        yield
+    except SettingsError:
+        if before is not None:
+            write_bytes(path, before)
+        raise
 
 
 def repeated(folder: Path, assignments: Sequence[str]) -> tuple[str, ...]:
