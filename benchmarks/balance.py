@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from contest import Rows, machine, options_of, write_result
 
-from diptych.curate.balance import BalanceSettings, balance_partition, count_matches, make_plan
-from diptych.curate.match import Matches
+from diptych.curate.match.balance import BalanceSettings, balance_partition, count_matches, make_plan
+from diptych.curate.match.match import Matches
 
 QUERIES, PER_PAIR, PAIRS = 500_000, 4, 250_000
 

@@ -50,7 +50,7 @@ CLOCKS = ("seconds", "cpu_seconds")
 
 def prepare(options: argparse.Namespace, folder: Path) -> None:
     """Write weights in both forms, class names and templates."""
-    from diptych.evaluate.prompt_sets import prompt_set
+    from diptych.evaluate.prompts.sets import prompt_set
 
     write_model(options, folder)
     prompts = prompt_set("imagenet")
@@ -66,7 +66,7 @@ class Ours:
 
     def build(self, *, name: str, folder: str, classes: int) -> dict[str, Any]:
         """Open the model and the words; return the facts about them."""
-        from diptych.evaluate.prompts import Templates
+        from diptych.evaluate.prompts.templates import Templates
         from diptych.models.checkpoint import load
 
         words = json.loads((Path(folder) / "words.json").read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ import pyarrow as pa
 from contest import Rows, machine, options_of, ratio, write_result
 from inputs import add_data, captions, described
 
-from diptych.curate.counting import CountingSettings, count_part
+from diptych.curate.queries.counting import CountingSettings, count_part
 from diptych.curate.words import normalized
 
 BATCH_TEXTS = 40_000

@@ -23,9 +23,9 @@ from urllib.parse import urljoin
 
 from contest import Rows, machine, options_of, write_result
 
-from diptych.core import files
+from diptych.core.files import durable as files
 from diptych.core.records import Counts
-from diptych.curate.crawl import CrawlSettings, pairs_of_wat
+from diptych.curate.candidates.crawl import CrawlSettings, pairs_of_wat
 
 SEED = 2021
 WORDS = (

@@ -26,9 +26,9 @@ from contest import machine, options_of, write_result
 from inputs import captions, described
 
 from diptych.core.settings import from_mapping
-from diptych.curate.pipeline import curate
-from diptych.curate.plan import plan
-from diptych.curate.recipe import CurateRecipe
+from diptych.curate.pipeline.estimate import plan
+from diptych.curate.pipeline.recipe import CurateRecipe
+from diptych.curate.pipeline.run import curate
 
 PER_FILE = 4000
 CAPTIONS = 25_000

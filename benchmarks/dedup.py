@@ -72,8 +72,8 @@ def our_side() -> None:
     import pyarrow as pa
 
     from diptych.core.manifest import created_by
-    from diptych.curate.dedup_captions import caption_signatures
-    from diptych.curate.fingerprints import fingerprint_partition
+    from diptych.curate.dedup.captions import caption_signatures
+    from diptych.data.near_copies.fingerprints import fingerprint_partition
 
     def hashes(folder: str) -> float:
         images = pa.array(images_of(folder), pa.binary())

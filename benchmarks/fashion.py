@@ -34,9 +34,9 @@ from diptych.cli.recipe import Recipe, load_recipe
 from diptych.cli.run import build_suites
 from diptych.core.records import Counts, Metric
 from diptych.core.settings import from_mapping, to_mapping
-from diptych.data.sources import Columns, open_source
+from diptych.data.sources.open import Columns, open_source
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.suite import Suite
+from diptych.evaluate.source import Suite
 from diptych.models import checkpoint
 from diptych.models.model import Model
 from diptych.train.settings import TrainSettings

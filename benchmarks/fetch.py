@@ -93,9 +93,9 @@ def fetch_part(port: int, places: range, resize: str, path: Path) -> int:
     import pyarrow as pa
 
     from diptych.curate.columns import CANDIDATES
-    from diptych.curate.fetch import fetch_partition
-    from diptych.curate.fetch_settings import FetchSettings
-    from diptych.curate.stages import write_table
+    from diptych.curate.fetch.fetch import fetch_partition
+    from diptych.curate.fetch.settings import FetchSettings
+    from diptych.curate.pipeline.stages import write_table
 
     columns = {
         "key": [f"{place:06d}" for place in places],

@@ -66,12 +66,12 @@ def write_model(options: argparse.Namespace, folder: Path) -> "Model":
     from safetensors.torch import save_file
 
     from diptych.core.settings import to_mapping
-    from diptych.data.images import Preprocess
+    from diptych.data.images.transforms import Preprocess
     from diptych.models.checkpoint import save
-    from diptych.models.clip import build
-    from diptych.models.layout_openai import to_openai_state
+    from diptych.models.formats.openai import to_openai_state
     from diptych.models.model import Model
-    from diptych.models.presets import preset as named
+    from diptych.models.towers.clip import build
+    from diptych.models.towers.presets import preset as named
 
     config = named(options.preset)
     tokenizer = vocabulary(options, config.text.context_length)
@@ -120,7 +120,7 @@ def open_ours(name: str, folder: Path) -> Any:
         from diptych.models.checkpoint import load
 
         return load(folder / "checkpoint").compute_in(precisions[0])
-    from diptych.models.backends import load_exported
+    from diptych.models.runtimes.exported import load_exported
 
     held = "int8" if "int8" in precisions else "float32"
     computed = "bfloat16" if "bfloat16" in precisions else "float32"

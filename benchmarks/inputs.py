@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from contest import missing, run_child
 
 if TYPE_CHECKING:
-    from diptych.data.tokenizer import Tokenizer
+    from diptych.data.tokenizers.clip import Tokenizer
 
 PHOTO = (640, 480)
 LARGE_VOCABULARY = 49_408
@@ -48,7 +48,7 @@ def _real_captions(data: Path) -> list[str]:
 
 @cache
 def _made_captions() -> list[str]:
-    from diptych.evaluate.prompt_sets import prompt_set
+    from diptych.evaluate.prompts.sets import prompt_set
 
     rng, prompts = random.Random(0), prompt_set("imagenet")
 
@@ -87,7 +87,7 @@ def photo(number: int, size: tuple[int, int], *, quality: int, noise: int) -> by
 def products(data: Path | None, count: int) -> tuple[list[bytes], list[str]]:
     """Return small images with their titles: product photos, or drawn scenes."""
     if not data:
-        from diptych.data.scenes import scene_pairs
+        from diptych.data.synthetic.dataset import scene_pairs
 
         pairs = list(scene_pairs(count, seed=0))
         return [pair.image for pair in pairs], [pair.captions[0] for pair in pairs]
@@ -109,7 +109,7 @@ def merges(data: Path | None, peer_python: str | None) -> Path | None:
 
 def vocabulary(options: Any, context_length: int = 77) -> "Tokenizer":
     """Return the published vocabulary, or one that is learnt from the captions."""
-    from diptych.data.tokenizer import Tokenizer
+    from diptych.data.tokenizers.clip import Tokenizer
 
     if published := merges(options.data, options.peer_python):
         return Tokenizer.from_merges(published, context_length=context_length)

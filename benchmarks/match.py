@@ -106,7 +106,7 @@ def our_matcher(rule: str, queries: list[str], captions: list[str]):
     """Build our index; return what matches all captions, and what tells the matches."""
     import pyarrow as pa
 
-    from diptych.curate.match import MatchSettings, QueryIndex
+    from diptych.curate.match.match import MatchSettings, QueryIndex
 
     column, texts = pa.array(captions), pa.array(queries)
     index = QueryIndex.build(texts, MatchSettings(rule))  # type: ignore[arg-type]

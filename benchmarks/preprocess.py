@@ -99,9 +99,9 @@ def deviations(files: list[bytes]) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from diptych.data.images import Preprocess, read_pixels
-    from diptych.models.clip import build
-    from diptych.models.presets import preset
+    from diptych.data.images.transforms import Preprocess, read_pixels
+    from diptych.models.towers.clip import build
+    from diptych.models.towers.presets import preset
 
     clip, preprocess, distinct = build(preset("ViT-B-32"), seed=0).eval(), Preprocess(), sorted(set(files))
     pixels = {
@@ -130,14 +130,14 @@ def deviations(files: list[bytes]) -> dict[str, Any]:
 
 def serve() -> None:
     """Be our contestant."""
-    from diptych.core.memory import keep_freed_memory
+    from diptych.core.machine import keep_freed_memory
 
     keep_freed_memory()  # as `diptych`'s commands do
     import numpy as np
     import torch
 
-    from diptych.data.images import Preprocess, read_pixels
-    from diptych.data.resampling import shrinking_kernel
+    from diptych.data.images.resize import shrinking_kernel
+    from diptych.data.images.transforms import Preprocess, read_pixels
 
     shrinking_kernel()  # a process loads it by itself after its first pictures
     torch.set_num_threads(1)

@@ -52,7 +52,7 @@ class Bench:
 
     def score(self, coef: np.ndarray, intercept: np.ndarray, c: float) -> dict[str, Any]:
         """Measure a fit in float64, with one function for both contestants."""
-        from diptych.evaluate.probe_solver import measure
+        from diptych.evaluate.probe.solver import measure
 
         table, labels = self.train
         value, norm = measure(table, labels, coef, intercept, 1 / (c * len(table)))
@@ -61,8 +61,8 @@ class Bench:
 
     def ours(self) -> dict[str, Any]:
         """Run the whole search, without the last fit on everything."""
-        from diptych.evaluate.probe import LinearProbe
-        from diptych.evaluate.probe_search import Trainer, strength
+        from diptych.evaluate.probe.probe import LinearProbe
+        from diptych.evaluate.probe.search import Trainer, strength
 
         watch = time.perf_counter()
         trainer = Trainer(*self.train, *self.val, LinearProbe(), None)

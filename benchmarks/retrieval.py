@@ -41,7 +41,7 @@ def rows(captions: int, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def ours(pictures: np.ndarray, texts: np.ndarray, owners: np.ndarray) -> list[float]:
     """Return recall at each depth, text to picture first."""
-    from diptych.evaluate.ranks import paired_ranks
+    from diptych.evaluate.metrics.ranks import paired_ranks
 
     pairs = np.stack([owners, np.arange(len(owners))], axis=1)
     image_ranks, text_ranks = paired_ranks(pictures, texts, pairs)

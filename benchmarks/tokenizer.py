@@ -21,7 +21,7 @@ from typing import Any
 from contest import Contestant, Rows, machine, missing, options_of, skip, write_result
 from inputs import add_data, captions, described, merges, products
 
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.tokenizers.clip import Tokenizer
 
 BATCH = 512  # texts a call, as a training loader makes them
 SEED = 2021

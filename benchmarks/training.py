@@ -60,7 +60,7 @@ class Case:
     """Towers and batches of one comparison.
 
     Attributes:
-        preset: the towers, as `diptych.models.presets` names them.
+        preset: the towers, as `diptych.models.towers.presets` names them.
         batch_size: pairs a step.
         context_length: what peers pad to; None takes the preset's.
         activation: of the MLPs; None takes the preset's. Each library has both.
@@ -100,9 +100,9 @@ def prepare(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, 
     import numpy as np
 
     from diptych.cli.recipe import load_recipe
-    from diptych.data.images import Preprocess, read_pixels
-    from diptych.data.tokenizer import Tokenizer
-    from diptych.models.presets import preset
+    from diptych.data.images.transforms import Preprocess, read_pixels
+    from diptych.data.tokenizers.clip import Tokenizer
+    from diptych.models.towers.presets import preset
 
     config = preset(case.preset)
     context_length = case.context_length or config.text.context_length
@@ -174,18 +174,18 @@ class Ours:
         **_others: Any,
     ) -> dict[str, Any]:
         """Build model and optimizer; return the facts about them."""
-        from diptych.core.memory import keep_freed_memory
+        from diptych.core.machine import keep_freed_memory
 
         keep_freed_memory()  # first of all, as the command line does: torch is not imported yet
         import torch
 
         from diptych.core.settings import from_mapping
-        from diptych.data.images import Preprocess
-        from diptych.data.tokenizer import Tokenizer
-        from diptych.models.clip import build
-        from diptych.models.config import ClipConfig
+        from diptych.data.images.transforms import Preprocess
+        from diptych.data.tokenizers.clip import Tokenizer
         from diptych.models.model import Model
-        from diptych.models.numerics import default_engine
+        from diptych.models.towers.clip import build
+        from diptych.models.towers.config import ClipConfig
+        from diptych.models.towers.numerics import default_engine
         from diptych.train.loss import contrastive_loss
         from diptych.train.settings import TrainSettings
         from diptych.train.steps import Stepper
@@ -220,7 +220,7 @@ class Ours:
         """Do some steps; return seconds and losses."""
         from training_peer import timed
 
-        from diptych.models.numerics import numerics
+        from diptych.models.towers.numerics import numerics
 
         def step() -> float:
             done = self.stepper.step(self.batches[self.done % len(self.batches)], self.done)

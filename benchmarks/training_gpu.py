@@ -41,8 +41,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write pixels and tokens as `training.py` does; return what contestants need."""
     import numpy as np
 
-    from diptych.data.images import Preprocess
-    from diptych.models.presets import preset
+    from diptych.data.images.transforms import Preprocess
+    from diptych.models.towers.presets import preset
 
     count = options.batch * BATCHES
     texts = captions(options.data, count)

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from diptych.cli.prompts_lab import run_lab
-from diptych.core.files import write_text
+from diptych.core.files.durable import write_text
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
-from diptych.data.sources import open_source
+from diptych.data.sources.open import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs, embed_texts
-from diptych.evaluate.ablation import Ablation
-from diptych.evaluate.calibration import calibrate, fit_temperature
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics_scores import Reliability, reliability
-from diptych.evaluate.prompts import load as load_prompts
+from diptych.evaluate.metrics.calibration import calibrate, fit_temperature
+from diptych.evaluate.metrics.scores import Reliability, reliability
+from diptych.evaluate.prompts.ablation import Ablation
+from diptych.evaluate.prompts.templates import load as load_prompts
 from diptych.models.model import Model
 from diptych.models.opening import load
 from experiments.figures import Line, draw

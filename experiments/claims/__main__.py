@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diptych.cli.recipe import load_recipe_as
-from diptych.core.memory import keep_freed_memory
+from diptych.core.machine import keep_freed_memory
 from experiments.claims.recipe import ClaimsRecipe
 from experiments.claims.run import run_claims
 

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diptych.page.markup import Html, tag
-from diptych.page.plots import number, ticks
+from diptych.report.markup import Html, tag
+from diptych.report.plots import number, ticks
 
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 24, 46, 58

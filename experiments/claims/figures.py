@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diptych.core.files import write_json, write_text
-from diptych.core.json_files import read_json
+from diptych.core.files.durable import write_json, write_text
+from diptych.core.files.json_objects import read_json
 from experiments.claims.charts import Axis, Series, bar_chart, line_chart
 from experiments.claims.scaling import PowerLaw
 

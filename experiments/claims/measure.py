@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from diptych.core.errors import DataError, SettingsError
-from diptych.data.sources import open_source
+from diptych.data.sources.open import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics import label_ranks, paired_gain, wilson
-from diptych.evaluate.probe import LinearProbe
-from diptych.evaluate.probe_search import Trainer, strength
-from diptych.evaluate.prompts import BARE, PHOTO, Templates
+from diptych.evaluate.metrics.accuracy import label_ranks, paired_gain, wilson
+from diptych.evaluate.probe.probe import LinearProbe
+from diptych.evaluate.probe.search import Trainer, strength
+from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
 from diptych.evaluate.zeroshot import compare_prompts
 from experiments.claims.recipe import ShotsPart
 from experiments.claims.run import OBJECTIVES, Workshop

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.models.blocks import Linear
-from diptych.models.clip import Clip, build
-from diptych.models.config import ClipConfig, TextConfig
-from diptych.models.text import TextTransformer, plan_reading, text_lengths
+from diptych.models.towers.blocks import Linear
+from diptych.models.towers.clip import Clip, build
+from diptych.models.towers.config import ClipConfig, TextConfig
+from diptych.models.towers.text import TextTransformer, plan_reading, text_lengths
 
 TEXTS_AT_ONCE = 4096
 """Texts that the captioner scores together: their logits over 1,024 tokens fill about 50 MB."""

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from diptych.cli.recipe import TaskPart
 from diptych.cli.run import build_model, pack_once, vocabulary_once
 from diptych.core.errors import unknown_name
-from diptych.core.files import make_folder, write_json
-from diptych.core.json_files import read_json
+from diptych.core.files.durable import make_folder, write_json
+from diptych.core.files.json_objects import read_json
 from diptych.core.settings import from_mapping
 from diptych.data.loader import Loader, LoaderSettings
-from diptych.data.sources import open_source
-from diptych.evaluate.prompts import BARE, load
+from diptych.data.sources.open import open_source
+from diptych.evaluate.prompts.templates import BARE, load
 from diptych.models import checkpoint
-from diptych.models.notes import processor
+from diptych.models.verification_cache import processor
 from diptych.train.settings import TrainSettings
 from diptych.train.state import machine_facts
 from experiments.claims.recipe import ClaimsRecipe
@@ -40,7 +40,7 @@ from experiments.claims.training import (
 )
 
 if TYPE_CHECKING:
-    from diptych.data.shards import ShardSet
+    from diptych.data.shards.reader import ShardSet
     from diptych.models.model import Model
 
 OBJECTIVES: tuple[Objective, ...] = ("contrastive", "bag of words", "caption")

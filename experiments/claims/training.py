@@ -20,23 +20,23 @@ from diptych.core.progress import Progress
 from diptych.core.records import Counts
 from diptych.data.loader import Batch, Loader, LoaderSettings
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics_scores import score_ranks
-from diptych.evaluate.prompts import BARE, Templates
-from diptych.models.clip import Clip, build, unit_length
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.evaluate.metrics.scores import score_ranks
+from diptych.evaluate.prompts.templates import BARE, Templates
 from diptych.models.inputs import picture_pixels
 from diptych.models.model import Model
-from diptych.models.numerics import numerics
+from diptych.models.towers.clip import Clip, build, unit_length
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.models.towers.numerics import numerics
 from diptych.train.loss import contrastive_loss
 from diptych.train.settings import TrainSettings
 from diptych.train.steps import Loss, Stepper
 from experiments.claims import predictive
 
 if TYPE_CHECKING:
-    from diptych.data.images import Preprocess
-    from diptych.data.shards import ShardSet
-    from diptych.data.sources import Source
-    from diptych.models.words import AnyTokenizer
+    from diptych.data.images.transforms import Preprocess
+    from diptych.data.shards.reader import ShardSet
+    from diptych.data.sources.open import Source
+    from diptych.models.tokenizers import AnyTokenizer
 
 Objective = Literal["contrastive", "bag of words", "caption"]
 

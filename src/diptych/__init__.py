@@ -14,48 +14,48 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diptych.core.errors import DiptychError as DiptychError
-    from diptych.data.images import Preprocess as Preprocess
+    from diptych.data.images.transforms import Preprocess as Preprocess
     from diptych.data.loader import Loader as Loader
     from diptych.data.loader import LoaderSettings as LoaderSettings
     from diptych.data.pack import pack as pack
-    from diptych.data.shards import ShardSet as ShardSet
-    from diptych.data.sources import open_source as open_source
-    from diptych.data.tokenizer import Tokenizer as Tokenizer
+    from diptych.data.shards.reader import ShardSet as ShardSet
+    from diptych.data.sources.open import open_source as open_source
+    from diptych.data.tokenizers.clip import Tokenizer as Tokenizer
     from diptych.embed.features import embed_images as embed_images
     from diptych.embed.features import embed_texts as embed_texts
     from diptych.evaluate.classifier import build_classifier as build_classifier
     from diptych.evaluate.estimator import ZeroShotClassifier as ZeroShotClassifier
-    from diptych.evaluate.prompts import Templates as Templates
+    from diptych.evaluate.prompts.templates import Templates as Templates
     from diptych.models.checkpoint import save as save
-    from diptych.models.clip import build as build
-    from diptych.models.config import ClipConfig as ClipConfig
     from diptych.models.model import Model as Model
     from diptych.models.opening import load as load
-    from diptych.models.presets import preset as preset
+    from diptych.models.towers.clip import build as build
+    from diptych.models.towers.config import ClipConfig as ClipConfig
+    from diptych.models.towers.presets import preset as preset
     from diptych.train.loss import contrastive_loss as contrastive_loss
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "ClipConfig": "models.config",
+    "ClipConfig": "models.towers.config",
     "DiptychError": "core.errors",
     "Loader": "data.loader",
     "LoaderSettings": "data.loader",
     "Model": "models.model",
-    "Preprocess": "data.images",
-    "ShardSet": "data.shards",
-    "Templates": "evaluate.prompts",
-    "Tokenizer": "data.tokenizer",
+    "Preprocess": "data.images.transforms",
+    "ShardSet": "data.shards.reader",
+    "Templates": "evaluate.prompts.templates",
+    "Tokenizer": "data.tokenizers.clip",
     "ZeroShotClassifier": "evaluate.estimator",
-    "build": "models.clip",
+    "build": "models.towers.clip",
     "build_classifier": "evaluate.classifier",
     "contrastive_loss": "train.loss",
     "embed_images": "embed.features",
     "embed_texts": "embed.features",
     "load": "models.opening",
-    "open_source": "data.sources",
+    "open_source": "data.sources.open",
     "pack": "data.pack",
-    "preset": "models.presets",
+    "preset": "models.towers.presets",
     "save": "models.checkpoint",
 }
 

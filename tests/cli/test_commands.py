@@ -141,7 +141,7 @@ def test_packing_counts_and_training_starts_from_the_shards_where_they_are(
 
 
 def test_a_vocabulary_is_learnt_and_used(diptych: Callable[..., Said], tmp_path: Path) -> None:
-    from diptych.data.tokenizer import Tokenizer
+    from diptych.data.tokenizers.clip import Tokenizer
 
     said = diptych(
         "tokenizer", "scenes:train?count=40", tmp_path / "words", "--size", "560", "--context", "20"
@@ -246,7 +246,7 @@ def test_removing_takes_keys_from_the_line_and_from_a_file(
     diptych: Callable[..., Said], tmp_path: Path
 ) -> None:
     assert diptych("pack", "scenes:train?count=6&seed=0", tmp_path / "set", "--workers", "0").code == 0
-    from diptych.data.shards import ShardSet
+    from diptych.data.shards.reader import ShardSet
 
     keys = [pair.key for pair in ShardSet.open(tmp_path / "set")]
     (tmp_path / "keys.txt").write_text(f"{keys[1]}\n\n{keys[4]}\n", encoding="utf-8")

@@ -8,12 +8,12 @@ import pytest
 from tests.cli.conftest import Run, Said
 
 from diptych.core.errors import UsageError
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.clip import build
-from diptych.models.convert_model import Target, convert
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.models.formats.convert import Target, convert
 from diptych.models.model import Model
-from diptych.models.presets import preset
+from diptych.models.towers.clip import build
+from diptych.models.towers.presets import preset
 
 
 def test_a_run_is_converted_there_and_back(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:

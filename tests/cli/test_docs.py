@@ -14,8 +14,8 @@ from tests.cli.conftest import Run, Said
 
 from diptych.cli import commands
 from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
-from diptych.evaluate.prompts import load as load_prompts
-from diptych.evaluate.suite_plan import load_plan
+from diptych.evaluate.prompts.templates import load as load_prompts
+from diptych.evaluate.suite.plan import load_plan
 from diptych.train.settings import TrainSettings
 from experiments.claims.recipe import ClaimsRecipe
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from diptych.cli.main import main
-from diptych.curate.pipeline import STAGES
-from diptych.curate.recipe import load_curate_recipe
-from diptych.data.shards import ShardSet
+from diptych.curate.pipeline.recipe import load_curate_recipe
+from diptych.curate.pipeline.run import STAGES
+from diptych.data.shards.reader import ShardSet
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "curate.md").read_text(encoding="utf-8")

@@ -14,9 +14,9 @@ from tests.cli.conftest import Run, Said
 from tests.evaluate import miniatures
 
 from diptych.core.records import Counts
-from diptych.data.sources import open_source
-from diptych.evaluate.suite_plan import Protocol, TaskSpec
-from diptych.evaluate.task_rows import suite_names
+from diptych.data.sources.open import open_source
+from diptych.evaluate.suite.plan import Protocol, TaskSpec
+from diptych.evaluate.tasks.registry import suite_names
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
 

@@ -14,11 +14,11 @@ import torch
 from tests.cli.conftest import Said
 from tests.models.published import ALONE_GELU, GELU, WORDS, agrees, openai_clip
 
-from diptych.data.images import Preprocess
-from diptych.models import references
-from diptych.models.convert_model import convert
+from diptych.data.images.transforms import Preprocess
+from diptych.models.files import references
+from diptych.models.files.names import public_names
+from diptych.models.formats.convert import convert
 from diptych.models.load import load
-from diptych.models.public_names import public_names
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "load.md").read_text(encoding="utf-8")
 

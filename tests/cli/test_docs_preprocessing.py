@@ -11,9 +11,9 @@ from tests.data.odd_files import odd_files, rgb
 
 import diptych
 from diptych.core.records import Reason
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "preprocessing.md").read_text(encoding="utf-8")
 

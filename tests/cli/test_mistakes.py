@@ -164,7 +164,7 @@ def test_a_damaged_model_is_refused(diptych: Callable[..., Said], run: Run, tmp_
 def test_a_full_disk_is_told(
     diptych: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diptych.core.failpoints import operations
+    from diptych.core.files.failpoints import operations
 
     monkeypatch.setenv("DIPTYCH_TESTING", "1")
     monkeypatch.setenv("DIPTYCH_FAILPOINT", f"enospc:{operations() + 4}")
@@ -178,6 +178,6 @@ def test_a_bug_keeps_its_traceback(diptych: Callable[..., Said], monkeypatch: py
     def broken(*words: object, **options: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("diptych.data.sources.open_source", broken)
+    monkeypatch.setattr("diptych.data.sources.open.open_source", broken)
     with pytest.raises(KeyError):
         diptych("pack", "a", "b")

@@ -9,8 +9,8 @@ import pytest
 from tests.cli.conftest import Run, Said
 from tests.data.source_files import images
 
-from diptych.data.scenes import scene_pairs
-from diptych.evaluate.calibration import Calibration
+from diptych.data.synthetic.dataset import scene_pairs
+from diptych.evaluate.metrics.calibration import Calibration
 
 
 def test_a_folder_of_photos_without_captions_is_searched(

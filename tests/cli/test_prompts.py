@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import Run, Said
 
-from diptych.evaluate.calibration import Calibration
-from diptych.evaluate.prompts import load
+from diptych.evaluate.metrics.calibration import Calibration
+from diptych.evaluate.prompts.templates import load
 
 WORDNET = """synset\tlexfile\tpos\tmembers\tdefinition
 1-n\tnoun.animal\tn\tbird\ta creature with feathers

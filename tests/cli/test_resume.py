@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tests.cli.conftest import Said
 
-from diptych.core.locks import locked
+from diptych.core.files.locks import locked
 
 RECIPE = """
 [data]

@@ -7,9 +7,9 @@ import pytest
 from tests.curate import worlds
 
 from diptych.core.errors import TooMuchBadDataError
-from diptych.curate.fingerprints import fingerprint_partition
-from diptych.curate.stages import Run
-from diptych.curate.stages_pictures import in_evaluation
+from diptych.curate.pipeline.stages import Run
+from diptych.curate.pipeline.stages_images import in_evaluation
+from diptych.data.near_copies.fingerprints import fingerprint_partition
 
 
 def test_images_of_an_evaluation_set_are_found_without_captions_and_too_many_lost_ones_are_an_error(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.curate import worlds
-from tests.curate.test_pipeline import digests
+from tests.curate.pipeline.test_run import digests
 
 from diptych.core.settings import dumps_toml, to_mapping
-from diptych.curate.pipeline import curate
+from diptych.curate.pipeline.run import curate
 
 pytest.importorskip("ray")
 
@@ -21,8 +21,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from diptych.curate.pipeline import curate
-from diptych.curate.recipe import load_curate_recipe
+from diptych.curate.pipeline.run import curate
+from diptych.curate.pipeline.recipe import load_curate_recipe
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=1)

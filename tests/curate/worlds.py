@@ -15,7 +15,7 @@ from PIL import Image
 from tests.curate import crawl_files, miniatures
 
 from diptych.core.settings import from_mapping
-from diptych.curate.recipe import CurateRecipe
+from diptych.curate.pipeline.recipe import CurateRecipe
 
 ARTICLES = {
     "Dog": "The '''dog''' is a pet. A [[brown dog]] barks. See a brown dog, a brown dog and a black cat.",

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from diptych.core.records import Counts, Need, Pair
-from diptych.data.sources import Columns, open_source
+from diptych.data.sources.open import Columns, open_source
 
 DEFAULT = Columns()
 

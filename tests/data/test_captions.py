@@ -1,50 +1,153 @@
-"""Captions that lose words: which, how many, and how often."""
+"""One rule for captions, whatever holds them: the same texts are kept, and lost for the same reasons."""
 
-import numpy as np
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
 import pytest
+from tests.data.source_files import picture, read
 
-from diptych.data.captions import drop_words
+from diptych.core.records import Counts, Need
+from diptych.data.pack import PackSettings, pack
+from diptych.data.shards.reader import ShardSet
+from diptych.data.shards.writer import ShardSettings
+from diptych.data.sources.open import Columns, open_source
 
-CAPTION = "puma men black running shoes size nine in a box of ten"
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
-
-def drawn(share: float, count: int, caption: str = CAPTION) -> list[str]:
-    rng = np.random.default_rng(3)
-    return [drop_words(caption, share, rng) for _ in range(count)]
-
-
-def test_words_keep_their_order_and_at_least_one_stays() -> None:
-    words = CAPTION.split()
-    for text in drawn(0.999, 2000):
-        kept = iter(words)
-        assert text
-        assert all(word in kept for word in text.split())
-
-
-def test_half_stays_whole_and_the_share_is_even_among_the_others() -> None:
-    """S is 0 or even on (0, s), half and half; one word of n is exempt, the others go with probability S."""
-    others = len(CAPTION.split()) - 1
-    lost = np.array([others + 1 - len(text.split()) for text in drawn(0.8, 20_000)]) / others
-    mean, square = 0.8 / 4, 0.8**2 / 6  # of S
-    assert lost.mean() == pytest.approx(mean, abs=0.006)
-    # Variance of Binomial(n, S) / n: Var S + E[S (1 - S)] / n.
-    assert lost.var() == pytest.approx(square - mean**2 + (mean - square) / others, rel=0.05)
-    # E[(1 - S)^n] for even S is (1 - (1 - s)^(n + 1)) / (s (n + 1)): some of the others stay whole by luck.
-    lucky = (1 - 0.2 ** (others + 1)) / (0.8 * (others + 1))
-    assert np.mean(lost == 0) == pytest.approx(0.5 + lucky / 2, abs=0.01)
+MARK = "\ufeff"
+# What a caption becomes in every source: the text, or the reason why there is none.
+CAPTIONS: dict[str, tuple[str, str]] = {
+    "plain": ("a dog", "a dog"),
+    "white space": ("  a dog \t", "a dog"),
+    "byte order mark": (f"{MARK}a dog", "a dog"),
+    "not ASCII": ("ein Hündchen 犬 🐕", "ein Hündchen 犬 🐕"),
+    "empty": ("   ", "empty_caption"),
+    "NUL": ("a \0 dog", "caption_not_text"),
+    "too long": ("x" * 16_385, "caption_too_long"),
+    "longest": ("x" * 16_384, "x" * 16_384),
+}
 
 
-def test_every_word_goes_equally_often() -> None:
-    words = CAPTION.split()
-    assert len(set(words)) == len(words)
-    kept = [set(text.split()) for text in drawn(0.5, 20_000)]
-    rates = np.array([np.mean([word in texts for texts in kept]) for word in words])
-    assert rates.mean() < 0.95
-    assert np.ptp(rates) < 0.02
+def write(kind: str, folder: Path, text: str) -> Path:
+    """A source of one image with one caption."""
+    folder.mkdir()
+    (folder / "k.jpg").write_bytes(picture())
+    row = {"image": "k.jpg", "caption": text}
+    if kind == "csv":
+        with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([row, row.values()])
+        return folder / "t.csv"
+    if kind == "jsonl":
+        (folder / "t.jsonl").write_text(json.dumps(row), encoding="utf-8")
+        return folder / "t.jsonl"
+    if kind == "parquet":
+        pq.write_table(pa.table({"image": [picture()], "caption": [text]}), folder / "t.parquet")
+        return folder / "t.parquet"
+    beside = {"k.txt": text.encode()} if kind.endswith("txt") else {"k.json": json.dumps(row).encode()}
+    return beside_one(folder, beside, in_tar=kind.startswith("tar"))
 
 
-def test_nothing_to_leave_out() -> None:
-    assert drawn(0.0, 1) == [CAPTION]
-    assert drawn(0.9, 50, "shoes") == ["shoes"] * 50
-    assert drawn(0.9, 2, "") == ["", ""]
-    assert set(drawn(1e-9, 5, "two  spaces")) == {"two  spaces"}
+def beside_one(folder: Path, beside: dict[str, bytes], *, in_tar: bool) -> Path:
+    """One image and what lies beside it, in a folder or in a tar."""
+    folder.mkdir(exist_ok=True)
+    members = {"k.jpg": picture(), **beside}
+    if not in_tar:
+        for name, data in members.items():
+            (folder / name).write_bytes(data)
+        return folder
+    with tarfile.open(folder / "t.tar", "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return folder / "t.tar"
+
+
+KINDS = ("folder txt", "folder json", "tar txt", "tar json", "csv", "jsonl", "parquet")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_a_caption_is_kept_or_dropped_alike_in_every_source(tmp_path: Path, kind: str, name: str) -> None:
+    text, expected = CAPTIONS[name]
+    pairs, dropped = read(write(kind, tmp_path / "source", text))
+    found = pairs[0].captions[0] if pairs else next(iter(dropped))
+    assert found == expected
+
+
+# What lies beside an image: the text, the record, and the captions that are meant.
+BESIDE: dict[str, tuple[bytes | None, Any, tuple[str, ...] | str]] = {
+    "five lines": (b"one\r\ntwo\nthree\n\n four \nfive", None, ("one", "two", "three", "four", "five")),
+    "record without caption": (b"a dog\nan old dog", {"width": 3}, ("a dog", "an old dog")),
+    "record whose caption is null": (b"a dog", {"caption": None}, ("a dog",)),
+    "record whose caption is no text": (b"a dog", {"captions": 7}, ("a dog",)),
+    "record with an empty list": (b"a dog", {"captions": []}, ("a dog",)),
+    "img2dataset": (b"a dog", {"caption": "a dog", "url": "http://x", "status": "success"}, ("a dog",)),
+    "a list beside its first": (b"one", {"captions": ["one", "two"]}, ("one", "two")),
+    "lines beside the first of them": (b"one\ntwo", {"caption": "one"}, ("one", "two")),
+    "record only": (None, {"caption": "a dog"}, ("a dog",)),
+    "half a character": (None, {"caption": "\ud800 dog"}, "caption_not_text"),
+    "half a character beside a text": (b"a dog", {"caption": "\ud800"}, ("a dog",)),
+    "one good of three": (b"\0\n \na dog", None, ("a dog",)),
+    "not UTF-8": (b"\xffa dog", None, "caption_not_text"),
+    "UTF-16": ("a dog".encode("utf-16"), None, "caption_not_text"),
+    "a page of text": (b"x\n" * 2**20, None, "caption_too_long"),
+    "no JSON": (b"a dog", b"{", "bad_row"),
+    "no object": (b"a dog", [1], "bad_row"),
+    "nothing": (None, None, "missing_caption"),
+    "only a number": (None, {"width": 3}, "missing_caption"),
+}
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_lies_beside_an_image_is_read_alike_in_folders_and_tars(
+    tmp_path: Path, name: str, in_tar: bool
+) -> None:
+    text, record, expected = BESIDE[name]
+    beside = {} if text is None else {"k.txt": text}
+    if record is not None:
+        beside["k.json"] = record if isinstance(record, bytes) else json.dumps(record).encode()
+    source = beside_one(tmp_path / "source", beside, in_tar=in_tar)
+    pairs, dropped = read(source)
+    assert (pairs[0].captions if pairs else next(iter(dropped))) == expected
+    (pair,) = open_source(source, need=Need.IMAGE).pairs(Counts())
+    assert pair.captions == (expected if isinstance(expected, tuple) else ())
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+def test_a_named_column_is_the_caption_in_records_too(tmp_path: Path, in_tar: bool) -> None:
+    record = json.dumps({"title": "a crane", "caption": "IMG_1", "label": "bird"}).encode()
+    source = beside_one(tmp_path / "source", {"k.txt": b"x", "k.json": record}, in_tar=in_tar)
+    pairs, _ = read(source, Columns(caption="title"))
+    assert pairs[0].captions == ("a crane",) and pairs[0].fields == {"label": "bird"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "jsonl"])
+def test_fields_with_half_a_character_or_no_number_are_packed(tmp_path: Path, kind: str) -> None:
+    record = {"caption": "a dog", "bro\udc00ken": "x\ud800y", "score": float("nan"), "ok": 1.5}
+    if kind == "jsonl":
+        (tmp_path / "k.jpg").write_bytes(picture())
+        source = tmp_path / "t.jsonl"
+        source.write_text(json.dumps({"image": "k.jpg", **record}))
+    else:
+        beside = {"k.json": json.dumps(record).encode()}
+        source = beside_one(tmp_path / "source", beside, in_tar=kind == "tar")
+    settings = PackSettings(workers=0, shards=ShardSettings(max_bad_fraction=0.0))
+    pack(open_source(source), tmp_path / "out", settings=settings)
+    (pair,) = ShardSet.open(tmp_path / "out")
+    assert pair.fields == {"bro\\udc00ken": "x\\ud800y", "score": None, "ok": 1.5}
+
+
+def test_the_captions_of_a_tar_are_counted_as_those_of_its_folder(tmp_path: Path) -> None:
+    """CLIP_benchmark's retrieval sets: five lines an image; its builder maps str.splitlines."""
+    text = "\n".join(f"caption {number}" for number in range(5)).encode()
+    for in_tar in (False, True):
+        source = beside_one(tmp_path / str(in_tar), {"k.txt": text}, in_tar=in_tar)
+        pairs, _ = read(source)
+        assert pairs[0].captions == tuple(text.decode().splitlines())

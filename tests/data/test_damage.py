@@ -11,11 +11,11 @@ from PIL import Image
 from diptych.core.errors import DiptychError, IntegrityError
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Pair, Reason
-from diptych.data.decoders import DecoderSettings
+from diptych.data.images.sandbox import DecoderSettings
 from diptych.data.pack import PackSettings, pack
-from diptych.data.shards import ShardSet, ShardSettings, write_shards
-from diptych.data.sources import open_source
-from diptych.data.sources_rows import unique
+from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
+from diptych.data.sources.open import open_source
+from diptych.data.sources.rows import unique
 
 ANY_LOSS = ShardSettings(max_bad_fraction=1.0)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "PCX", "TGA", "JPEG2000")

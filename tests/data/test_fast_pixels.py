@@ -11,10 +11,10 @@ from tests.data.odd_files import ORIENTATION_TAG, encoded, odd_files, rgb, turne
 
 from diptych.core.errors import BadSampleError, SettingsError
 from diptych.core.records import Reason
-from diptych.data import jpeg
-from diptych.data.images import Preprocess, evaluation_pixels, read_pixels, training_pixels
-from diptych.data.resampling import cover, exact_window
-from diptych.data.resampling_fast import fast_window
+from diptych.data.images import jpeg
+from diptych.data.images.resize import cover, exact_window
+from diptych.data.images.resize_fast import fast_window
+from diptych.data.images.transforms import Preprocess, evaluation_pixels, read_pixels, training_pixels
 
 SMALL = Preprocess(size=(32, 32))
 WIDE_GREY = {"sixteen-bit.png", "sixteen-bit.tif"}
@@ -154,8 +154,8 @@ def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_s
 def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: Path) -> None:
     """A ViT-B/32 with random weights, which sees all pictures as alike: centred, it is the harder test."""
     torch = pytest.importorskip("torch")
-    from diptych.models.clip import build
-    from diptych.models.presets import preset
+    from diptych.models.towers.clip import build
+    from diptych.models.towers.presets import preset
 
     parts = [
         Image.open(file).convert("RGB") for file in sorted((shared_data / "coco" / "images").glob("*.jpg"))
@@ -191,9 +191,9 @@ def test_embeddings_notice_fast_where_the_documentation_says_so(shared_data: Pat
     torch = pytest.importorskip("torch")
     from dataclasses import replace
 
-    from diptych.models.clip import build
-    from diptych.models.config import VitConfig
-    from diptych.models.presets import preset
+    from diptych.models.towers.clip import build
+    from diptych.models.towers.config import VitConfig
+    from diptych.models.towers.presets import preset
 
     rows, columns = np.arange(480)[:, None, None], np.arange(640)[None, :, None]
     stripes = np.where(rows // 2 % 2 == 0, 255, 0) ^ np.where(columns // 3 % 2 == 0, 128, 0)

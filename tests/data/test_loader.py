@@ -24,7 +24,7 @@ from diptych.core.errors import (
     TooMuchBadDataError,
 )
 from diptych.core.records import Pair, Reason
-from diptych.data.images import Preprocess
+from diptych.data.images.transforms import Preprocess
 from diptych.data.loader import Batch, Loader, LoaderSettings
 
 PREPROCESS = Preprocess(size=(4, 6))

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from tests.data.odd_files import odd_files
 
-from diptych.data import resampling
-from diptych.data.images import Preprocess, read_pixels
-from diptych.models.layout_open_clip import preprocess_from_open_clip
+from diptych.data.images import resize as resampling
+from diptych.data.images.transforms import Preprocess, read_pixels
+from diptych.models.formats.open_clip import preprocess_from_open_clip
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_pixels.py"
 HALF = (0.5, 0.5, 0.5)

@@ -14,13 +14,13 @@ from PIL import Image
 from tests.data.source_files import images
 
 from diptych.core.errors import DataError, DiptychError, EnvironmentFault, TooMuchBadDataError, UsageError
-from diptych.core.files import TEMP_PREFIX, operations
+from diptych.core.files.durable import TEMP_PREFIX, operations
 from diptych.core.records import Counts, Pair, Reason
-from diptych.data.decoders import DecoderSettings, verdicts
-from diptych.data.images import ImageLimits
+from diptych.data.images.sandbox import DecoderSettings, verdicts
+from diptych.data.images.transforms import ImageLimits
 from diptych.data.pack import PackSettings, pack
-from diptych.data.shards import ShardSet, ShardSettings
-from diptych.data.sources import open_source
+from diptych.data.shards.reader import ShardSet, ShardSettings
+from diptych.data.sources.open import open_source
 
 ANY_LOSS = ShardSettings(max_bad_fraction=1.0, max_samples=16)
 

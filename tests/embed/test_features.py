@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from diptych.core.records import Counts, Reason
-from diptych.data.images import Preprocess
-from diptych.data.scenes import scene_pairs
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images.transforms import Preprocess
+from diptych.data.synthetic.dataset import scene_pairs
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.embed.features import embed_images, embed_pairs, embed_texts
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 
 CAPTIONS = ["a cat", "a photo of a very long sentence about nothing in particular", "a cat", "", "two dogs"]
 

@@ -8,14 +8,14 @@ import torch
 
 from diptych.core.errors import UsageError
 from diptych.core.records import Counts
-from diptych.data.images import Preprocess
-from diptych.data.scenes import scene_pairs
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images.transforms import Preprocess
+from diptych.data.synthetic.dataset import scene_pairs
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.embed.features import embed_images
 from diptych.embed.penultimate import PenultimateTower
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 
 def model_with(vision: VitConfig | ResNetConfig) -> Model:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Pair
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import TokenCounts
-from diptych.models.encoding import Encodes, EncodeSettings, encode_items
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import TokenCounts
+from diptych.models.encode import Encodes, EncodeSettings, encode_items
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}

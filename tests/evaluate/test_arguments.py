@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as theirs
-from tests.evaluate.test_calibration import pairs
+from tests.evaluate.metrics.test_calibration import pairs
 
 from diptych.core.errors import ArrayError, DataError, IntegrityError, UsageError
-from diptych.evaluate import calibration, metrics, metrics_intervals, metrics_scores, retrieval
-from diptych.search.searcher import top_k
+from diptych.evaluate import retrieval
+from diptych.evaluate.metrics import accuracy as metrics
+from diptych.evaluate.metrics import calibration
+from diptych.evaluate.metrics import intervals as metrics_intervals
+from diptych.evaluate.metrics import scores as metrics_scores
+from diptych.search.query import top_k
 
 SCORES = np.array([0.1, 0.4, 0.4, 0.8, 0.3])
 PAIRS: list[tuple[Any, Any]] = [

@@ -7,14 +7,14 @@ import pytest
 from tests.evaluate.conftest import ColourModel
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.embed.features import embed_texts
 from diptych.evaluate.classifier import build_classifier, build_template_classifiers, ensemble_probabilities
-from diptych.evaluate.prompts import BARE, Templates
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, TextConfig, VitConfig
+from diptych.evaluate.prompts.templates import BARE, Templates
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
 
 
 def unit(rows: list[tuple[float, ...]]) -> np.ndarray:

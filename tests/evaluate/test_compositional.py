@@ -12,12 +12,12 @@ from diptych.core.errors import DataError, UsageError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate import compositional as ours
-from diptych.evaluate.features_cache import FeatureSettings, data_digest
-from diptych.evaluate.protocols import Answers, Bench
-from diptych.evaluate.readers.choices import AroReader
-from diptych.evaluate.suite_plan import Opened, TaskSpec, open_spec
-from diptych.evaluate.task_rows import TaskRow, task_rows
-from diptych.evaluate.tasks import Item, open_task
+from diptych.evaluate.suite.features_cache import FeatureSettings, data_digest
+from diptych.evaluate.suite.plan import Opened, TaskSpec, open_spec
+from diptych.evaluate.suite.protocols import Answers, Bench
+from diptych.evaluate.tasks.readers.choices import AroReader
+from diptych.evaluate.tasks.registry import TaskRow, task_rows
+from diptych.evaluate.tasks.tasks import Item, open_task
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -20,8 +20,8 @@ from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, solid
 
 from diptych.core.errors import ArrayError, BadInputsError, SettingsError
 from diptych.evaluate.estimator import ZeroShotClassifier
-from diptych.evaluate.probe import LinearProbe
-from diptych.models.encoding import Encodes
+from diptych.evaluate.probe.probe import LinearProbe
+from diptych.models.encode import Encodes
 
 NAMES = ["red", "green", "blue"]
 

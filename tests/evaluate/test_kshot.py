@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from diptych.evaluate.probe import LinearProbe
-from diptych.evaluate.protocols import FEW_SHOT_C, few, probe_outcome
+from diptych.evaluate.probe.probe import LinearProbe
+from diptych.evaluate.suite.protocols import FEW_SHOT_C, few, probe_outcome
 
 
 def blobs(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

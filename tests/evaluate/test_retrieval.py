@@ -9,7 +9,7 @@ import pytest
 from diptych.core.errors import DataError
 from diptych.evaluate import retrieval
 from diptych.evaluate.retrieval import RetrievalEvaluator, distinct_texts
-from diptych.evaluate.suite import Suite
+from diptych.evaluate.source import Suite
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
 
 

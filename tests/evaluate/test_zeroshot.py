@@ -5,7 +5,7 @@ import pytest
 
 from diptych.core.errors import DataError, UnknownNameError, UsageError
 from diptych.embed.features import embed_pairs
-from diptych.evaluate.prompts import Templates
+from diptych.evaluate.prompts.templates import Templates
 from diptych.evaluate.zeroshot import ZeroShotEvaluator, prompt_ladder, zero_shot
 
 

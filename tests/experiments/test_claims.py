@@ -13,8 +13,8 @@ from diptych.cli.recipe import load_recipe_as
 from diptych.core.errors import DataError, SettingsError, UnknownNameError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.metrics import label_ranks, wilson
-from diptych.models.presets import preset
+from diptych.evaluate.metrics.accuracy import label_ranks, wilson
+from diptych.models.towers.presets import preset
 from experiments.claims.__main__ import main
 from experiments.claims.figures import figures_of, table_of
 from experiments.claims.measure import EXPERIMENTS, _ratios, rows_by_class

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 from experiments.claims import predictive
 
 VOCABULARY, START, END = 12, 10, 11

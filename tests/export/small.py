@@ -2,11 +2,11 @@
 
 import torch
 
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.clip import build
-from diptych.models.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
 VISION: dict[str, VitConfig | ResNetConfig] = {

@@ -13,8 +13,8 @@ from tests.cli.conftest import Said
 from tests.export.small import small_model
 
 from diptych.export.onnx import export
-from diptych.models.backends import PRECISIONS
 from diptych.models.checkpoint import save
+from diptych.models.runtimes.exported import PRECISIONS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 

@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from diptych.core.errors import IntegrityError, UnknownNameError, UsageError
 from diptych.core.manifest import read_manifest, verify
-from diptych.data.scenes import scene_pairs
-from diptych.data.sources import open_source
+from diptych.data.sources.open import open_source
+from diptych.data.synthetic.dataset import scene_pairs
 from diptych.embed.features import embed_texts
 from diptych.export import onnx as exporting
 from diptych.export.onnx import export, graphs
-from diptych.models.backends import load_exported
 from diptych.models.checkpoint import save
 from diptych.models.model import Model
+from diptych.models.runtimes.exported import load_exported
 
 KINDS = [("vit", "quick_gelu"), ("vit", "gelu"), ("resnet", "gelu"), ("resnet-no-pool", "quick_gelu")]
 

@@ -12,8 +12,8 @@ from diptych.export.graph import FLOAT, INT64, Floats, Graph
 from diptych.export.towers import Part, Style
 from diptych.export.towers_siglip import siglip_text, siglip_vision
 
-siglip = pytest.importorskip("diptych.models.siglip")
-config = pytest.importorskip("diptych.models.config")
+siglip = pytest.importorskip("diptych.models.towers.siglip")
+config = pytest.importorskip("diptych.models.towers.config")
 
 CASES = [((64, 64), "gelu_tanh", True), ((70, 50), "gelu_tanh", False), ((64, 48), "gelu", True)]
 
@@ -21,7 +21,7 @@ CASES = [((64, 64), "gelu_tanh", True), ((70, 50), "gelu_tanh", False), ((64, 48
 @pytest.mark.parametrize(("size", "activation", "head"), CASES)
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_towers_equal_torch(size: tuple[int, int], activation: str, head: bool, batch: int) -> None:
-    from diptych.models.clip import build
+    from diptych.models.towers.clip import build
 
     text = config.SiglipTextConfig(16, 300, 64, 3, 2, head=head)
     shape = config.ClipConfig(64, config.SiglipVisionConfig(size, 16, 64, 3, 2), text, activation)

@@ -13,7 +13,7 @@ from tests.models.published import ALONE, WORDS, open_clip_folder, openai_clip, 
 from tests.models.test_transformers_files import clip_model, saved
 
 from diptych.models import checkpoint
-from diptych.models.convert_model import convert
+from diptych.models.formats.convert import convert
 from diptych.models.load import load
 
 CONFIG, OPEN_CLIP_CONFIG, PROCESSOR = "config.json", "open_clip_config.json", "processor_config.json"

@@ -24,11 +24,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models import checkpoint
-from diptych.models.clip import build
-from diptych.models.config import (
+from diptych.models.load import load
+from diptych.models.model import Model
+from diptych.models.reference_outputs import CAPTIONS, golden_pictures
+from diptych.models.tokenizers import open_words
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import (
     ClipConfig,
     ResNetConfig,
     SiglipTextConfig,
@@ -36,11 +40,7 @@ from diptych.models.config import (
     TextConfig,
     VitConfig,
 )
-from diptych.models.golden import CAPTIONS, golden_pictures
-from diptych.models.load import load
-from diptych.models.model import Model
-from diptych.models.presets import preset
-from diptych.models.words import open_words
+from diptych.models.towers.presets import preset
 
 OPEN_CLIP_SIDE = Path(__file__).parent / "peers" / "open_clip_files.py"
 REPAIRED = tuple(html.unescape(caption) for caption in CAPTIONS)

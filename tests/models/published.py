@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.golden import CAPTIONS
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.model import Model
+from diptych.models.reference_outputs import CAPTIONS
 
 WORDS = Tokenizer.train(
     ["a photo of a red dog", "two blue squares above a circle"] * 9, size=560, context_length=20

@@ -13,15 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.manifest import FileEntry, file_entry, read_manifest, write_manifest
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
-from diptych.models import checkpoint, notes
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.models import checkpoint
+from diptych.models import verification_cache as notes
 from diptych.models.checkpoint import load, save
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.models.model import Model
-from diptych.models.numerics import current_engine, numerics
-from diptych.models.skeleton import skeleton
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.towers.meta_init import skeleton
+from diptych.models.towers.numerics import current_engine, numerics
 
 CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
 
@@ -243,7 +244,7 @@ def test_a_skeleton_has_every_tensor_and_no_number(vision: str) -> None:
 
 def test_a_skeleton_costs_no_imports() -> None:
     code = (
-        "import sys; from diptych.models.skeleton import skeleton; from diptych.models.presets import preset;"
+        "import sys; from diptych.models.towers.meta_init import skeleton; from diptych.models.towers.presets import preset;"
         "before = len(sys.modules); skeleton(preset('ViT-B-32')); assert len(sys.modules) < before + 50"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

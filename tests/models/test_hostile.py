@@ -28,7 +28,7 @@ from tests.models.published import OpenaiClip, openai_clip, theirs, write_archiv
 from tests.models.test_checkpoint import forge
 
 from diptych.core.errors import DiptychError
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.load import load
 
 OTHER_WORDS = Tokenizer.train(["quite other words"] * 9, size=530, context_length=20)

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.errors import UsageError
-from diptych.data.images import Preprocess
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.data.images.transforms import Preprocess
 from diptych.models.image_size import at_image_size
 from diptych.models.load import load
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 
 
 def by_open_clips_formula(state: dict[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:

@@ -31,17 +31,17 @@ from diptych.core.errors import (
     IntegrityError,
     UsageError,
 )
-from diptych.data import vocabulary
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers import vocabulary
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models import checkpoint
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.golden import CAPTIONS
-from diptych.models.hub import Hub
-from diptych.models.layout_openai import from_openai_state, to_openai_state
+from diptych.models.files.hub import Hub
+from diptych.models.formats.openai import from_openai_state, to_openai_state
 from diptych.models.load import load
-from diptych.models.presets import preset
-from diptych.models.skeleton import skeleton
+from diptych.models.reference_outputs import CAPTIONS
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.towers.meta_init import skeleton
+from diptych.models.towers.presets import preset
 
 SIZE = {"size": (32, 32)}
 

@@ -7,12 +7,12 @@ from PIL import Image
 from tests.export.small import small_model
 
 from diptych.core.errors import SettingsError, UnknownNameError
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
-from diptych.models import numerics
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.model import Model
+from diptych.models.towers import numerics
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 
 WORDS = Tokenizer.train(["a red circle above a blue square"] * 9, size=530, context_length=12)
 TEXT = TextConfig(12, WORDS.vocab_size, 32, 1, 2, WORDS.start_id, WORDS.end_id)

@@ -13,14 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, TextConfig, VitConfig
-from diptych.models.convert_model import convert
-from diptych.models.golden import CAPTIONS, golden_pictures
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.models.formats.convert import convert
 from diptych.models.load import load
 from diptych.models.model import Model
+from diptych.models.reference_outputs import CAPTIONS, golden_pictures
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_files.py"
 TOLERANCE = 1e-5

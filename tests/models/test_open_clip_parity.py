@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from diptych.models.clip import Clip, build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.layout_openai import to_openai_state
+from diptych.models.formats.openai import to_openai_state
+from diptych.models.towers.clip import Clip, build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_side.py"
 # BatchNorm over small batches amplifies rounding: at 24 pictures a ResNet drifts by 1.3e-4, at 128 by 1.7e-5.

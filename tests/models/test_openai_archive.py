@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.models.published import ALONE, openai_clip, with_rows
 
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.convert_model import OPENAI_WEIGHTS, convert
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.models.formats.convert import OPENAI_WEIGHTS, convert
 from diptych.models.load import load
 from diptych.models.model import Model
 

@@ -32,13 +32,13 @@ from tests.models.families import (
 from torch import Tensor
 
 from diptych.core.errors import DiptychError, UsageError
-from diptych.core.files import write_text
-from diptych.data.siglip_tokenizer import SiglipTokenizer
-from diptych.models.clip import build
-from diptych.models.convert_model import convert
-from diptych.models.layout_openai import to_openai_state
+from diptych.core.files.durable import write_text
+from diptych.data.tokenizers.siglip import SiglipTokenizer
+from diptych.models.formats.convert import convert
+from diptych.models.formats.openai import to_openai_state
 from diptych.models.load import load
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
 WRITING = os.environ.get("DIPTYCH_WRITE_DOCS") == "1"

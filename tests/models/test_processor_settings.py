@@ -9,9 +9,9 @@ from tests.models.published import open_clip_folder
 from tests.models.test_transformers_files import clip_model, edit, pictures, processor, saved
 
 from diptych.core.errors import DiptychError
-from diptych.data.images import Preprocess
-from diptych.models.layout_open_clip import preprocess_from_open_clip, preprocess_to_open_clip
-from diptych.models.layout_transformers import preprocess_from_transformers
+from diptych.data.images.transforms import Preprocess
+from diptych.models.formats.open_clip import preprocess_from_open_clip, preprocess_to_open_clip
+from diptych.models.formats.transformers import preprocess_from_transformers
 from diptych.models.load import load
 
 STATED = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}

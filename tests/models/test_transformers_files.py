@@ -13,15 +13,15 @@ from safetensors.torch import load_file, save_file
 from tests.models.published import WORDS
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
-from diptych.data.cleaning import clean
-from diptych.data.images import Preprocess
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.cleaning import clean
 from diptych.models import checkpoint
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.convert_model import convert
-from diptych.models.golden import CAPTIONS, golden_pictures
+from diptych.models.formats.convert import convert
 from diptych.models.load import load
 from diptych.models.model import Model
+from diptych.models.reference_outputs import CAPTIONS, golden_pictures
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 TOLERANCE = 1e-5
 TEXT = {
@@ -331,7 +331,7 @@ def test_openais_code_takes_only_what_is_fixed_in_it(tmp_path: Path) -> None:
 
 def test_a_conversion_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diptych.core.manifest import read_manifest, verify
-    from diptych.models import convert_model
+    from diptych.models.formats import convert as convert_model
 
     model = from_scratch(VIT)
     convert(model, tmp_path / "out", "open_clip")

@@ -11,11 +11,11 @@ from tests.models.published import ALONE, WORDS, open_clip_folder, theirs, with_
 from tests.models.test_transformers_files import clip_model, edit, processor, saved
 
 from diptych.core.errors import SettingsError, UsageError
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.convert_model import PARITY, convert
-from diptych.models.golden import CAPTIONS, golden_tensors
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.models.formats.convert import PARITY, convert
 from diptych.models.load import load
 from diptych.models.model import Model
+from diptych.models.reference_outputs import CAPTIONS, golden_tensors
 
 ADDED = ("<cat-toy>", "Blue Circle", "<s1>")
 TEXTS = ["a photo of a <cat-toy>", "two blue  circle", "A Blue Circle<S1>!", "a red dog <s1><cat-toy>", ""]

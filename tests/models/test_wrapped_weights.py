@@ -10,7 +10,7 @@ from tests.models.published import ALONE, agrees, open_clip_folder, theirs
 from tests.models.test_transformers_files import clip_model, compare, processor, saved
 
 from diptych.core.errors import DiptychError, UsageError
-from diptych.models.convert_model import convert
+from diptych.models.formats.convert import convert
 from diptych.models.load import load
 
 GIVEN: dict[str, Any] = {"activation": "quick_gelu", **ALONE}

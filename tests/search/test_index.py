@@ -11,16 +11,16 @@ from PIL import Image
 from diptych.core.errors import DataError, IntegrityError, UsageError
 from diptych.core.manifest import FileEntry, read_manifest
 from diptych.core.records import Counts, Pair
-from diptych.data.images import Preprocess
-from diptych.data.scenes import scene_pairs
-from diptych.data.tokenizer import Tokenizer
+from diptych.data.images.transforms import Preprocess
+from diptych.data.synthetic.dataset import scene_pairs
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.embed.features import embed_images, embed_texts
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, TextConfig, VitConfig
 from diptych.models.model import Model
-from diptych.search import searcher
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
+from diptych.search import query as searcher
 from diptych.search.index import Index
-from diptych.search.searcher import Searcher, top_k
+from diptych.search.query import Searcher, top_k
 
 
 class Drawn:

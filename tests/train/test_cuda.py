@@ -9,7 +9,7 @@ import pytest
 import tiny_run
 import torch
 
-from diptych.evaluate.probe import LinearProbe
+from diptych.evaluate.probe.probe import LinearProbe
 from diptych.models import checkpoint
 from diptych.models.model import Model
 from diptych.train.trainer import train

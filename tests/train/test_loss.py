@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diptych.models.numerics import numerics
+from diptych.models.towers.numerics import numerics
 from diptych.train import loss as loss_module
 from diptych.train.loss import contrastive_loss
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny_run
 
-from diptych.core.files import TEMP_PREFIX, sha256_file
+from diptych.core.files.durable import TEMP_PREFIX, sha256_file
 from diptych.core.manifest import verify
 
 Start = Callable[..., BaseProcess]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError
-from diptych.core.files import KILLED, TEMP_PREFIX, operations
+from diptych.core.files.durable import KILLED, TEMP_PREFIX, operations
 from diptych.core.manifest import verify
 from diptych.train import state
 from diptych.train.optimizer import AdamWSettings, adamw, set_learning_rate

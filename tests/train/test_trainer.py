@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import EnvironmentFault, NonFiniteError, SettingsError, UsageError
-from diptych.core.files import operations
+from diptych.core.files.durable import operations
 from diptych.core.manifest import read_manifest, verify
 from diptych.core.records import Metric
 from diptych.models import checkpoint
@@ -286,7 +286,7 @@ def test_loader_and_run_must_agree(work: Path, tmp_path: Path) -> None:
 def test_run_that_learns_nothing_is_told_so_once(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("diptych.train.journal.STALL_STEPS", 2)
+    monkeypatch.setattr("diptych.train.metrics_log.STALL_STEPS", 2)
     run(work, tmp_path, learning_rate=1e-12)
     assert capsys.readouterr().err.count("nothing is being learnt") == 1
 
@@ -296,14 +296,16 @@ def test_a_busy_machine_is_told_once_and_logged(
 ) -> None:
     """The scheduler says that the main thread waited nine tenths of the time."""
     started = time.monotonic()
-    monkeypatch.setattr("diptych.train.journal.seconds_waited", lambda: 0.9 * (time.monotonic() - started))
+    monkeypatch.setattr(
+        "diptych.train.metrics_log.seconds_waited", lambda: 0.9 * (time.monotonic() - started)
+    )
     run(work, tmp_path / "busy", steps=4, warmup_steps=1)
     told = capsys.readouterr().err
     assert told.count("the machine is busy: 90% of the time") == 1 and "CPU wait 90%" in told
     assert all(
         line["cpu_wait_fraction"] == pytest.approx(0.9, abs=0.02) for line in lines_of(tmp_path / "busy")
     )
-    monkeypatch.setattr("diptych.train.journal.seconds_waited", lambda: None)
+    monkeypatch.setattr("diptych.train.metrics_log.seconds_waited", lambda: None)
     run(work, tmp_path / "unknown", steps=4, warmup_steps=1)
     assert "busy" not in capsys.readouterr().err
     assert {line["cpu_wait_fraction"] for line in lines_of(tmp_path / "unknown")} == {None}

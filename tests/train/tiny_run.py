@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from diptych.core.records import Counts, Pair
-from diptych.data.images import Preprocess
+from diptych.data.images.transforms import Preprocess
 from diptych.data.loader import Loader, LoaderSettings
-from diptych.data.shards import ShardSet, ShardSettings, write_shards
-from diptych.data.tokenizer import Tokenizer
-from diptych.models.clip import build
-from diptych.models.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 from diptych.train.settings import TrainSettings
 from diptych.train.trainer import train
 

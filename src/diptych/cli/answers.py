@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diptych.core.errors import UsageError
-from diptych.core.files import write_text
+from diptych.core.files.durable import write_text
+from diptych.core.files.text import read_text
 from diptych.core.records import SETTING_OF, Counts, Metric
-from diptych.core.text_files import read_text
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Columns
+    from diptych.data.sources.open import Columns
 
 MAX_BAD_FRACTION = 0.1
 """Share of a source's samples that may be bad, where no other is given."""
@@ -26,7 +26,7 @@ def parse_columns(text: str) -> "Columns":
     'title'
     """
     from diptych.core.settings import from_mapping
-    from diptych.data.sources import Columns
+    from diptych.data.sources.open import Columns
 
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     for name, sign, value in pairs:

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
+from diptych.cli.arguments import ModelFolder, OutFolder, SourceName
 from diptych.cli.curate import curate, plan
 from diptych.cli.evaluate import evaluate
 from diptych.cli.prompts import ablate, calibrate, prompts
-from diptych.cli.words import ModelFolder, OutFolder, SourceName
 from diptych.core.errors import DataError, UsageError
-from diptych.core.memory import keep_freed_memory
+from diptych.core.machine import keep_freed_memory
 
 NEXT = """
 model    {run}/model
@@ -60,10 +60,10 @@ def tokenizer(
         max_bad: share of samples without a caption above which nothing is written.
     """
     from diptych.cli.run import captions_of
-    from diptych.core.files import staging_folder
+    from diptych.core.files.durable import staging_folder
     from diptych.core.records import Counts, Need
-    from diptych.data.sources import open_source
-    from diptych.data.tokenizer import Tokenizer
+    from diptych.data.sources.open import open_source
+    from diptych.data.tokenizers.clip import Tokenizer
 
     counts = Counts()
     pairs = open_source(source, columns=parse_columns(columns), need=Need.CAPTION).pairs(counts)
@@ -98,8 +98,8 @@ def pack(
     from diptych.core.records import Counts
     from diptych.data.pack import PackSettings
     from diptych.data.pack import pack as pack_source
-    from diptych.data.shards import ShardSettings
-    from diptych.data.sources import open_source
+    from diptych.data.shards.reader import ShardSettings
+    from diptych.data.sources.open import open_source
 
     settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad))
     receipt = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
@@ -124,8 +124,8 @@ def remove(
         reason: kept in the manifest, beside digests of the names.
         drop_others: delete all else in the folder too, such as stages of a curation: it may hold them.
     """
-    from diptych.data.shards_remove import read_keys
-    from diptych.data.shards_remove import remove as remove_samples
+    from diptych.data.shards.edit import read_keys
+    from diptych.data.shards.edit import remove as remove_samples
 
     names = [*key, *(read_keys(keys) if keys is not None else ())]
     if not names:
@@ -197,7 +197,7 @@ def classify(
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.ask import classify_images, image_files, open_calibration
+    from diptych.cli.queries import classify_images, image_files, open_calibration
 
     names, files = parse_names(labels, where="--labels"), image_files(images)
     held = None if reject is None else open_calibration(model, calibration, reject)
@@ -236,7 +236,7 @@ def search(
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.ask import search_source
+    from diptych.cli.queries import search_source
 
     found = search_source(
         model, source, query, k=k, folder=index, columns=parse_columns(columns), max_bad=max_bad
@@ -266,10 +266,10 @@ def convert(
         preprocess: clip, half, clip-squash or siglip, where no file states it.
     """
     keep_freed_memory()
-    from diptych.models.references import resolve
+    from diptych.models.files.references import resolve
 
     resolve(model)
-    from diptych.models.convert_model import convert as convert_model
+    from diptych.models.formats.convert import convert as convert_model
     from diptych.models.load import load
 
     loaded = load(model, activation=activation, config=config, tokenizer=tokenizer, preprocess=preprocess)
@@ -299,8 +299,8 @@ def export(
     """
     del to  # the one format there is; named so that a second one changes no command that is written down
     keep_freed_memory()
-    from diptych.data.sources import open_source
-    from diptych.models.references import resolve
+    from diptych.data.sources.open import open_source
+    from diptych.models.files.references import resolve
 
     if labels and not source:
         raise UsageError("labels of which pictures?", where="--labels", found=labels, fix="give --source too")

@@ -39,9 +39,9 @@ def curate(
         resume: go on with a curation that was stopped.
     """
     from diptych.cli.answers import answer
-    from diptych.curate.pipeline import STAGES
-    from diptych.curate.pipeline import curate as run
-    from diptych.curate.recipe import load_curate_recipe
+    from diptych.curate.pipeline.recipe import load_curate_recipe
+    from diptych.curate.pipeline.run import STAGES
+    from diptych.curate.pipeline.run import curate as run
 
     if not 1 <= len(words) <= 2:
         raise UsageError(
@@ -83,8 +83,8 @@ def plan(
         megabits: that one machine can download a second.
     """
     from diptych.cli.answers import answer
-    from diptych.curate.plan import PlanSettings
-    from diptych.curate.plan import plan as plan_curation
+    from diptych.curate.pipeline.estimate import PlanSettings
+    from diptych.curate.pipeline.estimate import plan as plan_curation
 
     del what  # the one thing that can be planned yet; named so that a second one changes no command
     found = plan_curation(folder, PlanSettings(cores, dollars, megabits))

@@ -12,13 +12,13 @@ from importlib import resources
 from pathlib import Path
 
 from diptych.cli.answers import show
-from diptych.cli.ask import ask, open_searcher
+from diptych.cli.queries import ask, open_searcher
 from diptych.cli.recipe import Recipe, load_recipe
 from diptych.cli.run import Outcome, run_recipe
-from diptych.core.files import write_text
+from diptych.core.files.durable import write_text
 from diptych.core.manifest import is_done
 from diptych.core.records import Metric
-from diptych.train.journal import evaluations
+from diptych.train.metrics_log import evaluations
 
 NEXT = """
 Done in {minutes:.1f} minutes. Of pictures whose shape and colour were never seen together, {top1:.1%} were
@@ -98,9 +98,9 @@ def curate_crawl(folder: Path) -> Path:
     Returns:
         The folder of the curated set.
     """
-    from diptych.curate.pipeline import RECIPE_NAME, curate
-    from diptych.curate.recipe import load_curate_recipe
-    from diptych.data.scenes_crawl import sentences
+    from diptych.curate.pipeline.recipe import load_curate_recipe
+    from diptych.curate.pipeline.run import RECIPE_NAME, curate
+    from diptych.data.synthetic.crawl import sentences
 
     corpus, curated = folder / "texts.txt", folder / "curated"
     if not corpus.exists():
@@ -117,7 +117,7 @@ def _training(recipe: Recipe, source: str, **changes: int) -> Recipe:
 
 def _go(recipe: Recipe, folder: Path, control: Outcome | None = None) -> Outcome:
     """Run a recipe, or go on with it; with a control, the report compares the two."""
-    from diptych.evaluate.report_parts import Comparison, PromptBar, PromptTable, Report
+    from diptych.report.parts import Comparison, PromptBar, PromptTable, Report
 
     def add(report: Report) -> Report:
         if control is None:

@@ -14,15 +14,15 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
 from diptych.core.errors import UsageError
-from diptych.core.files import make_folder, write_json
-from diptych.core.locks import locked
-from diptych.core.memory import keep_freed_memory
+from diptych.core.files.durable import make_folder, write_json
+from diptych.core.files.locks import locked
+from diptych.core.machine import keep_freed_memory
 from diptych.core.records import Counts, Need
 
 if TYPE_CHECKING:
-    from diptych.curate.overlap import OverlapReport
-    from diptych.evaluate.suite import SuiteResult
-    from diptych.evaluate.suite_run import SuiteOutcome
+    from diptych.data.near_copies.overlap import OverlapReport
+    from diptych.evaluate.source import SuiteResult
+    from diptych.evaluate.suite.run import SuiteOutcome
 
 
 SHOWN_CLASSES = 10
@@ -116,7 +116,7 @@ def evaluate(
 def _source(model: str, source: str, one: OneSource, json: str) -> int:
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites, check_task
-    from diptych.data.sources_folder import LABEL
+    from diptych.data.sources.folder import LABEL
     from diptych.models.opening import load
 
     task = one.task or ("zeroshot" if one.labels else "retrieval")
@@ -131,8 +131,8 @@ def _source(model: str, source: str, one: OneSource, json: str) -> int:
     _show_classes(found)
     show(metrics)
     if one.report is not None:
-        from diptych.evaluate.gallery import build_report
-        from diptych.evaluate.report import write_report
+        from diptych.report.examples import build_report
+        from diptych.report.run import write_report
 
         title = f"{part.name} on {Path(source).name}"
         write_report(one.report, build_report(loaded, found, title=title))
@@ -153,14 +153,14 @@ def _show_classes(found: "SuiteResult") -> None:
 
 
 def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
-    from diptych.data.sources import open_source
-    from diptych.evaluate.features_cache import FeatureSettings, parse_share
-    from diptych.evaluate.suite_compare import compare, find_published, natural_shifts, read_published
-    from diptych.evaluate.suite_formats import write_formats
-    from diptych.evaluate.suite_plan import load_plan, open_plan, parse_protocols
-    from diptych.evaluate.suite_report import write_suite_report
-    from diptych.evaluate.suite_run import SuiteSettings, embed_share, run_suite
+    from diptych.data.sources.open import open_source
+    from diptych.evaluate.suite.compare import compare, find_published, natural_shifts, read_published
+    from diptych.evaluate.suite.features_cache import FeatureSettings, parse_share
+    from diptych.evaluate.suite.formats import write_formats
+    from diptych.evaluate.suite.plan import load_plan, open_plan, parse_protocols
+    from diptych.evaluate.suite.run import SuiteSettings, embed_share, run_suite
     from diptych.models.opening import load
+    from diptych.report.suite import write_suite_report
 
     plan = load_plan(suite, protocols=parse_protocols(whole.protocols))
     open_plan(plan, whole.data)
@@ -209,8 +209,8 @@ def _seen(found: "SuiteOutcome", training: str) -> "list[OverlapReport]":
     """Hold the tasks against a training set, and write what that says."""
     if not training:
         return []
-    from diptych.data.sources import open_source
-    from diptych.evaluate.suite_seen import seen_in_training
+    from diptych.data.sources.open import open_source
+    from diptych.evaluate.suite.overlap import seen_in_training
 
     counts = Counts()
     reports = seen_in_training(found, open_source(training, need=Need.IMAGE), counts)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
-from diptych.cli.words import ModelFolder, SourceName
+from diptych.cli.arguments import ModelFolder, SourceName
 from diptych.core.errors import SettingsError, UsageError
-from diptych.core.files import write_text
-from diptych.core.memory import keep_freed_memory
+from diptych.core.files.durable import write_text
+from diptych.core.machine import keep_freed_memory
 from diptych.core.records import Need
 from diptych.core.settings import dumps_toml, load_toml, to_mapping
 
 if TYPE_CHECKING:
-    from diptych.evaluate.senses import Choice
+    from diptych.evaluate.prompts.word_senses import Choice
 
 TOLD = 2
 """Rivals that are shown beside a choice."""
@@ -47,9 +47,9 @@ def prompts(
         all_kinds: say of every name what it is a kind of, not only of the ambiguous ones.
         json: where the choices go: a file, or - for stdout.
     """
-    from diptych.curate.wordnet import read_wordnet
-    from diptych.evaluate.prompts import PHOTO
-    from diptych.evaluate.senses import choose_senses
+    from diptych.data.wordnet import read_wordnet
+    from diptych.evaluate.prompts.templates import PHOTO
+    from diptych.evaluate.prompts.word_senses import choose_senses
 
     if out is not None and out.suffix != ".toml":
         raise UsageError("a prompts file is written as TOML", where="--out", found=out, fix="name it .toml")
@@ -95,8 +95,8 @@ def ablate(
     from diptych.cli.prompts_lab import run_lab
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import check_task
-    from diptych.evaluate.ablation_page import write_ablation
     from diptych.models.opening import load
+    from diptych.report.ablation import write_ablation
 
     sources = [source, *([validation] if validation else [])]
     for name in sources:
@@ -131,10 +131,10 @@ def calibrate(
         max_bad: share of bad samples above which nothing is written.
     """
     keep_freed_memory()
-    from diptych.cli.ask import calibration_path
-    from diptych.data.sources import open_source
+    from diptych.cli.queries import calibration_path
+    from diptych.data.sources.open import open_source
     from diptych.embed.features import embed_pairs, embed_texts
-    from diptych.evaluate.calibration import calibrate as fit
+    from diptych.evaluate.metrics.calibration import calibrate as fit
     from diptych.models.opening import load
 
     need = Need.IMAGE if images else Need.PAIR

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from diptych.cli.answers import show_dropped
 from diptych.core.errors import UsageError
 from diptych.core.records import Need
-from diptych.data.sources import Columns, open_source
+from diptych.data.sources.open import Columns, open_source
 from diptych.embed.features import embed_pairs
-from diptych.evaluate.ablation import Ablation, Examples, ablate, split_halves
 from diptych.evaluate.classifier import build_classifier, build_template_classifiers
-from diptych.evaluate.prompt_sets import open_templates
-from diptych.evaluate.prompts import BARE, PHOTO, Templates
+from diptych.evaluate.prompts.ablation import Ablation, Examples, ablate, split_halves
+from diptych.evaluate.prompts.sets import open_templates
+from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
 
 if TYPE_CHECKING:

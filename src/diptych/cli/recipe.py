@@ -11,16 +11,16 @@ from typing import Any, Literal, TypeVar
 
 from diptych.core.errors import SettingsError
 from diptych.core.settings import from_mapping, load_toml, override
-from diptych.data.images import CLIP_MEAN, CLIP_STD
-from diptych.data.sources_rows import anchored
+from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD
+from diptych.data.sources.rows import anchored
 
 
 @dataclass(frozen=True, slots=True)
 class DataPart:
-    """Where the pairs come from; see `diptych.data.sources`.
+    """Where the pairs come from; see `diptych.data.sources.open`.
 
     Attributes:
-        source: reference of `diptych.data.sources`.
+        source: reference of `diptych.data.sources.open`.
         image: the column of images in a table.
         caption: the column of captions.
         workers: decoding processes.
@@ -45,14 +45,14 @@ class TokenizerPart:
 
 @dataclass(frozen=True, slots=True)
 class ModelPart:
-    """The architecture: a row of `diptych.models.presets`."""
+    """The architecture: a row of `diptych.models.towers.presets`."""
 
     preset: str
 
 
 @dataclass(frozen=True, slots=True)
 class PreprocessPart:
-    """How pictures become pixels; the size is the tower's. See `diptych.data.images.Preprocess`."""
+    """How pictures become pixels; the size is the tower's. See `data/images/transforms`."""
 
     resize: Literal["shortest", "squash"] = "shortest"
     train_resize: int | None = None
@@ -136,7 +136,7 @@ def load_recipe_as(kind: type[R], path: Path, assignments: Sequence[str] = ()) -
 
 def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths of a recipe relative to its own folder."""
-    from diptych.evaluate.prompt_sets import anchored_templates
+    from diptych.evaluate.prompts.sets import anchored_templates
 
     def anchor(table: Any, name: str) -> None:
         if isinstance(table, dict) and isinstance(table.get(name), str):

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 
 from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
 from diptych.core.errors import SettingsError, UsageError
-from diptych.core.files import make_folder, staging_folder, write_bytes, write_json
-from diptych.core.json_files import read_json
-from diptych.core.locks import locked
+from diptych.core.files.durable import make_folder, staging_folder, write_bytes, write_json
+from diptych.core.files.json_objects import read_json
+from diptych.core.files.locks import locked
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Metric, Need, Pair
 from diptych.core.settings import from_mapping, to_mapping
 
 if TYPE_CHECKING:
-    from diptych.data.shards import ShardSet
-    from diptych.data.sources import Columns
-    from diptych.data.tokenizer import Tokenizer
+    from diptych.data.shards.reader import ShardSet
+    from diptych.data.sources.open import Columns
+    from diptych.data.tokenizers.clip import Tokenizer
     from diptych.embed.features import Precision
-    from diptych.evaluate.report_parts import Report
-    from diptych.evaluate.suite import Suite, SuiteResult
+    from diptych.evaluate.source import Suite, SuiteResult
     from diptych.models.model import Model
+    from diptych.report.parts import Report
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import TrainResult
 
@@ -86,7 +86,7 @@ def run_recipe(
     begun = _check_folder(folder, resume=resume, command=command)
     check_inputs(recipe, folder, begun=begun)
     from diptych.data.loader import Loader, LoaderSettings
-    from diptych.models.presets import preset
+    from diptych.models.towers.presets import preset
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import require_loss, train
 
@@ -154,7 +154,7 @@ def _check_folder(folder: Path, *, resume: bool, command: str) -> bool:
 
 
 def _check_vocabulary(part: TokenizerPart) -> None:
-    from diptych.data.tokenizer import require_size
+    from diptych.data.tokenizers.clip import require_size
 
     if part.file and not Path(part.file).exists():
         raise UsageError(
@@ -166,8 +166,8 @@ def _check_vocabulary(part: TokenizerPart) -> None:
 
 def check_inputs(recipe: Recipe, folder: Path, *, begun: bool) -> None:
     """Refuse what cannot be read or does not fit: sources, vocabulary, architecture, tasks."""
-    from diptych.data.sources import Columns, open_source
-    from diptych.models.presets import preset
+    from diptych.data.sources.open import Columns, open_source
+    from diptych.models.towers.presets import preset
 
     if not (begun and _has_data(folder)):
         open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
@@ -184,8 +184,8 @@ def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
     Raises:
         UsageError, UnknownNameError: one of them is not.
     """
-    from diptych.data.sources import Columns, open_source
-    from diptych.evaluate.prompt_sets import open_templates
+    from diptych.data.sources.open import Columns, open_source
+    from diptych.evaluate.prompts.sets import open_templates
     from diptych.evaluate.zeroshot import unknown_labels
 
     if task.templates:
@@ -212,7 +212,7 @@ def _check_length(settings: "TrainSettings", pairs: int) -> None:
 
 
 def _has_data(folder: Path) -> bool:
-    from diptych.data.shards_index import KIND
+    from diptych.data.shards.index import KIND
 
     return is_done(folder / "data", KIND)
 
@@ -223,9 +223,9 @@ def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet
     A run that was begun keeps the data that it has packed, whatever has become of their source.
     """
     from diptych.data.pack import PackSettings, pack
-    from diptych.data.shards import ShardSet, ShardSettings
-    from diptych.data.shards_index import KIND
-    from diptych.data.sources import Columns, open_source
+    from diptych.data.shards.index import KIND
+    from diptych.data.shards.reader import ShardSet, ShardSettings
+    from diptych.data.sources.open import Columns, open_source
 
     if begun and _has_data(folder):
         Progress("run").log(f"the run goes on with the data that it has packed: {folder / 'data'}")
@@ -255,7 +255,7 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: 
         IntegrityError: the run's vocabulary was changed.
         SettingsError: the run was begun with other settings.
     """
-    from diptych.data.tokenizer import Tokenizer
+    from diptych.data.tokenizers.clip import Tokenizer
     from diptych.train.state import require_same
 
     part, kept = recipe.tokenizer, folder / "tokenizer"
@@ -284,10 +284,10 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: 
 
 def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model":
     """Build the recipe's model with fresh weights, fitted to its vocabulary."""
-    from diptych.data.images import Preprocess
-    from diptych.models.clip import build
+    from diptych.data.images.transforms import Preprocess
     from diptych.models.model import Model
-    from diptych.models.presets import preset
+    from diptych.models.towers.clip import build
+    from diptych.models.towers.presets import preset
 
     config = preset(recipe.model.preset).with_tokenizer(
         vocab_size=tokenizer.vocab_size,
@@ -311,10 +311,10 @@ def build_suites(
     max_bad: float = 1.0,
 ) -> tuple["Suite", ...]:
     """Group tasks by source, so that its images are embedded once."""
-    from diptych.data.sources import Columns, open_source
-    from diptych.evaluate.prompt_sets import open_templates
+    from diptych.data.sources.open import Columns, open_source
+    from diptych.evaluate.prompts.sets import open_templates
     from diptych.evaluate.retrieval import RetrievalEvaluator
-    from diptych.evaluate.suite import Suite
+    from diptych.evaluate.source import Suite
     from diptych.evaluate.zeroshot import ZeroShotEvaluator
 
     suites = []
@@ -348,8 +348,8 @@ def _report(
     command: str,
     add: Callable[["Report"], "Report"],
 ) -> None:
-    from diptych.evaluate.gallery import build_run_report
-    from diptych.evaluate.report import write_report
+    from diptych.report.examples import build_run_report
+    from diptych.report.run import write_report
 
     started = time.monotonic()
     report = build_run_report(
@@ -381,7 +381,7 @@ def _facts(recipe: Recipe, model: "Model", trained: "TrainResult") -> tuple[tupl
 
 def _left_out(shards: "ShardSet", loaded: Counts) -> tuple[tuple[str, int], ...]:
     """Count what packing dropped and what the loader had to skip."""
-    from diptych.data.shards_index import KIND
+    from diptych.data.shards.index import KIND
 
     folder = Path(shards.ref)
     counts = read_manifest(folder).counts if is_done(folder, KIND) else shards.counts.as_dict()

@@ -1,7 +1,7 @@
 """Settings: plain mappings (TOML, JSON, `--set a.b=1`) become frozen dataclasses, checked, and back.
 
-Reads: TOML files (JSON: `diptych.core.json_files`). A wrong setting is told by its dotted name; an unknown
-one with the nearest known.
+Reads: TOML files (JSON: `core/files/json_objects`). A wrong setting is named with its table; an unknown one
+with the nearest known.
 """
 
 import copy
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diptych.core.errors import EnvironmentFault, SettingsError, UnsupportedError, UsageError, nearest
-from diptych.core.text_files import read_text
+from diptych.core.files.text import read_text
 
 T = TypeVar("T")
 

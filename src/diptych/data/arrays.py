@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
-from diptych.core.files import write_bytes
+from diptych.core.files.durable import write_bytes
 
 
 def save_array(path: Path, array: NDArray[Any]) -> None:

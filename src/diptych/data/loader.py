@@ -27,9 +27,9 @@ from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError
 from diptych.core.records import Counts, Pair, Reason
 from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
-from diptych.data.captions import drop_words
-from diptych.data.decoding import DEFAULT_LIMITS, ImageLimits
-from diptych.data.images import Preprocess, read_pixels
+from diptych.data.augment import drop_words
+from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits
+from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.order import epoch_of, sample_at
 
 PREFETCHED_BATCHES = 2
@@ -44,7 +44,7 @@ JUDGED_SAMPLES = 1000
 
 
 class Pairs(Protocol):
-    """What the loader needs of a data set; `diptych.data.shards.ShardSet` is one."""
+    """What the loader needs of a data set; `diptych.data.shards.reader.ShardSet` is one."""
 
     @property
     def digest(self) -> str:
@@ -60,7 +60,7 @@ class Pairs(Protocol):
 
 
 class TokenMaker(Protocol):
-    """What the loader needs of a tokenizer; `diptych.data.tokenizer.Tokenizer` is one."""
+    """What the loader needs of a tokenizer; `diptych.data.tokenizers.clip.Tokenizer` is one."""
 
     @property
     def digest(self) -> str:

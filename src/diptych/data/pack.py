@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.errors import UsageError
-from diptych.core.files import make_folder
-from diptych.core.locks import locked
+from diptych.core.files.durable import make_folder
+from diptych.core.files.locks import locked
 from diptych.core.manifest import FileEntry, Manifest, is_done, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
-from diptych.data.decoders import DecoderSettings, verdicts
-from diptych.data.shards import ShardSettings, write_shards
-from diptych.data.shards_index import KIND
-from diptych.data.sources import Source
-from diptych.data.sources_rows import plain
+from diptych.data.images.sandbox import DecoderSettings, verdicts
+from diptych.data.shards.index import KIND
+from diptych.data.shards.reader import ShardSettings, write_shards
+from diptych.data.sources.open import Source
+from diptych.data.sources.rows import plain
 
 _SHOWN = 80  # characters of a key in an example of a dropped pair
 

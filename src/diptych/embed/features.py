@@ -1,6 +1,6 @@
 """Turn pictures and texts into rows of unit length.
 
-The work is that of `diptych.models.encoding`, with large batches and for unit length.
+The work is that of `diptych.models.encode`, with large batches and for unit length.
 
 An unreadable picture keeps its place as a row of NaN and is counted by reason: whoever computes a share later
 cannot lose it from the denominator by accident.
@@ -18,22 +18,22 @@ import numpy as np
 
 from diptych.core.errors import UsageError
 from diptych.core.records import Counts, Field, Pair, Reason
-from diptych.data.images import Mode
-from diptych.data.sources_rows import plain
-from diptych.models.encoding import (
+from diptych.data.images.transforms import Mode
+from diptych.data.sources.rows import plain
+from diptych.models.encode import (
     EncodeSettings,
     Floats,
     Towers,
     encode_pictures,
     encode_texts,
 )
-from diptych.models.encoding import (
+from diptych.models.encode import (
     Precision as Precision,
 )
 from diptych.models.inputs import Picture, is_single
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Source
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
 IMAGE_BATCH = 128
@@ -80,7 +80,7 @@ def embed_images(
         workers: decoding threads.
         precision: what the tower computes in; rows are normalised in float32 either way.
         preprocessing: "fast", or "exact" where numbers are compared with published ones (see
-            `diptych.data.images`); None: the model's `bulk_mode`, fast.
+            `diptych.data.images.transforms`); None: the model's `bulk_mode`, fast.
         counts: receives one kept or dropped sample per image: where a pair tells its fault, under that.
         unit: scale rows to unit length.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import UsageError
-from diptych.models.encoding import Floats, Precision
+from diptych.models.encode import Floats, Precision
 
 if TYPE_CHECKING:
     from diptych.models.model import Model

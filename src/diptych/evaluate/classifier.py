@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.data.arrays import save_array
 from diptych.embed.features import TEXT_BATCH, Precision, embed_texts
-from diptych.evaluate.prompts import PHOTO, Templates, fill
-from diptych.models.encoding import tokens_read
+from diptych.evaluate.prompts.templates import PHOTO, Templates, fill
+from diptych.models.encode import tokens_read
 
 if TYPE_CHECKING:
     from diptych.models.model import Model

@@ -16,9 +16,9 @@ import numpy as np
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_texts
-from diptych.evaluate.metrics import wilson
-from diptych.evaluate.ranks import Bools, Doubles, exact_scores
-from diptych.evaluate.readers.choices import PAIR
+from diptych.evaluate.metrics.accuracy import wilson
+from diptych.evaluate.metrics.ranks import Bools, Doubles, exact_scores
+from diptych.evaluate.tasks.readers.choices import PAIR
 
 if TYPE_CHECKING:
     from diptych.models.model import Model

@@ -16,10 +16,10 @@ from PIL import Image
 
 from diptych.core import checks
 from diptych.core.errors import ArrayError
-from diptych.data.images import Mode
+from diptych.data.images.transforms import Mode
 from diptych.embed.features import IMAGE_BATCH, Precision
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.prompts import PHOTO, Templates
+from diptych.evaluate.prompts.templates import PHOTO, Templates
 from diptych.evaluate.sklearn_base import Classifier, as_labels
 from diptych.models.inputs import DATA_URL, FILE
 
@@ -35,7 +35,7 @@ class ZeroShotClassifier(Classifier):
         templates: captions with one `{}` each that the names are written into; see `Templates`.
         batch_size: pictures per step.
         precision: what the towers compute in.
-        preprocessing: "exact" or "fast", see `diptych.data.images`.
+        preprocessing: "exact" or "fast", see `diptych.data.images.transforms`.
 
     Attributes:
         classes_: (C,) labels, sorted; set by `fit`.

@@ -22,13 +22,13 @@ import numpy as np
 from diptych.core import checks
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
-from diptych.data.cleaning import clean
+from diptych.data.tokenizers.cleaning import clean
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
-from diptych.evaluate.metrics import Bools, Floats, Ints, wilson
-from diptych.evaluate.ranks import median_rank, paired_ranks
+from diptych.evaluate.metrics.accuracy import Bools, Floats, Ints, wilson
+from diptych.evaluate.metrics.ranks import median_rank, paired_ranks
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Source
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
 DEPTHS = (1, 5, 10)

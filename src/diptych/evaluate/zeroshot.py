@@ -18,7 +18,7 @@ from diptych.core.errors import DataError, UnknownNameError, UsageError, unknown
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics import (
+from diptych.evaluate.metrics.accuracy import (
     Bools,
     Floats,
     Ints,
@@ -29,10 +29,10 @@ from diptych.evaluate.metrics import (
     predictions,
     wilson,
 )
-from diptych.evaluate.prompts import BARE, PHOTO, Templates, fill
+from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates, fill
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Source
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
 _DIGITS = re.compile(r"(\d{1,18})", re.ASCII)

@@ -24,16 +24,18 @@ from PIL import Image
 from safetensors.torch import save as save_tensors
 
 from diptych.core.errors import BadSampleError, UsageError, unknown_name
-from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
+from diptych.core.files.durable import sha256_file, staging_folder, write_bytes, write_json
 from diptych.core.manifest import Manifest, file_entry, write_manifest
 from diptych.core.settings import to_mapping
-from diptych.data.images import evaluation_pixels, read_pixels
+from diptych.data.images.transforms import evaluation_pixels, read_pixels
 from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, Numbers
 from diptych.export.quantize import Int8, Observer, observe
 from diptych.export.towers import Part, Style, clip_text, resnet, vit
 from diptych.export.towers_siglip import siglip_text, siglip_vision
 from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
-from diptych.models.backends import (
+from diptych.models.reference_outputs import golden_captions, golden_pictures, golden_tensors
+from diptych.models.runtimes.engines import Plan
+from diptych.models.runtimes.exported import (
     CONFIG,
     FORMAT,
     GOLDEN,
@@ -45,13 +47,11 @@ from diptych.models.backends import (
     ExportedModel,
     ExportPrecision,
 )
-from diptych.models.golden import golden_captions, golden_pictures, golden_tensors
-from diptych.models.numerics import require_float32
-from diptych.models.runtimes import Plan
-from diptych.models.words import vocabulary_file
+from diptych.models.tokenizers import vocabulary_file
+from diptych.models.towers.numerics import require_float32
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Source
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
 MAX_FILE_BYTES = 2_000_000_000

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from diptych.export.graph import Array, Floats, Graph
-from diptych.models.runtimes import core_count, require
+from diptych.models.runtimes.engines import core_count, require
 
 LEVELS = 127  # of a signed byte; -128 is left out, so that weights are symmetric
 STEPS = 255  # of an unsigned byte

@@ -5,7 +5,7 @@ once here instead of at every run: BatchNorm is folded into the convolution befo
 into the queries, QuickGELU's slope into the MLP's weights, the class token into its position.
 
 The last block of a Transformer is computed for the one token that is read (see
-`diptych.models.blocks.one_query_attention`).
+`diptych.models.towers.blocks.one_query_attention`).
 
 Source: Radford et al. 2021 (CLIP), section 2.4; the modules in `diptych.models`.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from diptych.export.graph import INT64, Array, Graph
-from diptych.models.blocks import QUICK_GELU_SLOPE
-from diptych.models.config import Activation, ResNetConfig, TextConfig, VitConfig
+from diptych.models.towers.blocks import QUICK_GELU_SLOPE
+from diptych.models.towers.config import Activation, ResNetConfig, TextConfig, VitConfig
 
 State = Mapping[str, Array]
 

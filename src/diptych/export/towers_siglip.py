@@ -1,9 +1,9 @@
-"""SigLIP's towers as ONNX graphs: the same steps as `diptych.models.siglip`.
+"""SigLIP's towers as ONNX graphs: the same steps as `diptych.models.towers.siglip`.
 
 Pictures: no class token; a learned query attends to the patches of the last layer, then an MLP. Texts: every
 token sees every other, padding too, so nothing is taken out; the last position of the context is read.
 
-Source: Zhai et al. 2023 (SigLIP), section 3; the modules in `diptych.models.siglip`.
+Source: Zhai et al. 2023 (SigLIP), section 3; the modules in `diptych.models.towers.siglip`.
 """
 
 from typing import Any

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
 from diptych.core.records import Counts, Metric
-from diptych.data.scenes import scene_pairs
+from diptych.data.synthetic.dataset import scene_pairs
 from diptych.embed.features import embed_images, embed_texts
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Source
-    from diptych.models.backends import ExportedModel
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
+    from diptych.models.runtimes.exported import ExportedModel
 
 SCENES = 60
 """Drawn pictures and captions that every export is compared on, besides the golden ones."""

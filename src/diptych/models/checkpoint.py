@@ -24,20 +24,20 @@ from torch import Tensor
 
 from diptych.core import checks
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
-from diptych.core.files import sha256_file, staging_folder, write_bytes, write_json
-from diptych.core.json_files import read_json
+from diptych.core.files.durable import sha256_file, staging_folder, write_bytes, write_json
+from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, to_mapping
-from diptych.data.images import Preprocess
-from diptych.models.clip import Clip
-from diptych.models.config import ClipConfig, check_sizes
-from diptych.models.golden import golden_tensors, verify_golden
+from diptych.data.images.transforms import Preprocess
+from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
-from diptych.models.notes import Notes, processor
-from diptych.models.numerics import current_engine, device_of, require_float32
-from diptych.models.skeleton import skeleton
-from diptych.models.weights import require_finite
-from diptych.models.words import open_words, vocabulary_file
+from diptych.models.reference_outputs import golden_tensors, verify_golden
+from diptych.models.tokenizers import open_words, vocabulary_file
+from diptych.models.towers.clip import Clip
+from diptych.models.towers.config import ClipConfig, check_sizes
+from diptych.models.towers.meta_init import skeleton
+from diptych.models.towers.numerics import current_engine, device_of, require_float32
+from diptych.models.verification_cache import Notes, processor
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
@@ -112,7 +112,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         folder: as written by `save`, or that of a finished run, whose model it is then.
         device: where the weights go after verification (which runs in float32 on the CPU).
         check: verify everything, even what this machine has verified before and nobody touched since
-            (`diptych.models.notes`).
+            (`diptych.models.verification_cache`).
 
     Raises:
         UsageError: the folder is not a checkpoint.

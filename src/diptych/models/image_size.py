@@ -7,10 +7,10 @@ transformers' `interpolate_pos_encoding` is bicubic without antialiasing and giv
 from dataclasses import replace
 
 from diptych.core.errors import UsageError
-from diptych.models.config import ResNetConfig, VitConfig, check_sizes
 from diptych.models.model import Model
-from diptych.models.skeleton import skeleton
-from diptych.models.vision import interpolate_positions
+from diptych.models.towers.config import ResNetConfig, VitConfig, check_sizes
+from diptych.models.towers.meta_init import skeleton
+from diptych.models.towers.vit import interpolate_positions
 
 POSITIONS = "vision.positional_embedding"
 

@@ -24,8 +24,8 @@ from PIL import Image
 
 from diptych.core.errors import BadSampleError, UsageError
 from diptych.core.records import Reason
-from diptych.data.images import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
-from diptych.data.picture_limits import DEFAULT_LIMITS
+from diptych.data.images.limits import DEFAULT_LIMITS
+from diptych.data.images.transforms import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
 
 Picture = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
 

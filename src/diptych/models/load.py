@@ -15,27 +15,23 @@ from typing import Any, Unpack
 import torch
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
-from diptych.core.files import sha256_file
+from diptych.core.files.durable import sha256_file
 from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
-from diptych.data.images import Preprocess
-from diptych.data.tokenizer_settings import CONFIG as TOKENIZER_CONFIG
-from diptych.data.tokenizer_settings import require_length
-from diptych.data.vocabulary import read_object
+from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.settings import CONFIG as TOKENIZER_CONFIG
+from diptych.data.tokenizers.settings import require_length
+from diptych.data.tokenizers.vocabulary import read_object
 from diptych.models import checkpoint
-from diptych.models.clip import Clip
-from diptych.models.config import Activation, ClipConfig
-from diptych.models.formats import CONVERSION, Told, is_ours, read_parts
-from diptych.models.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
+from diptych.models.files.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
+from diptych.models.files.names import named_preprocess, published_as
+from diptych.models.files.parts import Parts
+from diptych.models.files.references import HUB_PREFIX, Place, locate
+from diptych.models.files.weights import require_finite
+from diptych.models.formats.detect import CONVERSION, Told, is_ours, read_parts
 from diptych.models.image_size import at_image_size
 from diptych.models.model import Model
-from diptych.models.numerics import HeldIn, device_of
 from diptych.models.opening import LoadOptions
-from diptych.models.parts import Parts
-from diptych.models.public_names import named_preprocess, published_as
-from diptych.models.references import HUB_PREFIX, Place, locate
-from diptych.models.skeleton import skeleton
-from diptych.models.weights import require_finite
-from diptych.models.words import (
+from diptych.models.tokenizers import (
     VOCABULARIES,
     AnyTokenizer,
     is_padded,
@@ -43,6 +39,10 @@ from diptych.models.words import (
     vocabulary_file,
     with_ids,
 )
+from diptych.models.towers.clip import Clip
+from diptych.models.towers.config import Activation, ClipConfig
+from diptych.models.towers.meta_init import skeleton
+from diptych.models.towers.numerics import HeldIn, device_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from diptych.core.errors import SettingsError
 from diptych.core.settings import to_mapping
-from diptych.data.images import Preprocess, evaluation_pixels
-from diptych.data.siglip_tokenizer import SiglipTokenizer
-from diptych.models.clip import Clip, unit_length
-from diptych.models.config import ClipConfig
-from diptych.models.encoding import Encodes, Floats, Precision
+from diptych.data.images.transforms import Preprocess, evaluation_pixels
+from diptych.data.tokenizers.siglip import SiglipTokenizer
+from diptych.models.encode import Encodes, Floats, Precision
 from diptych.models.inputs import require_pixels, require_tokens
-from diptych.models.numerics import HeldIn, device_of, hold_in
-from diptych.models.shared_prefix import PAYS, plan_sharing, read_shared
-from diptych.models.text import TextTransformer
-from diptych.models.words import AnyTokenizer
+from diptych.models.tokenizers import AnyTokenizer
+from diptych.models.towers.clip import Clip, unit_length
+from diptych.models.towers.config import ClipConfig
+from diptych.models.towers.numerics import HeldIn, device_of, hold_in
+from diptych.models.towers.shared_prefix import PAYS, plan_sharing, read_shared
+from diptych.models.towers.text import TextTransformer
 
 
 class Model(Encodes):
@@ -190,7 +190,7 @@ class Model(Encodes):
         """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
 
         Args:
-            pixels: as `diptych.data.images.evaluation_pixels` cuts them.
+            pixels: as `diptych.data.images.transforms.evaluation_pixels` cuts them.
             precision: what the tower computes in; "bfloat16" lets torch choose per operation.
             unit: scale rows to unit length, in float32.
             projected: into the shared space; else (B, D), the tower's output before that.

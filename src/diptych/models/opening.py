@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 from diptych.core.errors import UsageError, unknown_name
-from diptych.models.backends import is_export, load_exported
-from diptych.models.references import resolve
+from diptych.models.files.references import resolve
+from diptych.models.runtimes.exported import is_export, load_exported
 
 if TYPE_CHECKING:
-    from diptych.data.images import Preprocess
-    from diptych.models.config import Activation
-    from diptych.models.hub import Hub
+    from diptych.data.images.transforms import Preprocess
+    from diptych.models.files.hub import Hub
     from diptych.models.model import Model
-    from diptych.models.numerics import HeldIn
-    from diptych.models.words import AnyTokenizer
+    from diptych.models.tokenizers import AnyTokenizer
+    from diptych.models.towers.config import Activation
+    from diptych.models.towers.numerics import HeldIn
 
 Backend = Literal["auto", "torch", "onnx", "openvino"]
 BACKENDS: tuple[Backend, ...] = ("auto", "torch", "onnx", "openvino")
@@ -87,7 +87,7 @@ def load(
     if backend in ("onnx", "openvino"):
         fix = f"diptych export {ref} OUT, then load OUT"
         raise UsageError(f"only an export runs on {backend}", where=ref, fix=fix)
-    from diptych.models.hub import Hub
+    from diptych.models.files.hub import Hub
     from diptych.models.load import load as load_with_torch
 
     return load_with_torch(

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from diptych.core.errors import DataError, IntegrityError, UsageError
-from diptych.core.files import staging_folder, writing
+from diptych.core.files.durable import staging_folder, writing
 from diptych.core.manifest import (
     Manifest,
     file_entry,
@@ -31,11 +31,11 @@ from diptych.core.manifest import (
     write_manifest,
 )
 from diptych.core.records import Counts, Pair
-from diptych.data.picture_limits import DEFAULT_LIMITS
+from diptych.data.images.limits import DEFAULT_LIMITS
 from diptych.embed.features import IMAGE_BATCH, image_batches
 
 if TYPE_CHECKING:
-    from diptych.data.sources import Source
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
 KIND = "index"

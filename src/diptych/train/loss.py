@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diptych.core.errors import ArrayError
-from diptych.models.numerics import current_engine, linear
+from diptych.models.towers.numerics import current_engine, linear
 
 DIRECT_SIZE = 2048
 """Up to this many pairs the one matrix of exponentials (16 MiB at most) is kept instead of computed again."""

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from diptych.core.errors import SettingsError
-from diptych.models.numerics import device_of
+from diptych.models.towers.numerics import device_of
 from diptych.train.optimizer import AdamWSettings, paper_constants
 
 Precision = Literal["float32", "bfloat16"]

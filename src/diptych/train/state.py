@@ -18,8 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError
-from diptych.core.files import clean_temporaries, remove, staging_folder, write_bytes, write_json
-from diptych.core.json_files import read_json
+from diptych.core.files.durable import clean_temporaries, remove, staging_folder, write_bytes, write_json
+from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import (
     Manifest,
     file_entry,

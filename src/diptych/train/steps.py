@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import NonFiniteError
-from diptych.core.files import write_json
+from diptych.core.files.durable import write_json
 from diptych.core.seeds import derive
 from diptych.data.loader import Batch, Loader
-from diptych.models.blocks import Block
 from diptych.models.model import Model
+from diptych.models.towers.blocks import Block
 from diptych.train.optimizer import adamw, clip_gradients, set_learning_rate
 from diptych.train.schedule import learning_rate
 from diptych.train.settings import TrainSettings

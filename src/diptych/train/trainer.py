@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError, UsageError
-from diptych.core.files import make_folder
-from diptych.core.locks import locked
+from diptych.core.files.durable import make_folder
+from diptych.core.files.locks import locked
 from diptych.core.manifest import Manifest, created_by, file_entry, is_done, verify, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Evaluator, Metric
 from diptych.core.settings import to_mapping
 from diptych.data.loader import Loader
 from diptych.models import checkpoint
-from diptych.models.config import ClipConfig
 from diptych.models.model import Model
+from diptych.models.towers.config import ClipConfig
 from diptych.train import state
-from diptych.train.journal import Journal, evaluations
 from diptych.train.loss import contrastive_loss
+from diptych.train.metrics_log import Journal, evaluations
 from diptych.train.settings import HARMLESS, TrainSettings
 from diptych.train.signals import StopSignal
 from diptych.train.state import Counters, Facts

@@ -1,0 +1,400 @@
+"""Every durable write of the package: a reader sees the old bytes or the new ones, never half of them.
+
+A file is written beside its final name, flushed to the disk (fsync), renamed, and then the rename itself is
+flushed (fsync of the folder). A folder is filled under a temporary name and renamed whole. What a killed
+process leaves behind begins with `TEMP_PREFIX` and is swept away by `clean_temporaries`.
+
+Each step that could be the last one before a crash goes through `failpoint` (see core/failpoints).
+
+Source: Pillai et al. 2014, "All File Systems Are Not Created Equal": a rename without fsync may lose both.
+"""
+
+import ctypes
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from diptych.core.errors import EnvironmentFault, UsageError
+from diptych.core.files.failpoints import KILLED as KILLED
+from diptych.core.files.failpoints import failpoint as failpoint
+from diptych.core.files.failpoints import operations as operations
+from diptych.core.files.locks import locked
+
+TEMP_PREFIX = ".diptych-tmp-"
+SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
+BUFFER_BYTES = 1 << 20  # one system call per MiB: shards of hundreds of MB are written through this buffer
+TAIL_BYTES = 1 << 12  # a log is searched backwards for the end of its last whole line in such pieces
+
+
+@contextmanager
+def _disk(path: Path, verb: str = "write") -> Iterator[None]:
+    """Turn an OSError of a durable step into a fault that names the path and the free space."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(error, path, verb) from error
+
+
+def _fault(error: OSError, path: Path, verb: str) -> EnvironmentFault:
+    free = "free space unknown"
+    for folder in path.absolute().parents:  # the nearest one that exists and may be asked
+        with suppress(OSError):
+            free = f"{shutil.disk_usage(folder).free:,} bytes free"
+            break
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "make room there, then run the same command again"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        fix = "choose a folder that you may write to"
+    else:
+        fix = "check the disk and the path, then run the same command again"
+    return EnvironmentFault(f"cannot {verb}", where=path, found=f"{error.strerror or error}; {free}", fix=fix)
+
+
+class _CountedFile(io.FileIO):
+    """A new file whose every system call to write is a durable step, and whose faults name `final`."""
+
+    def __init__(self, temporary: Path, final: Path) -> None:
+        super().__init__(temporary, "xb")
+        self._final = final
+
+    def write(self, data: Any, /) -> int:
+        with _disk(self._final):
+            failpoint("write")
+            return super().write(data)
+
+
+def _flush(descriptor: int) -> None:
+    failpoint("fsync")
+    if sys.platform == "darwin":
+        import fcntl  # macOS: fsync stops at the drive's cache, F_FULLFSYNC does not
+
+        with suppress(OSError):  # not every file system there knows it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def _flush_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(final: Path, mark: str = "") -> Path:
+    return final.with_name(f"{TEMP_PREFIX}{mark}{secrets.token_hex(4)}.{final.name}")
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder and the missing ones above it, durably; an existing one is fine.
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    folder = Path(path)
+    with _disk(folder, "create the folder"):
+        for part in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
+            failpoint("mkdir")
+            part.mkdir(exist_ok=True)
+            _flush_path(part.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return folder
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that appears under its name only when the block ends without an error.
+
+    Args:
+        path: the final name; missing folders are created, an existing file is replaced.
+        mode: "wb" for bytes, "w" for UTF-8 text with "\\n" line ends.
+
+    Raises:
+        EnvironmentFault: the disk refuses; the old file is then still there.
+    """
+    assert mode in ("wb", "w"), mode
+    final = Path(path)
+    make_folder(final.parent)
+    temporary = _temporary(final)
+    try:
+        with _disk(final):
+            failpoint("create")
+            buffer = io.BufferedWriter(_CountedFile(temporary, final), BUFFER_BYTES)
+        yield from _filled(buffer, mode, final)
+        with _disk(final):
+            failpoint("rename")
+            temporary.replace(final)
+            _flush_path(final.parent)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def _filled(buffer: "io.BufferedWriter[_CountedFile]", mode: str, final: Path) -> Iterator[IO[Any]]:
+    """Yield the open file, then flush it to the disk and close it."""
+    file: IO[Any] = buffer if mode == "wb" else io.TextIOWrapper(buffer, encoding="utf-8", newline="\n")
+    try:
+        yield file
+        file.flush()
+        with _disk(final):
+            _flush(buffer.fileno())
+    finally:
+        # close() flushes once more what a full disk has refused already.
+        with suppress(OSError, EnvironmentFault):
+            file.close()
+        buffer.raw.close()
+
+
+def _discard(path: Path) -> None:
+    """Remove a leftover; a disk that refuses this too must not hide the first error."""
+    with suppress(OSError):
+        failpoint("unlink")
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a whole file of bytes durably (see `writing`)."""
+    with writing(path) as file:
+        file.write(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a whole UTF-8 file durably (see `writing`)."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write plain values as indented JSON durably; NaN is refused because JSON has no word for it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_line(path: str | os.PathLike[str], line: str, *, fsync: bool = False) -> None:
+    """Add one line to a log; a torn last line that a killed process left is cut off first.
+
+    Args:
+        path: the log, created if missing.
+        line: text without line ends.
+        fsync: wait for the disk; without it a power cut may lose the last lines (a kill loses none).
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    assert "\n" not in line, line
+    log, data = Path(path), line.encode("utf-8") + b"\n"
+    make_folder(log.parent)
+    with _disk(log, "append to"):
+        failpoint("append")
+        with log.open("a+b", buffering=0) as file:
+            _cut_torn_line(file)
+            if file.write(data) < len(data):  # one system call: lines of two writers do not mix
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if fsync:
+                _flush(file.fileno())
+
+
+def _cut_torn_line(file: io.FileIO) -> None:
+    start = size = file.seek(0, os.SEEK_END)
+    while start > 0:
+        start = max(0, start - TAIL_BYTES)
+        file.seek(start)
+        newline = file.read(TAIL_BYTES).rfind(b"\n")
+        if newline >= 0:
+            start += newline + 1
+            break
+    if start < size:
+        file.truncate(start)
+
+
+def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Give a file a second name durably; where the file system cannot, write a copy.
+
+    Args:
+        source: the file; from now on neither name may be written through.
+        target: the second name; an existing file is replaced.
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    final = Path(target)
+    temporary = _temporary(final)
+    try:
+        with _disk(final):
+            failpoint("link")
+            os.link(source, temporary)
+            failpoint("rename")
+            temporary.replace(final)
+            temporary.unlink(missing_ok=True)  # a rename between two names of one file leaves both
+            _flush_path(final.parent)
+    except EnvironmentFault as error:
+        _discard(temporary)
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
+            raise
+        with Path(source).open("rb") as file, writing(final) as copy:
+            shutil.copyfileobj(file, copy, BUFFER_BYTES)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file or a folder; a folder vanishes whole before its files are deleted. Missing is fine.
+
+    Raises:
+        EnvironmentFault: the disk refuses.
+    """
+    victim = Path(path)
+    if not victim.exists() and not victim.is_symlink():
+        return
+    aside = _temporary(victim)
+    try:
+        with _disk(victim, "remove"):
+            failpoint("rename")
+            victim.replace(aside)
+            _flush_path(victim.parent)
+    finally:
+        _discard(aside)
+
+
+def commit_folder(temp: Path, final: Path) -> None:
+    """Flush every file and folder of `temp`, then rename it to `final`.
+
+    Raises:
+        UsageError: `final` exists and holds something.
+        EnvironmentFault: the disk refuses.
+    """
+    _refuse_filled(final)
+    make_folder(final.parent)
+    with _disk(final):
+        _flush_tree(temp)
+        failpoint("rename")
+        temp.rename(final)
+        _flush_path(final.parent)
+
+
+def _refuse_filled(final: Path) -> None:
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise UsageError("the output exists and is not empty", where=final, fix="choose another or remove it")
+
+
+def _flush_tree(folder: Path) -> None:
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in (*names, ""):
+            _flush_path(Path(place) / name)
+
+
+@contextmanager
+def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder that appears as `final` only when the block ends without an error.
+
+    Args:
+        final: the final name; what a killed run left for it is swept away first.
+        replace: swap an existing folder against the new one; without it an existing one is refused.
+
+    Raises:
+        UsageError: `final` exists, is not empty, and `replace` is off; or another command is writing it.
+        EnvironmentFault: the disk refuses; an old folder is then still there.
+    """
+    target = Path(final).resolve()  # a link to another disk: stage there, because a rename cannot cross disks
+    make_folder(target.parent)
+    with locked(target, beside=True):
+        yield from _staged(target, replace=replace)
+
+
+def _staged(target: Path, *, replace: bool) -> Iterator[Path]:
+    clean_temporaries(target.parent, only=target.name)
+    if not replace:
+        _refuse_filled(target)
+    temporary = _temporary(target)
+    try:
+        with _disk(target):
+            failpoint("mkdir")
+            temporary.mkdir()
+        yield temporary
+        if replace and target.exists():
+            _swap(temporary, target)
+        else:
+            commit_folder(temporary, target)
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def _swap(temp: Path, final: Path) -> None:
+    """Put `temp` in the place of `final`, in one step where the system can, and delete the old one."""
+    with _disk(final):
+        _flush_tree(temp)
+        failpoint("exchange")
+        if _exchange(temp, final):
+            _flush_path(final.parent)
+            _discard(temp)
+            return
+        # Two renames: between them `final` is missing, and clean_temporaries puts the old one back.
+        aside = _temporary(final, SWAPPED_MARK)
+        failpoint("rename")
+        final.rename(aside)
+        try:
+            failpoint("rename")
+            temp.rename(final)
+        except OSError:
+            aside.rename(final)
+            raise
+        _flush_path(final.parent)
+    _discard(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system cannot."""
+    first, second = os.fsencode(one), os.fsencode(other)
+    swap_flag = 2  # RENAME_EXCHANGE in linux/fs.h and RENAME_SWAP in macOS' stdio.h
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD
+        return bool(library.renameat2(here, first, here, second, swap_flag) == 0)
+    if hasattr(library, "renamex_np"):
+        return bool(library.renamex_np(first, second, swap_flag) == 0)
+    return False
+
+
+def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None) -> int:
+    """Sweep away what killed processes left in a folder, and finish a swap that was cut in two.
+
+    Call it only where no other process is writing: a living writer's temporary file looks the same.
+
+    Args:
+        folder: looked through with everything below it; not below if `only` is given.
+        only: the final name whose leftovers are meant; None means all.
+
+    Returns:
+        How many leftovers were found.
+    """
+    found, root = 0, Path(folder)
+    below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")
+    for path in sorted(below):
+        mark, _, name = path.name.removeprefix(TEMP_PREFIX).partition(".")
+        if not path.name.startswith(TEMP_PREFIX) or (only is not None and name != only) or not path.exists():
+            continue
+        found += 1
+        final = path.with_name(name)
+        if mark.startswith(SWAPPED_MARK) and not final.exists():
+            path.rename(final)
+        else:
+            _discard(path)
+    return found
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

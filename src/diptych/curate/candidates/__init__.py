@@ -1,0 +1,1 @@
+"""Candidate pairs from tables and crawls, and the filters that they pass."""

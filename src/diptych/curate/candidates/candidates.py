@@ -1,0 +1,352 @@
+"""Candidate pairs from wherever they are: one way in for crawls, tables of addresses, and pictures.
+
+A source is cut into units, each told in plain values; a unit's table is a pure function of its file and the
+settings. A picture with several captions becomes one row for each, under `key#0`, `key#1`, …: what follows
+judges, matches and draws captions one by one.
+
+Reads: WAT and WARC files; Parquet of (url, caption) or with pictures; whatever `data.sources` opens. Writes:
+nothing.
+"""
+
+import glob
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from diptych.core.errors import BadSampleError, IntegrityError, SettingsError, UsageError
+from diptych.core.records import Counts, Pair, Reason
+from diptych.curate.candidates.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
+from diptych.curate.candidates.rows import Candidate, candidate_tables, fields_json, pair_key
+from diptych.curate.columns import CANDIDATES
+from diptych.data.shards.reader import ShardSet
+from diptych.data.sources.open import Columns, ScenesSource, ShardSource, Source, open_source
+from diptych.data.sources.rows import (
+    DRAWN,
+    captions_of,
+    drop,
+    fields_of,
+    image_path,
+    read_image,
+    require_downloaded,
+)
+from diptych.data.sources.table_rows import missing_column
+from diptych.data.sources.tables import (
+    ARROW_SUFFIXES,
+    ParquetSource,
+    image_column,
+    open_parquet,
+    parquet_rows,
+    plain_columns,
+)
+
+Kind = Literal["wat", "warc", "parquet", "shards", "source"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_ENDINGS: tuple[tuple[str, Kind], ...] = (
+    (".wat.gz", "wat"), (".wat", "wat"), (".warc.gz", "warc"), (".warc", "warc"), (".parquet", "parquet"),
+    (".arc.gz", "warc"), (".arc", "warc"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateColumns:
+    """What the columns of a Parquet file are called; other columns of numbers and texts become fields.
+
+    Attributes:
+        url: address of the picture; if there is no such column, pictures are in `image`.
+        image: bytes of the image, a struct of bytes and path, or a path relative to the file; without such a
+            column, img2dataset's `jpg`, `png` or `webp` is taken.
+        caption: the text, or a list of texts.
+        key: name of the pair; without it a pair is named after what it holds.
+        page: address of the page.
+        licence: as the source states it.
+    """
+
+    url: str = "url"
+    image: str = "image"
+    caption: str = "caption"
+    key: str = "id"
+    page: str = "page"
+    licence: str = "licence"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesSettings:
+    """Where candidates come from.
+
+    Attributes:
+        sources: paths, patterns such as "crawl/*.warc.wat.gz", or references of `data.sources`.
+        kind: what they are; "auto" reads it off each name.
+        partition_rows: rows of a unit, where a source can be cut.
+        columns: of Parquet files.
+        crawl: how pages are read.
+    """
+
+    sources: tuple[str, ...] = ()
+    kind: Literal["auto", "wat", "warc", "parquet", "source"] = "auto"
+    partition_rows: int = 50_000
+    columns: CandidateColumns = field(default_factory=CandidateColumns)
+    crawl: CrawlSettings = field(default_factory=CrawlSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse units without rows.
+
+        Raises:
+            SettingsError: `partition_rows` is not positive.
+        """
+        if self.partition_rows < 1:
+            raise SettingsError(
+                "a unit needs rows", found=f"partition_rows {self.partition_rows}", expected="1 or more"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateUnit:
+    """A part of the candidates that is read by itself.
+
+    Attributes:
+        kind: how it is read.
+        path: file, or reference of a source.
+        first: first row group, sample or pair of it.
+        last: the one behind the last; -1 for all that follow.
+        prefix: put before keys that the source gave, so that two sources may name their pairs alike.
+    """
+
+    kind: Kind
+    path: str
+    first: int = 0
+    last: int = -1
+    prefix: str = ""
+
+
+def units_of(settings: CandidatesSettings) -> tuple[CandidateUnit, ...]:
+    """Cut the sources into units, in the order of the settings and of names.
+
+    Folders and tables of files can only be read from their start: cut into n units they are read n / 2 times
+    over. Pack them first if they are large.
+
+    Raises:
+        UsageError: there is no source, or nothing under its name.
+    """
+    if not settings.sources:
+        raise UsageError("no source of candidates is named", fix="set candidates.sources")
+    units: list[CandidateUnit] = []
+    for number, ref in enumerate(settings.sources):
+        prefix = f"{number}-" if len(settings.sources) > 1 else ""
+        for path in _expanded(ref):
+            units += _units(path, prefix, settings)
+    return tuple(units)
+
+
+def candidates_of(unit: CandidateUnit, settings: CandidatesSettings) -> tuple[pa.Table, Counts]:
+    """Read one unit.
+
+    Args:
+        unit: one of `units_of`.
+        settings: those that it was made with.
+
+    Returns:
+        A table of `columns.CANDIDATES` with unique keys, and what became of every row that was seen.
+
+    Raises:
+        IntegrityError: a file is damaged as a whole.
+        UsageError: a file lacks the columns.
+    """
+    counts = Counts()
+    rows = _READERS[unit.kind](unit, settings, counts)
+    tables = list(candidate_tables(rows, counts, most_rows=settings.partition_rows))
+    return pa.concat_tables([CANDIDATES.empty_table(), *tables]), counts
+
+
+def _expanded(ref: str) -> list[str]:
+    if not glob.has_magic(ref) or Path(ref).exists() or "{" in ref or ref.startswith(DRAWN):
+        return [ref]
+    return globbed(ref)
+
+
+def globbed(pattern: str) -> list[str]:
+    """Return the files that a pattern names, in the order of their names.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — a pattern may be absolute
+    if not found:
+        raise UsageError("no file matches a pattern", where=pattern, fix="check the path")
+    return found
+
+
+def _units(path: str, prefix: str, settings: CandidatesSettings) -> list[CandidateUnit]:
+    by_name: Kind = next((kind for ending, kind in _ENDINGS if path.endswith(ending)), "source")
+    kind: Kind = by_name if settings.kind == "auto" else settings.kind
+    if kind in ("wat", "warc", "parquet") and not Path(path).is_file():
+        raise UsageError("there is no such file", where=path, fix="check candidates.sources")
+    if kind in ("wat", "warc"):
+        return [CandidateUnit(kind, path, prefix=prefix)]
+    if kind == "parquet":
+        return _parquet_units(path, prefix, settings)
+    source = open_source(path, columns=source_columns(settings))
+    if isinstance(source, ParquetSource) and source.paths[0].suffix not in ARROW_SUFFIXES:
+        return [unit for part in source.paths for unit in _parquet_units(str(part), prefix, settings)]
+    kind = "shards" if isinstance(source, ShardSource) and not source.packed() else "source"
+    path = source.name if kind == "shards" else path
+    rows, size = settings.partition_rows, _size(source)
+    starts = range(0, max(size, 1), rows)
+    # The last unit is open, so that what is bad behind the last pair is counted too.
+    return [CandidateUnit(kind, path, n, n + rows if n != starts[-1] else -1, prefix) for n in starts]
+
+
+def _size(source: Source) -> int:
+    if isinstance(source, ShardSource) and not source.packed():
+        return len(ShardSet.open(source.name))
+    if isinstance(source, ScenesSource):
+        return source.count
+    return sum(1 for _ in source.pairs(Counts()))
+
+
+def source_columns(settings: CandidatesSettings) -> Columns:
+    """Return the columns as sources take them."""
+    return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
+
+
+def _parquet_units(path: str, prefix: str, settings: CandidatesSettings) -> list[CandidateUnit]:
+    """Put row groups together until a unit is full; a group is never cut."""
+    with open_parquet(Path(path)) as file:
+        metadata = file.metadata
+    units, first, rows = [], 0, 0
+    for group in range(metadata.num_row_groups):
+        held = metadata.row_group(group).num_rows
+        if rows and rows + held > settings.partition_rows:
+            units.append(CandidateUnit("parquet", path, first, group, prefix))
+            first, rows = group, 0
+        rows += held
+    return [*units, CandidateUnit("parquet", path, first, metadata.num_row_groups, prefix)]
+
+
+def _wat_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    return pairs_of_wat(Path(unit.path), settings.crawl, counts)
+
+
+def _warc_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    return pairs_of_warc(Path(unit.path), settings.crawl, counts)
+
+
+def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    shards = ShardSet.open(unit.path)
+    if unit.first == 0:
+        counts.merge(shards.counts)  # of others' tars: what was found bad when they were listed
+    for number in range(unit.first, len(shards) if unit.last < 0 else unit.last):
+        try:
+            pair = shards.pair(number, columns=source_columns(settings))
+        except IntegrityError as error:
+            counts.drop(Reason.DAMAGED, error.where)
+        except BadSampleError as error:
+            counts.drop(error.reason, error.where)
+        else:
+            yield from _of_pair(pair, unit, settings.columns)
+
+
+def _source_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
+    seen, source = Counts(), open_source(unit.path, columns=source_columns(settings))
+    if isinstance(source, ScenesSource):
+        for pair in source.span(unit.first, source.count if unit.last < 0 else unit.last):
+            yield from _of_pair(pair, unit, settings.columns)
+        return
+    for number, pair in enumerate(source.pairs(seen)):
+        if number >= unit.first:
+            counts.merge(seen)
+            yield from _of_pair(pair, unit, settings.columns)
+        seen.seen = seen.kept = 0
+        seen.dropped.clear()
+        seen.examples.clear()
+        if number + 1 == unit.last:
+            return
+    counts.merge(seen)
+
+
+def _of_pair(pair: Pair, unit: CandidateUnit, columns: CandidateColumns) -> Iterator[Candidate]:
+    fields = dict(pair.fields)
+    url, page, licence = (
+        _text(fields.pop(name, None)) for name in (columns.url, columns.page, columns.licence)
+    )
+    row = Candidate("", url, pair.image, "", page, licence)
+    yield from _captioned(unit.prefix + pair.key, pair.captions, row, fields)
+
+
+def _captioned(key: str, captions: tuple[str, ...], row: Candidate, fields: Any) -> Iterator[Candidate]:
+    told = fields_json(fields)
+    for number, caption in enumerate(captions):
+        name = f"{key}#{number}" if len(captions) > 1 else key
+        yield row._replace(key=name, caption=caption, fields=told)
+
+
+def _parquet_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    path = Path(unit.path)
+    for number, cells in _parquet_cells(unit, settings.columns):
+        try:
+            yield from _of_row(cells, settings.columns, path.parent, unit.prefix)
+        except BadSampleError as error:
+            drop(counts, error, f"{path.name} row {number}")
+
+
+def _parquet_cells(unit: CandidateUnit, columns: CandidateColumns) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number in the file, cells by name) of each row."""
+    path = Path(unit.path)
+    with open_parquet(path, (columns.caption,)) as file:
+        image = image_column(file, columns.image)
+        names = plain_columns(file, (*astuple(columns), image))
+        if columns.url not in names and image not in names:
+            raise missing_column(columns.url, names, path)
+        first = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))
+        rows = parquet_rows(file, names, path, row_groups=list(range(unit.first, unit.last)))
+        keys = [columns.image if name == image else name for name in names]
+        for number, cells in enumerate(rows, first):
+            yield number, dict(zip(keys, cells, strict=True))
+
+
+def _of_row(
+    cells: dict[str, Any], columns: CandidateColumns, folder: Path, prefix: str
+) -> Iterator[Candidate]:
+    if cells.get(columns.image, "") is None:
+        require_downloaded(cells)
+    captions = captions_of(cells.pop(columns.caption))
+    url, image, told = cells.pop(columns.url, None), None, cells.pop(columns.image, None)
+    if told is None or (isinstance(url, str) and isinstance(told, str)):
+        url = absolute("", _text(url))
+        named = pair_key(url, captions[0])
+    else:
+        image = _image(told, folder)
+        named = pair_key(image, captions[0])
+    key = cells.pop(columns.key, None)
+    if isinstance(key, str | int) and str(key):
+        named = prefix + str(key)
+    page, licence = cells.pop(columns.page, None), cells.pop(columns.licence, None)
+    row = Candidate("", _text(url), image, "", _text(page), _text(licence))
+    yield from _captioned(named, captions, row, fields_of(cells))
+
+
+def _image(told: object, folder: Path) -> bytes:
+    if isinstance(told, dict):
+        told = told.get("path") if told.get("bytes") is None else told["bytes"]
+    if told is None or isinstance(told, str):
+        return read_image(image_path(told, folder))
+    if not isinstance(told, bytes):
+        raise BadSampleError(Reason.BAD_ROW, found=f"an image of type {type(told).__name__}")
+    return told
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_READERS = {
+    "wat": _wat_rows,
+    "warc": _warc_rows,
+    "parquet": _parquet_rows,
+    "shards": _shard_rows,
+    "source": _source_rows,
+}

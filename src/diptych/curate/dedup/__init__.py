@@ -1,0 +1,1 @@
+"""Signatures of captions and blocked images."""

@@ -1,0 +1,1 @@
+"""Asynchronous image downloader: limits per host, robots.txt, SSRF protection."""

@@ -1,0 +1,149 @@
+"""How pictures are fetched: the settings of `fetch`.
+
+Source: RFC 9110, section 10.1.5 (User-Agent: a product, and how to reach whoever runs it).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from diptych.core.errors import SettingsError
+from diptych.curate.fetch.addresses import WEB_PORTS, AddressRules
+from diptych.curate.fetch.optout import SIGNALS
+from diptych.data.images.formats import WEB_FORMATS
+from diptych.data.images.limits import MAX_BYTES, MAX_PIXELS, ImageLimits
+from diptych.data.images.sandbox import DECODER, JPEG_QUALITY, DecoderSettings
+
+_PRODUCT = re.compile(r"(?P<token>[A-Za-z_-]+)(?:/[\x21-\x7e]+)?(?: [\x20-\x7e]+)?")
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_LEAST = {
+    "concurrency": 1,
+    "per_host": 1,
+    "size": 1,
+    "max_bytes": 1,
+    "retries": 0,
+    "decoders": 0,
+    "max_redirects": 0,
+    "delay_seconds": 0,
+    "max_crawl_delay_seconds": 0,
+    "backoff_seconds": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSettings:
+    """How pictures are fetched.
+
+    Attributes:
+        user_agent: product and version; robots.txt is read for the product.
+        contact: e-mail address or page of whoever runs this, told to every server; only hosts given by
+            `allow_networks` are asked without.
+        concurrency: requests at a time.
+        per_host: of them, to one host.
+        delay_seconds: between the starts of two requests to one host.
+        max_crawl_delay_seconds: the longest Crawl-delay of a robots.txt that is kept to.
+        timeout_seconds: of one try, redirects and body included.
+        deadline_seconds: of a picture, all tries and the waits between them included.
+        retries: after failures that may pass.
+        backoff_seconds: before the first retry, on average; doubled with each.
+        max_redirects: that are followed.
+        robots: whether robots.txt is asked for and kept to.
+        honour: which signals against training drop a picture, of `optout.SIGNALS`.
+        verify_sha256: drop a downloaded image whose SHA-256 is not the `sha256` of the candidate's fields.
+            Images that candidates bring are not compared: img2dataset notes the digest of the download, and
+            stores the image encoded again.
+        resize: "none" keeps the bytes; "keep_ratio" scales the shortest side down to `size`; "center_crop"
+            keeps the square in the centre of that. Nothing is ever enlarged.
+        size: in pixels.
+        quality: of the JPEGs that resizing writes.
+        max_bytes: of a file.
+        max_pixels: width times height.
+        formats: Pillow's names of those that are kept.
+        decoders: processes that decode; 0 decodes in this one, unprotected.
+        decoder: the function that decodes, as "module:name".
+        decode_seconds: for one picture.
+        allow_ports: that may be asked.
+        allow_networks: that may be asked although they are not public, such as "127.0.0.1/32".
+    """
+
+    user_agent: str = "diptych/0.1"
+    contact: str = ""
+    concurrency: int = 128
+    per_host: int = 2
+    delay_seconds: float = 0.1
+    max_crawl_delay_seconds: float = 5.0
+    timeout_seconds: float = 15.0
+    deadline_seconds: float = 60.0
+    retries: int = 2
+    backoff_seconds: float = 1.0
+    max_redirects: int = 5
+    robots: bool = True
+    honour: tuple[str, ...] = SIGNALS
+    verify_sha256: bool = True
+    resize: Literal["none", "keep_ratio", "center_crop"] = "none"
+    size: int = 256
+    quality: int = JPEG_QUALITY
+    max_bytes: int = MAX_BYTES
+    max_pixels: int = MAX_PIXELS
+    formats: tuple[str, ...] = WEB_FORMATS
+    decoders: int = 2
+    decoder: str = DECODER
+    decode_seconds: float = 20.0
+    allow_ports: tuple[int, ...] = WEB_PORTS
+    allow_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            SettingsError: names the setting.
+        """
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise SettingsError(
+                    f"{name} is too small", found=getattr(self, name), expected=f"{least} or more"
+                )
+        if min(self.timeout_seconds, self.deadline_seconds, self.decode_seconds) <= 0:
+            raise SettingsError("a time limit must be positive")
+        if not 1 <= self.quality <= 100:
+            raise SettingsError("there is no such quality", found=self.quality, expected="1 to 100")
+        if self.resize not in ("none", "keep_ratio", "center_crop"):
+            raise SettingsError(
+                "unknown way to resize", found=self.resize, expected="none, keep_ratio or center_crop"
+            )
+        if unknown := set(self.honour) - set(SIGNALS):
+            raise SettingsError("unknown signal", found=", ".join(unknown), expected=", ".join(SIGNALS))
+        if not _PRODUCT.fullmatch(self.user_agent) or not _PRINTABLE.fullmatch(self.contact):
+            raise SettingsError(
+                "the user agent is no product", found=repr(self.user_agent), expected="such as name/1.0"
+            )
+        self.rules(), self.decoding()
+
+    def agent(self) -> str:
+        """Return the header that tells servers who asks."""
+        return f"{self.user_agent} (+{self.contact})" if self.contact else self.user_agent
+
+    def token(self) -> str:
+        """Return the product by which robots.txt may speak to us.
+
+        >>> FetchSettings().token()
+        'diptych'
+        """
+        product = _PRODUCT.fullmatch(self.user_agent)
+        assert product is not None, self.user_agent
+        return product["token"]
+
+    def rules(self) -> AddressRules:
+        """Return which addresses may be asked."""
+        return AddressRules(self.allow_ports, self.allow_networks)
+
+    def decoding(self) -> DecoderSettings:
+        """Return how pictures are checked and made smaller."""
+        return DecoderSettings(
+            limits=ImageLimits(max_bytes=self.max_bytes, max_pixels=self.max_pixels, formats=self.formats),
+            resize=None if self.resize == "none" else self.size,
+            crop=self.resize == "center_crop",
+            quality=self.quality,
+            timeout_seconds=self.decode_seconds,
+            decoder=self.decoder,
+        )

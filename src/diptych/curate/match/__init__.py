@@ -1,0 +1,1 @@
+"""Which captions hold which queries, and the balance of the queries."""

@@ -1,0 +1,169 @@
+"""At most so many pairs per query, so that the few things everybody photographs do not drown the rest.
+
+A pair has a number in [0, 2^64) for each query that it matches: a hash of its key, the query's text and the
+seed. It is drawn for a query if the number is at or below the query's limit, and kept if it is drawn for one
+of its queries. So the decision about a pair depends on nothing but itself and the limits: not on order,
+partition or machine.
+
+- "independent": the limit is min(1, cap / count) of the range, as MetaCLIP draws. A query gets about `cap`
+  draws.
+- "exact": the limit is the cap-th smallest number that there is for the query: exactly min(cap, count) draws,
+  the paper's "up to 20,000 pairs per query". It takes two more passes over the matches.
+
+The number is splitmix64(pair xor query), where pair = splitmix64(FNV-1a(key) xor splitmix64(seed)), and query
+the same of the query's text and seed + 1. Keys are unique in a run: equal ones would share their numbers.
+
+A pair that is kept for one query still counts among the matches of its others, so a frequent query may have
+more than `cap` matches in the result; it has no more than `cap` draws.
+
+Reads: keys and matches, partition by partition. Writes: nothing.
+Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), algorithm 1 and section 3.3.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from diptych.core.errors import SettingsError
+from diptych.curate.match.balance_kernels import count_numbers, draw, numbers_in, row_hashes
+from diptych.curate.match.match import Matches
+from diptych.curate.words import text_buffers
+
+Hashes = NDArray[np.uint64]
+Ints = NDArray[np.int64]
+Part = tuple[pa.ChunkedArray, Matches]
+"""Keys and matches of one partition."""
+
+ALL = np.uint64(2**64 - 1)
+BINS = 1024
+"""Bins of numbers per query above the cap: 8 kB each. 16,000 such queries, as MetaCLIP had, take 130 MB; the
+numbers of one bin of each, a thousandth of all matches, 12 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceSettings:
+    """How much a query may have.
+
+    Attributes:
+        cap: pairs that are drawn for one query; 20,000 in the paper.
+        mode: "independent" or "exact", as above.
+        seed: another seed draws other pairs; 0 to 2^64 - 2.
+    """
+
+    cap: int = 20_000
+    mode: Literal["independent", "exact"] = "independent"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cap < 1:
+            raise SettingsError("a cap below 1 keeps nothing", where="balance.cap", found=self.cap)
+        if not 0 <= self.seed < 2**64 - 1:
+            raise SettingsError(
+                "no such seed", where="balance.seed", found=self.seed, expected="0 to 2^64 - 2"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What decides about every pair.
+
+    Attributes:
+        names: (Q,) hashes of the queries' texts.
+        limits: (Q,) the largest number that is drawn.
+        seed: of the pairs' hashes.
+    """
+
+    names: Hashes
+    limits: Hashes
+    seed: int
+
+
+def count_matches(matches: Matches, counts: Ints) -> None:
+    """Add the matches of a partition to (Q,) counts."""
+    counts += np.bincount(matches.ids, minlength=len(counts))
+
+
+def make_plan(
+    queries: pa.Array | pa.ChunkedArray,
+    counts: Ints,
+    settings: BalanceSettings,
+    *,
+    parts: Callable[[], Iterable[Part]] | None = None,
+) -> Plan:
+    """Decide the limits.
+
+    Args:
+        queries: (Q,) texts.
+        counts: (Q,) matches of each, over all partitions.
+        settings: cap, mode and seed.
+        parts: gives all partitions from the start; read twice in mode "exact" and needed there alone.
+    """
+    names: Hashes = row_hashes(*text_buffers(queries), np.uint64(settings.seed + 1))
+    limits = np.full(len(counts), ALL)
+    head = np.flatnonzero(counts > settings.cap)
+    # Of 2^64 numbers, cap / count are drawn: in whole numbers, for floats end at 53 bits.
+    limits[head] = [(settings.cap * 2**64) // int(count) - 1 for count in counts[head]]
+    plan = Plan(names, limits, settings.seed)
+    if settings.mode == "independent" or not len(head):
+        return plan
+    assert parts is not None
+    return _exact(plan, head, settings.cap, parts)
+
+
+def balance_partition(
+    keys: pa.Array | pa.ChunkedArray, matches: Matches, plan: Plan
+) -> tuple[NDArray[np.bool_], Matches]:
+    """Draw the pairs of a partition.
+
+    Args:
+        keys: (N,) unique names.
+        matches: of these N pairs.
+        plan: see `make_plan`.
+
+    Returns:
+        (N,) bool, who is kept; and for whom each was drawn.
+
+    >>> plan = make_plan(pa.array(["dog"]), np.array([2]), BalanceSettings(cap=2))
+    >>> found = Matches(np.array([0, 1, 1]), np.array([0], np.int32))
+    >>> keep, drawn = balance_partition(pa.array(["a", "b"]), found, plan)
+    >>> keep.tolist(), drawn.ids.tolist()
+    ([True, False], [0])
+    """
+    ends, ids = draw(_hashes(keys, plan), plan.names, matches.offsets, matches.ids, plan.limits)
+    drawn = Matches(ends, ids)
+    return np.diff(ends) > 0, drawn
+
+
+def _hashes(keys: pa.Array | pa.ChunkedArray, plan: Plan) -> Hashes:
+    hashes: Hashes = row_hashes(*text_buffers(keys), np.uint64(plan.seed))
+    return hashes
+
+
+def _exact(plan: Plan, head: Ints, cap: int, parts: Callable[[], Iterable[Part]]) -> Plan:
+    """Find the cap-th smallest number of each frequent query: first its bin, then itself."""
+    heads = np.full(len(plan.limits), -1, np.int32)
+    heads[head] = np.arange(len(head))
+    counts = np.zeros((len(head), BINS), np.int64)
+    for keys, matches in parts():
+        pair = (matches.offsets, matches.ids)
+        count_numbers(_hashes(keys, plan), plan.names, pair, heads, counts)
+    running = np.cumsum(counts, axis=1, out=counts)
+    bins = (running < cap).sum(axis=1)
+    before = np.where(bins > 0, running[np.arange(len(head)), np.maximum(bins, 1) - 1], 0)
+    wanted = (bins.astype(np.uint64), np.uint64(64 - int(np.log2(BINS))))
+    owners, numbers = [], []
+    for keys, matches in parts():
+        pair = (matches.offsets, matches.ids)
+        whose, found = numbers_in(_hashes(keys, plan), plan.names, pair, heads, wanted)
+        owners.append(whose)
+        numbers.append(found)
+    all_owners, all_numbers = np.concatenate(owners), np.concatenate(numbers)
+    order = np.lexsort((all_numbers, all_owners))
+    starts = np.searchsorted(all_owners[order], np.arange(len(head)))
+    limits = plan.limits.copy()
+    limits[head] = all_numbers[order][starts + cap - 1 - before]
+    return replace(plan, limits=limits)

@@ -1,0 +1,1 @@
+"""The curation as a whole: recipe, stages, the processes that run them, the data card."""

@@ -1,0 +1,188 @@
+"""The data card: what a curation took, dropped and kept, as plain data.
+
+Everything is counted from the files of the stages; nothing of time or machine goes in, so that equal data
+has an equal card. The page for people is `datacard_page`.
+
+Reads: the manifests and thin tables of all stages, the finished shards. Writes: nothing.
+
+Source: Gebru et al. 2021, "Datasheets for Datasets", for what is asked; Radford et al. 2021, section 2.2,
+for the comparison of words with WebText; Xu et al. 2023, figure 1, for the curve over queries.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.manifest import content_digest, read_manifest
+from diptych.core.records import Counts, Pair
+from diptych.core.settings import to_mapping
+from diptych.curate.pipeline.stages import Run, read_table
+from diptych.curate.queries.queries import METACLIP
+from diptych.curate.words import normalized
+from diptych.data.arrays import load_array
+from diptych.data.shards.index import KIND as SHARDS_KIND
+from diptych.data.shards.reader import ShardSet
+
+WEBTEXT_WORDS = 7_000_000_000
+"""Of the text GPT-2 was trained on: 40 GB (Radford et al. 2019, section 2.1) at 5.7 bytes a word and its
+space."""
+
+CURVE_POINTS = 200
+SHOWN_QUERIES = 30
+SHOWN_PAIRS = 36
+
+FLOW = ("candidates", "filter", "match", "balance", "fetch", "fingerprint", "dedup", "shards")
+"""The stages through which pairs pass."""
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Return the card of a curation whose shards are written."""
+    shards = read_manifest(run.folder, SHARDS_KIND)
+    return {
+        "title": run.recipe.card.title or "Image-text pairs",
+        "summary": run.recipe.card.summary,
+        "pairs": int(shards.extra["samples"]),
+        "bytes": sum(entry.bytes for entry in shards.outputs),
+        "digest": content_digest(shards),
+        "flow": flow(run),
+        "queries": _queries(run),
+        "balance": _balance(run),
+        **_contents(run.folder),
+        "opted_out": {name: _dropped(run, name) for name in ("robots", "opted_out")},
+        "inputs": [asdict(entry) for name in ("queries", "candidates") for entry in _inputs(run, name)],
+        "recipe": to_mapping(run.recipe),
+    }
+
+
+def flow(run: Run, *, until: str = FLOW[-1]) -> list[dict[str, Any]]:
+    """Return for each stage how many pairs came in, went out and were dropped, by reason.
+
+    Args:
+        run: the curation.
+        until: the last stage that is told.
+    """
+    rows = []
+    for name in FLOW[: FLOW.index(until) + 1]:
+        counts = read_manifest(run.stage(name)).counts
+        rows.append({"stage": name, **counts})
+    return rows
+
+
+def sample_pairs(folder: Path, count: int = SHOWN_PAIRS) -> list[Pair]:
+    """Return pairs at equal distances through the finished set: chosen by nobody."""
+    shards = ShardSet.open(folder)
+    wanted = {int(row) for row in np.linspace(0, len(shards) - 1, min(count, len(shards)))}
+    return [shards.pair(row) for row in sorted(wanted)]
+
+
+def cumulative(
+    counts: NDArray[np.int64], order: NDArray[np.int64], points: int = CURVE_POINTS
+) -> list[float]:
+    """Return the share of all matches that the rarest queries hold, at equal steps through the queries.
+
+    Args:
+        counts: (Q,) matches per query.
+        order: queries that have matches, from rare to frequent.
+        points: steps.
+
+    >>> cumulative(np.array([1, 1, 2]), np.array([0, 1, 2]), points=3)
+    [0.25, 0.5, 1.0]
+    """
+    if not counts.sum():
+        return []
+    running = np.cumsum(counts[order]) / counts.sum()
+    places = np.ceil(np.arange(1, points + 1) * len(order) / points).astype(int) - 1
+    return [round(float(share), 6) for share in running[places]]
+
+
+def _queries(run: Run) -> dict[str, Any]:
+    table = read_table(run.stage("queries") / "queries.parquet", ["source"])
+    found = Counter(table["source"].to_pylist())
+    return {
+        "total": table.num_rows,
+        "by_source": dict(sorted(found.items())),
+        "metaclip": METACLIP,
+    }
+
+
+def _balance(run: Run) -> dict[str, Any]:
+    """Tell what balancing did: head and tail, the curve over queries, the largest queries."""
+    folder, cap = run.stage("balance"), run.recipe.balance.cap
+    before, after = (load_array(folder / f"{name}.npy") for name in ("before", "after"))
+    order = np.argsort(before, kind="stable")
+    matched = order[before[order] > 0]
+    names = read_table(run.stage("queries") / "queries.parquet", ["query"])["query"]
+    largest = order[::-1][:SHOWN_QUERIES]
+    head = before > cap
+    return {
+        "cap": cap,
+        "queries_with_matches": int((before > 0).sum()),
+        "queries_above_cap": int(head.sum()),
+        "matches": {"before": int(before.sum()), "after": int(after.sum())},
+        "tail_share": {"before": _share(before, ~head), "after": _share(after, ~head)},
+        "curve": {"before": cumulative(before, matched), "after": cumulative(after, matched)},
+        "largest": [[names[int(q)].as_py(), int(before[q]), int(after[q])] for q in largest if before[q]],
+        "histogram": {"before": _histogram(before), "after": _histogram(after)},
+    }
+
+
+def _histogram(counts: NDArray[np.int64]) -> list[list[int]]:
+    """Count the queries by their number of matches: [from, queries] for 1, 2, 5, 10, 20, 50 …"""
+    edges = [0, *(factor * 10**power for power in range(8) for factor in (1, 2, 5))]
+    found, _ = np.histogram(counts, [*edges, np.inf])
+    last = int(np.flatnonzero(found)[-1]) if found.any() else 0
+    return [[edges[step], int(found[step])] for step in range(last + 1)]
+
+
+def _share(counts: NDArray[np.int64], chosen: NDArray[np.bool_]) -> float:
+    total = int(counts.sum())
+    return round(float(counts[chosen].sum() / total), 6) if total else 0.0
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    """Read the finished set once: words of the captions, licences, hosts."""
+    lengths: list[int] = []
+    licences: Counter[str] = Counter()
+    hosts: Counter[str] = Counter()
+    for pair in ShardSet.open(folder).pairs(Counts()):
+        lengths += [len(normalized(text).split()) for text in pair.captions]
+        licences[str(pair.fields.get("licence") or "not stated")] += 1
+        hosts[_host(str(pair.fields.get("url") or pair.fields.get("page") or ""))] += 1
+    words = np.array(lengths, np.int64)
+    return {
+        "captions": {
+            "count": len(words),
+            "words": int(words.sum()),
+            "webtext_words": WEBTEXT_WORDS,
+            "words_per_caption": round(float(words.mean()), 2) if len(words) else 0.0,
+            "longest": int(words.max(initial=0)),
+        },
+        "licences": _most(licences),
+        "hosts": {"count": len(hosts.keys() - {""}), "largest": _most(hosts)},
+    }
+
+
+def _host(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _most(found: Counter[str]) -> dict[str, int]:
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return {name: count for name, count in ordered[:SHOWN_QUERIES] if name}
+
+
+def _dropped(run: Run, reason: str) -> int:
+    return sum(int(row["dropped"].get(reason, 0)) for row in flow(run))
+
+
+def _inputs(run: Run, stage: str) -> Sequence[Any]:
+    return [entry for entry in read_manifest(run.stage(stage)).inputs if "/" not in entry.name or entry.bytes]

@@ -1,0 +1,251 @@
+"""Stages and their units of work: what is done is never done again, and a kill costs one unit.
+
+A stage is a folder, `stages/NAME` of a curation. Its work is cut into numbered units that know nothing of
+each other, so that any engine may run them anywhere in any order. A unit writes its tables and, last, its
+receipt; when all have one, the stage's manifest is written. The same input makes the same bytes, whoever did
+the work.
+
+Reads: the folders of earlier stages. Writes: `NNNNN….parquet` (a unit's tables), `NNNNN.json` (its receipt:
+files with digests, counts, seconds) and `manifest.json`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.core.errors import IntegrityError, SettingsError, UsageError
+from diptych.core.files.durable import make_folder, write_json, writing
+from diptych.core.files.json_objects import read_json
+from diptych.core.manifest import FileEntry, Manifest, content_digest, file_entry, is_done, read_manifest
+from diptych.core.manifest import write_manifest as finish_folder
+from diptych.core.records import Counts
+from diptych.core.settings import from_mapping
+
+if TYPE_CHECKING:
+    from diptych.curate.pipeline.recipe import CurateRecipe
+
+T = TypeVar("T")
+STAGES_FOLDER = "stages"
+KIND = "curate-"
+"""Followed by the stage's name: the kind in its manifest."""
+
+Write = Callable[[str, pa.Table], None]
+"""How a unit hands a table over: a name that sorts, and the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One curation: its folder and what it was asked to do."""
+
+    folder: Path
+    recipe: "CurateRecipe"
+
+    def stage(self, name: str) -> Path:
+        """Return the folder of a stage."""
+        return self.folder / STAGES_FOLDER / name
+
+
+def _nothing(run: Run) -> dict[str, Any]:
+    del run
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One word of the flow.
+
+    Attributes:
+        name: of the stage and its folder.
+        needs: stages that must be done before.
+        work: does one unit: writes its tables, returns its counts.
+        units: how many there are; read after `prepare`.
+        prepare: what has to be known before any unit starts; files it leaves in the folder are the stage's.
+        finish: what follows when all units are done; returns what the manifest should tell besides.
+        inputs: files from outside that the stage reads.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    work: Callable[[Run, int, Write], Counts]
+    units: Callable[[Run], int]
+    prepare: Callable[[Run], object] = _nothing
+    finish: Callable[[Run], dict[str, Any]] = _nothing
+    inputs: Callable[[Run], tuple[FileEntry, ...]] = lambda _: ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is kept of a unit that is done.
+
+    Attributes:
+        files: that it wrote.
+        counts: `Counts.as_dict`.
+        seconds: that it took.
+    """
+
+    files: tuple[FileEntry, ...]
+    counts: dict[str, Any]
+    seconds: float
+
+
+def is_finished(run: Run, name: str) -> bool:
+    """Tell whether a stage is done."""
+    return is_done(run.stage(name), KIND + name)
+
+
+def require_finished(run: Run, stage: Stage) -> None:
+    """Refuse to begin a stage whose forerunners are not done.
+
+    Raises:
+        UsageError: names the first of them.
+    """
+    missing = next((name for name in stage.needs if not is_finished(run, name)), None)
+    if missing is not None:
+        raise UsageError(
+            f"stage {stage.name!r} needs another one first",
+            where=run.folder,
+            expected=f"stage {missing!r} done",
+            fix=f"diptych curate {missing} RECIPE --out {run.folder}",
+        )
+
+
+def open_units(run: Run, stage: Stage) -> list[int]:
+    """Return the units that have no receipt yet."""
+    folder = run.stage(stage.name)
+    return [number for number in range(stage.units(run)) if not _receipt(folder, number).is_file()]
+
+
+def do_unit(run: Run, stage: Stage, number: int) -> Counts:
+    """Do one unit of work and write its receipt last; doing it twice gives the same bytes."""
+    started = time.monotonic()
+    folder = make_folder(run.stage(stage.name))
+    files: list[FileEntry] = []
+
+    def write(name: str, table: pa.Table) -> None:
+        path = folder / f"{number:05d}{name}.parquet"
+        write_table(path, table)
+        files.append(file_entry(path, root=folder))
+
+    counts = stage.work(run, number, write)
+    counts.check(max_bad_fraction=1.0)
+    receipt = Receipt(tuple(files), counts.as_dict(), round(time.monotonic() - started, 3))
+    write_json(_receipt(folder, number), asdict(receipt))
+    return counts
+
+
+def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> Manifest:
+    """Write the manifest of a stage whose units are all done.
+
+    Args:
+        run: the curation.
+        stage: which one.
+        prepared: seconds that its preparation took.
+        seconds: that the stage took until now, interruptions left out.
+    """
+    started = time.monotonic()
+    folder, counts, unit_seconds = run.stage(stage.name), Counts(), 0.0
+    known: dict[str, FileEntry] = {}
+    for number in range(stage.units(run)):
+        receipt = read_typed(Receipt, _receipt(folder, number), fix="remove it, and go on with --resume")
+        counts.merge(Counts.from_dict(receipt.counts))
+        unit_seconds += receipt.seconds
+        known |= {entry.name: entry for entry in receipt.files}
+    finishing = time.monotonic()
+    extra = stage.finish(run)
+    finished = time.monotonic() - finishing
+    outputs = tuple(
+        known.get(path.name) or file_entry(path, root=folder)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix != ".json"
+    )
+    before = tuple(
+        FileEntry(f"{STAGES_FOLDER}/{name}", 0, content_digest(read_manifest(run.stage(name))))
+        for name in stage.needs
+    )
+    manifest = Manifest(
+        KIND + stage.name,
+        inputs=(*stage.inputs(run), *before),
+        outputs=outputs,
+        counts=counts.as_dict(),
+        seconds=round(seconds + time.monotonic() - started, 3),
+        extra={
+            **extra,
+            "units": stage.units(run),
+            "unit_seconds": round(unit_seconds, 3),
+            "alone_seconds": round(prepared + finished, 3),
+        },
+    )
+    finish_folder(folder, manifest)
+    return manifest
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table durably as Parquet; equal tables make equal bytes."""
+    with writing(path) as file:
+        # Dictionaries pay for neither captions nor pictures, of which no two are the same; and pictures are
+        # compressed already: trying again took a third of the time of fetching them.
+        packing = {one.name: "none" if one.type == pa.binary() else "zstd" for one in table.schema}
+        pq.write_table(table, file, compression=packing, use_dictionary=False)
+
+
+def tables(run: Run, name: str, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read the tables of a finished stage one after the other.
+
+    Raises:
+        IntegrityError: a file is gone or cannot be read.
+    """
+    for path in table_files(run, name):
+        yield read_table(path, columns)
+
+
+def table_files(run: Run, name: str) -> list[Path]:
+    """Return the paths of a finished stage's tables, in their order."""
+    manifest = read_manifest(run.stage(name), KIND + name)
+    paths = (run.stage(name) / entry.name for entry in manifest.outputs)
+    return sorted(path for path in paths if path.suffix == ".parquet" and path.name[0].isdigit())
+
+
+def unit_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
+    """Read the table of one unit of a finished stage."""
+    return read_table(run.stage(name) / f"{number:05d}.parquet", columns)
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one table.
+
+    Raises:
+        IntegrityError: the file is gone or cannot be read.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IntegrityError(
+            "a table of a stage cannot be read",
+            where=path,
+            found=str(error)[:200],
+            fix="remove the folders of this stage and those after it, and go on with --resume",
+        ) from error
+
+
+def read_typed(kind: type[T], path: Path, *, fix: str) -> T:
+    """Read a small JSON file of a stage into its dataclass.
+
+    Raises:
+        IntegrityError: its values are not of the types that were written.
+        UsageError: it is gone.
+    """
+    try:
+        return from_mapping(kind, read_json(path, fix=fix))
+    except SettingsError as error:
+        raise IntegrityError(
+            "a file of a stage is damaged", where=path, found=str(error)[:200], fix=fix
+        ) from error
+
+
+def _receipt(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.json"

@@ -1,0 +1,157 @@
+"""How often the articles of a Wikipedia were looked at, from Wikimedia's page-view files.
+
+Two kinds of lines are read, told apart by their number of fields:
+
+- `pageviews-YYYYMMDD-HH0000.gz`, an hour: `domain title views bytes`; "en" is the desktop site, "en.m" the
+  mobile one.
+- `pageviews-YYYYMMDD-user.bz2` (pageview_complete), a day: `wiki title page_id access views hourly`, or
+  without the page id; wiki is "en.wikipedia".
+
+Titles are unquoted, their underscores become spaces. Pages outside the article namespace, the main page and
+"-" (no title) are left out. Files are counted one after the other; what is rare is dropped only in the end.
+
+Reads: page-view files. Writes: sorted runs in a scratch folder if there are more titles than the memory may
+hold.
+Source: dumps.wikimedia.org/other/pageviews/readme.html and /other/pageview_complete/readme.html.
+"""
+
+import bz2
+import gzip
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from diptych.core.errors import DataError, UsageError
+from diptych.curate.queries.counting import COUNTS
+from diptych.curate.queries.merging import merge_counts, write_counts
+
+NAMESPACES = frozenset((
+    "talk", "user", "wikipedia", "wp", "project", "file", "image", "mediawiki", "template", "help",
+    "category", "portal", "draft", "module", "special", "media", "book", "timedtext",
+    "education_program", "gadget", "gadget_definition", "topic", "mos",
+))  # fmt: skip
+"""In English; with "_talk" behind them too."""
+NO_ARTICLES = frozenset({"-", "Main_Page", "main_page", "404.php", "index.html", "Undefined", "undefined"})
+BYTES_PER_TITLE = 250
+"""Of memory: a dictionary's entry with its title, its number, and its share when the run is sorted."""
+LEAST_TITLES = 1_000
+HOURLY_FIELDS = 4
+
+
+def article_views(
+    paths: Sequence[str | Path],
+    *,
+    language: str = "en",
+    min_views: int = 1,
+    memory_bytes: int = 1 << 30,
+    scratch: Path | None = None,
+) -> Iterator[pa.Table]:
+    """Add up the views of every article over all files.
+
+    Args:
+        paths: `.gz`, `.bz2` or plain.
+        language: of the Wikipedia.
+        min_views: articles with fewer in all are left out.
+        memory_bytes: about what is held at once.
+        scratch: folder for what does not fit; the system's if None.
+
+    Yields:
+        Tables of `COUNTS` (title, views), sorted by the bytes of the titles.
+
+    Raises:
+        UsageError: a file does not exist.
+        DataError: a file is damaged, or holds no page views; or no file names an article of the language.
+    """
+    most = max(LEAST_TITLES, memory_bytes // BYTES_PER_TITLE)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="diptych-views-") as folder:
+        runs: list[Path] = []
+        views: dict[str, int] = {}
+
+        def spill() -> None:
+            runs.append(Path(folder) / f"{len(runs):05d}.parquet")
+            write_counts(runs[-1], [_sorted(views)])
+            views.clear()
+
+        every = (row for path in paths for row in _articles(Path(path), language))
+        for title, number in every:
+            views[title] = views.get(title, 0) + number
+            if len(views) >= most:
+                spill()
+        if views:
+            spill()
+        if not runs:
+            raise DataError(
+                "the page-view files name no article of this Wikipedia",
+                where=", ".join(str(path) for path in paths)[:200],
+                found="no article",
+                expected=f"lines that begin with {language!r} or {language + '.wikipedia'!r}",
+                fix="set queries.language to the code of the Wikipedia, or leave queries.pageviews out",
+            )
+        yield from merge_counts(runs, min_count=min_views, memory_bytes=memory_bytes, scratch=Path(folder))
+
+
+def is_article(title: str) -> bool:
+    """Tell whether a title with underscores is that of an article.
+
+    >>> [is_article(title) for title in ("Dog", "Star_Wars:_I", "Talk:Dog", "User_talk:X", "Main_Page")]
+    [True, True, False, False, False]
+    """
+    prefix, colon, _ = title.partition(":")
+    return title not in NO_ARTICLES and not (
+        colon and prefix.lower().replace(" ", "_").removesuffix("_talk") in NAMESPACES
+    )
+
+
+def _sorted(views: dict[str, int]) -> pa.Table:
+    titles = sorted(views, key=lambda title: title.encode("utf-8"))
+    return pa.table([titles, [views[title] for title in titles]], schema=COUNTS)
+
+
+def _articles(path: Path, language: str) -> Iterator[tuple[str, int]]:
+    """Yield titles and views of one file."""
+    ours = (f"{language} ".encode(), f"{language}.m ".encode(), f"{language}.wikipedia ".encode())
+    lines = bad = 0
+    with _opened(path) as file:
+        for lines, line in enumerate(file, start=1):  # noqa: B007 — told in the error below
+            found = _views(line) if line.startswith(ours) else ("", 0)
+            bad += found is None
+            if found and found[0]:
+                yield found
+    if bad > lines // 2:
+        raise DataError(
+            "a file holds no page views",
+            where=path,
+            found=f"{bad:,} of {lines:,} lines cannot be read",
+            expected="domain title views bytes",
+        )
+
+
+def _views(line: bytes) -> tuple[str, int] | None:
+    """Read one line; the title is empty if it is no article's; None if the line is nonsense."""
+    fields = line.split(b" ")
+    try:
+        views = int(fields[2 if len(fields) == HOURLY_FIELDS else -2])
+        title = unquote(fields[1].decode("utf-8"), errors="strict")
+    except (ValueError, IndexError):
+        return None
+    return title.replace("_", " ").strip() if is_article(title) else "", views
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+    try:
+        with readers.get(path.suffix, open)(path, "rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            "a page-view file cannot be read", where=path, found=str(error)[:200], fix="download it again"
+        ) from error

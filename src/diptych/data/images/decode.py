@@ -1,0 +1,245 @@
+"""Encoded image bytes in, an upright 8-bit RGB picture out; nothing a stranger's file holds can get further.
+
+Limits come before work: bytes, then format (by its first bytes), then the header's pixels, and only then
+decoding. Any failure of the decoder is a `BadSampleError` with a reason, never another exception.
+
+Reads: bytes in memory. Writes: nothing.
+Source: the order of checks follows Pillow's security notes. Plain JPEGs go through libjpeg-turbo directly
+where `simplejpeg` is installed (see `jpeg`); everything else is Pillow's.
+"""
+
+import io
+import threading
+import warnings
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from diptych.core.errors import BadSampleError
+from diptych.core.records import Reason
+from diptych.data.images.jpeg import decode_plain_jpeg, plain_jpeg
+from diptych.data.images.limits import (
+    DEFAULT_LIMITS,
+    ImageLimits,
+    check_format,
+    check_scans,
+    check_size,
+)
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "ImageLimits",
+    "decode",
+    "decode_plain_jpeg",
+    "decode_with",
+    "inspect",
+    "orientation",
+    "sound_jpeg",
+    "to_rgb",
+    "upright",
+]
+
+T = TypeVar("T")
+
+ORIENTATION_TAG = 0x0112
+FIRST_SIDEWAYS = 5
+"""Orientations from here on exchange width and height."""
+EXIF_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Python's warning filters belong to the process: two threads that change them at once can leave them changed.
+# Only header reading is held (Python code, which the interpreter serialises anyway), never pixel decoding.
+_HEADER_LOCK = threading.Lock()
+
+
+def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[str, int, int]:
+    """Return format, width and height in pixels from the header; nothing is decoded.
+
+    Args:
+        data: the encoded file.
+        limits: what is allowed.
+
+    Returns:
+        Pillow's name of the format, and the stored width and height (before any EXIF turn).
+
+    Raises:
+        BadSampleError: with the reason, if the header is unreadable or beyond the limits.
+    """
+    name = check_format(data, limits)
+    image = _open(data, name, limits)
+    return name, image.width, image.height
+
+
+def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode an encoded picture to 8-bit RGB, turned upright; of an animation, the first frame.
+
+    Modes are turned into RGB as `image.convert("RGB")` does (alpha is dropped, not blended), except greyscale
+    of more than 8 bits, which Pillow would clip to white and which is scaled here (see `to_rgb`).
+
+    Args:
+        data: the encoded file.
+        limits: what is allowed.
+
+    Returns:
+        An RGB picture, loaded.
+
+    Raises:
+        BadSampleError: with the reason.
+    """
+    array = decode_plain_jpeg(data, limits)
+    if array is not None:
+        return Image.fromarray(array)
+    return decode_with(data, limits, lambda image: to_rgb(upright(image)))
+
+
+def decode_with(data: bytes, limits: ImageLimits, use: Callable[[Image.Image], T]) -> T:
+    """Hand the picture to `use`, loaded, in the mode and the orientation that the file stores.
+
+    Args:
+        data: the encoded file.
+        limits: what is allowed.
+        use: what to make of the picture.
+
+    Returns:
+        What `use` returns.
+
+    Raises:
+        BadSampleError: with the reason; whatever decoding or `use` raises is the sample's fault.
+    """
+    name = check_format(data, limits)
+    image = _open(data, name, limits)
+    try:
+        image.load()
+        return use(image)
+    except Exception as error:  # whatever a decoder raises on hostile bytes, the sample is what is at fault
+        _refuse(error, data, name)
+
+
+def orientation(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
+    """Return the EXIF orientation of a file, 1 (upright) to 8; nothing is decoded.
+
+    Raises:
+        BadSampleError: the header is unreadable or beyond the limits.
+    """
+    return _orientation(_open(data, check_format(data, limits), limits))
+
+
+def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, int] | None:
+    """Tell whether a file is an ordinary JPEG that decodes without a complaint, sooner than by decoding.
+
+    All of its bits are read, but only the lowest frequencies become pixels.
+
+    Returns:
+        Width and height of the upright picture; None where `decode` has to look at the file.
+
+    Raises:
+        BadSampleError: if the file or its header is beyond the limits.
+    """
+    plain = plain_jpeg(data, limits)
+    if plain is None or plain.decode(at_least=(1, 1)) is None:
+        return None
+    height, width = plain.size
+    sideways = plain.may_be_turned and orientation(data, limits) >= FIRST_SIDEWAYS
+    return (height, width) if sideways else (width, height)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says."""
+    turn = EXIF_UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any Pillow mode into 8-bit RGB.
+
+    Same as `image.convert("RGB")`, except for greyscale of more than 8 bits: Pillow clips it at 255 (nearly
+    all white), here 16-bit values are divided by 257 and rounded, 32-bit integers are clipped to 16 bits
+    first, and floats are taken as 0..1 if none is above 1, else as 0..255.
+
+    >>> to_rgb(Image.new("I;16", (1, 1), 65535 // 2)).getpixel((0, 0))
+    (127, 127, 127)
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=255.0, neginf=0.0)
+        scaled = values * 255 if values.max(initial=0.0) <= 1.0 else values
+        return Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8)).convert("RGB")
+    # A palette's transparency cannot survive the change to RGB: Pillow drops it and warns. Dropped first, it
+    # is quiet.
+    image.info.pop("transparency", None)
+    return image.convert("RGB")
+
+
+def _open(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
+    """Read the header with the one decoder that the signature names, and hold it against the limits."""
+    try:
+        # Pillow's warnings here concern metadata (EXIF, MPO, APNG) or sizes that `check_size` judges itself.
+        with _HEADER_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=(name,))
+    except Exception as error:
+        _refuse(error, data, name)
+    check_size(image.width, image.height, limits)
+    if name == "JPEG":
+        check_scans(data, image.width, image.height, limits)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1 where there is none or it is damaged: the pixels are still good."""
+    try:
+        with _HEADER_LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:
+        return 1
+
+
+def _refuse(error: Exception, data: bytes, name: str) -> NoReturn:
+    """Turn whatever a decoder raised into a reason."""
+    if isinstance(error, BadSampleError):
+        raise error
+    told = f"{type(error).__name__}: {error}"
+    if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
+        told = "a header that no decoder accepts"
+    if isinstance(error, MemoryError | Image.DecompressionBombError):
+        raise BadSampleError(
+            Reason.TOO_MANY_PIXELS, "the image is too large to decode", found=told
+        ) from error
+    if _is_cut(data, name):
+        raise BadSampleError(
+            Reason.TRUNCATED_IMAGE, f"the {name} file is cut off", found=f"{len(data):,} bytes; {told}"
+        ) from error
+    raise BadSampleError(Reason.UNREADABLE_IMAGE, f"the {name} file cannot be decoded", found=told) from error
+
+
+def _is_cut(data: bytes, name: str) -> bool:
+    """Say whether the file lacks its end, judged by the format's own end mark or length, not by a message.
+
+    >>> _is_cut(b"\\xff\\xd8\\xff...", "JPEG"), _is_cut(b"\\xff\\xd8\\xff...\\xff\\xd9", "JPEG")
+    (True, False)
+    """
+    if name == "JPEG":
+        return b"\xff\xd9" not in data[-64:]  # some writers pad after the end mark
+    if name == "PNG":
+        return b"IEND" not in data[-64:]
+    if name == "GIF":
+        return not data.rstrip(b"\x00").endswith(b";")
+    if name == "WEBP":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    if name == "BMP":
+        return len(data) < int.from_bytes(data[2:6], "little")
+    return False

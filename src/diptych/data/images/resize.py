@@ -1,0 +1,250 @@
+"""Resize a picture and keep one window of it, to the bit as Pillow does.
+
+Two passes, as Pillow's own resize does inside; what falls outside the window is cut away between them and
+never computed. Where numba is installed, our own kernels do Pillow's bicubic for RGB pictures that shrink,
+with the same pixels.
+
+Reads and writes: pixels in memory.
+Source: Pillow's `Image.resize` (antialiased filters in fixed point, 22 bits); its bicubic is Keys 1981 with
+a = -0.5. Cutting first with its `box` would not do: the box is held in single precision, and shifts pixels by
+a level.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from diptych.data.images.jpeg import Pixels
+from diptych.data.images.limits import MAX_PIXELS
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+REACH = {"bicubic": 2.0, "bilinear": 1.0}
+"""How far a filter reaches, in pixels of the coarser of the two pictures."""
+PRECISION_BITS = 22
+"""Of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom."""
+PLAIN_MODES = frozenset({"RGB", "L", "CMYK"})
+"""Modes whose channels are resized as they are; some of the others Pillow converts first."""
+
+PASSES_VARY = int(PIL.__version__.partition(".")[0]) >= 13
+"""Older Pillow always goes across first."""
+PICTURES_BEFORE_KERNELS = 128
+"""Loading the kernels takes half a second: no gain for so few pictures in a process."""
+
+Size = tuple[int, int]
+Kernel = Callable[..., Pixels]
+
+_seen = itertools.count()
+
+
+def cover(image_size: Size, size: Size) -> Size:
+    """Return the height and width of the picture scaled until it just covers `size`.
+
+    Square targets cut the long side down to an integer, others round it: torchvision and open_clip differ in
+    this.
+
+    >>> cover((480, 641), (224, 224)), cover((480, 641), (80, 60)), cover((80, 60), (80, 60))
+    ((224, 299), (80, 107), (80, 60))
+    """
+    (image_height, image_width), (height, width) = image_size, size
+    if height == width:
+        short, long = min(image_size), max(image_size)
+        scaled = int(height * long / short)
+        return (scaled, width) if image_width <= image_height else (height, scaled)
+    ratio = min(image_height / height, image_width / width)
+    return round(image_height / ratio), round(image_width / ratio)
+
+
+def size_of(picture: Image.Image | Pixels) -> Size:
+    """Return height and width."""
+    return np.shape(picture)[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
+
+
+@cache
+def shrinking_kernel() -> Kernel | None:
+    """Load `resize_kernels.bicubic`, compiled; None: numba is not installed, or cannot keep its work."""
+    try:
+        from diptych.data.images.resize_kernels import bicubic
+    except (ImportError, RuntimeError):  # numba is no part of the smallest installation
+        return None
+    return bicubic
+
+
+def _kernel(image_size: Size, covered: Size, filter_name: str) -> Kernel | None:
+    """Return the kernel if it applies, and is loaded or worth it."""
+    shrinks = image_size[0] >= covered[0] and image_size[1] >= covered[1] and image_size != covered
+    if filter_name != "bicubic" or not shrinks:
+        return None
+    if not shrinking_kernel.cache_info().currsize and next(_seen) < PICTURES_BEFORE_KERNELS:
+        return None
+    return shrinking_kernel()
+
+
+def goes_down_first(image_size: Size, covered: Size) -> bool:
+    """Say whether Pillow's resize resizes the columns before the rows; the pixels between are rounded.
+
+    >>> goes_down_first((480, 640), (224, 298))
+    False
+    """
+    down, across = image_size[0] - covered[0], image_size[1] - covered[1]
+    return PASSES_VARY and down > 0 and down > 2 * across
+
+
+def exact_window(
+    picture: Image.Image | Pixels, covered: Size, corner: Size, size: Size, filter_name: str
+) -> Pixels:
+    """Resize with Pillow, crop and turn into RGB, bit-equal to doing just that.
+
+    Args:
+        picture: of any mode, or (H, W, 3) uint8.
+        covered: height and width that the whole picture would be resized to.
+        corner: top and left of the window in the resized picture.
+        size: height and width of the window.
+        filter_name: "bicubic" or "bilinear".
+
+    Returns:
+        (height, width, 3) uint8. Where the whole resized picture would pass 25 million pixels, other modes
+        than RGB, L and CMYK are turned into RGB first.
+    """
+    image_size = size_of(picture)
+    if isinstance(picture, np.ndarray) or picture.mode == "RGB":
+        kernel = _kernel(image_size, covered, filter_name)
+        if kernel is not None:
+            down_first = goes_down_first(image_size, covered)
+            return kernel(np.asarray(picture), covered, corner, size, down_first=down_first)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    window = _pillow_window(image, covered, corner, size, filter_name)
+    window.info.pop("transparency", None)  # of a palette: converting warns of it, and drops it all the same
+    return np.array(window.convert("RGB"))
+
+
+def _pillow_window(
+    image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str
+) -> Image.Image:
+    resample = FILTERS[filter_name]
+    (height, width), (top, left) = size, corner
+    if covered[0] * covered[1] > MAX_PIXELS and image.mode not in PLAIN_MODES:
+        image = image.convert("RGB")
+    if image.mode not in PLAIN_MODES:
+        image = image.resize((covered[1], covered[0]), resample)
+        return image.crop((left, top, left + width, top + height))
+    if goes_down_first((image.height, image.width), covered):
+        rows = image.resize((image.width, covered[0]), resample).crop((0, top, image.width, top + height))
+        return rows.resize((covered[1], height), resample).crop((left, 0, left + width, height))
+    if covered[1] > width:
+        image = image.resize((covered[1], image.height), resample).crop((left, 0, left + width, image.height))
+    if covered[0] == height:
+        return image.resize((width, height), resample)
+    first, last = _rows_read(image.height, covered[0], top, height, REACH[filter_name])
+    rows = image.crop((0, first, image.width, last))
+    if image.width != width:
+        rows = rows.resize((width, rows.height), resample)
+    if covered[0] == image.height:
+        return rows
+    if covered[0] * width > MAX_PIXELS:
+        # A strip of 1×20,000 pixels would grow to 224×4,480,000 before the crop, 4 GB.
+        strip = _vertical_window(
+            np.asarray(rows), image.height, covered[0], (first, top), height, filter_name
+        )
+        return Image.fromarray(strip, rows.mode)
+    whole = Image.new(rows.mode, (width, image.height))
+    whole.paste(rows, (0, first))
+    return whole.resize((width, covered[0]), resample).crop((0, top, width, top + height))
+
+
+def _rows_read(rows: int, covered: int, top: int, height: int, reach: float) -> Size:
+    """Return the first row that the window reads, and the one behind the last; one more than needed each."""
+    if covered == rows:
+        return top, top + height
+    scale = rows / covered
+    margin = reach * max(scale, 1.0) + 1
+    return max(0, math.floor(top * scale - margin)), min(rows, math.ceil((top + height) * scale + margin))
+
+
+def _vertical_window(
+    pixels: Pixels, rows: int, covered: int, firsts: Size, height: int, filter_name: str
+) -> Pixels:
+    """Compute `height` rows of a picture resized to `covered` rows, with Pillow's arithmetic.
+
+    Args:
+        pixels: (H, W, C) or (H, W) uint8, rows of the picture from `firsts[0]` on.
+        rows: how many the whole picture has.
+        covered: how many it is resized to.
+        firsts: row of the picture that `pixels` starts with, and the first row to compute.
+        height: rows to compute.
+        filter_name: "bicubic" or "bilinear".
+    """
+    starts, weights = window_weights(rows, covered, firsts[1], height, filter_name)
+    found = np.empty((height, *pixels.shape[1:]), dtype=np.uint8)
+    for row, start in enumerate(starts - firsts[0]):
+        window = pixels[start : start + weights.shape[1]].astype(np.int64)
+        total = np.tensordot(weights[row, : len(window)].astype(np.int64), window, axes=1)
+        found[row] = (total + 2 ** (PRECISION_BITS - 1) >> PRECISION_BITS).clip(0, 255)
+    return found
+
+
+def window_weights(
+    size: int, wanted: int, begin: int, count: int, filter_name: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Compute Pillow's weights for some lines of a picture resized along one axis.
+
+    Args:
+        size: lines of the picture.
+        wanted: lines of the whole result.
+        begin: the first line of the result to compute.
+        count: how many, N.
+        filter_name: "bicubic" or "bilinear".
+
+    Returns:
+        Where each result's window begins (N,), and its weights (N, K) of 22 bits; those behind it are 0.
+    """
+    scale = size / wanted
+    stretch = max(scale, 1.0)
+    reach = REACH[filter_name] * stretch
+    centres = (np.arange(begin, begin + count) + 0.5) * scale
+    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centres + reach + 0.5).astype(np.int64), size)
+    places = np.arange((ends - starts).max())
+    weights = _weights((places + starts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch), filter_name)
+    weights[places >= (ends - starts)[:, None]] = 0.0
+    sums = np.zeros(count)
+    for place in places:  # in Pillow's order: a sum of doubles depends on it
+        sums += weights[:, place]
+    weights *= (1.0 / sums)[:, None]
+    return starts, np.trunc(weights * 2**PRECISION_BITS + np.copysign(0.5, weights)).astype(np.int32)
+
+
+def _weights(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:
+    """Return a filter's values at distances in pixels.
+
+    >>> _weights(np.array([0.0, 0.5, 1.5]), "bicubic").tolist()
+    [1.0, 0.5625, -0.0625]
+    """
+    x = np.abs(distance)
+    if filter_name == "bilinear":
+        return np.maximum(1.0 - x, 0.0)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((x - 5.0) * x + 8.0) * x - 4.0
+    return np.where(x < 1.0, near, np.where(x < 2.0, -0.5 * far, 0.0))
+
+
+def boxed_window(image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str) -> Pixels:
+    """Resize only what the window at `corner` of the picture resized to `covered` shows.
+
+    Returns:
+        (H, W, 3) uint8 for an RGB picture, within one level of resizing first and cutting then.
+    """
+    (height, width), (top, left) = size, corner
+    y_scale, x_scale = image.height / covered[0], image.width / covered[1]
+    box = (
+        left * x_scale,
+        top * y_scale,
+        min((left + width) * x_scale, image.width),
+        min((top + height) * y_scale, image.height),
+    )
+    return np.array(image.resize((width, height), FILTERS[filter_name], box=box))

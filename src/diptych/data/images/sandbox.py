@@ -1,0 +1,208 @@
+"""Decoding of untrusted images in worker processes, which may crash or hang without harm.
+
+A worker decodes a chunk of images and answers with one verdict each. The pool gives every worker a thread, so
+that waiting costs nothing, and hands results back in the order the images came in. When a worker dies or
+passes its deadline, the images of its chunk are tried again one by one, so that only the guilty one is
+dropped.
+"""
+
+import io
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from diptych.core.errors import BadSampleError
+from diptych.core.records import Reason
+from diptych.core.settings import from_mapping
+from diptych.core.workers import Handler, WorkerDiedError, WorkerPool
+from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits, sound_jpeg
+from diptych.data.images.resize import exact_window, shrinking_kernel
+
+T = TypeVar("T")
+DECODER = "diptych.data.images.transforms:decode"
+
+_CHUNK_ITEMS = 64  # 10 ms of work for small images: the exchange itself (0.1 ms) is 1 % of it
+_CHUNK_BYTES = 2**20  # few large images a chunk, so that one deadline fits both kinds
+_MEMORY_BYTES = 8 * 2**30  # address space of a decoder: no image within the default limits needs a tenth
+_SIZE = struct.Struct("<II")
+JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSettings:
+    """How images are checked.
+
+    Attributes:
+        limits: what an image may cost.
+        resize: shortest side in pixels that larger images are scaled down and re-encoded to; None keeps the
+            files.
+        crop: with `resize`, keep the square in the centre only; a smaller image loses no more than that.
+        quality: of the JPEGs that are written, 1 to 100.
+        timeout_seconds: for one image; a decoder that takes longer is stopped.
+        decoder: the function that decodes, as "module:name".
+    """
+
+    limits: ImageLimits = DEFAULT_LIMITS
+    resize: int | None = None
+    crop: bool = False
+    quality: int = JPEG_QUALITY
+    timeout_seconds: float = 20.0
+    decoder: str = DECODER
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a decoder says of one image: a reason to drop it, or its new bytes where it was re-encoded.
+
+    `size` is the width and height of the upright picture that is kept, in pixels.
+    """
+
+    reason: Reason | None = None
+    image: bytes | None = None
+    size: tuple[int, int] | None = None
+
+
+def verdicts(
+    items: Iterable[T], image_of: Callable[[T], bytes], *, settings: DecoderSettings, workers: int
+) -> Iterator[tuple[T, Verdict]]:
+    """Decode every item's image and yield the items with their verdicts, in order.
+
+    Args:
+        items: read a few chunks ahead of what is yielded.
+        image_of: gives an item's encoded image.
+        settings: how to check.
+        workers: decoder processes; 0 decodes in this process, unprotected.
+
+    Raises:
+        EnvironmentFault: no decoder can be started.
+    """
+    if workers == 0:
+        decode = Decode(settings)
+        yield from ((item, decode(image_of(item))) for item in items)
+        return
+    pool = DecoderPool(settings)
+    waiting: deque[tuple[list[T], Future[list[Verdict]]]] = deque()
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
+    try:
+        for chunk in _chunks(items, image_of):
+            waiting.append((chunk, threads.submit(pool.check, [image_of(item) for item in chunk])))
+            # Two chunks a decoder: one that it works on, one that is ready when it is done.
+            if len(waiting) >= 2 * workers:
+                done, answer = waiting.popleft()
+                yield from zip(done, answer.result(), strict=True)
+        for done, answer in waiting:
+            yield from zip(done, answer.result(), strict=True)
+    finally:
+        for _, answer in waiting:
+            answer.cancel()
+        pool.close()
+        threads.shutdown(wait=True)
+
+
+def _chunks(items: Iterable[T], image_of: Callable[[T], bytes]) -> Iterator[list[T]]:
+    chunk: list[T] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += len(image_of(item))
+        if len(chunk) >= _CHUNK_ITEMS or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+class DecoderPool:
+    """Worker processes that decode; as many as threads ask at one time."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        self._seconds = settings.timeout_seconds
+        self._pool = WorkerPool(f"{__name__}:decode_handler", asdict(settings), memory_bytes=_MEMORY_BYTES)
+        self.close = self._pool.close
+
+    def check(self, images: Sequence[bytes]) -> list[Verdict]:
+        """Decode a chunk; when that costs the worker its life, decode its images one by one."""
+        try:
+            answers = self._pool.ask(images, timeout_seconds=self._seconds)
+        except (TimeoutError, WorkerDiedError) as error:
+            if len(images) == 1:
+                return [Verdict(Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASH)]
+            return [verdict for image in images for verdict in self.check([image])]
+        return [
+            Verdict(
+                Reason(reason.decode()) if reason else None,
+                image or None,
+                _SIZE.unpack(size) if size else None,
+            )
+            for reason, image, size in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        ]
+
+
+def decode_handler(settings: Mapping[str, Any]) -> Handler:
+    """Return what a worker does: three byte strings for each image, reason, new bytes and size."""
+    decode = Decode(from_mapping(DecoderSettings, settings))
+
+    def answers(images: list[bytes]) -> list[bytes]:
+        parts: list[bytes] = []
+        for verdict in map(decode, images):
+            size = _SIZE.pack(*verdict.size) if verdict.size else b""
+            parts += ((verdict.reason or "").encode(), verdict.image or b"", size)
+        return parts
+
+    return answers
+
+
+class Decode:
+    """Decodes one image in this process and says what is wrong with it."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        module, _, name = settings.decoder.partition(":")
+        self._decode: Callable[[bytes, ImageLimits], Image.Image] = getattr(import_module(module), name)
+        self._settings = settings
+        if settings.resize is not None:
+            shrinking_kernel()  # compiles now, and not in the first picture's time
+
+    def __call__(self, image: bytes) -> Verdict:
+        """Decode; and re-encode smaller where the settings ask for it."""
+        try:
+            return self._judged(image, self._settings)
+        except BadSampleError as error:
+            return Verdict(error.reason)
+        except MemoryError:
+            return Verdict(Reason.TOO_MANY_PIXELS)
+        except Exception:  # a decoder may raise anything on a stranger's bytes; none of it may stop a pack
+            return Verdict(Reason.UNREADABLE_IMAGE)
+
+    def _smaller(self, picture: Image.Image, side: int) -> Image.Image:
+        """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
+        scale = min(1.0, side / min(picture.size))
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        if not self._settings.crop or width == height:
+            if scale == 1.0:
+                return picture
+            covered = (height, width)
+            return Image.fromarray(exact_window(picture, covered, (0, 0), covered, "bicubic"))
+        square = min(picture.size)
+        left, top = ((length - square) // 2 for length in picture.size)
+        box = (left, top, left + square, top + square)
+        kept = min(side, square)
+        return picture.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
+
+    def _judged(self, image: bytes, settings: DecoderSettings) -> Verdict:
+        if settings.resize is None and settings.decoder == DECODER:
+            size = sound_jpeg(image, settings.limits)
+            if size is not None:
+                return Verdict(size=size)
+        picture = self._decode(image, settings.limits)
+        kept = picture if settings.resize is None else self._smaller(picture, settings.resize)
+        if kept is picture:
+            return Verdict(size=picture.size)
+        buffer = io.BytesIO()
+        kept.save(buffer, "JPEG", quality=settings.quality)
+        return Verdict(image=buffer.getvalue(), size=kept.size)

@@ -1,0 +1,400 @@
+"""Pictures to pixels: the paper's transforms for training and for evaluation.
+
+Two modes. `exact` gives, for pictures and for files, to the bit what open_clip's evaluation transform gives
+for `PIL.Image.open(file)`, its habits included: an EXIF orientation is ignored, palette pictures are resized
+without interpolation, CMYK and alpha are turned into RGB after resizing, greyscale of more than 8 bits is
+clipped. `fast` is within one level in 255 of that (two in drawings), except where it shows a file as a viewer
+does: turned upright, and 16-bit greyscale scaled to 8 bits. (JPEGs of four times the target's size and more
+are decoded at half size or less, which is further off; docs/preprocessing.md has the numbers.)
+
+Reads: encoded bytes or Pillow pictures. Writes: nothing.
+Source: Radford et al. 2021, section 2.4 ("a random square crop from resized images is the only data
+augmentation") and the released evaluation transform: shortest side resized (bicubic, antialiased), centre
+crop. Sizes and offsets are rounded as torchvision and open_clip 3.3 round them.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from diptych.core.errors import SettingsError, UsageError
+from diptych.data.images.decode import decode, decode_with, inspect, orientation, to_rgb, upright
+from diptych.data.images.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
+from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
+from diptych.data.images.orientation import stored_corner, swapped, turned
+from diptych.data.images.resize import FILTERS, Size, boxed_window, cover, exact_window, size_of
+from diptych.data.images.resize_fast import fast_window
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "ImageLimits",
+    "Mode",
+    "Pixels",
+    "Preprocess",
+    "decode",
+    "evaluation_pixels",
+    "inspect",
+    "read_pixels",
+    "training_pixels",
+]
+
+Mode = Literal["exact", "fast"]
+MODES = ("exact", "fast")
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the paper's training images, red green blue, range 0..1
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CROP_MARGIN = 8 / 7  # 256 before a crop of 224: the ratio of the ImageNet recipes
+FAST_SCALE = 1.9
+"""Reduction from which on torch's resize is used. Below it the 15-bit weights of its two passes add up to two
+levels in some photos (of 54, 12 at 336 px and 3 at 256 px, in one of a million values); above, in none."""
+SPARE_SCALE = 2
+"""A JPEG is decoded at the smallest size that is this many times the target's: Nyquist's factor, without
+which the DCT's own low-pass filter would show."""
+FAST_WASTE = 4
+"""Resized pixels per pixel kept beyond which torch's resize, which computes whole columns, is no gain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes the pixels that a model sees.
+
+    Attributes:
+        size: target height and width.
+        resize: "shortest": scale until the picture covers the target, then crop; "squash": resize to the
+            target.
+        interpolation: resampling filter, antialiased.
+        mean: subtracted after division by 255, red green blue.
+        std: divided by after the mean.
+        train_resize: shortest side of what the picture covers before the random crop; None: 8/7 of the
+            target's.
+        train_pad: pixels by which a training picture's edge is repeated on every side before the random crop:
+            shifts without zoom, as for CIFAR (He et al. 2016, section 4.2).
+        horizontal_flip: mirror every second training picture (the paper does not: captions say left and
+            right).
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: Literal["shortest", "squash"] = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    train_resize: int | None = None
+    train_pad: int = 0
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no picture can have.
+
+        Raises:
+            SettingsError: for numbers that are none or too many, a size below one, a training size below the
+                target, a border as wide as the image, or a zero deviation.
+        """
+        for name, length in (("size", 2), ("mean", 3), ("std", 3)):
+            if np.shape(v := getattr(self, name)) != (length,) or not np.isfinite(np.array(v, float)).all():
+                raise SettingsError(f"{name} is not {length} numbers", where="preprocess", found=v)
+        if min(self.size) < 1 or not all(isinstance(side, int | np.integer) for side in self.size):
+            raise SettingsError("image size is too small", found=self.size, expected="whole sides from 1")
+        if self.train_resize is not None and self.train_resize < min(self.size):
+            raise SettingsError(
+                "train_resize is smaller than the picture that is cut out of it",
+                found=self.train_resize,
+                expected=f"at least {min(self.size)}",
+            )
+        if not 0 <= self.train_pad < min(self.size):
+            raise SettingsError(
+                "train_pad is not a border",
+                found=self.train_pad,
+                expected=f"0 to {min(self.size) - 1}, less than the picture's shortest side",
+            )
+        if self.resize not in ("shortest", "squash") or self.interpolation not in FILTERS:
+            raise SettingsError(
+                "unknown way to resize",
+                found=f"{self.resize}, {self.interpolation}",
+                expected="shortest or squash; bicubic or bilinear",
+            )
+        if min(self.std) <= 0:
+            raise SettingsError("std must be positive", found=self.std)
+
+    def train_size(self) -> tuple[int, int]:
+        """Return height and width, of the target's aspect, that a training picture covers before the crop.
+
+        >>> Preprocess().train_size(), Preprocess(size=(80, 60), train_resize=66).train_size()
+        ((256, 256), (88, 66))
+        """
+        shortest = min(self.size)
+        wanted = round(shortest * CROP_MARGIN) if self.train_resize is None else self.train_resize
+        height, width = (round(side * wanted / shortest) for side in self.size)
+        return height, width
+
+    def normalize(self, pixels: "Tensor") -> "Tensor":
+        """Return float32 pixels of mean 0 and deviation 1 over the training set, as open_clip computes them.
+
+        Args:
+            pixels: (..., 3, H, W) uint8, 0..255.
+
+        Returns:
+            (..., 3, H, W) float32 on the same device: x / 255, less the mean, divided by the deviation, each
+            rounded to float32.
+        """
+        floats = pixels.float().div_(255)
+        mean, std = (floats.new_tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
+        lasting = floats.movedim(-3, -1)
+        if lasting.is_contiguous():
+            # Channels-last: as rows of W·3 values, or each loop inside would be three values long.
+            mean, std = (constant.flatten().repeat(pixels.shape[-1]) for constant in (mean, std))
+            lasting.view(*lasting.shape[:-2], len(mean)).sub_(mean).div_(std)
+            return floats
+        return floats.sub_(mean).div_(std)
+
+    def __call__(self, image: Image.Image) -> "Tensor":
+        """Do what open_clip's evaluation transform does to a picture, bit-equal.
+
+        Args:
+            image: any Pillow picture.
+
+        Returns:
+            (3, H, W) float32, normalised: a row of what `Model.encode_image` takes.
+        """
+        import torch
+
+        pixels = torch.from_numpy(evaluation_pixels(image, self)).permute(2, 0, 1)
+        return self.normalize(pixels.contiguous())
+
+
+def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode = "exact") -> Pixels:
+    """Resize and centre-crop a picture as open_clip's evaluation transform does.
+
+    Args:
+        image: any picture; nothing is turned.
+        preprocess: size and filter.
+        mode: "exact": bit-equal; "fast": within one level (16-bit greyscale is scaled to 8 bits first).
+
+    Returns:
+        (H, W, 3) uint8 RGB, a writable copy.
+
+    Source: torchvision `Resize` + `CenterCrop`; for targets that are not square open_clip's
+    `ResizeKeepRatio`. Pictures that would pass 25 million pixels between resize and crop are as exact, if
+    their mode is RGB, L or CMYK; others are turned into RGB first.
+
+    Raises:
+        UsageError: this is no Pillow image, or one without pixels.
+    """
+    if not isinstance(image, Image.Image) or 0 in image.size:
+        raise UsageError("this is no Pillow image with pixels", found=type(image).__name__)
+    return _exact(image, preprocess) if check_mode(mode) == "exact" else _fast(image, preprocess)
+
+
+def training_pixels(
+    image: Image.Image, preprocess: Preprocess, rng: np.random.Generator, *, mode: Mode = "exact"
+) -> Pixels:
+    """Cut a random window of the target's size from the resized picture.
+
+    Args:
+        image: any picture; `decode` gives upright RGB.
+        preprocess: size, filter, margin and flip.
+        rng: source of chance; exactly three numbers are drawn, whatever the settings.
+        mode: "fast" resizes with torch where that is within a level.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a writable copy.
+
+    Source: Radford et al. 2021, section 2.4. Crop and resize are one step (Pillow's `box`), which differs
+    from resizing first by at most one level in 255 and computes only the pixels that are kept.
+    """
+    return _training(to_rgb(image), preprocess, rng, mode=check_mode(mode))
+
+
+def read_pixels(
+    data: bytes,
+    preprocess: Preprocess,
+    *,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    rng: np.random.Generator | None = None,
+    mode: Mode = "exact",
+) -> Pixels:
+    """Decode a file and transform it in one call: what the loader does with every sample.
+
+    Args:
+        data: the encoded file.
+        preprocess: size, filter, margin and flip.
+        limits: what is allowed.
+        rng: draws the training window, of the upright picture; None: the evaluation transform.
+        mode: "exact" or "fast", see the top of this module.
+
+    Returns:
+        (H, W, 3) uint8 RGB, writable.
+
+    Raises:
+        BadSampleError: with the reason.
+    """
+    if check_mode(mode) == "fast":
+        return _read_fast(data, preprocess, limits, rng)
+    if rng is None:
+        if (stored := decode_plain_jpeg(data, limits, as_stored=True)) is not None:
+            return _exact(stored, preprocess)
+        return decode_with(data, limits, lambda image: _exact(image, preprocess))
+    array = decode_plain_jpeg(data, limits)
+    return _training(decode(data, limits) if array is None else array, preprocess, rng)
+
+
+def check_mode(mode: str) -> str:
+    """Return the mode.
+
+    Raises:
+        SettingsError: there is no such mode.
+    """
+    if mode not in MODES:
+        raise SettingsError("unknown way to preprocess", found=repr(mode), expected="exact or fast")
+    return mode
+
+
+def _read_fast(
+    data: bytes, preprocess: Preprocess, limits: ImageLimits, rng: np.random.Generator | None
+) -> Pixels:
+    plain = plain_jpeg(data, limits)
+    if plain is not None:
+        turn = orientation(data, limits) if plain.may_be_turned else 1
+        small = _read_small(plain, turn, preprocess, rng)
+        if small is not None:
+            return small
+        array = plain.decode()
+        if array is not None:
+            array = turned(array, turn)
+            return _fast(array, preprocess) if rng is None else _training(array, preprocess, rng, mode="fast")
+    if rng is None:
+        return decode_with(data, limits, lambda image: _fast(upright(image), preprocess))
+    return _training(decode(data, limits), preprocess, rng, mode="fast")
+
+
+def _read_small(
+    plain: PlainJpeg, turn: int, preprocess: Preprocess, rng: np.random.Generator | None
+) -> Pixels | None:
+    """Read a JPEG that is several times the target's size from its lower frequencies; None: it is not.
+
+    The window is cut out of the picture as it is stored and turned then: libjpeg rounds the size of what it
+    decodes up, and only in the stored orientation is the part of a pixel that this adds at the far ends.
+    """
+    size, stored = preprocess.size, plain.size
+    covered = _covered(
+        swapped(stored, turn), preprocess.resize, size if rng is None else preprocess.train_size()
+    )
+    least = swapped((SPARE_SCALE * covered[0], SPARE_SCALE * covered[1]), turn)
+    if rng is not None and preprocess.train_pad:
+        return None
+    if stored[0] < 2 * least[0] or stored[1] < 2 * least[1] or not _is_compact(covered, size):
+        return None
+    array = plain.decode(at_least=least)
+    if array is None:
+        return None
+    corner, mirror = _corner(covered, size), False
+    if rng is not None:
+        corner, mirror = _draw(covered, preprocess, rng)
+    eighths = max(array.shape[:2]) * 8 // max(stored)
+    window = fast_window(
+        array,
+        swapped(covered, turn),
+        stored_corner(covered, corner, size, turn),
+        swapped(size, turn),
+        preprocess.interpolation,
+        extent=(stored[0] * eighths / 8, stored[1] * eighths / 8),
+    )
+    return _mirrored(turned(window, turn), mirror)
+
+
+def _covered(image_size: Size, resize: str, target: Size) -> Size:
+    """Return the height and width that a picture is resized to before the crop."""
+    return target if resize == "squash" else cover(image_size, target)
+
+
+def _corner(covered: Size, size: Size) -> Size:
+    # round() takes halves to the even number, as torchvision's center_crop does.
+    return round((covered[0] - size[0]) / 2.0), round((covered[1] - size[1]) / 2.0)
+
+
+def _exact(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    covered = _covered(size_of(picture), preprocess.resize, preprocess.size)
+    corner = _corner(covered, preprocess.size)
+    if covered == size_of(picture) and isinstance(picture, np.ndarray):
+        return _cut(picture, *corner, preprocess.size)
+    return exact_window(picture, covered, corner, preprocess.size, preprocess.interpolation)
+
+
+def _fast(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    if isinstance(picture, Image.Image):
+        if picture.mode.startswith("I") or picture.mode == "F":
+            picture = to_rgb(picture)
+        if picture.mode not in ("RGB", "L"):
+            return _exact(picture, preprocess)
+    covered = _covered(size_of(picture), preprocess.resize, preprocess.size)
+    corner = _corner(covered, preprocess.size)
+    if covered == size_of(picture):
+        return _cut(_as_rgb(picture), *corner, preprocess.size)
+    if _pays(size_of(picture), covered, preprocess.size):
+        return fast_window(_as_rgb(picture), covered, corner, preprocess.size, preprocess.interpolation)
+    return exact_window(picture, covered, corner, preprocess.size, preprocess.interpolation)
+
+
+def _pays(image_size: Size, covered: Size, size: Size) -> bool:
+    """Say whether torch's resize of a picture is near enough to Pillow's, and sooner done."""
+    reduction = min(side / target for side, target in zip(image_size, covered, strict=True))
+    return reduction >= FAST_SCALE and _is_compact(covered, size)
+
+
+def _is_compact(covered: Size, size: Size) -> bool:
+    return covered[0] * covered[1] <= FAST_WASTE * size[0] * size[1]
+
+
+def _draw(covered: Size, preprocess: Preprocess, rng: np.random.Generator) -> tuple[Size, bool]:
+    """Draw a training window's corner, and whether it is mirrored."""
+    (height, width), (down, across, mirror) = preprocess.size, rng.random(3).tolist()
+    border = 2 * preprocess.train_pad
+    corner = int(down * (covered[0] + border - height + 1)), int(across * (covered[1] + border - width + 1))
+    return corner, preprocess.horizontal_flip and mirror < 0.5
+
+
+def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
+    return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
+
+
+def _training(
+    picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
+) -> Pixels:
+    size, image_size = preprocess.size, size_of(picture)
+    covered = _covered(image_size, preprocess.resize, preprocess.train_size())
+    corner, mirror = _draw(covered, preprocess, rng)
+    if preprocess.train_pad:
+        pixels = _cut(_padded(picture, covered, preprocess), *corner, size)
+    elif covered == image_size:
+        pixels = _cut(_as_rgb(picture), *corner, size)
+    elif mode == "fast" and _pays(image_size, covered, size):
+        pixels = fast_window(_as_rgb(picture), covered, corner, size, preprocess.interpolation)
+    else:
+        pixels = boxed_window(_as_image(picture), covered, corner, size, preprocess.interpolation)
+    return _mirrored(pixels, mirror)
+
+
+def _padded(picture: Image.Image | Pixels, covered: Size, preprocess: Preprocess) -> Pixels:
+    """Resize to `covered` and repeat the edge on every side."""
+    if covered != size_of(picture):
+        picture = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
+    border = (preprocess.train_pad,) * 2
+    return np.pad(_as_rgb(picture), (border, border, (0, 0)), mode="edge")
+
+
+def _as_image(picture: Image.Image | Pixels) -> Image.Image:
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+
+
+def _as_rgb(picture: Image.Image | Pixels) -> Pixels:
+    return np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
+
+
+def _cut(pixels: Pixels, top: int, left: int, size: Size) -> Pixels:
+    """Return the window as a contiguous array that nothing else refers to."""
+    return np.ascontiguousarray(pixels[top : top + size[0], left : left + size[1]])

@@ -1,0 +1,1 @@
+"""Fingerprints of images, groups of near copies, overlap of two sets."""

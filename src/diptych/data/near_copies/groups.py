@@ -1,0 +1,220 @@
+"""Find copies of pictures: equal bytes, equal pixels, or nearly equal to the eye.
+
+A copy is always near the one that stays itself: groups are found as connected components and then cut into
+stars, so a chain of small steps does not make copies of pictures that have nothing in common. Rows are taken
+by rising key: the groups depend neither on the order of tables nor on who made them.
+
+Reads: tables of `fingerprints` in memory. Writes: nothing.
+Source: Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index Hashing" (neighbours share parts
+of their hashes).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from diptych.data.near_copies.fingerprints import FINGERPRINTS, WINDOWS, column_bytes, hashes_of
+from diptych.data.near_copies.kernels import join_neighbours, join_rows, resembling, root_of
+from diptych.data.near_copies.stars import Bools, Rows, Words64, buckets, rows_by_key, stars
+
+HASH_PARTS = 8
+"""A 64-bit hash is eight bytes; a table's key is one, two or three of them, so that buckets stay small."""
+
+ONE_PART, TWO_PARTS = 1 << 17, 1 << 24
+"""Up to so many hashes keys of one byte (8 tables; all pairs within 7 bits are found), of two (28; 6), else
+of three (56; 5). Most pairs beyond are found too: a pair has eleven chances."""
+
+
+@dataclass(frozen=True, slots=True)
+class DedupSettings:
+    """What counts as a copy.
+
+    Attributes:
+        near: find pictures that are nearly equal, besides those of equal bytes or pixels.
+        max_bits: most bits of 64 in which the perceptual hashes of a picture and its copy differ.
+        min_likeness: least share of a stamp's variance that the other one explains, in (0, 1]. Where a set is
+            of one kind (products on white, all alike), raise it: others are taken for copies sooner there.
+        min_colours: least cosine between the colours of two stamps, unless one picture is grey.
+        shingle_words: words of a caption that are looked at together.
+        min_caption_similarity: least estimated Jaccard similarity of two captions' shingles, in (0, 1].
+        min_cosine: least cosine of two embeddings.
+        blocked_images: file of hashes, one a line, of pictures that must not stay; or empty.
+        blocked_bits: most bits of 64 in which a picture differs from a blocked perceptual hash.
+    """
+
+    near: bool = True
+    max_bits: int = 10
+    min_likeness: float = 0.9
+    min_colours: float = 0.8
+    shingle_words: int = 2
+    min_caption_similarity: float = 0.8
+    min_cosine: float = 0.95
+    blocked_images: str = ""
+    blocked_bits: int = 4
+
+    @property
+    def limits(self) -> tuple[int, float, float]:
+        """What the kernels need to compare two pictures."""
+        return self.max_bits, self.min_likeness, self.min_colours
+
+
+DEFAULT_SETTINGS = DedupSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Who is a copy of whom.
+
+    Attributes:
+        representative: (N,) int64, the row that stays for each row: itself, if it stays.
+        equal: (N,) bool, whether a copy has the bytes or the pixels of the row that stays.
+    """
+
+    representative: Rows
+    equal: Bools
+
+    @property
+    def copies(self) -> Bools:
+        """(N,) bool, the rows that go."""
+        gone: Bools = self.representative != np.arange(len(self.representative))
+        return gone
+
+
+def duplicate_groups(
+    fingerprints: Iterable[pa.Table],
+    *,
+    settings: DedupSettings = DEFAULT_SETTINGS,
+    keys: pa.Array | pa.ChunkedArray | None = None,
+) -> Groups:
+    """Group pictures by what they show; about 900 bytes of memory a row.
+
+    Args:
+        fingerprints: tables of `FINGERPRINTS`, together N rows; unreadable pictures are copies of nothing.
+        settings: what counts as a copy.
+        keys: (N,) unique names. The picture with the lowest key stays, in whatever order the tables come.
+            Without keys the first row stays.
+
+    Returns:
+        The groups.
+    """
+    table = _together(fingerprints)
+    order = rows_by_key(keys, len(table))
+    table = table.take(pa.array(order)) if keys is not None else table
+    first = _first_equal(table)
+    representative = first
+    if settings.near:
+        kept = np.flatnonzero((first == np.arange(len(first))) & _column_is_valid(table, "hashes"))
+        hashes, stamps = hashes_of(table)[kept], column_bytes(table, "stamp")[kept]
+        leaders = _neighbours(hashes, stamps, settings)
+        near = np.arange(len(first))
+        near[kept] = kept[leaders]
+        representative = near[first]
+    equal = (representative == first) & (first != np.arange(len(first)))
+    result, told = np.empty_like(first), np.empty_like(equal)
+    result[order], told[order] = order[representative], equal
+    return Groups(result, told)
+
+
+def in_both(
+    training: Iterable[pa.Table], evaluation: pa.Table, *, settings: DedupSettings = DEFAULT_SETTINGS
+) -> tuple[Bools, Bools]:
+    """Find the pictures of an evaluation set that are also in a training set.
+
+    Args:
+        training: tables of `FINGERPRINTS`, one after the other in memory; together N rows.
+        evaluation: `FINGERPRINTS` of the M pictures that are held against them.
+        settings: what counts as a copy.
+
+    Returns:
+        (N,) bool and (M,) bool: who has a copy on the other side.
+    """
+    there = np.zeros(len(evaluation), np.bool_)
+    here = [np.zeros(0, np.bool_)]
+    for table in training:
+        both = pa.concat_tables([evaluation.select(FINGERPRINTS.names), table.select(FINGERPRINTS.names)])
+        found = _crossing(both, len(evaluation), settings)
+        there |= found[: len(evaluation)]
+        here.append(found[len(evaluation) :])
+    return np.concatenate(here), there
+
+
+def _together(tables: Iterable[pa.Table]) -> pa.Table:
+    parts = [table.select(FINGERPRINTS.names) for table in tables]
+    return pa.concat_tables(parts).combine_chunks() if parts else FINGERPRINTS.empty_table()
+
+
+def _column_is_valid(table: pa.Table, name: str) -> Bools:
+    valid: Bools = pc.is_valid(table.column(name)).to_numpy()
+    return valid
+
+
+def _first_equal(table: pa.Table) -> Rows:
+    """Return for each row the first one with its bytes or its pixels."""
+    parents = np.arange(len(table))
+    for name in ("sha256", "pixels"):
+        rows = np.flatnonzero(_column_is_valid(table, name))
+        digests = column_bytes(table, name)[rows]
+        # 128 bits of a cryptographic digest: no two files share them by chance.
+        halves = np.ascontiguousarray(digests[:, :16]).view(np.uint64)
+        order = np.lexsort((rows, halves[:, 1], halves[:, 0]))
+        same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
+        for place in np.flatnonzero(same):
+            join_rows(parents, int(rows[order[place]]), int(rows[order[place + 1]]))
+    return np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
+
+
+def _neighbours(hashes: Words64, stamps: NDArray[np.uint8], settings: DedupSettings) -> Rows:
+    parents = np.arange(len(hashes))
+    _join_tables(hashes, stamps, np.zeros(0, np.uint8), parents, settings)
+
+    def alike(one: int, others: Rows) -> Bools:
+        found: Bools = resembling(one, others, hashes, stamps, settings.limits)
+        return found
+
+    return stars(parents, alike)
+
+
+def _crossing(table: pa.Table, boundary: int, settings: DedupSettings) -> Bools:
+    """Tell which rows of either side of a boundary have a copy on the other."""
+    sides = (np.arange(len(table)) >= boundary).astype(np.uint8)
+    found = np.zeros(len(table), np.bool_)
+    for name in ("sha256", "pixels"):
+        digests = column_bytes(table, name)
+        valid = _column_is_valid(table, name)
+        halves = np.ascontiguousarray(digests[:, :16]).view(np.uint64)
+        mixed = halves[:, 0]
+        found |= valid & np.where(sides == 0, np.isin(mixed, mixed[(sides == 1) & valid]), False)
+        found |= valid & np.where(sides == 1, np.isin(mixed, mixed[(sides == 0) & valid]), False)
+    if settings.near:
+        parents = np.arange(len(table))
+        _join_tables(hashes_of(table), column_bytes(table, "stamp"), sides, parents, settings)
+        roots = np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
+        found |= np.bincount(roots, minlength=len(roots))[roots] > 1  # all joins cross the boundary
+    return found
+
+
+def _join_tables(
+    hashes: Words64,
+    stamps: NDArray[np.uint8],
+    sides: NDArray[np.uint8],
+    parents: Rows,
+    settings: DedupSettings,
+) -> None:
+    """Join near rows through every table of keys; pictures without structure are near to none."""
+    entries = np.flatnonzero(hashes.reshape(-1))
+    if not len(entries):
+        return
+    values = hashes.reshape(-1)[entries]
+    parts = 1 if len(entries) <= ONE_PART else 2 if len(entries) <= TWO_PARTS else 3
+    for chosen in combinations(range(HASH_PARTS), parts):
+        mask = np.uint64(sum(0xFF << (8 * part) for part in chosen))
+        rows, keys = buckets(values & mask, entries)
+        join_neighbours(rows, keys, hashes, np.ascontiguousarray(stamps), sides, parents, settings.limits)
+
+
+assert len(WINDOWS) * HASH_PARTS == FINGERPRINTS.field("hashes").type.byte_width

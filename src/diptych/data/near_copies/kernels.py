@@ -1,0 +1,370 @@
+"""Loops of dedup, compiled by numba: neighbours among hashes, whether two stamps show one picture, MinHash.
+
+Source: Broder 1997, "On the resemblance and containment of documents" (MinHash); Indyk and Motwani 1998
+(bands); Tarjan 1975 (union-find).
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from diptych.curate.kernels import SPACE
+from diptych.data.near_copies.fingerprints import STAMP
+
+WINDOW = 4096
+"""In a crowded bucket an entry is compared with this many that follow it: time stays linear."""
+
+FAILED_BITS = 20
+"""Pairs that were looked at and are none are remembered in a million slots: other tables bring them again."""
+
+WHITE = 255.0
+NEARLY_WHITE = 247.0
+"""Where the lighter of two pictures is as bright as this, it may have been cut off at white."""
+
+CLEAR_PIXELS = 16
+"""Fewer pixels than this below white cannot tell how much lighter one picture is."""
+
+MAX_GAIN = 1.6
+"""A copy is at most so much lighter; beyond it, a black shoe would be a copy of a white one."""
+
+SHIFTS = 5
+SHIFT = 0.02
+"""An edge may have moved by up to twice this share of a side."""
+
+INNER = STAMP - 2
+"""The outermost ring of a stamp is not compared: its pixels are mixed with what lies beyond an edge."""
+
+HOPELESS = 0.4
+"""What is this far from agreeing under the best even frame is not looked at closely; after a round, half."""
+
+STRICT_LIKENESS = 0.97
+"""Where the colours do not agree, the luminance has to."""
+
+CLIPPED_COLOURS = 0.4
+"""Lightening that runs into white turns colours so far; what agrees less is another picture."""
+
+GREY = 4.0
+"""Root mean square of Cb and Cr about neutral, below which a picture counts as grey."""
+
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 over the golden ratio: spreads neighbouring numbers (Knuth, volume 3, section 6.4)."""
+
+
+@njit(cache=True, nogil=True)
+def root_of(parents: Any, row: int) -> int:
+    """Return the first row of a row's group, and shorten the way there."""
+    while parents[row] != row:
+        parents[row] = parents[parents[row]]
+        row = parents[row]
+    return row
+
+
+@njit(cache=True, nogil=True)
+def join_rows(parents: Any, one: int, other: int) -> None:
+    """Put two groups together; their first row stays the root."""
+    one, other = root_of(parents, one), root_of(parents, other)
+    parents[max(one, other)] = min(one, other)
+
+
+@njit(cache=True, nogil=True)
+def differing_bits(one: Any, other: Any) -> int:
+    """Count the bits in which two 64-bit numbers differ."""
+    bits = one ^ other
+    bits -= (bits >> np.uint64(1)) & np.uint64(0x5555555555555555)
+    bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return int((bits * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@njit(cache=True, nogil=True)
+def nearest_hash(one: Any, other: Any) -> int:
+    """Return the fewest differing bits between the windows of two pictures, one of them whole.
+
+    Args:
+        one: (W,) uint64, the first of the whole picture.
+        other: (W,) uint64.
+    """
+    best = differing_bits(one[0], other[0])
+    for window in range(1, len(one)):
+        best = min(best, differing_bits(one[0], other[window]), differing_bits(one[window], other[0]))
+    return best
+
+
+@njit(cache=True, nogil=True)
+def join_neighbours(
+    entries: Any, keys: Any, hashes: Any, stamps: Any, sides: Any, parents: Any, limits: Any
+) -> int:
+    """Join the rows of one table's buckets whose hashes are near and whose stamps agree.
+
+    Args:
+        entries: (M,) int64, row * W + window, sorted by key and then by itself.
+        keys: (M,) the sorted keys; equal ones are a bucket.
+        hashes: (N, W) uint64.
+        stamps: (N, S) uint8.
+        sides: (N,) uint8; rows of one side are not compared; empty where all are.
+        parents: (N,) int64 union-find, changed.
+        limits: most differing bits, least agreement of the stamps, least agreement of their colours.
+
+    Returns:
+        How many pairs of stamps were compared.
+    """
+    looked = 0
+    failed = np.full(1 << FAILED_BITS, -1, np.int64)
+    start = 0
+    while start < len(entries):
+        end = bucket_end(keys, start)
+        for place in range(start, end):
+            for other in range(place + 1, min(end, place + 1 + WINDOW)):
+                pair = (entries[place], entries[other])
+                looked += _join_pair(pair, hashes, stamps, sides, parents, failed, limits)
+        start = end
+    return looked
+
+
+@njit(cache=True, nogil=True)
+def bucket_end(keys: Any, start: int) -> int:
+    """Return where the keys equal to the one at `start` end."""
+    end = start + 1
+    while end < len(keys) and keys[end] == keys[start]:
+        end += 1
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _join_pair(
+    entries: Any, hashes: Any, stamps: Any, sides: Any, parents: Any, failed: Any, limits: Any
+) -> int:
+    """Join the rows of two entries if they are near; return 1 if their stamps had to be compared."""
+    windows = hashes.shape[1]
+    one, window = entries[0] // windows, entries[0] % windows
+    other, other_window = entries[1] // windows, entries[1] % windows
+    if window > 0 and other_window > 0:
+        return 0
+    if differing_bits(hashes[one, window], hashes[other, other_window]) > limits[0]:
+        return 0
+    if one == other or (len(sides) > 0 and sides[one] == sides[other]):
+        return 0
+    pair = one * len(hashes) + other
+    slot = np.int64((np.uint64(pair) * MULTIPLIER) >> np.uint64(64 - FAILED_BITS))
+    if failed[slot] == pair or root_of(parents, one) == root_of(parents, other):
+        return 0
+    if same_picture(stamps[one], stamps[other], limits[1], limits[2]):
+        join_rows(parents, one, other)
+    else:
+        failed[slot] = pair
+    return 1
+
+
+@njit(cache=True, nogil=True)
+def resembling(one: int, others: Any, hashes: Any, stamps: Any, limits: Any) -> Any:
+    """Tell which other rows resemble a row directly."""
+    distance, likeness, colours = limits
+    found = np.zeros(len(others), np.bool_)
+    for place, other in enumerate(others):
+        near = nearest_hash(hashes[one], hashes[other]) <= distance
+        found[place] = near and same_picture(stamps[one], stamps[other], likeness, colours)
+    return found
+
+
+@njit(cache=True, nogil=True)
+def same_picture(one: Any, other: Any, likeness: float, colours: float) -> bool:
+    """Decide whether two stamps can be of one picture: cut, framed, lightened, darkened or made grey.
+
+    Args:
+        one: (S,) uint8, luminance, Cb, Cr.
+        other: (S,) uint8.
+        likeness: least share of the luminance's variance that must be explained.
+        colours: cosine between the colours below which the luminance is held to `STRICT_LIKENESS`.
+    """
+    cosine = _colour_cosine(one[STAMP * STAMP :], other[STAMP * STAMP :])
+    least = likeness if cosine >= colours else max(likeness, STRICT_LIKENESS)
+    if cosine < CLIPPED_COLOURS:
+        return False
+    inner, inset = _framed(one, other)
+    outer, outset = _framed(other, one)
+    if max(inner, outer) >= least:
+        return True
+    if max(inner, outer) < least - HOPELESS:
+        return False
+    if inner >= outer:
+        return _aligned(one, other, inset, least) or _aligned(other, one, outset, least)
+    return _aligned(other, one, outset, least) or _aligned(one, other, inset, least)
+
+
+@njit(cache=True, nogil=True)
+def _colour_cosine(one: Any, other: Any) -> float:
+    """Return the cosine of two pictures' colours about neutral; 1 for two grey ones, the least for one."""
+    both, ones, others = 0.0, 0.0, 0.0
+    for place in range(len(one)):
+        a, b = float(one[place]) - 128, float(other[place]) - 128
+        both += a * b
+        ones += a * a
+        others += b * b
+    grey = GREY * GREY * len(one)
+    if max(ones, others) < grey:
+        return 1.0
+    if min(ones, others) < grey:
+        return CLIPPED_COLOURS
+    return float(both / np.sqrt(ones * others))
+
+
+@njit(cache=True, nogil=True)
+def _framed(base: Any, cut: Any) -> Any:
+    """Return how well `cut` is explained as `base` without a frame of even width, and the best width."""
+    best, inset = -np.inf, 0.0
+    for step in range(SHIFTS):
+        edge = step * SHIFT / 2
+        found = _agreement(base, cut, (edge, 1 - edge, edge, 1 - edge))
+        if found > best:
+            best, inset = found, edge
+    return best, inset
+
+
+@njit(cache=True, nogil=True)
+def _aligned(base: Any, cut: Any, inset: float, enough: float) -> bool:
+    """Tell whether moving the edges, across and down in turn, ever more finely, explains `cut`."""
+    window = (inset, 1 - inset, inset, 1 - inset)
+    best = _agreement(base, cut, window)
+    for step in (SHIFT, SHIFT, SHIFT / 2, SHIFT / 2, SHIFT / 4):
+        for across in (True, False):
+            best, window = _moved(base, cut, window, best, step, across)
+        if best >= enough:
+            return True
+        if best < enough - HOPELESS / 2:
+            return False
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _moved(base: Any, cut: Any, window: Any, best: float, step: float, across: bool) -> Any:
+    """Return the best of the windows whose two edges across or down are moved by a step or not."""
+    top, bottom, left, right = window
+    for move in range(9):
+        low, high = step * (move // 3 - 1), step * (move % 3 - 1)
+        moved = (top, bottom, left + low, right + high) if across else (top + low, bottom + high, left, right)
+        found = _agreement(base, cut, moved)
+        if found > best:
+            best, window = found, moved
+    return best, window
+
+
+@njit(cache=True, nogil=True)
+def _agreement(base: Any, cut: Any, window: Any) -> float:
+    """Return 1 - (squared error / variance) of `cut` against a window of `base`, at the best lightening."""
+    top, bottom, left, right = window
+    light, dark = np.empty(INNER * INNER), np.empty(INNER * INNER)
+    total, squares, moved_total = 0.0, 0.0, 0.0
+    for row in range(INNER):
+        y = min(max((top + (row + 1.5) / STAMP * (bottom - top)) * STAMP - 0.5, 0.0), STAMP - 1.0)
+        above = min(int(y), STAMP - 2)
+        down = y - above
+        for column in range(INNER):
+            x = min(max((left + (column + 1.5) / STAMP * (right - left)) * STAMP - 0.5, 0.0), STAMP - 1.0)
+            before = min(int(x), STAMP - 2)
+            across = x - before
+            corner = above * STAMP + before
+            upper = base[corner] * (1 - across) + base[corner + 1] * across
+            lower = base[corner + STAMP] * (1 - across) + base[corner + STAMP + 1] * across
+            place = row * INNER + column
+            dark[place] = upper * (1 - down) + lower * down
+            light[place] = cut[(row + 1) * STAMP + column + 1]
+            total += light[place]
+            squares += light[place] * light[place]
+            moved_total += dark[place]
+    variance = squares - total * total / len(light)
+    if variance <= 0:
+        return 0.0
+    if total < moved_total:
+        dark, light = light, dark
+    return 1.0 - _unexplained(dark, light) / variance
+
+
+@njit(cache=True, nogil=True)
+def _unexplained(dark: Any, light: Any) -> float:
+    """Return the squared error that is left when the darker pixels are lightened; white stays white."""
+    both, squares, clear = 0.0, 0.0, 0
+    for place in range(len(dark)):
+        if light[place] < NEARLY_WHITE:
+            both += dark[place] * light[place]
+            squares += dark[place] * dark[place]
+            clear += 1
+    gain = 1.0
+    if clear >= CLEAR_PIXELS and squares > 0:
+        gain = min(max(both / squares, 1.0), MAX_GAIN)
+    error = 0.0
+    for place in range(len(dark)):
+        lightened = gain * dark[place]
+        if light[place] < NEARLY_WHITE or lightened < NEARLY_WHITE:
+            error += (light[place] - min(WHITE, lightened)) ** 2
+    return error
+
+
+@njit(cache=True, nogil=True)
+def min_hashes(data: Any, offsets: Any, multipliers: Any, addends: Any, words: int) -> Any:
+    """Take the MinHash signature of each text's runs of words; a text with fewer words is one run.
+
+    Args:
+        data: uint8, normalised texts.
+        offsets: (N + 1,) int64.
+        multipliers: (K,) uint64, odd.
+        addends: (K,) uint64.
+        words: in a run.
+
+    Returns:
+        (N, K) uint32; all ones for a text without words.
+    """
+    signatures = np.full((len(offsets) - 1, len(multipliers)), np.uint32(0xFFFFFFFF), np.uint32)
+    recent = np.empty(words, np.uint64)
+    for row in range(len(offsets) - 1):
+        seen, hashed = 0, np.uint64(0)
+        for place in range(offsets[row], offsets[row + 1] + 1):
+            if place < offsets[row + 1] and data[place] != SPACE:
+                hashed = (hashed ^ np.uint64(data[place])) * MULTIPLIER
+                hashed ^= hashed >> np.uint64(29)
+                continue
+            recent[seen % words] = hashed
+            seen += 1
+            hashed = np.uint64(0)
+            last = place == offsets[row + 1]
+            if offsets[row] < offsets[row + 1] and (seen >= words or last):
+                _lower(signatures[row], _run(recent, seen, words), multipliers, addends)
+    return signatures
+
+
+@njit(cache=True, nogil=True)
+def _run(recent: Any, seen: int, words: int) -> Any:
+    """Hash the last words in their order."""
+    mixed = np.uint64(0)
+    for word in range(max(0, seen - words), seen):
+        mixed = (mixed ^ recent[word % words]) * MULTIPLIER
+        mixed ^= mixed >> np.uint64(32)
+    return mixed
+
+
+@njit(cache=True, nogil=True)
+def _lower(signature: Any, hashed: Any, multipliers: Any, addends: Any) -> None:
+    for place in range(len(signature)):
+        value = np.uint32((hashed * multipliers[place] + addends[place]) >> np.uint64(32))
+        signature[place] = min(signature[place], value)
+
+
+@njit(cache=True, nogil=True)
+def within_bits(hashes: Any, blocked: Any, most: int) -> Any:
+    """Tell which pictures have a window near one of the blocked hashes; one without structure has none.
+
+    Args:
+        hashes: (N, W) uint64.
+        blocked: (K,) uint64.
+        most: differing bits.
+
+    Returns:
+        (N,) bool.
+    """
+    found = np.zeros(len(hashes), np.bool_)
+    for row in range(len(hashes)):
+        for hashed in blocked:
+            for window in range(hashes.shape[1]):
+                here = hashes[row, window]
+                found[row] |= here != 0 and differing_bits(here, hashed) <= most
+    return found

@@ -1,0 +1,179 @@
+"""Does a model owe its score to evaluation pictures that it saw in training? The paper's overlap analysis.
+
+An evaluation set is split in two: Overlap, the pictures with a copy in the training set, and Clean, those
+without. What contamination adds to the score of all pictures (All) is the difference All - Clean; whether
+Overlap is answered better than Clean is tested, and its accuracy gets an interval, for it is often small.
+
+Reads: who has a copy (`dedup.in_both`) and who was answered right. Writes: nothing.
+Source: Radford et al. 2021, section 5 and figure 17 (binomial test of Overlap against the accuracy on Clean,
+one-sided greater; 99.5 % Clopper-Pearson intervals); Clopper and Pearson 1934; the incomplete beta function
+by Lentz's continued fraction, Abramowitz and Stegun 26.5.8.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.errors import ArrayError
+from diptych.core.intervals import exact_interval, incomplete_beta
+from diptych.report.markup import Html, join, tag
+from diptych.report.plots import interval_bar, percent, points, whole
+
+Bools = NDArray[np.bool_]
+
+LEVEL = 0.995
+"""Level of the intervals in the paper's figure 17."""
+
+SIGNIFICANT = 0.05
+"""One-sided level of the binomial test; the paper also states it after a Bonferroni correction."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverlapReport:
+    """One evaluation set, with and without what training has seen of it.
+
+    Attributes:
+        task: name of the evaluation set.
+        n: pictures in it.
+        n_overlap: of these with a copy in the training set.
+        all_accuracy: share of right answers among all.
+        overlap_accuracy: among those with a copy; NaN where there are none.
+        clean_accuracy: among those without; NaN where there are none.
+        difference: all_accuracy - clean_accuracy, what contamination adds; NaN where nothing is clean.
+        overlap_interval: Clopper-Pearson interval of overlap_accuracy at `level`.
+        p_value: chance of so many right answers on Overlap, or more, at the accuracy of Clean.
+        level: of the interval.
+    """
+
+    task: str
+    n: int
+    n_overlap: int
+    all_accuracy: float
+    overlap_accuracy: float
+    clean_accuracy: float
+    difference: float
+    overlap_interval: tuple[float, float]
+    p_value: float
+    level: float = LEVEL
+
+    @property
+    def overlap_share(self) -> float:
+        """Share of the pictures with a copy in the training set."""
+        return self.n_overlap / self.n if self.n else math.nan
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, which has no word for NaN: that becomes null."""
+        told = {**asdict(self), "overlap_share": self.overlap_share}
+        told["overlap_interval"] = list(self.overlap_interval)
+        return {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in told.items()
+        }
+
+
+def overlap_report(
+    is_overlap: Bools, correct: Bools, *, task: str = "", level: float = LEVEL
+) -> OverlapReport:
+    """Compare the pictures that training has seen with those that it has not.
+
+    Args:
+        is_overlap: (N,) bool, who has a copy in the training set.
+        correct: (N,) bool, who was answered right.
+        task: name of the evaluation set.
+        level: of the interval, in (0, 1).
+
+    Returns:
+        The report.
+
+    Raises:
+        ArrayError: the arrays do not fit each other.
+
+    >>> seen = np.arange(1000) < 100
+    >>> report = overlap_report(seen, np.arange(1000) % 2 == 0, task="even")
+    >>> report.n_overlap, report.difference, round(report.p_value, 2)
+    (100, 0.0, 0.54)
+    """
+    seen, right = np.asarray(is_overlap, np.bool_), np.asarray(correct, np.bool_)
+    if seen.ndim != 1 or seen.shape != right.shape:
+        raise ArrayError(
+            "who overlaps and who was answered right must be told for the same pictures",
+            found=f"{seen.shape} and {right.shape}",
+            expected="(N,) and (N,)",
+        )
+    n_overlap, hits = int(seen.sum()), int((seen & right).sum())
+    overall, clean = _share(right), _share(right[~seen])
+    return OverlapReport(
+        task=task,
+        n=len(seen),
+        n_overlap=n_overlap,
+        all_accuracy=overall,
+        overlap_accuracy=_share(right[seen]),
+        clean_accuracy=clean,
+        difference=overall - clean,
+        overlap_interval=exact_interval(hits, n_overlap, level=level),
+        p_value=binomial_greater(hits, n_overlap, clean) if n_overlap else math.nan,
+        level=level,
+    )
+
+
+def binomial_greater(hits: int, n: int, probability: float) -> float:
+    """Return the chance of at least so many hits in n trials: the one-sided binomial test.
+
+    Args:
+        hits: in [0, n].
+        n: trials.
+        probability: of a hit, in [0, 1]; NaN gives NaN.
+
+    >>> round(binomial_greater(3, 3, 0.5), 12)
+    0.125
+    """
+    if math.isnan(probability):
+        return math.nan
+    if hits <= 0:
+        return 1.0
+    return incomplete_beta(hits, n - hits + 1, probability)
+
+
+def _share(right: Bools) -> float:
+    return float(right.mean()) if len(right) else math.nan
+
+
+def overlap_table(reports: Sequence[OverlapReport]) -> Html:
+    """Draw the reports for a page: a row for each set, the most contaminated first.
+
+    Args:
+        reports: of any number of evaluation sets.
+    """
+    names = ("data set", "overlap", "accuracy on overlap", "on clean", "all − clean", "p")
+    head = tag("tr", *(tag("th", name, scope="col") for name in names))
+    rows = sorted(reports, key=lambda report: (-report.overlap_share, report.task))
+    return tag(
+        "div",
+        tag("table", tag("thead", head), tag("tbody", *map(_row, rows)), class_="figures"),
+        class_="scroll",
+        tabindex=0,
+    )
+
+
+def _row(report: OverlapReport) -> Html:
+    share = f"{percent(report.overlap_share)} ({whole(report.n_overlap)} of {whole(report.n)})"
+    interval = report.overlap_interval if report.n_overlap else None
+    low, high = report.overlap_interval
+    accuracy = percent(report.overlap_accuracy)
+    said = f"{accuracy} [{percent(low)}, {percent(high)}]" if interval else "–"
+    changed = "–" if math.isnan(report.difference) else points(report.difference)
+    chance = "–" if math.isnan(report.p_value) else f"{report.p_value:.2g}"
+    clear = report.p_value < SIGNIFICANT  # never for NaN
+    return tag(
+        "tr",
+        tag("th", report.task, scope="row"),
+        tag("td", share),
+        tag("td", join(said, interval_bar(report.overlap_accuracy, interval) if interval else "")),
+        tag("td", percent(report.clean_accuracy)),
+        tag("td", changed),
+        tag("td", tag("b", chance) if clear else chance),
+    )

@@ -1,0 +1,215 @@
+"""Take samples out of a shard set for good: no byte of them stays in any file.
+
+A new set is written beside the old one and the two are exchanged whole, so a reader that opens the set sees
+the old one or the new one, never a mix. Shards that held none of the samples are linked, not copied; the
+bytes of all other samples stay as they are. A removal that was cut off is simply run again.
+
+Reads and writes: a shard set. Its manifest keeps a record of every removal: how many, why, and digests of the
+keys.
+"""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diptych.core.errors import DataError, UsageError
+from diptych.core.files.durable import BUFFER_BYTES, clean_temporaries, link, staging_folder, writing
+from diptych.core.files.locks import locked
+from diptych.core.files.text import read_text
+from diptych.core.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    created_by,
+    read_manifest,
+    write_manifest,
+)
+from diptych.core.records import Reason
+from diptych.data.shards import tar
+from diptych.data.shards.index import INDEX_NAME, KIND, Index, range_digest
+from diptych.data.shards.reader import ShardSet
+from diptych.data.shards.writer import shard_name, write_index
+
+_SHOWN = 3
+
+
+def remove(
+    folder: str | Path, keys: Iterable[str], *, reason: str = "", drop_others: bool = False
+) -> Manifest:
+    """Remove samples from a shard set by their keys.
+
+    Removing what an earlier removal took already does nothing.
+
+    Args:
+        folder: a shard set of `write_shards`; others' tars have to be packed first.
+        keys: of the samples, as `ShardSet.key` tells them.
+        reason: why, for the record; it must not name what was removed.
+        drop_others: delete whatever else lies in the folder, such as the stages of a curation, which may hold
+            the samples too; without it such a folder is refused.
+
+    Returns:
+        The manifest of what is left. Its `extra` holds `version`, 1 more than before (a set that was never
+        changed is version 1), and `removals`: count, reason and SHA-256 of the removed keys.
+
+    Raises:
+        UsageError: not a shard set, a key that is and was not in it, other files in the folder, or another
+            command at work on it; nothing is changed then.
+        DataError: nothing would be left.
+        IntegrityError: the set is damaged.
+    """
+    final = Path(folder).resolve()
+    if not final.parent.is_dir():
+        read_manifest(final, KIND)  # says that there is no such set
+    with locked(final, beside=True):
+        return _remove(final, set(keys), reason, drop_others=drop_others)
+
+
+def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) -> Manifest:
+    clean_temporaries(final.parent, only=final.name)
+    before = read_manifest(final, KIND)
+    started = time.monotonic()
+    opened = ShardSet.open(final)
+    gone = np.array([opened.key(number) in wanted for number in range(len(opened))], np.bool_)
+    opened.close()
+    found = {opened.key(int(number)) for number in np.flatnonzero(gone)}
+    opened.close()
+    _check_unknown(final, wanted - found, before)
+    if not found:
+        return before
+    if not drop_others:
+        _refuse_others(final, before)
+    if gone.all():
+        raise DataError(
+            "nothing would be left of the shard set",
+            where=final,
+            found=f"{len(gone)} samples, all named",
+            fix="remove the whole folder instead",
+        )
+    record = {"count": len(found), "reason": reason, "keys_sha256": sorted(map(_key_digest, found))}
+    index = np.load(final / INDEX_NAME, allow_pickle=False)
+    with staging_folder(final, replace=True) as staging:
+        entries, samples, kept = _rewrite(final, staging, before, (index, gone))
+        entries.append(write_index(kept, staging))
+        after = _told(before, entries, samples, record)
+        write_manifest(staging, replace(after, seconds=round(time.monotonic() - started, 3)))
+    return read_manifest(final, KIND)
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """Read keys from a text file, one a line; empty lines are none.
+
+    Raises:
+        UsageError: the file cannot be read as UTF-8 text.
+    """
+    try:
+        lines = read_text(path).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("cannot read the file of keys", where=path, found=str(error)[:200]) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _check_unknown(folder: Path, unknown: set[str], manifest: Manifest) -> None:
+    """Refuse keys that were never there: a typing mistake must not look like a removal."""
+    removed = {digest for record in manifest.extra.get("removals", ()) for digest in record["keys_sha256"]}
+    unknown = {key for key in unknown if _key_digest(key) not in removed}
+    if unknown:
+        raise UsageError(
+            "the shard set has no such keys",
+            where=folder,
+            found=", ".join(sorted(unknown)[:_SHOWN]) + (" …" if len(unknown) > _SHOWN else ""),
+            expected="keys of its samples",
+            fix="check the keys; nothing was removed",
+        )
+
+
+def _refuse_others(folder: Path, manifest: Manifest) -> None:
+    own = {MANIFEST_NAME, *(entry.name for entry in manifest.outputs)}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    if others:
+        raise UsageError(
+            "the folder holds more than the shard set, and that may hold the samples too",
+            where=folder,
+            found=", ".join(others[:_SHOWN]) + (" …" if len(others) > _SHOWN else ""),
+            expected="tars, an index and a manifest",
+            fix="move what you need elsewhere and allow the rest to be deleted (--drop-others)",
+        )
+
+
+def _key_digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _rewrite(
+    folder: Path, staging: Path, manifest: Manifest, rows: tuple[Index, Any]
+) -> tuple[list[FileEntry], list[int], Index]:
+    """Write the shards again without the samples that are gone.
+
+    Returns:
+        The entries of the shards, how many samples each holds, and the index of those.
+    """
+    index, gone = rows
+    shards = [entry for entry in manifest.outputs if entry.name != INDEX_NAME]
+    entries: list[FileEntry] = []
+    samples: list[int] = []
+    parts: list[Index] = []
+    for number, entry in enumerate(shards):
+        here = index["shard"] == number
+        kept = index[here & ~gone]
+        if not len(kept):
+            continue
+        name = shard_name(len(entries))
+        kept["shard"] = len(entries)
+        if (here & gone).any():
+            entries.append(_copy_samples(folder / entry.name, staging / name, kept))
+        else:
+            link(folder / entry.name, staging / name)
+            entries.append(FileEntry(name, entry.bytes, entry.sha256))
+        samples.append(len(kept))
+        parts.append(kept)
+    return entries, samples, np.concatenate(parts)
+
+
+def _copy_samples(source: Path, target: Path, rows: Index) -> FileEntry:
+    """Copy the byte ranges of the rows into a new shard, end it, and set the rows right."""
+    digest, size = hashlib.sha256(), 0
+    with source.open("rb", buffering=BUFFER_BYTES) as old, writing(target) as new:
+        whole = source.stat().st_size
+        for place, row in enumerate(rows):
+            old.seek(int(row["offset"]))
+            length = int(row["length"])
+            if int(row["offset"]) + length == whole:  # the last sample's range takes in the archive's end
+                length -= len(tar.END)
+            data = old.read(length)
+            last = place == len(rows) - 1
+            if last or length != int(row["length"]):
+                data += tar.END if last else b""
+                rows["digest"][place] = range_digest(data)
+            rows["offset"][place], rows["length"][place] = size, len(data)
+            new.write(data)
+            digest.update(data)
+            size += len(data)
+    return FileEntry(target.name, size, digest.hexdigest())
+
+
+def _told(before: Manifest, entries: list[FileEntry], samples: list[int], record: dict[str, Any]) -> Manifest:
+    """Write the receipt on: version, record, and counts that no longer quote what may be removed."""
+    counts = dict(before.counts)
+    removed = record["count"]
+    if counts:
+        dropped = Counter(counts.get("dropped", {}))
+        dropped[str(Reason.REMOVED)] += removed
+        counts |= {"out": counts["out"] - removed, "dropped": dict(dropped)}
+    extra = {
+        **before.extra,
+        "samples": sum(samples),
+        "shard_samples": samples,
+        "version": before.extra.get("version", 1) + 1,
+        "removals": [*before.extra.get("removals", ()), record],
+    }
+    return replace(before, outputs=tuple(entries), counts=counts, extra=extra, created_by=created_by())

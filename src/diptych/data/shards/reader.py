@@ -1,0 +1,311 @@
+"""Shards: pairs in WebDataset-layout tars, with an index for random access and a digest for every byte.
+
+A shard set is a folder: ``00000.tar`` …, ``index.npy`` (see ``shards_index``) and ``manifest.json``, which is
+written last. A sample is its members side by side: KEY.jpg (or png, webp, …, by content), KEY.txt (its
+first caption) and, where there is more to say, KEY.json. The byte ranges of the samples tile a shard from its
+first byte to its last, so reading every sample once proves every byte. The same pairs always make the same
+bytes.
+
+Reads: shard sets, and any WebDataset tars of others (their samples carry no digests). Writes: shard sets.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from diptych.core import manifest
+from diptych.core.errors import BadSampleError, IntegrityError, UsageError
+from diptych.core.manifest import FileEntry
+from diptych.core.records import Counts, Need, Pair, Reason
+from diptych.data.captions import texts_beside
+from diptych.data.shards import index as shards_index
+from diptych.data.shards import tar
+from diptych.data.shards.index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND, Index, range_digest
+from diptych.data.shards.writer import ShardSettings, write_shards
+from diptych.data.sources.rows import DEFAULT_COLUMNS, Columns
+
+__all__ = ["OnDamage", "ShardSet", "ShardSettings", "write_shards"]
+
+_MAX_OPEN_SHARDS = 256  # kept open per process, a quarter of the usual limit of 1,024; others are reopened
+OnDamage = Literal["error", "skip"]
+
+
+class ShardSet:
+    """Random access to the pairs of a shard set; every sample of our own is checked as it is read.
+
+    Opening checks the index against its digest and every shard against its size, so a missing or cut shard is
+    found at once and not after hours. It may be handed to forked and to spawned processes.
+
+    Attributes:
+        ref: what it was opened with.
+        digest: identity of the content (hex SHA-256): for our own shards that of all file digests, for
+            others' that of their index. Neither time nor place of writing change it.
+        counts: samples that were left out of the index when tars of others were opened.
+    """
+
+    def __init__(
+        self,
+        ref: str,
+        paths: list[Path],
+        index: Index,
+        keys: list[str] | None,
+        *,
+        digest: str,
+        counts: Counts,
+    ) -> None:
+        self.ref = ref
+        self.digest = digest
+        self.counts = counts
+        self._paths = paths
+        self._index = index
+        self._keys = keys
+        self._files: dict[int, int] = {}
+
+    @classmethod
+    def open(cls, ref: str | Path) -> "ShardSet":
+        """Open a shard set, or WebDataset tars of others.
+
+        Args:
+            ref: a folder that ``write_shards`` made; or a folder of tars, one tar, a brace range
+                (``part-{00000..00123}.tar``), or several of these joined by ``::``.
+
+        Raises:
+            IntegrityError: a shard or the index is missing, cut or damaged.
+            UsageError: there is nothing to open.
+        """
+        folder = Path(ref)
+        if manifest.is_done(folder, KIND):
+            return _open_own(folder)
+        if (folder / INDEX_NAME).is_file():
+            raise IntegrityError(
+                "a shard set has lost its manifest",
+                where=folder,
+                found="an index without a manifest",
+                expected=manifest.MANIFEST_NAME,
+                fix="fetch the folder again with all its files, or remove its index to read it unchecked",
+            )
+        return cls.of_tars(str(ref), shards_index.tar_paths(str(ref)))
+
+    @classmethod
+    def of_tars(cls, ref: str, paths: list[Path]) -> "ShardSet":
+        """Open WebDataset tars of others.
+
+        Args:
+            ref: what to call them.
+            paths: plain tars.
+
+        Raises:
+            IntegrityError: a tar is damaged.
+        """
+        counts = Counts()
+        index, keys = shards_index.scan(paths, counts)
+        identity = hashlib.sha256(index.tobytes())
+        identity.update(json.dumps([[path.name for path in paths], keys]).encode())
+        return cls(ref, paths, index, keys, digest=identity.hexdigest(), counts=counts)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return self.pairs(Counts())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.ref, self._paths, self._index, self._keys, self.digest, self.counts)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the shards that are open; they are opened again when needed."""
+        while self.__dict__.get("_files"):
+            os.close(self._files.popitem()[1])
+
+    def pairs(
+        self,
+        counts: Counts,
+        *,
+        on_damage: OnDamage = "error",
+        need: Need = Need.PAIR,
+        columns: Columns = DEFAULT_COLUMNS,
+    ) -> Iterator[Pair]:
+        """Read all pairs in order.
+
+        Args:
+            counts: where samples that cannot be used are counted; whoever reads counts what it keeps.
+            on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
+            need: what a sample must have.
+            columns: see `pair`.
+
+        Raises:
+            IntegrityError: a sample is damaged and on_damage is "error".
+        """
+        for number in range(len(self)):
+            try:
+                pair = self.pair(number, need=need, columns=columns)
+            except IntegrityError as error:
+                if on_damage == "error":
+                    raise
+                counts.drop(Reason.DAMAGED, error.where)
+            except BadSampleError as error:
+                counts.drop(error.reason, error.where)
+            else:
+                yield pair
+
+    def key(self, number: int) -> str:
+        """Return the key of a sample (read from its shard, for our own shards keep no keys in memory)."""
+        return self._keys[number] if self._keys is not None else self.pair(number).key
+
+    def pair(self, number: int, *, need: Need = Need.PAIR, columns: Columns = DEFAULT_COLUMNS) -> Pair:
+        """Read one sample, and check it.
+
+        Args:
+            number: which one, in [0, len).
+            need: what it must have.
+            columns: what captions are called in the JSON of others' tars.
+
+        Raises:
+            IntegrityError: its bytes are not what was written.
+            BadSampleError: a sample of others' tars cannot be used (no caption, text that is not UTF-8).
+        """
+        shard, offset, length, image_at, image_size, text_at, text_size, json_at, json_size, digest = (
+            self._index[number].item()
+        )
+        raw = self._read(shard, offset, length)
+        if len(raw) != length or (self._keys is None and range_digest(raw) != digest):
+            raise self._damage(number, raw)
+        image = raw[image_at : image_at + image_size]
+        text = raw[text_at : text_at + text_size] if text_at else None
+        record = raw[json_at : json_at + json_size] if json_at else None
+        path = str(self._paths[shard])
+        if self._keys is not None:
+            captions, fields = texts_beside(text, record, columns)
+            if isinstance(captions, BadSampleError) and Need.CAPTION not in need:
+                captions = ()
+            if isinstance(captions, BadSampleError):
+                raise BadSampleError(captions.reason, where=self.place(number), found=captions.found)
+            return Pair(self._keys[number], image, captions, fields, path)
+        try:
+            more = _object(record) if record else {}
+            known = (text.decode(),) if text is not None else ()
+        except (ValueError, RecursionError) as error:
+            raise BadSampleError(
+                Reason.CAPTION_NOT_TEXT, where=self.place(number), found=type(error).__name__
+            ) from None
+        key = more.get("key") or raw[: raw.index(b".", 0, tar.BLOCK)].decode()
+        return Pair(key, image, tuple(more.get("captions", known)), more.get("fields", {}), path)
+
+    def _read(self, shard: int, offset: int, length: int) -> bytes:
+        handle = self._files.get(shard)
+        if handle is not None:
+            return os.pread(handle, length, offset)
+        handle = os.open(self._paths[shard], os.O_RDONLY | os.O_CLOEXEC)
+        if len(self._files) < _MAX_OPEN_SHARDS:
+            self._files[shard] = handle
+            return os.pread(handle, length, offset)
+        try:
+            return os.pread(handle, length, offset)
+        finally:
+            os.close(handle)
+
+    def place(self, number: int) -> str:
+        """Say where a sample lies (shard, number, byte), for messages; nothing is read."""
+        row = self._index[number]
+        return f"{self._paths[int(row['shard'])]}, sample {number} at byte {int(row['offset'])}"
+
+    def _damage(self, number: int, raw: bytes) -> IntegrityError:
+        row = self._index[number]
+        cut = len(raw) != int(row["length"])
+        return IntegrityError(
+            "a sample of a shard is damaged",
+            where=self.place(number),
+            found=f"{len(raw)} bytes" if cut else f"digest {range_digest(raw):016x}",
+            expected=f"{int(row['length'])} bytes" if cut else f"digest {int(row['digest']):016x}",
+            fix="write or fetch this shard again; to go on without the sample, skip damaged samples",
+        )
+
+
+def _restored(
+    ref: str, paths: list[Path], index: Index, keys: list[str] | None, digest: str, counts: Counts
+) -> ShardSet:
+    """Rebuild a shard set in another process: from its index, without reading or scanning anything again."""
+    return ShardSet(ref, paths, index, keys, digest=digest, counts=counts)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    value = json.loads(
+        data.decode()
+    )  # half a microsecond less than json.loads of bytes, which guesses codecs
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def _open_own(folder: Path) -> ShardSet:
+    receipt = manifest.read_manifest(folder, kind=KIND)
+    if receipt.format != FORMAT:
+        raise UsageError(
+            "these shards are of another format",
+            where=folder,
+            found=f"format {receipt.format}",
+            expected=f"format {FORMAT}",
+            fix="pack them again, or use the version that wrote them",
+        )
+    entries = {entry.name: entry for entry in receipt.outputs}
+    names = [name for name in entries if name != INDEX_NAME]
+    for entry in entries.values():
+        path = folder / entry.name
+        actual = path.stat().st_size if entry.name == path.name and path.is_file() else None
+        if actual != entry.bytes:
+            raise IntegrityError(
+                "a file of a shard set is missing or cut short",
+                where=path,
+                found="no file" if actual is None else f"{actual} bytes",
+                expected=f"{entry.bytes} bytes",
+                fix="pack or fetch this set again",
+            )
+    if INDEX_NAME not in entries:
+        raise IntegrityError(
+            "a shard set has no index", where=folder, expected=INDEX_NAME, fix="pack or fetch this set again"
+        )
+    index = _load_index(folder / INDEX_NAME, entries[INDEX_NAME], [entries[name].bytes for name in names])
+    identity = manifest.content_digest(receipt)
+    paths = [folder / name for name in names]
+    return ShardSet(str(folder), paths, index, None, digest=identity, counts=Counts())
+
+
+def _load_index(path: Path, entry: FileEntry, shard_bytes: list[int]) -> Index:
+    data = path.read_bytes()
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != entry.sha256:
+        raise IntegrityError(
+            "the index of a shard set is damaged",
+            where=path,
+            found=f"sha256 {actual}",
+            expected=entry.sha256,
+            fix="pack or fetch this set again",
+        )
+    try:
+        index = np.load(io.BytesIO(data), allow_pickle=False)
+        limits = np.array(shard_bytes, dtype=np.uint64)[index["shard"]]
+        sound = index.dtype == INDEX_DTYPE and index.ndim == 1
+        sound = sound and bool(np.all(index["offset"] + index["length"] <= limits))
+    except (ValueError, IndexError) as error:
+        raise IntegrityError(
+            "the index of a shard set cannot be read",
+            where=path,
+            found=str(error),
+            fix="pack or fetch this set again",
+        ) from None
+    if not sound:
+        raise IntegrityError(
+            "the index of a shard set points outside its shards",
+            where=path,
+            fix="pack or fetch this set again",
+        )
+    return np.asarray(index)

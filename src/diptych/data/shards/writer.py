@@ -1,0 +1,259 @@
+"""Writing shards: pairs in, WebDataset-layout tars, their index and their receipt out.
+
+The bytes depend on the pairs and the settings alone, so equal pairs make equal shards.
+
+Writes: ``00000.tar`` …, ``index.npy`` and ``manifest.json`` in one new folder, all of it or nothing.
+"""
+
+import hashlib
+import io
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from diptych.core.errors import BadSampleError, DataError
+from diptych.core.files import durable as files
+from diptych.core.manifest import FileEntry, Manifest, write_manifest
+from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.core.settings import to_mapping
+from diptych.data.images.formats import image_extension
+from diptych.data.shards import tar
+from diptych.data.shards.index import (
+    FORMAT,
+    INDEX_DTYPE,
+    INDEX_NAME,
+    KIND,
+    MAX_SAMPLE_BYTES,
+    Index,
+    range_digest,
+)
+
+_MAX_KEY_BYTES = 80  # leaves room for the extension in ustar's 100 bytes, so our own names never need pax
+_UNSAFE = re.compile(r"[^A-Za-z0-9_\-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSettings:
+    """How shards are cut.
+
+    Attributes:
+        max_bytes: a shard is closed before it passes this size; one larger sample still gets a shard of its
+            own.
+        max_samples: a shard is closed at this many samples.
+        max_bad_fraction: share of dropped pairs above which nothing is written.
+    """
+
+    max_bytes: int = 256 * 2**20
+    max_samples: int = 10_000
+    max_bad_fraction: float = 1.0
+
+
+DEFAULT_SETTINGS = ShardSettings()
+
+
+def write_shards(
+    pairs: Iterable[Pair],
+    folder: str | Path,
+    *,
+    settings: ShardSettings = DEFAULT_SETTINGS,
+    counts: Counts | None = None,
+    inputs: tuple[FileEntry, ...] = (),
+    recorded: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+) -> Manifest:
+    """Write pairs into a new shard set, all of it or nothing.
+
+    Args:
+        pairs: what to write, in this order; read once.
+        folder: the new folder; it must not exist yet, or be empty.
+        settings: sizes of the shards and the allowed rate of dropped pairs.
+        counts: where kept and dropped pairs are counted; the pairs' source may count its own drops there.
+        inputs: the files that the pairs came from, for the receipt.
+        recorded: the settings that the receipt should carry; those of the shards when left out.
+        seed: the seed behind the pairs, if one was.
+
+    Returns:
+        The manifest, which is also in the folder.
+
+    Raises:
+        DataError: no pair was left, or more were dropped than allowed.
+        UsageError: the folder is in use.
+    """
+    started = time.monotonic()
+    counts = Counts() if counts is None else counts
+    final = Path(folder)
+    with files.staging_folder(final) as staging:
+        with ExitStack() as stack:
+            writer = _Writer(staging, settings, stack)
+            for pair in pairs:
+                writer.add(pair, counts)
+            writer.close()
+        counts.check(settings.max_bad_fraction)
+        if not writer.rows:
+            raise DataError(
+                "no pair is left to write",
+                where=final,
+                found=f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen",
+                expected="at least one",
+                fix=f"repair the source{counts.settings()}",
+            )
+        index = write_index(np.array(writer.rows, dtype=INDEX_DTYPE), staging)
+        receipt = Manifest(
+            kind=KIND,
+            format=FORMAT,
+            settings=dict(recorded) if recorded is not None else to_mapping(settings),
+            inputs=inputs,
+            outputs=(*writer.entries, index),
+            counts=counts.as_dict(),
+            seed=seed,
+            seconds=round(time.monotonic() - started, 3),
+            extra={"samples": len(writer.rows), "shard_samples": writer.samples},
+        )
+        write_manifest(staging, receipt)
+    return receipt
+
+
+def write_index(index: Index, folder: Path) -> FileEntry:
+    """Write the index of a shard set durably; see `shards_index`."""
+    buffer = io.BytesIO()
+    np.save(buffer, index, allow_pickle=False)
+    data = buffer.getvalue()
+    files.write_bytes(folder / INDEX_NAME, data)
+    return FileEntry(INDEX_NAME, len(data), hashlib.sha256(data).hexdigest())
+
+
+class _Writer:
+    """Cuts the stream of samples into shards; holds one back, for a shard's last takes the tar's end too."""
+
+    def __init__(self, folder: Path, settings: ShardSettings, stack: ExitStack) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.stack = stack
+        self.rows: list[tuple[int, ...]] = []
+        self.entries: list[FileEntry] = []
+        self.samples: list[int] = []
+        self._names: set[bytes] = set()
+        self._file: IO[bytes] | None = None
+        self._sha256 = hashlib.sha256()
+        self._size = self._count = 0
+        self._held: tuple[bytes, tuple[int, ...]] | None = None
+
+    def add(self, pair: Pair, counts: Counts) -> None:
+        where = pair.key[:_MAX_KEY_BYTES].encode("utf-8", "backslashreplace").decode()
+        try:
+            name = member_key(pair.key)
+            blob, places = _sample(pair, name)
+        except BadSampleError as error:
+            counts.drop(error.reason, where)
+            return
+        # Eight bytes of digest a name: 100 million names fit into memory, the names themselves might not.
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        if digest in self._names:
+            counts.drop(Reason.DUPLICATE_KEY, where)
+            return
+        self._names.add(digest)
+        counts.keep()
+        held = len(self._held[0]) if self._held else 0
+        full = self._size + held + len(blob) + len(tar.END) > self.settings.max_bytes
+        if self._count and (full or self._count >= self.settings.max_samples):
+            self.close()
+        self._flush()
+        self._held = blob, places
+        self._count += 1
+
+    def close(self) -> None:
+        """End the current shard, if one is begun."""
+        self._flush(tar.END)
+        if self._file is None:
+            return
+        self._file = None
+        self.stack.close()
+        self.entries.append(FileEntry(shard_name(len(self.entries)), self._size, self._sha256.hexdigest()))
+        self.samples.append(self._count)
+        self._sha256, self._size, self._count = hashlib.sha256(), 0, 0
+
+    def _flush(self, end: bytes = b"") -> None:
+        if self._held is None:
+            return
+        if self._file is None:
+            path = self.folder / shard_name(len(self.entries))
+            self._file = self.stack.enter_context(files.writing(path))
+        blob, places = self._held[0] + end, self._held[1]
+        self.rows.append((len(self.entries), self._size, len(blob), *places, range_digest(blob)))
+        self._file.write(blob)
+        self._sha256.update(blob)
+        self._size += len(blob)
+        self._held = None
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"{number:05d}.tar"
+
+
+def member_key(key: str) -> str:
+    """Make a key fit for a member name: letters, digits, "_", "-"; a changed one gets the old one's digest.
+
+    >>> member_key("000123"), member_key("a/b.c")
+    ('000123', 'a_b_c-032db57f')
+    """
+    try:
+        raw = key.encode()
+    except UnicodeEncodeError:
+        raise BadSampleError(Reason.BAD_ROW, "a key holds half a character") from None
+    safe = _UNSAFE.sub("_", key)
+    if safe == key and 0 < len(raw) <= _MAX_KEY_BYTES:
+        return key
+    return f"{safe[: _MAX_KEY_BYTES - 9]}-{hashlib.blake2b(raw, digest_size=4).hexdigest()}"
+
+
+def _sample(pair: Pair, name: str) -> tuple[bytes, tuple[int, ...]]:
+    """Lay a pair out as tar members; returns the bytes and (image, text, json) offsets and sizes in them."""
+    extension = image_extension(pair.image)
+    if extension is None:
+        raise BadSampleError(Reason.FORMAT_NOT_ALLOWED if pair.image else Reason.MISSING_IMAGE)
+    if not pair.captions:
+        raise BadSampleError(Reason.MISSING_CAPTION)
+    try:
+        text = pair.captions[0].encode()
+        more = _more(pair, name)
+    except UnicodeEncodeError:
+        raise BadSampleError(Reason.CAPTION_NOT_TEXT) from None
+    if len(pair.image) + len(text) + len(more) + 8 * tar.BLOCK > MAX_SAMPLE_BYTES:
+        raise BadSampleError(Reason.TOO_MANY_BYTES)
+    parts: list[bytes] = []
+    places: list[int] = []
+    size = 0
+    for suffix, data in ((extension, pair.image), ("txt", text), ("json", more)):
+        if suffix == "json" and not data:
+            places += (0, 0)
+            continue
+        head = tar.header(f"{name}.{suffix}", len(data))
+        parts += (head, data, tar.padding(len(data)))
+        places += (size + len(head), len(data))
+        size += len(head) + tar.padded(len(data))
+    return b"".join(parts), tuple(places)
+
+
+def _more(pair: Pair, name: str) -> bytes:
+    """Say as JSON what image and first caption do not: the key as it was, all captions, the fields."""
+    said: dict[str, object] = {}
+    if name != pair.key:
+        said["key"] = pair.key
+    if len(pair.captions) > 1:
+        said["captions"] = pair.captions
+    if pair.fields:
+        said["fields"] = {field: _finite(value) for field, value in pair.fields.items()}
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() if said else b""
+
+
+def _finite(value: Field) -> Field:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Tokenizers: CLIP's byte pairs and the vocabularies of other families."""

@@ -1,0 +1,331 @@
+"""SigLIP's tokenizer: the text's ids, the end token, then padding to the whole context.
+
+Reads: ``spiece.model`` or ``tokenizer.json`` beside ``tokenizer_config.json``. Writes: the same, through
+`core.files`. Nothing in these files is executed.
+
+Source: Zhai et al. 2023 (SigLIP): 32,000 pieces of C4 English; Tschannen et al. 2025 (SigLIP 2): Gemma's
+256,000, lower case. Who cleans texts how: `siglip_engines`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core import checks
+from diptych.core.errors import DataError, IntegrityError, UsageError, unknown_name
+from diptych.core.files import durable as files
+from diptych.data.tokenizers.cleaning import MAX_CHARACTERS
+from diptych.data.tokenizers.clip import TokenCounts
+from diptych.data.tokenizers.settings import require_known, require_siglip
+from diptych.data.tokenizers.siglip_engines import CLEANINGS, Cleaning, Engine, JsonEngine, PieceEngine
+from diptych.data.tokenizers.siglip_files import pieces_to_json, self_contained
+from diptych.data.tokenizers.vocabulary import MAX_CONTEXT_LENGTH, read_object
+
+NO_START = -1  # the id of the start token that these texts do not have, as in `ClipConfig`
+DEFAULT_CONTEXT_LENGTH = 64
+MAX_FILE_BYTES = 128 * 2**20  # Gemma's tokenizer.json takes 34 MB
+PIECES, JSON, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
+
+# How the reference classes of transformers clean, by the name in tokenizer_config.json. Gemma's own class
+# leaves capitals, but SigLIP 2 learned without them (as `Siglip2Tokenizer` says).
+_CLEANING_OF: dict[str, Cleaning] = {
+    "SiglipTokenizer": "siglip",
+    "Siglip2Tokenizer": "lower",
+    "GemmaTokenizer": "lower",
+    "T5Tokenizer": "open_clip",
+}
+
+
+class SiglipTokenizer:
+    """Text to token ids and back.
+
+    Args:
+        engine: the vocabulary.
+        cleaning: who cleans texts (`siglip_engines`); the engine's.
+        end_token: ends every text.
+        pad_token: fills every row.
+        context_length: tokens in a row, the end included.
+        vocab_size: ids that the model knows, if that is not the vocabulary's size.
+
+    Attributes:
+        context_length: tokens in a row of `tokens`.
+        vocab_size: number of ids.
+        start_id: -1, there is no start token.
+        end_id: id of the end token.
+        pad_id: id of the padding; SigLIP's is the end token's.
+        counts: what `tokens` met so far.
+    """
+
+    start_id = NO_START
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        cleaning: Cleaning,
+        end_token: str = "</s>",
+        pad_token: str = "</s>",
+        context_length: int = DEFAULT_CONTEXT_LENGTH,
+        vocab_size: int | None = None,
+    ) -> None:
+        if context_length < 2:
+            raise UsageError(
+                "the context is too short for any text", found=context_length, expected="2 or more"
+            )
+        self.engine = engine
+        self.cleaning = cleaning
+        self.end_token, self.pad_token = end_token, pad_token
+        self.end_id, self.pad_id = _id_of(engine, end_token), _id_of(engine, pad_token)
+        self.context_length = context_length
+        self.vocab_size = engine.size() if vocab_size is None else vocab_size
+        self.counts = TokenCounts()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the vocabulary's bytes, not the engine, to another process."""
+        return _rebuild, (type(self.engine), self.engine.source, self._settings())
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        cleaning: Cleaning | None = None,
+        context_length: int | None = None,
+        vocab_size: int | None = None,
+    ) -> "SiglipTokenizer":
+        """Load from a folder: of the hub, of transformers, of open_clip, or what `save` wrote.
+
+        Where both files lie there, the class that tokenizer_config.json names decides: `SiglipTokenizer`
+        reads spiece.model, the others tokenizer.json.
+
+        Args:
+            folder: holds spiece.model or tokenizer.json, and tokenizer_config.json.
+            cleaning: None: what `save` recorded, else that of the class that tokenizer_config.json names. An
+                open_clip configuration with ``"clean": "canonicalize"`` wants ``open_clip``.
+            context_length: None: what tokenizer_config.json states, else 64.
+            vocab_size: ids that the model knows; None: all of the vocabulary.
+
+        Raises:
+            DataError: no vocabulary there.
+            IntegrityError: a file is damaged, or does not say how texts are cleaned, ended or padded.
+            UsageError: a setting that changes ids is not followed here.
+            MissingPackageError: spiece.model needs `sentencepiece`.
+        """
+        folder = Path(folder)
+        config = read_object(folder / CONFIG)
+        named = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+        has_pieces = (folder / PIECES).is_file()
+        pieces = has_pieces and (named == "SiglipTokenizer" or not (folder / JSON).is_file())
+        chosen = cleaning or config.get("diptych_cleaning") or _CLEANING_OF.get(named)
+        if chosen not in CLEANINGS:
+            raise IntegrityError(
+                "how this tokenizer cleans texts is not said",
+                where=folder / CONFIG,
+                found=f"tokenizer_class {named!r}, diptych_cleaning {config.get('diptych_cleaning')!r}",
+                expected=f"a tokenizer_class of {', '.join(_CLEANING_OF)}",
+                fix=f"pass cleaning, one of {', '.join(CLEANINGS)}",
+            )
+        path = folder / (PIECES if pieces else JSON)
+        require_siglip(config, folder)
+        engine: Engine = (PieceEngine if pieces else JsonEngine)(_read(path), cleaning=chosen, where=path)
+        require_known(config, engine.id_of, folder)
+        defaults = ("</s>", "</s>") if engine.id_of("</s>") == 1 else ("<eos>", "<pad>")
+        return cls(
+            engine,
+            cleaning=chosen,
+            end_token=_token(config, "eos_token", defaults[0]),
+            pad_token=_token(config, "pad_token", defaults[1]),
+            context_length=_context_length(config) if context_length is None else context_length,
+            vocab_size=vocab_size,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides a text's ids."""
+        return hashlib.sha256(self.cleaning.encode() + self.engine.source).hexdigest()
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Tokens that were added to the vocabulary, as they are written."""
+        return self.engine.added()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder."""
+        folder, is_pieces = Path(folder), isinstance(self.engine, PieceEngine)
+        files.write_bytes(folder / (PIECES if is_pieces else JSON), self.engine.source)
+        self._write_config(folder, "SiglipTokenizer" if is_pieces else "PreTrainedTokenizerFast")
+
+    def save_for_transformers(self, folder: str | Path) -> None:
+        """Write files from which transformers' AutoTokenizer gives these ids without further arguments.
+
+        spiece.model is copied; the clean-up and the end token go into tokenizer.json itself.
+
+        Raises:
+            UsageError: open_clip's clean-up repairs texts, which neither file can do.
+        """
+        is_pieces = isinstance(self.engine, PieceEngine)
+        if self.cleaning == "open_clip" or (is_pieces and self.cleaning != "siglip"):
+            raise UsageError(
+                "transformers cannot clean texts like this",
+                found=f"cleaning {self.cleaning!r}",
+                expected="siglip; for tokenizer.json lower or none too",
+                fix='load the model with tokenizer=SiglipTokenizer.load(FOLDER, cleaning="siglip"): texts '
+                "with underscores, entities or broken letters will differ",
+            )
+        if is_pieces:
+            self.save(folder)
+        else:
+            self._save_self_contained(Path(folder), self.engine.source)
+
+    def save_for_open_clip(self, folder: str | Path) -> str:
+        """Write a tokenizer.json from which open_clip's loader gives these ids, and return its ``clean``.
+
+        That name belongs into ``text_cfg.tokenizer_kwargs`` of the configuration. open_clip repairs and
+        unescapes texts whatever is asked of it, so texts that need that may differ.
+        """
+        is_pieces = isinstance(self.engine, PieceEngine)
+        source = pieces_to_json(self.engine.source) if is_pieces else self.engine.source
+        self._save_self_contained(Path(folder), source)
+        return "canonicalize" if self.cleaning == "open_clip" else "whitespace"
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without the end token."""
+        return self.engine.ids([_ready(text)])[0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids up to the first end token, without padding."""
+        kept: list[int] = []
+        for number in map(int, ids):
+            if number == self.end_id:
+                break
+            if number != self.pad_id:
+                kept.append(number)
+        if any(not 0 <= number < self.engine.size() for number in kept):
+            raise UsageError(
+                "no such token id",
+                found=max(kept),
+                expected=f"0 to {self.engine.size() - 1}, from this vocabulary",
+            )
+        return self.engine.decode(kept)
+
+    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return rows of ids: the text's ids, end, then padding.
+
+        A text that does not fit is cut; its last position still holds the end token. `counts` says how many
+        were.
+
+        Args:
+            texts: B texts; cut at 4,096 characters before any work.
+
+        Returns:
+            (B, context_length) int64.
+
+        Raises:
+            UsageError: for a single string instead of a list, an element that is not text, or an id that the
+                model does not know.
+        """
+        texts = checks.texts(texts, "texts")
+        room = self.context_length - 1
+        found = self.engine.ids([_ready(text) for text in texts]) if len(texts) else []
+        lengths = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
+        kept = np.minimum(lengths, room)
+        flat = np.fromiter(chain.from_iterable(ids[:room] for ids in found), np.int64, count=int(kept.sum()))
+        if flat.size and int(flat.max()) >= self.vocab_size:
+            raise UsageError(
+                "a text holds a token that the model does not know",
+                found=f"id {int(flat.max())}",
+                expected=f"ids below {self.vocab_size}",
+                fix="leave out tokens such as <extra_id_0>",
+            )
+        rows = np.full((len(found), self.context_length), self.pad_id, dtype=np.int64)
+        rows[:, :-1][np.arange(room) < kept[:, None]] = flat
+        rows[np.arange(len(found)), kept] = self.end_id
+        self.counts.texts += len(found)
+        self.counts.truncated += int((lengths > room).sum())
+        self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
+        self.counts.special += sum(self.end_id in ids for ids in found)
+        return rows
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "cleaning": self.cleaning,
+            "end_token": self.end_token,
+            "pad_token": self.pad_token,
+            "context_length": self.context_length,
+            "vocab_size": self.vocab_size,
+        }
+
+    def _write_config(self, folder: Path, name: str) -> None:
+        config = {
+            "tokenizer_class": name,
+            "model_max_length": self.context_length,
+            "eos_token": self.end_token,
+            "pad_token": self.pad_token,
+            "unk_token": "<unk>",
+            "padding_side": "right",
+            "do_lower_case": self.cleaning != "none",
+            "diptych_cleaning": self.cleaning,
+        }
+        files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+    def _save_self_contained(self, folder: Path, source: bytes) -> None:
+        end = (self.end_token, self.end_id)
+        files.write_text(folder / JSON, self_contained(source, cleaning=self.cleaning, end=end))
+        self._write_config(folder, "PreTrainedTokenizerFast")
+
+
+def _rebuild(kind: type[Any], source: bytes, settings: dict[str, Any]) -> SiglipTokenizer:
+    return SiglipTokenizer(kind(source, cleaning=settings["cleaning"]), **settings)
+
+
+def _ready(text: str) -> str:
+    """Return the start of the text, with half a surrogate pair, which no UTF-8 has, replaced."""
+    text = text[:MAX_CHARACTERS]
+    return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def _id_of(engine: Engine, token: str) -> int:
+    number = engine.id_of(token)
+    if number is None:
+        raise unknown_name("token", token, ["</s>", "<eos>", "<pad>"], where="the tokenizer's vocabulary")
+    return number
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise DataError(
+            "the vocabulary file is missing",
+            where=path,
+            expected=f"{PIECES} or {JSON}",
+            fix="copy it from where the model came from",
+        ) from error
+    except OSError as error:
+        raise IntegrityError("cannot read the vocabulary file", where=path, found=error) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise IntegrityError(
+            "the vocabulary file is too large", where=path, expected=f"{MAX_FILE_BYTES:,} bytes"
+        )
+    return data
+
+
+def _token(config: Mapping[str, Any], name: str, default: str) -> str:
+    """Return a special token: a string, or an object with its content."""
+    value = config.get(name)
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else default
+
+
+def _context_length(config: Mapping[str, Any]) -> int:
+    length = config.get("model_max_length")
+    if isinstance(length, int) and 2 <= length <= MAX_CONTEXT_LENGTH:
+        return length
+    return DEFAULT_CONTEXT_LENGTH

@@ -1,0 +1,1 @@
+"""Metrics, their intervals, and what is computed from scores: calibration, robustness."""

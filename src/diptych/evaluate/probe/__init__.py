@@ -1,0 +1,1 @@
+"""The linear probe of the paper: solver, search of the penalty, few shots."""

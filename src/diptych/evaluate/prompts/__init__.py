@@ -1,0 +1,1 @@
+"""Prompt templates, class names, prompt ablation and word-sense disambiguation."""

@@ -1,0 +1,196 @@
+"""Write class names into sentences: templates, cleaned names, and the files that hold them.
+
+A template is a caption with one `{}` where the class name goes. A file may also clean the names, because data
+sets label pictures with words that nobody writes under them ("Tshirts", "crane"). Upper case is left alone:
+the tokenizer lowers it.
+
+Reads: a prompts file, one of
+
+- `.txt`   one template a line; empty lines and lines that start with `# ` are skipped
+- `.json`  `["a photo of a {}."]`, or `{"templates": ["a photo of a {}."], "names": {"Tshirts": "t-shirt"}}`
+- `.toml`  the same two keys
+
+A name may be cleaned into several (`"happy": ["happy", "smiling"]`, as the paper did for facial emotions):
+the class then gets the prompts of all of them. A label with a cleaned name is a class to choose from, also
+where no picture has it.
+
+Source: Radford et al. 2021, section 3.1.4.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diptych.core import checks
+from diptych.core.errors import SettingsError
+from diptych.core.files.text import read_text
+
+PLACE = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """A named set of templates, and the cleaned class names that go with it.
+
+    Attributes:
+        name: what tables and charts call this set.
+        templates: captions with exactly one `{}` each, at least one.
+        names: label as the data has it -> the names to write instead; labels that are missing stay as they
+            are.
+        source: where the set comes from, for the receipt.
+
+    Raises:
+        SettingsError: no templates, a template without exactly one `{}`, or a label cleaned into nothing.
+    """
+
+    name: str
+    templates: tuple[str, ...]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.source or self.name
+        if not self.templates:
+            raise SettingsError(
+                "a set of prompts has no templates", where=where, fix="add one, such as `a photo of a {}.`"
+            )
+        for number, template in enumerate(self.templates, start=1):
+            if template.count(PLACE) != 1:
+                raise SettingsError(
+                    "a template does not say where the class name goes",
+                    where=f"{where}, template {number}",
+                    found=repr(template),
+                    expected="exactly one {}",
+                    fix="write {} once, where the name belongs",
+                )
+        for label, cleaned in self.names.items():
+            if not cleaned or not all(name.strip() for name in cleaned):
+                raise SettingsError(
+                    "a class name was cleaned into nothing",
+                    where=f"{where}, names",
+                    found=f"{label!r} -> {list(cleaned)!r}",
+                    expected="at least one name",
+                    fix="write the name, or leave the label out to keep it as it is",
+                )
+
+    def cleaned(self, label: str) -> tuple[str, ...]:
+        """Return the names to write for a label: its cleaned ones, or itself."""
+        return self.names.get(label, (label,))
+
+
+BARE = Templates("bare names", (PLACE,), source="built in")
+"""The label alone: what every other set is compared with."""
+
+PHOTO = Templates("a photo of a {}.", ("a photo of a {}.",), source="Radford et al. 2021, section 3.1.4")
+"""The paper's default."""
+
+
+def fill(templates: Templates, class_names: Sequence[str]) -> list[list[str]]:
+    """Write every class name into every template.
+
+    Args:
+        templates: T templates, with cleaned names or without.
+        class_names: C labels as the data has them.
+
+    Returns:
+        C lists of prompts, T for each name of the class.
+
+    Raises:
+        UsageError: `class_names` is a single name, or holds something else than text.
+
+    >>> fill(Templates("two", ("a {}.", "the {}."), {"Tshirts": ("t-shirt",)}), ["Tshirts", "hat"])
+    [['a t-shirt.', 'the t-shirt.'], ['a hat.', 'the hat.']]
+    """
+    checks.kind(templates, Templates, "templates", fix='write Templates("mine", ("a photo of a {}.",))')
+    return [
+        [
+            template.replace(PLACE, name)
+            for name in templates.cleaned(label)
+            for template in templates.templates
+        ]
+        for label in checks.texts(class_names, "class_names")
+    ]
+
+
+def load(path: str | Path, *, name: str = "") -> Templates:
+    """Read a prompts file; the format follows the ending of its name.
+
+    Args:
+        path: a `.txt`, `.json` or `.toml` file, UTF-8.
+        name: what to call the set; the file's stem by default.
+
+    Raises:
+        SettingsError: the file is missing, is not what its ending says, or holds something else than
+            templates and names.
+    """
+    path = Path(path)
+    try:
+        content = _parse(path)
+    except OSError as error:
+        raise SettingsError(
+            "a prompts file cannot be read",
+            where=str(path),
+            found=error.strerror or str(error),
+            fix="check the path",
+        ) from error
+    except ValueError as error:
+        raise SettingsError(
+            f"a prompts file is not valid {path.suffix[1:].upper()}",
+            where=str(path),
+            found=str(error),
+            fix="correct the file",
+        ) from error
+    if isinstance(content, list):
+        content = {"templates": content}
+    return _checked(content, name=name or path.stem, where=str(path))
+
+
+def _parse(path: Path) -> Any:
+    text = read_text(path)
+    if path.suffix == ".json":
+        return json.loads(text)
+    if path.suffix == ".toml":
+        return tomllib.loads(text)
+    if path.suffix == ".txt":
+        lines = (line.strip() for line in text.splitlines())
+        return [line for line in lines if line and not line.startswith("# ")]
+    raise SettingsError(
+        "a prompts file has an ending that says nothing about its format",
+        where=str(path),
+        found=path.suffix or "no ending",
+        expected=".txt, .json or .toml",
+        fix="rename it",
+    )
+
+
+def _checked(content: Any, *, name: str, where: str) -> Templates:
+    """Turn what a file held into `Templates`, refusing every shape that is not documented."""
+    expected = "a list of templates, or {templates: [...], names: {label: name}}"
+    if not isinstance(content, dict) or not set(content) <= {"templates", "names"}:
+        found = f"keys {sorted(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+        raise SettingsError(
+            "a prompts file has an unknown shape", where=where, found=found, expected=expected
+        )
+    templates, names = content.get("templates", [PLACE]), content.get("names", {})
+    if not _is_texts(templates) or not isinstance(names, dict):
+        raise SettingsError(
+            "a prompts file has an unknown shape", where=where, found="other types", expected=expected
+        )
+    cleaned: dict[str, tuple[str, ...]] = {}
+    for label, value in names.items():
+        if not isinstance(value, str) and not _is_texts(value):
+            raise SettingsError(
+                "a cleaned name is not text",
+                where=f"{where}, names.{label}",
+                found=repr(value),
+                expected="text or a list of texts",
+            )
+        cleaned[label] = (value,) if isinstance(value, str) else tuple(value)
+    return Templates(name, tuple(templates), cleaned, where)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,1 +1,0 @@
-"""Readers of evaluation sets, each a form in which people have them on disk."""

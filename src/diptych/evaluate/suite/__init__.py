@@ -1,0 +1,1 @@
+"""Suites: many tasks with their protocols, resumable, compared and stored."""

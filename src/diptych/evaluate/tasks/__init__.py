@@ -1,0 +1,1 @@
+"""Evaluation sets: the registry of tasks, the readers of their files, labels."""

@@ -1,0 +1,1 @@
+"""Readers of evaluation sets in the forms in which their authors publish them."""

@@ -1,0 +1,121 @@
+"""What a reference to a model means: a path, a hub id or a public short name. Needs no torch.
+
+What is on disk goes first. What cannot be a hub id, or looks like a mistyped path or short name, is refused
+with the nearest name before the network is asked: an answer that nothing is there takes half a minute.
+
+Reads: the names of files near the reference. Writes: nothing outside the hub's cache.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diptych.core import checks
+from diptych.core.errors import UsageError, nearest
+from diptych.models.files.hub import REPOSITORY, Hub, fetch_model
+from diptych.models.files.names import PublicName, public_names
+
+HUB_PREFIX = "hf-hub:"
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+ALIKE = 0.75
+"""Similarity from which on a name is taken for a mistyped one."""
+
+_AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reference led to: a path on disk, how it came there, and its row if it is a public name."""
+
+    path: Path
+    origin: Mapping[str, str]
+    row: PublicName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a reference means: a path on disk, or else a repository on the hub."""
+
+    path: Path | None = None
+    repository: str = ""
+    revision: str | None = None
+    row: PublicName | None = None
+
+
+def resolve(ref: str | Path) -> Reference:
+    """Find what a reference means, without the network.
+
+    Raises:
+        UsageError: it is neither a path, a hub id nor a public short name, or looks like a mistyped one.
+    """
+    text, path = checks.path(ref, "the model"), Path(ref)
+    with suppress(OSError):  # a name too long for a file is none of a file
+        if path.exists():
+            return Reference(path)
+    stated, text = text.startswith(HUB_PREFIX), text.removeprefix(HUB_PREFIX)
+    names: Mapping[str, PublicName] = {} if stated else _names()
+    revision = None
+    if text not in names and (found := _AT.fullmatch(text)):
+        text, revision = found["name"], found["revision"]
+        names = public_names()
+    if text in names and not (stated or isinstance(ref, Path)):
+        return Reference(None, names[text].repository, revision, names[text])
+    wanted = None if stated else _mistyped(text, path)
+    if isinstance(ref, Path) or wanted is not None or not REPOSITORY.fullmatch(text):
+        guess = wanted or nearest(text, _names())
+        raise UsageError(
+            "there is no model by this name",
+            where=ref,
+            expected="a folder or file, a hub id (organisation/name), or a public short name",
+            fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
+        )
+    return Reference(None, text, revision)
+
+
+def locate(ref: str | Path, hub: Hub) -> Place:
+    """Find what a reference means, fetching it from the hub if it lies there.
+
+    Raises:
+        UsageError: it is neither a path, a hub id nor a public short name.
+        EnvironmentFault: the hub cannot be reached.
+    """
+    found = resolve(ref)
+    if found.path is not None:
+        return Place(found.path, {"source": str(ref)})
+    folder = fetch_model(found.repository, replace(hub, revision=found.revision or hub.revision))
+    origin = {"source": str(ref), "repository": found.repository, "revision": folder.name}
+    return Place(folder, origin, found.row)
+
+
+def _names() -> dict[str, PublicName]:
+    """Return the rows by short name, and OpenAI's by the names of its own package."""
+    rows = public_names()
+    return {row.alias: row for row in rows.values() if row.alias} | dict(rows)
+
+
+def _mistyped(text: str, path: Path) -> str | None:
+    """Return what was meant where a reference is hardly a hub id, or None."""
+    names = _names()
+    if nearest(text.partition("/")[0], {name.partition("/")[0] for name in names}, cutoff=ALIKE):
+        return nearest(text, names)
+    on_disk = path.suffix in WEIGHTS_SUFFIXES
+    with suppress(OSError):
+        if near := _nearest_path(path):
+            return near
+        on_disk = on_disk or (path.parent != Path() and path.parent.is_dir())
+    return f"{HUB_PREFIX}{text}" if on_disk and REPOSITORY.fullmatch(text) else None
+
+
+def _nearest_path(path: Path) -> str | None:
+    """Return the path with each part that does not exist replaced by the most similar one beside it."""
+    found = Path(path.anchor)
+    for part in path.parts[len(found.parts) :]:
+        near: str | None = part
+        if not (found / part).exists():
+            near = nearest(part, [entry.name for entry in found.iterdir()], cutoff=ALIKE)
+        if near is None:
+            return None
+        found /= near
+    return str(found)

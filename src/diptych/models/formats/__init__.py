@@ -1,0 +1,1 @@
+"""Other libraries' files: which format a file has, and how its weights map to ours."""

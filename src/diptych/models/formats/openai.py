@@ -1,0 +1,212 @@
+"""Translate weights between our names and those of OpenAI's CLIP, which open_clip shares.
+
+Both sides agree on most names. The differences: theirs call the picture tower ``visual`` and leave the text
+tower without a prefix, nest blocks in ``transformer.resblocks``, and pack query, key and value into one
+``in_proj``.
+
+Source: OpenAI's ``clip/model.py`` (``build_model`` infers the architecture from shapes as we do); open_clip
+3.3.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from diptych.core.errors import DataError, UnsupportedError
+from diptych.models.towers.config import (
+    NO_TOKEN,
+    Activation,
+    ClipConfig,
+    ResNetConfig,
+    TextConfig,
+    VitConfig,
+    mlp_ratio,
+)
+from diptych.models.towers.presets import PUBLISHED
+
+SIGMOID_BIAS = -10.0
+"""Where open_clip's ``--siglip`` lets the bias start (Zhai et al. 2023, section 3.2)."""
+
+HEAD_WIDTH = 64
+"""Width of every attention head in OpenAI's own code, whatever the weights."""
+
+T = TypeVar("T", VitConfig | ResNetConfig, TextConfig)
+
+_PACKED = re.compile(r"(?P<stem>.*\.attn)\.in_proj_(?P<kind>weight|bias)")
+_SEPARATE = re.compile(r"(?P<stem>.*\.blocks\.\d+\.attn)\.(?P<part>[qkv])_proj\.(?P<kind>weight|bias)")
+_NOT_WEIGHTS = re.compile(r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(.*\.)?position_ids")
+
+
+def from_openai_state(
+    state: Mapping[str, Tensor], *, activation: Activation, head_width: int | None = None
+) -> tuple[ClipConfig, dict[str, Tensor]]:
+    """Read weights in the OpenAI / open_clip layout that come without a configuration.
+
+    Args:
+        state: their tensors by name.
+        activation: recorded nowhere in the weights, and decisive: OpenAI's own use ``"quick_gelu"``.
+        head_width: width of an attention head, where the format fixes it; None: the number of heads is known
+            of published towers alone.
+
+    Returns:
+        The architecture that the shapes imply (square pictures), and our tensors by name in float32, which
+        may share memory with theirs.
+
+    Raises:
+        UnsupportedError: the shapes are those of no published tower, so nobody knows the number of heads.
+        DataError: a tensor that tells the architecture is missing.
+    """
+    state = clean(state)
+    return _infer(state, activation, head_width), rename(state)
+
+
+def bias_init(state: Mapping[str, Tensor], stated: float | None = None) -> float | None:
+    """Return where the bias of the sigmoid loss starts, None for weights without one."""
+    return (SIGMOID_BIAS if stated is None else stated) if "logit_bias" in state else None
+
+
+def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what is no weight, and the ``text.`` that open_clip's CustomTextCLIP puts before names."""
+    kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
+    if "text.token_embedding.weight" in kept:
+        kept = {name.removeprefix("text."): tensor for name, tensor in kept.items()}
+    for name in ("logit_scale", "logit_bias"):
+        if name in kept and kept[name].numel() == 1:
+            kept[name] = kept[name].reshape(())
+    return kept
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return our tensors by name, in float32, for theirs; the inverse of `to_openai_state`."""
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        value = tensor.detach()
+        if value.is_floating_point():
+            value = value.float()
+        if packed := _PACKED.fullmatch(name):
+            for part, piece in zip("qkv", value.chunk(3), strict=True):
+                key = f"{_our_name(packed['stem'])}.{part}_proj.{packed['kind']}"
+                ours[key] = piece.clone()  # files refuse tensors that share memory
+        else:
+            ours[_our_name(name)] = value
+    return ours
+
+
+def to_openai_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Write our weights in the OpenAI / open_clip layout; the inverse of `from_openai_state`'s renaming.
+
+    Args:
+        state: ``Clip.state_dict()``.
+
+    Returns:
+        Their tensors by name, on the device and in the dtype of ours.
+    """
+    theirs: dict[str, Tensor] = {}
+    packs: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        value = tensor.detach()
+        if separate := _SEPARATE.fullmatch(name):
+            pack = packs.setdefault((_their_name(separate["stem"]), separate["kind"]), {})
+            pack[separate["part"]] = value
+        else:
+            theirs[_their_name(name)] = value.clone()
+    for (stem, kind), parts in packs.items():
+        theirs[f"{stem}.in_proj_{kind}"] = torch.cat([parts[part] for part in "qkv"])
+    return theirs
+
+
+def _our_name(name: str) -> str:
+    name = name.replace("transformer.resblocks.", "blocks.")
+    if name in ("logit_scale", "logit_bias"):
+        return name
+    prefix, dot, rest = name.partition(".")
+    return f"vision.{rest}" if dot and prefix == "visual" else f"text.{name}"
+
+
+def _their_name(name: str) -> str:
+    name = name.replace(".blocks.", ".transformer.resblocks.")
+    prefix, _, rest = name.partition(".")
+    return {"vision": f"visual.{rest}", "text": rest}.get(prefix, name)
+
+
+def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int | None) -> ClipConfig:
+    try:
+        vocab_size, text_width = state["token_embedding.weight"].shape
+        text = TextConfig(
+            context_length=state["positional_embedding"].shape[0],
+            vocab_size=vocab_size,
+            width=text_width,
+            layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
+            heads=_heads_of(text_width, head_width),
+            start_id=NO_TOKEN,
+            end_id=NO_TOKEN,
+            mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
+        )
+        vision = (_infer_vit if "visual.proj" in state else _infer_resnet)(state, head_width)
+        embed_dim = state["text_projection"].shape[1]
+    except KeyError as error:
+        raise DataError(
+            "the weights are not a CLIP in the OpenAI layout",
+            found=f"no tensor {error}",
+            expected="the names of openai/CLIP or open_clip",
+            fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
+        ) from error
+    if head_width is None:
+        vision, text = _published("vision", vision), _published("text", text)
+    return ClipConfig(embed_dim, vision, text, activation=activation, logit_bias_init=bias_init(state))
+
+
+def _infer_vit(state: Mapping[str, Tensor], head_width: int | None) -> VitConfig:
+    width, _, patch, _ = state["visual.conv1.weight"].shape
+    side = math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch  # a published one is square
+    layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
+    ratio = _mlp_ratio(state, "visual.transformer.resblocks.0.mlp.c_fc.weight")
+    return VitConfig((side, side), patch, width, layers, _heads_of(width, head_width), ratio)
+
+
+def _infer_resnet(state: Mapping[str, Tensor], head_width: int | None) -> ResNetConfig:
+    stages = [_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+    positions, output_width = state["visual.attnpool.positional_embedding"].shape
+    side = math.isqrt(positions - 1) * 32  # the published towers all have a total stride of 32
+    width = state["visual.conv3.weight"].shape[0]
+    layers = (stages[0], stages[1], stages[2], stages[3])
+    return ResNetConfig((side, side), layers, width, _heads_of(output_width, head_width))
+
+
+def _heads_of(width: int, head_width: int | None) -> int:
+    return width // head_width if head_width else 1
+
+
+def _published(tower: str, found: T) -> T:
+    """Return a tower whose shape is that of a published one, with its number of heads."""
+    for config in PUBLISHED.values():
+        known = getattr(config, tower)
+        if isinstance(known, type(found)) and _shape(known) == _shape(found):
+            return replace(found, heads=known.heads)
+    raise UnsupportedError(
+        f"weights alone do not tell the number of heads, and the {tower} tower has no published shape",
+        found=", ".join(f"{name} {value}" for name, value in _shape(found).items()),
+        expected="config=",
+        fix="pass config= with the open_clip configuration that the model was trained with (a JSON file)",
+    )
+
+
+def _shape(tower: Any) -> dict[str, Any]:
+    """Return what the weights of a tower tell; of the text tower any context and vocabulary will do."""
+    shape = {name: getattr(tower, name, None) for name in ("image_size", "patch_size", "width", "layers")}
+    mlp_width = {"mlp_width": int(tower.width * tower.mlp_ratio)} if hasattr(tower, "mlp_ratio") else {}
+    return {name: value for name, value in shape.items() if value is not None} | mlp_width
+
+
+def _mlp_ratio(state: Mapping[str, Tensor], name: str) -> float:
+    hidden, width = state[name].shape
+    return mlp_ratio(width, hidden)
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    return len({match[1] for name in names if (match := re.match(pattern, name))})

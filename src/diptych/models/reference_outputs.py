@@ -1,0 +1,134 @@
+"""Fixed pictures and captions, and the embeddings that a model gave for them when it was saved.
+
+The pictures are drawn by a formula and stored as pixels, so a later version of the formula cannot change what
+is compared. Each step from picture and caption to embedding is stored: a difference is reported where it
+begins.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diptych.core.errors import IntegrityError
+from diptych.data.images.transforms import evaluation_pixels
+from diptych.models.model import Model
+from diptych.models.runtimes.choice import require_kinds
+
+TOLERANCE = 1e-4
+"""Largest allowed difference of an embedding's component: rounding between processors stays below 1e-5."""
+
+PIXEL_TOLERANCE = 1
+"""Levels of 0..255 that a resize may differ by between versions of Pillow."""
+
+CAPTIONS = (
+    "",
+    "a photo of a dog",
+    "A RED Circle above TWO blue squares",
+    "caf\u00e9 &amp; cr\u00e8me \u2615 \U0001f31e",
+    "42 pieces, size 9.5",
+    "the quick brown fox jumps over the lazy dog",
+    "\u65e5\u672c\u8a9e \u0440\u0443\u0441\u0441\u043a\u0438\u0439",
+    "very long " * 60,
+)
+"""Empty, plain, capitals, entities and emoji, digits, a pangram, other scripts, longer than any context."""
+
+_ASPECTS = ((1.0, 1.0), (1.25, 1.0), (1.0, 1.5), (0.75, 0.875))
+
+
+_ADDED_TOKENS_IN_A_CAPTION = 8
+
+
+def golden_captions(model: Model) -> tuple[str, ...]:
+    """Return the captions that a model is checked on: `CAPTIONS`, then all tokens added to its vocabulary."""
+    added = model.tokenizer.added
+    step = max(1, min(_ADDED_TOKENS_IN_A_CAPTION, (model.tokenizer.context_length - 2) // 2))
+    return (*CAPTIONS, *(" a ".join(added[start : start + step]) for start in range(0, len(added), step)))
+
+
+def golden_pictures(size: tuple[int, int]) -> list[np.ndarray]:
+    """Draw four pictures whose shapes exercise resizing and cropping.
+
+    Args:
+        size: the model's (height, width).
+
+    Returns:
+        Four (H', W', 3) uint8 arrays: crossing waves of growing frequency, no two channels alike.
+    """
+    pictures = []
+    for number, (tall, wide) in enumerate(_ASPECTS):
+        height, width = round(size[0] * tall), round(size[1] * wide)
+        y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+        turns = 2.0 ** (number + 1)
+        waves = [np.sin(2 * np.pi * (turns * x * (1 + c) + turns * y * (3 - c) + c / 3)) for c in range(3)]
+        pictures.append(np.round(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8))
+    return pictures
+
+
+def golden_tensors(model: Model) -> dict[str, Tensor]:
+    """Return pictures, pixels, tokens and float32 embeddings of the model as it is now."""
+    tensors: dict[str, Tensor] = {}
+    pictures = golden_pictures(model.preprocess.size)
+    for number, picture in enumerate(pictures):
+        tensors[f"picture_{number}"] = torch.from_numpy(picture)
+    tensors["pixels"] = _pixels(model, pictures)
+    tensors["tokens"] = model.tokenize(golden_captions(model))
+    tensors["image_embeds"], tensors["text_embeds"] = _embeds(model, tensors)
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def verify_golden(model: Model, golden: Mapping[str, Tensor], *, where: str | Path) -> None:
+    """Hold the model against the embeddings it was saved with.
+
+    Args:
+        model: in evaluation mode or not, on the CPU.
+        golden: as written by `golden_tensors`.
+        where: the checkpoint, for the message.
+
+    Raises:
+        IntegrityError: preprocessing, tokenizer or towers give something else; says which.
+    """
+    try:
+        require_kinds(golden, where)
+        pictures = [golden[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
+        pixels = _pixels(model, pictures)
+        _compare("the preprocessing", pixels, golden["pixels"], PIXEL_TOLERANCE, where)
+        _compare("the tokenizer", model.tokenize(golden_captions(model)), golden["tokens"], 0, where)
+        image_embeds, text_embeds = _embeds(model, golden)
+        _compare("the picture tower", image_embeds, golden["image_embeds"], TOLERANCE, where)
+        _compare("the text tower", text_embeds, golden["text_embeds"], TOLERANCE, where)
+    except KeyError as error:
+        raise IntegrityError(
+            "the golden embeddings are incomplete", where=where, found=f"no tensor {error}"
+        ) from error
+
+
+def _pixels(model: Model, pictures: list[np.ndarray]) -> Tensor:
+    arrays = [evaluation_pixels(Image.fromarray(picture), model.preprocess) for picture in pictures]
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _embeds(model: Model, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    pixels = model.normalize_pixels(tensors["pixels"].permute(0, 3, 1, 2))
+    images, texts = model.embed_image(pixels), model.embed_text(tensors["tokens"])
+    return images.cpu().clone(), texts.cpu().clone()
+
+
+def _compare(part: str, found: Tensor, golden: Tensor, tolerance: float, where: str | Path) -> None:
+    if found.shape == golden.shape:
+        difference = (found.double() - golden.double()).abs().max().item()
+        if difference <= tolerance:
+            return
+        told = f"a difference of {difference:.2g}"
+    else:
+        told = f"shape {list(found.shape)} instead of {list(golden.shape)}"
+    raise IntegrityError(
+        f"{part} no longer gives what it gave when the checkpoint was saved",
+        where=where,
+        found=told,
+        expected=f"at most {tolerance:g}",
+        fix="use the config.json and tokenizer files that were saved with these weights",
+    )

@@ -1,0 +1,148 @@
+"""The runtimes that read ONNX files: how each is opened, with how many threads, in which arithmetic."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core.errors import IntegrityError, MissingPackageError, UsageError
+from diptych.models.runtimes.onnx_file import outlined
+
+Tower = Callable[[NDArray[Any]], NDArray[np.float32]]
+Precision = Literal["float32", "bfloat16"]
+
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""Backends and the packages that they need."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is run.
+
+    Attributes:
+        backend: one of `RUNTIMES`.
+        precision: what products are computed in; the files' weights may be smaller.
+        threads: of the runtime; 0 means as many as this process has cores.
+    """
+
+    backend: str
+    precision: Precision = "float32"
+    threads: int = 0
+
+    def resolved(self) -> "Plan":
+        """Return the plan with a number of threads."""
+        return self if self.threads else replace(self, threads=core_count())
+
+
+def core_count() -> int:
+    """Return how many cores this process may use; OMP_NUM_THREADS lowers it, as it does for torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(wanted))) if wanted.isdigit() else cores
+
+
+def installed(backend: str) -> bool:
+    """Say whether a backend's package is there, without importing it."""
+    return find_spec(RUNTIMES[backend]) is not None
+
+
+def require(backend: str) -> Any:
+    """Import a backend's package.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    package = RUNTIMES[backend]
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"backend {backend!r} needs a package that is not installed",
+            found=str(error),
+            expected=package,
+            fix=f"pip install 'diptych[{backend}]'",
+        ) from error
+
+
+@cache
+def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return what the kernel says the processor can do; nothing where it does not say (not Linux)."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    listed = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(listed, "").split())
+
+
+def multiplies_bfloat16() -> bool:
+    """Say whether the processor multiplies bfloat16 in hardware; emulated, it is slower than float32."""
+    return not processor_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
+
+
+def open_tower(path: Path, plan: Plan) -> Tower:
+    """Load one tower's file.
+
+    Raises:
+        MissingPackageError: the runtime is not installed.
+        IntegrityError: the runtime cannot read the file.
+        UsageError: the runtime cannot compute in the plan's precision.
+    """
+    module, plan = require(plan.backend), plan.resolved()
+    if plan.backend == "onnx" and plan.precision != "float32":
+        raise UsageError(
+            "onnxruntime computes in float32 on this processor",
+            found=plan.precision,
+            expected="float32",
+            fix='use backend="openvino" for bfloat16',
+        )
+    try:
+        return (_open_onnx if plan.backend == "onnx" else _open_openvino)(module, path, plan)
+    except Exception as error:
+        # The runtimes raise types of their own for files that they cannot read.
+        raise IntegrityError(
+            f"{RUNTIMES[plan.backend]} cannot open the tower",
+            where=path,
+            found=str(error)[:300],
+            fix="export the model again",
+        ) from error
+
+
+def _open_onnx(module: Any, path: Path, plan: Plan) -> Tower:
+    options = module.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = plan.threads, 1
+    options.log_severity_level = 3  # errors; warnings tell about the optimiser's own business
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    session = module.InferenceSession(outlined(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(given: NDArray[Any]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = session.run(None, {name: given})[0]
+        return result
+
+    return run
+
+
+def _open_openvino(module: Any, path: Path, plan: Plan) -> Tower:
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": plan.threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if plan.precision == "bfloat16" else "f32",
+    }
+    compiled = module.Core().compile_model(str(path), "CPU", settings)
+    request, one_at_a_time = compiled.create_infer_request(), threading.Lock()
+
+    def run(given: NDArray[Any]) -> NDArray[np.float32]:
+        # The output lives in the request's memory until the next call: hand out a copy.
+        with one_at_a_time:
+            return np.array(request.infer([given])[0], dtype=np.float32)
+
+    return run

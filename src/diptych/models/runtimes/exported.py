@@ -1,0 +1,355 @@
+"""Run an exported model with onnxruntime or OpenVINO, behind the face of `diptych.models.model.Model`.
+
+Nothing here imports torch: a process embeds its first picture while torch would still be importing. Arrays go
+in and arrays come out; tensors of torch are taken too, and are then what comes back.
+
+Reads: a folder that `diptych.export` wrote. Writes: `measured.json` in it, what this machine found out about
+it (see `diptych.models.verification_cache`); the folder works without.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diptych.core.errors import (
+    DataError,
+    DiptychError,
+    IntegrityError,
+    SettingsError,
+    UsageError,
+    unknown_name,
+)
+from diptych.core.files.durable import sha256_file
+from diptych.core.files.json_objects import read_json
+from diptych.core.manifest import Manifest, content_digest, is_done, read_manifest
+from diptych.core.settings import from_mapping
+from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
+from diptych.models.encode import Encodes
+from diptych.models.inputs import require_pixels, require_tokens
+from diptych.models.runtimes import choice as backend_choice
+from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower
+from diptych.models.tokenizers import AnyTokenizer, open_words, vocabulary_file
+from diptych.models.towers.config import ClipConfig, check_sizes
+from diptych.models.verification_cache import Notes
+
+KIND = "export"
+FORMAT: Literal[1] = 1
+CONFIG = "config.json"
+GOLDEN = "golden.safetensors"
+IMAGE, TEXT = "image.onnx", "text.onnx"
+REMEDY = "restore the export from a copy, or write it again with `diptych export`"
+
+ExportPrecision = Literal["float32", "float16", "int8"]
+PRECISIONS: tuple[ExportPrecision, ...] = ("float32", "float16", "int8")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportDescription:
+    """The content of an export's config.json.
+
+    Attributes:
+        format: version of the folder's layout.
+        model: the architecture.
+        preprocess: the transform of pictures.
+        tokenizer_sha256: digest of tokenizer.json.
+        precision: what the files' weights are held in.
+        logit_scale: the stored logarithm of the temperature's inverse.
+        logit_bias: added to the logits of models that learned one.
+        model_digest: of the model that was exported.
+        captions: the texts of the golden embeddings.
+        parity: how near to the float32 original the files come, by tower; plain values.
+        provenance: where the weights come from.
+    """
+
+    format: Literal[1]
+    model: ClipConfig
+    preprocess: Preprocess
+    tokenizer_sha256: str
+    precision: ExportPrecision
+    logit_scale: float
+    model_digest: str
+    captions: tuple[str, ...]
+    logit_bias: float | None = None
+    parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ExportedModel(Encodes):
+    """A model whose towers run in another runtime; the same face as `Model`, with arrays for tensors.
+
+    Args:
+        description: what config.json says.
+        tokenizer: the one that the text tower learned with.
+        folder: where the towers' files are; each is opened when it is first needed.
+        plan: the runtime and how it computes.
+        content: digest of the folder's files.
+    """
+
+    device = "cpu"
+    bulk_mode: Mode = "exact"  # the fast mode would import torch
+
+    def __init__(
+        self,
+        description: ExportDescription,
+        tokenizer: AnyTokenizer,
+        folder: Path,
+        plan: Plan,
+        *,
+        content: str = "",
+    ) -> None:
+        self.description, self.tokenizer, self.plan = description, tokenizer, plan
+        self.folder, self._content = folder, content
+
+    @property
+    def config(self) -> ClipConfig:
+        """The architecture."""
+        return self.description.model
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """The transform of pictures."""
+        return self.description.preprocess
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the weights come from."""
+        return self.description.provenance
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied with before the softmax."""
+        return float(np.exp(self.description.logit_scale))
+
+    @property
+    def bias(self) -> float:
+        """What is added to the logits of a model that learned with the sigmoid loss; 0 for others."""
+        return self.description.logit_bias or 0.0
+
+    @property
+    def digest(self) -> str:
+        """Equal digests embed equally: in float32 it is the digest of the model that was exported."""
+        if self.description.precision != "int8" and self.plan.precision == "float32":
+            exact = self.description.precision == "float32"
+            return self.description.model_digest if exact else _digest(self._content)
+        return _digest(self._content, self.plan.precision)
+
+    @cached_property
+    def image_tower(self) -> Tower:
+        """The opened picture tower: pixels (B, 3, H, W) float32 -> (B, E) float32."""
+        return open_tower(self.folder / IMAGE, self.plan)
+
+    @cached_property
+    def text_tower(self) -> Tower:
+        """The opened text tower: tokens (B, L) int64 -> (B, E) float32."""
+        return open_tower(self.folder / TEXT, self.plan)
+
+    def tokenize(self, texts: Sequence[str] | str) -> NDArray[np.int64]:
+        """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
+        return self.tokenizer.tokens([texts] if isinstance(texts, str) else texts)
+
+    def normalize_pixels(self, pixels: Any) -> Any:
+        """Return (B, 3, H, W) float32, normalised, for uint8 pixels (B, 3, H, W)."""
+        mean, std = (
+            np.array(x, np.float32).reshape(3, 1, 1) for x in (self.preprocess.mean, self.preprocess.std)
+        )
+        floats = np.ascontiguousarray(_array(pixels), dtype=np.float32)
+        floats *= 1 / (255 * std)
+        floats -= mean / std
+        return _like(pixels, floats)
+
+    def preprocess_images(self, images: Iterable[Image.Image]) -> Floats:
+        """Return (B, 3, H, W) float32, normalised, for pictures of any size."""
+        arrays = [evaluation_pixels(image, self.preprocess) for image in images]
+        stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
+        normalised: Floats = self.normalize_pixels(stacked.transpose(0, 3, 1, 2))
+        return normalised
+
+    def encode_image(self, pixels: Any, *, normalize: bool = False) -> Any:
+        """Return image_features (B, E) of normalised pictures (B, 3, H, W); of unit length if `normalize`.
+
+        Raises:
+            UsageError: images of another shape.
+        """
+        require_pixels(pixels, self.config.vision.image_size)
+        given = np.ascontiguousarray(_array(pixels), dtype=np.float32)
+        return _like(pixels, _scaled(self._run(self.image_tower, given), unit=normalize))
+
+    def encode_text(self, tokens: Any, *, normalize: bool = False) -> Any:
+        """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`.
+
+        Raises:
+            UsageError: these are no token ids (B, L).
+            DataError: a text has no end token, or is longer than the context.
+        """
+        require_tokens(tokens, self.config.text.vocab_size)
+        given = np.ascontiguousarray(_array(tokens), dtype=np.int64)
+        return _like(tokens, _scaled(self._run(self.text_tower, self._cut(given)), unit=normalize))
+
+    def embed_image(self, pixels: Any) -> Any:
+        """Return image_embeds (B, E) float32, unit length."""
+        return self.encode_image(pixels, normalize=True)
+
+    def embed_text(self, tokens: Any) -> Any:
+        """Return text_embeds (B, E) float32, unit length."""
+        return self.encode_text(tokens, normalize=True)
+
+    def image_rows(
+        self, pixels: NDArray[np.uint8], precision: str = "float32", *, unit: bool = True
+    ) -> Floats:
+        """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
+
+        Args:
+            pixels: as `diptych.data.images.transforms.evaluation_pixels` cuts them.
+            precision: not looked at: the plan has it.
+            unit: scale rows to unit length.
+        """
+        del precision
+        rows: Floats = self.encode_image(self.normalize_pixels(pixels.transpose(0, 3, 1, 2)), normalize=unit)
+        return rows
+
+    def text_rows(
+        self, tokens: NDArray[np.int64], precision: str = "float32", *, unit: bool = True
+    ) -> Floats:
+        """Return (B, E) float32 for token ids (B, L); see `image_rows`."""
+        del precision
+        rows: Floats = self.encode_text(tokens, normalize=unit)
+        return rows
+
+    def to(self, device: Any) -> "ExportedModel":
+        """Return the model, which lives on the CPU.
+
+        Raises:
+            UsageError: another device is asked for.
+        """
+        if str(device) != self.device:
+            raise UsageError("exported models run on the CPU here", found=str(device), expected=self.device)
+        return self
+
+    def _run(self, tower: Tower, given: NDArray[Any]) -> Floats:
+        return tower(given) if len(given) else np.zeros((0, self.config.embed_dim), np.float32)
+
+    def _cut(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Cut a batch behind its longest text, where what follows the end is not read."""
+        text = self.config.text
+        if getattr(text, "kind", "clip") != "clip":
+            return tokens
+        is_end = tokens == text.end_id
+        length = int(is_end.argmax(axis=1).max(initial=0)) + 1
+        if not is_end.any(axis=1).all() or length > text.context_length:
+            raise DataError(
+                "the text tower cannot read these tokens",
+                found=f"{length} tokens" if length > text.context_length else "a text without end token",
+                expected=f"the end token (id {text.end_id}) among the first {text.context_length}",
+                fix="tokenize with the model's own tokenizer",
+            )
+        return np.ascontiguousarray(tokens[:, :length])
+
+
+def is_export(folder: str | Path) -> bool:
+    """Say whether a folder holds an exported model."""
+    return is_done(Path(folder), KIND)
+
+
+def load_exported(
+    folder: str | Path,
+    backend: str = "auto",
+    *,
+    precision: Literal["float32", "bfloat16"] | None = None,
+    threads: int | None = None,
+    verify: bool = False,
+) -> ExportedModel:
+    """Open an exported model.
+
+    Args:
+        folder: as `diptych export` wrote it.
+        backend: "onnx" (onnxruntime), "openvino", or "auto": the fastest one here that stays at the files'
+            cosine, measured once and remembered in the folder (`diptych.models.runtimes.choice`).
+        precision: what the runtime computes in; None leaves it to "auto" and is float32 with a named backend.
+            bfloat16 only with OpenVINO.
+        threads: of the runtime; None takes the processor's cores.
+        verify: hash every byte and embed the golden inputs even if this machine has done so before.
+
+    Raises:
+        UsageError: the folder is no export, or the backend cannot do what is asked.
+        UnknownNameError: no such backend.
+        MissingPackageError: the backend's package is not installed.
+        IntegrityError: a file is missing or changed, or the model no longer embeds as it did.
+    """
+    if backend not in (*RUNTIMES, "auto"):
+        raise unknown_name("backend", backend, (*RUNTIMES, "auto"))
+    folder = Path(folder)
+    manifest = read_manifest(folder, KIND)
+    notes = Notes(folder, manifest)
+    notes.check_files(force=verify)
+    description = _describe(folder, manifest)
+    tokenizer = open_words(folder, description.model.text)
+    content = content_digest(manifest)
+
+    def opened(plan: Plan) -> ExportedModel:
+        return ExportedModel(description, tokenizer, folder, plan, content=content)
+
+    plans = backend_choice.plans(backend, precision, threads)
+    return backend_choice.choose(plans, opened, notes, golden=folder / GOLDEN, force=verify)
+
+
+def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
+    path = folder / CONFIG
+    if manifest.format != FORMAT:
+        raise IntegrityError(
+            "the export has another format",
+            where=folder,
+            found=f"format {manifest.format}",
+            expected=f"format {FORMAT}",
+            fix=f"read it with the version that wrote it ({manifest.created_by})",
+        )
+    try:
+        description = from_mapping(ExportDescription, read_json(path), where=path)
+        check_sizes(replace(description.model, logit_scale_init=description.logit_scale))
+        if description.preprocess.size != description.model.vision.image_size:
+            raise SettingsError("preprocessing and image tower want other sizes", where="preprocess.size")
+    except DiptychError as error:
+        raise IntegrityError(
+            "cannot read the description", where=path, found=str(error), fix=REMEDY
+        ) from error
+    vocabulary = vocabulary_file(folder, description.model.text)
+    if sha256_file(vocabulary) != description.tokenizer_sha256:
+        raise IntegrityError(
+            "the tokenizer is not the one that these weights learned with",
+            where=vocabulary,
+            fix=REMEDY,
+        )
+    return description
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _scaled(features: Floats, *, unit: bool) -> Floats:
+    if not unit:
+        return features
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """Return an array for an array, or for a tensor of torch."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+
+
+def _like(given: Any, result: NDArray[Any]) -> Any:
+    """Return the result as a tensor if a tensor was given: only then torch is imported already."""
+    return sys.modules["torch"].from_numpy(result) if hasattr(given, "detach") else result

@@ -1,0 +1,110 @@
+"""Which tokenizer belongs to which text tower, and which of a folder's files is its vocabulary.
+
+Reads: a tokenizer's files. Writes: nothing. Needs no torch.
+"""
+
+from pathlib import Path
+
+from diptych.core.errors import IntegrityError, SettingsError
+from diptych.data.tokenizers.clip import Tokenizer
+from diptych.data.tokenizers.siglip import JSON, PIECES, SiglipTokenizer
+from diptych.data.tokenizers.siglip_engines import Cleaning
+from diptych.data.tokenizers.vocabulary import PUBLISHED_SIZE
+from diptych.models.towers.config import NO_TOKEN, AnyTextConfig, ClipConfig, TextConfig
+
+AnyTokenizer = Tokenizer | SiglipTokenizer
+
+MOST_PADDING = 1024
+"""Rows of an embedding that may lie behind OpenAI's vocabulary; see `is_padded`."""
+
+VOCABULARIES: dict[str, tuple[str, ...]] = {
+    "clip": ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"),
+    "siglip": (PIECES, JSON),
+}
+"""Files that hold a vocabulary, by the kind of the text tower."""
+
+
+def open_words(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = None) -> AnyTokenizer:
+    """Open the tokenizer of a text tower.
+
+    Args:
+        path: folder or vocabulary file; SigLIP's is a folder.
+        text: the tower's configuration.
+        cleaning: of SigLIP's texts, where another file than the tokenizer's says it.
+
+    Raises:
+        DataError, IntegrityError: the files are missing, damaged or of another kind.
+    """
+    if isinstance(text, TextConfig):
+        return Tokenizer.open(path, context_length=text.context_length)
+    folder = path if path.is_dir() else path.parent
+    return SiglipTokenizer.load(
+        folder, cleaning=cleaning, context_length=text.context_length, vocab_size=text.vocab_size
+    )
+
+
+def with_ids(config: ClipConfig, words: AnyTokenizer, *, file: object, where: object) -> ClipConfig:
+    """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell.
+
+    Args:
+        config: as `formats` read it.
+        words: the tokenizer.
+        file: the vocabulary, for messages.
+        where: the weights, likewise.
+
+    Raises:
+        SettingsError: tokenizer and text tower do not fit.
+    """
+    text = config.text
+    if isinstance(words, SiglipTokenizer):
+        return config.with_tokenizer(
+            vocab_size=text.vocab_size, start_id=words.start_id, end_id=words.end_id, pad_id=words.pad_id
+        )
+    told = text.end_id != NO_TOKEN
+    padded = told or (words.is_published and is_padded(text.vocab_size))
+    if not told and words.end_id != words.vocab_size - 1:
+        raise SettingsError(
+            "these weights read a text at its largest id, and the tokenizer has ids beyond its end token",
+            where=where,
+            found=f"the end token {words.end_id} of {words.vocab_size} ids",
+            expected="a configuration that states the end token",
+            fix=f"set eos_token_id {words.end_id} in transformers' config.json (in text_config), or "
+            f'pool_type "eos" and eos_id {words.end_id} in open_clip\'s (in text_cfg)',
+        )
+    for name, expected, fits in (
+        ("context_length", text.context_length, words.context_length == text.context_length),
+        ("end_id", text.end_id, not told or words.end_id == text.end_id),
+        ("vocab_size", text.vocab_size, words.vocab_size == text.vocab_size or padded),
+    ):
+        if not fits or words.vocab_size > text.vocab_size:
+            raise SettingsError(
+                "tokenizer and text tower do not fit",
+                where=f"{file}: {name}",
+                found=getattr(words, name),
+                expected=f"{expected} as in the weights and configuration of {where}",
+                fix="pass tokenizer= with the vocabulary that the model learned with",
+            )
+    return config.with_tokenizer(vocab_size=words.vocab_size, start_id=words.start_id, end_id=words.end_id)
+
+
+def is_padded(rows: int) -> bool:
+    """Say whether an embedding of so many rows may be that of OpenAI's vocabulary, rounded up for speed."""
+    return PUBLISHED_SIZE <= rows <= PUBLISHED_SIZE + MOST_PADDING and rows % 64 == 0
+
+
+def vocabulary_file(folder: Path, text: AnyTextConfig) -> Path:
+    """Return the file of a folder of ours whose digest stands for the tokenizer.
+
+    Raises:
+        IntegrityError: there is none.
+    """
+    names = VOCABULARIES[text.kind]
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise IntegrityError(
+            "the vocabulary is missing",
+            where=folder,
+            expected=" or ".join(names),
+            fix="restore the folder from a copy",
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The two towers: settings, blocks, image and text towers, weight initialization, numerics."""

@@ -1,0 +1,161 @@
+"""SigLIP's two towers.
+
+The picture tower has no class token and no projection: a learned query (the probe) attends to all patches of
+the last layer. The text tower sees in both directions and is read at the last position of a context of fixed
+length, so its padding takes part in the result and is computed; only the last block spares it.
+
+Source: Zhai et al. 2023 (SigLIP), section 3; Tschannen et al. 2025 (SigLIP 2); google-research/big_vision
+``models/vit.py``, ``models/proj/image_text/text_transformer.py`` (architecture and initialisation).
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.models.towers.blocks import (
+    Attention,
+    Block,
+    LayerNorm,
+    Linear,
+    Mlp,
+    Patches,
+    Transformer,
+    one_query_attention,
+)
+from diptych.models.towers.config import Activation, SiglipTextConfig, SiglipVisionConfig
+from diptych.models.towers.init import Draw
+from diptych.models.towers.text import require_context
+
+MLP_BIAS_STD = 1e-6
+
+
+class AttentionHead(nn.Module):
+    """Pools the tokens of a picture: one learned query attends to them, then a residual MLP ("MAP")."""
+
+    def __init__(self, config: SiglipVisionConfig, *, activation: Activation, eps: float) -> None:
+        super().__init__()
+        width = config.width
+        self.probe = nn.Parameter(torch.empty(width))
+        self.attn = Attention(width, config.heads, causal=False)
+        self.ln = LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio), activation)
+
+    def forward(self, rows: Tensor, batch: int) -> Tensor:
+        """Return (B, D) for the (B * P, D) tokens of ``batch`` pictures."""
+        probes = self.probe.to(rows.dtype).expand(batch, -1)
+        mixed = one_query_attention(self.attn, probes, rows, [(batch, len(rows) // batch)], [None])
+        pooled = self.attn.out_proj(mixed)
+        return cast(Tensor, pooled + self.mlp(self.ln(pooled)))
+
+
+class SiglipVision(nn.Module):
+    """Maps pictures (B, 3, H, W) to features (B, E); E is the tower's width."""
+
+    def __init__(self, config: SiglipVisionConfig, *, activation: Activation, eps: float) -> None:
+        super().__init__()
+        self.config = config
+        width, size = config.width, config.patch_size
+        self.conv1 = Patches(width, size, bias=True)
+        self.positional_embedding = nn.Parameter(torch.empty(config.grid[0] * config.grid[1], width))
+        self.blocks = Transformer(
+            Block(
+                width, config.heads, mlp_ratio=config.mlp_ratio, activation=activation, eps=eps, causal=False
+            )
+            for _ in range(config.layers)
+        )
+        self.ln_post = LayerNorm(width, eps=eps)
+        self.head = AttentionHead(config, activation=activation, eps=eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        patches = self.conv1(pixels)
+        batch, length, width = patches.shape
+        if batch == 0:
+            return cast(Tensor, patches.new_zeros((0, width)))
+        x = patches + self.positional_embedding.to(patches.dtype)
+        rows = self.blocks(x.reshape(batch * length, width), [(batch, length)])
+        return cast(Tensor, self.head(self.ln_post(rows), batch))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Return what `forward` returns: there is no projection behind the pooled tokens."""
+        return cast(Tensor, self(pixels))
+
+
+class SiglipText(nn.Module):
+    """Maps token ids (B, L) to features (B, E)."""
+
+    def __init__(
+        self, config: SiglipTextConfig, *, embed_dim: int, activation: Activation, eps: float
+    ) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        self.blocks = Transformer(
+            Block(
+                width, config.heads, mlp_ratio=config.mlp_ratio, activation=activation, eps=eps, causal=False
+            )
+            for _ in range(config.layers)
+        )
+        self.ln_final = LayerNorm(width, eps=eps)
+        self.head: nn.Module = Linear(width, embed_dim) if config.head else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (B, E) features of texts (B, L) int64, filled up with the pad token to the whole context.
+
+        Raises:
+            DataError: a text is longer than the context.
+        """
+        context, width = self.config.context_length, self.config.width
+        require_context(tokens.shape[1], context)
+        batch = len(tokens)
+        if batch == 0:
+            return cast(Tensor, self.head(self.ln_final(self.positional_embedding.new_zeros((0, width)))))
+        full = F.pad(tokens, (0, context - tokens.shape[1]), value=self.config.pad_id)
+        rows = (self.token_embedding(full) + self.positional_embedding).view(batch * context, width)
+        readers = torch.arange(1, batch + 1, device=rows.device) * context - 1
+        read = self.blocks.read(rows, [(batch, context)], readers)
+        return cast(Tensor, self.head(self.ln_final(read)))
+
+
+def initialise_vision(vision: SiglipVision, draw: Draw) -> None:
+    """Fill a new picture tower: LeCun-normal patches, Xavier-uniform blocks and probe, as in big_vision."""
+    width = vision.config.width
+    draw.lecun(vision.conv1)
+    draw.normal(vision.positional_embedding, width**-0.5)
+    _initialise_blocks(vision.blocks, draw)
+    head = vision.head
+    draw.xavier(head.probe[None])  # Flax counts the one query as the fan in
+    _initialise_attention(head.attn, draw)
+    _initialise_mlp(head.mlp, draw)
+
+
+def initialise_text(text: SiglipText, draw: Draw) -> None:
+    """Fill a new text tower: tokens and positions of deviation D^-0.5, the rest as in the picture tower."""
+    width = text.config.width
+    draw.normal(text.token_embedding.weight, width**-0.5)
+    draw.normal(text.positional_embedding, width**-0.5)
+    _initialise_blocks(text.blocks, draw)
+    if isinstance(text.head, nn.Linear):
+        draw.lecun(text.head)
+
+
+def _initialise_blocks(blocks: Transformer, draw: Draw) -> None:
+    for block in blocks:
+        _initialise_attention(cast(Attention, block.attn), draw)
+        _initialise_mlp(cast(Mlp, block.mlp), draw)
+
+
+def _initialise_attention(attention: Attention, draw: Draw) -> None:
+    for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+        draw.xavier(layer.weight)
+        layer.bias.zero_()
+
+
+def _initialise_mlp(mlp: Mlp, draw: Draw) -> None:
+    for layer in (mlp.c_fc, mlp.c_proj):
+        draw.xavier(layer.weight)
+        draw.normal(layer.bias, MLP_BIAS_STD)

@@ -1,0 +1,162 @@
+"""The causal Transformer that reads captions, and the plan that spares it all padding.
+
+A text is read at its first end token. Attention is causal, so tokens after it cannot change the result: they
+are never computed. Captions of one batch are sorted by length and run as rows without gaps
+(`diptych.models.towers.blocks`); the result comes back in the caller's order and equals that of padding every
+caption to the full context.
+
+Source: Radford et al. 2021 (CLIP), section 2.4. We differ from OpenAI's ``clip/model.py`` in finding the end
+token by its id: the largest id of a row is the end token only while nobody adds tokens to the vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import DataError
+from diptych.models.towers.blocks import Block, LayerNorm, Transformer
+from diptych.models.towers.config import Activation, TextConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingPlan:
+    """Where every needed token of a batch goes.
+
+    Attributes:
+        ids: (T,) int64 token ids, sorted by length of text.
+        positions: (T,) int64 place of each token in its text.
+        groups: runs (n, L) of texts that share a length.
+        readers: (B,) int64 row of each text's end token.
+        visible: per group None, or (n, L) bool where shorter texts were padded to the group's length.
+        ranks: (B,) int64 place of each of the caller's texts in the sorted order.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    groups: tuple[tuple[int, int], ...]
+    readers: Tensor
+    visible: tuple[Tensor | None, ...]
+    ranks: Tensor
+
+
+def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
+    """Return (B,) int64: tokens of each row up to and including its first end token.
+
+    Args:
+        tokens: (B, L) integer token ids.
+        end_id: id of the end token.
+
+    Raises:
+        DataError: a row has no end token.
+
+    >>> text_lengths(np.array([[8, 1, 9, 0], [8, 9, 9, 9]]), 9).tolist()
+    [3, 2]
+    """
+    is_end = tokens == end_id
+    lengths = is_end.argmax(axis=1) + 1
+    missing = np.flatnonzero(~is_end.any(axis=1))
+    if missing.size:
+        raise DataError(
+            "a text has no end token",
+            where=f"row {missing[0]} of {len(tokens)}",
+            found=f"{missing.size} such rows",
+            expected=f"the end token (id {end_id}) in every row",
+            fix="tokenize with the model's own tokenizer, which keeps the end token when it cuts",
+        )
+    return cast(np.ndarray, lengths)
+
+
+def plan_reading(tokens: Tensor, end_id: int, *, one_group: bool = False) -> ReadingPlan:
+    """Lay out a batch of texts without the tokens behind their end.
+
+    The lengths are found once, on the host: on an accelerator this is the tower's only synchronisation.
+
+    Args:
+        tokens: (B, L) int64, B > 0.
+        end_id: id of the end token.
+        one_group: pad all texts to the longest of the batch; one wide launch suits accelerators better.
+
+    Raises:
+        DataError: a row has no end token.
+    """
+    host = tokens.cpu().numpy()
+    lengths = text_lengths(host, end_id)
+    order = np.argsort(lengths, kind="stable")
+    lengths = lengths[order]
+    if one_group:
+        runs, counts = lengths[-1:], np.array([len(lengths)])
+    else:
+        runs, counts = np.unique(lengths, return_counts=True)
+    groups = tuple((int(count), int(length)) for count, length in zip(counts, runs, strict=True))
+    padded = np.repeat(runs, counts)
+    starts = np.cumsum(padded) - padded
+    positions = np.arange(int(padded.sum())) - np.repeat(starts, padded)
+    ids = host[np.repeat(order, padded), positions]
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    visible: tuple[Tensor | None, ...] = (None,) * len(groups)
+    if one_group and lengths[0] < runs[0]:
+        visible = (torch.from_numpy(np.arange(runs[0]) < lengths[:, None]).to(tokens.device),)
+
+    def place(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.astype(np.int64, copy=False)).to(tokens.device, non_blocking=True)
+
+    readers = place(starts + lengths - 1)
+    return ReadingPlan(place(ids), place(positions), groups, readers, visible, place(ranks))
+
+
+class TextTransformer(nn.Module):
+    """Maps token ids (B, L) to features (B, E)."""
+
+    def __init__(self, config: TextConfig, *, embed_dim: int, activation: Activation, eps: float) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
+        self.blocks = Transformer(
+            Block(
+                config.width,
+                config.heads,
+                mlp_ratio=config.mlp_ratio,
+                activation=activation,
+                eps=eps,
+                causal=True,
+            )
+            for _ in range(config.layers)
+        )
+        self.ln_final = LayerNorm(config.width, eps=eps)
+        self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return (B, E) features of texts (B, L) int64, start token first, end token in every row.
+
+        Raises:
+            DataError: a row has no end token, or a text is longer than the context.
+        """
+        if tokens.shape[0] == 0:
+            return self.text_projection.new_zeros((0, self.text_projection.shape[1]))
+        plan = plan_reading(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
+        require_context(max(length for _, length in plan.groups), self.config.context_length)
+        places = F.embedding(plan.positions, self.positional_embedding)
+        rows = self.token_embedding(plan.ids) + places
+        read = self.ln_final(self.blocks.read(rows, plan.groups, plan.readers, plan.visible))
+        return cast(Tensor, read @ self.text_projection).index_select(0, plan.ranks)
+
+
+def require_context(longest: int, context_length: int) -> None:
+    """Refuse texts that are longer than the context.
+
+    Raises:
+        DataError: ``longest`` tokens do not fit.
+    """
+    if longest > context_length:
+        raise DataError(
+            "a text is longer than the model's context",
+            found=f"{longest} tokens",
+            expected=f"at most {context_length}",
+            fix="tokenize with the model's own tokenizer, which cuts long texts",
+        )

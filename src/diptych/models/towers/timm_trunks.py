@@ -1,0 +1,96 @@
+"""timm's SigLIP picture towers by name: what open_clip's configurations point to and do not say.
+
+Source: timm 1.0 ``models/vision_transformer.py``. SigLIP was trained with the tanh approximation of GELU
+(Flax's default); timm runs most towers with the exact function: who loads weights by its names gets that.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diptych.core.errors import SettingsError
+from diptych.models.towers.config import Activation, SiglipVisionConfig
+
+TRUNK_EPS = 1e-6
+"""Every LayerNorm of timm's vision Transformers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """One row: pixels per side, patch, width, blocks, heads, activation, widening of the MLP."""
+
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+    activation: Activation = "gelu"
+    mlp_ratio: float = 4.0
+
+
+def _base(size: int) -> Trunk:
+    return Trunk(size, 16, 768, 12, 12)
+
+
+def _large(size: int, activation: Activation = "gelu") -> Trunk:
+    return Trunk(size, 16, 1024, 24, 16, activation)
+
+
+def _so400m(size: int, patch: int, activation: Activation) -> Trunk:
+    return Trunk(size, patch, 1152, 27, 16, activation, mlp_ratio=3.7362)
+
+
+def _giant(size: int) -> Trunk:
+    return Trunk(size, 16, 1536, 40, 16, "gelu_tanh")
+
+
+TRUNKS: dict[str, Trunk] = {
+    "vit_base_patch32_siglip_256": Trunk(256, 32, 768, 12, 12, "gelu_tanh"),
+    **{f"vit_base_patch16_siglip_{size}": _base(size) for size in (224, 256, 384, 512)},
+    **{f"vit_large_patch16_siglip_{size}": _large(size) for size in (256, 384)},
+    "vit_large_patch16_siglip_512": _large(512, "gelu_tanh"),
+    **{f"vit_so400m_patch14_siglip_{size}": _so400m(size, 14, "gelu") for size in (224, 378, 384)},
+    **{f"vit_so400m_patch16_siglip_{size}": _so400m(size, 16, "gelu_tanh") for size in (256, 384, 512)},
+    **{f"vit_giantopt_patch16_siglip_{size}": _giant(size) for size in (256, 384)},
+}
+
+
+def trunk_name(vision: SiglipVisionConfig, activation: Activation, trunks: Mapping[str, Trunk]) -> str:
+    """Return the name under which timm builds this tower.
+
+    Raises:
+        SettingsError: it builds none like it; says which tower differs in the activation alone.
+
+    >>> trunk_name(SiglipVisionConfig(), "gelu", TRUNKS)
+    'vit_base_patch16_siglip_224'
+    """
+    alike = {name: trunk for name, trunk in trunks.items() if _shape(trunk) == _their_shape(vision)}
+    for name, trunk in alike.items():
+        if trunk.activation == activation:
+            return name
+    other = next(iter(alike), None)
+    if other is None:
+        raise SettingsError(
+            "timm, and so open_clip, builds no such picture tower",
+            where="vision",
+            found=str(vision),
+            expected=f"one of {', '.join(trunks)}",
+            fix="convert to transformers or diptych",
+        )
+    raise SettingsError(
+        "timm, and so open_clip, builds this picture tower with another activation",
+        where="activation",
+        found=activation,
+        expected=f"{alike[other].activation}, as in {other}",
+        fix="convert to transformers or diptych; or replace the activation: the embeddings change a little",
+    )
+
+
+def _shape(trunk: Trunk) -> tuple[object, ...]:
+    hidden = int(trunk.width * trunk.mlp_ratio)
+    size = (trunk.image_size, trunk.image_size)
+    return size, trunk.patch_size, trunk.width, trunk.layers, trunk.heads, hidden
+
+
+def _their_shape(vision: SiglipVisionConfig) -> tuple[object, ...]:
+    hidden = int(vision.width * vision.mlp_ratio)
+    return vision.image_size, vision.patch_size, vision.width, vision.layers, vision.heads, hidden

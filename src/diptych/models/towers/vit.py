@@ -1,0 +1,89 @@
+"""The vision Transformer that looks at pictures.
+
+Patches of the picture and one class token, learned positions, a LayerNorm before and after the blocks, and a
+linear projection of the class token into the shared space.
+
+Source: Dosovitskiy et al. 2021; Radford et al. 2021 (CLIP), section 2.4 (extra LayerNorm before the
+Transformer).
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.models.towers.blocks import Block, LayerNorm, Patches, Transformer
+from diptych.models.towers.config import Activation, VitConfig
+
+
+class VisionTransformer(nn.Module):
+    """Maps pictures (B, 3, H, W) to features (B, E)."""
+
+    def __init__(self, config: VitConfig, *, embed_dim: int, activation: Activation, eps: float) -> None:
+        super().__init__()
+        self.config = config
+        width, tokens = config.width, config.grid[0] * config.grid[1] + 1
+        self.conv1 = Patches(width, config.patch_size, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
+        self.ln_pre = LayerNorm(width, eps=eps)
+        self.blocks = Transformer(
+            Block(
+                width, config.heads, mlp_ratio=config.mlp_ratio, activation=activation, eps=eps, causal=False
+            )
+            for _ in range(config.layers)
+        )
+        self.ln_post = LayerNorm(width, eps=eps)
+        self.proj = nn.Parameter(torch.empty(width, embed_dim))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        return self.pooled(pixels) @ self.proj
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Return (B, D), the class token before the projection: what linear probes read."""
+        patches = self.conv1(pixels)
+        batch, _, width = patches.shape
+        first = self.class_embedding.to(patches.dtype).expand(batch, 1, width)
+        x = torch.cat([first, patches], dim=1) + self.positional_embedding.to(patches.dtype)
+        length = x.shape[1]
+        rows = self.ln_pre(x).view(batch * length, width)
+        readers = torch.arange(batch, device=rows.device) * length
+        return cast(Tensor, self.ln_post(self.blocks.read(rows, [(batch, length)], readers)))
+
+
+def interpolate_positions(
+    positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], *, extra: int = 1
+) -> Tensor:
+    """Stretch learned positions to another grid, for pictures of another size.
+
+    An extra first position (class token, or the mean token of a ResNet's attention pool) is no place in the
+    picture and is kept.
+
+    Args:
+        positions: (extra + rows * columns, D) of the old grid.
+        old_grid: (rows, columns) that the positions were learned on.
+        new_grid: (rows, columns) wanted.
+        extra: positions before the grid's; SigLIP has none.
+
+    Returns:
+        (extra + new rows * new columns, D), bicubic with antialiasing, in the dtype of ``positions``.
+
+    Raises:
+        ValueError: ``positions`` does not have extra + rows * columns rows.
+
+    >>> interpolate_positions(torch.zeros(5, 8), (2, 2), (4, 6)).shape
+    torch.Size([25, 8])
+    """
+    if positions.shape[0] != old_grid[0] * old_grid[1] + extra:
+        raise ValueError(
+            f"{positions.shape[0]} positions do not fit a grid of {old_grid} and {extra} extra tokens"
+        )
+    if old_grid == new_grid:
+        return positions
+    first, grid = positions[:extra], positions[extra:]
+    image = grid.float().t().reshape(1, -1, *old_grid)
+    image = F.interpolate(image, size=new_grid, mode="bicubic", antialias=True, align_corners=False)
+    stretched = image.reshape(grid.shape[1], -1).t().to(positions.dtype)
+    return torch.cat([first, stretched]).contiguous()

@@ -1,0 +1,132 @@
+"""Answer a text or a picture with the nearest pictures of an index, exactly.
+
+Every row is compared, a block at a time: 1 to 2 seconds for a million rows of 512 on two busy cores.
+
+Reads: an index. Writes: nothing.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.core import checks
+from diptych.core.errors import IntegrityError, UsageError
+from diptych.core.records import Counts
+from diptych.data.images.formats import READ_FORMATS
+from diptych.embed.features import embed_images, embed_texts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from diptych.models.model import Model
+    from diptych.search.index import Entry, Index
+
+BLOCK_ROWS = 65_536
+"""Rows turned into float32 at a time: 128 MiB at a width of 512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One picture that was found.
+
+    Attributes:
+        key: the sample's name in its source.
+        score: cosine in [-1, 1].
+        position: its place among the pairs of the source.
+        caption: its first caption; empty if it has none.
+        path: the file that the image was read from, or that holds it; empty if there is none.
+    """
+
+    key: str
+    score: float
+    position: int
+    caption: str
+    path: str
+
+
+class Searcher:
+    """A model and an index that belong together.
+
+    Args:
+        model: embeds the queries.
+        index: rows that the same model made.
+
+    Raises:
+        IntegrityError: another model made the index.
+    """
+
+    def __init__(self, model: "Model", index: "Index") -> None:
+        digest = model.digest
+        if index.model_digest != digest:
+            raise IntegrityError(
+                "this index was made by another model, so its rows cannot be compared with this one's",
+                where=index.folder,
+                found=f"model {index.model_digest}",
+                expected=digest,
+                fix="search with the model that made it, or build the index again",
+            )
+        self._model, self.index = model, index
+
+    def text(self, query: str, k: int = 10) -> list[Hit]:
+        """Find the k pictures nearest to a text, best first."""
+        return self._hits(embed_texts(self._model, [query])[0], k)
+
+    def image(self, query: "Image | bytes", k: int = 10) -> list[Hit]:
+        """Find the k pictures nearest to a picture, best first.
+
+        Raises:
+            UsageError: the picture cannot be read.
+        """
+        counts = Counts()
+        row = embed_images(self._model, [query], counts=counts)[0]
+        if counts.dropped:
+            raise UsageError(
+                "the query picture cannot be read",
+                found=", ".join(map(str, counts.dropped)),
+                expected=f"one of {', '.join(READ_FORMATS)}",
+                fix="open and save it with an image editor",
+            )
+        return self._hits(row, k)
+
+    def _hits(self, query: NDArray[np.float32], k: int) -> list[Hit]:
+        rows, scores = top_k(query, self.index.vectors, k)
+        found: list[tuple[Entry, float]] = [
+            (self.index.entries[row], float(score)) for row, score in zip(rows, scores, strict=True)
+        ]
+        return [Hit(entry.key, score, entry.position, entry.caption, entry.path) for entry, score in found]
+
+
+def top_k(
+    query: NDArray[np.float32], vectors: NDArray[np.floating], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the k rows with the highest scores, best first, equal ones in order of their rows.
+
+    Args:
+        query: (E,) float32.
+        vectors: (N, E) float16 or float32.
+        k: at least 1; all rows when there are fewer.
+
+    Returns:
+        (min(k, N),) int64 rows and float32 scores.
+
+    Raises:
+        UsageError: k is below 1.
+        ArrayError: the query holds NaN, or is of another width.
+
+    >>> top_k(np.array([1, 0], np.float32), np.array([[0, 1], [1, 0], [1, 0]], np.float16), 2)
+    (array([1, 2]), array([1., 1.], dtype=float32))
+    """
+    checks.whole(k, "k")
+    query = checks.numbers(query, "query", length=vectors.shape[1])
+    rows = np.empty(0, dtype=np.int64)
+    scores = np.empty(0, dtype=np.float32)
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = vectors[start : start + BLOCK_ROWS].astype(np.float32) @ query
+        scores = np.concatenate([scores, block])
+        rows = np.concatenate([rows, np.arange(start, start + len(block))])
+        # Rows rise within and between blocks, so a stable sort keeps equal scores in their order.
+        best = np.argsort(-scores, kind="stable")[:k]
+        rows, scores = rows[best], scores[best]
+    return rows, scores

@@ -1,0 +1,194 @@
+"""What a run says about itself while it runs: a line of metrics every few steps, and the progress line.
+
+Writes: `metrics.jsonl`. A step's line holds step, samples_seen, epoch, loss (mean since the line before),
+ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction, cpu_wait_fraction (for a processor; null
+where the system does not say) and skipped; an evaluation's line holds step, evaluation and metrics.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diptych.core.files.durable import append_line, write_text
+from diptych.core.progress import Progress
+from diptych.core.records import Metric
+from diptych.core.threads import seconds_waited
+from diptych.data.loader import Batch
+from diptych.train.steps import Done
+
+BUSY_FRACTION = 0.25
+"""From this share of its time spent waiting for a processor on, a run is told that the machine is busy."""
+STALL_FRACTION = 0.98
+"""A loss above this share of ln N has learnt next to nothing."""
+STALL_STEPS = 200
+"""Steps after the warm-up before a run is told that it has learnt nothing."""
+
+
+def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
+    """Return the numbers that were measured at a step of a run.
+
+    Args:
+        path: its `metrics.jsonl`; a missing one has none.
+        step: after which they were measured.
+    """
+    if not path.exists():
+        return ()
+    lines = [json.loads(line) for line in _lines(path) if _step_of(line) == step]
+    return tuple(
+        Metric(
+            metric["task"],
+            metric["metric"],
+            math.nan if metric["value"] is None else metric["value"],
+            None if metric["ci95"] is None else (metric["ci95"][0], metric["ci95"][1]),
+            metric["n"],
+        )
+        for line in lines
+        for metric in line.get("metrics", ())
+    )
+
+
+class Journal:
+    """Collects the figures of steps and writes them when they are due.
+
+    Args:
+        path: `metrics.jsonl` of the run.
+        progress: where the figures are shown.
+        every: steps between two lines; the last step always has one.
+        last_step: of the run.
+        warmup_steps: before which nothing is expected to be learnt.
+
+    Attributes:
+        losses: of the finite steps since the last line.
+    """
+
+    def __init__(
+        self, path: Path, progress: Progress, *, every: int, last_step: int, warmup_steps: int
+    ) -> None:
+        self.losses: list[float] = []
+        self._path, self._progress = path, progress
+        self._every, self._last_step, self._warmup_steps = every, last_step, warmup_steps
+        self._warned = self._told_busy = False
+        self._open_window()
+
+    def begin(self, step: int) -> None:
+        """Drop the lines of steps that come after `step`: a resumed run writes them again."""
+        if self._path.exists():
+            lines = _lines(self._path)
+            lost = sum(math.isinf(_step_of(line)) for line in lines[:-1])  # a kill cuts the last one short
+            if lost:
+                self._progress.log(f"{lost} damaged lines of {self._path} are left out")
+            kept = [line for line in lines if _step_of(line) <= step]
+            write_text(self._path, "".join(f"{line}\n" for line in kept))
+        self._open_window()
+
+    def note(self, step: int, batch: Batch, done: Done, *, waited: float, skipped: int) -> None:
+        """Take in one step; `step` counts it, `waited` is the seconds its batch took to come."""
+        pairs = len(batch.indices)
+        self._pairs += pairs
+        self._waited += waited
+        if done.finite:
+            self.losses.append(done.loss)
+        else:
+            self._progress.log(f"step {step} skipped: loss {done.loss}, gradient norm {done.gradient_norm}")
+        ln_n = math.log(pairs)
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        queued = self._queued_fraction(seconds)
+        figures = {
+            "loss": round(done.loss, 4),
+            "ln N": round(ln_n, 4),
+            "scale": round(done.scale, 2),
+            "data wait": f"{self._waited / seconds:.0%}",
+        }
+        if queued is not None and queued >= BUSY_FRACTION:
+            figures["CPU wait"] = f"{queued:.0%}"
+        self._progress.advance(pairs, **figures)
+        if step % self._every == 0 or step == self._last_step:
+            self._write_step(step, batch, done, seconds=seconds, queued=queued, skipped=skipped)
+
+    def write_evaluation(self, step: int, name: str, metrics: Sequence[Metric]) -> None:
+        """Write one evaluator's numbers."""
+        self._write({"step": step, "evaluation": name, "metrics": [metric.as_dict() for metric in metrics]})
+        shown = "  ".join(f"{metric.metric} {metric.value:.4f}" for metric in metrics)
+        self._progress.log(f"step {step}: {name}  {shown}")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time inside out of the rates."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - begun
+
+    def _queued_fraction(self, seconds: float) -> float | None:
+        """Return the share of the time since the last line that went by waiting for a processor."""
+        queued = seconds_waited()
+        if queued is None or self._queued is None:
+            return None
+        return min(1.0, (queued - self._queued) / seconds)
+
+    def _write_step(
+        self, step: int, batch: Batch, done: Done, *, seconds: float, queued: float | None, skipped: int
+    ) -> None:
+        loss = math.fsum(self.losses) / len(self.losses) if self.losses else None
+        ln_n = math.log(len(batch.indices))
+        self._write(
+            {
+                "step": step,
+                "samples_seen": batch.samples_seen,
+                "epoch": batch.epoch,
+                "loss": loss,
+                "ln_n": ln_n,
+                "scale": done.scale,
+                "lr": done.rate,
+                "grad_norm": done.gradient_norm if math.isfinite(done.gradient_norm) else None,
+                "samples_per_second": round(self._pairs / seconds, 2),
+                "data_wait_fraction": round(self._waited / seconds, 4),
+                "cpu_wait_fraction": None if queued is None else round(queued, 4),
+                "skipped": skipped,
+            }
+        )
+        if queued is not None and queued >= BUSY_FRACTION and not self._told_busy:
+            self._told_busy = True
+            self._progress.log(
+                f"the machine is busy: {queued:.0%} of the time the training waits for a processor "
+                f"that other programs use"
+            )
+        if loss is not None and loss > STALL_FRACTION * ln_n:
+            self._warn_of_stall(step, loss, ln_n)
+        self.losses.clear()
+        self._open_window()
+
+    def _warn_of_stall(self, step: int, loss: float, ln_n: float) -> None:
+        if self._warned or step < self._warmup_steps + STALL_STEPS:
+            return
+        self._warned = True
+        self._progress.log(
+            f"the loss is {loss:.3f} and ln N, what chance gives, {ln_n:.3f}: nothing is being learnt. "
+            f"Is the learning rate too high (try a third)? Do the captions belong to their pictures?"
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        append_line(self._path, json.dumps(line, allow_nan=False))
+
+    def _open_window(self) -> None:
+        self._since = time.monotonic()
+        self._queued = seconds_waited()
+        self._pairs = 0
+        self._waited = 0.0
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8", errors="replace").splitlines()
+
+
+def _step_of(line: str) -> float:
+    """Return a line's step; a line that a kill cut short belongs to no step that was saved."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,0 +1,331 @@
+"""One way in for candidates: each kind of source gives the same table, cut into units or whole."""
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.curate.crawl_files import WebPage, write_warc, write_wat
+from tests.data.source_files import images, picture
+
+from diptych.core.errors import IntegrityError, SettingsError, UnknownNameError, UsageError
+from diptych.core.records import Counts, Pair, Reason
+from diptych.core.settings import from_mapping, to_mapping
+from diptych.curate.candidates.candidates import CandidateColumns, CandidatesSettings, candidates_of, units_of
+from diptych.curate.columns import CANDIDATES
+from diptych.data.shards.writer import write_shards
+from diptych.data.synthetic.dataset import scene_pairs
+
+URL = "https://a.example/{}.jpg"
+
+
+def read(settings: CandidatesSettings) -> tuple[list[dict[str, Any]], Counts]:
+    """Read all units one by one."""
+    rows, counts = [], Counts()
+    for unit in units_of(settings):
+        table, more = candidates_of(unit, settings)
+        assert table.schema.equals(CANDIDATES)
+        assert more.kept == len(table)
+        rows += table.to_pylist()
+        counts.merge(more)
+    counts.check(1.0)
+    return rows, counts
+
+
+def url_file(path: Path, rows: int = 10, group: int = 3) -> Path:
+    table = pa.table(
+        {
+            "url": [URL.format(n) for n in range(rows)],
+            "caption": [f"caption {n}" for n in range(rows)],
+            "licence": ["by"] * rows,
+            "width": list(range(rows)),
+        }
+    )
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def test_a_table_of_addresses_is_cut_between_row_groups(tmp_path: Path) -> None:
+    path = url_file(tmp_path / "a.parquet")
+    settings = CandidatesSettings((str(path),), partition_rows=6)
+    assert [(unit.first, unit.last) for unit in units_of(settings)] == [(0, 2), (2, 4)]
+    rows, _ = read(settings)
+    assert rows == read(CandidatesSettings((str(path),)))[0]
+    assert [row["url"] for row in rows] == [URL.format(n) for n in range(10)]
+    assert rows[3]["licence"] == "by"
+    assert json.loads(rows[3]["fields"]) == {"width": 3}
+    assert all(re.fullmatch(r"[0-9a-f]{32}", row["key"]) for row in rows)
+
+
+def test_rows_that_are_no_pairs_are_counted_by_reason(tmp_path: Path) -> None:
+    """1,000 bad rows among 100 good ones, each kind under its reason."""
+    faults: list[tuple[Any, Any, Reason]] = [
+        (URL.format(1), None, Reason.MISSING_CAPTION),
+        (URL.format(1), b" \t ", Reason.EMPTY_CAPTION),
+        (URL.format(1), b"a\0b", Reason.CAPTION_NOT_TEXT),
+        (URL.format(1), b"x" * 2**20, Reason.CAPTION_TOO_LONG),
+        (URL.format(1), b"caf\xe9", Reason.CAPTION_NOT_TEXT),
+        (None, b"a dog", Reason.MISSING_IMAGE),
+        ("data:image/png;base64,AA", b"a dog", Reason.BAD_ADDRESS),
+        ("no address", b"a dog", Reason.BAD_ADDRESS),
+        ("https://" + "x" * 5000, b"a dog", Reason.BAD_ADDRESS),
+        (URL.format(0), b"good 0", Reason.DUPLICATE_KEY),
+    ]
+    urls = [URL.format(n) for n in range(100)] + [fault[0] for fault in faults] * 100
+    captions = [b"good %d" % n for n in range(100)] + [fault[1] for fault in faults] * 100
+    held = pa.array(captions, pa.binary())
+    # Bytes that are not UTF-8 under the name of text, as careless writers leave them.
+    text = pa.Array.from_buffers(pa.string(), len(held), held.buffers())
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"url": urls, "caption": text}), path)
+    rows, counts = read(CandidatesSettings((str(path),)))
+    expected: dict[Reason, int] = {}
+    for *_, reason in faults:
+        expected[reason] = expected.get(reason, 0) + 100
+    assert [row["caption"] for row in rows] == [f"good {n}" for n in range(100)]
+    assert counts.dropped == expected
+    assert (counts.seen, counts.kept) == (1100, 100)
+
+
+def test_columns_have_the_names_that_the_settings_say(tmp_path: Path) -> None:
+    path = tmp_path / "laion.parquet"
+    pq.write_table(
+        pa.table({"URL": [URL.format(1)], "TEXT": ["a dog"], "hash": [-7], "LICENSE": ["?"]}), path
+    )
+    columns = CandidateColumns(url="URL", caption="TEXT", key="hash", licence="LICENSE")
+    rows, _ = read(CandidatesSettings((str(path),), columns=columns))
+    assert [(row["key"], row["url"], row["licence"]) for row in rows] == [("-7", URL.format(1), "?")]
+    with pytest.raises(UnknownNameError, match="caption"):
+        read(CandidatesSettings((str(path),)))
+
+
+def test_pictures_in_parquet_have_a_row_for_each_caption(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"from a file")
+    images = [{"bytes": b"inside", "path": None}, {"bytes": None, "path": "b.png"}, None]
+    captions = [["one", "two"], ["three"], ["four"]]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["x", "y", "z"], "image": images, "caption": captions}), path)
+    rows, counts = read(CandidatesSettings((str(path),)))
+    assert [(row["key"], row["image"], row["caption"], row["url"]) for row in rows] == [
+        ("x#0", b"inside", "one", None),
+        ("x#1", b"inside", "two", None),
+        ("y", b"from a file", "three", None),
+    ]
+    assert counts.dropped == {Reason.MISSING_IMAGE: 1}
+
+
+def downloaded_rows(image: str) -> dict[str, list[Any]]:
+    """Three rows as img2dataset 1.47 writes them to Parquet: an image, a failed download, a failed resize."""
+    return {
+        "url": [URL.format(n) for n in range(3)],
+        "caption": ["a dog", "a cat", "a cow"],
+        "key": ["000000000", "000000001", "000000002"],
+        "status": ["success", "failed_to_download", "failed_to_resize"],
+        "error_message": [None, "HTTP Error 404: Not Found", "Image decoding error"],
+        "sha256": ["0" * 64, None, None],
+        image: [b"inside", None, None],
+        "txt": ["a dog", None, None],
+    }
+
+
+@pytest.mark.parametrize("image", ["jpg", "png", "webp"])
+def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, image: str) -> None:
+    path = tmp_path / "00000.parquet"
+    table = pa.table(downloaded_rows(image))
+    pq.write_table(table, path)
+    rows, counts = read(CandidatesSettings((str(path),)))
+    assert [(row["image"], row["url"], row["caption"]) for row in rows] == [
+        (b"inside", URL.format(0), "a dog")
+    ]
+    assert counts.dropped == {Reason.NOT_DOWNLOADED: 2}
+    counts.check(0.0)  # no damage of the table
+    # Its metadata alone are addresses: nothing says that the images were kept.
+    pq.write_table(table.drop_columns([image, "txt"]), path)
+    rows, counts = read(CandidatesSettings((str(path),)))
+    assert [(row["image"], row["url"]) for row in rows] == [(None, URL.format(n)) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (r'{"caption": "a dog", "note": "\ud800"}', {"note": "\\ud800"}),
+        (r'{"caption": "a dog", "\ud800": 1}', {"\\ud800": 1}),
+        (r'{"caption": "a \ud800 dog"}', None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_a_lone_surrogate_spoils_its_own_caption_at_most(
+    tmp_path: Path, kind: str, told: str, expected: dict[str, Any] | None
+) -> None:
+    files = {"k1.jpg": b"image", "k1.json": told.encode()}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    if kind == "tar":
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for name in files:
+                tar.add(tmp_path / name, name)
+    rows, counts = read(CandidatesSettings((str(tmp_path / "a.tar" if kind == "tar" else tmp_path),)))
+    assert [json.loads(row["fields"]) for row in rows] == ([expected] if expected else [])
+    assert counts.dropped == ({} if expected else {Reason.CAPTION_NOT_TEXT: 1})
+
+
+def test_an_image_without_bytes_and_path_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    images = pa.array([{"bytes": None, "path": None}], kind)
+    pq.write_table(pa.table({"image": images, "caption": ["a dog"]}), path)
+    assert read(CandidatesSettings((str(path),)))[1].dropped == {Reason.MISSING_IMAGE: 1}
+
+
+def test_sources_may_name_their_pairs_alike(tmp_path: Path) -> None:
+    for name in "ab":
+        table = pa.table({"id": [1, 2], "url": [URL.format(1), URL.format(2)], "caption": [name, name]})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    both = CandidatesSettings((str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")))
+    assert [row["key"] for row in read(both)[0]] == ["0-1", "0-2", "1-1", "1-2"]
+
+
+def test_crawl_files_are_found_by_pattern_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        write_wat(
+            tmp_path / f"{name}.warc.wat.gz", [WebPage("https://a.example/", [(f"{name}.jpg", f"A {name}")])]
+        )
+    write_warc(tmp_path / "c.warc.gz", [WebPage("https://a.example/", [("c.jpg", "A c"), ("c.jpg", "A c")])])
+    sources = (str(tmp_path / "*.wat.gz"), str(tmp_path / "c.warc.gz"))
+    rows, counts = read(CandidatesSettings(sources))
+    assert [row["caption"] for row in rows] == ["A a", "A b", "A c"]
+    assert [row["page"] for row in rows] == ["https://a.example/"] * 3
+    assert counts.dropped == {Reason.DUPLICATE_KEY: 1}
+
+
+def shard_pairs(count: int) -> list[Pair]:
+    fields = {"page": "https://a.example/", "n": 1}
+    images = [pair.image for pair in scene_pairs(count, seed=1, size=16)]
+    captions = [(f"caption {n}", "other")[: 1 + n % 2] for n in range(count)]
+    return [Pair(f"k{n}", images[n], captions[n], fields) for n in range(count)]
+
+
+def test_shards_are_cut_anywhere(tmp_path: Path) -> None:
+    write_shards(shard_pairs(10), tmp_path / "s")
+    whole, _ = read(CandidatesSettings((str(tmp_path / "s"),)))
+    parts, _ = read(CandidatesSettings((str(tmp_path / "s"),), partition_rows=3))
+    assert whole == parts
+    assert [row["key"] for row in whole[:4]] == ["k0", "k1#0", "k1#1", "k2"]
+    assert (whole[0]["page"], whole[0]["fields"]) == ("https://a.example/", '{"n":1}')
+    assert whole[3]["image"] == shard_pairs(10)[2].image
+
+
+def test_a_folder_is_cut_with_each_bad_row_counted_once(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x%d" % number)
+        (tmp_path / f"{number}.txt").write_text("" if number in (0, 4, 8) else f"caption {number}")
+    whole = read(CandidatesSettings((str(tmp_path),)))
+    settings = CandidatesSettings((str(tmp_path),), partition_rows=2)
+    assert [(unit.first, unit.last) for unit in units_of(settings)] == [(0, 2), (2, 4), (4, -1)]
+    parts = read(settings)
+    assert parts[0] == whole[0]
+    assert parts[1].as_dict() == whole[1].as_dict()
+    assert parts[1].dropped == {Reason.EMPTY_CAPTION: 3}
+
+
+def _write_files_of_img2dataset(folder: Path) -> None:
+    (folder / "00000").mkdir()
+    images(folder / "00000", "k0.jpg", "k1.jpg")
+    for number in range(2):
+        (folder / "00000" / f"k{number}.json").write_text(json.dumps({"caption": f"c{number}"}))
+    url_file(folder / "00000.parquet")
+
+
+def _write_arrow(folder: Path) -> None:
+    table = pa.table({"id": ["k0", "k1"], "image": [picture(0), picture(1)], "caption": ["c0", "c1"]})
+    with pa.OSFile(str(folder / "0.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _write_tgz(folder: Path, name: str = "0.tgz") -> None:
+    with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as archive:
+        for number in range(2):
+            for suffix, data in (("jpg", picture(number)), ("json", b'{"title": "c%d"}' % number)):
+                entry = tarfile.TarInfo(f"k{number}.{suffix}")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+
+
+def _write_tar_below(folder: Path) -> None:
+    (folder / "wds").mkdir()
+    _write_tgz(folder / "wds", "0.tar")
+
+
+@pytest.mark.filterwarnings("ignore:.*not read")
+@pytest.mark.parametrize(
+    ("write", "caption"),
+    [
+        (_write_files_of_img2dataset, "caption"),
+        (_write_arrow, "caption"),
+        (_write_tgz, "title"),
+        (_write_tar_below, "title"),
+    ],
+)
+def test_whatever_sources_open_gives_candidates(
+    tmp_path: Path, write: Callable[[Path], None], caption: str
+) -> None:
+    write(tmp_path)
+    settings = CandidatesSettings(
+        (str(tmp_path),), columns=CandidateColumns(caption=caption), partition_rows=1
+    )
+    rows, counts = read(settings)
+    assert [(row["key"], row["caption"], row["image"]) for row in rows] == [
+        ("k0", "c0", picture(0)),
+        ("k1", "c1", picture(1)),
+    ]
+    assert not counts.dropped
+
+
+def test_scenes_are_a_source_like_others() -> None:
+    rows, _ = read(CandidatesSettings(("scenes:crawl?count=30&seed=1&size=16",), partition_rows=20))
+    keys = [row["key"].partition("#")[0] for row in rows]
+    assert list(dict.fromkeys(keys)) == [f"crawl-{n:07d}" for n in range(30)]
+    assert rows[0]["page"].startswith("https://site")
+
+
+def test_the_real_titles_are_all_candidates(shared_data: Path) -> None:
+    path = shared_data / "fashion" / "test.parquet"
+    rows, counts = read(CandidatesSettings((str(path),), partition_rows=1000))
+    table = pq.read_table(path)
+    assert [row["key"] for row in rows] == [str(key) for key in table["id"].to_pylist()]
+    assert [row["caption"] for row in rows] == [text.strip() for text in table["caption"].to_pylist()]
+    assert counts.dropped == {}
+
+
+@pytest.mark.parametrize("ref", ["no/such/*.wat.gz", "no/such.parquet", "no/such.warc.gz", "no/such"])
+def test_what_is_not_there_is_told_before_anything_is_read(ref: str) -> None:
+    with pytest.raises(UsageError):
+        units_of(CandidatesSettings((ref,)))
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(UsageError, match="no source"):
+        units_of(CandidatesSettings())
+    with pytest.raises(SettingsError, match="needs rows"):
+        CandidatesSettings(("a",), partition_rows=0)
+    settings = CandidatesSettings(("a", "b"), kind="wat")
+    assert from_mapping(CandidatesSettings, to_mapping(settings)) == settings
+
+
+def test_a_damaged_parquet_file_is_no_bad_row(tmp_path: Path) -> None:
+    path = url_file(tmp_path / "a.parquet", rows=2000, group=2000)
+    whole = path.read_bytes()
+    settings = CandidatesSettings((str(path),))
+    units = units_of(settings)
+    path.write_bytes(whole[:400] + bytes(2000) + whole[2400:])
+    with pytest.raises(IntegrityError):
+        candidates_of(units[0], settings)
+    path.write_bytes(whole[:-20])
+    with pytest.raises(IntegrityError):
+        units_of(settings)

@@ -1,0 +1,360 @@
+"""Pairs from WAT and WARC files: what a page says about its images, whatever shape page and file are in."""
+
+import gzip
+import json
+import random
+import time
+from pathlib import Path
+from urllib.parse import urljoin
+
+import pytest
+from tests.curate.crawl_files import WebPage, member, record, warc_record, wat_record, write_warc, write_wat
+
+from diptych.core.errors import SettingsError, UsageError
+from diptych.core.records import Counts, Reason
+from diptych.curate.candidates.crawl import CrawlSettings, pairs_of_warc, pairs_of_wat, resolved
+from diptych.curate.candidates.http_response import MAX_RECORD_BYTES
+from diptych.curate.candidates.rows import Candidate, candidate_tables, pair_key
+from diptych.curate.candidates.warc import read_records
+from diptych.curate.columns import CANDIDATES
+
+PAGES = [
+    WebPage(
+        "https://shop.example/dogs/list.html",
+        [("rex.jpg", "A brown  dog"), ("/i/cat.png", "A cat")],
+        title="Pets",
+    ),
+    WebPage("http://blog.example/", [("//cdn.example/sea.jpg", "The sea at night")], licence="/cc-by"),
+    WebPage("https://base.example/x/y", [("z.jpg", "Zebra &amp; foal")], base="https://other.example/deep/"),
+]
+EXPECTED = [
+    ("https://shop.example/dogs/rex.jpg", "A brown dog", "https://shop.example/dogs/list.html", None),
+    ("https://shop.example/i/cat.png", "A cat", "https://shop.example/dogs/list.html", None),
+    ("http://cdn.example/sea.jpg", "The sea at night", "http://blog.example/", "http://blog.example/cc-by"),
+    ("https://other.example/deep/z.jpg", "Zebra & foal", "https://base.example/x/y", None),
+]
+
+
+def told(rows: list[Candidate]) -> list[tuple[str | None, ...]]:
+    return [(row.url, row.caption, row.page, row.licence) for row in rows]
+
+
+def of_wat(path: Path, *captions: str) -> tuple[list[Candidate], Counts]:
+    counts = Counts()
+    settings = CrawlSettings(captions) if captions else CrawlSettings()  # type: ignore[arg-type]
+    return list(pairs_of_wat(path, settings, counts)), counts
+
+
+def of_warc(path: Path, *captions: str) -> tuple[list[Candidate], Counts]:
+    counts = Counts()
+    settings = CrawlSettings(captions) if captions else CrawlSettings()  # type: ignore[arg-type]
+    return list(pairs_of_warc(path, settings, counts)), counts
+
+
+def of_page(
+    tmp_path: Path, html: str | bytes, *captions: str, **more: object
+) -> tuple[list[Candidate], Counts]:
+    body = html.encode() if isinstance(html, str) else html
+    page = WebPage("https://a.example/dir/p.html", html=body, **more)  # type: ignore[arg-type]
+    return of_warc(write_warc(tmp_path / "p.warc.gz", [page]), *captions)
+
+
+def test_wat_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
+    rows, counts = of_wat(write_wat(tmp_path / "a.warc.wat.gz", PAGES))
+    assert told(rows) == EXPECTED
+    assert counts.as_dict()["dropped"] == {}
+    assert json.loads(rows[0].fields or "") == {"caption_from": "alt"}
+
+
+def test_warc_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
+    unescaped = [*PAGES[:2], WebPage(PAGES[2].url, [("z.jpg", "Zebra & foal")], base=PAGES[2].base)]
+    rows, counts = of_warc(write_warc(tmp_path / "a.warc.gz", unescaped))
+    assert told(rows) == EXPECTED
+    assert counts.as_dict()["dropped"] == {}
+
+
+def test_a_file_without_compression_or_in_one_member_reads_the_same(tmp_path: Path) -> None:
+    plain = write_warc(tmp_path / "a.warc", PAGES, plain=True)
+    whole = tmp_path / "b.warc.gz"
+    whole.write_bytes(gzip.compress(plain.read_bytes()))
+    assert len(of_warc(plain)[0]) == 4
+    assert of_warc(plain)[0] == of_warc(whole)[0]
+
+
+def test_a_pair_has_the_same_key_wherever_it_is_found(tmp_path: Path) -> None:
+    here, there = (WebPage(f"https://{n}.example/", [("https://c.example/x.jpg", "X")]) for n in "ab")
+    rows, _ = of_wat(write_wat(tmp_path / "a.warc.wat.gz", [here, there]))
+    assert rows[0].key == rows[1].key == pair_key("https://c.example/x.jpg", "X")
+    assert rows[0].key != pair_key("https://c.example/x.jpg", "Y")
+
+
+@pytest.mark.parametrize("middle", ["\\n", "\n", "\0", " ", "25 ", ""])
+def test_a_key_tells_where_the_image_ends_and_the_caption_begins(middle: str) -> None:
+    address, caption = "https://c.example/x.jpg", "a dog"
+    whole = f"{address}{middle}{caption}"
+    keys = {pair_key(whole[:end], whole[end:]) for end in range(len(whole))}
+    keys |= {pair_key(whole[:end].encode() + b"\xff", whole[end:]) for end in range(len(whole))}
+    assert len(keys) == 2 * len(whole)
+    joined = (address + middle, caption), (address, middle + caption), (address, f"x{middle}{caption}")
+    assert len({pair_key(*pair) for pair in joined}) == 2 + (middle != "")
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ({"src": "a.jpg"}, Reason.MISSING_CAPTION),
+        ({"src": "a.jpg", "alt": " \n "}, Reason.EMPTY_CAPTION),
+        ({"src": "a.jpg", "alt": "x" * 20_000}, Reason.CAPTION_TOO_LONG),
+        ({"src": "a.jpg", "alt": "a\0b"}, Reason.CAPTION_NOT_TEXT),
+        ({"src": "a.jpg", "alt": "caf\ufffd"}, Reason.CAPTION_NOT_TEXT),
+        ({"src": "", "alt": "A dog"}, Reason.MISSING_IMAGE),
+        ({"src": "data:image/gif;base64,R0lGODlhAQABAAAAACw=", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        ({"src": "ftp://a.example/x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        ({"src": "javascript:void(0)", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        ({"src": "http://[::1/x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        ({"src": "http:///x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        ({"src": "https:\\\\a.example\\x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        ({"src": "x" * 5000, "alt": "A dog"}, Reason.BAD_ADDRESS),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_pair_is_counted_by_its_reason(
+    image: dict[str, str], reason: Reason, tmp_path: Path
+) -> None:
+    page = WebPage("https://a.example/p.html", [image, ("good.jpg", "A good one")])
+    for rows, counts in (
+        of_wat(write_wat(tmp_path / "a.warc.wat.gz", [page])),
+        of_warc(write_warc(tmp_path / "a.warc.gz", [page])),
+    ):
+        assert [row.caption for row in rows] == ["A good one"]
+        assert counts.dropped == {reason: 1}
+
+
+def test_captions_come_from_the_first_place_that_has_one(tmp_path: Path) -> None:
+    html = """<title>The page</title><a href=/x title="The link"><figure>
+      <img src=1.jpg alt="" title="The title">
+      <figcaption>The <b>fig</b>ure<br>caption</figcaption></figure></a>
+      <a href=/y><img src=2.jpg> Text of the <i>link</i></a><img src=3.jpg>"""
+    rows, _ = of_page(tmp_path, html, "alt", "figcaption", "link", "page")
+    captions = ["The figure caption", "Text of the link", "The page"]
+    assert [row.caption for row in rows] == captions
+    assert [json.loads(row.fields or "")["caption_from"] for row in rows] == ["figcaption", "link", "page"]
+    rows, counts = of_page(tmp_path, html)
+    assert [row.caption for row in rows] == ["The title"]
+    assert counts.dropped == {Reason.MISSING_CAPTION: 2}
+
+
+def test_addresses_are_joined_as_the_standard_library_does() -> None:
+    rng = random.Random(2)
+    for _ in range(5000):
+        base = rng.choice(
+            ("https://a.example", "http://b.example:80/x/y.html?q", "https://u@c.example/", "https://d/#f")
+        )
+        path = "".join(
+            rng.choice(("/", "a", ".jpg", "..", ".", "%20", "?x=1", "b-c", "//e.example", ";v"))
+            for _ in range(4)
+        )
+        joined = urljoin(base, path)
+        assert resolved(base, path) == (joined if joined.startswith("http") else None), (base, path)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "meta"),
+    [
+        ("utf-8", "text/html; charset=utf-8", ""),
+        ("utf-8", "text/html", ""),
+        ("windows-1251", "text/html; charset=windows-1251", ""),
+        ("shift_jis", "text/html", "<meta charset=Shift_JIS>"),
+        ("gbk", "text/html", '<meta http-equiv="Content-Type" content="text/html; charset=gb2312">'),
+        ("utf-16-le", "text/html", ""),
+        ("cp1252", "text/html; charset=ISO-8859-1", ""),
+        ("cp1252", "text/html", ""),
+        ("euc-kr", "text/html; charset=no-such-thing", "<meta charset='euc-kr'>"),
+        ("utf-8", "text/html; charset=hex", "<meta charset=utf-7>"),
+    ],
+)  # fmt: skip
+def test_pages_are_decoded_in_their_encoding(encoding: str, header: str, meta: str, tmp_path: Path) -> None:
+    texts = {
+        "windows-1251": "Собака",
+        "shift_jis": "犬",
+        "gbk": "一只狗",
+        "euc-kr": "개",
+        "cp1252": "“Café” dog",
+    }
+    caption = texts.get(encoding, "Café 犬 Собака")
+    html = f'<html><head>{meta}</head><img src=a.jpg alt="{caption}">'
+    data = (b"\xff\xfe" if encoding == "utf-16-le" else b"") + html.encode(encoding)
+    rows, _ = of_page(tmp_path, data, headers={"Content-Type": header})
+    assert [row.caption for row in rows] == [caption]
+
+
+def test_a_page_that_breaks_off_in_a_letter_is_still_utf8(tmp_path: Path) -> None:
+    rows, _ = of_page(tmp_path, '<img src=a.jpg alt="Ein großer Hund">é'.encode()[:-1])
+    assert rows[0].caption == "Ein großer Hund"
+
+
+def test_bytes_that_are_wrong_in_their_encoding_make_no_caption(tmp_path: Path) -> None:
+    rows, counts = of_page(
+        tmp_path, b"<img src=a.jpg alt='caf\xe9'>", headers={"Content-Type": "text/html; charset=utf-8"}
+    )
+    assert rows == []
+    assert counts.dropped == {Reason.CAPTION_NOT_TEXT: 1}
+
+
+def test_only_pages_that_were_served_are_read(tmp_path: Path) -> None:
+    html = "<img src=a.jpg alt='A dog'>"
+    assert of_page(tmp_path, html, status="404 Not Found")[0] == []
+    assert of_page(tmp_path, html, headers={"Content-Type": "application/pdf"})[0] == []
+    assert (
+        len(of_page(tmp_path, html, headers={"Content-Type": "application/xhtml+xml; charset=utf-8"})[0]) == 1
+    )
+
+
+def test_a_body_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
+    rows, counts = of_page(tmp_path, bytes(range(256)), headers={"Content-Encoding": "br"})
+    assert (rows, counts.dropped) == ([], {Reason.BAD_RECORD: 1})
+    assert "'br'" in counts.examples[Reason.BAD_RECORD][0]
+
+
+def damaged(kind: str, plain: bytes, rng: random.Random) -> bytes:
+    """Return the member of a record, damaged in one way."""
+    whole, place = member(plain), 0
+    if kind == "bit":
+        place = rng.randrange(18, len(whole) - 8)
+        return whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+    if kind == "checksum":
+        return whole[:-8] + bytes(4) + whole[-4:]
+    if kind == "cut":
+        return whole[: len(whole) // 2]
+    if kind == "magic":
+        return b"\0\0\0" + whole[3:]
+    return member(plain[: len(plain) // 2])  # whole as a member, but not as a record
+
+
+@pytest.mark.parametrize("kind", ["bit", "checksum", "cut", "magic", "short"])
+def test_a_damaged_member_costs_its_own_record_only(kind: str, tmp_path: Path) -> None:
+    rng = random.Random(5)
+    for number in range(20):
+        parts = [wat_record(WebPage(f"https://{n}.example/", [("i.jpg", f"Caption {n}")])) for n in range(9)]
+        spoilt = {number % 9, (number * 5 + 2) % 9} if kind != "cut" else {number % 9}
+        members = [damaged(kind, part, rng) if n in spoilt else member(part) for n, part in enumerate(parts)]
+        path = tmp_path / "a.warc.wat.gz"
+        path.write_bytes(b"".join(members))
+        rows, counts = of_wat(path)
+        assert [row.caption for row in rows] == [f"Caption {n}" for n in range(9) if n not in spoilt]
+        # Of two neighbours the second may be past recognition: then it is a part of the first.
+        least = 1 if max(spoilt) - min(spoilt) == 1 else len(spoilt)
+        assert least <= counts.dropped.total() <= len(spoilt)
+        assert set(counts.dropped) == {Reason.BAD_RECORD}
+
+
+def test_a_damaged_plain_record_costs_itself_only(tmp_path: Path) -> None:
+    parts = [warc_record(WebPage(f"https://{n}.example/", [("i.jpg", f"Caption {n}")])) for n in range(5)]
+    parts[2] = parts[2].replace(b"Content-Length", b"Content-Girth")
+    path = tmp_path / "a.warc"
+    path.write_bytes(b"".join(parts)[:-40])
+    rows, counts = of_warc(path)
+    assert [row.caption for row in rows] == ["Caption 0", "Caption 1", "Caption 3"]
+    assert counts.dropped == {Reason.BAD_RECORD: 2}
+
+
+def test_a_record_larger_than_memory_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.wat.gz"
+    huge = record("metadata", "https://a.example/", bytes(MAX_RECORD_BYTES + 1), "application/json")
+    path.write_bytes(member(huge) + member(wat_record(PAGES[0])))
+    rows, counts = of_wat(path)
+    assert len(rows) == 2
+    assert counts.dropped == {Reason.BAD_RECORD: 1}
+
+
+def test_arc_files_are_refused_by_name(tmp_path: Path) -> None:
+    """The format before WARC: each of its records was counted as a damaged one."""
+    head = b"filedesc://a.arc 0.0.0.0 20040101000000 text/plain 69\n1 0 Alexa Internet\n"
+    for name, data in (
+        ("a.arc", head),
+        ("a.arc.gz", gzip.compress(head)),
+        ("b.warc.gz", gzip.compress(head)),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UsageError, match=r"ARC(.|\n)*warcio recompress"):
+            of_warc(tmp_path / name)
+
+
+def test_no_mutation_of_a_file_stops_its_reading(tmp_path: Path) -> None:
+    """Bits flipped, pieces cut out, doubled or zeroed: what is read is a part of what was there."""
+    rng, path = random.Random(11), tmp_path / "a.warc.gz"
+    whole = write_warc(path, PAGES * 3).read_bytes()
+    known = {record.body for record in read_records(path, Counts())}
+    for _ in range(300):
+        data, place = bytearray(whole), rng.randrange(len(whole))
+        length = rng.choice((1, 4, 50, 400))
+        change = rng.randrange(4)
+        if change == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif change == 1:
+            del data[place : place + length]
+        elif change == 2:
+            data[place:place] = data[place : place + length]
+        else:
+            data[place : place + length] = bytes(len(data[place : place + length]))
+        path.write_bytes(data)
+        counts = Counts()
+        bodies = [record.body for record in read_records(path, counts)]
+        assert set(bodies) <= known
+        assert len(bodies) + counts.dropped.total() >= 17
+
+
+def test_every_bad_row_is_counted(tmp_path: Path) -> None:
+    """1,000 bad rows of every kind among 500 good ones: in = out + dropped, each under its reason."""
+    faults = [
+        ({"src": "a.jpg"}, Reason.MISSING_CAPTION),
+        ({"src": "a.jpg", "alt": "x" * 2**20}, Reason.CAPTION_TOO_LONG),
+        ({"src": "a.jpg", "alt": "nul \0"}, Reason.CAPTION_NOT_TEXT),
+        ({"src": "data:,x", "alt": "A dog"}, Reason.BAD_ADDRESS),
+    ]
+    rng = random.Random(3)
+    expected: dict[Reason, int] = {}
+    pages: list[WebPage] = []
+    for number in range(500):
+        pages.append(WebPage(f"https://p{number}.example/", [("i.jpg", f"Caption {number}")]))
+        for _ in range(2):
+            kind = rng.choice((0, 0, 0, 1, 2, 2, 3, 3, 4, 5)) if number % 25 else 1
+            reason = (
+                faults[kind][1] if kind < 4 else Reason.CAPTION_NOT_TEXT if kind == 4 else Reason.BAD_RECORD
+            )
+            expected[reason] = expected.get(reason, 0) + 1
+            if kind < 4:
+                pages.append(WebPage("https://q.example/", [faults[kind][0]]))
+            elif kind == 4:  # a lone surrogate is how JSON spells what is no text
+                body = wat_record(WebPage("https://q.example/", [("a.jpg", "SPOIL")])).split(b"\r\n\r\n")[1]
+                pages.append(WebPage("https://q.example/", body=body.replace(b"SPOIL", b"\\ud800")))
+            else:
+                pages.append(WebPage("https://q.example/", body=b'{"path":"IMG@/src", "url": broken'))
+    counts = Counts()
+    began = time.monotonic()
+    rows = pairs_of_wat(write_wat(tmp_path / "a.warc.wat.gz", pages), CrawlSettings(), counts)
+    tables = list(candidate_tables(rows, counts, most_rows=200))
+    assert time.monotonic() - began < 60
+    assert [len(table) for table in tables] == [200, 200, 100]
+    assert all(table.schema.equals(CANDIDATES) for table in tables)
+    assert counts.dropped == expected
+    assert (counts.seen, counts.kept) == (1500, 500)
+    counts.check(1.0)
+
+
+def test_json_of_any_shape_is_no_crash(tmp_path: Path) -> None:
+    bodies = [b'["IMG@/src"]', b'{"Envelope": "IMG@/src"}', b'{"a":' * 100_000 + b'"IMG@/src"', b'7 "IMG@/']
+    links = '"Links": ["IMG@/src", {"path": 7}, {"path": "IMG@/src", "url": 5, "alt": "A dog"}, null]'
+    html = '{"Head": [], ' + links + "}"
+    bodies.append(
+        b'{"Envelope": {"WARC-Header-Metadata": {"WARC-Target-URI": 3}, "Payload-Metadata":'
+        b' {"HTTP-Response-Metadata": {"HTML-Metadata": ' + html.encode() + b"}}}}"
+    )
+    pages = [WebPage("https://a.example/", body=body) for body in bodies]
+    rows, counts = of_wat(write_wat(tmp_path / "a.warc.wat.gz", pages))
+    assert rows == []
+    assert counts.dropped == {Reason.BAD_RECORD: 2, Reason.MISSING_IMAGE: 1}
+
+
+def test_settings_name_at_least_one_place() -> None:
+    with pytest.raises(SettingsError, match="no place for captions"):
+        CrawlSettings(captions=())

@@ -1,0 +1,73 @@
+"""Images of a page and the texts around them, as browsers would find them, in linear time."""
+
+import time
+
+import pytest
+
+from diptych.curate.candidates.html_images import Page, read_page
+
+
+def test_a_figure_inside_another_has_its_own_caption_or_the_outer_one() -> None:
+    page = read_page(
+        """<figure><figure><img src=1><figcaption>one</figcaption></figure>
+        <figure><img src=2></figure><img src=3><figcaption>all</figcaption></figure><img src=4>"""
+    )
+    assert [page.figure_caption(image) for image in page.images] == ["one", "all", "all", None]
+
+
+def sources(html: str) -> list[str | None]:
+    return [image.source for image in read_page(html).images]
+
+
+def test_images_are_found_as_browsers_find_them() -> None:
+    assert sources("<IMG SRC=a.jpg><img/src='b.jpg'/><img\nsrc = \"c d.jpg\"\nalt=x>") == [
+        "a.jpg",
+        "b.jpg",
+        "c d.jpg",
+    ]
+    assert sources("<!-- <img src=a> --><!--><img src=b><!----><img src=c>") == ["b", "c"]
+    assert sources("<script>'<img src=a>'</script ><style><img src=b></style><img src=c>") == ["c"]
+    assert sources("<div data-x=\"<img src=a>\" title='>'><img src=b>") == ["b"]
+    assert sources("<p title=it's><img src=a alt=\"it's\"><img src=b>") == ["a", "b"]
+    assert sources('<img src=a src=b><img alt="5" tall" src=c>') == ["a", "c"]
+    assert sources("<img src=a <img src=b>") == ["a"]
+    assert sources("<imgx src=a><img><img src=b") == [None]
+    assert sources("<noscript><img src=a></noscript><textarea><img src=b></textarea>") == ["a"]
+
+
+def test_images_that_are_loaded_late_are_found_where_they_are() -> None:
+    assert sources("<img src=blank.gif data-src=real.jpg>") == ["real.jpg"]
+    assert sources("<img src='data:image/gif;base64,R0' srcset='s.jpg 1x,l.jpg 2x'>") == ["l.jpg"]
+    assert sources("<img srcset='a,b.jpg 300w,\n c.jpg 1200w , d.jpg 600w'>") == ["c.jpg"]
+    assert sources("<img src=data:x data-srcset='a.jpg'>") == ["a.jpg"]
+    assert sources("<img src=data:x>") == ["data:x"]
+
+
+def test_a_licence_is_the_declared_one_or_a_creative_commons_link() -> None:
+    cc = "https://creativecommons.org/licenses/by/4.0/"
+
+    def licence(html: str) -> str:
+        page: Page = read_page(html)
+        return page.licence.address
+
+    assert (
+        licence(f"<a href={cc}>x</a><a rel='nofollow LICENSE' href=/l>y</a><link rel=license href=/m>")
+        == "/l"
+    )
+    assert licence(f"<a href=/x><a href={cc}>") == cc
+    assert licence("<a href=https://example.org/?u=creativecommons.org/licenses/>x</a>") == ""
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["<!--" * 200_000, "<a " * 200_000, '<a b="' * 150_000, "<img srcset='" + " ," * 200_000 + "'>",
+     "<script>" * 100_000, "<figure>" * 100_000 + "<img src=a>", "<figure><figcaption>" + "<b>x" * 200_000,
+     "<a href=x>" + "<i>y" * 200_000, "<img alt=" + "&" * 500_000 + ">", "<" * 500_000,
+     "<img " + "a=" * 300_000,
+     "<title>" * 100_000, "<![CDATA[" * 100_000, "<a href=x><img src=y>" * 30_000],
+)  # fmt: skip
+def test_no_page_takes_more_than_linear_time(page: str) -> None:
+    began = time.monotonic()
+    page_read = read_page(page)
+    assert all(page_read.figure_caption(image) is None for image in page_read.images[:1])
+    assert time.monotonic() - began < 5  # each takes a fraction of a second; a quadratic one minutes

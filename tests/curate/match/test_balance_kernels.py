@@ -1,0 +1,159 @@
+"""The numbers of pairs and queries are published hashes, fair, and decide as brute force says."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from diptych.core.errors import SettingsError
+from diptych.core.settings import from_mapping
+from diptych.curate.kernels import byte_hash, mixed
+from diptych.curate.match.balance import BalanceSettings, balance_partition, count_matches, make_plan
+from diptych.curate.match.balance_kernels import row_hashes
+from diptych.curate.match.match import Matches
+from diptych.curate.words import text_buffers
+
+WORD = (1 << 64) - 1
+Part = tuple[pa.Array, Matches]
+Kept = dict[str, set[str]]
+
+
+def splitmix(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & WORD
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & WORD
+    return state ^ (state >> 31)
+
+
+def fnv(text: str) -> int:
+    state = 0xCBF29CE484222325
+    for byte in text.encode():
+        state = ((state ^ byte) * 0x100000001B3) & WORD
+    return state
+
+
+def number(key: str, query: str, seed: int) -> int:
+    return splitmix(splitmix(fnv(key) ^ splitmix(seed)) ^ splitmix(fnv(query) ^ splitmix(seed + 1)))
+
+
+def in_parts(names: list[str], pairs: dict[str, list[str]], size: int) -> list[Part]:
+    place, keys, parts = {name: row for row, name in enumerate(names)}, list(pairs), []
+    for start in range(0, len(keys), size):
+        chunk = keys[start : start + size]
+        lists = [sorted(place[name] for name in pairs[key]) for key in chunk]
+        offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+        ids = np.array([one for ids in lists for one in ids], np.int32)
+        parts.append((pa.array(chunk, pa.string()), Matches(offsets, ids)))
+    return parts
+
+
+def kept_by_us(names: list[str], parts: list[Part], chosen: BalanceSettings) -> Kept:
+    """Return for every pair that is kept the queries for which it was drawn."""
+    counts, kept = np.zeros(len(names), np.int64), Kept()
+    for _, matches in parts:
+        count_matches(matches, counts)
+    plan = make_plan(pa.array(names), counts, chosen, parts=lambda: parts)
+    for keys, matches in parts:
+        keep, drawn = balance_partition(keys, matches, plan)
+        lists = drawn.to_arrow().to_pylist()
+        assert keep.tolist() == [bool(ids) for ids in lists]
+        kept |= {
+            key: {names[one] for one in ids} for key, ids in zip(keys.to_pylist(), lists, strict=True) if ids
+        }
+    return kept
+
+
+def brute_force(pairs: dict[str, list[str]], chosen: BalanceSettings) -> Kept:
+    of_query: dict[str, list[str]] = {}
+    for key, names in pairs.items():
+        for query in names:
+            of_query.setdefault(query, []).append(key)
+    kept = Kept()
+    for query, keys in of_query.items():
+        numbers = {key: number(key, query, chosen.seed) for key in keys}
+        drawn = sorted(keys, key=numbers.__getitem__)[: chosen.cap]
+        if chosen.mode == "independent" and len(keys) > chosen.cap:
+            drawn = [key for key in keys if (numbers[key] + 1) * len(keys) <= chosen.cap << 64]
+        for key in drawn:
+            kept.setdefault(key, set()).add(query)
+    return kept
+
+
+def test_the_hashes_are_the_published_ones() -> None:
+    """The first two outputs of splitmix64 from 0, and the test values of FNV-1a."""
+    assert int(mixed(np.uint64(0))) == 0xE220A8397B1DCDAF == splitmix(0)
+    assert int(mixed(np.uint64(0x9E3779B97F4A7C15))) == 0x6E789E6AA1B965F4
+    for text, expected in (
+        ("", 0xCBF29CE484222325),
+        ("a", 0xAF63DC4C8601EC8C),
+        ("foobar", 0x85944171F73967E8),
+    ):
+        data = np.frombuffer(text.encode() or b"\0", np.uint8)
+        assert int(byte_hash(data, 0, len(text))) == expected == fnv(text)
+
+
+@pytest.mark.parametrize("mode", ["independent", "exact"])
+@pytest.mark.parametrize(("cap", "seed"), [(1, 0), (7, 1), (60, 2**64 - 2), (10_000, 3)])
+def test_pairs_kept_equal_brute_force(mode: str, cap: int, seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"query {place}" for place in range(40)]
+    weights = [1 / (1 + place) for place in range(40)]
+    pairs = {
+        f"https://example.org/{row}.jpg": sorted(set(rng.choices(names, weights, k=rng.randrange(6))))
+        for row in range(3_000)
+    }
+    chosen = from_mapping(BalanceSettings, {"cap": cap, "mode": mode, "seed": seed})
+    expected = brute_force(pairs, chosen)
+    assert kept_by_us(names, in_parts(names, pairs, 700), chosen) == expected
+
+
+@pytest.mark.parametrize("mode", ["independent", "exact"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_pairs_kept_equal_brute_force_whatever_they_are(mode: str, data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.text(max_size=4), min_size=1, max_size=5, unique=True))
+    some = st.lists(st.sampled_from(names), unique=True)
+    pairs = data.draw(st.dictionaries(st.text(max_size=4), some, max_size=30))
+    chosen = from_mapping(BalanceSettings, {"cap": data.draw(st.integers(1, 8)), "mode": mode})
+    size = data.draw(st.integers(1, 30))
+    assert kept_by_us(names, in_parts(names, pairs, size), chosen) == brute_force(pairs, chosen)
+
+
+def test_numbers_are_uniform_for_keys_that_hardly_differ() -> None:
+    """Chi-squared over 256 bins of single bytes, and of half bytes of two queries together."""
+    keys = row_hashes(*text_buffers(pa.array([f"{key:09d}" for key in range(200_000)])), np.uint64(0))
+    queries = row_hashes(*text_buffers(pa.array(["a", "b"])), np.uint64(1))
+    pairs = [np.array([int(mixed(key)) for key in (keys ^ query)[:50_000]], np.uint64) for query in queries]
+    for shift in (0, 28, 56):
+        one, other = ((numbers >> np.uint64(shift)).astype(np.uint8) for numbers in pairs)
+        joint = (one >> 4) * 16 + (other >> 4)
+        for part in (one, other, joint):
+            assert stats.chisquare(np.bincount(part, minlength=256)).pvalue > 1e-5
+
+
+def test_slices_of_columns() -> None:
+    keys = pa.array([f"key {row}" for row in range(100)])
+    plan = make_plan(pa.array(["dog", "cat"]), np.array([100, 400]), BalanceSettings(cap=30))
+
+    def keep(some: pa.Array | pa.ChunkedArray) -> list[bool]:
+        ids = np.tile(np.array([0, 1], np.int32), len(some))
+        found: list[bool] = balance_partition(some, Matches(np.arange(0, len(ids) + 1, 2), ids), plan)[
+            0
+        ].tolist()
+        return found
+
+    whole = keep(keys)
+    assert 0 < sum(whole) < 100
+    assert keep(keys.slice(33, 40)) == whole[33:73]
+    assert keep(pa.chunked_array([keys[:50], keys[50:]]).slice(33, 40)) == whole[33:73]
+    assert keep(keys[:0]) == []
+
+
+def test_seeds_that_are_no_64_bit_numbers_are_refused() -> None:
+    for seed in (-1, 2**64 - 1):
+        with pytest.raises(SettingsError, match="no such seed"):
+            BalanceSettings(seed=seed)

@@ -1,0 +1,230 @@
+"""A sample that is removed is gone to the last byte, and a kill at any step loses nothing."""
+
+import hashlib
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from diptych.core.errors import DataError, EnvironmentFault, UsageError
+from diptych.core.files.durable import TEMP_PREFIX, operations
+from diptych.core.manifest import read_manifest, verify
+from diptych.core.records import Counts, Pair
+from diptych.data.shards.edit import remove
+from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
+
+PER_SHARD = 4
+
+
+def pair(number: int) -> Pair:
+    noise = random.Random(number).randbytes(700)
+    fields = {"page": f"https://example.org/page-of-{number:03d}"}
+    return Pair(f"sample-{number:03d}", b"\xff\xd8\xff" + noise, (f"the caption of {number:03d}",), fields)
+
+
+PAIRS = [pair(number) for number in range(14)]  # shards of 4, 4, 4 and 2
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    write_shards(PAIRS, tmp_path / "set", settings=ShardSettings(max_samples=PER_SHARD))
+    return tmp_path / "set"
+
+
+def keys_of(*numbers: int) -> list[str]:
+    return [PAIRS[number].key for number in numbers]
+
+
+def left(*numbers: int) -> list[Pair]:
+    return [pair for number, pair in enumerate(PAIRS) if number not in numbers]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Digests of all files but the manifest, which tells how long it took."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != "manifest.json"
+    }
+
+
+def traces(folder: Path, gone: Pair) -> list[str]:
+    """Files anywhere below that hold a piece of the sample: image, its digest, caption, key, field."""
+    pieces = [gone.image[start : start + 16] for start in range(3, len(gone.image) - 16, 16)]
+    pieces += [gone.captions[0].encode(), gone.key.encode(), str(gone.fields["page"]).encode()]
+    pieces += [hashlib.sha256(gone.image).digest(), hashlib.sha256(gone.image).hexdigest().encode()]
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.is_file() and any(piece in path.read_bytes() for piece in pieces)
+    ]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(1,), (0,), (3,), (13,), (0, 1, 2, 3), (12, 13), (3, 4, 11), (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)],
+    ids=str,
+)
+def test_no_byte_of_a_removed_sample_stays_and_all_others_do(shards: Path, numbers: tuple[int, ...]) -> None:
+    assert all(traces(shards.parent, PAIRS[number]) for number in numbers)
+    receipt = remove(shards, keys_of(*numbers), reason="asked for")
+    assert [traces(shards.parent, PAIRS[number]) for number in numbers] == [[]] * len(numbers)
+    verify(shards)
+    assert list(ShardSet.open(shards)) == left(*numbers)
+    assert receipt == read_manifest(shards)
+    assert receipt.extra["samples"] == len(PAIRS) - len(numbers) == sum(receipt.extra["shard_samples"])
+    assert receipt.extra["version"] == 2
+    assert receipt.counts["in"] == receipt.counts["out"] + receipt.counts["dropped"]["removed"] == len(PAIRS)
+
+
+@pytest.mark.parametrize("numbers", [(1, 9), (4, 5, 6, 7), (12, 13)], ids=str)
+def test_others_read_the_new_tars_too(shards: Path, tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    """Without index and manifest the set is tars in the WebDataset layout, read by their headers."""
+    remove(shards, keys_of(*numbers))
+    (shards / "index.npy").unlink()
+    (shards / "manifest.json").unlink()
+    assert [pair.key for pair in ShardSet.open(shards)] == [pair.key for pair in left(*numbers)]
+
+
+def test_removing_first_or_last_samples_is_packing_without_them(shards: Path, tmp_path: Path) -> None:
+    """Where the cuts between shards stay, the bytes are those of a set that never held the samples."""
+    remove(shards, keys_of(0, 1, 2, 3))
+    write_shards(PAIRS[4:], tmp_path / "never", settings=ShardSettings(max_samples=PER_SHARD))
+    assert digests(shards) == digests(tmp_path / "never")
+    remove(shards, keys_of(13))
+    write_shards(PAIRS[4:13], tmp_path / "neither", settings=ShardSettings(max_samples=PER_SHARD))
+    assert digests(shards) == digests(tmp_path / "neither")
+    assert ShardSet.open(shards).digest == ShardSet.open(tmp_path / "neither").digest
+
+
+def test_every_removal_is_on_record_without_naming_anyone(shards: Path) -> None:
+    first = remove(shards, keys_of(2, 7), reason="a person asked")
+    second = remove(shards, keys_of(5), reason="blocked")
+    names = sorted(hashlib.sha256(key.encode()).hexdigest() for key in keys_of(2, 7))
+    assert second.extra["version"] == 3
+    assert second.extra["removals"][0] == first.extra["removals"][0]
+    assert second.extra["removals"][0] == {"count": 2, "reason": "a person asked", "keys_sha256": names}
+    assert second.counts["dropped"] == {"removed": 3}
+
+
+def test_untouched_shards_are_linked_not_copied(shards: Path) -> None:
+    inode = (shards / "00002.tar").stat().st_ino
+    remove(shards, keys_of(1))
+    assert (shards / "00002.tar").stat().st_ino == inode
+
+
+def test_removing_again_does_nothing_and_a_wrong_key_is_told(shards: Path) -> None:
+    first = remove(shards, keys_of(2))
+    before = digests(shards)
+    assert remove(shards, keys_of(2)) == first
+    with pytest.raises(UsageError, match="no such keys") as caught:
+        remove(shards, [*keys_of(3), "sample-999"])
+    assert "sample-999" in str(caught.value)
+    with pytest.raises(DataError, match="nothing would be left"):
+        remove(shards, keys_of(*(n for n in range(14) if n != 2)))
+    assert digests(shards) == before
+
+
+def test_what_else_lies_in_the_folder_is_never_deleted_unasked(shards: Path) -> None:
+    (shards / "stages").mkdir()
+    (shards / "stages" / "picture").write_bytes(PAIRS[4].image)
+    with pytest.raises(UsageError, match="holds more") as caught:
+        remove(shards, keys_of(4))
+    assert "stages" in str(caught.value) and len(ShardSet.open(shards)) == len(PAIRS)
+    remove(shards, keys_of(4), drop_others=True)
+    assert traces(shards.parent, PAIRS[4]) == []
+
+
+def test_other_peoples_tars_are_refused(shards: Path) -> None:
+    (shards / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="manifest"):
+        remove(shards, keys_of(1))
+
+
+def test_an_open_reader_keeps_reading_what_it_opened(shards: Path) -> None:
+    """A reader that has its shards open sees the old set to its end, one that opens later the new one."""
+    reader = ShardSet.open(shards)
+    assert [reader.pair(number) for number in range(len(PAIRS))] == PAIRS
+    remove(shards, keys_of(1, 6))
+    assert list(reader.pairs(Counts())) == PAIRS
+    assert list(ShardSet.open(shards)) == left(1, 6)
+
+
+GONE = (1, 2, 12, 13)
+
+
+@pytest.fixture
+def whole(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Digests after a removal that nothing interrupted; failpoints are switched on afterwards."""
+    write_shards(PAIRS, tmp_path / "whole", settings=ShardSettings(max_samples=PER_SHARD))
+    remove(tmp_path / "whole", keys_of(*GONE))
+    monkeypatch.setenv("DIPTYCH_TESTING", "1")
+    return digests(tmp_path / "whole")
+
+
+def _exit_code_when_killed_at(step: int, folder: Path) -> int:
+    """Remove in a forked process that ends without clean-up at a durable step."""
+    child = os.fork()
+    if child == 0:
+        os.environ["DIPTYCH_FAILPOINT"] = f"exit:{operations() + step}"
+        try:
+            remove(folder, keys_of(*GONE))
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_kill_at_every_durable_step_can_be_repeated(tmp_path: Path, whole: dict[str, str]) -> None:
+    step = 0
+    while True:
+        step += 1
+        folder = tmp_path / "kills" / f"set{step}"
+        write_shards(PAIRS, folder, settings=ShardSettings(max_samples=PER_SHARD))
+        old = digests(folder)
+        code = _exit_code_when_killed_at(step, folder)
+        if code == 0:
+            break
+        assert code == 137
+        assert digests(folder) in (old, whole), step  # the old set or the new one, never a mix
+        assert list(ShardSet.open(folder)) in (PAIRS, left(*GONE)), step
+        receipt = remove(folder, keys_of(*GONE))
+        assert digests(folder) == whole, step
+        assert receipt.extra["version"] == 2 and len(receipt.extra["removals"]) == 1
+        assert traces(folder.parent, PAIRS[GONE[step % len(GONE)]]) == [], step
+        assert not [path for path in folder.parent.iterdir() if path.name.startswith(TEMP_PREFIX)], step
+        remove_set(folder)
+    assert step > 20
+
+
+def remove_set(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize(("fault", "stride"), [("enospc", 2), ("eio", 5)])
+def test_a_disk_that_fails_at_any_step_is_told_and_can_be_repeated(
+    fault: str, stride: int, tmp_path: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = 1 - stride
+    while True:
+        step += stride
+        folder = tmp_path / "faults" / f"set{step}"
+        write_shards(PAIRS, folder, settings=ShardSettings(max_samples=PER_SHARD))
+        old = digests(folder)
+        monkeypatch.setenv("DIPTYCH_FAILPOINT", f"{fault}:{operations() + step}")
+        try:
+            remove(folder, keys_of(*GONE))
+        except EnvironmentFault as error:
+            assert error.where and error.fix
+        else:
+            break
+        monkeypatch.delenv("DIPTYCH_FAILPOINT")
+        assert digests(folder) in (old, whole), step
+        remove(folder, keys_of(*GONE))
+        assert digests(folder) == whole, step
+        assert traces(folder.parent, PAIRS[1]) == []
+        remove_set(folder)
+    assert step > 20

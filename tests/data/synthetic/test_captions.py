@@ -1,0 +1,123 @@
+"""Captions say what the picture shows, mostly, and in many ways."""
+
+import itertools
+import re
+
+import pytest
+
+from diptych.data.synthetic.captions import COLOUR_WORDS, SHAPE_WORDS
+from diptych.data.synthetic.dataset import describe
+from diptych.data.synthetic.vocabulary import COLOURS, SHAPES
+
+
+def says(caption, name, words):
+    """Whether a caption holds the name or a synonym, possibly in the plural."""
+    stems = [word[:-1] if word in ("leaf", "daisy") else word for word in (name, *words[name])]
+    return any(re.search(rf"\b{stem}", caption.lower()) for stem in stems)
+
+
+def describes(caption, thing):
+    return says(caption, thing.shape, SHAPE_WORDS) and says(caption, thing.colour, COLOUR_WORDS)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return [describe(index, seed=3) for index in range(6000)]
+
+
+def test_every_name_has_words():
+    assert tuple(SHAPE_WORDS) == SHAPES
+    assert tuple(COLOUR_WORDS) == COLOURS
+
+
+@pytest.mark.parametrize("words", [SHAPE_WORDS, COLOUR_WORDS], ids=["shapes", "colours"])
+def test_no_word_serves_two_names(words):
+    for first, second in itertools.permutations(words, 2):
+        own = {first, *words[first]}
+        assert not own & {second, *words[second]}
+        assert not any(re.search(rf"\b{first}\b", word) for word in words[second])
+
+
+@pytest.mark.parametrize("split", ["test", "unseen"])
+def test_evaluation_captions_always_name_shape_and_colour(split):
+    for index in range(1500):
+        scene = describe(index, seed=1, split=split)
+        assert all(describes(caption, scene.things[0]) for caption in scene.captions), scene.captions
+
+
+def test_training_captions_mostly_name_every_object(train):
+    for number in (1, 2, 3):
+        told = [
+            all(describes(caption, thing) for thing in scene.things)
+            for scene in train
+            if len(scene.things) == number
+            for caption in scene.captions
+        ]
+        assert 0.88 < sum(told) / len(told) < 0.99
+
+
+def test_some_captions_say_little(train):
+    silent = [
+        not any(
+            says(caption, t.shape, SHAPE_WORDS) or says(caption, t.colour, COLOUR_WORDS) for t in scene.things
+        )
+        for scene in train
+        for caption in scene.captions
+    ]
+    assert 0.01 < sum(silent) / len(silent) < 0.05
+
+
+def test_a_caption_names_no_foreign_colour(train):
+    for scene in train[:3000]:
+        shown = {thing.colour for thing in scene.things}
+        for caption in scene.captions:
+            named = {c for c in COLOURS if re.search(rf"\b{c}\b", caption.lower())}
+            allowed = shown | {
+                "green",
+                "blue",
+                "pink",
+                "white",
+                "black",
+            }  # parts of "snow white" and its like
+            assert named <= allowed
+
+
+def test_one_to_three_different_captions(train):
+    assert {len(scene.captions) for scene in train} == {1, 2, 3}
+    assert all(len(set(scene.captions)) == len(scene.captions) for scene in train)
+    assert all(caption.strip() == caption and caption for scene in train for caption in scene.captions)
+
+
+def test_relations_are_told_in_the_right_order(train):
+    """The object named before "left of" is the left one; before "right of", the right one."""
+    checked = 0
+    for scene in train:
+        for caption, words in itertools.product(
+            scene.captions, (" left of ", " right of ", " above ", " below ")
+        ):
+            before, found, after = caption.lower().partition(words)
+            if not found or scene.relation not in ("left of", "above"):
+                continue
+            first, second = scene.things if words in (" left of ", " above ") else reversed(scene.things)
+            if describes(before, first) and describes(after, second):
+                checked += 1
+            else:
+                assert not (describes(before, second) and describes(after, first)), caption
+    assert checked > 300
+
+
+def test_counts_are_told(train):
+    for scene in train:
+        if scene.relation == "count":
+            words = {2: r"\b(two|2|pair|both)\b", 3: r"\b(three|3)\b"}[len(scene.things)]
+            told = [
+                bool(re.search(words, caption.lower())) for caption in scene.captions if len(caption) > 12
+            ]
+            assert sum(told) >= len(told) - 1
+
+
+def test_captions_vary_in_wording_and_case(train):
+    texts = [caption for scene in train for caption in scene.captions]
+    assert len(set(texts)) > 0.8 * len(texts)
+    assert 0.02 < sum(text.isupper() for text in texts) / len(texts) < 0.09
+    assert 0.4 < sum(text.islower() for text in texts) / len(texts) < 0.75

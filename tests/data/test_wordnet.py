@@ -1,0 +1,138 @@
+"""A WordNet is the same in each of its formats, as far as the format tells."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from tests.curate.miniatures import write_wndb
+
+from diptych.core.errors import DataError, UsageError
+from diptych.data.wordnet import read_wordnet
+
+SYNSETS = [
+    ("n", ["animal", "animate being"], "a living thing", []),
+    ("n", ["dog", "domestic dog"], 'a pet; "the dog barked"', [0]),
+    ("n", ["cad", "dog"], "someone morally bad", []),
+    ("v", ["chase", "dog"], "go after", []),
+    ("s", ["doggy"], "like a dog", []),
+    ("r", ["doggedly"], "with tenacity", []),
+]
+LMF = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE LexicalResource SYSTEM "http://globalwordnet.github.io/schemas/WN-LMF-1.3.dtd">
+<LexicalResource xmlns:dc="https://globalwordnet.github.io/schemas/dc/">
+  <Lexicon id="oewn" label="OEWN" language="en" version="2025">
+    <LexicalEntry id="oewn-dog-n"><Lemma writtenForm="dog" partOfSpeech="n"/>
+      <Sense id="s1" synset="oewn-2-n"/><Sense id="s2" synset="oewn-3-n"/></LexicalEntry>
+    <LexicalEntry id="oewn-cad-n"><Lemma writtenForm="cad" partOfSpeech="n"/>
+      <Sense id="s3" synset="oewn-3-n"/></LexicalEntry>
+    <LexicalEntry id="oewn-animal-n"><Lemma writtenForm="animal" partOfSpeech="n"/>
+      <Sense id="s4" synset="oewn-1-n"/></LexicalEntry>
+    <LexicalEntry id="oewn-doggy-s"><Lemma writtenForm="doggy" partOfSpeech="s"/>
+      <Sense id="s5" synset="oewn-4-s"/></LexicalEntry>
+    <Synset id="oewn-1-n" partOfSpeech="n" members="oewn-animal-n" lexfile="noun.animal">
+      <Definition>a living thing</Definition></Synset>
+    <Synset id="oewn-2-n" partOfSpeech="n" members="oewn-dog-n" lexfile="noun.animal">
+      <Definition>a pet &amp; more</Definition><SynsetRelation relType="hypernym" target="oewn-1-n"/>
+      <SynsetRelation relType="mero_part" target="oewn-3-n"/><Example>the dog barked</Example></Synset>
+    <Synset id="oewn-3-n" partOfSpeech="n" members="oewn-cad-n oewn-dog-n">
+      <Definition>a bad one</Definition></Synset>
+    <Synset id="oewn-4-s" partOfSpeech="s"><Definition>like a dog</Definition></Synset>
+  </Lexicon>
+</LexicalResource>
+"""
+
+
+def test_wndb_gives_lemmas_glosses_hypernyms_and_the_order_of_senses(tmp_path: Path) -> None:
+    wordnet = read_wordnet(write_wndb(tmp_path / "dict", SYNSETS))
+    found = list(wordnet.synsets.values())
+    assert [(one.pos, list(one.lemmas), one.gloss) for one in found] == [one[:3] for one in SYNSETS]
+    assert found[1].hypernyms == (found[0].id,)
+    assert found[1].id.endswith("-n") and len(found[1].id) == 10
+    assert found[0].lexfile == "noun.animal"
+    assert wordnet.meanings("dog") == (found[1], found[2])
+    assert wordnet.meanings("Dog", "v") == (found[3],)
+    assert wordnet.meanings("doggy", "a") == (found[4],)
+    assert wordnet.meanings("domestic dog") == (found[1],)
+    assert wordnet.meanings("unicorn") == ()
+
+
+def test_markers_of_adjectives_are_no_part_of_the_word(tmp_path: Path) -> None:
+    folder = write_wndb(tmp_path, [("a", ["galore(ip)"], "in plenty", [])])
+    assert next(iter(read_wordnet(folder).synsets.values())).lemmas == ("galore",)
+
+
+@pytest.mark.parametrize("name", ["oewn.xml", "english-wordnet-2025.xml.gz"])
+def test_lmf_gives_the_same(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(LMF.encode()) if name.endswith(".gz") else LMF.encode())
+    wordnet = read_wordnet(path)
+    animal, dog, cad, doggy = wordnet.synsets.values()
+    assert (dog.lemmas, dog.gloss, dog.hypernyms, dog.lexfile) == (
+        ("dog",),
+        "a pet & more",
+        (animal.id,),
+        "noun.animal",
+    )
+    assert cad.lemmas == ("cad", "dog")
+    assert (doggy.pos, doggy.lemmas) == ("s", ("doggy",))
+    assert wordnet.meanings("dog") == (dog, cad)
+    assert wordnet.meanings("doggy", "a") == (doggy,)
+
+
+def test_entities_of_the_files_own_are_refused(tmp_path: Path) -> None:
+    """A billion laughs: ten lines that would unfold to gigabytes."""
+    path = tmp_path / "a.xml"
+    laughs = "".join(f'<!ENTITY l{n + 1} "{f"&l{n};" * 10}">' for n in range(9))
+    path.write_text(f'<!DOCTYPE x [<!ENTITY l0 "ha">{laughs}]><x><Definition>&l9;</Definition></x>')
+    with pytest.raises(DataError, match="entities"):
+        read_wordnet(path)
+
+
+def test_a_table_gives_lemmas_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    rows = [
+        "synset lexfile pos members definition",
+        '1-n noun.animal n dog|hot_dog "pet',
+        "2-n noun.x n dog cad",
+    ]
+    path.write_text("\n".join(rows).replace(" ", "\t").replace("_", " "))
+    wordnet = read_wordnet(path)
+    assert wordnet.synsets["1-n"].lemmas == ("dog", "hot dog")
+    assert wordnet.synsets["1-n"].gloss == '"pet'
+    assert [one.id for one in wordnet.meanings("dog")] == ["1-n", "2-n"]
+
+
+def test_the_real_table_is_read_whole(shared_data: Path) -> None:
+    wordnet = read_wordnet(shared_data / "text" / "oewn_synsets.tsv")
+    assert len(wordnet.synsets) == 107_525
+    assert wordnet.synsets["00002312-a"].lemmas == ("abaxial", "dorsal")
+
+
+def test_what_is_no_wordnet_or_damaged_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.xml", Path(__file__)):
+        with pytest.raises(UsageError, match="no WordNet"):
+            read_wordnet(path)
+    folder = write_wndb(tmp_path / "dict", SYNSETS)
+    (folder / "data.verb").write_text("00001740 29 v\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_wordnet(folder)
+    cut = tmp_path / "cut.xml"
+    cut.write_text(LMF[:900])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_wordnet(cut)
+    cut.with_suffix(".tsv").write_text("synset\tpos\n1\tn\n")
+    with pytest.raises(DataError, match="members"):
+        read_wordnet(cut.with_suffix(".tsv"))
+
+
+def test_damage_and_endless_fields_are_told_in_a_short_message(tmp_path: Path) -> None:
+    (tmp_path / "long.tsv").write_bytes(b"x" * 200_000)
+    whole = bytearray(gzip.compress(" ".join(f"<a>{n * n}</a>" for n in range(9999)).encode()))
+    whole[len(whole) // 2 :: 50] = b"\xff" * len(whole[len(whole) // 2 :: 50])
+    (tmp_path / "cut.xml.gz").write_bytes(whole)
+    folder = write_wndb(tmp_path / "dict", SYNSETS)
+    (folder / "data.verb").write_text("00001740 " + "x" * 9999 + " v\n")
+    for path in (tmp_path / "long.tsv", tmp_path / "cut.xml.gz", folder):
+        with pytest.raises(DataError, match="cannot be read") as caught:
+            read_wordnet(path)
+        assert len(caught.value.found) <= 200

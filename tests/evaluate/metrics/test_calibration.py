@@ -1,0 +1,111 @@
+"""Scores that mean something: rates hold, probabilities are honest, damage is told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diptych.core.errors import DataError, IntegrityError
+from diptych.evaluate.metrics.calibration import Calibration, calibrate, fit_temperature
+
+DIMENSIONS = 32
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def pairs(count: int, *, seed: int, noise: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+    """Texts that are noisy copies of their pictures, in a cone as CLIP's are."""
+    rng = np.random.default_rng(seed)
+    meaning = rng.normal(size=(count, DIMENSIONS))
+    pictures = meaning + noise * rng.normal(size=meaning.shape) + np.r_[4.0, np.zeros(DIMENSIONS - 1)]
+    texts = meaning + noise * rng.normal(size=meaning.shape) + np.r_[0.0, 4.0, np.zeros(DIMENSIONS - 2)]
+    return unit(pictures), unit(texts)
+
+
+def test_z_scores_are_deviations_over_the_bank() -> None:
+    pictures, texts = pairs(300, seed=1)
+    calibration = Calibration(pictures[:200], texts[:200], np.zeros(3))
+    over_bank = pictures[:200].astype(np.float64) @ texts[250:].astype(np.float64).T
+    scores = pictures[250:].astype(np.float64) @ texts[250:].astype(np.float64).T
+    expected = (scores - over_bank.mean(axis=0)) / over_bank.std(axis=0)
+    assert np.abs(calibration.z_scores(pictures[250:], texts[250:]) - expected).max() < 1e-4
+
+
+def test_probabilities_are_honest_on_pairs_never_seen() -> None:
+    """Of pairs that are called 80 % probable about 80 % match: expected calibration error below 0.03."""
+    calibration = calibrate(*pairs(3000, seed=2))
+    pictures, texts = pairs(2000, seed=3)
+    right = np.diag(calibration.probabilities(pictures, texts))
+    wrong = np.diag(calibration.probabilities(pictures, np.roll(texts, 1, axis=0)))
+    stated = np.r_[right, wrong]
+    truth = np.r_[np.ones(2000), np.zeros(2000)]
+    bins = np.minimum((stated * 10).astype(int), 9)
+    error = sum(
+        abs(stated[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean()
+        for b in range(10)
+        if (bins == b).any()
+    )
+    assert error < 0.03
+    assert right.mean() > 0.8
+
+
+def test_a_prior_moves_the_odds_by_itself() -> None:
+    calibration = calibrate(*pairs(500, seed=4))
+    pictures, texts = pairs(20, seed=5)
+    even = calibration.probabilities(pictures, texts)
+    rare = calibration.probabilities(pictures, texts, prior=0.01)
+    odds, fewer = even / (1 - even), rare / (1 - rare)
+    assert fewer == pytest.approx(odds * (0.01 / 0.99), rel=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_unknown_pictures_pass_at_the_stated_rate(rate: float) -> None:
+    """Conformal p-values: three deviations of a binomial above the rate would be a mistake."""
+    calibration = calibrate(*pairs(4000, seed=6))
+    classes = unit(np.random.default_rng(7).normal(size=(40, DIMENSIONS)))
+    unknown, _ = pairs(4000, seed=13)
+    passed = (calibration.p_values(unknown, classes) <= rate).mean()
+    assert abs(passed - rate) < 3 * np.sqrt(rate * (1 - rate) * (1 / 4000 + 1 / 1000))
+
+
+def test_thresholds_let_the_stated_share_of_the_bank_pass() -> None:
+    """19 pictures in the bank: at 5 % none of them may pass, at 10 % one may."""
+    pictures, texts = pairs(19, seed=9)
+    calibration = Calibration(pictures, texts, np.zeros(3))
+    scores = pictures @ texts[:3].T
+    assert (scores > calibration.thresholds(texts[:3], 0.1)).sum(axis=0).tolist() == [1, 1, 1]
+    assert (scores > calibration.thresholds(texts[:3], 0.05)).sum(axis=0).tolist() == [0, 0, 0]
+    assert np.isinf(calibration.thresholds(texts[:3], 0.01)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(10)
+    logits = rng.normal(size=(20_000, 5)) * 2
+    powers = np.exp(logits / temperature)
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    labels = (rng.random(len(shares))[:, None] > shares.cumsum(axis=1)).sum(axis=1)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_calibration_is_kept_and_found_again(tmp_path: Path) -> None:
+    calibration = calibrate(*pairs(100, seed=11))
+    calibration.save(tmp_path / "calibration.npz")
+    again = Calibration.load(tmp_path / "calibration.npz")
+    assert all(
+        np.array_equal(getattr(again, name), getattr(calibration, name)) for name in Calibration.__slots__
+    )
+    data = (tmp_path / "calibration.npz").read_bytes()
+    (tmp_path / "calibration.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(IntegrityError, match="diptych calibrate"):
+        Calibration.load(tmp_path / "calibration.npz")
+
+
+def test_unreadable_pictures_are_left_out_and_too_few_refused() -> None:
+    pictures, texts = pairs(60, seed=12)
+    pictures[::2] = np.nan
+    assert np.isfinite(calibrate(pictures, texts).weights).all()
+    with pytest.raises(DataError, match="too few images"):
+        calibrate(pictures[:30], texts[:30])

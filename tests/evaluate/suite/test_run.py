@@ -1,0 +1,365 @@
+"""Suites: every task's file is whole, says what was unreadable, and survives a kill at every durable step."""
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, Swatches, solid
+
+from diptych.cli import evaluate
+from diptych.core.errors import (
+    DataError,
+    EnvironmentFault,
+    IntegrityError,
+    SettingsError,
+    UnknownNameError,
+    UsageError,
+)
+from diptych.core.files.durable import TEMP_PREFIX
+from diptych.core.files.failpoints import operations
+from diptych.core.records import Counts
+from diptych.data.images.transforms import Preprocess
+from diptych.data.sources.open import open_source
+from diptych.evaluate.metrics.intervals import clopper_pearson
+from diptych.evaluate.suite import features_cache, protocols
+from diptych.evaluate.suite import overlap as suite_seen
+from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest, parse_share
+from diptych.evaluate.suite.overlap import seen_in_training
+from diptych.evaluate.suite.plan import RESERVED, Missing, Plan, load_plan, open_spec
+from diptych.evaluate.suite.results import expectations
+from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, embed_share, run_suite
+from diptych.models.model import Model
+from diptych.models.towers.clip import build
+from diptych.models.towers.presets import preset
+
+COLOURS = {"red": RED, "green": GREEN, "blue": BLUE}
+SPEC = """
+[[task]]
+name = "colour"
+source = "pictures.csv"
+labels = "colour"
+metric = "mean_per_class"
+protocols = ["zeroshot", "probe", "kshot", "retrieval"]
+train = "train.csv"
+slices = ["shop"]
+shots = [1, 2]
+"""
+
+
+class Colours(ColourModel):
+    """The model of colours with what suites ask of one: a digest, and features before the projection."""
+
+    def __init__(self, digest: str = "c" * 64) -> None:
+        super().__init__()
+        self.digest = digest
+        self.config.vision = type("Vision", (), {"width": 3})()
+
+    def image_rows(
+        self, pixels: np.ndarray, precision: str = "float32", *, unit: bool = True, projected: bool = True
+    ) -> np.ndarray:
+        return super().image_rows(pixels, precision, unit=unit)
+
+
+def write(folder: Path) -> Path:
+    """Six test pictures, one mislabelled and one damaged, twelve for training, and the suite's file."""
+    rows = ["image,caption,colour,shop"]
+    for number, (label, shown) in enumerate(
+        [("red", RED), ("green", GREEN), ("blue", BLUE), ("red", GREEN), ("green", GREEN), ("blue", None)]
+    ):
+        (folder / f"{number}.png").write_bytes(solid(shown) if shown else b"broken")
+        rows.append(f"{number}.png,a {label} thing,{label},{'north' if number % 2 else 'south'}")
+    (folder / "pictures.csv").write_text("\n".join(rows) + "\n")
+    learned = ["image,caption,colour"]
+    for number in range(12):
+        label = ("red", "green", "blue")[number % 3]
+        shade = tuple(max(0, value - 10 * number) for value in COLOURS[label])
+        (folder / f"t{number}.png").write_bytes(solid(shade))
+        learned.append(f"t{number}.png,a {label} thing,{label}")
+    (folder / "train.csv").write_text("\n".join(learned) + "\n")
+    (folder / "suite.toml").write_text(SPEC)
+    return folder / "suite.toml"
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    (tmp_path / "own").mkdir()
+    return load_plan(str(write(tmp_path / "own")))
+
+
+@pytest.fixture
+def quick(plan: Plan) -> Plan:
+    """The same task by words and by retrieval alone."""
+    return Plan(plan.name, (replace(plan.specs[0], protocols=("zeroshot", "retrieval")),))
+
+
+def run(
+    plan: Plan, out: Path, *, model: object = None, log: object = str, **settings: object
+) -> SuiteOutcome:
+    told = SuiteSettings(out.parent / "nowhere", out, **settings)
+    return run_suite(model or Colours(), plan, told, name="colours", log=log)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()}
+
+
+def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, tmp_path: Path) -> None:
+    lines: list[str] = []
+    outcome = run(plan, tmp_path / "out", log=lines.append)
+    assert "of 6 images: unreadable_image 1" in lines[-1]
+    result = json.loads((tmp_path / "out" / "colour.json").read_text())
+    assert result == outcome.results[0]
+    zeroshot = result["protocols"]["zeroshot"]
+    # red 1 of 2, green 2 of 2, blue 1 of 2: the damaged one stays in the denominator.
+    assert (zeroshot["metric"], zeroshot["value"], zeroshot["n"]) == ("mean_per_class", 2 / 3, 6)
+    top1 = zeroshot["metrics"][0]
+    assert (top1["metric"], top1["value"], top1["ci95"]) == ("top1", 4 / 6, list(clopper_pearson(4, 6)))
+    assert {entry["metric"]: entry["value"] for entry in zeroshot["slices"]} == {
+        "shop=north": 1 / 3, "shop=south": 1.0,
+    }  # fmt: skip
+    assert result["items"]["unreadable"] == 1 and result["items"]["pictures"] == 6
+    assert result["items"]["reasons"] == {"unreadable_image": 1}
+    assert result["protocols"]["probe"]["metrics"][0]["value"] == 4 / 6
+    shots = result["protocols"]["kshot"]
+    assert (shots["metric"], shots["value"], shots["n"]) == ("2_shot_accuracy", pytest.approx(4 / 6), 6)
+    retrieval = {entry["metric"]: entry["value"] for entry in result["protocols"]["retrieval"]["metrics"]}
+    assert retrieval["image_to_text_recall@1"] == 4 / 6 and retrieval["unreadable"] == 1.0
+    assert sum(zeroshot["reliability"]["counts"]) == 5
+    assert (zeroshot["classes"], zeroshot["classes_that_occur"]) == (3, 3)
+    assert result["model"] == {"name": "colours", "digest": "c" * 64, "public": ""}
+    assert outcome.summary["means"]["zeroshot"] == {"mean": 2 / 3, "tasks": 1, "of": 1, "over": ["colour"]}
+    assert outcome.answers(0)["zeroshot_hits"].tolist() == [True, True, True, False, True, False]
+
+
+def test_any_batch_size_gives_the_same_files(plan: Plan, tmp_path: Path) -> None:
+    found = []
+    for size in (1, 7, 64):
+        run(plan, tmp_path / f"out{size}", features=FeatureSettings(batch_size=size))
+        found.append(files(tmp_path / f"out{size}"))
+    assert found[0] == found[1] == found[2] and set(found[0]) == {"colour.json", "colour.npz", "suite.json"}
+
+
+def test_any_batch_size_gives_the_same_files_of_a_real_model(quick: Plan, tmp_path: Path) -> None:
+    from tests.models.published import WORDS
+
+    config = preset("vit-mini-16-64").with_tokenizer(
+        vocab_size=WORDS.vocab_size, start_id=WORDS.start_id, end_id=WORDS.end_id, pad_id=0,
+        context_length=WORDS.context_length,
+    )  # fmt: skip
+    model = Model(build(config, seed=0), WORDS, Preprocess(size=config.vision.image_size))
+    found = []
+    for size in (1, 7, 64):
+        outcome = run(quick, tmp_path / f"out{size}", model=model, features=FeatureSettings(batch_size=size))
+        found.append(outcome.results[0]["protocols"]["zeroshot"])
+    assert found[0] == found[1] == found[2]
+
+
+def test_two_processes_give_the_same_files_as_one(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 2)
+    torch.set_num_threads(1)  # the pool of threads does not survive a fork
+    run(plan, tmp_path / "one")
+    child = os.fork()
+    if child == 0:
+        settings = SuiteSettings(
+            tmp_path / "nowhere", tmp_path / "two", features=FeatureSettings(share=(1, 2))
+        )
+        embed_share(Colours(), plan, settings)
+        os._exit(0)
+    run(plan, tmp_path / "two", features=FeatureSettings(share=(0, 2)))
+    assert os.waitpid(child, 0)[1] == 0
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    rows = [sorted((tmp_path / name).rglob("rows.npy")) for name in ("one", "two")]
+    assert [path.read_bytes() for path in rows[0]] == [path.read_bytes() for path in rows[1]]
+    assert len(rows[0]) == 3 and not list((tmp_path / "two").rglob("part-*.npz"))
+
+
+def test_a_process_whose_partner_is_lost_does_not_wait_for_ever(
+    quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 2)
+    monkeypatch.setattr(features_cache, "PATIENCE_SECONDS", 0.3)
+    with pytest.raises(EnvironmentFault, match=r"(?s)2 of 3 parts.*--share"):
+        run(quick, tmp_path / "out", features=FeatureSettings(share=(0, 2)))
+    run(quick, tmp_path / "out")  # alone, it uses what is there
+    for wrong in ("2/2", "1", "a/b"):
+        with pytest.raises(SettingsError, match="share"):
+            FeatureSettings(share=parse_share(wrong))
+
+
+def test_a_kill_at_every_durable_step_and_resuming_gives_the_same_files(
+    quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 4)
+    torch.set_num_threads(1)  # the pool of threads does not survive a fork
+    run(quick, tmp_path / "whole")
+    whole = files(tmp_path / "whole")
+    monkeypatch.setenv("DIPTYCH_TESTING", "1")
+    step, steps = 0, 0
+    while True:
+        step += 1 if step < 30 else 3
+        out = tmp_path / f"out{step}"
+        child = os.fork()
+        if child == 0:
+            os.environ["DIPTYCH_FAILPOINT"] = f"exit:{operations() + step}"
+            try:
+                run(quick, out)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == 0:
+            break
+        assert code == 137
+        run(quick, out, resume=True)
+        assert files(out) == whole, step
+        assert not list(out.rglob(f"{TEMP_PREFIX}*")) and not list(out.rglob("part-*")), step
+        steps += 1
+    assert steps > 20
+
+
+def test_resuming_computes_nothing_anew(quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(quick, tmp_path / "out")
+    monkeypatch.setattr(protocols.Bench, "run", None)
+    assert run(quick, tmp_path / "out", resume=True).results == first.results
+    with pytest.raises(UsageError, match="holds results already"):
+        run(quick, tmp_path / "out")
+
+
+def test_results_of_another_model_or_other_data_are_refused(quick: Plan, tmp_path: Path) -> None:
+    run(quick, tmp_path / "out")
+    with pytest.raises(UsageError, match="of another model"):
+        run(quick, tmp_path / "out", model=Colours("d" * 64), resume=True)
+    (tmp_path / "own" / "0.png").write_bytes(solid(BLUE))
+    with pytest.raises(UsageError, match="of other data"):
+        run(quick, tmp_path / "out", resume=True)
+
+
+def test_another_question_or_damaged_answers_are_refused(plan: Plan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out")
+    (tmp_path / "own" / "suite.toml").write_text(SPEC.replace("mean_per_class", "accuracy"))
+    with pytest.raises(UsageError, match="of another question"):
+        run(load_plan(str(tmp_path / "own" / "suite.toml")), tmp_path / "out", resume=True)
+    (tmp_path / "out" / "colour.npz").write_bytes(b"x")
+    with pytest.raises(IntegrityError, match="not what was written"):
+        run(plan, tmp_path / "out", resume=True)
+
+
+def test_features_go_on_where_they_stopped_and_damage_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_cache, "PART_ROWS", 2)
+    source = Swatches([(solid(colour), ("a",), {"n": number}) for number, colour in enumerate([RED] * 5)])
+    words = {"model_digest": "m" * 64, "data_digest": "d" * 64}
+    (tmp_path / "features").mkdir()
+    rows = cached_pairs(Colours(), source, tmp_path / "features", **words)
+    assert isinstance(rows.image_embeds, np.memmap) and rows.image_embeds.shape == (5, 3)
+    assert rows.keys == ("0", "1", "2", "3", "4") and rows.fields[4] == {"n": 4} and rows.counts.kept == 5
+
+    def never(*words: object, **options: object) -> None:
+        raise AssertionError("the picture was embedded again")
+
+    monkeypatch.setattr(features_cache, "encode_pictures", never)
+    again = cached_pairs(Colours(), source, tmp_path / "features", **words)
+    assert np.array_equal(again.image_embeds, rows.image_embeds) and again.counts == rows.counts
+    (file,) = (tmp_path / "features").rglob("rows.npy")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError):
+        cached_pairs(Colours(), source, tmp_path / "features", **words)
+
+
+def test_the_digest_of_data_does_not_depend_on_where_it_lies(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = load_plan(str(write(tmp_path / "other")))
+    sources = [open_spec(found.specs[0], tmp_path).source for found in (plan, other)]
+    assert data_digest(sources[0]) == data_digest(sources[1])
+    assert data_digest(sources[0]) != data_digest(sources[0], "caption=title")
+    assert plan.specs[0].digest == other.specs[0].digest
+
+
+def test_a_data_set_that_is_not_there_is_told_with_its_address(tmp_path: Path) -> None:
+    specs = load_plan("paper27").specs
+    found = open_spec(specs[0], tmp_path)
+    assert isinstance(found, Missing) and "food-101" in found.get_from and "wds_food101" in found.get_from
+    with pytest.raises(UsageError, match="no data set of the suite was found"):
+        run(load_plan("retrieval"), tmp_path / "out")
+    with pytest.raises(UsageError, match="did you mean 'paper27'"):
+        load_plan("paper72")
+
+
+def test_what_a_run_writes_beside_its_tasks_is_reserved(plan: Plan, tmp_path: Path) -> None:
+    run(plan, tmp_path / "out")
+    beside = {path.stem for path in (tmp_path / "out").glob("*.json")} - {"colour"}
+    source = Path(evaluate.__file__).read_text()
+    assert beside | set(re.findall(r'"(\w+)\.json"', source)) == RESERVED
+
+
+def test_a_column_to_slice_by_that_is_not_there_is_refused(quick: Plan, tmp_path: Path) -> None:
+    spec = replace(quick.specs[0], slices=("shopp",))
+    with pytest.raises(UnknownNameError, match="did you mean 'shop'"):
+        run(Plan("colours", (spec,)), tmp_path / "out")
+
+
+def test_a_second_label_of_an_image_is_refused(quick: Plan, tmp_path: Path) -> None:
+    table = tmp_path / "own" / "pictures.csv"
+    table.write_text(table.read_text() + "0.png,a further caption,red,south\n")
+    assert run(quick, tmp_path / "one").results[0]["items"]["pictures"] == 6
+    table.write_text(table.read_text() + "0.png,a red thing,green,south\n")
+    with pytest.raises(DataError, match=r"(?s)rows 2 and 9.*'red' and 'green'"):
+        run(quick, tmp_path / "two")
+
+
+def test_published_numbers_are_held_against_what_was_found(tmp_path: Path) -> None:
+    from diptych.core.records import Metric
+    from diptych.evaluate.suite.protocols import Answers
+    from diptych.evaluate.tasks.registry import task_rows
+
+    def held(value: float, half: float) -> bool:
+        answers = {"zeroshot": Answers(Metric("mnist", "accuracy", value, (value - half, value + half), 9))}
+        (entry,) = expectations(task_rows()["mnist"], answers, "ViT-B-32/openai")
+        assert entry["value"] == 0.519
+        return bool(entry["passed"])
+
+    assert held(0.51, 0.01) and held(0.515, 0.001) and not held(0.50, 0.01)
+    assert expectations(task_rows()["mnist"], {}, "ViT-B-32/openai") == []
+
+
+def test_tasks_are_told_with_and_without_what_training_has_seen(plan: Plan, tmp_path: Path) -> None:
+    outcome = run(plan, tmp_path / "out")
+    # Flat pictures are copies only where their pixels are equal: of all, training has the red one.
+    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "train.csv")))
+    assert (report.task, report.n, report.n_overlap) == ("colour", 6, 1)
+    assert (report.all_accuracy, report.overlap_accuracy, report.clean_accuracy) == (4 / 6, 1.0, 3 / 5)
+
+
+def test_parts_of_a_training_set_are_gathered(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite_seen, "PART", 5)
+    monkeypatch.setattr(suite_seen, "TOGETHER", 10)
+    outcome = run(Plan(plan.name, (replace(plan.specs[0], protocols=("retrieval",)),)), tmp_path / "out")
+    counts = Counts()
+    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "pictures.csv")), counts)
+    assert counts.as_dict()["dropped"] == {"unreadable_image": 1} and counts.seen == 6
+    assert (report.n, report.n_overlap) == (6, 6)  # the damaged one by its bytes
+
+
+def test_missing_pictures_are_copies_of_nothing(quick: Plan, tmp_path: Path) -> None:
+    outcome = run(quick, tmp_path / "out")
+    emptied = Swatches([(b"", ("a thing",), {"colour": "red"}) for _ in range(6)])
+    opened = (replace(outcome.opened[0], source=emptied),)
+    (report,) = seen_in_training(replace(outcome, opened=opened), emptied)
+    assert (report.n, report.n_overlap) == (6, 0)
+
+
+def test_choices_have_no_overlap_to_tell(quick: Plan, tmp_path: Path) -> None:
+    outcome = run(quick, tmp_path / "out")
+    asked = {**outcome.results[0], "protocols": {"choice": {}}}
+    source = open_source(str(tmp_path / "own" / "train.csv"))
+    assert seen_in_training(replace(outcome, results=(asked,)), source) == []

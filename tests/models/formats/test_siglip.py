@@ -1,0 +1,302 @@
+"""SigLIP from transformers and back: embeddings beside transformers' own, exact tensors, refusals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import SiglipConfig, SiglipModel
+
+from diptych.core.errors import DataError, SettingsError, UnknownNameError
+from diptych.models.formats.siglip import (
+    from_open_clip_siglip,
+    from_transformers_siglip,
+    to_open_clip_siglip,
+    to_transformers_siglip,
+)
+from diptych.models.towers.clip import Clip, build
+from diptych.models.towers.config import (
+    NO_CEILING,
+    ClipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    TextConfig,
+    VitConfig,
+)
+from diptych.models.towers.timm_trunks import Trunk
+
+CONTEXT, VOCABULARY = 12, 90
+# SO400M's traps: a picture size that is no multiple of the patch, an MLP width that is none of the tower's.
+TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 115,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": CONTEXT,
+    "projection_size": 64,
+}
+VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 151,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 52,
+    "patch_size": 16,
+}
+OURS = ClipConfig(
+    64,
+    SiglipVisionConfig((32, 32), 16, 64, 2, 4),
+    SiglipTextConfig(CONTEXT, VOCABULARY, 48, 2, 3),
+    "gelu",
+    1e-6,
+    logit_scale_max=NO_CEILING,
+    text_activation="gelu_tanh",
+    logit_bias_init=-10.0,
+)
+TRUNKS = {"vit_micro": Trunk(32, 16, 64, 2, 4, "gelu")}
+
+
+def lively(model: torch.nn.Module) -> None:
+    """Give every parameter values that matter, gains and biases too, and the towers strong activations."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise * (0.3 if parameter.ndim < 2 else 0.15))
+
+
+def theirs(**changes: Any) -> SiglipModel:
+    text = TEXT | {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
+    config = SiglipConfig(
+        text_config=text | {"hidden_act": changes.get("text_act", "gelu_pytorch_tanh")},
+        vision_config=VISION | {"hidden_act": changes.get("vision_act", "gelu_pytorch_tanh")},
+    )
+    torch.manual_seed(0)
+    model = SiglipModel(config).eval()
+    lively(model)
+    return model
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 4 pictures and 8 texts: one empty, one that fills the context, the others padded with 1."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(4, 3, 52, 52, generator=generator)
+    tokens = torch.randint(2, VOCABULARY, (8, CONTEXT), generator=generator)
+    for row, length in enumerate((0, CONTEXT, 1, 3, 5, 7, 9, 10)):
+        tokens[row, length:] = 1
+    return pixels, tokens
+
+
+def loaded(config: ClipConfig, state: dict[str, torch.Tensor]) -> Clip:
+    clip = build(config, seed=0).eval()
+    clip.load_state_dict(state, strict=True)
+    return clip
+
+
+def worst(clip: Clip, model: SiglipModel) -> float:
+    pixels, tokens = batch()
+    with torch.no_grad():
+        images, texts, _ = clip(pixels, tokens)
+        expected = model(pixel_values=pixels, input_ids=tokens)
+    pairs = ((images, expected.image_embeds), (texts, expected.text_embeds))
+    return max((ours - other).abs().max().item() for ours, other in pairs)
+
+
+@pytest.mark.parametrize("vision_act", ["gelu_pytorch_tanh", "gelu"])
+@pytest.mark.parametrize("text_act", ["gelu_pytorch_tanh", "gelu", "quick_gelu"])
+def test_what_transformers_saves_embeds_as_in_transformers(
+    vision_act: str, text_act: str, tmp_path: Path
+) -> None:
+    model = theirs(vision_act=vision_act, text_act=text_act)
+    model.save_pretrained(tmp_path)
+    config, state = from_transformers_siglip(
+        json.loads((tmp_path / "config.json").read_text()), load_file(tmp_path / "model.safetensors")
+    )
+    difference = worst(loaded(config, state), model)
+    print(f"transformers {vision_act}, {text_act}: {difference:.1e}")
+    assert difference < 1e-5
+    mistaken = replace(config, activation="quick_gelu", text_activation="gelu")
+    assert worst(loaded(mistaken, state), model) > 1e-4
+
+
+def test_what_we_write_is_loaded_by_transformers_and_agrees(tmp_path: Path) -> None:
+    config = replace(OURS, vision=replace(OURS.vision, image_size=(52, 52)))
+    clip = build(config, seed=2).eval()
+    lively(clip)
+    mapping, state = to_transformers_siglip(config, clip.state_dict())
+    (tmp_path / "config.json").write_text(json.dumps(mapping))
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model, told = SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    difference = worst(clip, model.eval())
+    print(f"to transformers: {difference:.1e}")
+    assert difference < 1e-5
+
+
+def test_scale_and_bias_give_the_logits_of_transformers() -> None:
+    """A scale above 100, as published SigLIPs have it, is not cut down to CLIP's ceiling."""
+    model = theirs()
+    with torch.no_grad():
+        model.logit_scale.fill_(4.77)
+    config, state = from_transformers_siglip(model.config.to_dict(), model.state_dict())
+    clip, (pixels, tokens) = loaded(config, state), batch()
+    with torch.no_grad():
+        images, texts, scale = clip(pixels, tokens)
+        expected = model(pixel_values=pixels, input_ids=tokens).logits_per_image
+    assert scale.item() > 117 and clip.logit_bias is not None
+    assert torch.allclose(scale * images @ texts.T + clip.logit_bias, expected, atol=1e-3)
+
+
+def test_there_and_back_changes_no_bit() -> None:
+    model = theirs()
+    config, state = from_transformers_siglip(model.config.to_dict(), model.state_dict())
+    mapping, back = to_transformers_siglip(config, state)
+    assert back.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, back[name]), name
+    again, _ = from_transformers_siglip(mapping, back)
+    assert again == config
+    for key, value in model.config.vision_config.to_dict().items():
+        assert mapping["vision_config"].get(key, value) == value, key
+
+
+def test_a_config_that_leaves_out_defaults_means_transformers_defaults() -> None:
+    short = {"model_type": "siglip", "text_config": {}, "vision_config": {}}
+    with pytest.raises(DataError, match=r"(?s)missing.*in all"):
+        from_transformers_siglip(short, {})
+    model = SiglipConfig()
+    ours, _ = to_transformers_siglip(*_base())
+    for part in ("text_config", "vision_config"):
+        full = getattr(model, part).to_dict()
+        ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+        assert {key: full[key] for key in ours[part] if key not in ids} == {
+            key: value for key, value in ours[part].items() if key not in ids
+        }
+
+
+def _base() -> tuple[ClipConfig, dict[str, torch.Tensor]]:
+    """Return SigLIP's base architecture with tensors that take no memory."""
+    config = ClipConfig(
+        768, SiglipVisionConfig(), SiglipTextConfig(), "gelu_tanh", 1e-6, logit_bias_init=-10.0
+    )
+    with torch.device("meta"):
+        return config, dict(Clip(config).state_dict())
+
+
+def test_a_text_tower_without_a_head_leaves_with_an_identity() -> None:
+    text = SiglipTextConfig(CONTEXT, VOCABULARY, 64, 2, 4, head=False)
+    config = replace(OURS, text=text, vision=replace(OURS.vision, image_size=(52, 52)))
+    clip = build(config, seed=2).eval()
+    mapping, state = to_transformers_siglip(config, clip.state_dict())
+    model = SiglipModel(SiglipConfig(**mapping)).eval()
+    model.load_state_dict(state, strict=True)
+    assert worst(clip, model) < 1e-5
+
+
+def test_open_clips_layout_there_and_back_changes_no_bit() -> None:
+    clip = build(OURS, seed=1)
+    lively(clip)
+    mapping, state = to_open_clip_siglip(OURS, clip.state_dict(), trunks=TRUNKS)
+    assert mapping["vision_cfg"]["timm_model_name"] == "vit_micro"
+    assert mapping["text_cfg"]["act_kwargs"] == {"approximate": "tanh"}
+    assert state["visual.trunk.attn_pool.kv.weight"].shape == (128, 64)
+    assert state["visual.trunk.pos_embed"].shape == (1, 4, 64)
+    config, back = from_open_clip_siglip(json.loads(json.dumps(mapping)), state, trunks=TRUNKS)
+    assert config == replace(OURS, logit_scale_init=config.logit_scale_init)
+    for name, tensor in clip.state_dict().items():
+        assert torch.equal(back[name], tensor), name
+
+
+def test_one_dimensional_scales_and_half_precision_are_read() -> None:
+    mapping, state = to_open_clip_siglip(OURS, build(OURS, seed=1).state_dict(), trunks=TRUNKS)
+    halves = {name: tensor.half() for name, tensor in state.items()}
+    halves |= {name: halves[name].reshape(1) for name in ("logit_scale", "logit_bias")}
+    _, back = from_open_clip_siglip(mapping, halves, trunks=TRUNKS)
+    assert back["logit_scale"].shape == back["logit_bias"].shape == ()
+    assert {tensor.dtype for tensor in back.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model_type": "siglip2"}, "NaFlex"),
+        ({"vision_config": {"vision_use_head": False}}, "vision_use_head"),
+        ({"vision_config": {"num_channels": 1}}, "num_channels"),
+        ({"vision_config": {"hidden_size": "64"}}, "hidden_size"),
+        ({"vision_config": {"hidden_act": "relu"}}, "relu"),
+        ({"text_config": {"layer_norm_eps": 1e-5}}, "layer_norm_eps"),
+        ({"text_config": {"projection_size": 48}}, "as wide as the shared space"),
+    ],
+)
+def test_configurations_that_mean_another_model_are_refused(change: dict[str, Any], told: str) -> None:
+    config: dict[str, Any] = {"model_type": "siglip", "text_config": TEXT, "vision_config": VISION}
+    for key, value in change.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    with pytest.raises((SettingsError, UnknownNameError), match=told):
+        from_transformers_siglip(config, {})
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "told"),
+    [
+        ("vision_cfg", {"timm_model_name": "vit_macro"}, "vit_micro"),
+        ("vision_cfg", {"timm_pool": "avg"}, "timm_pool"),
+        ("text_cfg", {"no_causal_mask": False}, "no_causal_mask"),
+        ("text_cfg", {"pool_type": "argmax"}, "pool_type"),
+        ("text_cfg", {"norm_kwargs": {}}, "layer_norm_eps"),
+        ("text_cfg", {"act_kwargs": {"approximate": "sinh"}}, "act_kwargs"),
+        ("text_cfg", {"proj_bias": False}, "proj_bias"),
+        ("text_cfg", {"embed_cls": True}, "embed_cls"),
+    ],
+)
+def test_open_clip_configurations_that_mean_another_model_are_refused(
+    part: str, change: dict[str, Any], told: str
+) -> None:
+    mapping, state = to_open_clip_siglip(OURS, build(OURS, seed=1).state_dict(), trunks=TRUNKS)
+    with pytest.raises((SettingsError, UnknownNameError), match=told):
+        from_open_clip_siglip(mapping | {part: mapping[part] | change}, state, trunks=TRUNKS)
+
+
+def test_missing_extra_and_misshapen_tensors_are_named() -> None:
+    model = theirs()
+    config, state = model.config.to_dict(), dict(model.state_dict())
+    with pytest.raises(DataError, match=r"(?s)left over.*extra\.weight"):
+        from_transformers_siglip(config, state | {"extra.weight": torch.zeros(1)})
+    name = "vision_model.head.attention.in_proj_bias"
+    with pytest.raises(DataError, match=rf"(?s)missing.*{name}"):
+        from_transformers_siglip(config, {key: state[key] for key in state if key != name})
+    with pytest.raises(DataError, match="in_proj_bias"):
+        from_transformers_siglip(config, state | {name: torch.zeros(200)})
+    shorter = {"text_model.embeddings.position_embedding.weight": torch.zeros(CONTEXT - 1, 48)}
+    with pytest.raises(DataError, match="not of the same model"):
+        from_transformers_siglip(config, state | shorter)
+
+
+def test_old_position_ids_are_no_weights() -> None:
+    model = theirs()
+    state = model.state_dict() | {"text_model.embeddings.position_ids": torch.arange(CONTEXT)[None]}
+    from_transformers_siglip(model.config.to_dict(), state)
+
+
+def test_towers_of_another_family_are_refused_on_the_way_out() -> None:
+    with pytest.raises(SettingsError, match="vit and clip"):
+        to_transformers_siglip(ClipConfig(512, VitConfig(), TextConfig()), {})
+    with pytest.raises(SettingsError, match=r"(?s)another activation.*vit_micro"):
+        to_open_clip_siglip(replace(OURS, activation="gelu_tanh"), {}, trunks=TRUNKS)
+    with pytest.raises(SettingsError, match="builds no such"):
+        to_open_clip_siglip(replace(OURS, vision=replace(OURS.vision, layers=3)), {}, trunks=TRUNKS)
+    with pytest.raises(SettingsError, match="square"):
+        to_transformers_siglip(replace(OURS, vision=replace(OURS.vision, image_size=(32, 48))), {})
+
+
+def test_unit_embeddings_do_not_depend_on_the_padding_that_is_cut_off() -> None:
+    clip = build(OURS, seed=1).eval()
+    _, tokens = batch()
+    with torch.no_grad():
+        full, short = clip.encode_text(tokens[3:5]), clip.encode_text(tokens[3:5, :6])
+    assert torch.equal(F.normalize(full, dim=-1), F.normalize(short, dim=-1))

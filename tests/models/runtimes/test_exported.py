@@ -1,0 +1,293 @@
+"""Exported models behind the model's face: the same answers, no torch, and damage is found."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.export.small import small_model
+
+from diptych.core.errors import (
+    DataError,
+    EnvironmentFault,
+    IntegrityError,
+    MissingPackageError,
+    UnknownNameError,
+    UsageError,
+)
+from diptych.core.manifest import Manifest, file_entry, read_manifest, write_manifest
+from diptych.data.synthetic.dataset import scene_pairs
+from diptych.embed.features import embed_images, embed_texts
+from diptych.evaluate.classifier import build_classifier
+from diptych.export.onnx import export
+from diptych.models import verification_cache as notes
+from diptych.models.model import Model
+from diptych.models.runtimes import choice as backend_choice
+from diptych.models.runtimes import engines as runtimes
+from diptych.models.runtimes.engines import Plan
+from diptych.models.runtimes.exported import ExportedModel, load_exported
+
+BACKENDS = [
+    "onnx",
+    pytest.param(
+        "openvino", marks=pytest.mark.skipif(not runtimes.installed("openvino"), reason="no openvino")
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def original() -> Model:
+    return small_model()
+
+
+@pytest.fixture(scope="module")
+def written(original: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "out"
+    export(original, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "copy", ignore=shutil.ignore_patterns("measured.json")))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_whole_path_from_files_to_scores_is_the_models(
+    original: Model, written: Path, backend: str
+) -> None:
+    exported = load_exported(written, backend)
+    files = [pair.image for pair in scene_pairs(9, seed=3)]
+    texts = ["two dogs", "", "a red circle above a blue square " * 9, "two dogs"]
+    for embed, given in ((embed_images, [*files, b"no picture"]), (embed_texts, texts)):
+        ours, theirs = embed(exported, given), embed(original, given)  # type: ignore[operator]
+        assert ours.dtype == np.float32
+        assert np.nanmax(np.abs(ours - theirs)) < 1e-5
+        assert np.array_equal(np.isnan(ours), np.isnan(theirs))
+    ours, theirs = (build_classifier(one, ["dog", "circle"]) for one in (exported, original))  # type: ignore[arg-type]
+    assert np.abs(ours - theirs).max() < 1e-5
+    assert exported.scale == pytest.approx(original.scale)
+    assert exported.digest == original.digest, "rows of both may be compared"
+    assert exported.config == original.config and exported.preprocess == original.preprocess
+    assert dict(exported.provenance) == original.provenance
+
+
+def test_arrays_and_tensors_go_in_and_come_out(original: Model, written: Path) -> None:
+    exported = load_exported(written, "onnx")
+    pictures = [Image.new("RGB", (90, 40), "red"), Image.new("L", (30, 70), 9)]
+    pixels = exported.preprocess_images(pictures)
+    expected = original.preprocess_images(pictures)
+    assert np.abs(pixels - expected.numpy()).max() < 1e-6
+    array, tensor = exported.embed_image(pixels), exported.embed_image(expected)
+    assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
+    assert (tensor - original.embed_image(expected)).abs().max() < 1e-5
+    assert np.abs(array - tensor.numpy()).max() < 1e-6
+    tokens = exported.tokenize(["two dogs", "a"])
+    assert np.array_equal(tokens, original.tokenize(["two dogs", "a"]).numpy())
+    features = exported.encode_text(tokens)
+    assert np.abs(features - original.encode_text(torch.from_numpy(tokens)).numpy()).max() < 1e-4
+    assert exported.encode_text(tokens[:0]).shape == (0, 48) == exported.encode_image(pixels[:0]).shape
+
+
+def test_what_the_towers_cannot_read_is_refused(written: Path) -> None:
+    exported = load_exported(written, "onnx")
+    with pytest.raises(UsageError, match="cannot read"):
+        exported.encode_image(np.zeros((1, 3, 48, 32), np.float32))
+    tokens = exported.tokenize(["a", "two dogs"])
+    with pytest.raises(DataError, match="without end token"):
+        exported.encode_text(np.where(tokens == exported.config.text.end_id, 7, tokens))
+    long = np.concatenate(
+        [tokens[:, :1], np.full((2, 15), 5), tokens[:, 2:3] * 0 + exported.config.text.end_id], 1
+    )
+    with pytest.raises(DataError, match="17 tokens"):
+        exported.encode_text(long)
+    with pytest.raises(UsageError, match="CPU"):
+        exported.to("cuda")
+
+
+def test_the_first_embedding_needs_no_torch(written: Path) -> None:
+    code = (
+        "import sys; from diptych.models.runtimes.exported import load_exported;"
+        "m = load_exported(sys.argv[1], 'onnx');"
+        "from diptych.embed.features import embed_texts; assert embed_texts(m, ['a']).shape == (1, 48);"
+        "from PIL import Image; m.embed_image(m.preprocess_images([Image.new('RGB', (9, 9))]));"
+        "assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(written)], check=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["image.onnx", "text.onnx", "config.json", "golden.safetensors", "tokenizer.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_every_damaged_file_is_named_even_after_a_good_load(copied: Path, name: str, damage: str) -> None:
+    load_exported(copied, "onnx")
+    path = copied / name
+    data = bytearray(path.read_bytes())
+    if damage == "remove":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data if damage == "flip" else data[:-1])
+    with pytest.raises(IntegrityError) as error:
+        load_exported(copied, "onnx")
+    assert name in str(error.value) and "to do:" in str(error.value)
+
+
+def forge(folder: Path) -> None:
+    """Write a fresh manifest over changed files."""
+    paths = [path for path in sorted(folder.iterdir()) if path.name not in ("manifest.json", "measured.json")]
+    write_manifest(folder, Manifest("export", outputs=tuple(file_entry(path, root=folder) for path in paths)))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [("weights", "image tower"), ("mean", "image tower"), ("resize", "preprocessing"), ("text", "text tower"),
+     ("rubbish", "cannot open the tower"), ("tokenizer", "tokenizer is not the one"), ("key", "description"),
+     ("format", "cannot read the description")],
+)  # fmt: skip
+def test_parts_that_do_not_belong_together_are_refused_under_a_fresh_manifest(
+    copied: Path, tmp_path: Path, change: str, part: str
+) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    if change in ("weights", "text"):
+        export(small_model(seed=1), tmp_path / "other")
+        name = "image.onnx" if change == "weights" else "text.onnx"
+        shutil.copy(tmp_path / "other" / name, copied / name)
+    elif change == "mean":
+        config["preprocess"]["mean"] = [0.5, 0.5, 0.5]
+    elif change == "resize":
+        config["preprocess"]["resize"] = "squash"
+    elif change == "rubbish":
+        (copied / "image.onnx").write_bytes(b"\x08" * 99)
+    elif change == "tokenizer":
+        config["tokenizer_sha256"] = "0" * 64
+    elif change == "key":
+        config["surprise"] = 1
+    else:
+        config["format"] = 2
+    (copied / "config.json").write_text(json.dumps(config))
+    forge(copied)
+    with pytest.raises(IntegrityError, match=part):
+        load_exported(copied, "onnx")
+
+
+def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    real, tried = notes.check_file, backend_choice.check_golden
+
+    def counting(folder: Path, entry: object) -> Path:
+        checked.append(entry.name)  # type: ignore[attr-defined]
+        return real(folder, entry)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(notes, "check_file", counting)
+    monkeypatch.setattr(
+        backend_choice, "check_golden", lambda *a, **k: (checked.append("golden"), tried(*a, **k))[1]
+    )
+
+    def loading(**options: bool) -> set[str]:
+        checked.clear()
+        load_exported(copied, "onnx", **options)  # type: ignore[arg-type]
+        return set(checked)
+
+    everything = {entry.name for entry in read_manifest(copied).outputs} | {"golden"}
+    assert loading() == everything
+    assert loading() == set()
+    assert loading(verify=True) == everything
+    os.utime(copied / "text.onnx")
+    assert loading() == {"text.onnx", "golden"}
+    for rubbish in ("{", '{"files": 3}', '{"files": {"image.onnx": ["x"]}, "found": {}}', "[]"):
+        (copied / "measured.json").write_text(rubbish)
+        assert loading() == everything
+
+
+def test_a_folder_that_cannot_be_written_is_read_all_the_same(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise EnvironmentFault("no")
+
+    monkeypatch.setattr(notes, "write_json", refuse)
+    assert load_exported(copied, "onnx").embed_text(np.array([[538, 539]])).shape == (1, 48)
+    assert not (copied / "measured.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("measured", "chosen"),
+    [
+        ([(3.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0)], 2),
+        ([(3.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 0.9998, 1.0)], 1),
+        ([(3.0, 1.0, 1.0), (2.0, 1.0, 0.9998), (1.0, 0.9998, 1.0)], 0),
+        ([(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0)], 0),
+    ],
+)
+def test_auto_takes_the_fastest_that_keeps_the_cosine_and_remembers(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, measured: list[tuple[float, float, float]], chosen: int
+) -> None:
+    plans = [Plan("onnx", "float32", threads) for threads in (1, 2, 3)]
+    tries: list[Plan] = []
+
+    def measuring(model: ExportedModel, golden: Path, *, timed: bool) -> dict[str, float]:
+        assert timed
+        tries.append(model.plan)
+        return dict(zip(("seconds", "image", "text"), measured[plans.index(model.plan)], strict=True))
+
+    monkeypatch.setattr(backend_choice, "plans", lambda *_: plans)
+    monkeypatch.setattr(backend_choice, "_try", measuring)
+    assert load_exported(copied).plan == plans[chosen]
+    assert load_exported(copied).plan == plans[chosen]
+    assert tries == plans
+
+
+def test_auto_offers_what_is_installed_and_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"onnx", "openvino"}
+    monkeypatch.setattr(backend_choice, "installed", there.__contains__)
+    monkeypatch.setattr(backend_choice, "multiplies_bfloat16", lambda: True)
+
+    def offered(precision: object = None) -> list[tuple[str, str]]:
+        return [(plan.backend, plan.precision) for plan in backend_choice.plans("auto", precision, 2)]  # type: ignore[arg-type]
+
+    assert offered() == [("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
+    assert offered("float32") == [("onnx", "float32"), ("openvino", "float32")]
+    monkeypatch.setattr(backend_choice, "multiplies_bfloat16", lambda: False)
+    assert offered() == [("onnx", "float32"), ("openvino", "float32")]
+    there.clear()
+    with pytest.raises(MissingPackageError, match=r"diptych\[onnx\]"):
+        offered()
+
+
+def test_backends_that_are_not_there_are_told(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownNameError, match="openvino"):
+        load_exported(written, "openvin")
+    with pytest.raises(UsageError, match="float32"):
+        load_exported(written, "onnx", precision="bfloat16")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'diptych\[onnx\]'"):
+        load_exported(written, "onnx", verify=True)
+
+
+def test_no_other_folder_is_taken_for_an_export(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="export"):
+        load_exported(tmp_path)
+
+
+def test_processor_facts_are_read_from_the_kernel(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("model name\t: Some CPU\nflags\t\t: fpu avx512_bf16\n")
+    assert "avx512_bf16" in runtimes.processor_flags(tmp_path / "cpuinfo")
+    assert runtimes.processor_flags(tmp_path / "none") == frozenset()
+
+
+def test_threads_follow_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert Plan("onnx").resolved().threads == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "rubbish")
+    assert Plan("onnx").resolved().threads >= 1
+    assert Plan("onnx", threads=7).resolved().threads == 7

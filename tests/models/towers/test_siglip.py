@@ -1,0 +1,164 @@
+"""SigLIP's towers: how they start, what they refuse, and that padding takes part in the result."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diptych.core.errors import DataError, SettingsError
+from diptych.core.settings import from_mapping, to_mapping
+from diptych.models.towers.clip import Clip, build
+from diptych.models.towers.config import (
+    ClipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    TextConfig,
+    mlp_ratio,
+)
+from diptych.models.towers.siglip import SiglipText, SiglipVision
+from diptych.models.towers.vit import interpolate_positions
+
+CONFIG = ClipConfig(
+    96,
+    SiglipVisionConfig((32, 48), 16, 96, 3, 4),
+    SiglipTextConfig(10, 400, 80, 3, 4),
+    "gelu_tanh",
+    1e-6,
+    logit_scale_init=math.log(10),
+    logit_bias_init=-10.0,
+)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return build(CONFIG, seed=0).eval()
+
+
+def test_features_have_the_shape_of_the_space(clip: Clip) -> None:
+    pixels, tokens = torch.randn(3, 3, 32, 48), torch.randint(2, 400, (5, 10))
+    images, texts, scale = clip(pixels, tokens)
+    assert images.shape == (3, 96) and texts.shape == (5, 96)
+    assert scale.item() == pytest.approx(10)
+    assert clip.encode_image(pixels[:0]).shape == (0, 96)
+    assert clip.encode_text(tokens[:0]).shape == (0, 96)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    clip = build(CONFIG, seed=0).train()
+    images, texts, scale = clip(torch.randn(3, 3, 32, 48), torch.randint(0, 400, (5, 10)))
+    assert clip.logit_bias is not None
+    (scale * images @ texts.T + clip.logit_bias).sigmoid().square().sum().backward()
+    # A key's bias moves all scores of a query alike, which softmax cancels.
+    silent = {name for name, p in clip.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert {name for name in silent if not name.endswith("k_proj.bias")} == set()
+
+
+def test_initial_values_have_the_deviations_of_big_vision(clip: Clip) -> None:
+    """By hand: LeCun and embeddings fan_in^-0.5, Xavier (2 / (fan_in + fan_out))^0.5."""
+    vision, text = clip.vision, clip.text
+    assert isinstance(vision, SiglipVision) and isinstance(text, SiglipText)
+    expected = {
+        vision.conv1.weight: (3 * 16 * 16) ** -0.5,
+        vision.positional_embedding: 96**-0.5,
+        vision.get_parameter("blocks.1.attn.q_proj.weight"): (2 / 192) ** 0.5,
+        vision.get_parameter("blocks.1.mlp.c_fc.weight"): (2 / (96 + 384)) ** 0.5,
+        vision.get_parameter("blocks.1.mlp.c_fc.bias"): 1e-6,
+        vision.get_parameter("head.attn.v_proj.weight"): (2 / 192) ** 0.5,
+        vision.head.probe: (2 / 97) ** 0.5,
+        text.token_embedding.weight: 80**-0.5,
+        text.positional_embedding: 80**-0.5,
+        text.get_parameter("head.weight"): 80**-0.5,
+    }
+    for parameter, deviation in expected.items():
+        # Two standard errors of a deviation are 2 / sqrt(2 n); six leave room for heavy tails.
+        error = 6 * (2 * parameter.numel()) ** -0.5
+        assert parameter.std(correction=0).item() == pytest.approx(deviation, rel=error)
+    for name in ("vision.conv1.bias", "vision.blocks.0.attn.q_proj.bias", "text.head.bias"):
+        assert not clip.get_parameter(name).any()
+    assert vision.conv1.weight.abs().max() < 2.3 * 768**-0.5  # cut off at two deviations before rescaling
+    assert (clip.logit_scale.item(), clip.logit_bias.item()) == (pytest.approx(math.log(10)), -10)  # type: ignore[union-attr]
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    first, second, third = (build(CONFIG, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["text.head.weight"], third["text.head.weight"])
+
+
+def test_padding_takes_part_and_is_filled_in(clip: Clip) -> None:
+    tokens = torch.tensor([[5, 6, 7, 1, 1, 1, 1, 1, 1, 1]])
+    full = clip.encode_text(tokens)
+    assert torch.equal(clip.encode_text(tokens[:, :4]), full)
+    other = tokens.where(torch.arange(10) < 4, 0)
+    assert (clip.encode_text(other) - full).abs().max() > 1e-2
+    zeros = replace(CONFIG, text=replace(CONFIG.text, pad_id=0))  # type: ignore[arg-type]
+    padded = build(zeros, seed=0).eval()
+    padded.load_state_dict(clip.state_dict())
+    assert torch.equal(padded.encode_text(tokens[:, :4]), clip.encode_text(other))
+
+
+def test_a_text_beyond_the_context_is_refused(clip: Clip) -> None:
+    with pytest.raises(DataError, match="at most 10"):
+        clip.encode_text(torch.ones(1, 11, dtype=torch.int64))
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    clip = build(CONFIG, seed=0).eval()
+    pixels, tokens = torch.randn(3, 3, 32, 48), torch.randint(2, 400, (5, 10))
+    with torch.no_grad():
+        exact = clip(pixels, tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = clip(pixels, tokens)
+    for ours, other in zip(exact[:2], rough[:2], strict=True):
+        assert (ours * other).sum(-1).min() > 0.999
+
+
+def test_positions_without_an_extra_token_are_stretched_whole() -> None:
+    positions = torch.randn(12, 5)
+    wide = interpolate_positions(positions, (3, 4), (6, 8), extra=0)
+    with_token = interpolate_positions(torch.cat([positions[:1], positions]), (3, 4), (6, 8))
+    assert torch.equal(wide, with_token[1:])
+    with pytest.raises(ValueError, match="0 extra"):
+        interpolate_positions(torch.randn(13, 5), (3, 4), (6, 8), extra=0)
+
+
+def test_configurations_survive_plain_data_and_old_ones_mean_the_causal_tower() -> None:
+    assert from_mapping(ClipConfig, to_mapping(CONFIG)) == CONFIG
+    read = from_mapping(ClipConfig, to_mapping(CONFIG) | {"text": {"width": 64, "heads": 1}})
+    assert read.text == TextConfig(width=64, heads=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"vision": SiglipVisionConfig(width=192, heads=3)}, "as wide as the shared space"),
+        ({"text": SiglipTextConfig(width=80, heads=4, head=False)}, "as wide as the shared space"),
+    ],
+)
+def test_towers_without_a_projection_must_have_the_width_of_the_space(
+    change: dict[str, object], told: str
+) -> None:
+    with pytest.raises(SettingsError, match=told):
+        replace(CONFIG, **change)
+
+
+def test_impossible_shapes_are_refused() -> None:
+    for build_config, told in (
+        (lambda: SiglipVisionConfig((8, 224)), "smaller than a patch"),
+        (lambda: SiglipTextConfig(pad_id=32_000), "pad_id"),
+        (lambda: SiglipTextConfig(start_id=32_000), "start_id"),
+        (lambda: replace(CONFIG, text_activation="relu"), "text_activation"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(Exception, match=told):
+            build_config()
+
+
+def test_another_tokenizer_brings_its_padding() -> None:
+    config = CONFIG.with_tokenizer(vocab_size=300, start_id=-1, end_id=1, pad_id=0, context_length=8)
+    assert config.text == SiglipTextConfig(8, 300, 80, 3, 4, pad_id=0)
+
+
+def test_a_ratio_gives_back_the_width_it_was_made_from() -> None:
+    for width in (64, 1152, 1408, 1664):
+        assert all(int(width * mlp_ratio(width, hidden)) == hidden for hidden in range(width, 6 * width, 7))

@@ -1,0 +1,86 @@
+"""SigLIP's towers beside open_clip's (timm's picture tower), with weights of either side."""
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diptych.models.formats.siglip import from_open_clip_siglip, to_open_clip_siglip
+from diptych.models.towers.clip import Clip, build
+from diptych.models.towers.config import ClipConfig, SiglipTextConfig
+from diptych.models.towers.presets import preset
+
+SIDE = Path(__file__).parents[1] / "peers" / "open_clip_siglip.py"
+CONTEXT, VOCABULARY = 16, 120
+
+TEXT = SiglipTextConfig(CONTEXT, VOCABULARY, width=96, layers=3, heads=4, mlp_ratio=3.7362)
+HEADLESS = SiglipTextConfig(CONTEXT, VOCABULARY, width=768, layers=1, heads=12, head=False)
+# Picture towers that timm builds (it has no smaller ones), small text towers.
+CONFIGS = {
+    "SigLIP 2, exact and tanh": replace(preset("ViT-B-16-SigLIP2-256"), text=TEXT),
+    "no text head": replace(preset("ViT-B-32-SigLIP2-256"), text=HEADLESS),
+}
+
+
+def theirs(what: str, folder: Path, config: ClipConfig) -> dict[str, torch.Tensor]:
+    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
+    if not python:
+        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(2, VOCABULARY, (8, CONTEXT), generator=generator)
+    for row, length in enumerate((0, CONTEXT, 1, 3, 5, 7, 9, 10)):
+        tokens[row, length:] = 1
+    batch = {"pixels": torch.randn(4, 3, *config.vision.image_size, generator=generator), "tokens": tokens}
+    save_file(batch, folder / "batch.safetensors")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([python, str(SIDE), what, str(folder)], check=True, timeout=900, env=environment)
+    return batch | load_file(folder / "features.safetensors")
+
+
+def require_agreement(clip: Clip, found: dict[str, torch.Tensor], name: str) -> None:
+    with torch.no_grad():
+        images, texts, scale = clip.eval()(found["pixels"], found["tokens"])
+        assert clip.logit_bias is not None
+        logits = scale * images @ texts.T + clip.logit_bias
+    differences = [(images - found["image"]).abs().max().item(), (texts - found["text"]).abs().max().item()]
+    print(f"{name}: max difference of unit embeddings {differences[0]:.1e}, {differences[1]:.1e}")
+    assert max(differences) < 1e-5
+    assert torch.allclose(logits, found["logits"], atol=1e-3)
+
+
+def document(config: ClipConfig) -> dict[str, Any]:
+    with torch.device("meta"):
+        mapping, _ = to_open_clip_siglip(config, Clip(config).state_dict())
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    return {"model_cfg": mapping, "preprocess_cfg": preprocess}
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_open_clip_saves_embeds_as_in_open_clip(name: str, tmp_path: Path) -> None:
+    mapping = document(CONFIGS[name])["model_cfg"]
+    (tmp_path / "model_cfg.json").write_text(json.dumps(mapping))
+    found = theirs("write", tmp_path, CONFIGS[name])
+    config, state = from_open_clip_siglip(mapping, load_file(tmp_path / "open_clip_model.safetensors"))
+    assert config == CONFIGS[name]
+    clip = build(config, seed=0)
+    clip.load_state_dict(state, strict=True)
+    require_agreement(clip, found, name)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_we_write_is_loaded_by_open_clip_and_agrees(name: str, tmp_path: Path) -> None:
+    clip = build(CONFIGS[name], seed=4)
+    _, state = to_open_clip_siglip(CONFIGS[name], clip.state_dict())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(document(CONFIGS[name])))
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    require_agreement(clip, theirs("read", tmp_path, CONFIGS[name]), name)

@@ -1,0 +1,178 @@
+"""The text tower against a plain padded Transformer and against transformers' CLIPTextModel."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diptych.core.errors import DataError
+from diptych.models.towers.blocks import Block
+from diptych.models.towers.clip import build
+from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
+from diptych.models.towers.text import TextTransformer, plan_reading, text_lengths
+
+CONFIG = TextConfig(context_length=32, vocab_size=300, width=64, layers=3, heads=4, start_id=298, end_id=299)
+
+
+def tower(seed: int = 0, *, spread: float = 0.3) -> TextTransformer:
+    """A tower whose every parameter is random, biases and gains too, so that none can be forgotten unseen."""
+    clip = build(ClipConfig(48, VitConfig((16, 16), 8, 32, 1, 2), CONFIG), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in clip.text.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * spread * 0.3)
+    return clip.text
+
+
+def captions(count: int, *, shortest: int = 2, longest: int = 20, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    tokens = np.zeros((count, CONFIG.context_length), np.int64)
+    for row in tokens:
+        length = rng.integers(shortest, longest + 1)
+        row[: length - 1] = rng.integers(1, 298, length - 1)
+        row[0] = CONFIG.start_id
+        row[length - 1] = CONFIG.end_id
+    return torch.from_numpy(tokens)
+
+
+def padded(text: TextTransformer, tokens: Tensor) -> Tensor:
+    """The paper's text tower, spelled plainly: every position of the full context."""
+    ends = (tokens == CONFIG.end_id).int().argmax(1)
+    x = F.embedding(tokens, text.token_embedding.weight) + text.positional_embedding
+    mask = torch.full((tokens.shape[1],) * 2, float("-inf"), dtype=x.dtype).triu(1)
+    for block in text.blocks:
+        assert isinstance(block, Block)
+        a, y = block.attn, F.layer_norm(x, (CONFIG.width,), block.ln_1.weight, block.ln_1.bias)
+        y = y.transpose(0, 1)
+        packed = torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight])
+        bias = torch.cat([a.q_proj.bias, a.k_proj.bias, a.v_proj.bias])
+        mixed, _ = F.multi_head_attention_forward(
+            y, y, y, CONFIG.width, CONFIG.heads, packed, bias, None, None, False, 0.0,
+            a.out_proj.weight, a.out_proj.bias, attn_mask=mask, need_weights=False,
+        )  # fmt: skip
+        x = x + mixed.transpose(0, 1)
+        y = F.layer_norm(x, (CONFIG.width,), block.ln_2.weight, block.ln_2.bias)
+        y = F.linear(y, block.mlp.c_fc.weight, block.mlp.c_fc.bias)
+        x = x + F.linear(y * torch.sigmoid(1.702 * y), block.mlp.c_proj.weight, block.mlp.c_proj.bias)
+    x = F.layer_norm(x, (CONFIG.width,), text.ln_final.weight, text.ln_final.bias)
+    return x[torch.arange(len(x)), ends] @ text.text_projection
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_only_needed_tokens_give_the_embeddings_of_the_padded_context(seed: int) -> None:
+    text, tokens = tower(seed), captions(33, seed=seed)
+    with torch.no_grad():
+        ours, plain = (F.normalize(f, dim=-1) for f in (text(tokens), padded(text, tokens)))
+    assert (ours - plain).abs().max() < 1e-6
+
+
+def test_only_needed_tokens_give_the_gradients_of_the_padded_context() -> None:
+    text, tokens = tower().double(), captions(17)
+    weights = torch.randn(17, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    plain = torch.autograd.grad((padded(text, tokens) * weights).sum(), list(text.parameters()))
+    ours = torch.autograd.grad((text(tokens) * weights).sum(), list(text.parameters()))
+    for (name, _), expected, found in zip(text.named_parameters(), plain, ours, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9), name
+
+
+def test_what_stands_behind_the_end_token_changes_nothing() -> None:
+    text, tokens = tower(), captions(9, longest=12)
+    noisy = tokens.clone()
+    noisy[:, 13:] = torch.randint(1, 300, noisy[:, 13:].shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(text(tokens), text(noisy))
+
+
+def test_a_batch_cut_to_its_longest_caption_gives_the_same_features() -> None:
+    text, tokens = tower(), captions(9, longest=12)
+    with torch.no_grad():
+        assert torch.equal(text(tokens), text(tokens[:, :12]))
+
+
+def test_the_order_of_the_batch_is_kept() -> None:
+    text, tokens = tower(), captions(12)
+    shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        assert torch.allclose(text(tokens)[shuffled], text(tokens[shuffled]), atol=1e-5)
+
+
+def test_one_padded_group_equals_many_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    text, tokens = tower(), captions(21)
+    with torch.no_grad():
+        many = text(tokens)
+        monkeypatch.setattr(
+            "diptych.models.towers.text.plan_reading",
+            lambda ids, end, one_group: plan_reading(ids, end, one_group=True),
+        )
+        one = text(tokens)
+    assert torch.allclose(many, one, atol=1e-5)
+
+
+def test_equal_lengths_and_single_rows_work() -> None:
+    text = tower()
+    tokens = captions(5, shortest=7, longest=7)
+    with torch.no_grad():
+        assert torch.allclose(text(tokens), padded(text, tokens), atol=1e-5)
+        assert torch.allclose(text(tokens[:1]), padded(text, tokens[:1]), atol=1e-5)
+        assert text(tokens[:0]).shape == (0, 48)
+
+
+def test_the_first_end_token_is_read_even_where_larger_ids_follow() -> None:
+    tokens = np.array([[8, 3, 4, 9, 0], [8, 4, 9, 4, 9]])
+    assert text_lengths(tokens, 4).tolist() == [3, 2]
+
+
+def test_plan_holds_exactly_the_needed_tokens() -> None:
+    tokens = torch.tensor([[8, 1, 2, 9, 0], [8, 9, 0, 0, 0], [8, 3, 4, 9, 5]])
+    plan = plan_reading(tokens, 9)
+    assert plan.ids.tolist() == [8, 9, 8, 1, 2, 9, 8, 3, 4, 9]
+    assert plan.positions.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3]
+    assert plan.groups == ((1, 2), (2, 4))
+    assert plan.readers.tolist() == [1, 5, 9]
+    assert plan.ranks.tolist() == [1, 0, 2]
+
+
+def test_a_row_without_end_token_is_refused_by_number() -> None:
+    tokens = captions(4)
+    tokens[2] = 5
+    with pytest.raises(DataError, match="no end token") as error:
+        tower()(tokens)
+    assert "row 2 of 4" in str(error.value)
+
+
+def test_a_text_longer_than_the_context_is_refused() -> None:
+    tokens = torch.ones(1, 40, dtype=torch.int64)
+    tokens[0, -1] = CONFIG.end_id
+    with pytest.raises(DataError, match="longer than the model's context"):
+        tower()(tokens)
+
+
+def test_text_tower_equals_transformers() -> None:
+    transformers = pytest.importorskip("transformers")
+    text, tokens = tower(3), captions(10)
+    config = transformers.CLIPTextConfig(
+        vocab_size=300, hidden_size=64, intermediate_size=256, projection_dim=48, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=32, hidden_act="quick_gelu", eos_token_id=299,
+        bos_token_id=298, pad_token_id=0,
+    )  # fmt: skip
+    peer = transformers.CLIPTextModelWithProjection(config).eval()
+    with torch.no_grad():
+        _copy(text, peer)
+        expected = peer(input_ids=tokens).text_embeds
+        assert (F.normalize(text(tokens), dim=-1) - F.normalize(expected, dim=-1)).abs().max() < 1e-5
+
+
+def _copy(text: TextTransformer, peer: nn.Module) -> None:
+    inner = peer.text_model
+    inner.embeddings.token_embedding.weight.copy_(text.token_embedding.weight)
+    inner.embeddings.position_embedding.weight.copy_(text.positional_embedding)
+    for ours, theirs in zip(text.blocks, inner.encoder.layers, strict=True):
+        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            getattr(theirs.self_attn, part).load_state_dict(getattr(ours.attn, part).state_dict())
+        theirs.layer_norm1.load_state_dict(ours.ln_1.state_dict())
+        theirs.layer_norm2.load_state_dict(ours.ln_2.state_dict())
+        theirs.mlp.fc1.load_state_dict(ours.mlp.c_fc.state_dict())
+        theirs.mlp.fc2.load_state_dict(ours.mlp.c_proj.state_dict())
+    inner.final_layer_norm.load_state_dict(text.ln_final.state_dict())
+    peer.text_projection.weight.copy_(text.text_projection.t())  # type: ignore[operator, union-attr]
