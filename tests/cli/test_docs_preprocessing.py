@@ -10,7 +10,7 @@ import torch
 from tests.data.odd_files import odd_files, rgb
 
 import diptych
-from diptych.core.records import Reason
+from diptych.core.errors import Reason
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig

@@ -6,8 +6,14 @@ import re
 import pytest
 
 from diptych.core import errors
-from diptych.core.errors import BadSampleError, DiptychError, EnvironmentFault, IntegrityError, unknown_name
-from diptych.core.records import Reason
+from diptych.core.errors import (
+    BadSampleError,
+    DiptychError,
+    EnvironmentFault,
+    IntegrityError,
+    Reason,
+    unknown_name,
+)
 
 
 def all_errors() -> list[type[DiptychError]]:

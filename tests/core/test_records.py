@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.core.errors import IntegrityError, TooMuchBadDataError
-from diptych.core.records import EXAMPLES_PER_REASON, Counts, Metric, Pair, Reason
+from diptych.core.errors import IntegrityError, Reason, TooMuchBadDataError
+from diptych.core.records import EXAMPLES_PER_REASON, Counts, Metric, Pair
 
 EVENTS = st.lists(st.one_of(st.none(), st.sampled_from(list(Reason))), max_size=50)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diptych.core.errors import DiptychError, IntegrityError
+from diptych.core.errors import DiptychError, IntegrityError, Reason
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.records import Counts, Pair
 from diptych.data.images.sandbox import DecoderSettings
 from diptych.data.pack import PackSettings, pack
 from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards

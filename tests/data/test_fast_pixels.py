@@ -9,8 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 from tests.data.odd_files import ORIENTATION_TAG, encoded, odd_files, rgb, turned
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.data.images import jpeg
 from diptych.data.images.resize import cover, exact_window
 from diptych.data.images.resize_fast import fast_window

@@ -20,10 +20,11 @@ from diptych.core.errors import (
     BadSampleError,
     EnvironmentFault,
     IntegrityError,
+    Reason,
     SettingsError,
     TooMuchBadDataError,
 )
-from diptych.core.records import Pair, Reason
+from diptych.core.records import Pair
 from diptych.data.images.transforms import Preprocess
 from diptych.data.loader import Batch, Loader, LoaderSettings
 

@@ -13,9 +13,16 @@ import pytest
 from PIL import Image
 from tests.data.source_files import images
 
-from diptych.core.errors import DataError, DiptychError, EnvironmentFault, TooMuchBadDataError, UsageError
+from diptych.core.errors import (
+    DataError,
+    DiptychError,
+    EnvironmentFault,
+    Reason,
+    TooMuchBadDataError,
+    UsageError,
+)
 from diptych.core.files.durable import TEMP_PREFIX, operations
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.records import Counts, Pair
 from diptych.data.images.sandbox import DecoderSettings, verdicts
 from diptych.data.images.transforms import ImageLimits
 from diptych.data.pack import PackSettings, pack

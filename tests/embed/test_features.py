@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import Reason
+from diptych.core.records import Counts
 from diptych.data.images.transforms import Preprocess
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.data.tokenizers.clip import Tokenizer

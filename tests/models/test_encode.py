@@ -11,8 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diptych.core.errors import BadInputsError, SettingsError, UnknownNameError, UsageError
-from diptych.core.records import Reason
+from diptych.core.errors import BadInputsError, Reason, SettingsError, UnknownNameError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.embed.features import embed_images, embed_texts

@@ -20,13 +20,72 @@ A message has up to four short parts: what failed, where, found against expected
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from diptych.core.records import Reason
+from enum import StrEnum
+from typing import Any
 
 SHOWN_CHARACTERS = 1000  # of each part of a message
 SHOWN_NAMES = 12  # a message lists at most this many known names: more is a wall, not a help
+
+
+class Reason(StrEnum):
+    """Why a sample was dropped.
+
+    NOT_DOWNLOADED stands for rows that the table itself records as failed downloads (img2dataset's `status`):
+    they are counted, and are no damage of the table.
+    """
+
+    MISSING_IMAGE = "missing_image"
+    NOT_DOWNLOADED = "not_downloaded"
+    REMOTE_IMAGE = "remote_image"
+    UNREADABLE_IMAGE = "unreadable_image"
+    TRUNCATED_IMAGE = "truncated_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_BYTES = "too_many_bytes"
+    FORMAT_NOT_ALLOWED = "format_not_allowed"
+    MISSING_CAPTION = "missing_caption"
+    EMPTY_CAPTION = "empty_caption"
+    CAPTION_NOT_TEXT = "caption_not_text"
+    CAPTION_TOO_LONG = "caption_too_long"
+    BAD_ROW = "bad_row"
+    DUPLICATE_KEY = "duplicate_key"
+    UNSAFE_PATH = "unsafe_path"
+    DAMAGED = "damaged"
+    DECODER_CRASH = "decoder_crash"
+    TIMEOUT = "timeout"
+    # crawl
+    BAD_RECORD = "bad_record"
+    BAD_ADDRESS = "bad_address"
+    # filter
+    CAPTION_TOO_SHORT = "caption_too_short"
+    WRONG_LANGUAGE = "wrong_language"
+    BLOCKED_TEXT = "blocked_text"
+    BLOCKED_HOST = "blocked_host"
+    BOILERPLATE = "boilerplate"
+    IMAGE_TOO_SMALL = "image_too_small"
+    ASPECT_RATIO = "aspect_ratio"
+    LOW_SCORE = "low_score"
+    # match and balance
+    NO_QUERY = "no_query"
+    NOT_DRAWN = "not_drawn"
+    # fetch
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    ROBOTS = "robots"
+    OPTED_OUT = "opted_out"
+    NAME_NOT_FOUND = "name_not_found"
+    CONNECTION = "connection"
+    HTTP_CLIENT_ERROR = "http_client_error"
+    HTTP_SERVER_ERROR = "http_server_error"
+    RATE_LIMITED = "rate_limited"
+    REDIRECTS = "redirects"
+    NOT_AN_IMAGE = "not_an_image"
+    HASH_MISMATCH = "hash_mismatch"
+    # dedup
+    BLOCKED_IMAGE = "blocked_image"
+    DUPLICATE = "duplicate"
+    NEAR_DUPLICATE = "near_duplicate"
+    IN_EVALUATION_SET = "in_evaluation_set"
+    # taken out of a finished shard set
+    REMOVED = "removed"
 
 
 class DiptychError(Exception):
@@ -101,7 +160,7 @@ class BadSampleError(DataError):
 
     def __init__(
         self,
-        reason: "Reason",
+        reason: Reason,
         what: str = "",
         *,
         where: object = "",
@@ -136,7 +195,7 @@ class BadInputsError(DataError):
         found: object = "",
         expected: object = "",
         fix: str = "",
-        reasons: "Mapping[int, Reason] | None" = None,
+        reasons: Mapping[int, Reason] | None = None,
         embeddings: Any = None,
     ) -> None:
         super().__init__(what, where=where, found=found, expected=expected, fix=fix)

@@ -4,77 +4,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Flag, StrEnum, auto
+from enum import Flag, auto
 from typing import Any, Protocol
 
-from diptych.core.errors import IntegrityError, TooMuchBadDataError
+from diptych.core.errors import IntegrityError, Reason, TooMuchBadDataError
 
 Field = str | int | float | bool | None
 
 MAX_BAD = "--max-bad (data.max_bad in a recipe)"
 EXAMPLE_CHARACTERS = 300  # keys and names of untrusted data may be megabytes long
 EXAMPLES_PER_REASON = 5  # enough to find the fault by hand, few enough to print
-
-
-class Reason(StrEnum):
-    """Why a sample was dropped.
-
-    NOT_DOWNLOADED stands for rows that the table itself records as failed downloads (img2dataset's `status`):
-    they are counted, and are no damage of the table.
-    """
-
-    MISSING_IMAGE = "missing_image"
-    NOT_DOWNLOADED = "not_downloaded"
-    REMOTE_IMAGE = "remote_image"
-    UNREADABLE_IMAGE = "unreadable_image"
-    TRUNCATED_IMAGE = "truncated_image"
-    TOO_MANY_PIXELS = "too_many_pixels"
-    TOO_MANY_BYTES = "too_many_bytes"
-    FORMAT_NOT_ALLOWED = "format_not_allowed"
-    MISSING_CAPTION = "missing_caption"
-    EMPTY_CAPTION = "empty_caption"
-    CAPTION_NOT_TEXT = "caption_not_text"
-    CAPTION_TOO_LONG = "caption_too_long"
-    BAD_ROW = "bad_row"
-    DUPLICATE_KEY = "duplicate_key"
-    UNSAFE_PATH = "unsafe_path"
-    DAMAGED = "damaged"
-    DECODER_CRASH = "decoder_crash"
-    TIMEOUT = "timeout"
-    # crawl
-    BAD_RECORD = "bad_record"
-    BAD_ADDRESS = "bad_address"
-    # filter
-    CAPTION_TOO_SHORT = "caption_too_short"
-    WRONG_LANGUAGE = "wrong_language"
-    BLOCKED_TEXT = "blocked_text"
-    BLOCKED_HOST = "blocked_host"
-    BOILERPLATE = "boilerplate"
-    IMAGE_TOO_SMALL = "image_too_small"
-    ASPECT_RATIO = "aspect_ratio"
-    LOW_SCORE = "low_score"
-    # match and balance
-    NO_QUERY = "no_query"
-    NOT_DRAWN = "not_drawn"
-    # fetch
-    FORBIDDEN_ADDRESS = "forbidden_address"
-    ROBOTS = "robots"
-    OPTED_OUT = "opted_out"
-    NAME_NOT_FOUND = "name_not_found"
-    CONNECTION = "connection"
-    HTTP_CLIENT_ERROR = "http_client_error"
-    HTTP_SERVER_ERROR = "http_server_error"
-    RATE_LIMITED = "rate_limited"
-    REDIRECTS = "redirects"
-    NOT_AN_IMAGE = "not_an_image"
-    HASH_MISMATCH = "hash_mismatch"
-    # dedup
-    BLOCKED_IMAGE = "blocked_image"
-    DUPLICATE = "duplicate"
-    NEAR_DUPLICATE = "near_duplicate"
-    IN_EVALUATION_SET = "in_evaluation_set"
-    # taken out of a finished shard set
-    REMOVED = "removed"
 
 
 SETTING_OF: Mapping[Reason, str] = {

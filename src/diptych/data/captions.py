@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from functools import partial
 
-from diptych.core.errors import BadSampleError
+from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.text import decode_text
-from diptych.core.records import Field, Reason
+from diptych.core.records import Field
 from diptych.data.sources.rows import Columns, attempt, captions_of, fields_of
 
 MAX_BYTES_BESIDE = 2**20  # a hundred times the longest honest caption file

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError, SettingsError
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError, Reason, SettingsError
+from diptych.core.records import Counts, Pair
 from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
 from diptych.data.augment import drop_words

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diptych.core.errors import UsageError
-from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.core.errors import Reason, UsageError
+from diptych.core.records import Counts, Field, Pair
 from diptych.data.images.transforms import Mode
 from diptych.data.sources.rows import plain
 from diptych.models.encode import (

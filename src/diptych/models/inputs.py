@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.core.errors import BadSampleError, UsageError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason, UsageError
 from diptych.data.images.limits import DEFAULT_LIMITS
 from diptych.data.images.transforms import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
 

@@ -14,8 +14,8 @@ import pytest
 from tests.curate.crawl_files import WebPage, write_warc, write_wat
 from tests.data.source_files import images, picture
 
-from diptych.core.errors import IntegrityError, SettingsError, UnknownNameError, UsageError
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.errors import IntegrityError, Reason, SettingsError, UnknownNameError, UsageError
+from diptych.core.records import Counts, Pair
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.curate.candidates.candidates import CandidateColumns, CandidatesSettings, candidates_of, units_of
 from diptych.curate.columns import CANDIDATES

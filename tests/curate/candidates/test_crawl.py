@@ -10,8 +10,8 @@ from urllib.parse import urljoin
 import pytest
 from tests.curate.crawl_files import WebPage, member, record, warc_record, wat_record, write_warc, write_wat
 
-from diptych.core.errors import SettingsError, UsageError
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import Reason, SettingsError, UsageError
+from diptych.core.records import Counts
 from diptych.curate.candidates.crawl import CrawlSettings, pairs_of_warc, pairs_of_wat, resolved
 from diptych.curate.candidates.http_response import MAX_RECORD_BYTES
 from diptych.curate.candidates.rows import Candidate, candidate_tables, pair_key

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diptych.core.errors import SettingsError, UsageError
-from diptych.core.records import Reason
+from diptych.core.errors import Reason, SettingsError, UsageError
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.curate.candidates.filter import (
     FilterSettings,

@@ -7,8 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.curate.fetch import resolver as resolver_module
 from diptych.curate.fetch.addresses import AddressRules, checked_url, is_public, next_address
 from diptych.curate.fetch.resolver import AddressRefusedError, Resolver, guarded_socket

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from tests.curate.fault_server import FaultServer, answer, jpeg
 
-from diptych.core.errors import SettingsError
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import Reason, SettingsError
+from diptych.core.records import Counts
 from diptych.curate.columns import CANDIDATES, FETCHED
 from diptych.curate.fetch.fetch import fetch_partition
 from diptych.curate.fetch.settings import FetchSettings

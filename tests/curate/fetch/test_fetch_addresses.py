@@ -11,7 +11,7 @@ from tests.curate.fault_server import FaultServer, answer
 from tests.curate.fetch.test_addresses import ALL
 from tests.curate.fetch.test_fetch import candidates, settings_for
 
-from diptych.core.records import Reason
+from diptych.core.errors import Reason
 from diptych.curate.fetch.fetch import fetch_partition
 from diptych.curate.fetch.settings import FetchSettings
 

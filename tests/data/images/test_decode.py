@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.data.images import decode as decoding
 from diptych.data.images import jpeg
 from diptych.data.images.decode import ImageLimits, decode, decode_plain_jpeg, inspect, to_rgb

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.core.errors import DataError, IntegrityError, TooMuchBadDataError, UsageError
+from diptych.core.errors import DataError, IntegrityError, Reason, TooMuchBadDataError, UsageError
 from diptych.core.manifest import FileEntry, read_manifest, verify
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.records import Counts, Pair
 from diptych.data.shards.index import expand_braces
 from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
 from diptych.data.shards.writer import member_key

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.data.source_files import images, picture, read
 
-from diptych.core.errors import DataError, IntegrityError, UnknownNameError, UsageError
-from diptych.core.records import Pair, Reason
+from diptych.core.errors import DataError, IntegrityError, Reason, UnknownNameError, UsageError
+from diptych.core.records import Pair
 from diptych.data.shards.reader import write_shards
 from diptych.data.sources.open import Columns, open_source
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from tests.data.source_files import images, picture, read
 
-from diptych.core.errors import UnknownNameError
-from diptych.core.records import Need, Reason
+from diptych.core.errors import Reason, UnknownNameError
+from diptych.core.records import Need
 from diptych.data.sources.open import Columns
 
 pa = pytest.importorskip("pyarrow")

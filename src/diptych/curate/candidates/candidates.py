@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
-from diptych.core.errors import BadSampleError, IntegrityError, SettingsError, UsageError
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.errors import BadSampleError, IntegrityError, Reason, SettingsError, UsageError
+from diptych.core.records import Counts, Pair
 from diptych.curate.candidates.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
 from diptych.curate.candidates.rows import Candidate, candidate_tables, fields_json, pair_key
 from diptych.curate.columns import CANDIDATES

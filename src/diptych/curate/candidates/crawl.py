@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urljoin
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import EXAMPLES_PER_REASON, Counts, Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
+from diptych.core.records import EXAMPLES_PER_REASON, Counts
 from diptych.curate.candidates.charset import decoded
 from diptych.curate.candidates.html_images import Licence, Page, image_source, read_page, squeezed, unescaped
 from diptych.curate.candidates.http_response import http_response

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from diptych.core.errors import SettingsError, UsageError
+from diptych.core.errors import Reason, SettingsError, UsageError
 from diptych.core.files.text import read_text
-from diptych.core.records import Counts, Reason
+from diptych.core.records import Counts
 from diptych.curate.candidates.filter_kernels import text_hashes
 from diptych.curate.words import normalized, normalized_column, text_buffers
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from diptych.core.records import Counts, Field, Reason
+from diptych.core.errors import Reason
+from diptych.core.records import Counts, Field
 from diptych.curate.columns import CANDIDATES
 
 MAX_TABLE_BYTES = 2**28

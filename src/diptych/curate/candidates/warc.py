@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from diptych.core.errors import UsageError
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import Reason, UsageError
+from diptych.core.records import Counts
 from diptych.curate.candidates.http_response import (
     GZIP,
     GZIP_MAGIC,

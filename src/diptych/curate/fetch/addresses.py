@@ -15,8 +15,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 from typing import NoReturn
 from urllib.parse import quote, urljoin
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
 
 Ip = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network

@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
+from diptych.core.records import Counts
 from diptych.curate.columns import FETCHED
 from diptych.curate.fetch.addresses import Address, checked_url
 from diptych.curate.fetch.hosts import DISALLOWED, Hosts

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from diptych.core.errors import BadSampleError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason
 from diptych.curate.fetch.addresses import Address, AddressRules, checked_url
 from diptych.curate.fetch.responses import Client, Wish, check_status
 from diptych.curate.fetch.robots import ALLOW_ALL, MAX_ROBOTS_BYTES, Robots, parse_robots

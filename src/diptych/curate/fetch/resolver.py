@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from diptych.core.records import Reason
+from diptych.core.errors import Reason
 from diptych.curate.fetch.addresses import AddressRules
 
 Lookup = Callable[[str], Awaitable[Sequence[str]]]

@@ -17,8 +17,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 from yarl import URL
 
-from diptych.core.errors import BadSampleError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason
 from diptych.core.seeds import SEED_BITS, derive
 from diptych.curate.fetch.addresses import Address, AddressRules, next_address
 from diptych.curate.fetch.resolver import AddressRefusedError, Lookup, Resolver, guarded_socket

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import Reason
+from diptych.core.records import Counts
 from diptych.curate.match.balance_kernels import row_hashes
 from diptych.curate.words import text_buffers
 from diptych.data.arrays import load_array, save_array

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.core.records import Reason
+from diptych.core.errors import Reason
 from diptych.core.settings import from_mapping, load_toml, override
 from diptych.curate.candidates.candidates import CandidatesSettings, globbed
 from diptych.curate.candidates.filter import FilterSettings

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from diptych.core.records import Counts, Need, Reason
+from diptych.core.errors import Reason
+from diptych.core.records import Counts, Need
 from diptych.curate.candidates.filter import FilterSettings, filter_table
 from diptych.curate.columns import FETCHED
 from diptych.curate.dedup.blocked import blocked_rows, read_blocked_images

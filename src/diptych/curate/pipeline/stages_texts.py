@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.core.errors import Reason
 from diptych.core.files.durable import write_json
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Reason
+from diptych.core.records import Counts
 from diptych.curate.candidates.candidates import CandidateUnit, candidates_of, source_columns, units_of
 from diptych.curate.candidates.filter import caption_hosts, filter_table, repeated_captions
 from diptych.curate.candidates.scrub import scrub_column

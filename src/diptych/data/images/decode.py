@@ -17,8 +17,7 @@ from typing import NoReturn, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from diptych.core.errors import BadSampleError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason
 from diptych.data.images.jpeg import decode_plain_jpeg, plain_jpeg
 from diptych.data.images.limits import (
     DEFAULT_LIMITS,

@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass, field
 from functools import partial
 
-from diptych.core.errors import BadSampleError, SettingsError
-from diptych.core.records import SETTING_OF, Reason
+from diptych.core.errors import BadSampleError, Reason, SettingsError
+from diptych.core.records import SETTING_OF
 from diptych.data.images.formats import READ_FORMATS, READABLE_FORMATS, sniff
 
 MAX_BYTES = 20 * 2**20  # a 25 Mpx JPEG at the best quality is about 15 MB

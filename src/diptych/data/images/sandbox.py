@@ -17,8 +17,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from diptych.core.errors import BadSampleError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, Reason
 from diptych.core.settings import from_mapping
 from diptych.core.workers import Handler, WorkerDiedError, WorkerPool
 from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits, sound_jpeg

@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.core.errors import BadSampleError
-from diptych.core.records import Counts, Reason
+from diptych.core.errors import BadSampleError, Reason
+from diptych.core.records import Counts
 from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits, decode
 from diptych.data.images.jpeg import plain_jpeg
 

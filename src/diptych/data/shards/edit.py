@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.errors import DataError, UsageError
+from diptych.core.errors import DataError, Reason, UsageError
 from diptych.core.files.durable import BUFFER_BYTES, clean_temporaries, link, staging_folder, writing
 from diptych.core.files.locks import locked
 from diptych.core.files.text import read_text
@@ -30,7 +30,6 @@ from diptych.core.manifest import (
     read_manifest,
     write_manifest,
 )
-from diptych.core.records import Reason
 from diptych.data.shards import tar
 from diptych.data.shards.index import INDEX_NAME, KIND, Index, range_digest
 from diptych.data.shards.reader import ShardSet

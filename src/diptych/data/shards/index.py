@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from diptych.core.errors import DataError, UsageError
+from diptych.core.errors import DataError, Reason, UsageError
 from diptych.core.files.listing import is_data
-from diptych.core.records import Counts, Reason
+from diptych.core.records import Counts
 from diptych.data.images.formats import IMAGE_EXTENSIONS
 from diptych.data.shards.tar import Member, read_members
 

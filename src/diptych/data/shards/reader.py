@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from diptych.core import manifest
-from diptych.core.errors import BadSampleError, IntegrityError, UsageError
+from diptych.core.errors import BadSampleError, IntegrityError, Reason, UsageError
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Need, Pair, Reason
+from diptych.core.records import Counts, Need, Pair
 from diptych.data.captions import texts_beside
 from diptych.data.shards import index as shards_index
 from diptych.data.shards import tar

@@ -19,10 +19,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from diptych.core.errors import BadSampleError, DataError
+from diptych.core.errors import BadSampleError, DataError, Reason
 from diptych.core.files import durable as files
 from diptych.core.manifest import FileEntry, Manifest, write_manifest
-from diptych.core.records import Counts, Field, Pair, Reason
+from diptych.core.records import Counts, Field, Pair
 from diptych.core.settings import to_mapping
 from diptych.data.images.formats import image_extension
 from diptych.data.shards import tar

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diptych.core.errors import BadSampleError
+from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.listing import is_data
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Need, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.captions import MAX_BYTES_BESIDE, texts_beside
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.sources.rows import (

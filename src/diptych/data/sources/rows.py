@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Protocol, TypeVar
 
-from diptych.core.errors import BadSampleError
+from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.durable import sha256_file
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Need, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair
 
 MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit

@@ -16,11 +16,11 @@ from diptych.core.errors import (
     BadSampleError,
     DataError,
     DiptychError,
+    Reason,
     UsageError,
     unknown_name,
 )
 from diptych.core.files.text import UTF16
-from diptych.core.records import Reason
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.sources.gzip_files import gzip_damage
 from diptych.data.sources.rows import Columns

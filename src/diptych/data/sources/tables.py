@@ -16,9 +16,10 @@ from diptych.core.errors import (
     DataError,
     IntegrityError,
     MissingPackageError,
+    Reason,
 )
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Need, Pair, Reason
+from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.sources.rows import (
     Columns,
     attempt,

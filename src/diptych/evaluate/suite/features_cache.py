@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError
+from diptych.core.errors import EnvironmentFault, IntegrityError, Reason, SettingsError
 from diptych.core.files.durable import clean_temporaries, make_folder, remove, write_bytes, writing
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
-from diptych.core.records import Counts, Pair, Reason
+from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS, MAX_PIXELS
 from diptych.data.images.transforms import Mode
 from diptych.embed.features import IMAGE_BATCH, EmbeddedPairs, Precision

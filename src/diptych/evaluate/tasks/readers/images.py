@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diptych.core.errors import BadSampleError, MissingPackageError
-from diptych.core.records import Reason
+from diptych.core.errors import BadSampleError, MissingPackageError, Reason
 from diptych.data.images.limits import MAX_PIXELS
 from diptych.data.sources.rows import read_image
 from diptych.evaluate.tasks.readers.examples import png
