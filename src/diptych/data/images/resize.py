@@ -17,17 +17,13 @@ from functools import cache
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.data.images.jpeg import Pixels
 from diptych.data.images.limits import MAX_PIXELS
+from diptych.data.images.resize_weights import PRECISION_BITS, REACH, Size, window_weights
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-REACH = {"bicubic": 2.0, "bilinear": 1.0}
-"""How far a filter reaches, in pixels of the coarser of the two pictures."""
-PRECISION_BITS = 22
-"""Of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom."""
 PLAIN_MODES = frozenset({"RGB", "L", "CMYK"})
 """Modes whose channels are resized as they are; some of the others Pillow converts first."""
 
@@ -36,7 +32,6 @@ PASSES_VARY = int(PIL.__version__.partition(".")[0]) >= 13
 PICTURES_BEFORE_KERNELS = 128
 """Loading the kernels takes half a second: no gain for so few pictures in a process."""
 
-Size = tuple[int, int]
 Kernel = Callable[..., Pixels]
 
 _seen = itertools.count()
@@ -186,51 +181,6 @@ def _vertical_window(
         total = np.tensordot(weights[row, : len(window)].astype(np.int64), window, axes=1)
         found[row] = (total + 2 ** (PRECISION_BITS - 1) >> PRECISION_BITS).clip(0, 255)
     return found
-
-
-def window_weights(
-    size: int, wanted: int, begin: int, count: int, filter_name: str
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Compute Pillow's weights for some lines of a picture resized along one axis.
-
-    Args:
-        size: lines of the picture.
-        wanted: lines of the whole result.
-        begin: the first line of the result to compute.
-        count: how many, N.
-        filter_name: "bicubic" or "bilinear".
-
-    Returns:
-        Where each result's window begins (N,), and its weights (N, K) of 22 bits; those behind it are 0.
-    """
-    scale = size / wanted
-    stretch = max(scale, 1.0)
-    reach = REACH[filter_name] * stretch
-    centres = (np.arange(begin, begin + count) + 0.5) * scale
-    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    ends = np.minimum((centres + reach + 0.5).astype(np.int64), size)
-    places = np.arange((ends - starts).max())
-    weights = _weights((places + starts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch), filter_name)
-    weights[places >= (ends - starts)[:, None]] = 0.0
-    sums = np.zeros(count)
-    for place in places:  # in Pillow's order: a sum of doubles depends on it
-        sums += weights[:, place]
-    weights *= (1.0 / sums)[:, None]
-    return starts, np.trunc(weights * 2**PRECISION_BITS + np.copysign(0.5, weights)).astype(np.int32)
-
-
-def _weights(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:
-    """Return a filter's values at distances in pixels.
-
-    >>> _weights(np.array([0.0, 0.5, 1.5]), "bicubic").tolist()
-    [1.0, 0.5625, -0.0625]
-    """
-    x = np.abs(distance)
-    if filter_name == "bilinear":
-        return np.maximum(1.0 - x, 0.0)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((x - 5.0) * x + 8.0) * x - 4.0
-    return np.where(x < 1.0, near, np.where(x < 2.0, -0.5 * far, 0.0))
 
 
 def boxed_window(image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str) -> Pixels:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diptych.data.images.jpeg import Pixels
-from diptych.data.images.resize import Size, goes_down_first, size_of
+from diptych.data.images.resize import goes_down_first, size_of
+from diptych.data.images.resize_weights import Size
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ import numpy as np
 from numba import int32, int64, njit, types, uint8, uint32, void
 from numpy.typing import NDArray
 
-from diptych.data.images.resize import PRECISION_BITS, Size, window_weights
+from diptych.data.images.resize_weights import PRECISION_BITS, Size, window_weights
 
 HALF = 1 << (PRECISION_BITS - 1)
 LARGEST = 255

@@ -24,8 +24,9 @@ from diptych.data.images.decode import decode, decode_with, inspect, orientation
 from diptych.data.images.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
 from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images.orientation import stored_corner, swapped, turned
-from diptych.data.images.resize import FILTERS, Size, boxed_window, cover, exact_window, size_of
+from diptych.data.images.resize import FILTERS, boxed_window, cover, exact_window, size_of
 from diptych.data.images.resize_fast import fast_window
+from diptych.data.images.resize_weights import Size
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,62 @@
+"""Pillow's filter weights: which pixels each result reads, and how much of each.
+
+Source: Pillow, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc); Keys 1981 with a = -0.5.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+REACH = {"bicubic": 2.0, "bilinear": 1.0}
+"""How far a filter reaches, in pixels of the coarser of the two pictures."""
+
+
+PRECISION_BITS = 22
+"""Of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom."""
+
+
+Size = tuple[int, int]
+
+
+def window_weights(
+    size: int, wanted: int, begin: int, count: int, filter_name: str
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Compute Pillow's weights for some lines of a picture resized along one axis.
+
+    Args:
+        size: lines of the picture.
+        wanted: lines of the whole result.
+        begin: the first line of the result to compute.
+        count: how many, N.
+        filter_name: "bicubic" or "bilinear".
+
+    Returns:
+        Where each result's window begins (N,), and its weights (N, K) of 22 bits; those behind it are 0.
+    """
+    scale = size / wanted
+    stretch = max(scale, 1.0)
+    reach = REACH[filter_name] * stretch
+    centres = (np.arange(begin, begin + count) + 0.5) * scale
+    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centres + reach + 0.5).astype(np.int64), size)
+    places = np.arange((ends - starts).max())
+    weights = _weights((places + starts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch), filter_name)
+    weights[places >= (ends - starts)[:, None]] = 0.0
+    sums = np.zeros(count)
+    for place in places:  # in Pillow's order: a sum of doubles depends on it
+        sums += weights[:, place]
+    weights *= (1.0 / sums)[:, None]
+    return starts, np.trunc(weights * 2**PRECISION_BITS + np.copysign(0.5, weights)).astype(np.int32)
+
+
+def _weights(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:
+    """Return a filter's values at distances in pixels.
+
+    >>> _weights(np.array([0.0, 0.5, 1.5]), "bicubic").tolist()
+    [1.0, 0.5625, -0.0625]
+    """
+    x = np.abs(distance)
+    if filter_name == "bilinear":
+        return np.maximum(1.0 - x, 0.0)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((x - 5.0) * x + 8.0) * x - 4.0
+    return np.where(x < 1.0, near, np.where(x < 2.0, -0.5 * far, 0.0))
