@@ -20,12 +20,12 @@ from diptych.cli.run import build_model, pack_once, vocabulary_once
 from diptych.core.errors import unknown_name
 from diptych.core.files.durable import make_folder, write_json
 from diptych.core.files.json_objects import read_json
+from diptych.core.machine import processor
 from diptych.core.settings import from_mapping
 from diptych.data.loader import Loader, LoaderSettings
 from diptych.data.sources.open import open_source
 from diptych.evaluate.prompts.templates import BARE, load
 from diptych.models import checkpoint
-from diptych.models.verification_cache import processor
 from diptych.train.settings import TrainSettings
 from diptych.train.state import machine_facts
 from experiments.claims.recipe import ClaimsRecipe

@@ -20,8 +20,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from diptych.core.machine import core_count
 from diptych.export.graph import Array, Floats, Graph
-from diptych.models.runtimes.engines import core_count, require
+from diptych.models.runtimes.engines import require
 
 LEVELS = 127  # of a signed byte; -128 is left out, so that weights are symmetric
 STEPS = 255  # of an unsigned byte

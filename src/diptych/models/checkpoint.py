@@ -26,6 +26,7 @@ from diptych.core import checks
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files.durable import sha256_file, staging_folder, write_bytes, write_json
 from diptych.core.files.json_objects import read_json
+from diptych.core.machine import processor
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.images.transforms import Preprocess
@@ -37,7 +38,7 @@ from diptych.models.towers.clip import Clip
 from diptych.models.towers.config import ClipConfig, check_sizes
 from diptych.models.towers.meta_init import skeleton
 from diptych.models.towers.numerics import current_engine, device_of, require_float32
-from diptych.models.verification_cache import Notes, processor
+from diptych.models.verification_cache import Notes
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1

@@ -8,7 +8,6 @@ Reads and writes: `measured.json` in the model's folder. It is a memory, not a p
 or where it cannot be written, everything is found out again. Who can forge it can forge the model.
 """
 
-import platform
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -74,15 +73,6 @@ class Notes:
     def _write(self) -> None:
         with suppress(EnvironmentFault):  # a folder that cannot be written is checked every time
             write_json(self._folder / NOTES, {"files": self._files, "found": self._found})
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's name."""
-    with suppress(OSError):
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _circumstances(key: str) -> str:

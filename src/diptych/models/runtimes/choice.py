@@ -20,16 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core.errors import DataError, DiptychError, IntegrityError, MissingPackageError
+from diptych.core.machine import core_count, multiplies_bfloat16, processor
 from diptych.data.images.transforms import evaluation_pixels
-from diptych.models.runtimes.engines import (
-    RUNTIMES,
-    Plan,
-    Precision,
-    core_count,
-    installed,
-    multiplies_bfloat16,
-)
-from diptych.models.verification_cache import Measured, Notes, processor
+from diptych.models.runtimes.engines import RUNTIMES, Plan, Precision, installed
+from diptych.models.verification_cache import Measured, Notes
 
 if TYPE_CHECKING:
     from diptych.models.runtimes.exported import ExportedModel

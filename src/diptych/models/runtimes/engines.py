@@ -1,10 +1,8 @@
 """The runtimes that read ONNX files: how each is opened, with how many threads, in which arithmetic."""
 
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, MissingPackageError, UsageError
+from diptych.core.machine import core_count
 from diptych.models.runtimes.onnx_file import outlined
 
 Tower = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -42,13 +41,6 @@ class Plan:
         return self if self.threads else replace(self, threads=core_count())
 
 
-def core_count() -> int:
-    """Return how many cores this process may use; OMP_NUM_THREADS lowers it, as it does for torch."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores, int(wanted))) if wanted.isdigit() else cores
-
-
 def installed(backend: str) -> bool:
     """Say whether a backend's package is there, without importing it."""
     return find_spec(RUNTIMES[backend]) is not None
@@ -70,22 +62,6 @@ def require(backend: str) -> Any:
             expected=package,
             fix=f"pip install 'diptych[{backend}]'",
         ) from error
-
-
-@cache
-def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return what the kernel says the processor can do; nothing where it does not say (not Linux)."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    listed = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(listed, "").split())
-
-
-def multiplies_bfloat16() -> bool:
-    """Say whether the processor multiplies bfloat16 in hardware; emulated, it is slower than float32."""
-    return not processor_flags().isdisjoint({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
 
 def open_tower(path: Path, plan: Plan) -> Tower:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import SettingsError, UsageError, unknown_name
-from diptych.models.runtimes.engines import multiplies_bfloat16, processor_flags
+from diptych.core.machine import multiplies_bfloat16, processor_flags
 
 Engine = Literal["onednn", "mkl"]
 ENGINES: tuple[Engine, ...] = ("onednn", "mkl")
