@@ -19,9 +19,8 @@ from diptych.models import checkpoint
 from diptych.models import verification_cache as notes
 from diptych.models.checkpoint import load, save
 from diptych.models.model import Model
-from diptych.models.towers.clip import build
+from diptych.models.towers.clip import build, meta_init
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.towers.meta_init import skeleton
 from diptych.models.towers.numerics import current_engine, numerics
 
 CAPTIONS = ["a red circle above a blue square", "two green dogs", "seventeen photos of a café"]
@@ -236,7 +235,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
 @pytest.mark.parametrize("vision", ["vit", "resnet"])
 def test_a_skeleton_has_every_tensor_and_no_number(vision: str) -> None:
     one = model(vision=vision)
-    empty = skeleton(one.config)
+    empty = meta_init(one.config)
     forms = {name: (tensor.shape, tensor.dtype) for name, tensor in empty.state_dict().items()}
     assert forms == {name: (tensor.shape, tensor.dtype) for name, tensor in one.clip.state_dict().items()}
     assert all(tensor.is_meta for tensor in empty.state_dict().values())
@@ -244,7 +243,8 @@ def test_a_skeleton_has_every_tensor_and_no_number(vision: str) -> None:
 
 def test_a_skeleton_costs_no_imports() -> None:
     code = (
-        "import sys; from diptych.models.towers.meta_init import skeleton; from diptych.models.towers.presets import preset;"
-        "before = len(sys.modules); skeleton(preset('ViT-B-32')); assert len(sys.modules) < before + 50"
+        "import sys; from diptych.models.towers.clip import meta_init;"
+        "from diptych.models.towers.presets import preset;"
+        "before = len(sys.modules); meta_init(preset('ViT-B-32')); assert len(sys.modules) < before + 50"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -39,8 +39,8 @@ from diptych.models.files.hub import Hub
 from diptych.models.formats.openai import from_openai_state, to_openai_state
 from diptych.models.load import load
 from diptych.models.reference_outputs import CAPTIONS
+from diptych.models.towers.clip import meta_init
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
-from diptych.models.towers.meta_init import skeleton
 from diptych.models.towers.presets import preset
 
 SIZE = {"size": (32, 32)}
@@ -117,7 +117,7 @@ PUBLISHED_SHAPES = {
 
 @pytest.mark.parametrize("name", PUBLISHED_SHAPES)
 def test_heads_are_those_of_the_published_shapes(name: str) -> None:
-    state = to_openai_state(skeleton(preset(name)).state_dict())
+    state = to_openai_state(meta_init(preset(name)).state_dict())
     found, _ = from_openai_state(state, activation="gelu")
     assert (found.vision.heads, found.text.heads) == PUBLISHED_SHAPES[name]
 
@@ -137,7 +137,7 @@ TINY = VitConfig((224, 224), 16, 192, 12, 6)  # timm's ViT-Ti has 3 heads, and t
     ],
 )
 def test_the_heads_of_other_shapes_are_asked_for(vision: Any, text: TextConfig) -> None:
-    state = to_openai_state(skeleton(ClipConfig(512, vision, text)).state_dict())
+    state = to_openai_state(meta_init(ClipConfig(512, vision, text)).state_dict())
     with pytest.raises(UsageError, match="number of heads") as error:
         from_openai_state(state, activation="gelu")
     assert "config=" in error.value.fix

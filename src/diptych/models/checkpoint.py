@@ -34,9 +34,8 @@ from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
 from diptych.models.reference_outputs import golden_tensors, verify_golden
 from diptych.models.tokenizers import open_words, vocabulary_file
-from diptych.models.towers.clip import Clip
+from diptych.models.towers.clip import Clip, meta_init
 from diptych.models.towers.config import ClipConfig, check_sizes
-from diptych.models.towers.meta_init import skeleton
 from diptych.models.towers.numerics import current_engine, device_of, require_float32
 from diptych.models.verification_cache import Notes
 
@@ -188,7 +187,7 @@ def _check_tokenizer(path: Path, facts: TokenizerFacts) -> None:
 
 
 def _load_clip(config: ClipConfig, path: Path) -> Clip:
-    clip = skeleton(config)
+    clip = meta_init(config)
     try:
         tensors = load_file(path)  # mapped, not copied: pages are read when they are used
     except (OSError, SafetensorError) as error:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from diptych.core.errors import UsageError
 from diptych.models.model import Model
+from diptych.models.towers.clip import meta_init
 from diptych.models.towers.config import ResNetConfig, VitConfig, check_sizes
-from diptych.models.towers.meta_init import skeleton
 from diptych.models.towers.vit import interpolate_positions
 
 POSITIONS = "vision.positional_embedding"
@@ -50,7 +50,7 @@ def at_image_size(model: Model, image_size: int | tuple[int, int]) -> Model:
     state = model.clip.state_dict()
     extra = 1 if isinstance(vision, VitConfig) else 0
     state[POSITIONS] = interpolate_positions(state[POSITIONS], vision.grid, wide.grid, extra=extra)
-    clip = skeleton(config)
+    clip = meta_init(config)
     clip.load_state_dict(state, assign=True)
     train = model.preprocess.train_resize
     scaled = None if train is None else round(train * min(size) / min(vision.image_size))

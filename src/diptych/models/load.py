@@ -39,9 +39,8 @@ from diptych.models.tokenizers import (
     vocabulary_file,
     with_ids,
 )
-from diptych.models.towers.clip import Clip
+from diptych.models.towers.clip import Clip, meta_init
 from diptych.models.towers.config import Activation, ClipConfig
-from diptych.models.towers.meta_init import skeleton
 from diptych.models.towers.numerics import HeldIn, device_of
 
 
@@ -124,7 +123,7 @@ def _assemble(place: Place, parts: Parts, told: _Told, hub: Hub) -> Model:
 
 
 def _build(parts: Parts) -> Clip:
-    clip = skeleton(parts.config)
+    clip = meta_init(parts.config)
     require_finite(parts.state, parts.where)
     clip.load_state_dict(parts.state, assign=True)
     return clip.eval()

@@ -9,8 +9,8 @@ from torch import Tensor
 from diptych.core.errors import IntegrityError, UnsupportedError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.siglip_engines import Cleaning
+from diptych.models.towers.clip import meta_init
 from diptych.models.towers.config import ClipConfig
-from diptych.models.towers.meta_init import skeleton
 
 SHOWN = 6  # tensors in a message
 SUPPORTED = "a CLIP (vision Transformer or ModifiedResNet), SigLIP, or SigLIP 2 of a fixed resolution"
@@ -64,7 +64,7 @@ class Parts:
         """
         if self.theirs is None:
             return
-        wanted = skeleton(self.config).state_dict()
+        wanted = meta_init(self.config).state_dict()
         expected = {name: list(tensor.shape) for name, tensor in self.to_theirs(wanted).items()}
         found = {name: list(tensor.shape) for name, tensor in self.theirs.items()}
         told = [f"no {name} {shape}" for name, shape in sorted(expected.items()) if name not in found]

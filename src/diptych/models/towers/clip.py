@@ -5,11 +5,13 @@ Source: Radford et al. 2021 (CLIP), figure 3 and section 2.4; initialisation as 
 """
 
 import math
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from diptych.core import checks
 from diptych.models.towers import siglip
@@ -180,3 +182,21 @@ def _initialise_resnet(vision: ModifiedResNet, draw: Draw) -> None:
         # At the paper's gain of 0 a residual block starts as its shortcut.
         if name.startswith("layer") and name.endswith("bn3.weight"):
             parameter.fill_(vision.config.residual_gain)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the layers' own initialisation: on the meta device it imports 800 modules of torch, 1 s."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def meta_init(config: ClipConfig) -> Clip:
+    """Return a model on the meta device, to be filled with ``load_state_dict(..., assign=True)``."""
+    with torch.device("meta"), _Unfilled():
+        return Clip(config)
