@@ -1,19 +1,137 @@
-"""Captions and fields that lie beside an image: one rule for folders and for tars.
+"""Captions and fields of a sample: one rule for tables, folders and tars.
 
-Reads: the bytes of ``NAME.txt`` and ``NAME.json`` in memory.
+Reads: values of a row; the bytes of ``NAME.txt`` and ``NAME.json`` in memory.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.text import decode_text
 from diptych.core.records import Field
-from diptych.data.sources.rows import Columns, attempt, captions_of, fields_of
 
 MAX_BYTES_BESIDE = 2**20  # a hundred times the longest honest caption file
 _LIST, _ONE = "captions", "caption"
+
+
+MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a table, or names in its JSON, hold what.
+
+    Attributes:
+        image: path of the image file, or in Parquet its bytes.
+        caption: the text; a list of texts where the format has lists.
+        key: the name of a pair. Where this column is missing, the image's file name is used, or the row's
+            number.
+        one_value: columns that may say one thing only of an image, also where several rows share it.
+    """
+
+    image: str = "image"
+    caption: str = "caption"
+    key: str = "id"
+    one_value: tuple[str, ...] = ()
+
+
+DEFAULT_COLUMNS = Columns()
+
+
+def attempt(read: Callable[[], T]) -> T | BadSampleError:
+    """Return what `read` returns, or why it cannot.
+
+    >>> attempt(lambda: caption_of(" a dog "))
+    'a dog'
+    """
+    try:
+        return read()
+    except BadSampleError as error:
+        return error
+
+
+def captions_of(value: object) -> tuple[str, ...]:
+    """Return the usable captions of one text or a list of texts, stripped.
+
+    One good caption of several is enough; if none is good, the first one's fault is told.
+
+    Raises:
+        BadSampleError: no caption can be used.
+
+    >>> captions_of([" a dog ", "", 7])
+    ('a dog',)
+    """
+    texts = value if isinstance(value, list | tuple) else [value]
+    good: list[str] = []
+    fault: BadSampleError | None = None if texts else BadSampleError(Reason.MISSING_CAPTION)
+    for text in texts:
+        try:
+            good.append(caption_of(text))
+        except BadSampleError as error:
+            fault = fault or error
+    if not good and fault is not None:
+        raise fault
+    return tuple(good)
+
+
+def caption_of(text: object) -> str:
+    """Return one caption, stripped.
+
+    Raises:
+        BadSampleError: it is missing, empty, too long, or not text (NUL and broken UTF-8 included).
+    """
+    if text is None:
+        raise BadSampleError(Reason.MISSING_CAPTION)
+    if not isinstance(text, str):
+        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found=type(text).__name__)
+    if len(text) > MAX_CAPTION_CHARACTERS:
+        raise BadSampleError(Reason.CAPTION_TOO_LONG, found=f"{len(text)} characters")
+    stripped = text.removeprefix("\ufeff").strip()
+    if not stripped:
+        raise BadSampleError(Reason.EMPTY_CAPTION)
+    if "\0" in stripped or not is_unicode(stripped):
+        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found="NUL or broken UTF-8")
+    return stripped
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text has no lone surrogates, which is how Python keeps bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
+    """Keep the scalar columns; dates and the like become text, lists and bytes are left out.
+
+    What JSON cannot say is made fit for it: NaN becomes None, half a character its escape.
+
+    >>> fields_of({"a": 1, "b": [2], "c": None})
+    {'a': 1, 'c': None}
+    """
+    fields: dict[str, Field] = {}
+    for name, value in values.items():
+        if value is None or isinstance(value, int | float):
+            fields[plain(name)] = None if isinstance(value, float) and not math.isfinite(value) else value
+        elif isinstance(value, str):
+            fields[plain(name)] = plain(value)
+        elif hasattr(value, "isoformat"):
+            fields[plain(name)] = str(value.isoformat())
+    return fields
+
+
+def plain(text: str) -> str:
+    """Make a text fit for UTF-8: file names and broken tables may hold any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def texts_beside(

@@ -18,11 +18,11 @@ from diptych.core.manifest import FileEntry, Manifest, is_done, read_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
+from diptych.data.captions import plain
 from diptych.data.images.sandbox import DecoderSettings, verdicts
 from diptych.data.shards.index import KIND
 from diptych.data.shards.reader import ShardSettings, write_shards
 from diptych.data.sources.open import Source
-from diptych.data.sources.rows import plain
 
 _SHOWN = 80  # characters of a key in an example of a dropped pair
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from diptych.core.errors import Reason, UsageError
 from diptych.core.records import Counts, Field, Pair
+from diptych.data.captions import plain
 from diptych.data.images.transforms import Mode
-from diptych.data.sources.rows import plain
 from diptych.models.encode import (
     EncodeSettings,
     Floats,

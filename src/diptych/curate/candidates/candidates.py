@@ -21,17 +21,10 @@ from diptych.core.records import Counts, Pair
 from diptych.curate.candidates.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
 from diptych.curate.candidates.rows import Candidate, candidate_tables, fields_json, pair_key
 from diptych.curate.columns import CANDIDATES
+from diptych.data.captions import captions_of, fields_of
 from diptych.data.shards.reader import ShardSet
 from diptych.data.sources.open import Columns, ScenesSource, ShardSource, Source, open_source
-from diptych.data.sources.rows import (
-    DRAWN,
-    captions_of,
-    drop,
-    fields_of,
-    image_path,
-    read_image,
-    require_downloaded,
-)
+from diptych.data.sources.rows import DRAWN, drop, image_path, read_image, require_downloaded
 from diptych.data.sources.table_rows import missing_column
 from diptych.data.sources.tables import (
     ARROW_SUFFIXES,

@@ -25,7 +25,7 @@ from diptych.curate.candidates.html_images import Licence, Page, image_source, r
 from diptych.curate.candidates.http_response import http_response
 from diptych.curate.candidates.rows import Candidate, fields_json, pair_key
 from diptych.curate.candidates.warc import Record, read_records
-from diptych.data.sources.rows import caption_of
+from diptych.data.captions import caption_of
 
 CaptionSource = Literal["alt", "title", "figcaption", "link", "page"]
 

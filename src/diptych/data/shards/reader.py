@@ -23,12 +23,11 @@ from diptych.core import manifest
 from diptych.core.errors import BadSampleError, IntegrityError, Reason, UsageError
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Need, Pair
-from diptych.data.captions import texts_beside
+from diptych.data.captions import DEFAULT_COLUMNS, Columns, texts_beside
 from diptych.data.shards import index as shards_index
 from diptych.data.shards import tar
 from diptych.data.shards.index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND, Index, range_digest
 from diptych.data.shards.writer import ShardSettings, write_shards
-from diptych.data.sources.rows import DEFAULT_COLUMNS, Columns
 
 __all__ = ["OnDamage", "ShardSet", "ShardSettings", "write_shards"]
 

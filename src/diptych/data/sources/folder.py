@@ -14,18 +14,9 @@ from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.listing import is_data
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair
-from diptych.data.captions import MAX_BYTES_BESIDE, texts_beside
+from diptych.data.captions import MAX_BYTES_BESIDE, Columns, plain, texts_beside
 from diptych.data.images.formats import IMAGE_SUFFIXES
-from diptych.data.sources.rows import (
-    Columns,
-    build_pair,
-    digest_files,
-    drop,
-    plain,
-    read_image,
-    short_names,
-    unique,
-)
+from diptych.data.sources.rows import build_pair, digest_files, drop, read_image, short_names, unique
 
 LABEL = "label"
 

@@ -4,22 +4,20 @@ A row that fails a check raises BadSampleError inside its source, which counts i
 """
 
 import hashlib
-import math
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.durable import sha256_file
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair
+from diptych.data.captions import is_unicode, plain
 
-MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
 _LISTED_INPUTS = 64  # up to this many input files are told one by one in a receipt, more as one digest
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -37,30 +35,6 @@ def anchored(ref: str, folder: Path) -> str:
     ('runs/a/b.csv', 'scenes:test', '')
     """
     return str(folder / ref) if ref and not ref.startswith(DRAWN) else ref
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns of a table, or names in its JSON, hold what.
-
-    Attributes:
-        image: path of the image file, or in Parquet its bytes.
-        caption: the text; a list of texts where the format has lists.
-        key: the name of a pair. Where this column is missing, the image's file name is used, or the row's
-            number.
-        one_value: columns that may say one thing only of an image, also where several rows share it.
-    """
-
-    image: str = "image"
-    caption: str = "caption"
-    key: str = "id"
-    one_value: tuple[str, ...] = ()
-
-
-DEFAULT_COLUMNS = Columns()
 
 
 class Source(Protocol):
@@ -118,18 +92,6 @@ def build_pair(
     return Pair(key, data, captions, fields, path)
 
 
-def attempt(read: Callable[[], T]) -> T | BadSampleError:
-    """Return what `read` returns, or why it cannot.
-
-    >>> attempt(lambda: caption_of(" a dog "))
-    'a dog'
-    """
-    try:
-        return read()
-    except BadSampleError as error:
-        return error
-
-
 def short_names(names: Sequence[str]) -> list[str]:
     """Name files as shortly as tells them apart: by stem, else with their folder, else with their suffix too.
 
@@ -147,78 +109,6 @@ def short_names(names: Sequence[str]) -> list[str]:
         plain(stem if of_stem[stem] == 1 else short if of_bare[short] == 1 else name)
         for stem, short, name in zip(stems, bare, names, strict=True)
     ]
-
-
-def captions_of(value: object) -> tuple[str, ...]:
-    """Return the usable captions of one text or a list of texts, stripped.
-
-    One good caption of several is enough; if none is good, the first one's fault is told.
-
-    Raises:
-        BadSampleError: no caption can be used.
-
-    >>> captions_of([" a dog ", "", 7])
-    ('a dog',)
-    """
-    texts = value if isinstance(value, list | tuple) else [value]
-    good: list[str] = []
-    fault: BadSampleError | None = None if texts else BadSampleError(Reason.MISSING_CAPTION)
-    for text in texts:
-        try:
-            good.append(caption_of(text))
-        except BadSampleError as error:
-            fault = fault or error
-    if not good and fault is not None:
-        raise fault
-    return tuple(good)
-
-
-def caption_of(text: object) -> str:
-    """Return one caption, stripped.
-
-    Raises:
-        BadSampleError: it is missing, empty, too long, or not text (NUL and broken UTF-8 included).
-    """
-    if text is None:
-        raise BadSampleError(Reason.MISSING_CAPTION)
-    if not isinstance(text, str):
-        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found=type(text).__name__)
-    if len(text) > MAX_CAPTION_CHARACTERS:
-        raise BadSampleError(Reason.CAPTION_TOO_LONG, found=f"{len(text)} characters")
-    stripped = text.removeprefix("\ufeff").strip()
-    if not stripped:
-        raise BadSampleError(Reason.EMPTY_CAPTION)
-    if "\0" in stripped or not _is_unicode(stripped):
-        raise BadSampleError(Reason.CAPTION_NOT_TEXT, found="NUL or broken UTF-8")
-    return stripped
-
-
-def _is_unicode(text: str) -> bool:
-    """Tell whether a text has no lone surrogates, which is how Python keeps bytes that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def fields_of(values: Mapping[str, object]) -> dict[str, Field]:
-    """Keep the scalar columns; dates and the like become text, lists and bytes are left out.
-
-    What JSON cannot say is made fit for it: NaN becomes None, half a character its escape.
-
-    >>> fields_of({"a": 1, "b": [2], "c": None})
-    {'a': 1, 'c': None}
-    """
-    fields: dict[str, Field] = {}
-    for name, value in values.items():
-        if value is None or isinstance(value, int | float):
-            fields[plain(name)] = None if isinstance(value, float) and not math.isfinite(value) else value
-        elif isinstance(value, str):
-            fields[plain(name)] = plain(value)
-        elif hasattr(value, "isoformat"):
-            fields[plain(name)] = str(value.isoformat())
-    return fields
 
 
 def require_downloaded(cells: Mapping[str, object]) -> None:
@@ -264,7 +154,7 @@ def image_path(value: object, folder: Path) -> Path:
         raise BadSampleError(Reason.MISSING_IMAGE)
     if not isinstance(value, str):
         raise BadSampleError(Reason.BAD_ROW, found=f"an image path of type {type(value).__name__}")
-    if "\0" in value or not _is_unicode(value) or ".." in Path(value).parts:
+    if "\0" in value or not is_unicode(value) or ".." in Path(value).parts:
         raise BadSampleError(Reason.UNSAFE_PATH, found=repr(value[:_SHOWN]))
     if _ADDRESS.match(value):
         raise BadSampleError(Reason.REMOTE_IMAGE, found="an address", expected="a file that was fetched")
@@ -310,8 +200,3 @@ def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileE
         listing.update(f"{entry.name}\0{entry.bytes}\0{entry.sha256}\n".encode())
     total = sum(entry.bytes for entry in entries)
     return (FileEntry(f"{name} ({len(entries)} files)", total, listing.hexdigest()),)
-
-
-def plain(text: str) -> str:
-    """Make a text fit for UTF-8: file names and broken tables may hold any bytes."""
-    return text.encode("utf-8", "backslashreplace").decode()

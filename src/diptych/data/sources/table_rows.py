@@ -21,9 +21,9 @@ from diptych.core.errors import (
     unknown_name,
 )
 from diptych.core.files.text import UTF16
+from diptych.data.captions import Columns
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.sources.gzip_files import gzip_damage
-from diptych.data.sources.rows import Columns
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", *LINES_SUFFIXES)

@@ -20,16 +20,12 @@ from diptych.core.errors import (
 )
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair
+from diptych.data.captions import Columns, attempt, captions_of, fields_of, plain
 from diptych.data.sources.rows import (
-    Columns,
-    attempt,
     build_pair,
-    captions_of,
     digest_files,
     drop,
-    fields_of,
     image_path,
-    plain,
     require_downloaded,
     short_names,
     unique,

@@ -15,7 +15,8 @@ from pathlib import Path
 from diptych.core.errors import BadSampleError, DataError, UsageError, unknown_name
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair
-from diptych.data.sources.rows import attempt, build_pair
+from diptych.data.captions import attempt
+from diptych.data.sources.rows import build_pair
 from diptych.evaluate.prompts.sets import PromptSet, folded, prompt_set
 from diptych.evaluate.prompts.templates import Templates
 from diptych.evaluate.tasks.readers.examples import Label, Reader

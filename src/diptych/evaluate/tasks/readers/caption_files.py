@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diptych.data.sources.rows import captions_of
+from diptych.data.captions import captions_of
 from diptych.evaluate.tasks.readers.examples import (
     Example,
     OneFile,

@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from diptych.data.sources.rows import fields_of
+from diptych.data.captions import fields_of
 from diptych.data.sources.table_rows import missing_column
 from diptych.evaluate.tasks.readers.examples import Example, Unnamed, damaged, inside, need, png, text_lines
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from diptych.core.errors import BadSampleError, unknown_name
 from diptych.core.files.listing import is_data
-from diptych.data.sources.rows import captions_of, fields_of, image_path
+from diptych.data.captions import captions_of, fields_of
+from diptych.data.sources.rows import image_path
 from diptych.data.sources.table_rows import check_columns
 from diptych.data.sources.tables import open_parquet, parquet_rows, plain_columns
 from diptych.evaluate.tasks.readers.examples import Example, Label, damaged

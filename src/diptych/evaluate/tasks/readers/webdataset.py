@@ -17,9 +17,10 @@ import numpy as np
 
 from diptych.core.errors import DataError
 from diptych.core.files.text import decode_text
+from diptych.data.captions import captions_of, fields_of
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.tar import read_members
-from diptych.data.sources.rows import MAX_FILE_BYTES, captions_of, fields_of
+from diptych.data.sources.rows import MAX_FILE_BYTES
 from diptych.evaluate.prompts.templates import PLACE
 from diptych.evaluate.tasks.readers.examples import Example, damaged, need, text_lines
 
