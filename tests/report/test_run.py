@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from diptych.core.records import Metric
-from diptych.evaluate.retrieval import RetrievalEvaluator
+from diptych.evaluate.retrieval import RetrievalEvaluator, nearest
 from diptych.evaluate.source import Suite
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
-from diptych.report.examples import build_report, fetch_pictures, nearest, read_curves
+from diptych.report.examples import build_report, fetch_pictures, read_curves
 from diptych.report.images import SIDE, data_uri
 from diptych.report.markup import Html, escaped, tag
 from diptych.report.parts import (

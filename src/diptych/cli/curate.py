@@ -42,6 +42,7 @@ def curate(
     from diptych.curate.pipeline.recipe import load_curate_recipe
     from diptych.curate.pipeline.run import STAGES
     from diptych.curate.pipeline.run import curate as run
+    from diptych.report.datacard import write_card
 
     if not 1 <= len(words) <= 2:
         raise UsageError(
@@ -60,6 +61,8 @@ def curate(
         workers=workers,
         resume=resume,
     )
+    if "card" in done:
+        write_card(folder)
     if not only:
         sys.stderr.write(NEXT.format(pairs=f"{done['shards'].counts['out']:,}", out=folder))
     return answer({name: {"seconds": m.seconds, **m.counts} for name, m in done.items()})

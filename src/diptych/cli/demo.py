@@ -101,6 +101,7 @@ def curate_crawl(folder: Path) -> Path:
     from diptych.curate.pipeline.recipe import load_curate_recipe
     from diptych.curate.pipeline.run import RECIPE_NAME, curate
     from diptych.data.synthetic.crawl import sentences
+    from diptych.report.datacard import write_card
 
     corpus, curated = folder / "texts.txt", folder / "curated"
     if not corpus.exists():
@@ -108,6 +109,7 @@ def curate_crawl(folder: Path) -> Path:
     with resources.as_file(resources.files("diptych") / "recipes" / "curate" / "demo.toml") as path:
         recipe = load_curate_recipe(path, [f'queries.corpus=["{corpus}"]'])
     curate(recipe, curated, workers=2, resume=(curated / RECIPE_NAME).exists())
+    write_card(curated)
     return curated
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from diptych.core import checks
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
+from diptych.core.seeds import numpy_rng
 from diptych.data.tokenizers.cleaning import clean
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
 from diptych.evaluate.metrics.accuracy import Bools, Floats, Ints, wilson
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 DEPTHS = (1, 5, 10)
 """The list lengths the field reports."""
+QUERIES, FOUND_IMAGES, FOUND_TEXTS = 5, 5, 4
+"""Examples of a report: how many queries, and how many hits of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,3 +204,49 @@ def _caption_ranks(
     image_ranks, _ = paired_ranks(image_embeds, embeds, right, both=False)
     caption_ranks, _ = paired_ranks(embeds, image_embeds, np.stack([captions, images], axis=1), both=False)
     return image_ranks[captioned], caption_ranks
+
+
+def nearest(query: Floats, items: Floats, count: int) -> Ints:
+    """Return the rows of the `count` items nearest to a query, best first; NaN rows are never among them.
+
+    >>> nearest(np.array([1, 0], dtype=np.float32), np.eye(2, dtype=np.float32)[[1, 0, 0]], 2)
+    array([1, 2])
+    """
+    scores = np.nan_to_num(items @ query, nan=-np.inf)
+    best = np.argsort(-scores, kind="stable")[:count]
+    return np.asarray(best[np.isfinite(scores[best])], dtype=np.int64)
+
+
+def readable_rows(embedded: EmbeddedPairs) -> Ints:
+    """Return the rows whose image could be read."""
+    return np.flatnonzero(~np.isnan(embedded.image_embeds[:, 0]))
+
+
+def draw_rows(rows: Ints, count: int, seed: int, name: str) -> list[int]:
+    """Draw some rows without repeats, in the order of the draw."""
+    drawn = numpy_rng(seed, "gallery", name).permutation(rows)[:count]
+    return [int(row) for row in drawn]
+
+
+def text_queries(
+    result: RetrievalResult, embedded: EmbeddedPairs, seed: int
+) -> list[tuple[str, list[tuple[int, bool]]]]:
+    """Draw texts of a retrieval task; return each with the rows of the nearest images, right or wrong."""
+    asked = []
+    for text in draw_rows(np.arange(len(result.texts)), QUERIES, seed, "texts"):
+        right = set(result.pairs[result.pairs[:, 1] == text, 0].tolist())
+        rows = nearest(result.text_embeds[text], embedded.image_embeds, FOUND_IMAGES)
+        asked.append((result.texts[text], [(int(row), int(row) in right) for row in rows]))
+    return asked
+
+
+def image_queries(
+    result: RetrievalResult, embedded: EmbeddedPairs, seed: int
+) -> list[tuple[int, tuple[tuple[str, bool], ...]]]:
+    """Draw images of a retrieval task; return each row with the nearest texts, right or wrong."""
+    read = []
+    for row in draw_rows(readable_rows(embedded), QUERIES + 1, seed, "pictures"):
+        right = set(result.pairs[result.pairs[:, 0] == row, 1].tolist())
+        texts = nearest(embedded.image_embeds[row], result.text_embeds, FOUND_TEXTS)
+        read.append((row, tuple((result.texts[text], int(text) in right) for text in texts)))
+    return read

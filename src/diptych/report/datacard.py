@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.core.files.json_objects import read_json
 from diptych.core.records import Pair
+from diptych.curate.pipeline.datacard import sample_pairs
 from diptych.report.images import Picture, hung, shortened
 from diptych.report.markup import Html, join, tag
 from diptych.report.page import WALL, Leaf, Masthead, titled, write_page
@@ -28,9 +30,10 @@ DIGEST = 16
 """Characters of a digest on the page; the JSON has them all."""
 
 
-def write_card(path: Path, card: Mapping[str, Any], pairs: Sequence[Pair]) -> None:
-    """Render a data card and write it durably."""
-    write_page(path, _head(card, pairs), [leaf(card, pairs) for leaf in _LEAVES])
+def write_card(folder: Path) -> None:
+    """Draw the page of a finished curation: `datacard.html`, from `datacard.json` and the first pairs."""
+    card, pairs = read_json(folder / "datacard.json"), sample_pairs(folder)
+    write_page(folder / "datacard.html", _head(card, pairs), [leaf(card, pairs) for leaf in _LEAVES])
 
 
 def _head(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Masthead:

@@ -17,10 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diptych.core.records import Counts
-from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs, embed_texts
-from diptych.evaluate.metrics.accuracy import Floats, Ints, confusion_matrix, wilson
-from diptych.evaluate.retrieval import RetrievalResult
+from diptych.evaluate.metrics.accuracy import confusion_matrix, wilson
+from diptych.evaluate.retrieval import (
+    FOUND_IMAGES,
+    RetrievalResult,
+    draw_rows,
+    image_queries,
+    nearest,
+    readable_rows,
+    text_queries,
+)
 from diptych.evaluate.source import SuiteResult
 from diptych.evaluate.zeroshot import ZeroShotResult
 from diptych.report.images import Picture
@@ -41,7 +48,6 @@ if TYPE_CHECKING:
     from diptych.models.model import Model
 
 CARDS, CARD_PICTURES = 6, 4
-QUERIES, FOUND_PICTURES, FOUND_TEXTS = 5, 5, 4
 WALL_PICTURES = 12
 """What fits on a page without scrolling past it."""
 
@@ -86,12 +92,15 @@ def build_report(
     """
     embedded = suite.embedded
     zero_shots = [result for result in suite.results if isinstance(result, ZeroShotResult)]
-    wall = [Choice(row) for row in _draw(_readable(embedded), WALL_PICTURES, seed, "wall")]
+    wall = [Choice(row) for row in draw_rows(readable_rows(embedded), WALL_PICTURES, seed, "wall")]
     cards = [choose_cards(result) for result in zero_shots]
     asked = _free_queries(model, embedded, queries)
     read: list[tuple[int, tuple[tuple[str, bool], ...]]] = []
     for retrieval in (result for result in suite.results if isinstance(result, RetrievalResult)):
-        asked += text_queries(retrieval, embedded, seed)
+        asked += [
+            (text, [Choice(row, right) for row, right in found])
+            for text, found in text_queries(retrieval, embedded, seed)
+        ]
         read += image_queries(retrieval, embedded, seed)
     chosen = [*wall, *(c for best, worst in cards for _, picks in (*best, *worst) for c in picks)]
     chosen += [*(choice for _, found in asked for choice in found), *(Choice(row) for row, _ in read)]
@@ -209,27 +218,6 @@ def fetch_pictures(source: "Source", rows: set[int]) -> Mapping[int, bytes]:
     return found
 
 
-def nearest(query: Floats, items: Floats, count: int) -> Ints:
-    """Return the rows of the `count` items nearest to a query, best first; NaN rows are never among them.
-
-    >>> nearest(np.array([1, 0], dtype=np.float32), np.eye(2, dtype=np.float32)[[1, 0, 0]], 2)
-    array([1, 2])
-    """
-    scores = np.nan_to_num(items @ query, nan=-np.inf)
-    best = np.argsort(-scores, kind="stable")[:count]
-    return np.asarray(best[np.isfinite(scores[best])], dtype=np.int64)
-
-
-def _readable(embedded: EmbeddedPairs) -> Ints:
-    return np.flatnonzero(~np.isnan(embedded.image_embeds[:, 0]))
-
-
-def _draw(rows: Ints, count: int, seed: int, name: str) -> list[int]:
-    """Draw some rows without repeats, in the order of the draw."""
-    drawn = numpy_rng(seed, "gallery", name).permutation(rows)[:count]
-    return [int(row) for row in drawn]
-
-
 Cards = list[tuple[ClassCard, list[Choice]]]
 
 
@@ -265,33 +253,9 @@ def _free_queries(
 ) -> list[tuple[str, list[Choice]]]:
     texts = embed_texts(model, list(queries))
     return [
-        (query, [Choice(int(row)) for row in nearest(text, embedded.image_embeds, FOUND_PICTURES)])
+        (query, [Choice(int(row)) for row in nearest(text, embedded.image_embeds, FOUND_IMAGES)])
         for query, text in zip(queries, texts, strict=True)
     ]
-
-
-def text_queries(
-    result: RetrievalResult, embedded: EmbeddedPairs, seed: int
-) -> list[tuple[str, list[Choice]]]:
-    """Draw texts of a retrieval task and list the pictures nearest to each, right or wrong."""
-    asked = []
-    for text in _draw(np.arange(len(result.texts)), QUERIES, seed, "texts"):
-        right = set(result.pairs[result.pairs[:, 1] == text, 0].tolist())
-        rows = nearest(result.text_embeds[text], embedded.image_embeds, FOUND_PICTURES)
-        asked.append((result.texts[text], [Choice(int(row), int(row) in right) for row in rows]))
-    return asked
-
-
-def image_queries(
-    result: RetrievalResult, embedded: EmbeddedPairs, seed: int
-) -> list[tuple[int, tuple[tuple[str, bool], ...]]]:
-    """Draw pictures of a retrieval task and list the texts nearest to each, right or wrong."""
-    read = []
-    for row in _draw(_readable(embedded), QUERIES + 1, seed, "pictures"):
-        right = set(result.pairs[result.pairs[:, 0] == row, 1].tolist())
-        texts = nearest(embedded.image_embeds[row], result.text_embeds, FOUND_TEXTS)
-        read.append((row, tuple((result.texts[text], int(text) in right) for text in texts)))
-    return read
 
 
 def _tiles(result: object) -> list[Tile]:

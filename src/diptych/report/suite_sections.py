@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diptych.data.near_copies.overlap import OverlapReport, overlap_table
+from diptych.data.near_copies.overlap import OverlapReport
 from diptych.evaluate.metrics.robustness import Shift
 from diptych.evaluate.suite.compare import Comparison
 from diptych.evaluate.suite.plan import Missing
 from diptych.report.markup import Html, join, tag
+from diptych.report.overlap import overlap_table
 from diptych.report.page import Leaf, titled
 from diptych.report.plots import (
     Curve,

@@ -31,6 +31,7 @@ from diptych.curate.pipeline.recipe import SETTING_OF, CurateRecipe
 from diptych.curate.pipeline.run import STAGES, curate
 from diptych.curate.pipeline.stages import read_table
 from diptych.data.shards.reader import ShardSet
+from diptych.report.datacard import write_card
 
 PLAIN = (
     "The dog is a pet. A brown dog barks. See a brown dog, a brown dog and a black cat.",
@@ -179,6 +180,7 @@ def test_the_card_tells_what_the_manifests_count(small: tuple[CurateRecipe, Path
     assert card["captions"]["words"] == sum(
         len(words_of(text)) for pair in ShardSet.open(small[1]).pairs(Counts()) for text in pair.captions
     )
+    write_card(small[1])
     page = (small[1] / "datacard.html").read_text()
     assert "A small world" in page and "<script" not in page
 

@@ -4,7 +4,7 @@
 
 Reads: a recipe (`recipe.py`). Writes, in one folder: `recipe.json`; `stages/NAME` (see `stages`); the
 shard set itself (`NNNNN.tar`, `index.npy`, `manifest.json`), which `data.source` of a training takes as it
-is; `datacard.html` and `datacard.json`. A curation that was stopped goes on where it was; the bytes of the
+is; `datacard.json`. A curation that was stopped goes on where it was; the bytes of the
 result depend on the recipe and its inputs alone, not on engine, workers or interruptions.
 
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), sections 3 and 4.

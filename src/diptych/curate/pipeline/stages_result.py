@@ -1,7 +1,6 @@
 """The last stages: the pairs become a shard set, and the data card tells what was done.
 
-Writes: `shards/NNNNN/`, the shard set of every unit; joined in the curation's own folder. `datacard.json` and
-`datacard.html`.
+Writes: `shards/NNNNN/`, the shard set of every unit; joined in the curation's own folder. `datacard.json`.
 """
 
 import json
@@ -15,7 +14,7 @@ from diptych.core.files.durable import remove, write_json
 from diptych.core.manifest import FileEntry, content_digest, is_done, read_manifest
 from diptych.core.records import Counts, Field, Pair
 from diptych.core.settings import to_mapping
-from diptych.curate.pipeline.datacard import describe, flow, sample_pairs
+from diptych.curate.pipeline.datacard import describe, flow
 from diptych.curate.pipeline.recipe import SETTING_OF
 from diptych.curate.pipeline.stages import Run, Stage, Write, unit_table
 from diptych.curate.pipeline.stages_images import pictures
@@ -23,7 +22,6 @@ from diptych.curate.pipeline.stages_texts import queries, units
 from diptych.data.shards.index import KIND as SHARDS_KIND
 from diptych.data.shards.join import join_shards
 from diptych.data.shards.writer import write_shards
-from diptych.report.datacard import write_card
 
 BETWEEN = " | "
 """Between the queries in a pair's field: none of them holds this."""
@@ -102,7 +100,6 @@ SHARDS = Stage("shards", ("dedup",), _shards, units, finish=_shards_finish)
 def _card(run: Run) -> dict[str, Any]:
     card = describe(run)
     write_json(run.folder / "datacard.json", card)
-    write_card(run.folder / "datacard.html", card, sample_pairs(run.folder))
     return {"digest": card["digest"]}
 
 

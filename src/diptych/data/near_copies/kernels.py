@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from diptych.curate.kernels import SPACE
 from diptych.data.near_copies.fingerprints import STAMP
 
 WINDOW = 4096
@@ -319,7 +318,7 @@ def min_hashes(data: Any, offsets: Any, multipliers: Any, addends: Any, words: i
     for row in range(len(offsets) - 1):
         seen, hashed = 0, np.uint64(0)
         for place in range(offsets[row], offsets[row + 1] + 1):
-            if place < offsets[row + 1] and data[place] != SPACE:
+            if place < offsets[row + 1] and data[place] != ord(" "):
                 hashed = (hashed ^ np.uint64(data[place])) * MULTIPLIER
                 hashed ^= hashed >> np.uint64(29)
                 continue

@@ -11,7 +11,6 @@ by Lentz's continued fraction, Abramowitz and Stegun 26.5.8.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import ArrayError
 from diptych.core.intervals import exact_interval, incomplete_beta
-from diptych.report.markup import Html, join, tag
-from diptych.report.plots import interval_bar, percent, points, whole
 
 Bools = NDArray[np.bool_]
 
@@ -140,40 +137,3 @@ def binomial_greater(hits: int, n: int, probability: float) -> float:
 
 def _share(right: Bools) -> float:
     return float(right.mean()) if len(right) else math.nan
-
-
-def overlap_table(reports: Sequence[OverlapReport]) -> Html:
-    """Draw the reports for a page: a row for each set, the most contaminated first.
-
-    Args:
-        reports: of any number of evaluation sets.
-    """
-    names = ("data set", "overlap", "accuracy on overlap", "on clean", "all − clean", "p")
-    head = tag("tr", *(tag("th", name, scope="col") for name in names))
-    rows = sorted(reports, key=lambda report: (-report.overlap_share, report.task))
-    return tag(
-        "div",
-        tag("table", tag("thead", head), tag("tbody", *map(_row, rows)), class_="figures"),
-        class_="scroll",
-        tabindex=0,
-    )
-
-
-def _row(report: OverlapReport) -> Html:
-    share = f"{percent(report.overlap_share)} ({whole(report.n_overlap)} of {whole(report.n)})"
-    interval = report.overlap_interval if report.n_overlap else None
-    low, high = report.overlap_interval
-    accuracy = percent(report.overlap_accuracy)
-    said = f"{accuracy} [{percent(low)}, {percent(high)}]" if interval else "–"
-    changed = "–" if math.isnan(report.difference) else points(report.difference)
-    chance = "–" if math.isnan(report.p_value) else f"{report.p_value:.2g}"
-    clear = report.p_value < SIGNIFICANT  # never for NaN
-    return tag(
-        "tr",
-        tag("th", report.task, scope="row"),
-        tag("td", share),
-        tag("td", join(said, interval_bar(report.overlap_accuracy, interval) if interval else "")),
-        tag("td", percent(report.clean_accuracy)),
-        tag("td", changed),
-        tag("td", tag("b", chance) if clear else chance),
-    )

@@ -34,7 +34,7 @@ from diptych.evaluate.metrics.intervals import bootstrap
 from diptych.evaluate.metrics.ranks import Bools, Doubles, Floats, Ints
 from diptych.evaluate.metrics.scores import reliability, score_ranks
 from diptych.evaluate.prompts.templates import PHOTO, fill
-from diptych.evaluate.retrieval import RetrievalEvaluator
+from diptych.evaluate.retrieval import RetrievalEvaluator, image_queries, text_queries
 from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest
 from diptych.evaluate.suite.labels import Truth, groups_of, truth_of
 from diptych.evaluate.suite.plan import WITHOUT_CLASSES, Opened, Protocol
@@ -49,7 +49,6 @@ from diptych.evaluate.suite.scoring import (
 )
 from diptych.evaluate.tasks.readers.choices import GROUP
 from diptych.evaluate.zeroshot import classifiers, prompt_ladder
-from diptych.report.examples import image_queries, text_queries
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -234,7 +233,7 @@ def retrieval(bench: Bench) -> Answers:
         "texts": len(result.texts),
         "captions": len(result.pairs),
         "text_queries": [
-            {"text": text, "found": [[choice.row, choice.right] for choice in found]}
+            {"text": text, "found": [list(pair) for pair in found]}
             for text, found in text_queries(result, embedded, 0)
         ],
         "image_queries": [
