@@ -25,12 +25,11 @@ from diptych.models import checkpoint
 from diptych.models.files.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
 from diptych.models.files.names import named_preprocess, published_as
 from diptych.models.files.parts import Parts
-from diptych.models.files.references import HUB_PREFIX, Place, locate
+from diptych.models.files.references import HUB_PREFIX, LoadOptions, Place, locate
 from diptych.models.files.weights import require_finite
 from diptych.models.formats.detect import CONVERSION, Told, is_ours, read_parts
 from diptych.models.image_size import at_image_size
 from diptych.models.model import Model
-from diptych.models.opening import LoadOptions
 from diptych.models.tokenizers import (
     VOCABULARIES,
     AnyTokenizer,

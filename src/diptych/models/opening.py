@@ -6,44 +6,20 @@ What `diptych export` wrote opens in its own runtime, without torch; everything 
 Reads: what the reference means. Writes: nothing outside the hub's cache and an export's `measured.json`.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 from diptych.core.errors import UsageError, unknown_name
-from diptych.models.files.references import resolve
+from diptych.models.files.references import LoadOptions, resolve
 from diptych.models.runtimes.exported import is_export, load_exported
 
 if TYPE_CHECKING:
-    from diptych.data.images.transforms import Preprocess
     from diptych.models.files.hub import Hub
     from diptych.models.model import Model
-    from diptych.models.tokenizers import AnyTokenizer
-    from diptych.models.towers.config import Activation
     from diptych.models.towers.numerics import HeldIn
 
 Backend = Literal["auto", "torch", "onnx", "openvino"]
 BACKENDS: tuple[Backend, ...] = ("auto", "torch", "onnx", "openvino")
-
-
-class LoadOptions(TypedDict, total=False):
-    """What files may leave unsaid, which is asked for, never guessed; and another image size.
-
-    Attributes:
-        activation: of weights that lie without a configuration.
-        config: of such weights, where their shape is not that of a published model: open_clip's or
-            transformers' JSON file, or its content.
-        tokenizer: one, or its folder or file, where none lies beside the weights.
-        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
-        image_size: (height, width) to read, or both as one number; the learned positions are stretched to it
-            as in open_clip (`models.image_size`). None: the size that the model learned with.
-    """
-
-    activation: "Activation | None"
-    config: "str | Path | Mapping[str, Any] | None"
-    tokenizer: "AnyTokenizer | str | Path | None"
-    preprocess: "Preprocess | str | None"
-    image_size: int | tuple[int, int] | None
 
 
 def load(

@@ -79,7 +79,7 @@ def build_report(
     metrics_file: Path | None = None,
     seed: int = 0,
 ) -> Report:
-    """Turn the results of a suite into a report; facts, commands and further counts are added with `replace`.
+    """Turn the results of a suite into a report; `replace` adds facts, commands and further counts.
 
     Args:
         model: embeds the free queries.
@@ -90,21 +90,18 @@ def build_report(
         metrics_file: `metrics.jsonl` of the run; None leaves the curves out.
         seed: of the draws of queries and pictures.
     """
-    embedded = suite.embedded
+    embedded, asked = suite.embedded, _free_queries(model, suite.embedded, queries)
     zero_shots = [result for result in suite.results if isinstance(result, ZeroShotResult)]
     wall = [Choice(row) for row in draw_rows(readable_rows(embedded), WALL_PICTURES, seed, "wall")]
     cards = [choose_cards(result) for result in zero_shots]
-    asked = _free_queries(model, embedded, queries)
     read: list[tuple[int, tuple[tuple[str, bool], ...]]] = []
     for retrieval in (result for result in suite.results if isinstance(result, RetrievalResult)):
-        asked += [
-            (text, [Choice(row, right) for row, right in found])
-            for text, found in text_queries(retrieval, embedded, seed)
-        ]
+        for text, hits in text_queries(retrieval, embedded, seed):
+            asked.append((text, [Choice(row, right) for row, right in hits]))
         read += image_queries(retrieval, embedded, seed)
-    chosen = [*wall, *(c for best, worst in cards for _, picks in (*best, *worst) for c in picks)]
-    chosen += [*(choice for _, found in asked for choice in found), *(Choice(row) for row, _ in read)]
-    pictures = fetch_pictures(suite.source, {choice.row for choice in chosen})
+    groups = [wall, *(picks for pair in cards for side in pair for _, picks in side)]
+    rows = {choice.row for group in (*groups, *(hits for _, hits in asked)) for choice in group}
+    pictures = fetch_pictures(suite.source, rows | {row for row, _ in read})
 
     def hang(choices: Iterable[Choice]) -> tuple[Picture, ...]:
         return tuple(

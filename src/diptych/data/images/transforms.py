@@ -1,11 +1,10 @@
-"""Pictures to pixels: the paper's transforms for training and for evaluation.
+"""Images to pixels: the paper's transforms for training and for evaluation.
 
 Two modes. `exact` gives, for pictures and for files, to the bit what open_clip's evaluation transform gives
 for `PIL.Image.open(file)`, its habits included: an EXIF orientation is ignored, palette pictures are resized
 without interpolation, CMYK and alpha are turned into RGB after resizing, greyscale of more than 8 bits is
 clipped. `fast` is within one level in 255 of that (two in drawings), except where it shows a file as a viewer
-does: turned upright, and 16-bit greyscale scaled to 8 bits. (JPEGs of four times the target's size and more
-are decoded at half size or less, which is further off; docs/preprocessing.md has the numbers.)
+does: turned upright, and 16-bit greyscale scaled to 8 bits (docs/preprocessing.md has the numbers).
 
 Reads: encoded bytes or Pillow pictures. Writes: nothing.
 Source: Radford et al. 2021, section 2.4 ("a random square crop from resized images is the only data

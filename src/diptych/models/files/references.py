@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from diptych.core import checks
 from diptych.core.errors import UsageError, nearest
 from diptych.models.files.hub import REPOSITORY, Hub, fetch_model
 from diptych.models.files.names import PublicName, public_names
+
+if TYPE_CHECKING:
+    from diptych.data.images.transforms import Preprocess
+    from diptych.models.tokenizers import AnyTokenizer
+    from diptych.models.towers.config import Activation
 
 HUB_PREFIX = "hf-hub:"
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -119,3 +125,23 @@ def _nearest_path(path: Path) -> str | None:
             return None
         found /= near
     return str(found)
+
+
+class LoadOptions(TypedDict, total=False):
+    """What files may leave unsaid, which is asked for, never guessed; and another image size.
+
+    Attributes:
+        activation: of weights that lie without a configuration.
+        config: of such weights, where their shape is not that of a published model: open_clip's or
+            transformers' JSON file, or its content.
+        tokenizer: one, or its folder or file, where none lies beside the weights.
+        preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
+        image_size: (height, width) to read, or both as one number; the learned positions are stretched to it
+            as in open_clip (`models.image_size`). None: the size that the model learned with.
+    """
+
+    activation: "Activation | None"
+    config: "str | Path | Mapping[str, Any] | None"
+    tokenizer: "AnyTokenizer | str | Path | None"
+    preprocess: "Preprocess | str | None"
+    image_size: int | tuple[int, int] | None

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ from diptych.data.images.transforms import evaluation_pixels
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Precision, installed
 from diptych.models.verification_cache import Measured, Notes
 
-if TYPE_CHECKING:
-    from diptych.models.runtimes.exported import ExportedModel
+M = TypeVar("M")
+"""An exported model, as `exported` opens it."""
 
 ENOUGH_COSINE = 0.9999
 COSINE_SLACK = 5e-4
@@ -77,19 +77,19 @@ def plans(backend: str, precision: Precision | None, threads: int | None) -> lis
 
 def choose(
     found: Sequence[Plan],
-    opened: "Callable[[Plan], ExportedModel]",
+    opened: Callable[[Plan], M],
     notes: Notes,
     *,
     golden: Path,
     force: bool = False,
-) -> "ExportedModel":
+) -> M:
     """Open the model by the best of the plans (see the module's first lines).
 
     Raises:
         IntegrityError: with none of them it embeds as it should; tells about the first.
     """
     failures: list[DiptychError] = []
-    best: tuple[float, ExportedModel] | None = None
+    best: tuple[float, M] | None = None
     for plan in found:
         model = opened(plan)
         measured, timed = None if force else notes.recall(_key(plan)), len(found) > 1
@@ -114,7 +114,7 @@ def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
     return min((part.get("golden_cosine_min", 1.0) for part in parity.values()), default=1.0)
 
 
-def _floor(model: "ExportedModel", *, chosen: bool) -> float:
+def _floor(model: Any, *, chosen: bool) -> float:
     """Return the cosine that is required: less where the user named the runtime and its arithmetic."""
     stated = stated_cosine(model.description.parity)
     if chosen:
@@ -122,7 +122,7 @@ def _floor(model: "ExportedModel", *, chosen: bool) -> float:
     return ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
 
 
-def _require_cosine(model: "ExportedModel", measured: Measured, where: Path, *, floor: float) -> None:
+def _require_cosine(model: Any, measured: Measured, where: Path, *, floor: float) -> None:
     for tower in TOWERS:
         cosine = measured.get(tower, 0.0)
         if not cosine >= floor:
@@ -130,7 +130,7 @@ def _require_cosine(model: "ExportedModel", measured: Measured, where: Path, *, 
             raise _different(f"the {tower} tower", where, told, f"{floor:.5f} with the original's")
 
 
-def _try(model: "ExportedModel", golden: Path, *, timed: bool) -> Measured:
+def _try(model: Any, golden: Path, *, timed: bool) -> Measured:
     """Embed the golden inputs, compare, and time it if there is something to choose."""
     tensors = _read(golden)
     measured = check_golden(model, tensors, where=golden.parent)
@@ -169,7 +169,7 @@ def require_kinds(golden: Mapping[str, Any], where: str | Path) -> None:
             )
 
 
-def check_golden(model: "ExportedModel", golden: Mapping[str, NDArray[Any]], *, where: Path) -> Measured:
+def check_golden(model: Any, golden: Mapping[str, NDArray[Any]], *, where: Path) -> Measured:
     """Hold an exported model against the embeddings of the original; return each tower's smallest cosine.
 
     Raises:
