@@ -317,6 +317,22 @@ def test_a_value_without_end_is_named_by_its_type(code: bytes, tmp_path: Path) -
     assert len(str(refused.value)) < 600
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_key_of_pairs_without_end_is_refused_before_torch_reads_it(zipped: bool, tmp_path: Path) -> None:
+    """Its hash takes twice the time for each level: with 60 of them this test would not end."""
+    key = b"K\x01q\x00" + b"".join(b"h%ch%c\x86q%c0" % (n, n, n + 1) for n in range(60))
+    code = b"\x80\x02" + key + b"}h<K\x01s."
+    path = tmp_path / "weights.pt"
+    if zipped:
+        with zipfile.ZipFile(path, "w") as made:
+            made.writestr("a/data.pkl", code)
+            made.writestr("a/version", b"3")
+    else:
+        path.write_bytes(b"\x80\x02K\x01.\x80\x02K\x02.\x80\x02}." + code)
+    with pytest.raises(IntegrityError, match="inside each other"):
+        read_weights(path)
+
+
 def test_an_archive_cannot_claim_memory_or_time(tmp_path: Path) -> None:
     header = b"\x80\x02c__torch__.A\n)\x81"
     loop = header + b"q\x00}X\x01\x00\x00\x00ah\x00sb."  # a module that is its own child

@@ -8,6 +8,7 @@ Source: the safetensors format; PyTorch's `torch.save` and TorchScript serializa
 """
 
 import json
+import pickletools
 import re
 import subprocess
 import sys
@@ -32,6 +33,12 @@ WRAPPERS = ("module.", "_orig_mod.")
 _EMBEDDING = re.compile(
     r"(?P<prefix>(?:.*?\.)??)(?:text\.|text_model\.embeddings\.)?token_embedding\.weight", re.DOTALL
 )
+
+MARK = -1
+MAX_TUPLES = 32
+"""Tuples inside each other: a tensor's arguments are three."""
+PICKLES_OF_A_FILE = 4
+"""Before version 1.6 a file began with a number, a version, facts of the system, and then what was saved."""
 
 _NAMED = re.compile(r"unsupported global:? (?:GLOBAL )?(\S+)", re.IGNORECASE)
 """How torch's restricted unpickler words the name that it refuses."""
@@ -169,7 +176,47 @@ def _zipped(path: Path) -> Weights:
     return _state(_torch_load(path, mapped=True), path)
 
 
+def _deepest_tuple(file: IO[bytes]) -> int:
+    """Return how many tuples stand inside each other in one pickle, which is read and not run."""
+    stack: list[int] = []
+    memo: dict[int, int] = {}
+    deepest = 0
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo.get(int(str(argument)), 0))
+        elif code.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else int(str(argument))] = stack[-1]
+        else:
+            taken, before = [0], code.stack_before
+            if pickletools.markobject in before:
+                while (depth := stack.pop()) != MARK:
+                    taken.append(depth)
+                before = before[: before.index(pickletools.markobject)]
+            taken += [stack.pop() for _ in before]
+            depth = MARK if code.name == "MARK" else max(taken) + code.name.startswith("TUPLE")
+            stack += [depth] * len(code.stack_after)
+            deepest = max(deepest, depth)
+    return deepest
+
+
+def _require_shallow(path: Path, *, zipped: bool) -> None:
+    """Refuse tuples without end: torch's reader takes twice the time for each level of a dictionary's key."""
+    try:
+        with zipfile.ZipFile(path) if zipped else path.open("rb") as opened:
+            if isinstance(opened, zipfile.ZipFile):
+                names = [name for name in opened.namelist() if name.endswith("/data.pkl")]
+                files: list[IO[bytes]] = [opened.open(name) for name in names]
+            else:
+                files = [opened] * PICKLES_OF_A_FILE
+            deep = any(_deepest_tuple(file) > MAX_TUPLES for file in files)
+    except (ValueError, IndexError, KeyError, AttributeError, UnicodeDecodeError, EOFError):
+        return  # no pickle: torch says what is wrong with it
+    if deep:
+        raise _damaged(path, found=f"tuples inside each other, more than {MAX_TUPLES}")
+
+
 def _torch_load(path: Path, *, mapped: bool) -> Any:
+    _require_shallow(path, zipped=mapped)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
