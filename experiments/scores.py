@@ -27,8 +27,8 @@ from diptych.evaluate.metrics.calibration import calibrate, fit_temperature
 from diptych.evaluate.metrics.scores import Reliability, reliability
 from diptych.evaluate.prompts.ablation import Ablation
 from diptych.evaluate.prompts.templates import load as load_prompts
+from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.opening import load
 from experiments.figures import Line, draw
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from diptych.evaluate.estimator import ZeroShotClassifier as ZeroShotClassifier
     from diptych.evaluate.prompts.templates import Templates as Templates
     from diptych.models.checkpoint import save as save
+    from diptych.models.load import load as load
     from diptych.models.model import Model as Model
-    from diptych.models.opening import load as load
     from diptych.models.towers.clip import build as build
     from diptych.models.towers.config import ClipConfig as ClipConfig
     from diptych.models.towers.presets import preset as preset
@@ -52,7 +52,7 @@ _ROOMS = {
     "contrastive_loss": "train.loss",
     "embed_images": "embed.features",
     "embed_texts": "embed.features",
-    "load": "models.opening",
+    "load": "models.load",
     "open_source": "data.sources.open",
     "pack": "data.pack",
     "preset": "models.towers.presets",

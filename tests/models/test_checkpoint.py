@@ -16,8 +16,8 @@ from diptych.core.manifest import FileEntry, file_entry, read_manifest, write_ma
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models import checkpoint
-from diptych.models import verification_cache as notes
 from diptych.models.checkpoint import load, save
+from diptych.models.files import verification_cache as notes
 from diptych.models.model import Model
 from diptych.models.towers.clip import build, meta_init
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from diptych.core.errors import UsageError
 from diptych.data.images.transforms import Preprocess
-from diptych.models.image_size import at_image_size
+from diptych.models.assemble import at_image_size
 from diptych.models.load import load
 from diptych.models.model import Model
 from diptych.models.towers.clip import build

@@ -16,7 +16,7 @@ from diptych.core.errors import IntegrityError
 from diptych.core.manifest import MANIFEST_NAME, file_entry
 from diptych.export.onnx import export
 from diptych.models import checkpoint
-from diptych.models.opening import load
+from diptych.models.load import load
 
 CONFIG, GOLDEN = "config.json", "golden.safetensors"
 VALUES = (None, -1.5, [], {}, 10**30, "a\0b", "y" * 5000, "/etc/passwd")

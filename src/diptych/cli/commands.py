@@ -266,13 +266,16 @@ def convert(
         preprocess: clip, half, clip-squash or siglip, where no file states it.
     """
     keep_freed_memory()
-    from diptych.models.files.references import resolve
+    from diptych.models.files.references import LoadOptions, resolve
 
     resolve(model)
     from diptych.models.formats.convert import convert as convert_model
     from diptych.models.load import load
 
-    loaded = load(model, activation=activation, config=config, tokenizer=tokenizer, preprocess=preprocess)
+    options: LoadOptions = {
+        "activation": activation, "config": config, "tokenizer": tokenizer, "preprocess": preprocess
+    }  # fmt: skip
+    loaded = load(model, backend="torch", **options)
     return answer({"out": str(out), **convert_model(loaded, out, to)})
 
 
@@ -309,7 +312,8 @@ def export(
     from diptych.export.onnx import export as export_model
     from diptych.models.load import load
 
-    receipt = export_model(load(model), out, precision=precision, source=given, labels=labels)
+    loaded = load(model, backend="torch")
+    receipt = export_model(loaded, out, precision=precision, source=given, labels=labels)
     return answer({"export": str(out), "precision": precision, **receipt.extra})
 
 

@@ -117,7 +117,7 @@ def _source(model: str, source: str, one: OneSource, json: str) -> int:
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites, check_task
     from diptych.data.sources.folder import LABEL
-    from diptych.models.opening import load
+    from diptych.models.load import load
 
     task = one.task or ("zeroshot" if one.labels else "retrieval")
     labels = one.labels or (LABEL if task == "zeroshot" else "")
@@ -159,7 +159,7 @@ def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
     from diptych.evaluate.suite.formats import write_formats
     from diptych.evaluate.suite.plan import load_plan, open_plan, parse_protocols
     from diptych.evaluate.suite.run import SuiteSettings, embed_share, run_suite
-    from diptych.models.opening import load
+    from diptych.models.load import load
     from diptych.report.suite import write_suite_report
 
     plan = load_plan(suite, protocols=parse_protocols(whole.protocols))

@@ -95,7 +95,7 @@ def ablate(
     from diptych.cli.prompts_lab import run_lab
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import check_task
-    from diptych.models.opening import load
+    from diptych.models.load import load
     from diptych.report.ablation import write_ablation
 
     sources = [source, *([validation] if validation else [])]
@@ -135,7 +135,7 @@ def calibrate(
     from diptych.data.sources.open import open_source
     from diptych.embed.features import embed_pairs, embed_texts
     from diptych.evaluate.metrics.calibration import calibrate as fit
-    from diptych.models.opening import load
+    from diptych.models.load import load
 
     need = Need.IMAGE if images else Need.PAIR
     opened = open_source(source, columns=parse_columns(columns), need=need)

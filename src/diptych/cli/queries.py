@@ -86,7 +86,7 @@ def classify_images(
     from diptych.evaluate.classifier import build_classifier
     from diptych.evaluate.prompts.sets import open_templates
     from diptych.evaluate.prompts.templates import BARE
-    from diptych.models.opening import load
+    from diptych.models.load import load
 
     known = open_templates(templates) if templates else BARE
     model = load(model_ref)
@@ -180,7 +180,7 @@ def search_source(
         TooMuchBadDataError: a larger share of them than `max_bad`.
     """
     from diptych.data.sources.open import Columns, open_source
-    from diptych.models.opening import load
+    from diptych.models.load import load
 
     if k < 1:
         raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")

@@ -30,6 +30,7 @@ from diptych.core.machine import processor
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.images.transforms import Preprocess
+from diptych.models.files.verification_cache import Notes
 from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
 from diptych.models.reference_outputs import golden_tensors, verify_golden
@@ -37,7 +38,6 @@ from diptych.models.tokenizers import open_words, vocabulary_file
 from diptych.models.towers.clip import Clip, meta_init
 from diptych.models.towers.config import ClipConfig, check_sizes
 from diptych.models.towers.numerics import current_engine, device_of, require_float32
-from diptych.models.verification_cache import Notes
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
@@ -112,7 +112,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         folder: as written by `save`, or that of a finished run, whose model it is then.
         device: where the weights go after verification (which runs in float32 on the CPU).
         check: verify everything, even what this machine has verified before and nobody touched since
-            (`diptych.models.verification_cache`).
+            (`diptych.models.files.verification_cache`).
 
     Raises:
         UsageError: the folder is not a checkpoint.

@@ -1,255 +1,88 @@
 """Load any CLIP: from a folder or file on disk, a hub id, or a public short name.
 
-What a reference means is looked up, never guessed: the format is read off the files, the activation and the
-preprocessing off the configuration that lies beside the weights. Where the files do not tell, the error says
-what to pass. Every tensor is used and none is missing.
+An export runs in its own runtime, without torch; everything else is put together by
+`diptych.models.assemble`, which is imported only then.
 
-Reads: checkpoints and runs of ours, and what `formats` lists. Writes: nothing outside the hub's cache.
+Reads: checkpoints, runs and exports of diptych, and what `formats` lists. Writes: nothing outside the hub's
+cache and a folder's verification cache (`diptych.models.files.verification_cache`).
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
-import torch
+from diptych.core.errors import UsageError, unknown_name
+from diptych.models.files.references import LoadOptions, resolve
+from diptych.models.runtimes.exported import is_export, load_exported
 
-from diptych.core.errors import DiptychError, IntegrityError, UsageError
-from diptych.core.files.durable import sha256_file
-from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
-from diptych.data.images.transforms import Preprocess
-from diptych.data.tokenizers.settings import CONFIG as TOKENIZER_CONFIG
-from diptych.data.tokenizers.settings import require_length
-from diptych.data.tokenizers.vocabulary import read_object
-from diptych.models import checkpoint
-from diptych.models.files.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
-from diptych.models.files.names import named_preprocess, published_as
-from diptych.models.files.parts import Parts
-from diptych.models.files.references import HUB_PREFIX, LoadOptions, Place, locate
-from diptych.models.files.weights import require_finite
-from diptych.models.formats.detect import CONVERSION, Told, is_ours, read_parts
-from diptych.models.image_size import at_image_size
-from diptych.models.model import Model
-from diptych.models.tokenizers import (
-    VOCABULARIES,
-    AnyTokenizer,
-    is_padded,
-    open_words,
-    vocabulary_file,
-    with_ids,
-)
-from diptych.models.towers.clip import Clip, meta_init
-from diptych.models.towers.config import Activation, ClipConfig
-from diptych.models.towers.numerics import HeldIn, device_of
+if TYPE_CHECKING:
+    from diptych.models.files.hub import Hub
+    from diptych.models.model import Model
+    from diptych.models.towers.numerics import HeldIn
 
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """`LoadOptions`, each None where it was not given."""
-
-    activation: Activation | None = None
-    config: Told | None = None
-    tokenizer: AnyTokenizer | str | Path | None = None
-    preprocess: Preprocess | str | None = None
-    image_size: int | tuple[int, int] | None = None
+Backend = Literal["auto", "torch", "onnx", "openvino"]
+BACKENDS: tuple[Backend, ...] = ("auto", "torch", "onnx", "openvino")
 
 
 def load(
     ref: str | Path,
     *,
-    device: str | torch.device = "cpu",
-    precision: HeldIn = "float32",
-    hub: Hub = Hub(),  # noqa: B008 — frozen
+    backend: Backend = "auto",
+    device: Any = "cpu",
+    precision: "HeldIn | None" = None,
+    hub: "Hub | None" = None,
     **options: Unpack[LoadOptions],
-) -> Model:
+) -> "Model":
     """Load a model ready to embed.
 
     Args:
-        ref: a folder (checkpoint or finished run of diptych, open_clip, transformers), a weights file
+        ref: a folder (checkpoint, finished run or export of diptych, open_clip, transformers), a weights file
             (OpenAI's archives and state dictionaries, open_clip, training checkpoints), a hub id
             (`openai/clip-vit-base-patch32`, `hf-hub:…`, `…@revision`) or a public short name
             (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
+        backend: "auto": torch, and for an export the fastest runtime here that keeps a cosine of 0.9999 (or
+            what a quantised file states); "onnx", "openvino": of an export only.
         device: where the weights go.
-        precision: what the weights are held in, see `numerics.hold_in`.
+        precision: of the weights; "auto": bfloat16 where the processor multiplies it. None: float32; for an
+            export what suits the backend.
         hub: revision, cache and whether the network may be used.
         **options: what the files do not say; see `LoadOptions`.
 
+    Returns:
+        A `Model`; for an export an `ExportedModel`: the same face, arrays for tensors.
+
     Raises:
-        UsageError: there is no such model, or something must be passed that the files do not tell.
-        IntegrityError: a file is damaged, holds more than weights, or does not fit the others.
-        EnvironmentFault: the hub cannot be reached.
+        UsageError: there is no such model, or the files do not tell something that must be passed then.
+        IntegrityError: a file is damaged or unfit. EnvironmentFault: the hub cannot be reached.
     """
-    told = _Told(**options)
-    device = device_of(device)  # before gigabytes are read
-    place = locate(ref, hub)
-    if is_ours(place.path):
-        model = checkpoint.load(place.path)
-        _refuse_another(place, model, told)
-    else:
-        parts = read_parts(place.path, told.activation, told.config)
-        model = _assemble(place, parts, told, hub)
-    if place.row is not None:
-        _check_row(place, model)
-    if told.image_size is not None:
-        model = at_image_size(model, told.image_size)
-    return model.compute_in(precision).to(device)
+    if backend not in BACKENDS:
+        raise unknown_name("backend", str(backend), BACKENDS)
+    folder = resolve(ref).path  # before torch is imported
+    if folder is not None and is_export(folder):
+        _refuse(ref, backend, [name for name, value in options.items() if value is not None])
+        chosen = None if precision == "auto" else precision
+        return cast("Model", load_exported(ref, backend, precision=chosen).to(device))
+    if backend in ("onnx", "openvino"):
+        fix = f"diptych export {ref} OUT, then load OUT"
+        raise UsageError(f"only an export runs on {backend}", where=ref, fix=fix)
+    from diptych.models.assemble import assemble
+    from diptych.models.files.hub import Hub
+
+    return assemble(ref, device=device, precision=precision or "float32", hub=hub or Hub(), **options)
 
 
-def _assemble(place: Place, parts: Parts, told: _Told, hub: Hub) -> Model:
-    """Put a model together from the parts that its files hold."""
-    with ThreadPoolExecutor(1) as pool:
-        # Digests take as long as everything else together, so they run beside it.
-        digests = {path: pool.submit(sha256_file, path) for path in parts.files}
-        words, files = _tokenizer(parts, told.tokenizer, hub)
-        digests |= {path: pool.submit(sha256_file, path) for path in files}
-        parts.check()
-        rows = parts.config.text.vocab_size
-        fitting = with_ids(parts.config, words, file=next(iter(files), "tokenizer="), where=parts.where)
-        parts = parts.with_config(fitting)
-        origin: dict[str, Any] = {"format": parts.format, **place.origin}
-        if parts.taken_from:
-            origin["taken_from"] = parts.taken_from
-        if unused := rows - parts.config.text.vocab_size:
-            origin["unused_vocabulary_rows"] = unused
-        found = Model(_build(parts), words, _preprocess(parts, told.preprocess), origin)
-        stated = _stated_digests(parts)
-        found.provenance["files"] = [
-            _entry(path, digest, stated.get(path)) for path, digest in digests.items()
-        ]
-        if name := published_as({entry["sha256"] for entry in found.provenance["files"]}):
-            found.provenance["published_as"] = name
-    return found
-
-
-def _build(parts: Parts) -> Clip:
-    clip = meta_init(parts.config)
-    require_finite(parts.state, parts.where)
-    clip.load_state_dict(parts.state, assign=True)
-    return clip.eval()
-
-
-def _stated_digests(parts: Parts) -> dict[Path, str]:
-    """Return the SHA-256 that the receipt of `diptych convert` states for the files of its folder."""
-    if parts.folder is None or not is_done(parts.folder, CONVERSION):
-        return {}
-    return {parts.folder / entry.name: entry.sha256 for entry in read_manifest(parts.folder).outputs}
-
-
-def _entry(path: Path, digest: "Future[str]", converted: str | None) -> dict[str, Any]:
-    found = digest.result()
-    for who, stated, fix in (
-        ("the hub sent", stated_digest(path), "delete this file from the cache and load again"),
-        ("was written", converted, f"convert again, or delete {MANIFEST_NAME} if the change is meant"),
-    ):
-        if stated not in (None, found):
-            raise IntegrityError(
-                f"the file is not what {who}", where=path, found=f"sha256 {found}", expected=stated, fix=fix
-            )
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": found}
-
-
-def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
-    size = parts.config.vision.image_size
-    if isinstance(given, str):
-        given = named_preprocess(given, size)
-    if parts.preprocess is None and given is None:
+def _refuse(ref: str | Path, backend: Backend, options: list[str]) -> None:
+    """Refuse what an export cannot be told: it says everything itself, and torch does not read it."""
+    if options:
         raise UsageError(
-            "nothing here tells how pictures are prepared for these weights",
-            where=parts.where,
-            expected="preprocess=",
-            fix='pass preprocess="clip" (the paper\'s; most models), "siglip" (squash, 0.5), "half" (0.5; '
-            "LAION-2B's ViT-L-14) or a Preprocess",
+            "an export says all of this itself",
+            where=ref,
+            found=", ".join(f"{name}=" for name in options),
+            fix="leave them out",
         )
-    if parts.preprocess is None or given is None:
-        return parts.preprocess or given or Preprocess(size)
-    if _seen(given) != _seen(parts.preprocess):
+    if backend == "torch":
         raise UsageError(
-            "the files state another preprocessing than the one passed",
-            where=parts.where,
-            found=str(given),
-            expected=str(parts.preprocess),
-            fix="leave preprocess= out, or set it on the model where another one is meant",
+            "torch does not read exports",
+            where=ref,
+            expected='backend="auto", "onnx" or "openvino"',
+            fix="load the checkpoint that was exported",
         )
-    return parts.preprocess
-
-
-def _seen(preprocess: Preprocess) -> tuple[object, ...]:
-    """Return what an evaluation picture depends on; training margins and flips do not count."""
-    return (
-        tuple(preprocess.size), preprocess.resize, preprocess.interpolation, preprocess.mean, preprocess.std,
-    )  # fmt: skip
-
-
-def _tokenizer(
-    parts: Parts, given: AnyTokenizer | str | Path | None, hub: Hub
-) -> tuple[AnyTokenizer, tuple[Path, ...]]:
-    """Return the tokenizer and the files that it was read from."""
-    text = parts.config.text
-    path = given if isinstance(given, AnyTokenizer) else _vocabulary(parts, given, hub)
-    found = path if isinstance(path, AnyTokenizer) else open_words(path, text, cleaning=parts.cleaning)
-    if parts.folder == path and parts.format == "transformers":  # open_clip's length is the tower's
-        require_length(read_object(parts.folder / TOKENIZER_CONFIG), text.context_length, parts.folder)
-    file = None
-    if not isinstance(path, AnyTokenizer):
-        file = path if path.is_file() else vocabulary_file(path, text)
-    return found, () if file is None else (file,)
-
-
-def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
-    """Return where the vocabulary is: what was passed, what lies beside the weights, else OpenAI's."""
-    if given is not None:
-        return Path(given)
-    names = VOCABULARIES[parts.config.text.kind]
-    if parts.folder is not None and any((parts.folder / name).is_file() for name in names):
-        return parts.folder
-    published = cached_vocabulary(hub) if is_padded(parts.config.text.vocab_size) else None
-    if published is None:
-        raise UsageError(
-            "no vocabulary lies beside the weights",
-            where=parts.where,
-            expected=f"one of {', '.join(names)}, or CLIP's: {VOCABULARY} in the hub's cache",
-            fix="pass tokenizer= with a folder or file; OpenAI's is fetched by "
-            f"`hf download {VOCABULARY} tokenizer.json`",
-        )
-    return published
-
-
-def _refuse_another(place: Place, model: Model, told: _Told) -> None:
-    """Refuse arguments that contradict a checkpoint of ours, which says everything itself."""
-    if told.activation not in (None, model.config.activation):
-        raise _other_activation(place.path, str(told.activation), model.config)
-    if any(other is not None for other in (told.config, told.tokenizer, told.preprocess)):
-        raise UsageError(
-            "a checkpoint of diptych has its own tokenizer, preprocessing and configuration",
-            where=place.path,
-            fix="leave config=, tokenizer= and preprocess= out",
-        )
-
-
-def _other_activation(where: Path, given: str, config: ClipConfig) -> DiptychError:
-    return UsageError(
-        "the files state another activation than the one passed",
-        where=where,
-        found=given,
-        expected=config.activation,
-        fix="leave activation= out",
-    )
-
-
-def _check_row(place: Place, model: Model) -> None:
-    """Hold what the files say against the public table."""
-    row = place.row
-    assert row is not None
-    stated = named_preprocess(row.preprocess, model.config.vision.image_size)
-    checks = [("preprocessing", str(_seen(model.preprocess)), str(_seen(stated)))]
-    if row.activation is not None:
-        checks.append(("activation", model.config.activation, row.activation))
-    for what, found, expected in checks:
-        if found != expected:
-            raise IntegrityError(
-                f"the files contradict the table of public names about the {what}",
-                where=place.path,
-                found=found,
-                expected=expected,
-                fix=f"to load it as the files say: load({HUB_PREFIX + row.repository!r})",
-            )

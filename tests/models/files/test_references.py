@@ -11,7 +11,7 @@ from diptych.core.errors import UsageError
 from diptych.models import checkpoint
 from diptych.models.files.names import public_names
 from diptych.models.files.references import resolve
-from diptych.models.opening import load
+from diptych.models.load import load
 
 
 @pytest.mark.parametrize(

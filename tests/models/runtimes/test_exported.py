@@ -27,7 +27,7 @@ from diptych.data.synthetic.dataset import scene_pairs
 from diptych.embed.features import embed_images, embed_texts
 from diptych.evaluate.classifier import build_classifier
 from diptych.export.onnx import export
-from diptych.models import verification_cache as notes
+from diptych.models.files import verification_cache as notes
 from diptych.models.model import Model
 from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes import engines as runtimes

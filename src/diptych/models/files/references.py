@@ -137,7 +137,7 @@ class LoadOptions(TypedDict, total=False):
         tokenizer: one, or its folder or file, where none lies beside the weights.
         preprocess: a transform, or the name of one (`clip`, `siglip`, …), where no file states it.
         image_size: (height, width) to read, or both as one number; the learned positions are stretched to it
-            as in open_clip (`models.image_size`). None: the size that the model learned with.
+            as in open_clip (`models.assemble`). None: the size that the model learned with.
     """
 
     activation: "Activation | None"

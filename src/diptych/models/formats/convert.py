@@ -240,8 +240,8 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_back(model: Model, folder: Path, to: Target) -> Model:
     if to != "openai":
-        return load(folder)
-    return load(folder / OPENAI_WEIGHTS, tokenizer=model.tokenizer)
+        return load(folder, backend="torch")
+    return load(folder / OPENAI_WEIGHTS, backend="torch", tokenizer=model.tokenizer)
 
 
 def _parity(model: Model, back: Model) -> dict[str, Any]:

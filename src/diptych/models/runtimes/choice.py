@@ -6,7 +6,7 @@ that was quantised below that keeps the cosine that it states. Ties and failures
 `plans`.
 
 Reads: the golden embeddings. Writes: what each runtime did here, among the folder's notes
-(`diptych.models.verification_cache`).
+(`diptych.models.files.verification_cache`).
 """
 
 import time
@@ -22,8 +22,8 @@ from PIL import Image
 from diptych.core.errors import DataError, DiptychError, IntegrityError, MissingPackageError
 from diptych.core.machine import core_count, multiplies_bfloat16, processor
 from diptych.data.images.transforms import evaluation_pixels
+from diptych.models.files.verification_cache import Measured, Notes
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Precision, installed
-from diptych.models.verification_cache import Measured, Notes
 
 M = TypeVar("M")
 """An exported model, as `exported` opens it."""

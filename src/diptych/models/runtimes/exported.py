@@ -4,7 +4,7 @@ Nothing here imports torch: a process embeds its first picture while torch would
 in and arrays come out; tensors of torch are taken too, and are then what comes back.
 
 Reads: a folder that `diptych.export` wrote. Writes: `measured.json` in it, what this machine found out about
-it (see `diptych.models.verification_cache`); the folder works without.
+it (see `diptych.models.files.verification_cache`); the folder works without.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ from diptych.core.manifest import Manifest, content_digest, is_done, read_manife
 from diptych.core.settings import from_mapping
 from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
 from diptych.models.encode import Encodes
+from diptych.models.files.verification_cache import Notes
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower
 from diptych.models.tokenizers import AnyTokenizer, open_words, vocabulary_file
 from diptych.models.towers.config import ClipConfig, check_sizes
-from diptych.models.verification_cache import Notes
 
 KIND = "export"
 FORMAT: Literal[1] = 1

@@ -82,7 +82,7 @@ def _circumstances(key: str) -> str:
 @cache
 def _code() -> int:
     """Return when the code that embeds was last changed, in nanoseconds."""
-    home = Path(__file__).parent
+    home = Path(__file__).parent.parent
     files = [*home.rglob("*.py"), *(home.parent / "data").rglob("*.py")]
     return max((path.stat().st_mtime_ns for path in files), default=0)
 
