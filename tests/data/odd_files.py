@@ -1,4 +1,4 @@
-"""Encoded pictures of every unusual kind, drawn here: what preprocessing has to get right beside photos."""
+"""Encoded images of every unusual kind, drawn here: what preprocessing has to get right beside photos."""
 
 import io
 

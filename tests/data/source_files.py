@@ -12,7 +12,7 @@ from diptych.data.sources.open import Columns, open_source
 DEFAULT = Columns()
 
 
-def picture(number: int = 0) -> bytes:
+def make_image(number: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 6), (number % 256, 90, 200)).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -36,4 +36,4 @@ def images(folder: Path, *names: str) -> None:
     for number, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(make_image(number))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data.source_files import picture, read
+from tests.data.source_files import make_image, read
 
 from diptych.core.records import Counts, Need
 from diptych.data.pack import PackSettings, pack
@@ -36,7 +36,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
 def write(kind: str, folder: Path, text: str) -> Path:
     """A source of one image with one caption."""
     folder.mkdir()
-    (folder / "k.jpg").write_bytes(picture())
+    (folder / "k.jpg").write_bytes(make_image())
     row = {"image": "k.jpg", "caption": text}
     if kind == "csv":
         with (folder / "t.csv").open("w", newline="", encoding="utf-8") as file:
@@ -46,7 +46,7 @@ def write(kind: str, folder: Path, text: str) -> Path:
         (folder / "t.jsonl").write_text(json.dumps(row), encoding="utf-8")
         return folder / "t.jsonl"
     if kind == "parquet":
-        pq.write_table(pa.table({"image": [picture()], "caption": [text]}), folder / "t.parquet")
+        pq.write_table(pa.table({"image": [make_image()], "caption": [text]}), folder / "t.parquet")
         return folder / "t.parquet"
     beside = {"k.txt": text.encode()} if kind.endswith("txt") else {"k.json": json.dumps(row).encode()}
     return beside_one(folder, beside, in_tar=kind.startswith("tar"))
@@ -55,7 +55,7 @@ def write(kind: str, folder: Path, text: str) -> Path:
 def beside_one(folder: Path, beside: dict[str, bytes], *, in_tar: bool) -> Path:
     """One image and what lies beside it, in a folder or in a tar."""
     folder.mkdir(exist_ok=True)
-    members = {"k.jpg": picture(), **beside}
+    members = {"k.jpg": make_image(), **beside}
     if not in_tar:
         for name, data in members.items():
             (folder / name).write_bytes(data)
@@ -132,7 +132,7 @@ def test_a_named_column_is_the_caption_in_records_too(tmp_path: Path, in_tar: bo
 def test_fields_with_half_a_character_or_no_number_are_packed(tmp_path: Path, kind: str) -> None:
     record = {"caption": "a dog", "bro\udc00ken": "x\ud800y", "score": float("nan"), "ok": 1.5}
     if kind == "jsonl":
-        (tmp_path / "k.jpg").write_bytes(picture())
+        (tmp_path / "k.jpg").write_bytes(make_image())
         source = tmp_path / "t.jsonl"
         source.write_text(json.dumps({"image": "k.jpg", **record}))
     else:

@@ -21,7 +21,7 @@ ANY_LOSS = ShardSettings(max_bad_fraction=1.0)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "PCX", "TGA", "JPEG2000")
 
 
-def picture(number: int, format_: str = "JPEG", side: int = 24) -> bytes:
+def make_image(number: int, format_: str = "JPEG", side: int = 24) -> bytes:
     generator = random.Random(number)
     image = Image.frombytes("RGB", (side, side), generator.randbytes(side * side * 3))
     buffer = io.BytesIO()
@@ -33,7 +33,9 @@ def picture(number: int, format_: str = "JPEG", side: int = 24) -> bytes:
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three shards of ten pairs, with long and short captions and fields."""
     pairs = [
-        Pair(f"{n:04d}", picture(n, FORMATS[n % 5]), ("a caption",) * (1 + n % 2), {"n": n} if n % 3 else {})
+        Pair(
+            f"{n:04d}", make_image(n, FORMATS[n % 5]), ("a caption",) * (1 + n % 2), {"n": n} if n % 3 else {}
+        )
         for n in range(30)
     ]
     folder = tmp_path_factory.mktemp("shards") / "set"
@@ -61,12 +63,12 @@ def _copy(pristine: Path, target: Path) -> Path:
 def test_every_one_of_500_bit_flips_is_found_and_its_file_named(pristine: Path, tmp_path: Path) -> None:
     folder = _copy(pristine, tmp_path / "set")
     assert _fault(folder) is None
-    dice = random.Random(20)
+    rng = random.Random(20)
     names = ["00000.tar", "00001.tar", "00002.tar", "index.npy"]
     for _ in range(500):
-        path = folder / dice.choice(names)
+        path = folder / rng.choice(names)
         data = bytearray(path.read_bytes())
-        bit = dice.randrange(8 * len(data))
+        bit = rng.randrange(8 * len(data))
         data[bit // 8] ^= 1 << (bit % 8)
         path.write_bytes(data)
         fault = _fault(folder)
@@ -93,11 +95,11 @@ def test_flips_of_the_first_and_last_byte_and_of_the_archive_end_are_found(
 
 def test_every_one_of_500_cuts_is_found_when_the_set_is_opened(pristine: Path, tmp_path: Path) -> None:
     folder = _copy(pristine, tmp_path / "set")
-    dice = random.Random(21)
+    rng = random.Random(21)
     for _ in range(500):
-        path = folder / dice.choice(["00000.tar", "00001.tar", "00002.tar", "index.npy", "manifest.json"])
+        path = folder / rng.choice(["00000.tar", "00001.tar", "00002.tar", "index.npy", "manifest.json"])
         data = path.read_bytes()
-        path.write_bytes(data[: dice.randrange(len(data) - 1)])  # the manifest's last byte is but a line end
+        path.write_bytes(data[: rng.randrange(len(data) - 1)])  # the manifest's last byte is but a line end
         with pytest.raises(IntegrityError) as caught:
             ShardSet.open(folder)
         assert path.name in caught.value.where
@@ -108,9 +110,9 @@ def test_every_one_of_500_cuts_is_found_when_the_set_is_opened(pristine: Path, t
 def test_cuts_and_header_flips_of_others_tars_are_found_too(pristine: Path, tmp_path: Path) -> None:
     data = (pristine / "00001.tar").read_bytes()
     path = tmp_path / "foreign.tar"
-    dice = random.Random(22)
+    rng = random.Random(22)
     for _ in range(200):
-        path.write_bytes(data[: dice.randrange(len(data))])
+        path.write_bytes(data[: rng.randrange(len(data))])
         with pytest.raises(IntegrityError):
             ShardSet.open(path)
 
@@ -163,35 +165,35 @@ def test_a_shard_cut_while_it_is_open_is_an_error_and_no_signal(pristine: Path, 
 
 def mutants(count: int, seed: int) -> Iterator[bytes]:
     """Broken images of eleven formats: flipped bits, cuts, edited headers, doubled and deleted pieces."""
-    dice = random.Random(seed)
-    originals = [picture(n, FORMATS[n % len(FORMATS)], side=8 + 8 * (n % 4)) for n in range(44)]
+    rng = random.Random(seed)
+    originals = [make_image(n, FORMATS[n % len(FORMATS)], side=8 + 8 * (n % 4)) for n in range(44)]
     for number in range(count):
         data = bytearray(originals[number % len(originals)])
-        for _ in range(dice.choice((1, 1, 3, 20))):
-            _mutate(data, dice)
+        for _ in range(rng.choice((1, 1, 3, 20))):
+            _mutate(data, rng)
         yield bytes(data)
 
 
-def _mutate(data: bytearray, dice: random.Random) -> None:
-    kind = dice.randrange(7)
-    place = dice.randrange(len(data)) if data else 0
+def _mutate(data: bytearray, rng: random.Random) -> None:
+    kind = rng.randrange(7)
+    place = rng.randrange(len(data)) if data else 0
     if kind == 0 and data:
-        data[place] ^= 1 << dice.randrange(8)
+        data[place] ^= 1 << rng.randrange(8)
     elif kind == 1:
         del data[place:]
     elif kind == 2:
-        start = dice.randrange(min(64, len(data) + 1))
-        data[start : start + 4] = dice.choice(
-            (b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", dice.randbytes(4))
+        start = rng.randrange(min(64, len(data) + 1))
+        data[start : start + 4] = rng.choice(
+            (b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", rng.randbytes(4))
         )
     elif kind == 3:
-        data[place:place] = data[: dice.randrange(200)]
+        data[place:place] = data[: rng.randrange(200)]
     elif kind == 4:
-        del data[place : place + dice.randrange(1, 100)]
+        del data[place : place + rng.randrange(1, 100)]
     elif kind == 5:
-        data[place : place + 16] = dice.randbytes(16)
+        data[place : place + 16] = rng.randbytes(16)
     else:
-        data += dice.randbytes(dice.randrange(100))
+        data += rng.randbytes(rng.randrange(100))
 
 
 class Mutants:
@@ -214,9 +216,9 @@ class Mutants:
 
 def _pack_mutants(count: int, folder: Path, *, seed: int) -> None:
     settings = PackSettings(shards=ANY_LOSS, decoding=DecoderSettings(timeout_seconds=30))
-    receipt = pack(Mutants(count, seed), folder, settings=settings)
-    kept, dropped = receipt.counts["out"], receipt.counts["dropped"]
-    assert receipt.counts["in"] == count == kept + sum(dropped.values())
+    manifest = pack(Mutants(count, seed), folder, settings=settings)
+    kept, dropped = manifest.counts["out"], manifest.counts["dropped"]
+    assert manifest.counts["in"] == count == kept + sum(dropped.values())
     assert 0.02 * count < kept < 0.9 * count
     assert not {"decoder_crash", "timeout", "damaged"} & set(dropped)
     assert len(list(ShardSet.open(folder))) == kept
@@ -231,7 +233,7 @@ def test_200000_more_mutated_images_go_through_pack_and_every_one_is_counted(tmp
     _pack_mutants(200_000, tmp_path / "out", seed=2)
 
 
-def _bad_row(number: int, dice: random.Random) -> tuple[bytes, str]:
+def _bad_row(number: int, rng: random.Random) -> tuple[bytes, str]:
     """One bad row of a CSV and the reason it must be dropped for."""
     rows: list[tuple[bytes, str]] = [
         (b"nowhere/%d.jpg,words" % number, "missing_image"),
@@ -244,30 +246,30 @@ def _bad_row(number: int, dice: random.Random) -> tuple[bytes, str]:
         (b"../../good.jpg,words", "unsafe_path"),
         (b"good.jpg", "bad_row"),
         (b"good.jpg,a,b,c", "bad_row"),
-        (b"good.jpg," + b"w" * dice.choice((17_000, 100_000)), "caption_too_long"),
+        (b"good.jpg," + b"w" * rng.choice((17_000, 100_000)), "caption_too_long"),
         (b"junk.jpg,words %d" % number, "same image"),
     ]
     if number % 100 == 0:
         return b"good.jpg," + b"m" * 1_000_000, "caption_too_long"
-    return dice.choice(rows)
+    return rng.choice(rows)
 
 
 def test_1000_bad_rows_go_through_pack_and_every_one_is_counted_by_its_reason(tmp_path: Path) -> None:
-    (tmp_path / "good.jpg").write_bytes(picture(1))
+    (tmp_path / "good.jpg").write_bytes(make_image(1))
     (tmp_path / "junk.jpg").write_bytes(b"\xff\xd8\xff junk")
-    dice = random.Random(5)
+    rng = random.Random(5)
     expected: dict[str, int] = {}
     rows = [b"image,caption", b"good.jpg,the one good row"]
     for number in range(1000):
-        row, reason = _bad_row(number, dice)
+        row, reason = _bad_row(number, rng)
         rows.append(row)
         expected[reason] = expected.get(reason, 0) + 1
     (tmp_path / "t.csv").write_bytes(b"\n".join(rows))
     assert expected.pop("same image") > 10  # rows of one image are one pair, here with an image that is junk
-    receipt = pack(open_source(tmp_path / "t.csv"), tmp_path / "out", settings=PackSettings(shards=ANY_LOSS))
-    dropped = dict(receipt.counts["dropped"])
+    manifest = pack(open_source(tmp_path / "t.csv"), tmp_path / "out", settings=PackSettings(shards=ANY_LOSS))
+    dropped = dict(manifest.counts["dropped"])
     broken = {reason: n for reason, n in dropped.items() if "image" in reason and reason != "missing_image"}
     assert sum(broken.values()) == 1
     assert {reason: n for reason, n in dropped.items() if reason not in broken} == expected
-    assert receipt.counts["in"] == receipt.counts["out"] + sum(dropped.values())
+    assert manifest.counts["in"] == manifest.counts["out"] + sum(dropped.values())
     assert [pair.captions for pair in ShardSet.open(tmp_path / "out")] == [("the one good row",)]

@@ -76,7 +76,7 @@ def test_a_large_jpeg_is_decoded_small_and_turned(
     found = read_pixels(data, preprocess, mode="fast")
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     off = np.abs(found.astype(int) - evaluation_pixels(upright, preprocess))
-    # A picture that is turned wrongly, or read a pixel aside, is tens of levels off on average.
+    # An image that is turned wrongly, or read a pixel aside, is tens of levels off on average.
     assert off.mean() < 0.6 and off.max() <= 8
     ((height, width),) = decoded
     covered = cover(upright.size[::-1], (48, 32))
@@ -151,7 +151,7 @@ def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_s
 
 @pytest.mark.deep
 def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: Path) -> None:
-    """A ViT-B/32 with random weights, which sees all pictures as alike: centred, it is the harder test."""
+    """A ViT-B/32 with random weights, which sees all images as alike: centred, it is the harder test."""
     torch = pytest.importorskip("torch")
     from diptych.models.towers.clip import build
     from diptych.models.towers.presets import preset
@@ -176,12 +176,13 @@ def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: 
     exact, fast = embeds
     plain = torch.nn.functional.cosine_similarity(exact, fast).min().item()
     mean = exact.mean(dim=0)
-    centred = torch.nn.functional.cosine_similarity(exact - mean, fast - mean).min().item()
+    centered = torch.nn.functional.cosine_similarity(exact - mean, fast - mean).min().item()
     print(
-        f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, centred {centred:.6f}"
+        f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, "
+        f"centered {centered:.6f}"
     )
     assert off.mean() < 1
-    assert plain >= 0.9995 and centred >= 0.999
+    assert plain >= 0.9995 and centered >= 0.999
 
 
 @pytest.mark.deep

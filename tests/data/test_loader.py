@@ -32,14 +32,14 @@ PREPROCESS = Preprocess(size=(4, 6))
 END = 9
 
 
-def picture(number: int) -> bytes:
+def make_image(number: int) -> bytes:
     buffer = io.BytesIO()
     rng = np.random.default_rng(number)
     Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-PICTURES = [picture(number) for number in range(8)]
+IMAGES = [make_image(number) for number in range(8)]
 
 
 class Memory:
@@ -59,7 +59,7 @@ class Memory:
         if number == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         captions = tuple(f"{number} {word}" for word in range(1 + number % 3))
-        return Pair(str(number), PICTURES[number % 8], captions)
+        return Pair(str(number), IMAGES[number % 8], captions)
 
     def place(self, number: int) -> str:
         return f"memory.tar, sample {number}"

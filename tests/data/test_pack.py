@@ -57,7 +57,7 @@ broken = "no function"
 """
 
 
-def picture(number: int, *, size: tuple[int, int] = (8, 6), mark: bytes = b"") -> bytes:
+def make_image(number: int, *, size: tuple[int, int] = (8, 6), mark: bytes = b"") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, (number * 7 % 256, 90, 200)).save(buffer, "JPEG")
     return buffer.getvalue() + mark
@@ -69,11 +69,11 @@ def folder(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     source.mkdir()
     for number in range(40):
-        data = picture(number)
+        data = make_image(number)
         if number in (7, 23):
             data = data[:100]
         if number == 31:
-            data = picture(number, size=(300, 300))
+            data = make_image(number, size=(300, 300))
         (source / f"{number:03d}.jpg").write_bytes(data)
         if number not in (4, 5):
             (source / f"{number:03d}.txt").write_text(f"caption {number}")
@@ -101,12 +101,12 @@ def digests(folder: Path) -> dict[str, str]:
 def test_any_number_of_workers_gives_the_same_bytes_and_counts(folder: Path, tmp_path: Path) -> None:
     made = {}
     for workers in (0, 1, 2, 4):
-        receipt = pack(open_source(folder), tmp_path / f"out{workers}", settings=settings_for(workers))
-        made[workers] = (digests(tmp_path / f"out{workers}"), receipt.counts)
-        assert receipt.counts["in"] == 40 and receipt.counts["out"] == 35
-        assert receipt.counts["dropped"]["missing_caption"] == 2
-        assert receipt.counts["dropped"]["too_many_pixels"] == 1
-        assert receipt.counts["examples"]["too_many_pixels"] == ["031"]
+        manifest = pack(open_source(folder), tmp_path / f"out{workers}", settings=settings_for(workers))
+        made[workers] = (digests(tmp_path / f"out{workers}"), manifest.counts)
+        assert manifest.counts["in"] == 40 and manifest.counts["out"] == 35
+        assert manifest.counts["dropped"]["missing_caption"] == 2
+        assert manifest.counts["dropped"]["too_many_pixels"] == 1
+        assert manifest.counts["examples"]["too_many_pixels"] == ["031"]
     assert made[0] == made[1] == made[2] == made[4]
     assert ShardSet.open(tmp_path / "out0").digest == ShardSet.open(tmp_path / "out4").digest
 
@@ -140,7 +140,7 @@ def test_large_images_are_made_smaller_when_asked(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name, size in (("wide", (400, 200)), ("tall", (90, 300)), ("small", (40, 30))):
-        (source / f"{name}.jpg").write_bytes(picture(3, size=size))
+        (source / f"{name}.jpg").write_bytes(make_image(3, size=size))
         (source / f"{name}.txt").write_text(name)
     for workers in (0, 2):
         settings = PackSettings(decoding=DecoderSettings(resize=64), workers=workers)
@@ -148,15 +148,15 @@ def test_large_images_are_made_smaller_when_asked(tmp_path: Path) -> None:
     pairs = {pair.key: pair for pair in ShardSet.open(tmp_path / "out2")}
     sizes = {key: Image.open(io.BytesIO(pair.image)).size for key, pair in pairs.items()}
     assert sizes == {"wide": (128, 64), "tall": (64, 213), "small": (40, 30)}
-    assert pairs["small"].image == picture(3, size=(40, 30))
+    assert pairs["small"].image == make_image(3, size=(40, 30))
     assert digests(tmp_path / "out0") == digests(tmp_path / "out2")
 
 
 def test_without_verification_the_first_bytes_still_decide(folder: Path, tmp_path: Path) -> None:
     (folder / "000.jpg").write_bytes(b"<html>not found</html>")
     settings = replace(settings_for(0), verify_decode=False)
-    receipt = pack(open_source(folder), tmp_path / "out", settings=settings)
-    assert receipt.counts["dropped"] == {"format_not_allowed": 1, "missing_caption": 2}
+    manifest = pack(open_source(folder), tmp_path / "out", settings=settings)
+    assert manifest.counts["dropped"] == {"format_not_allowed": 1, "missing_caption": 2}
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str)
         73: b"CHATTY",
         199: b"EXIT",
     }
-    items = [(number, picture(number, mark=marks.get(number, b""))) for number in range(200)]
+    items = [(number, make_image(number, mark=marks.get(number, b""))) for number in range(200)]
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=2.0)
     answers = list(verdicts(items, lambda item: item[1], settings=settings, workers=2))
     assert [item for item, _ in answers] == items
@@ -208,7 +208,7 @@ def _children() -> set[int]:
 def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -> None:
     before = _children()
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=60.0)
-    images = [picture(number, mark=b"HANG" if number > 150 else b"") for number in range(300)]
+    images = [make_image(number, mark=b"HANG" if number > 150 else b"") for number in range(300)]
     stream = verdicts(images, bytes, settings=settings, workers=2)
     next(stream)
     assert _children() > before
@@ -225,7 +225,7 @@ def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -
 
 
 def test_large_images_cross_the_socket_whole() -> None:
-    images = [picture(1, size=(32, 32), mark=bytes(number * 500_000)) for number in range(8)]
+    images = [make_image(1, size=(32, 32), mark=bytes(number * 500_000)) for number in range(8)]
     settings = DecoderSettings(resize=16)
     answers = list(verdicts(images, bytes, settings=settings, workers=2))
     assert all(verdict.image is not None and len(verdict.image) < 2000 for _, verdict in answers)
@@ -310,8 +310,8 @@ def test_a_folder_that_holds_something_else_is_never_touched(folder: Path, tmp_p
 
 
 def test_the_fashion_titles_pack_without_a_loss(shared_data: Path, tmp_path: Path) -> None:
-    receipt = pack(open_source(shared_data / "fashion" / "test.parquet"), tmp_path / "out")
-    assert receipt.counts["in"] == receipt.counts["out"] == 3649
+    manifest = pack(open_source(shared_data / "fashion" / "test.parquet"), tmp_path / "out")
+    assert manifest.counts["in"] == manifest.counts["out"] == 3649
     shards = ShardSet.open(tmp_path / "out")
     assert isinstance(shards.pair(17), Pair) and "article_type" in shards.pair(17).fields
     again = Counts()

@@ -1,7 +1,7 @@
-"""Receipts: what a stage read, wrote, counted and how it was set, in one file that is written last.
+"""Manifests: what a stage read, wrote, counted and how it was set, in one file that is written last.
 
 A folder with a `manifest.json` is finished; one without is not. The manifest carries a digest of itself, so
-that a changed receipt is as loud as a changed file.
+that a changed manifest is as loud as a changed file.
 
 Reads and writes: `manifest.json` in the folder of a stage.
 """
@@ -45,7 +45,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The receipt of one finished stage.
+    """The manifest of one finished stage.
 
     Attributes:
         kind: what the folder is: "shards", "checkpoint", "run", …
@@ -94,7 +94,7 @@ def content_digest(manifest: Manifest) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the receipt: the last and atomic step of a stage."""
+    """Write the manifest: the last and atomic step of a stage."""
     body = {column.name: getattr(manifest, column.name) for column in fields(manifest)}
     body["inputs"] = [asdict(entry) for entry in manifest.inputs]
     body["outputs"] = [asdict(entry) for entry in manifest.outputs]
@@ -104,7 +104,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
-    """Read a receipt and check it against its own digest.
+    """Read a manifest and check it against its own digest.
 
     Args:
         folder: of the finished stage.
@@ -140,18 +140,18 @@ def is_done(folder: Path, kind: str) -> bool:
     """Tell whether a stage of this kind has finished in the folder.
 
     Raises:
-        IntegrityError: there is a receipt, but a damaged one.
+        IntegrityError: there is a manifest, but a damaged one.
     """
     path = Path(folder) / MANIFEST_NAME
     return path.is_file() and read_manifest(folder).kind == kind
 
 
 def verify(folder: Path, manifest: Manifest | None = None) -> Manifest:
-    """Hold every file that a stage wrote against its receipt.
+    """Hold every file that a stage wrote against its manifest.
 
     Args:
         folder: of the stage.
-        manifest: its receipt, if it was read already.
+        manifest: its manifest, if it was read already.
 
     Raises:
         IntegrityError: a file is missing, or has another size or digest; names it with both.

@@ -33,7 +33,7 @@ from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.order import epoch_of, sample_at
 
 PREFETCHED_BATCHES = 2
-"""Batches that each worker holds ready: enough to ride out a slow picture, little memory."""
+"""Batches that each worker holds ready: enough to ride out a slow image, little memory."""
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
 workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s."""
@@ -82,7 +82,7 @@ class LoaderSettings:
         word_dropout: largest share of words that every second caption loses, drawn anew each epoch; the paper
             has 0. Against learning a small data set's captions by heart.
         max_bad_fraction: share of samples that may be skipped before loading fails.
-        limits: which pictures are refused.
+        limits: which images are refused.
     """
 
     batch_size: int
@@ -140,7 +140,7 @@ class Loader:
     Args:
         pairs: the data set.
         tokenizer: makes the captions' tokens.
-        preprocess: makes the pictures' pixels.
+        preprocess: makes the images' pixels.
         settings: batch size, workers, seed.
         rank: which of `world` training processes this is; each gets its run of every batch.
         world: number of training processes; must divide the batch size.

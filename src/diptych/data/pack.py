@@ -76,13 +76,13 @@ def _pack(source: Source, final: Path, settings: PackSettings) -> Manifest:
     # Through JSON and back, as the manifest's settings went: tuples are lists there.
     recorded = json.loads(json.dumps(recorded))
     if is_done(final, KIND):
-        receipt = read_manifest(final, kind=KIND)
-        if not _difference(receipt, inputs, recorded):
-            return receipt
+        manifest = read_manifest(final, kind=KIND)
+        if not _difference(manifest, inputs, recorded):
+            return manifest
         raise UsageError(
             "this folder holds another pack",
             where=final,
-            found=_difference(receipt, inputs, recorded),
+            found=_difference(manifest, inputs, recorded),
             expected=f"no pack, or that of {source.name} as it is now, with these settings",
             fix="choose another folder, or remove this one",
         )
@@ -99,13 +99,13 @@ def _pack(source: Source, final: Path, settings: PackSettings) -> Manifest:
         )
 
 
-def _difference(receipt: Manifest, inputs: tuple[FileEntry, ...], settings: dict[str, Any]) -> str:
+def _difference(manifest: Manifest, inputs: tuple[FileEntry, ...], settings: dict[str, Any]) -> str:
     """Say how a pack differs from the one that is asked for; nothing if it does not."""
-    if receipt.inputs != inputs:
+    if manifest.inputs != inputs:
         return (
-            f"the pack of {receipt.settings.get('source', 'another source')}, or of it before it was changed"
+            f"the pack of {manifest.settings.get('source', 'another source')}, or of it before it was changed"
         )
-    changed = [name for name, value in settings.items() if receipt.settings.get(name) != value]
+    changed = [name for name, value in settings.items() if manifest.settings.get(name) != value]
     return f"other settings: {', '.join(changed)}" if changed else ""
 
 

@@ -43,7 +43,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def huge_png(side: int) -> bytes:
-    """A grey picture of side × side zeros, packed row by row: a few hundred kB."""
+    """A grey image of side × side zeros, packed row by row: a few hundred kB."""
     packer = zlib.compressobj(9)
     packed = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
     header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
@@ -132,7 +132,7 @@ def test_exif_orientation_is_applied(orientation, kind):
 @pytest.mark.parametrize(
     "exif", [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00" + b"MM" * 40]
 )
-def test_damaged_exif_costs_the_orientation_not_the_picture(exif):
+def test_damaged_exif_costs_the_orientation_not_the_image(exif):
     data = encoded(photo(), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -141,7 +141,7 @@ def test_damaged_exif_costs_the_orientation_not_the_picture(exif):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_of_an_animation_the_first_frame_is_taken(kind):
-    frames = [Image.new("RGB", (20, 10), colour) for colour in ("red", "green", "blue")]
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
     red, green, blue = np.asarray(decode(data)).reshape(-1, 3).mean(axis=0)
     assert red > 240

@@ -1,4 +1,4 @@
-"""What makes pictures smaller is Pillow's, to the bit."""
+"""What makes images smaller is Pillow's, to the bit."""
 
 import numpy as np
 import pytest
@@ -31,9 +31,9 @@ def test_pixels_are_those_of_pillow(seed: int) -> None:
     assert np.array_equal(bicubic(pixels, covered, (top, left), size, down_first=down_first), window)
 
 
-def test_a_view_of_a_picture_that_cannot_be_written_will_do() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)[:, ::-1]
-    picture.flags.writeable = False
-    expected = Image.fromarray(picture).resize((30, 40), Image.Resampling.BICUBIC)
-    found = bicubic(picture, (40, 30), (0, 0), (40, 30), down_first=goes_down_first((90, 70), (40, 30)))
+def test_a_view_of_an_image_that_cannot_be_written_will_do() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)[:, ::-1]
+    image.flags.writeable = False
+    expected = Image.fromarray(image).resize((30, 40), Image.Resampling.BICUBIC)
+    found = bicubic(image, (40, 30), (0, 0), (40, 30), down_first=goes_down_first((90, 70), (40, 30)))
     assert np.array_equal(found, expected)

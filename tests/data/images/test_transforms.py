@@ -26,7 +26,7 @@ EVALUATION = [
 ]
 
 
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+def make_image(height: int, width: int, seed: int = 0) -> Image.Image:
     """Smooth waves with some noise: bicubic overshoot and rounding both show."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -42,8 +42,8 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 @pytest.mark.parametrize(("image_size", "size", "resized", "corner"), EVALUATION)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_evaluation_resizes_to_cover_and_cuts_the_centre(image_size, size, resized, corner, interpolation):
-    image = picture(*image_size)
+def test_evaluation_resizes_to_cover_and_cuts_the_center(image_size, size, resized, corner, interpolation):
+    image = make_image(*image_size)
     resample = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
     whole = np.asarray(image.resize(resized[::-1], resample))
     expected = whole[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
@@ -53,7 +53,7 @@ def test_evaluation_resizes_to_cover_and_cuts_the_centre(image_size, size, resiz
 
 
 def test_squash_resizes_to_exactly_the_target():
-    image = picture(50, 90)
+    image = make_image(50, 90)
     expected = np.asarray(image.resize((60, 80), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(
         evaluation_pixels(image, Preprocess(size=(80, 60), resize="squash")), expected
@@ -63,7 +63,7 @@ def test_squash_resizes_to_exactly_the_target():
 @pytest.mark.parametrize("size", [(80, 60), (64, 64), (96, 48)])
 @pytest.mark.parametrize("image_size", [(80, 60), (79, 60), (300, 200)])
 def test_reading_is_decoding_and_transforming(size, image_size):
-    data, preprocess = encoded(picture(*image_size)), Preprocess(size=size, horizontal_flip=True)
+    data, preprocess = encoded(make_image(*image_size)), Preprocess(size=size, horizontal_flip=True)
     np.testing.assert_array_equal(read_pixels(data, preprocess), evaluation_pixels(decode(data), preprocess))
     for seed in range(5):
         np.testing.assert_array_equal(
@@ -73,7 +73,7 @@ def test_reading_is_decoding_and_transforming(size, image_size):
 
 
 def test_training_turns_other_modes_into_rgb_first():
-    palette, preprocess = picture(40, 50).quantize(16), Preprocess(size=(32, 32))
+    palette, preprocess = make_image(40, 50).quantize(16), Preprocess(size=(32, 32))
     found, expected = (
         training_pixels(image, preprocess, np.random.default_rng(0))
         for image in (palette, palette.convert("RGB"))
@@ -87,7 +87,7 @@ def test_pixels_are_writable_contiguous_and_own_their_memory(train):
     for image_size in [(80, 60), (90, 70)]:
         for kind in ["JPEG", "PNG"]:
             preprocess = Preprocess(size=(80, 60), train_resize=60, horizontal_flip=True)
-            pixels = read_pixels(encoded(picture(*image_size), kind), preprocess, rng=rng)
+            pixels = read_pixels(encoded(make_image(*image_size), kind), preprocess, rng=rng)
             assert pixels.flags.writeable
             assert pixels.flags.c_contiguous
             assert pixels.shape == (80, 60, 3)
@@ -104,7 +104,7 @@ def test_a_long_strip_is_not_blown_up_before_the_crop():
 
 
 def test_training_window_is_within_one_level_of_resizing_then_cropping():
-    image, preprocess = picture(150, 200), Preprocess(size=(64, 64), train_resize=73)
+    image, preprocess = make_image(150, 200), Preprocess(size=(64, 64), train_resize=73)
     resized = np.asarray(image.resize((int(73 * 200 / 150), 73), Image.Resampling.BICUBIC)).astype(int)
     for seed in range(20):
         window = training_pixels(image, preprocess, np.random.default_rng(seed)).astype(int)
@@ -125,8 +125,8 @@ def test_training_windows_reach_every_offset_alike():
 
 
 def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
-    """A border of 2 makes 5 x 5 shifts: the picture moved, its edge filled in (oracle: clipped indices)."""
-    image = picture(40, 30)
+    """A border of 2 makes 5 x 5 shifts: the image moved, its edge filled in (oracle: clipped indices)."""
+    image = make_image(40, 30)
     whole, preprocess = np.asarray(image), Preprocess(size=(40, 30), train_resize=30, train_pad=2)
     rng, found = np.random.default_rng(0), set()
     for _ in range(400):
@@ -143,7 +143,7 @@ def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
 
 
 def test_padding_comes_after_resizing():
-    image, rng = picture(80, 60), np.random.default_rng(1)
+    image, rng = make_image(80, 60), np.random.default_rng(1)
     preprocess = Preprocess(size=(40, 30), train_resize=30, train_pad=1)
     resized = np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC))
     small = np.pad(resized, ((1, 1), (1, 1), (0, 0)), "edge")
@@ -154,7 +154,7 @@ def test_padding_comes_after_resizing():
 
 
 def test_training_is_the_same_for_the_same_generator_and_draws_three_numbers():
-    image = picture(90, 120)
+    image = make_image(90, 120)
     plain = Preprocess(size=(32, 32))
     for preprocess in [plain, replace(plain, horizontal_flip=True), replace(plain, train_pad=3)]:
         one, two = np.random.default_rng(7), np.random.default_rng(7)
@@ -166,7 +166,7 @@ def test_training_is_the_same_for_the_same_generator_and_draws_three_numbers():
         assert one.random() == two.random()
 
 
-def test_flip_mirrors_about_half_of_the_pictures_and_none_unless_asked():
+def test_flip_mirrors_about_half_of_the_images_and_none_unless_asked():
     image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (64, 1, 3)))
     rng = np.random.default_rng(3)
     flipped = [
@@ -186,9 +186,9 @@ def test_flip_mirrors_about_half_of_the_pictures_and_none_unless_asked():
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 def test_every_shape_gives_the_target_size(image_size, size, resize):
     preprocess = Preprocess(size=size, resize=resize)
-    assert evaluation_pixels(picture(*image_size), preprocess).shape == (*size, 3)
+    assert evaluation_pixels(make_image(*image_size), preprocess).shape == (*size, 3)
     for seed in range(4):
-        assert training_pixels(picture(*image_size), preprocess, np.random.default_rng(seed)).shape == (
+        assert training_pixels(make_image(*image_size), preprocess, np.random.default_rng(seed)).shape == (
             *size,
             3,
         )

@@ -68,14 +68,16 @@ def traces(folder: Path, gone: Pair) -> list[str]:
 )
 def test_no_byte_of_a_removed_sample_stays_and_all_others_do(shards: Path, numbers: tuple[int, ...]) -> None:
     assert all(traces(shards.parent, PAIRS[number]) for number in numbers)
-    receipt = remove(shards, keys_of(*numbers), reason="asked for")
+    manifest = remove(shards, keys_of(*numbers), reason="asked for")
     assert [traces(shards.parent, PAIRS[number]) for number in numbers] == [[]] * len(numbers)
     verify(shards)
     assert list(ShardSet.open(shards)) == left(*numbers)
-    assert receipt == read_manifest(shards)
-    assert receipt.extra["samples"] == len(PAIRS) - len(numbers) == sum(receipt.extra["shard_samples"])
-    assert receipt.extra["version"] == 2
-    assert receipt.counts["in"] == receipt.counts["out"] + receipt.counts["dropped"]["removed"] == len(PAIRS)
+    assert manifest == read_manifest(shards)
+    assert manifest.extra["samples"] == len(PAIRS) - len(numbers) == sum(manifest.extra["shard_samples"])
+    assert manifest.extra["version"] == 2
+    assert (
+        manifest.counts["in"] == manifest.counts["out"] + manifest.counts["dropped"]["removed"] == len(PAIRS)
+    )
 
 
 @pytest.mark.parametrize("numbers", [(1, 9), (4, 5, 6, 7), (12, 13)], ids=str)
@@ -128,7 +130,7 @@ def test_removing_again_does_nothing_and_a_wrong_key_is_told(shards: Path) -> No
 
 def test_what_else_lies_in_the_folder_is_never_deleted_unasked(shards: Path) -> None:
     (shards / "stages").mkdir()
-    (shards / "stages" / "picture").write_bytes(PAIRS[4].image)
+    (shards / "stages" / "image").write_bytes(PAIRS[4].image)
     with pytest.raises(UsageError, match="holds more") as caught:
         remove(shards, keys_of(4))
     assert "stages" in str(caught.value) and len(ShardSet.open(shards)) == len(PAIRS)
@@ -189,9 +191,9 @@ def test_a_kill_at_every_durable_step_can_be_repeated(tmp_path: Path, whole: dic
         assert code == 137
         assert digests(folder) in (old, whole), step  # the old set or the new one, never a mix
         assert list(ShardSet.open(folder)) in (PAIRS, left(*GONE)), step
-        receipt = remove(folder, keys_of(*GONE))
+        manifest = remove(folder, keys_of(*GONE))
         assert digests(folder) == whole, step
-        assert receipt.extra["version"] == 2 and len(receipt.extra["removals"]) == 1
+        assert manifest.extra["version"] == 2 and len(manifest.extra["removals"]) == 1
         assert traces(folder.parent, PAIRS[GONE[step % len(GONE)]]) == [], step
         assert not [path for path in folder.parent.iterdir() if path.name.startswith(TEMP_PREFIX)], step
         remove_set(folder)

@@ -21,9 +21,9 @@ def test_joined_sets_read_as_one(tmp_path: Path) -> None:
     parts = sorted((tmp_path / "parts").iterdir())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "00000.tar").write_text("left by a run that was killed")
-    receipt = join_shards(parts, tmp_path / "out", seed=7)
-    assert verify(tmp_path / "out") == receipt == read_manifest(tmp_path / "out")
-    assert (receipt.seed, receipt.extra) == (7, {"samples": 40, "shard_samples": [10, 3, 1, 10, 10, 6]})
+    manifest = join_shards(parts, tmp_path / "out", seed=7)
+    assert verify(tmp_path / "out") == manifest == read_manifest(tmp_path / "out")
+    assert (manifest.seed, manifest.extra) == (7, {"samples": 40, "shard_samples": [10, 3, 1, 10, 10, 6]})
     shards = ShardSet.open(tmp_path / "out")
     assert list(shards) == pairs
     assert shards.pair(25) == pairs[25]

@@ -20,7 +20,7 @@ from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
 from diptych.data.shards.writer import member_key
 
 
-def picture(number: int, format_: str = "JPEG") -> bytes:
+def make_image(number: int, format_: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8 + number % 5, 6), (number * 7 % 256, 90, 200)).save(buffer, format_)
     return buffer.getvalue()
@@ -34,7 +34,7 @@ def some_pairs(count: int) -> list[Pair]:
     for number in range(count):
         captions = tuple(f"caption {number} {line} ä" for line in range(1 + number % 3))
         fields = {"label": f"l{number}", "n": number, "x": 0.5, "b": True, "none": None} if number % 2 else {}
-        pairs.append(Pair(f"{number:06d}", picture(number, FORMATS[number % 5]), captions, fields))
+        pairs.append(Pair(f"{number:06d}", make_image(number, FORMATS[number % 5]), captions, fields))
     return pairs
 
 
@@ -56,9 +56,11 @@ def test_pairs_come_back_as_they_were_in_any_order(tmp_path: Path) -> None:
 
 def test_strange_keys_texts_and_fields_survive(tmp_path: Path) -> None:
     pairs = [
-        Pair("a/b.c d", picture(0), ("\n two\nlines ",), {"key": "other", "captions": "mine", "fields": "x"}),
-        Pair("größe" * 40, picture(1), ("", "second"), {"nan": math.nan, "inf": math.inf}),
-        Pair("a_b_c_d", picture(2), ("\0 NUL", "𝕊"), {}),
+        Pair(
+            "a/b.c d", make_image(0), ("\n two\nlines ",), {"key": "other", "captions": "mine", "fields": "x"}
+        ),
+        Pair("größe" * 40, make_image(1), ("", "second"), {"nan": math.nan, "inf": math.inf}),
+        Pair("a_b_c_d", make_image(2), ("\0 NUL", "𝕊"), {}),
     ]
     write_shards(pairs, tmp_path / "out")
     back = list(ShardSet.open(tmp_path / "out"))
@@ -79,9 +81,9 @@ def test_equal_pairs_make_equal_bytes_and_the_same_digest(tmp_path: Path) -> Non
 
 def test_shards_stay_below_their_limits_and_the_ranges_cover_every_byte(tmp_path: Path) -> None:
     limit = 20_000
-    receipt = write_shards(some_pairs(100), tmp_path / "out", settings=ShardSettings(max_bytes=limit))
+    manifest = write_shards(some_pairs(100), tmp_path / "out", settings=ShardSettings(max_bytes=limit))
     index = np.load(tmp_path / "out" / "index.npy", allow_pickle=False)
-    sizes = [entry.bytes for entry in receipt.outputs if entry.name.endswith(".tar")]
+    sizes = [entry.bytes for entry in manifest.outputs if entry.name.endswith(".tar")]
     assert len(sizes) > 5 and max(sizes) <= limit
     for shard, size in enumerate(sizes):
         rows = index[index["shard"] == shard]
@@ -91,8 +93,8 @@ def test_shards_stay_below_their_limits_and_the_ranges_cover_every_byte(tmp_path
 
 
 def test_one_sample_larger_than_a_shard_gets_its_own(tmp_path: Path) -> None:
-    receipt = write_shards(some_pairs(3), tmp_path / "out", settings=ShardSettings(max_bytes=10))
-    assert [entry.name for entry in receipt.outputs] == ["00000.tar", "00001.tar", "00002.tar", "index.npy"]
+    manifest = write_shards(some_pairs(3), tmp_path / "out", settings=ShardSettings(max_bytes=10))
+    assert [entry.name for entry in manifest.outputs] == ["00000.tar", "00001.tar", "00002.tar", "index.npy"]
 
 
 def test_the_manifest_carries_digests_counts_and_inputs(tmp_path: Path) -> None:
@@ -102,15 +104,15 @@ def test_the_manifest_carries_digests_counts_and_inputs(tmp_path: Path) -> None:
     bad = [
         Pair("gif", b"not an image", ("a",)),
         Pair("none", b"", ("a",)),
-        Pair("mute", picture(1), ()),
-        Pair("half", picture(1), ("\ud800",)),
-        Pair("000001", picture(9), ("again",)),
-        Pair("\ud800", picture(1), ("a",)),
+        Pair("mute", make_image(1), ()),
+        Pair("half", make_image(1), ("\ud800",)),
+        Pair("000001", make_image(9), ("again",)),
+        Pair("\ud800", make_image(1), ("a",)),
     ]
     write_shards([*some_pairs(5), *bad], tmp_path / "out", counts=counts, inputs=inputs, seed=4)
-    receipt = verify(tmp_path / "out")
-    assert receipt.counts["in"] == 12 and receipt.counts["out"] == 5
-    assert receipt.counts["dropped"] == {
+    manifest = verify(tmp_path / "out")
+    assert manifest.counts["in"] == 12 and manifest.counts["out"] == 5
+    assert manifest.counts["dropped"] == {
         "bad_row": 2,
         "caption_not_text": 1,
         "duplicate_key": 1,
@@ -118,7 +120,7 @@ def test_the_manifest_carries_digests_counts_and_inputs(tmp_path: Path) -> None:
         "missing_caption": 1,
         "missing_image": 1,
     }
-    assert receipt.inputs == inputs and receipt.seed == 4 and receipt.extra["samples"] == 5
+    assert manifest.inputs == inputs and manifest.seed == 4 and manifest.extra["samples"] == 5
 
 
 def test_too_many_bad_pairs_or_none_left_write_nothing(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_we_read_shards_that_webdataset_wrote(tmp_path: Path) -> None:
                 sink.write(
                     {
                         "__key__": f"{number:05d}",
-                        "jpg": picture(10 * shard + number),
+                        "jpg": make_image(10 * shard + number),
                         "txt": f" caption {shard} {number}\n",
                         "json": {"url": f"http://x/{number}", "width": 8, "list": [1], "ok": True},
                     }
@@ -175,7 +177,7 @@ def test_we_read_shards_that_webdataset_wrote(tmp_path: Path) -> None:
     pairs = list(shards)
     assert [pair.key for pair in pairs[3:5]] == ["00003", "part-001-00000"]
     assert pairs[5].captions == ("caption 1 1",)
-    assert pairs[5].image == picture(11)
+    assert pairs[5].image == make_image(11)
     assert pairs[5].fields == {"url": "http://x/1", "width": 8, "ok": True}
     joined = ShardSet.open(f"{tmp_path}/part-000.tar::{tmp_path}/part-001.tar")
     assert list(joined) == pairs == list(ShardSet.open(tmp_path))
@@ -197,22 +199,22 @@ def test_foreign_members_are_grouped_as_webdataset_groups_them(tmp_path: Path) -
         tmp_path / "a.tar",
         [
             ("__meta__.json", b"{}"),
-            ("./x/one.JPG", picture(1)),
+            ("./x/one.JPG", make_image(1)),
             ("./x/one.txt", b"one"),
-            (f"{long}.png", picture(2, "PNG")),
+            (f"{long}.png", make_image(2, "PNG")),
             (f"{long}.json", b'{"caption": "two", "key": "k2", "captions": ["two", "zwei"]}'),
             (f"{long}.cls", b"7"),
             ("README", b"no extension"),
             ("three.json", b'{"caption": "no image"}'),
-            ("four.jpg", picture(4)),
-            ("five.jpg", picture(5)),
+            ("four.jpg", make_image(4)),
+            ("five.jpg", make_image(5)),
             ("five.txt", b"\xff\xfe"),
-            ("six.jpg", picture(6)),
+            ("six.jpg", make_image(6)),
             ("six.txt", b"   "),
-            ("seven.seg.jpg", picture(6)),
-            ("seven.jpg", picture(7)),
+            ("seven.seg.jpg", make_image(6)),
+            ("seven.jpg", make_image(7)),
             ("seven.json", b'{"caption": "seven"}'),
-            ("eight.jpg", picture(8)),
+            ("eight.jpg", make_image(8)),
             ("eight.json", b"[" * 100_000),
         ],
     )
@@ -221,7 +223,7 @@ def test_foreign_members_are_grouped_as_webdataset_groups_them(tmp_path: Path) -
     pairs = list(shards.pairs(counts))
     assert [pair.key for pair in pairs] == ["x/one", long, "seven"]
     assert pairs[1].captions == ("two", "zwei")
-    assert pairs[2].image == picture(7)
+    assert pairs[2].image == make_image(7)
     assert counts.dropped == {
         Reason.MISSING_IMAGE: 1,
         Reason.MISSING_CAPTION: 1,
@@ -246,9 +248,9 @@ def test_a_key_that_comes_back_later_in_a_shard_is_dropped(tmp_path: Path) -> No
 def test_members_that_could_run_code_are_never_decoded(tmp_path: Path) -> None:
     path = _tar(
         tmp_path / "a.tar",
-        [("a.jpg", picture(1)), ("a.txt", b"x"), ("a.pkl", b"cos\nsystem\n(S'x'\ntR."), ("a.pth", b"PK")],
+        [("a.jpg", make_image(1)), ("a.txt", b"x"), ("a.pkl", b"cos\nsystem\n(S'x'\ntR."), ("a.pth", b"PK")],
     )
-    assert list(ShardSet.open(path)) == [Pair("a", picture(1), ("x",))]
+    assert list(ShardSet.open(path)) == [Pair("a", make_image(1), ("x",))]
 
 
 def _keys_in_child(shards: ShardSet, out: "multiprocessing.Queue[list[str]]") -> None:

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, picture, read
+from tests.data.source_files import images, make_image, read
 
 from diptych.core.errors import DataError, IntegrityError, Reason, UnknownNameError, UsageError
 from diptych.core.records import Pair
@@ -31,7 +31,7 @@ def test_a_folder_of_images_gives_captions_from_the_files_beside_them(tmp_path: 
         ("x", ("x",), {"label": "a", "width": 3, "none": None}),
         ("y", ("y1", "y2"), {"label": "a"}),
     ]
-    assert pairs[0].image == picture(0) and dropped == {}
+    assert pairs[0].image == make_image(0) and dropped == {}
 
 
 def test_equal_names_in_several_folders_keep_their_folder_in_the_key(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_rows_that_share_an_image_become_one_pair(tmp_path: Path) -> None:
         ("2", ("two, quoted", "again\nover lines"), {"label": "b"}),
         ("1", ("one",), {"label": "a"}),
     ]
-    assert pairs[0].image == picture(1) and dropped == {}
+    assert pairs[0].image == make_image(1) and dropped == {}
 
 
 def test_tsv_other_columns_ids_and_absolute_paths(tmp_path: Path) -> None:
@@ -104,14 +104,14 @@ def test_tsv_other_columns_ids_and_absolute_paths(tmp_path: Path) -> None:
     absolute = tmp_path / "elsewhere" / "1.jpg"
     path.write_text(f"\ufeffid\tfile\ttitle\nk7\t{absolute}\ta, b\n")
     pairs, _ = read(path, Columns(image="file", caption="title"))
-    assert pairs == [Pair("k7", picture(0), ("a, b",), {})]
+    assert pairs == [Pair("k7", make_image(0), ("a, b",), {})]
 
 
 def test_a_missing_column_names_the_columns_and_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("filepath,captions\na.jpg,x\n")
     with pytest.raises(UnknownNameError, match=r"captions, filepath(.|\n)*did you mean 'captions'"):
         read(tmp_path / "t.csv", Columns(image="filepath"))
-    table = pa.table({"picture": [b"x"], "text": ["x"]})
+    table = pa.table({"photo": [b"x"], "text": ["x"]})
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(UnknownNameError, match="'image'"):
         read(tmp_path / "t.parquet")
@@ -180,7 +180,7 @@ def test_parquet_with_bytes_structs_and_paths(tmp_path: Path) -> None:
     plain = pa.table(
         {
             "id": [10, 11],
-            "image": [picture(1), picture(2)],
+            "image": [make_image(1), make_image(2)],
             "caption": ["a", "b"],
             "label": pa.array(["x", "y"]).dictionary_encode(),
             "when": pa.array([0, 1], pa.timestamp("s")),
@@ -191,18 +191,18 @@ def test_parquet_with_bytes_structs_and_paths(tmp_path: Path) -> None:
     pq.write_table(plain, tmp_path / "plain.parquet", row_group_size=1)
     pairs, _ = read(tmp_path / "plain.parquet")
     assert pairs[0] == Pair(
-        "10", picture(1), ("a",), {"label": "x", "when": "1970-01-01T00:00:00", "score": 0.5}
+        "10", make_image(1), ("a",), {"label": "x", "when": "1970-01-01T00:00:00", "score": 0.5}
     )
     assert pairs[1].key == "11" and pairs[1].fields["score"] is None
     hub = pa.table(
         {
-            "image": [{"bytes": picture(3), "path": "a/q.jpg"}, {"bytes": None, "path": "i/one.jpg"}],
+            "image": [{"bytes": make_image(3), "path": "a/q.jpg"}, {"bytes": None, "path": "i/one.jpg"}],
             "caption": [["c1", "c2"], ["d"]],
         }
     )
     pq.write_table(hub, tmp_path / "hub.parquet")
     pairs, _ = read(tmp_path / "hub.parquet")
-    assert pairs == [Pair("q", picture(3), ("c1", "c2")), Pair("one", picture(0), ("d",))]
+    assert pairs == [Pair("q", make_image(3), ("c1", "c2")), Pair("one", make_image(0), ("d",))]
     paths = pa.table({"image": ["i/one.jpg", "i/two.jpg", "i/one.jpg"], "caption": ["a", "b", "c"]})
     pq.write_table(paths, tmp_path / "paths.parquet")
     pairs, _ = read(tmp_path / "paths.parquet")
@@ -219,7 +219,7 @@ def test_parquet_with_bytes_structs_and_paths(tmp_path: Path) -> None:
 
 
 def test_bad_cells_of_parquet_are_counted_by_reason(tmp_path: Path) -> None:
-    good = picture(1)
+    good = make_image(1)
     offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 4, 6, 6, 9, 20_009, 20_010)))
     data = pa.py_buffer(b"ok" + b"\xff\xfe" + b"hi" + b"" + b"a\0b" + b"z" * 20_000 + b"!")
     captions = pa.Array.from_buffers(pa.string(), 7, [None, offsets, data])
@@ -240,7 +240,7 @@ def test_bad_cells_of_parquet_are_counted_by_reason(tmp_path: Path) -> None:
 
 
 def test_damaged_parquet_is_an_integrity_error(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": [picture()], "caption": ["x"]}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [make_image()], "caption": ["x"]}), tmp_path / "t.parquet")
     data = (tmp_path / "t.parquet").read_bytes()
     (tmp_path / "t.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(IntegrityError, match="Parquet"):
@@ -250,7 +250,7 @@ def test_damaged_parquet_is_an_integrity_error(tmp_path: Path) -> None:
 def test_a_folder_of_parquet_files_is_one_source(tmp_path: Path) -> None:
     for part in range(2):
         pq.write_table(
-            pa.table({"image": [picture(part)], "caption": [f"c{part}"]}), tmp_path / f"{part}.parquet"
+            pa.table({"image": [make_image(part)], "caption": [f"c{part}"]}), tmp_path / f"{part}.parquet"
         )
     pairs, _ = read(tmp_path)
     assert [(pair.key, pair.captions[0]) for pair in pairs] == [("00000000", "c0"), ("00000001", "c1")]
@@ -260,22 +260,22 @@ def test_a_folder_of_parquet_files_is_one_source(tmp_path: Path) -> None:
 
 
 def test_tars_and_our_own_shards_are_sources(tmp_path: Path) -> None:
-    pairs = [Pair(f"{number}", picture(number), ("a", "b")) for number in range(4)]
+    pairs = [Pair(f"{number}", make_image(number), ("a", "b")) for number in range(4)]
     write_shards(pairs, tmp_path / "ours")
     assert read(tmp_path / "ours") == (pairs, {})
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        for name, data in (("k.jpg", picture()), ("k.txt", b"cap"), ("lone.jpg", b"x")):
+        for name, data in (("k.jpg", make_image()), ("k.txt", b"cap"), ("lone.jpg", b"x")):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     for ref in (tmp_path / "x.tar", f"{tmp_path}/{{x,x}}.tar"):
         found, dropped = read(ref)
-        assert found[0] == Pair("k", picture(), ("cap",))
+        assert found[0] == Pair("k", make_image(), ("cap",))
         assert dropped["missing_caption"] >= 1
 
 
 def test_a_damaged_sample_of_a_shard_is_dropped_and_counted(tmp_path: Path) -> None:
-    pairs = [Pair(f"{number}", picture(number), ("a",)) for number in range(4)]
+    pairs = [Pair(f"{number}", make_image(number), ("a",)) for number in range(4)]
     write_shards(pairs, tmp_path / "ours")
     path = tmp_path / "ours" / "00000.tar"
     data = bytearray(path.read_bytes())
@@ -298,7 +298,7 @@ def test_what_is_no_source_is_told(tmp_path: Path) -> None:
         open_source(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no images"):
         open_source(tmp_path)
-    (tmp_path / "a.jpg").write_bytes(picture())
+    (tmp_path / "a.jpg").write_bytes(make_image())
     with pytest.raises(UsageError, match="no kind of file"):
         open_source(tmp_path / "a.jpg")
     (tmp_path / "b.tar").write_bytes(b"junk" * 400)
@@ -314,7 +314,7 @@ def test_inputs_change_with_the_content_and_not_with_the_way_of_writing_the_path
     first = open_source(tmp_path / "t.csv").inputs()
     monkeypatch.chdir(tmp_path)
     assert open_source("t.csv").inputs() == first == open_source(tmp_path / "i" / ".." / "t.csv").inputs()
-    (tmp_path / "i/2.jpg").write_bytes(picture(77))
+    (tmp_path / "i/2.jpg").write_bytes(make_image(77))
     assert open_source("t.csv").inputs() != first
 
 

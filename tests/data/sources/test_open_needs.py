@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, picture, read
+from tests.data.source_files import images, make_image, read
 
 from diptych.core.errors import Reason, UnknownNameError
 from diptych.core.records import Need
@@ -75,7 +75,7 @@ def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path: Pa
     pairs, dropped = read(tmp_path / "t.csv", need=Need.IMAGE)
     assert [(pair.key, pair.fields) for pair in pairs] == [("4", {"label": "bird"}), ("1", {"label": "cat"})]
     assert dropped == {"missing_image": 1}
-    pq.write_table(pa.table({"image": [picture()], "label": ["x"]}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [make_image()], "label": ["x"]}), tmp_path / "t.parquet")
     pairs, dropped = read(tmp_path / "t.parquet", need=Need.IMAGE)
     assert [(pair.captions, pair.fields) for pair in pairs] == [((), {"label": "x"})] and dropped == {}
     with tarfile.open(tmp_path / "x.tar", "w") as archive:

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, picture, read
+from tests.data.source_files import images, make_image, read
 
 from diptych.core.errors import DataError, IntegrityError, UsageError
 from diptych.core.records import Counts, Need
@@ -28,7 +28,7 @@ def tar_bytes(*keys: str, caption: str = "in the tar") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for number, key in enumerate(keys):
-            for name, data in ((f"{key}.jpg", picture(number)), (f"{key}.txt", caption.encode())):
+            for name, data in ((f"{key}.jpg", make_image(number)), (f"{key}.txt", caption.encode())):
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
@@ -109,15 +109,15 @@ def test_the_files_output_of_img2dataset_is_packed(tmp_path: Path) -> None:
             row = {"url": f"http://x/{key}", "caption": f"caption {key}", "key": key, "status": status}
             rows.append(row)
             if status == "success":
-                (source / shard / f"{key}.jpg").write_bytes(picture(number))
+                (source / shard / f"{key}.jpg").write_bytes(make_image(number))
                 (source / shard / f"{key}.txt").write_text(row["caption"])
                 (source / shard / f"{key}.json").write_text(json.dumps(row, indent=4))
         pq.write_table(pa.Table.from_pylist(rows[-4:]), source / f"{shard}.parquet")
         (source / f"{shard}_stats.json").write_text("{}")
     settings = PackSettings(workers=0, shards=ShardSettings(max_bad_fraction=0.0))
     with pytest.warns(UserWarning, match=r"00000\.parquet"):
-        receipt = pack(open_source(source), tmp_path / "out", settings=settings)
-    assert receipt.counts["in"] == receipt.counts["out"] == 6
+        manifest = pack(open_source(source), tmp_path / "out", settings=settings)
+    assert manifest.counts["in"] == manifest.counts["out"] == 6
     with pytest.warns(UserWarning):
         pairs, _ = read(source)
     assert pairs[0].key == "000000000" and pairs[0].captions == ("caption 000000000",)
@@ -140,7 +140,7 @@ def test_what_desktops_leave_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "0.tar").write_bytes(tar_bytes("k", "._k", "__MACOSX/._k"))
     (tmp_path / "tars" / "._0.tar").write_bytes(COMPANION)
-    pq.write_table(pa.table({"image": [picture()], "caption": ["x"]}), tmp_path / "p.parquet")
+    pq.write_table(pa.table({"image": [make_image()], "caption": ["x"]}), tmp_path / "p.parquet")
     (tmp_path / "parquet").mkdir()
     (tmp_path / "p.parquet").rename(tmp_path / "parquet" / "0.parquet")
     (tmp_path / "parquet" / "._0.parquet").write_bytes(COMPANION)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, picture, read
+from tests.data.source_files import images, make_image, read
 
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.curate.candidates.candidates import CandidatesSettings, candidates_of, units_of
@@ -20,7 +20,7 @@ FAR = 2**62  # microseconds: the year 148,108
 
 def odd_table() -> "pa.Table":
     columns = {
-        "image": pa.array([picture(1), picture(2)]),
+        "image": pa.array([make_image(1), make_image(2)]),
         "caption": pa.array(["a", "b"]),
         "when": pa.array([FAR, 0], pa.timestamp("us")),
         "day": pa.array([2**31 - 1, 0], pa.date32()),
@@ -64,7 +64,7 @@ def test_evaluation_reads_it_by_a_column_that_is_there_once(tmp_path: Path) -> N
 
 def test_a_column_that_is_asked_for_twice_is_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays(
-        [pa.array([picture()]), pa.array(["a"]), pa.array(["b"])], names=["image", "caption", "caption"]
+        [pa.array([make_image()]), pa.array(["a"]), pa.array(["b"])], names=["image", "caption", "caption"]
     )
     pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(UsageError, match="one name"):
@@ -82,15 +82,15 @@ def test_parquet_of_img2dataset_is_read_as_it_is(tmp_path: Path) -> None:
             "error_message": [None, "HTTP Error 404", None],
             "exif": ["{}", None, "{}"],
             "sha256": ["0" * 64, None, "1" * 64],
-            "jpg": [picture(1), None, picture(3)],
+            "jpg": [make_image(1), None, make_image(3)],
         }
     )
     pq.write_table(table, tmp_path / "00000.parquet")
     (tmp_path / "00000_stats.json").write_text("{}")
     pairs, dropped = read(tmp_path)
     assert [(pair.key, pair.captions, pair.image) for pair in pairs] == [
-        ("000000000", ("one",), picture(1)),
-        ("000000002", ("three",), picture(3)),
+        ("000000000", ("one",), make_image(1)),
+        ("000000002", ("three",), make_image(3)),
     ]
     assert dropped == {"not_downloaded": 1}
 
@@ -102,7 +102,7 @@ def saved(folder: Path, rows: int, name: str = "data-00000-of-00001.arrow", firs
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     table = pa.table(
         {
-            "image": pa.array([{"bytes": picture(n), "path": f"{n}.jpg"} for n in numbers], kind),
+            "image": pa.array([{"bytes": make_image(n), "path": f"{n}.jpg"} for n in numbers], kind),
             "text": pa.array([f"caption {n}" for n in numbers]),
         }
     )
@@ -121,7 +121,7 @@ def test_a_folder_of_save_to_disk_is_read_in_its_stated_order(tmp_path: Path) ->
     (folder / "dataset_info.json").write_text("{}")
     pairs, dropped = read(folder, Columns(caption="text"))
     assert [pair.captions[0] for pair in pairs] == [f"caption {n}" for n in (*range(4), *range(10, 15))]
-    assert pairs[0].key == "0" and pairs[0].image == picture(0) and dropped == {}
+    assert pairs[0].key == "0" and pairs[0].image == make_image(0) and dropped == {}
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../x.arrow"}]}))
     with pytest.raises(UsageError):
         read(folder)

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, picture, read
+from tests.data.source_files import images, make_image, read
 
 from diptych.core.errors import DataError, IntegrityError, TooMuchBadDataError, UsageError
 from diptych.core.records import Counts, Need
@@ -171,7 +171,7 @@ def test_json_lines_and_lists_are_tables(tmp_path: Path) -> None:
         ], name
         assert pairs[0].fields == {"score": 0.5} and pairs[1].fields == {"label": "\\ud800"}
         assert dropped == {"bad_row": bad}
-    (tmp_path / "t.jsonl").write_text('{"picture": "a.jpg"}\n')
+    (tmp_path / "t.jsonl").write_text('{"image": "a.jpg"}\n')
     with pytest.raises(UsageError, match="image"):
         read(tmp_path / "t.jsonl")
     (tmp_path / "t.json").write_text('{"title": "no table"}')
@@ -200,7 +200,7 @@ def test_coco_captions_are_read_with_images_in_or_beside_their_folder(tmp_path: 
         ("000000000139", ("a room",)),
         ("000000000285", ("a bear", "a big bear")),
     ]
-    assert dropped == {"missing_caption": 1} and pairs[1].image == picture(1)
+    assert dropped == {"missing_caption": 1} and pairs[1].image == make_image(1)
     assert len(list(open_source(path, need=Need.IMAGE).pairs(Counts()))) == 3
 
 

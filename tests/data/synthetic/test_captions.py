@@ -1,13 +1,13 @@
-"""Captions say what the picture shows, mostly, and in many ways."""
+"""Captions say what the image shows, mostly, and in many ways."""
 
 import itertools
 import re
 
 import pytest
 
-from diptych.data.synthetic.captions import COLOUR_WORDS, SHAPE_WORDS
+from diptych.data.synthetic.captions import COLOR_WORDS, SHAPE_WORDS
 from diptych.data.synthetic.dataset import describe
-from diptych.data.synthetic.vocabulary import COLOURS, SHAPES
+from diptych.data.synthetic.vocabulary import COLORS, SHAPES
 
 
 def says(caption, name, words):
@@ -16,8 +16,8 @@ def says(caption, name, words):
     return any(re.search(rf"\b{stem}", caption.lower()) for stem in stems)
 
 
-def describes(caption, thing):
-    return says(caption, thing.shape, SHAPE_WORDS) and says(caption, thing.colour, COLOUR_WORDS)
+def describes(caption, obj):
+    return says(caption, obj.shape, SHAPE_WORDS) and says(caption, obj.color, COLOR_WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,10 @@ def train():
 
 def test_every_name_has_words():
     assert tuple(SHAPE_WORDS) == SHAPES
-    assert tuple(COLOUR_WORDS) == COLOURS
+    assert tuple(COLOR_WORDS) == COLORS
 
 
-@pytest.mark.parametrize("words", [SHAPE_WORDS, COLOUR_WORDS], ids=["shapes", "colours"])
+@pytest.mark.parametrize("words", [SHAPE_WORDS, COLOR_WORDS], ids=["shapes", "colors"])
 def test_no_word_serves_two_names(words):
     for first, second in itertools.permutations(words, 2):
         own = {first, *words[first]}
@@ -39,18 +39,18 @@ def test_no_word_serves_two_names(words):
 
 
 @pytest.mark.parametrize("split", ["test", "unseen"])
-def test_evaluation_captions_always_name_shape_and_colour(split):
+def test_evaluation_captions_always_name_shape_and_color(split):
     for index in range(1500):
         scene = describe(index, seed=1, split=split)
-        assert all(describes(caption, scene.things[0]) for caption in scene.captions), scene.captions
+        assert all(describes(caption, scene.objects[0]) for caption in scene.captions), scene.captions
 
 
 def test_training_captions_mostly_name_every_object(train):
     for number in (1, 2, 3):
         told = [
-            all(describes(caption, thing) for thing in scene.things)
+            all(describes(caption, obj) for obj in scene.objects)
             for scene in train
-            if len(scene.things) == number
+            if len(scene.objects) == number
             for caption in scene.captions
         ]
         assert 0.88 < sum(told) / len(told) < 0.99
@@ -59,7 +59,7 @@ def test_training_captions_mostly_name_every_object(train):
 def test_some_captions_say_little(train):
     silent = [
         not any(
-            says(caption, t.shape, SHAPE_WORDS) or says(caption, t.colour, COLOUR_WORDS) for t in scene.things
+            says(caption, t.shape, SHAPE_WORDS) or says(caption, t.color, COLOR_WORDS) for t in scene.objects
         )
         for scene in train
         for caption in scene.captions
@@ -67,11 +67,11 @@ def test_some_captions_say_little(train):
     assert 0.01 < sum(silent) / len(silent) < 0.05
 
 
-def test_a_caption_names_no_foreign_colour(train):
+def test_a_caption_names_no_foreign_color(train):
     for scene in train[:3000]:
-        shown = {thing.colour for thing in scene.things}
+        shown = {obj.color for obj in scene.objects}
         for caption in scene.captions:
-            named = {c for c in COLOURS if re.search(rf"\b{c}\b", caption.lower())}
+            named = {c for c in COLORS if re.search(rf"\b{c}\b", caption.lower())}
             allowed = shown | {
                 "green",
                 "blue",
@@ -98,7 +98,7 @@ def test_relations_are_told_in_the_right_order(train):
             before, found, after = caption.lower().partition(words)
             if not found or scene.relation not in ("left of", "above"):
                 continue
-            first, second = scene.things if words in (" left of ", " above ") else reversed(scene.things)
+            first, second = scene.objects if words in (" left of ", " above ") else reversed(scene.objects)
             if describes(before, first) and describes(after, second):
                 checked += 1
             else:
@@ -109,7 +109,7 @@ def test_relations_are_told_in_the_right_order(train):
 def test_counts_are_told(train):
     for scene in train:
         if scene.relation == "count":
-            words = {2: r"\b(two|2|pair|both)\b", 3: r"\b(three|3)\b"}[len(scene.things)]
+            words = {2: r"\b(two|2|pair|both)\b", 3: r"\b(three|3)\b"}[len(scene.objects)]
             told = [
                 bool(re.search(words, caption.lower())) for caption in scene.captions if len(caption) > 12
             ]

@@ -18,7 +18,7 @@ def test_noise_comes_at_the_stated_rates() -> None:
         assert abs(found[kind] - COUNT * rate) <= 3 * deviation, kind
 
 
-def test_a_duplicate_shows_a_picture_that_was_there_before_or_would_have_been() -> None:
+def test_a_duplicate_shows_an_image_that_was_there_before_or_would_have_been() -> None:
     pairs = list(crawl(COUNT, seed=1))
     first: dict[bytes, int] = {}
     for index, pair in enumerate(pairs):
@@ -41,7 +41,7 @@ def test_the_crawl_is_a_source_like_the_others() -> None:
 
 
 def test_nobody_writes_about_or_photographs_what_is_held_back() -> None:
-    """The demo's accuracy is about combinations that neither pictures nor texts show."""
-    held = {f"{colour} {shape}" for shape, colour in UNSEEN}
+    """The demo's accuracy is about combinations that neither images nor texts show."""
+    held = {f"{color} {shape}" for shape, color in UNSEEN}
     texts = [*sentences(500, seed=1), *(text for pair in crawl(500, seed=1) for text in pair.captions)]
     assert not any(name in text.lower() for text in texts for name in held)

@@ -1,61 +1,113 @@
-"""Outlines as distance fields: extents, signs, and distances against closed forms and brute force."""
+"""Drawing: every object keeps its color and stands out from what lies behind it."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from diptych.data.synthetic.render import FIELDS, MIRRORED, REACH, distance
-from diptych.data.synthetic.vocabulary import SHAPES
+from diptych.data.synthetic.render import BACKDROPS, KINDS, backdrops, draw, oklab
+from diptych.data.synthetic.vocabulary import COLORS, FILLS, PALETTE, SHAPES, Background, Scene, SceneObject
 
-LINE = np.linspace(-1.3, 1.3, 91, dtype=np.float32)
-X, Y = np.meshgrid(LINE, LINE)  # y downwards
-
-
-def test_there_is_a_field_for_every_shape():
-    assert tuple(FIELDS) == SHAPES
-    assert set(SHAPES) >= MIRRORED
+SMALLEST = 0.205  # radius of a small lone object
 
 
+def obj(shape, color, fill="solid", radius=SMALLEST, angle=0.0):
+    return SceneObject(shape, color, "small", fill, 0.5, 0.5, radius, angle, False, PALETTE[color])
+
+
+def background(kind="plain", backdrop=0):
+    return Background(kind, BACKDROPS[backdrop], (0.3, 0.6, 0.2))
+
+
+def scene_of(*objects, kind="plain", backdrop=0):
+    return Scene(tuple(objects), background(kind, backdrop), None, ("",))
+
+
+def changed(scene, size=64):
+    """Pixels that the objects and their shadows touch."""
+    empty = Scene((), scene.background, None, ("",))
+    return np.abs(draw(scene, size).astype(int) - draw(empty, size)).max(axis=2) > 6
+
+
+def nearest_color(rgb):
+    return min(COLORS, key=lambda name: math.dist(oklab(tuple(rgb)), oklab(PALETTE[name])))
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_a_solid_object_has_its_palette_color(color):
+    for backdrop in backdrops(color):
+        pixels = draw(scene_of(obj("circle", color), backdrop=backdrop), 64)
+        middle = pixels[28:36, 28:36].reshape(-1, 3).mean(axis=0)
+        assert np.abs(middle - PALETTE[color]).max() < 12
+        assert nearest_color(middle) == color
+
+
+@pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_shape_fills_its_circle_and_stays_inside_it(shape):
-    inside = distance(shape, X, Y) < 0
-    reach = np.hypot(X, Y)[inside].max()
-    assert 0.85 < reach <= REACH
-    assert 0.12 < inside.mean() < 0.45
+def test_every_fill_shows_enough_of_the_color_at_the_smallest_size(shape, fill):
+    color = "purple"
+    pixels = draw(scene_of(obj(shape, color, fill), backdrop=2), 64).reshape(-1, 3)
+    own = (np.abs(pixels.astype(int) - PALETTE[color]).max(axis=1) < 45).sum()
+    assert own >= 60  # of about 400: the pixels of a thin outline
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_distances_change_no_faster_than_the_way(shape):
-    """One per unit of way; only at tips, which the table blunts, a little more."""
-    field = distance(shape, X, Y)
-    slopes = np.abs(np.diff(field, axis=0)) / (LINE[1] - LINE[0])
-    assert slopes.max() < 1.75
-    assert (slopes > 1.1).mean() < 0.01
+def test_colors_are_far_apart():
+    for first, second in itertools.combinations(COLORS, 2):
+        assert math.dist(oklab(PALETTE[first]), oklab(PALETTE[second])) > 0.13
 
 
-def test_circle_and_ring_match_their_closed_forms():
-    assert distance("circle", X, Y) == pytest.approx(np.hypot(X, Y) - 0.88, abs=0.008)
-    ring = np.maximum(np.hypot(X, Y) - 0.92, 0.42 - np.hypot(X, Y))
-    assert distance("ring", X, Y) == pytest.approx(ring, abs=0.008)
+def test_oklab_matches_the_published_examples():
+    """Red, green and blue of sRGB as listed by CSS Color 4's sample conversions."""
+    assert oklab((255, 0, 0)) == pytest.approx((0.62796, 0.22486, 0.12585), abs=1e-4)
+    assert oklab((0, 255, 0)) == pytest.approx((0.86644, -0.23389, 0.17950), abs=1e-4)
+    assert oklab((0, 0, 255)) == pytest.approx((0.45201, -0.03246, -0.31153), abs=1e-4)
 
 
-def test_depth_inside_a_union_is_the_distance_to_the_true_outline():
-    """The minimum of puffs made an outlined cloud look like four rings: seams counted as outline."""
-    fine = np.linspace(-1.3, 1.3, 401)
-    x, y = np.meshgrid(fine, fine)
-    inside = FIELDS["cloud"](x.astype(np.float32), -y.astype(np.float32)) < 0
-    outside = np.stack([x[~inside], y[~inside]])
-    for px, py in ((0.0, 0.0), (0.2, -0.1), (-0.5, 0.1), (0.5, 0.2)):
-        brute = math.sqrt(((outside - [[px], [py]]) ** 2).sum(axis=0).min())
-        found = distance("cloud", np.array([px], np.float32), np.array([py], np.float32))[0]
-        assert -found == pytest.approx(brute, abs=0.012)
+def test_every_color_has_many_backdrops():
+    assert min(len(backdrops(color)) for color in COLORS) >= 8
 
 
-def test_shapes_differ_from_each_other_in_many_points():
-    masks = {shape: distance(shape, X, Y) < 0 for shape in SHAPES}
-    for first in SHAPES:
-        for second in SHAPES:
-            if first < second:
-                union = (masks[first] | masks[second]).sum()
-                assert (masks[first] ^ masks[second]).sum() / union > 0.16, (first, second)
+def test_any_two_colors_that_meet_leave_room_for_a_third():
+    """Scenes of three draw colors until all share a backdrop; a pair without a third would never end."""
+    for first, second in itertools.combinations(COLORS, 2):
+        shared = backdrops(first) & backdrops(second)
+        third = [c for c in COLORS if c not in (first, second) and shared & backdrops(c)]
+        assert not shared or len(third) >= 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_backgrounds_stay_between_their_tones(kind):
+    for backdrop, tones in enumerate(BACKDROPS):
+        pixels = draw(scene_of(kind=kind, backdrop=backdrop), 64).reshape(-1, 3).astype(float)
+        low, high = np.min(tones, axis=0), np.max(tones, axis=0)
+        assert (pixels.mean(axis=0) > low - 2).all()
+        assert (pixels.mean(axis=0) < high + 2).all()
+
+
+def test_backgrounds_differ_by_kind():
+    images = {draw(scene_of(kind=kind), 64).tobytes() for kind in KINDS}
+    assert len(images) == len(KINDS)
+
+
+def test_an_outlined_circle_is_no_ring():
+    """Inside an outline lies a veil of the color; a ring's hole shows the background."""
+    outlined = draw(scene_of(obj("circle", "blue", "outline")), 64)[32, 32].astype(int)
+    ring = draw(scene_of(obj("ring", "blue")), 64)[32, 32].astype(int)
+    empty = draw(scene_of(), 64)[32, 32].astype(int)
+    assert np.abs(ring - empty).max() < 40
+    assert np.abs(outlined - empty).max() > 40
+
+
+def test_fills_look_different():
+    for shape in SHAPES:
+        images = [draw(scene_of(obj(shape, "red", fill, radius=0.35)), 64).astype(int) for fill in FILLS]
+        for first, second in itertools.combinations(images, 2):
+            assert (np.abs(first - second).max(axis=2) > 60).sum() >= 20
+
+
+def test_an_object_at_the_border_is_cut_off_without_harm():
+    near = SceneObject("star", "red", "large", "striped", 0.02, 0.98, 0.38, 0.1, False, PALETTE["red"])
+    touched = changed(scene_of(near))
+    assert touched[-1, 0]
+    assert not touched[0].any()

@@ -1,4 +1,4 @@
-"""Encoded image bytes in, an upright 8-bit RGB picture out; nothing a stranger's file holds can get further.
+"""Encoded image bytes in, an upright 8-bit RGB image out; nothing a stranger's file holds can get further.
 
 Limits come before work: bytes, then format (by its first bytes), then the header's pixels, and only then
 decoding. Any failure of the decoder is a `BadSampleError` with a reason, never another exception.
@@ -79,7 +79,7 @@ def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[str, int
 
 
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode an encoded picture to 8-bit RGB, turned upright; of an animation, the first frame.
+    """Decode an encoded image to 8-bit RGB, turned upright; of an animation, the first frame.
 
     Modes are turned into RGB as `image.convert("RGB")` does (alpha is dropped, not blended), except greyscale
     of more than 8 bits, which Pillow would clip to white and which is scaled here (see `to_rgb`).
@@ -89,7 +89,7 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
         limits: what is allowed.
 
     Returns:
-        An RGB picture, loaded.
+        An RGB image, loaded.
 
     Raises:
         BadSampleError: with the reason.
@@ -101,12 +101,12 @@ def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
 
 
 def decode_with(data: bytes, limits: ImageLimits, use: Callable[[Image.Image], T]) -> T:
-    """Hand the picture to `use`, loaded, in the mode and the orientation that the file stores.
+    """Hand the image to `use`, loaded, in the mode and the orientation that the file stores.
 
     Args:
         data: the encoded file.
         limits: what is allowed.
-        use: what to make of the picture.
+        use: what to make of the image.
 
     Returns:
         What `use` returns.
@@ -138,7 +138,7 @@ def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, 
     All of its bits are read, but only the lowest frequencies become pixels.
 
     Returns:
-        Width and height of the upright picture; None where `decode` has to look at the file.
+        Width and height of the upright image; None where `decode` has to look at the file.
 
     Raises:
         BadSampleError: if the file or its header is beyond the limits.
@@ -152,7 +152,7 @@ def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, 
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says."""
+    """Turn an image as its EXIF orientation says."""
     turn = EXIF_UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 

@@ -78,10 +78,10 @@ def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg |
         return None
     check_bytes(data, limits)
     try:
-        height, width, colours, _ = codec.decode_jpeg_header(data)
+        height, width, colors, _ = codec.decode_jpeg_header(data)
     except Exception:  # Pillow decides what a damaged file is
         return None
-    if colours != "YCbCr":
+    if colors != "YCbCr":
         return None
     check_size(width, height, limits)
     single_scan, may_be_turned = _read_segments(data)

@@ -1,4 +1,4 @@
-"""What a stranger's picture may cost, and the checks of it that need no decoder.
+"""What a stranger's image may cost, and the checks of it that need no decoder.
 
 Reads: encoded bytes in memory. Writes: nothing.
 """
@@ -33,7 +33,7 @@ def _limit(name: str, usual: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What a picture may cost, checked before it is decoded.
+    """What an image may cost, checked before it is decoded.
 
     The environment sets other defaults: DIPTYCH_MAX_BYTES, DIPTYCH_MAX_PIXELS, DIPTYCH_MAX_SIDE.
 
@@ -50,7 +50,7 @@ class ImageLimits:
     formats: tuple[str, ...] = READ_FORMATS
 
     def __post_init__(self) -> None:
-        """Refuse limits that no picture can meet.
+        """Refuse limits that no image can meet.
 
         Raises:
             SettingsError: for a limit below one or a format that is never read.
@@ -106,7 +106,7 @@ def check_format(data: bytes, limits: ImageLimits) -> str:
 
 
 def check_size(width: int, height: int, limits: ImageLimits) -> None:
-    """Refuse a picture without pixels or with too many."""
+    """Refuse an image without pixels or with too many."""
     if width < 1 or height < 1:
         raise BadSampleError(Reason.UNREADABLE_IMAGE, "the image has no pixels", found=f"{width}×{height}")
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:

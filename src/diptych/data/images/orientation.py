@@ -1,4 +1,4 @@
-"""EXIF orientations of pixel arrays: turn a picture, or find in it what is seen in the turned one.
+"""EXIF orientations of pixel arrays: turn an image, or find in it what is seen in the turned one.
 
 Orientations are the numbers 1 (upright) to 8 of the EXIF standard; any other counts as upright.
 
@@ -35,10 +35,10 @@ def swapped(size: Size, orientation: int) -> Size:
 
 
 def stored_corner(whole: Size, corner: Size, size: Size, orientation: int) -> Size:
-    """Return top and left, in the stored picture, of a window of the upright one.
+    """Return top and left, in the stored image, of a window of the upright one.
 
     Args:
-        whole: height and width of the upright picture.
+        whole: height and width of the upright image.
         corner: top and left of the window in it.
         size: height and width of the window.
         orientation: EXIF's number.

@@ -1,7 +1,7 @@
-"""Resize a picture and keep one window of it, to the bit as Pillow does.
+"""Resize an image and keep one window of it, to the bit as Pillow does.
 
 Two passes, as Pillow's own resize does inside; what falls outside the window is cut away between them and
-never computed. Where numba is installed, our own kernels do Pillow's bicubic for RGB pictures that shrink,
+never computed. Where numba is installed, our own kernels do Pillow's bicubic for RGB images that shrink,
 with the same pixels.
 
 Reads and writes: pixels in memory.
@@ -29,8 +29,8 @@ PLAIN_MODES = frozenset({"RGB", "L", "CMYK"})
 
 PASSES_VARY = int(PIL.__version__.partition(".")[0]) >= 13
 """Older Pillow always goes across first."""
-PICTURES_BEFORE_KERNELS = 128
-"""Loading the kernels takes half a second: no gain for so few pictures in a process."""
+IMAGES_BEFORE_KERNELS = 128
+"""Loading the kernels takes half a second: no gain for so few images in a process."""
 
 Kernel = Callable[..., Pixels]
 
@@ -38,7 +38,7 @@ _seen = itertools.count()
 
 
 def cover(image_size: Size, size: Size) -> Size:
-    """Return the height and width of the picture scaled until it just covers `size`.
+    """Return the height and width of the image scaled until it just covers `size`.
 
     Square targets cut the long side down to an integer, others round it: torchvision and open_clip differ in
     this.
@@ -55,9 +55,9 @@ def cover(image_size: Size, size: Size) -> Size:
     return round(image_height / ratio), round(image_width / ratio)
 
 
-def size_of(picture: Image.Image | Pixels) -> Size:
+def size_of(image: Image.Image | Pixels) -> Size:
     """Return height and width."""
-    return np.shape(picture)[:2] if isinstance(picture, np.ndarray) else (picture.height, picture.width)
+    return np.shape(image)[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
 
 
 @cache
@@ -75,7 +75,7 @@ def _kernel(image_size: Size, covered: Size, filter_name: str) -> Kernel | None:
     shrinks = image_size[0] >= covered[0] and image_size[1] >= covered[1] and image_size != covered
     if filter_name != "bicubic" or not shrinks:
         return None
-    if not shrinking_kernel.cache_info().currsize and next(_seen) < PICTURES_BEFORE_KERNELS:
+    if not shrinking_kernel.cache_info().currsize and next(_seen) < IMAGES_BEFORE_KERNELS:
         return None
     return shrinking_kernel()
 
@@ -91,29 +91,29 @@ def goes_down_first(image_size: Size, covered: Size) -> bool:
 
 
 def exact_window(
-    picture: Image.Image | Pixels, covered: Size, corner: Size, size: Size, filter_name: str
+    image: Image.Image | Pixels, covered: Size, corner: Size, size: Size, filter_name: str
 ) -> Pixels:
     """Resize with Pillow, crop and turn into RGB, bit-equal to doing just that.
 
     Args:
-        picture: of any mode, or (H, W, 3) uint8.
-        covered: height and width that the whole picture would be resized to.
-        corner: top and left of the window in the resized picture.
+        image: of any mode, or (H, W, 3) uint8.
+        covered: height and width that the whole image would be resized to.
+        corner: top and left of the window in the resized image.
         size: height and width of the window.
         filter_name: "bicubic" or "bilinear".
 
     Returns:
-        (height, width, 3) uint8. Where the whole resized picture would pass 25 million pixels, other modes
+        (height, width, 3) uint8. Where the whole resized image would pass 25 million pixels, other modes
         than RGB, L and CMYK are turned into RGB first.
     """
-    image_size = size_of(picture)
-    if isinstance(picture, np.ndarray) or picture.mode == "RGB":
+    image_size = size_of(image)
+    if isinstance(image, np.ndarray) or image.mode == "RGB":
         kernel = _kernel(image_size, covered, filter_name)
         if kernel is not None:
             down_first = goes_down_first(image_size, covered)
-            return kernel(np.asarray(picture), covered, corner, size, down_first=down_first)
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    window = _pillow_window(image, covered, corner, size, filter_name)
+            return kernel(np.asarray(image), covered, corner, size, down_first=down_first)
+    pillow_image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    window = _pillow_window(pillow_image, covered, corner, size, filter_name)
     window.info.pop("transparency", None)  # of a palette: converting warns of it, and drops it all the same
     return np.array(window.convert("RGB"))
 
@@ -164,13 +164,13 @@ def _rows_read(rows: int, covered: int, top: int, height: int, reach: float) -> 
 def _vertical_window(
     pixels: Pixels, rows: int, covered: int, firsts: Size, height: int, filter_name: str
 ) -> Pixels:
-    """Compute `height` rows of a picture resized to `covered` rows, with Pillow's arithmetic.
+    """Compute `height` rows of an image resized to `covered` rows, with Pillow's arithmetic.
 
     Args:
-        pixels: (H, W, C) or (H, W) uint8, rows of the picture from `firsts[0]` on.
-        rows: how many the whole picture has.
+        pixels: (H, W, C) or (H, W) uint8, rows of the image from `firsts[0]` on.
+        rows: how many the whole image has.
         covered: how many it is resized to.
-        firsts: row of the picture that `pixels` starts with, and the first row to compute.
+        firsts: row of the image that `pixels` starts with, and the first row to compute.
         height: rows to compute.
         filter_name: "bicubic" or "bilinear".
     """
@@ -184,10 +184,10 @@ def _vertical_window(
 
 
 def boxed_window(image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str) -> Pixels:
-    """Resize only what the window at `corner` of the picture resized to `covered` shows.
+    """Resize only what the window at `corner` of the image resized to `covered` shows.
 
     Returns:
-        (H, W, 3) uint8 for an RGB picture, within one level of resizing first and cutting then.
+        (H, W, 3) uint8 for an RGB image, within one level of resizing first and cutting then.
     """
     (height, width), (top, left) = size, corner
     y_scale, x_scale = image.height / covered[0], image.width / covered[1]

@@ -1,4 +1,4 @@
-"""Resize a picture with torch's antialiased resize of bytes, within one level of Pillow's.
+"""Resize an image with torch's antialiased resize of bytes, within one level of Pillow's.
 
 Reads and writes: pixels in memory.
 """
@@ -28,11 +28,11 @@ def fast_window(
 
     Args:
         pixels: (H, W, 3) uint8, contiguous and writable.
-        covered: height and width that the whole picture would be resized to.
-        corner: top and left of the window in the resized picture.
+        covered: height and width that the whole image would be resized to.
+        corner: top and left of the window in the resized image.
         size: height and width of the window.
         filter_name: "bicubic" or "bilinear".
-        extent: height and width of the picture in pixels, where the last row or column is only in part its.
+        extent: height and width of the image in pixels, where the last row or column is only in part its.
 
     Returns:
         (height, width, 3) uint8, each value at most 1 from `exact_window`'s.
@@ -42,29 +42,29 @@ def fast_window(
 
     (height, width), (top, left) = size, corner
     # (1, 3, H, W) seen on (H, W, 3): channels-last in memory, which torch has vector code for.
-    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     extent = pixels.shape[:2] if extent is None else extent
     down_first = goes_down_first(size_of(pixels), covered)
     if extent == pixels.shape[:2] and not down_first:
-        picture = interpolate(picture, size=covered, mode=filter_name, antialias=True)
+        image = interpolate(image, size=covered, mode=filter_name, antialias=True)
     else:
         for axis in (0, 1) if down_first else (1, 0):
-            picture = _resized(picture, axis, covered[axis], extent[axis], filter_name)
-    window = picture[0, :, top : top + height, left : left + width].numpy()
+            image = _resized(image, axis, covered[axis], extent[axis], filter_name)
+    window = image[0, :, top : top + height, left : left + width].numpy()
     found: Pixels = np.empty((height, width, 3), dtype=np.uint8)
     for channel in range(3):  # torch hands planes back; plane by plane they are woven together soonest
         found[..., channel] = window[channel]
     return found
 
 
-def _resized(picture: "Tensor", axis: int, covered: int, extent: float, filter_name: str) -> "Tensor":
+def _resized(image: "Tensor", axis: int, covered: int, extent: float, filter_name: str) -> "Tensor":
     """Resize rows (axis 0) or columns (1) so that the first `extent` of them become `covered`."""
     from torch.nn.functional import interpolate
 
-    size = [picture.shape[2], picture.shape[3]]
+    size = [image.shape[2], image.shape[3]]
     if extent == size[axis]:
         size[axis] = covered
-        return interpolate(picture, size=size, mode=filter_name, antialias=True)
+        return interpolate(image, size=size, mode=filter_name, antialias=True)
     factors = [1.0, 1.0]
     factors[axis] = covered / extent
-    return interpolate(picture, scale_factor=factors, mode=filter_name, antialias=True)
+    return interpolate(image, scale_factor=factors, mode=filter_name, antialias=True)

@@ -1,8 +1,8 @@
-"""Pillow's bicubic resize of RGB pictures to smaller ones, to the bit, in a quarter of its time.
+"""Pillow's bicubic resize of RGB images to smaller ones, to the bit, in a quarter of its time.
 
-Pillow goes pixel by pixel; here each weight is applied to a whole row or column of the picture at once, which
+Pillow goes pixel by pixel; here each weight is applied to a whole row or column of the image at once, which
 compiles to vector instructions, and what lies outside the wanted window is left out. Weights are Pillow's:
-rounded to 22 bits, with an 8-bit picture between the two passes.
+rounded to 22 bits, with an 8-bit image between the two passes.
 
 Reads: pixels. Writes: nothing.
 Source: Pillow, src/libImaging/Resample.c (ImagingResampleHorizontal_8bpc, ImagingResampleVertical_8bpc).
@@ -23,7 +23,7 @@ BAND = 16
 """Rows that the pass across takes at once: their pixels, side by side, fill one line of the cache."""
 
 PIXELS = types.Array(uint8, 3, "A", readonly=True)
-"""Any (H, W, 3): one signature, so that no picture waits for a compiler."""
+"""Any (H, W, 3): one signature, so that no image waits for a compiler."""
 LINES, SUMS, BYTES = types.Array(uint8, 2, "C", readonly=True), int32[::1], uint8[::1]
 STARTS, WEIGHTS = int64[::1], int32[:, ::1]
 
@@ -44,12 +44,12 @@ class _Window(NamedTuple):
 def bicubic(
     pixels: NDArray[np.uint8], covered: Size, corner: Size, size: Size, *, down_first: bool
 ) -> NDArray[np.uint8]:
-    """Resize a picture as `Image.resize(..., Image.Resampling.BICUBIC)` does, and cut a window out.
+    """Resize an image as `Image.resize(..., Image.Resampling.BICUBIC)` does, and cut a window out.
 
     Args:
         pixels: (H, W, 3) uint8.
-        covered: height and width that the whole picture is resized to, at most H and W.
-        corner: top and left of the window in the resized picture.
+        covered: height and width that the whole image is resized to, at most H and W.
+        corner: top and left of the window in the resized image.
         size: height and width of the window.
         down_first: begin with the columns, see `resampling.goes_down_first`.
 

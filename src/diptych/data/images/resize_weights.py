@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 REACH = {"bicubic": 2.0, "bilinear": 1.0}
-"""How far a filter reaches, in pixels of the coarser of the two pictures."""
+"""How far a filter reaches, in pixels of the coarser of the two images."""
 
 
 PRECISION_BITS = 22
@@ -20,10 +20,10 @@ Size = tuple[int, int]
 def window_weights(
     size: int, wanted: int, begin: int, count: int, filter_name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Compute Pillow's weights for some lines of a picture resized along one axis.
+    """Compute Pillow's weights for some lines of an image resized along one axis.
 
     Args:
-        size: lines of the picture.
+        size: lines of the image.
         wanted: lines of the whole result.
         begin: the first line of the result to compute.
         count: how many, N.
@@ -35,11 +35,11 @@ def window_weights(
     scale = size / wanted
     stretch = max(scale, 1.0)
     reach = REACH[filter_name] * stretch
-    centres = (np.arange(begin, begin + count) + 0.5) * scale
-    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
-    ends = np.minimum((centres + reach + 0.5).astype(np.int64), size)
+    centers = (np.arange(begin, begin + count) + 0.5) * scale
+    starts = np.maximum((centers - reach + 0.5).astype(np.int64), 0)
+    ends = np.minimum((centers + reach + 0.5).astype(np.int64), size)
     places = np.arange((ends - starts).max())
-    weights = _weights((places + starts[:, None] - centres[:, None] + 0.5) * (1.0 / stretch), filter_name)
+    weights = _weights((places + starts[:, None] - centers[:, None] + 0.5) * (1.0 / stretch), filter_name)
     weights[places >= (ends - starts)[:, None]] = 0.0
     sums = np.zeros(count)
     for place in places:  # in Pillow's order: a sum of doubles depends on it

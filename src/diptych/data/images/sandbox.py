@@ -59,7 +59,7 @@ class DecoderSettings:
 class Verdict:
     """What a decoder says of one image: a reason to drop it, or its new bytes where it was re-encoded.
 
-    `size` is the width and height of the upright picture that is kept, in pixels.
+    `size` is the width and height of the upright image that is kept, in pixels.
     """
 
     reason: Reason | None = None
@@ -165,7 +165,7 @@ class Decode:
         self._decode: Callable[[bytes, ImageLimits], Image.Image] = getattr(import_module(module), name)
         self._settings = settings
         if settings.resize is not None:
-            shrinking_kernel()  # compiles now, and not in the first picture's time
+            shrinking_kernel()  # compiles now, and not in the first image's time
 
     def __call__(self, image: bytes) -> Verdict:
         """Decode; and re-encode smaller where the settings ask for it."""
@@ -178,30 +178,30 @@ class Decode:
         except Exception:  # a decoder may raise anything on a stranger's bytes; none of it may stop a pack
             return Verdict(Reason.UNREADABLE_IMAGE)
 
-    def _smaller(self, picture: Image.Image, side: int) -> Image.Image:
+    def _smaller(self, image: Image.Image, side: int) -> Image.Image:
         """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
-        scale = min(1.0, side / min(picture.size))
-        width, height = (max(1, round(length * scale)) for length in picture.size)
+        scale = min(1.0, side / min(image.size))
+        width, height = (max(1, round(length * scale)) for length in image.size)
         if not self._settings.crop or width == height:
             if scale == 1.0:
-                return picture
+                return image
             covered = (height, width)
-            return Image.fromarray(exact_window(picture, covered, (0, 0), covered, "bicubic"))
-        square = min(picture.size)
-        left, top = ((length - square) // 2 for length in picture.size)
+            return Image.fromarray(exact_window(image, covered, (0, 0), covered, "bicubic"))
+        square = min(image.size)
+        left, top = ((length - square) // 2 for length in image.size)
         box = (left, top, left + square, top + square)
         kept = min(side, square)
-        return picture.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
+        return image.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
 
-    def _judged(self, image: bytes, settings: DecoderSettings) -> Verdict:
+    def _judged(self, data: bytes, settings: DecoderSettings) -> Verdict:
         if settings.resize is None and settings.decoder == DECODER:
-            size = sound_jpeg(image, settings.limits)
+            size = sound_jpeg(data, settings.limits)
             if size is not None:
                 return Verdict(size=size)
-        picture = self._decode(image, settings.limits)
-        kept = picture if settings.resize is None else self._smaller(picture, settings.resize)
-        if kept is picture:
-            return Verdict(size=picture.size)
+        image = self._decode(data, settings.limits)
+        kept = image if settings.resize is None else self._smaller(image, settings.resize)
+        if kept is image:
+            return Verdict(size=image.size)
         buffer = io.BytesIO()
         kept.save(buffer, "JPEG", quality=settings.quality)
         return Verdict(image=buffer.getvalue(), size=kept.size)

@@ -1,12 +1,12 @@
 """Images to pixels: the paper's transforms for training and for evaluation.
 
-Two modes. `exact` gives, for pictures and for files, to the bit what open_clip's evaluation transform gives
-for `PIL.Image.open(file)`, its habits included: an EXIF orientation is ignored, palette pictures are resized
+Two modes. `exact` gives, for images and for files, to the bit what open_clip's evaluation transform gives
+for `PIL.Image.open(file)`, its habits included: an EXIF orientation is ignored, palette images are resized
 without interpolation, CMYK and alpha are turned into RGB after resizing, greyscale of more than 8 bits is
 clipped. `fast` is within one level in 255 of that (two in drawings), except where it shows a file as a viewer
 does: turned upright, and 16-bit greyscale scaled to 8 bits (docs/preprocessing.md has the numbers).
 
-Reads: encoded bytes or Pillow pictures. Writes: nothing.
+Reads: encoded bytes or Pillow images. Writes: nothing.
 Source: Radford et al. 2021, section 2.4 ("a random square crop from resized images is the only data
 augmentation") and the released evaluation transform: shortest side resized (bicubic, antialiased), centre
 crop. Sizes and offsets are rounded as torchvision and open_clip 3.3 round them.
@@ -62,20 +62,20 @@ FAST_WASTE = 4
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How a picture becomes the pixels that a model sees.
+    """How an image becomes the pixels that a model sees.
 
     Attributes:
         size: target height and width.
-        resize: "shortest": scale until the picture covers the target, then crop; "squash": resize to the
+        resize: "shortest": scale until the image covers the target, then crop; "squash": resize to the
             target.
         interpolation: resampling filter, antialiased.
         mean: subtracted after division by 255, red green blue.
         std: divided by after the mean.
-        train_resize: shortest side of what the picture covers before the random crop; None: 8/7 of the
+        train_resize: shortest side of what the image covers before the random crop; None: 8/7 of the
             target's.
-        train_pad: pixels by which a training picture's edge is repeated on every side before the random crop:
+        train_pad: pixels by which a training image's edge is repeated on every side before the random crop:
             shifts without zoom, as for CIFAR (He et al. 2016, section 4.2).
-        horizontal_flip: mirror every second training picture (the paper does not: captions say left and
+        horizontal_flip: mirror every second training image (the paper does not: captions say left and
             right).
     """
 
@@ -89,7 +89,7 @@ class Preprocess:
     horizontal_flip: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no picture can have.
+        """Refuse sizes that no image can have.
 
         Raises:
             SettingsError: for numbers that are none or too many, a size below one, a training size below the
@@ -102,7 +102,7 @@ class Preprocess:
             raise SettingsError("image size is too small", found=self.size, expected="whole sides from 1")
         if self.train_resize is not None and self.train_resize < min(self.size):
             raise SettingsError(
-                "train_resize is smaller than the picture that is cut out of it",
+                "train_resize is smaller than the image that is cut out of it",
                 found=self.train_resize,
                 expected=f"at least {min(self.size)}",
             )
@@ -110,7 +110,7 @@ class Preprocess:
             raise SettingsError(
                 "train_pad is not a border",
                 found=self.train_pad,
-                expected=f"0 to {min(self.size) - 1}, less than the picture's shortest side",
+                expected=f"0 to {min(self.size) - 1}, less than the image's shortest side",
             )
         if self.resize not in ("shortest", "squash") or self.interpolation not in FILTERS:
             raise SettingsError(
@@ -122,7 +122,7 @@ class Preprocess:
             raise SettingsError("std must be positive", found=self.std)
 
     def train_size(self) -> tuple[int, int]:
-        """Return height and width, of the target's aspect, that a training picture covers before the crop.
+        """Return height and width, of the target's aspect, that a training image covers before the crop.
 
         >>> Preprocess().train_size(), Preprocess(size=(80, 60), train_resize=66).train_size()
         ((256, 256), (88, 66))
@@ -153,10 +153,10 @@ class Preprocess:
         return floats.sub_(mean).div_(std)
 
     def __call__(self, image: Image.Image) -> "Tensor":
-        """Do what open_clip's evaluation transform does to a picture, bit-equal.
+        """Do what open_clip's evaluation transform does to an image, bit-equal.
 
         Args:
-            image: any Pillow picture.
+            image: any Pillow image.
 
         Returns:
             (3, H, W) float32, normalised: a row of what `Model.encode_image` takes.
@@ -168,10 +168,10 @@ class Preprocess:
 
 
 def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode = "exact") -> Pixels:
-    """Resize and centre-crop a picture as open_clip's evaluation transform does.
+    """Resize and centre-crop an image as open_clip's evaluation transform does.
 
     Args:
-        image: any picture; nothing is turned.
+        image: any image; nothing is turned.
         preprocess: size and filter.
         mode: "exact": bit-equal; "fast": within one level (16-bit greyscale is scaled to 8 bits first).
 
@@ -179,7 +179,7 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode 
         (H, W, 3) uint8 RGB, a writable copy.
 
     Source: torchvision `Resize` + `CenterCrop`; for targets that are not square open_clip's
-    `ResizeKeepRatio`. Pictures that would pass 25 million pixels between resize and crop are as exact, if
+    `ResizeKeepRatio`. Images that would pass 25 million pixels between resize and crop are as exact, if
     their mode is RGB, L or CMYK; others are turned into RGB first.
 
     Raises:
@@ -193,10 +193,10 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode 
 def training_pixels(
     image: Image.Image, preprocess: Preprocess, rng: np.random.Generator, *, mode: Mode = "exact"
 ) -> Pixels:
-    """Cut a random window of the target's size from the resized picture.
+    """Cut a random window of the target's size from the resized image.
 
     Args:
-        image: any picture; `decode` gives upright RGB.
+        image: any image; `decode` gives upright RGB.
         preprocess: size, filter, margin and flip.
         rng: source of chance; exactly three numbers are drawn, whatever the settings.
         mode: "fast" resizes with torch where that is within a level.
@@ -224,7 +224,7 @@ def read_pixels(
         data: the encoded file.
         preprocess: size, filter, margin and flip.
         limits: what is allowed.
-        rng: draws the training window, of the upright picture; None: the evaluation transform.
+        rng: draws the training window, of the upright image; None: the evaluation transform.
         mode: "exact" or "fast", see the top of this module.
 
     Returns:
@@ -277,7 +277,7 @@ def _read_small(
 ) -> Pixels | None:
     """Read a JPEG that is several times the target's size from its lower frequencies; None: it is not.
 
-    The window is cut out of the picture as it is stored and turned then: libjpeg rounds the size of what it
+    The window is cut out of the image as it is stored and turned then: libjpeg rounds the size of what it
     decodes up, and only in the stored orientation is the part of a pixel that this adds at the far ends.
     """
     size, stored = preprocess.size, plain.size
@@ -308,7 +308,7 @@ def _read_small(
 
 
 def _covered(image_size: Size, resize: str, target: Size) -> Size:
-    """Return the height and width that a picture is resized to before the crop."""
+    """Return the height and width that an image is resized to before the crop."""
     return target if resize == "squash" else cover(image_size, target)
 
 
@@ -317,31 +317,31 @@ def _corner(covered: Size, size: Size) -> Size:
     return round((covered[0] - size[0]) / 2.0), round((covered[1] - size[1]) / 2.0)
 
 
-def _exact(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
-    covered = _covered(size_of(picture), preprocess.resize, preprocess.size)
+def _exact(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    covered = _covered(size_of(image), preprocess.resize, preprocess.size)
     corner = _corner(covered, preprocess.size)
-    if covered == size_of(picture) and isinstance(picture, np.ndarray):
-        return _cut(picture, *corner, preprocess.size)
-    return exact_window(picture, covered, corner, preprocess.size, preprocess.interpolation)
+    if covered == size_of(image) and isinstance(image, np.ndarray):
+        return _cut(image, *corner, preprocess.size)
+    return exact_window(image, covered, corner, preprocess.size, preprocess.interpolation)
 
 
-def _fast(picture: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
-    if isinstance(picture, Image.Image):
-        if picture.mode.startswith("I") or picture.mode == "F":
-            picture = to_rgb(picture)
-        if picture.mode not in ("RGB", "L"):
-            return _exact(picture, preprocess)
-    covered = _covered(size_of(picture), preprocess.resize, preprocess.size)
+def _fast(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+    if isinstance(image, Image.Image):
+        if image.mode.startswith("I") or image.mode == "F":
+            image = to_rgb(image)
+        if image.mode not in ("RGB", "L"):
+            return _exact(image, preprocess)
+    covered = _covered(size_of(image), preprocess.resize, preprocess.size)
     corner = _corner(covered, preprocess.size)
-    if covered == size_of(picture):
-        return _cut(_as_rgb(picture), *corner, preprocess.size)
-    if _pays(size_of(picture), covered, preprocess.size):
-        return fast_window(_as_rgb(picture), covered, corner, preprocess.size, preprocess.interpolation)
-    return exact_window(picture, covered, corner, preprocess.size, preprocess.interpolation)
+    if covered == size_of(image):
+        return _cut(_as_rgb(image), *corner, preprocess.size)
+    if _pays(size_of(image), covered, preprocess.size):
+        return fast_window(_as_rgb(image), covered, corner, preprocess.size, preprocess.interpolation)
+    return exact_window(image, covered, corner, preprocess.size, preprocess.interpolation)
 
 
 def _pays(image_size: Size, covered: Size, size: Size) -> bool:
-    """Say whether torch's resize of a picture is near enough to Pillow's, and sooner done."""
+    """Say whether torch's resize of an image is near enough to Pillow's, and sooner done."""
     reduction = min(side / target for side, target in zip(image_size, covered, strict=True))
     return reduction >= FAST_SCALE and _is_compact(covered, size)
 
@@ -363,36 +363,36 @@ def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
 
 
 def _training(
-    picture: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
+    image: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
 ) -> Pixels:
-    size, image_size = preprocess.size, size_of(picture)
+    size, image_size = preprocess.size, size_of(image)
     covered = _covered(image_size, preprocess.resize, preprocess.train_size())
     corner, mirror = _draw(covered, preprocess, rng)
     if preprocess.train_pad:
-        pixels = _cut(_padded(picture, covered, preprocess), *corner, size)
+        pixels = _cut(_padded(image, covered, preprocess), *corner, size)
     elif covered == image_size:
-        pixels = _cut(_as_rgb(picture), *corner, size)
+        pixels = _cut(_as_rgb(image), *corner, size)
     elif mode == "fast" and _pays(image_size, covered, size):
-        pixels = fast_window(_as_rgb(picture), covered, corner, size, preprocess.interpolation)
+        pixels = fast_window(_as_rgb(image), covered, corner, size, preprocess.interpolation)
     else:
-        pixels = boxed_window(_as_image(picture), covered, corner, size, preprocess.interpolation)
+        pixels = boxed_window(_as_image(image), covered, corner, size, preprocess.interpolation)
     return _mirrored(pixels, mirror)
 
 
-def _padded(picture: Image.Image | Pixels, covered: Size, preprocess: Preprocess) -> Pixels:
+def _padded(image: Image.Image | Pixels, covered: Size, preprocess: Preprocess) -> Pixels:
     """Resize to `covered` and repeat the edge on every side."""
-    if covered != size_of(picture):
-        picture = _as_image(picture).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
+    if covered != size_of(image):
+        image = _as_image(image).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
     border = (preprocess.train_pad,) * 2
-    return np.pad(_as_rgb(picture), (border, border, (0, 0)), mode="edge")
+    return np.pad(_as_rgb(image), (border, border, (0, 0)), mode="edge")
 
 
-def _as_image(picture: Image.Image | Pixels) -> Image.Image:
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def _as_image(image: Image.Image | Pixels) -> Image.Image:
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
-def _as_rgb(picture: Image.Image | Pixels) -> Pixels:
-    return np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
+def _as_rgb(image: Image.Image | Pixels) -> Pixels:
+    return np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
 
 
 def _cut(pixels: Pixels, top: int, left: int, size: Size) -> Pixels:

@@ -197,7 +197,7 @@ def _copy_samples(source: Path, target: Path, rows: Index) -> FileEntry:
 
 
 def _told(before: Manifest, entries: list[FileEntry], samples: list[int], record: dict[str, Any]) -> Manifest:
-    """Write the receipt on: version, record, and counts that no longer quote what may be removed."""
+    """Write the manifest on: version, record, and counts that no longer quote what may be removed."""
     counts = dict(before.counts)
     removed = record["count"]
     if counts:

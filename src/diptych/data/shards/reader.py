@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diptych.core import manifest
 from diptych.core.errors import BadSampleError, IntegrityError, Reason, UsageError
-from diptych.core.manifest import FileEntry
+from diptych.core.manifest import MANIFEST_NAME, FileEntry, content_digest, is_done, read_manifest
 from diptych.core.records import Counts, Need, Pair
 from diptych.data.captions import DEFAULT_COLUMNS, Columns, texts_beside
 from diptych.data.shards import index as shards_index
@@ -79,14 +78,14 @@ class ShardSet:
             UsageError: there is nothing to open.
         """
         folder = Path(ref)
-        if manifest.is_done(folder, KIND):
+        if is_done(folder, KIND):
             return _open_own(folder)
         if (folder / INDEX_NAME).is_file():
             raise IntegrityError(
                 "a shard set has lost its manifest",
                 where=folder,
                 found="an index without a manifest",
-                expected=manifest.MANIFEST_NAME,
+                expected=MANIFEST_NAME,
                 fix="fetch the folder again with all its files, or remove its index to read it unchecked",
             )
         return cls.of_tars(str(ref), shards_index.tar_paths(str(ref)))
@@ -246,16 +245,16 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _open_own(folder: Path) -> ShardSet:
-    receipt = manifest.read_manifest(folder, kind=KIND)
-    if receipt.format != FORMAT:
+    manifest = read_manifest(folder, kind=KIND)
+    if manifest.format != FORMAT:
         raise UsageError(
             "these shards are of another format",
             where=folder,
-            found=f"format {receipt.format}",
+            found=f"format {manifest.format}",
             expected=f"format {FORMAT}",
             fix="pack them again, or use the version that wrote them",
         )
-    entries = {entry.name: entry for entry in receipt.outputs}
+    entries = {entry.name: entry for entry in manifest.outputs}
     names = [name for name in entries if name != INDEX_NAME]
     for entry in entries.values():
         path = folder / entry.name
@@ -273,7 +272,7 @@ def _open_own(folder: Path) -> ShardSet:
             "a shard set has no index", where=folder, expected=INDEX_NAME, fix="pack or fetch this set again"
         )
     index = _load_index(folder / INDEX_NAME, entries[INDEX_NAME], [entries[name].bytes for name in names])
-    identity = manifest.content_digest(receipt)
+    identity = content_digest(manifest)
     paths = [folder / name for name in names]
     return ShardSet(str(folder), paths, index, None, digest=identity, counts=Counts())
 

@@ -1,4 +1,4 @@
-"""Writing shards: pairs in, WebDataset-layout tars, their index and their receipt out.
+"""Writing shards: pairs in, WebDataset-layout tars, their index and their manifest out.
 
 The bytes depend on the pairs and the settings alone, so equal pairs make equal shards.
 
@@ -76,8 +76,8 @@ def write_shards(
         folder: the new folder; it must not exist yet, or be empty.
         settings: sizes of the shards and the allowed rate of dropped pairs.
         counts: where kept and dropped pairs are counted; the pairs' source may count its own drops there.
-        inputs: the files that the pairs came from, for the receipt.
-        recorded: the settings that the receipt should carry; those of the shards when left out.
+        inputs: the files that the pairs came from, for the manifest.
+        recorded: the settings that the manifest should carry; those of the shards when left out.
         seed: the seed behind the pairs, if one was.
 
     Returns:
@@ -106,7 +106,7 @@ def write_shards(
                 fix=f"repair the source{counts.settings()}",
             )
         index = write_index(np.array(writer.rows, dtype=INDEX_DTYPE), staging)
-        receipt = Manifest(
+        manifest = Manifest(
             kind=KIND,
             format=FORMAT,
             settings=dict(recorded) if recorded is not None else to_mapping(settings),
@@ -117,8 +117,8 @@ def write_shards(
             seconds=round(time.monotonic() - started, 3),
             extra={"samples": len(writer.rows), "shard_samples": writer.samples},
         )
-        write_manifest(staging, receipt)
-    return receipt
+        write_manifest(staging, manifest)
+    return manifest
 
 
 def write_index(index: Index, folder: Path) -> FileEntry:

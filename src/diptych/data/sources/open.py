@@ -268,7 +268,7 @@ class ShardSource:
 
 @dataclass(frozen=True, slots=True)
 class ScenesSource:
-    """Pictures drawn by code; the reference says everything about them."""
+    """Synthetic scenes; the reference holds all of their settings."""
 
     split: str
     count: int
@@ -288,14 +288,14 @@ class ScenesSource:
     def span(self, first: int, last: int) -> Iterator[Pair]:
         """Yield the pairs from `first` to the one before `last`; none before them is drawn."""
         from diptych.data.synthetic.crawl import crawled
-        from diptych.data.synthetic.dataset import picture
+        from diptych.data.synthetic.dataset import scene_pair
 
         for index in range(first, min(last, self.count)):
             if self.split == "crawl":
                 yield crawled(index, seed=self.seed, size=self.size)
             else:
-                yield picture(index, seed=self.seed, split=self.split, size=self.size)
+                yield scene_pair(index, seed=self.seed, split=self.split, size=self.size)
 
     def inputs(self) -> tuple[FileEntry, ...]:
-        """Name the pictures; see Source."""
+        """Name the images; see Source."""
         return (FileEntry(self.name, 0, sha256(self.name.encode()).hexdigest()),)

@@ -19,7 +19,7 @@ from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.captions import is_unicode, plain
 
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
-_LISTED_INPUTS = 64  # up to this many input files are told one by one in a receipt, more as one digest
+_LISTED_INPUTS = 64  # up to this many input files are told one by one in a manifest, more as one digest
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 80  # characters of a path or key in a count's example
 
@@ -42,7 +42,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What was opened, for messages and receipts."""
+        """What was opened, for messages and manifests."""
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the samples in a fixed order, with unique keys.

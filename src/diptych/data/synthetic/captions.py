@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from diptych.data.synthetic.vocabulary import Dice, Thing
+from diptych.data.synthetic.vocabulary import Rng, SceneObject
 
 # Other words for the same thing; the name itself is used most of the time. No word serves two names.
 SHAPE_WORDS: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ SHAPE_WORDS: dict[str, tuple[str, ...]] = {
     "mug": ("cup", "coffee cup"),
     "mushroom": ("toadstool",),
 }
-COLOUR_WORDS: dict[str, tuple[str, ...]] = {
+COLOR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("crimson", "scarlet"),
     "orange": ("tangerine",),
     "yellow": ("lemon", "golden"),
@@ -90,12 +90,12 @@ _TAILS = ("free download", "stock image", "hd wallpaper", "clip art", "vector", 
           "photo", "icon", "thumbnail", "- copy")  # fmt: skip
 
 SYNONYM_RATE = 0.16
-VAGUE_RATE, NO_COLOUR_RATE, NO_SHAPE_RATE = 0.025, 0.03, 0.02
+VAGUE_RATE, NO_COLOR_RATE, NO_SHAPE_RATE = 0.025, 0.03, 0.02
 BOILERPLATE_RATE, TYPO_RATE = 0.07, 0.015
 
 
 def captions(
-    things: tuple[Thing, ...], relation: str | None, *, background: str, dice: Dice, noisy: bool
+    objects: tuple[SceneObject, ...], relation: str | None, *, background: str, rng: Rng, noisy: bool
 ) -> tuple[str, ...]:
     """Write one to three captions for a scene.
 
@@ -103,61 +103,61 @@ def captions(
         things: the objects, in the order the relation names them.
         relation: how they stand to each other; None for a single object.
         background: the background's kind, which some captions mention.
-        dice: the choices.
+        rng: makes the choices.
         noisy: whether captions may miss attributes, say little, or carry typos and boilerplate.
 
     Returns:
         Captions, different from each other.
     """
-    wanted = 1 + dice.below(3)
+    wanted = 1 + rng.below(3)
     texts: dict[str, None] = {}
     for _ in range(wanted):
-        if noisy and dice.chance(VAGUE_RATE):
-            text = _vague(dice)
+        if noisy and rng.chance(VAGUE_RATE):
+            text = _vague(rng)
         else:
-            text = _describe(things, relation, background, dice, noisy)
-            text = _disturb(text, dice) if noisy else text
-        texts[_recase(text, dice)] = None
+            text = _describe(objects, relation, background, rng, noisy)
+            text = _disturb(text, rng) if noisy else text
+        texts[_recase(text, rng)] = None
     return tuple(texts)
 
 
 def _describe(
-    things: tuple[Thing, ...], relation: str | None, background: str, dice: Dice, noisy: bool
+    objects: tuple[SceneObject, ...], relation: str | None, background: str, rng: Rng, noisy: bool
 ) -> str:
     if relation is None:
-        return _single(things[0], background, dice, noisy)
+        return _single(objects[0], background, rng, noisy)
     if relation == "count":
-        return _counted(things, dice)
+        return _counted(objects, rng)
     if relation == "row":
-        return _listed(things, dice)
-    return _related(things, relation, dice)
+        return _listed(objects, rng)
+    return _related(objects, relation, rng)
 
 
-def _word(name: str, synonyms: dict[str, tuple[str, ...]], dice: Dice) -> str:
-    return dice.pick(synonyms[name]) if dice.chance(SYNONYM_RATE) else name
+def _word(name: str, synonyms: dict[str, tuple[str, ...]], rng: Rng) -> str:
+    return rng.pick(synonyms[name]) if rng.chance(SYNONYM_RATE) else name
 
 
-def _noun(thing: Thing, dice: Dice) -> str:
-    return _word(thing.shape, SHAPE_WORDS, dice)
+def _noun(obj: SceneObject, rng: Rng) -> str:
+    return _word(obj.shape, SHAPE_WORDS, rng)
 
 
-def _colour(thing: Thing, dice: Dice) -> str:
-    return _word(thing.colour, COLOUR_WORDS, dice)
+def _color(obj: SceneObject, rng: Rng) -> str:
+    return _word(obj.color, COLOR_WORDS, rng)
 
 
-def _adjectives(thing: Thing, dice: Dice) -> str:
+def _adjectives(obj: SceneObject, rng: Rng) -> str:
     """Size and fill where the writer cares to mention them, each followed by a space."""
     words = ""
-    if dice.chance(0.3):
-        words += _word(thing.size, SIZE_WORDS, dice) + " "
-    if dice.chance(0.06 if thing.fill == "solid" else 0.4):
-        words += _word(thing.fill, FILL_WORDS, dice) + " "
+    if rng.chance(0.3):
+        words += _word(obj.size, SIZE_WORDS, rng) + " "
+    if rng.chance(0.06 if obj.fill == "solid" else 0.4):
+        words += _word(obj.fill, FILL_WORDS, rng) + " "
     return words
 
 
-def _named(thing: Thing, dice: Dice) -> str:
+def _named(obj: SceneObject, rng: Rng) -> str:
     """A noun phrase without its article: "small striped red star"."""
-    return f"{_adjectives(thing, dice)}{_colour(thing, dice)} {_noun(thing, dice)}"
+    return f"{_adjectives(obj, rng)}{_color(obj, rng)} {_noun(obj, rng)}"
 
 
 def with_article(phrase: str) -> str:
@@ -173,99 +173,95 @@ def _plural(noun: str) -> str:
     return _PLURALS.get(noun) or noun + "s"
 
 
-_SINGLE: tuple[Callable[[Thing, Dice], str], ...] = (
-    lambda thing, dice: with_article(_named(thing, dice)),
-    lambda thing, dice: with_article(_named(thing, dice)),
+_SINGLE: tuple[Callable[[SceneObject, Rng], str], ...] = (
+    lambda obj, rng: with_article(_named(obj, rng)),
+    lambda obj, rng: with_article(_named(obj, rng)),
     _named,
-    lambda thing, dice: f"{_colour(thing, dice)} {_noun(thing, dice)}",
-    lambda thing, dice: f"{dice.pick(_OPENERS)} {with_article(_named(thing, dice))}",
-    lambda thing, dice: f"{dice.pick(_OPENERS)} {with_article(_named(thing, dice))}",
-    lambda thing, dice: (
-        f"{with_article(_adjectives(thing, dice) + _noun(thing, dice))} in {_colour(thing, dice)}"
-    ),
-    lambda thing, dice: f"{with_article(_noun(thing, dice))} that is {_colour(thing, dice)}",
-    lambda thing, dice: f"the {_noun(thing, dice)} is {_colour(thing, dice)}",
-    lambda thing, dice: f"{_noun(thing, dice)}, {_colour(thing, dice)}, {thing.fill}",
-    lambda thing, dice: f"one {_named(thing, dice)}",
-    lambda thing, dice: (
-        f"{with_article(_colour(thing, dice) + ' ' + _noun(thing, dice))} {FILL_ENDINGS[thing.fill]}"
-    ),
+    lambda obj, rng: f"{_color(obj, rng)} {_noun(obj, rng)}",
+    lambda obj, rng: f"{rng.pick(_OPENERS)} {with_article(_named(obj, rng))}",
+    lambda obj, rng: f"{rng.pick(_OPENERS)} {with_article(_named(obj, rng))}",
+    lambda obj, rng: f"{with_article(_adjectives(obj, rng) + _noun(obj, rng))} in {_color(obj, rng)}",
+    lambda obj, rng: f"{with_article(_noun(obj, rng))} that is {_color(obj, rng)}",
+    lambda obj, rng: f"the {_noun(obj, rng)} is {_color(obj, rng)}",
+    lambda obj, rng: f"{_noun(obj, rng)}, {_color(obj, rng)}, {obj.fill}",
+    lambda obj, rng: f"one {_named(obj, rng)}",
+    lambda obj, rng: f"{with_article(_color(obj, rng) + ' ' + _noun(obj, rng))} {FILL_ENDINGS[obj.fill]}",
 )
 
 
-def _single(thing: Thing, background: str, dice: Dice, noisy: bool) -> str:
-    if noisy and dice.chance(NO_COLOUR_RATE):
-        return with_article(_adjectives(thing, dice) + _noun(thing, dice))
-    if noisy and dice.chance(NO_SHAPE_RATE):
-        return f"something {_colour(thing, dice)}"
-    text = dice.pick(_SINGLE)(thing, dice).strip()
-    if dice.chance(0.1):
-        return f"{text} {dice.pick(BACKGROUND_ENDINGS[background])}"
-    if dice.chance(0.06) and abs(thing.x - 0.5) > 0.12:
-        return f"{text} on the {'left' if thing.x < 0.5 else 'right'}"
+def _single(obj: SceneObject, background: str, rng: Rng, noisy: bool) -> str:
+    if noisy and rng.chance(NO_COLOR_RATE):
+        return with_article(_adjectives(obj, rng) + _noun(obj, rng))
+    if noisy and rng.chance(NO_SHAPE_RATE):
+        return f"something {_color(obj, rng)}"
+    text = rng.pick(_SINGLE)(obj, rng).strip()
+    if rng.chance(0.1):
+        return f"{text} {rng.pick(BACKGROUND_ENDINGS[background])}"
+    if rng.chance(0.06) and abs(obj.x - 0.5) > 0.12:
+        return f"{text} on the {'left' if obj.x < 0.5 else 'right'}"
     return text
 
 
-def _counted(things: tuple[Thing, ...], dice: Dice) -> str:
-    thing, number = things[0], dice.pick(_COUNTS[len(things)])
-    noun = _plural(_noun(thing, dice))
-    form = dice.below(4)
+def _counted(objects: tuple[SceneObject, ...], rng: Rng) -> str:
+    obj, number = objects[0], rng.pick(_COUNTS[len(objects)])
+    noun = _plural(_noun(obj, rng))
+    form = rng.below(4)
     if form == 0:
         return (
-            f"{number} {noun}, all {_colour(thing, dice)}"
-            if len(things) > 2
-            else f"{number} {noun}, both {_colour(thing, dice)}"
+            f"{number} {noun}, all {_color(obj, rng)}"
+            if len(objects) > 2
+            else f"{number} {noun}, both {_color(obj, rng)}"
         )
-    named = f"{number} {_adjectives(thing, dice)}{_colour(thing, dice)} {noun}"
-    return f"{dice.pick(_OPENERS)} {named}" if form == 1 else named
+    named = f"{number} {_adjectives(obj, rng)}{_color(obj, rng)} {noun}"
+    return f"{rng.pick(_OPENERS)} {named}" if form == 1 else named
 
 
-def _related(things: tuple[Thing, ...], relation: str, dice: Dice) -> str:
-    first, second = things
+def _related(objects: tuple[SceneObject, ...], relation: str, rng: Rng) -> str:
+    first, second = objects
     forward, backward = _RELATIONS[relation]
-    form = dice.below(8)
+    form = rng.below(8)
     if form == 0:
-        return f"{with_article(_named(first, dice))} and {with_article(_named(second, dice))}"
+        return f"{with_article(_named(first, rng))} and {with_article(_named(second, rng))}"
     if form == 1:
         places = ("on the left", "on the right") if relation == "left of" else ("at the top", "at the bottom")
-        return f"{_named(first, dice)} {places[0]}, {_named(second, dice)} {places[1]}"
+        return f"{_named(first, rng)} {places[0]}, {_named(second, rng)} {places[1]}"
     if form in (2, 3):
         first, second, forward = second, first, backward
-    text = f"{with_article(_named(first, dice))} {dice.pick(forward)} {with_article(_named(second, dice))}"
-    return f"{dice.pick(_OPENERS)} {text}" if form == 4 else text
+    text = f"{with_article(_named(first, rng))} {rng.pick(forward)} {with_article(_named(second, rng))}"
+    return f"{rng.pick(_OPENERS)} {text}" if form == 4 else text
 
 
-def _listed(things: tuple[Thing, ...], dice: Dice) -> str:
-    one, two, three = (with_article(_named(thing, dice)) for thing in things)
-    form = dice.below(4)
+def _listed(objects: tuple[SceneObject, ...], rng: Rng) -> str:
+    one, two, three = (with_article(_named(obj, rng)) for obj in objects)
+    form = rng.below(4)
     if form == 0:
         return f"from left to right: {one}, {two}, {three}"
     if form == 1:
         return f"{two} between {one} and {three}"
     text = f"{one}, {two} and {three}"
-    return f"{dice.pick(_OPENERS)} {text}" if form == 2 else text
+    return f"{rng.pick(_OPENERS)} {text}" if form == 2 else text
 
 
-def _vague(dice: Dice) -> str:
-    return f"img_{1000 + dice.below(9000)}" if dice.chance(0.4) else dice.pick(_VAGUE)
+def _vague(rng: Rng) -> str:
+    return f"img_{1000 + rng.below(9000)}" if rng.chance(0.4) else rng.pick(_VAGUE)
 
 
-def _disturb(text: str, dice: Dice) -> str:
+def _disturb(text: str, rng: Rng) -> str:
     """Add what crawled captions carry: a file name, a tail, two letters swapped."""
-    if dice.chance(BOILERPLATE_RATE):
-        if dice.chance(0.3):
-            return f"img_{1000 + dice.below(9000)} {text}"
-        return f"{text} {dice.pick(_TAILS)}"
-    if dice.chance(TYPO_RATE):
-        at = 1 + dice.below(len(text) - 2)
+    if rng.chance(BOILERPLATE_RATE):
+        if rng.chance(0.3):
+            return f"img_{1000 + rng.below(9000)} {text}"
+        return f"{text} {rng.pick(_TAILS)}"
+    if rng.chance(TYPO_RATE):
+        at = 1 + rng.below(len(text) - 2)
         return text[:at] + text[at + 1] + text[at] + text[at + 2 :]
     return text
 
 
-def _recase(text: str, dice: Dice) -> str:
+def _recase(text: str, rng: Rng) -> str:
     """Choose the case, and sometimes end with a full stop."""
-    ending = "." if dice.chance(0.12) else ""
-    turn = dice.between(0, 1)
+    ending = "." if rng.chance(0.12) else ""
+    turn = rng.between(0, 1)
     if turn < 0.64:
         return text + ending
     if turn < 0.84:

@@ -1,292 +1,254 @@
-"""The outlines of the drawn shapes as signed distance fields, tabulated once and sampled at any pose.
+"""Draw a scene: a background of two tones, then each object with a soft shadow, anti-aliased, in float32.
 
-A field maps points of the plane (x to the right, y up, the shape inside about the unit circle) to the signed
-distance to its outline: negative inside. Sampling a table costs the same for a circle and for a key.
-
-Source: the distances of circle, box, segment and polygon follow Inigo Quilez, "2D distance functions".
+Everything is computed from the scene's numbers and the image's side, so any size shows the same image.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-NEAR = 0.05  # in units of the radius
-STROKE, STROKE_OF_DEPTH = 0.2, 0.62  # a stroke of 0.2 is two pixels wide on the smallest 64-pixel object
+from diptych.data.synthetic.outlines import REACH, Array, distance, stroke
+from diptych.data.synthetic.vocabulary import COLORS, PALETTE, Background, Rgb, Scene, SceneObject
 
-Array = NDArray[np.float32]
-Field = Callable[[Array, Array], Array]
-Point = tuple[float, float]
+# Pairs of tones that look well together. Which of them an object may stand on, `backdrops` decides.
+BACKDROPS: tuple[tuple[Rgb, Rgb], ...] = (
+    ((248, 241, 226), (232, 218, 192)),  # cream
+    ((240, 241, 238), (220, 222, 220)),  # paper
+    ((222, 234, 242), (188, 210, 228)),  # mist
+    ((226, 236, 218), (198, 216, 192)),  # sage
+    ((248, 226, 216), (238, 204, 192)),  # blush
+    ((232, 226, 242), (208, 200, 228)),  # lavender
+    ((222, 204, 170), (200, 178, 140)),  # sand
+    ((176, 204, 226), (128, 170, 206)),  # sky
+    ((152, 160, 128), (122, 134, 104)),  # moss
+    ((196, 150, 132), (170, 120, 108)),  # clay
+    ((92, 104, 122), (66, 78, 96)),  # slate
+    ((44, 50, 84), (84, 58, 98)),  # dusk
+    ((28, 38, 62), (44, 60, 92)),  # night
+    ((34, 60, 58), (24, 42, 46)),  # forest
+    ((66, 40, 58), (44, 28, 46)),  # plum
+    ((62, 58, 56), (44, 42, 42)),  # charcoal
+)
 
-REACH = 1.16  # no shape reaches further from its centre
-EXTENT = 1.4  # tables cover [-EXTENT, EXTENT]^2: the shape and the room its shadow needs
+# Least distance in OKLab between an object's color and any mixture of the two tones behind it: brown leaves
+# the dark backdrops, white the pale ones, and every color keeps at least eight.
+LEAST_CONTRAST = 0.19
 
+VEIL = 0.32  # opacity inside an outline: tells an outlined circle from a ring
+RIM = 0.11  # of the radius: patterns stop here, so the outline stays in the object's color
+STRIPE_PERIOD, STRIPE_SHARE = 0.52, 0.4
+LEAST_RIM_PIXELS = 1.5
+DOT_PERIOD, DOT_RADIUS = 0.54, 0.155
+GRAIN, PAPER_GRAIN = 1.2, 4.0  # deviation of the noise on backgrounds, of 255
+TABLE_SIDE = 256  # up to this image size the ordinary distance tables are fine enough
 
-def _circle(x: Array, y: Array, centre: Point, radius: float) -> Array:
-    field: Array = np.hypot(x - np.float32(centre[0]), y - np.float32(centre[1])) - np.float32(radius)
-    return field
-
-
-def _box(x: Array, y: Array, centre: Point, half: Point, *, corner: float = 0.0) -> Array:
-    across = np.abs(x - np.float32(centre[0])) - np.float32(half[0] - corner)
-    along = np.abs(y - np.float32(centre[1])) - np.float32(half[1] - corner)
-    outside = np.hypot(np.maximum(across, 0), np.maximum(along, 0))
-    field: Array = outside + np.minimum(np.maximum(across, along), 0) - np.float32(corner)
-    return field
-
-
-def _polygon(x: Array, y: Array, points: Sequence[Point]) -> Array:
-    """Exact distance to a closed polygon; the sign flips at every edge crossed by a ray to the right."""
-    nearest = np.full(x.shape, np.inf, np.float32)
-    inside = np.zeros(x.shape, bool)
-    for (ax, ay), (bx, by) in zip(points, [*points[1:], points[0]], strict=True):
-        ex, ey = bx - ax, by - ay
-        wx, wy = x - np.float32(ax), y - np.float32(ay)
-        t = np.clip((wx * np.float32(ex) + wy * np.float32(ey)) / np.float32(ex * ex + ey * ey), 0, 1)
-        nearest = np.minimum(nearest, (wx - t * np.float32(ex)) ** 2 + (wy - t * np.float32(ey)) ** 2)
-        if ay != by:
-            crosses = ((y >= ay) != (y >= by)) & (wx < wy * np.float32(ex / ey))
-            inside ^= crosses
-    return np.where(inside, -1, 1).astype(np.float32) * np.sqrt(nearest)
-
-
-def _union(*fields: Array) -> Array:
-    result = fields[0]
-    for field in fields[1:]:
-        result = np.minimum(result, field)
-    return result
+# What stripes and dots are painted with: the object's color, mostly whitened, but not for these three.
+_TINTS: dict[str, Rgb] = {"white": (206, 202, 198), "grey": (214, 215, 220), "black": (104, 104, 112)}
+_WHITENING = 0.7
 
 
-def _without(field: Array, *holes: Array) -> Array:
-    for hole in holes:
-        field = np.maximum(field, -hole)
-    return field
+class _Grid(NamedTuple):
+    """Coordinates and textures of an image of one size, each (H, W) or broadcastable to it."""
+
+    x: Array  # 0 left .. 1 right, (1, W)
+    y: Array  # 0 top .. 1 bottom, (H, 1)
+    grain: Array  # fine noise, mean 0, deviation 1
+    marble: Array  # smooth noise in 0..1 that tiles without a seam
 
 
-def _round(
-    radius_x: float, radius_y: float, *, centre: Point = (0.0, 0.0), arc: Point = (0.0, 1.0)
-) -> list[Point]:
-    """Points on an ellipse's arc, given in turns counter-clockwise from the right."""
-    turns = np.linspace(arc[0], arc[1], 49)[: 48 if arc[1] - arc[0] == 1 else 49] * (2 * math.pi)
-    return [(centre[0] + radius_x * math.cos(t), centre[1] + radius_y * math.sin(t)) for t in turns.tolist()]
+@lru_cache(maxsize=4)
+def _grid(size: int) -> _Grid:
+    line = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    random = np.random.Generator(np.random.Philox(20210226))
+    grain = random.standard_normal((size, size), np.float32)
+    x, y = line[None, :], line[:, None]
+    marble = np.zeros((size, size), np.float32)
+    for _ in range(24):
+        across, down = random.integers(-3, 4, 2).tolist()
+        weight, turn = 1 / (1 + math.hypot(across, down)), random.random()
+        marble += np.float32(weight) * np.sin(
+            np.float32(2 * math.pi) * (across * x + down * y + np.float32(turn))
+        )
+    marble -= marble.min()
+    return _Grid(x, y, grain, marble / marble.max())
 
 
-def _star(x: Array, y: Array) -> Array:
-    radii = (1.06, 0.45)
-    turns = [math.pi * (0.5 + step / 5) for step in range(10)]
-    return _polygon(
-        x, y, [(radii[i % 2] * math.cos(t), radii[i % 2] * math.sin(t)) for i, t in enumerate(turns)]
-    )
+def oklab(rgb: Rgb) -> tuple[float, float, float]:
+    """Convert an sRGB color to OKLab, where distances follow the eye.
 
+    Source: Ottosson 2020, "A perceptual color space for image processing".
 
-def _heart(x: Array, y: Array) -> Array:
-    points = []
-    for step in range(56):
-        t = 2 * math.pi * step / 56
-        height = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        points.append((math.sin(t) ** 3 * 0.98, (height + 2.5) / 16.3))
-    return _polygon(x, y, points)
-
-
-def _cross(x: Array, y: Array) -> Array:
-    return _union(_box(x, y, (0, 0), (0.92, 0.3)), _box(x, y, (0, 0), (0.3, 0.92)))
-
-
-def _ring(x: Array, y: Array) -> Array:
-    return _without(_circle(x, y, (0, 0), 0.92), _circle(x, y, (0, 0), 0.42))
-
-
-def _moon(x: Array, y: Array) -> Array:
-    return _without(_circle(x, y, (-0.08, 0), 0.95), _circle(x, y, (0.42, 0.12), 0.76))
-
-
-def _arrow(x: Array, y: Array) -> Array:
-    upper = [(-1.0, 0.26), (0.08, 0.26), (0.08, 0.74), (1.02, 0.0)]
-    return _polygon(x, y, upper + [(px, -py) for px, py in reversed(upper[:-1])])
-
-
-def _hourglass(x: Array, y: Array) -> Array:
-    glass = _polygon(x, y, [(-0.54, 0.86), (0.54, 0.86), (0.1, 0), (0.54, -0.86), (-0.54, -0.86), (-0.1, 0)])
-    return _union(glass, _box(x, y, (0, 0.8), (0.66, 0.13)), _box(x, y, (0, -0.8), (0.66, 0.13)))
-
-
-def _drop(x: Array, y: Array) -> Array:
-    radius, low, tip = 0.64, -0.36, 1.05
-    sine = radius / (tip - low)
-    side = (radius * math.sqrt(1 - sine * sine), low + radius * sine)  # where the flanks touch the circle
-    return _union(
-        _circle(x, y, (0, low), radius), _polygon(x, y, [(0, tip), (-side[0], side[1]), (0, low), side])
-    )
-
-
-def _flower(x: Array, y: Array) -> Array:
-    turns = [math.pi * (0.5 + step / 3) for step in range(6)]
-    petals = [_circle(x, y, (0.62 * math.cos(t), 0.62 * math.sin(t)), 0.36) for t in turns]
-    return _without(_union(_circle(x, y, (0, 0), 0.5), *petals), _circle(x, y, (0, 0), 0.16))
-
-
-def _cloud(x: Array, y: Array) -> Array:
-    puffs = [((-0.6, -0.14), 0.38), ((-0.2, 0.22), 0.46), ((0.34, 0.1), 0.44), ((0.68, -0.2), 0.32)]
-    return _union(
-        _box(x, y, (0.04, -0.32), (0.94, 0.2), corner=0.19), *[_circle(x, y, c, r) for c, r in puffs]
-    )
-
-
-def _bolt(x: Array, y: Array) -> Array:
-    left = [(0.1, 1.04), (-0.7, -0.16), (-0.14, -0.16), (-0.36, -1.06)]
-    return _polygon(x, y, [*left, (0.74, 0.3), (0.18, 0.3), (0.56, 1.0)])
-
-
-def _leaf(x: Array, y: Array) -> Array:
-    along, across = (x + y) * np.float32(math.sqrt(0.5)), (y - x) * np.float32(math.sqrt(0.5))
-    blade = np.maximum(_circle(along, across, (0.1, 0.62), 1.14), _circle(along, across, (0.1, -0.62), 1.14))
-    stem = _box(along, across, (-0.9, 0), (0.22, 0.08))
-    return _union(_without(blade, _box(along, across, (-0.1, 0), (0.62, 0.05))), stem)
-
-
-def _house(x: Array, y: Array) -> Array:
-    roof = _polygon(x, y, [(-1.0, 0.06), (1.0, 0.06), (0, 0.98)])
-    chimney = _box(x, y, (0.52, 0.6), (0.14, 0.36))
-    walls = _box(x, y, (0, -0.4), (0.72, 0.52))
-    return _without(_union(roof, chimney, walls), _box(x, y, (0, -0.66), (0.2, 0.36)))
-
-
-def _key(x: Array, y: Array) -> Array:
-    bow = _without(_circle(x, y, (-0.54, 0.08), 0.54), _circle(x, y, (-0.6, 0.08), 0.19))
-    teeth = (_box(x, y, (0.9, -0.2), (0.14, 0.36)), _box(x, y, (0.46, -0.16), (0.13, 0.28)))
-    return _union(bow, _box(x, y, (0.4, 0.1), (0.63, 0.19)), *teeth)
-
-
-def _fish(x: Array, y: Array) -> Array:
-    body = _polygon(x, y, _round(0.74, 0.5, centre=(-0.26, 0)))
-    tail = _polygon(x, y, [(0.3, 0), (1.0, 0.58), (0.84, 0), (1.0, -0.58)])
-    fin = _polygon(x, y, [(-0.42, 0.42), (0.14, 0.74), (0.14, 0.36)])
-    return _without(_union(body, tail, fin), _circle(x, y, (-0.62, 0.12), 0.11))
-
-
-def _tree(x: Array, y: Array) -> Array:
-    tiers = [((0.46, 0.38), 1.06), ((0.66, -0.14), 0.66), ((0.86, -0.7), 0.2)]
-    boughs = [_polygon(x, y, [(-half, low), (half, low), (0, top)]) for (half, low), top in tiers]
-    return _union(*boughs, _box(x, y, (0, -0.84), (0.17, 0.2)))
-
-
-def _crown(x: Array, y: Array) -> Array:
-    outline = [(-0.8, -0.7), (0.8, -0.7), (0.9, 0.4), (0.45, -0.1), (0, 0.66), (-0.45, -0.1), (-0.9, 0.4)]
-    balls = [_circle(x, y, centre, 0.15) for centre in ((-0.9, 0.41), (0, 0.7), (0.9, 0.41))]
-    return _union(_polygon(x, y, outline), *balls)
-
-
-def _mug(x: Array, y: Array) -> Array:
-    handle = _without(_circle(x, y, (0.4, 0.02), 0.56), _circle(x, y, (0.4, 0.02), 0.32))
-    return _union(_box(x, y, (-0.32, 0), (0.54, 0.8), corner=0.14), handle)
-
-
-def _mushroom(x: Array, y: Array) -> Array:
-    cap = _polygon(x, y, _round(0.98, 0.98, centre=(0, -0.08), arc=(0.0, 0.5)))
-    return _union(cap, _box(x, y, (0, -0.5), (0.3, 0.48), corner=0.12))
-
-
-FIELDS: dict[str, Field] = {
-    "circle": lambda x, y: _circle(x, y, (0, 0), 0.88),
-    "oval": lambda x, y: _polygon(x, y, _round(1.02, 0.56)),
-    "square": lambda x, y: _box(x, y, (0, 0), (0.78, 0.78), corner=0.03),
-    "triangle": lambda x, y: _polygon(x, y, [(0, 0.98), (-0.93, -0.66), (0.93, -0.66)]),
-    "diamond": lambda x, y: _polygon(x, y, [(0, 1.04), (-0.7, 0), (0, -1.04), (0.7, 0)]),
-    "star": _star,
-    "heart": _heart,
-    "cross": _cross,
-    "ring": _ring,
-    "moon": _moon,
-    "arrow": _arrow,
-    "hourglass": _hourglass,
-    "drop": _drop,
-    "flower": _flower,
-    "cloud": _cloud,
-    "bolt": _bolt,
-    "leaf": _leaf,
-    "house": _house,
-    "key": _key,
-    "fish": _fish,
-    "tree": _tree,
-    "crown": _crown,
-    "mug": _mug,
-    "mushroom": _mushroom,
-}
-
-# These have a left and a right side by nature and are as often seen from the other one.
-MIRRORED = frozenset({"moon", "bolt", "leaf", "house", "key", "fish", "mug", "cloud"})
-
-
-@lru_cache(maxsize=2 * len(FIELDS))
-def _table(shape: str, cells: int) -> Array:
-    """Tabulate a field at (cells + 1)^2 points, flattened, row 0 at the top."""
-    line = np.linspace(-EXTENT, EXTENT, cells + 1, dtype=np.float32)
-    x, y = np.meshgrid(line, -line)
-    return _measure_again(FIELDS[shape](x, y), line).ravel()
-
-
-def _measure_again(field: Array, line: Array) -> Array:
-    """Correct distances away from the outline, which unions and cut-outs give too small.
-
-    The outline is taken where the field changes sign between neighbouring points. Within NEAR of it the field
-    itself is more precise than the nearest of these points and is kept.
+    >>> [round(value, 3) for value in oklab((255, 255, 255))]
+    [1.0, 0.0, 0.0]
     """
-    inside = field < 0
-    rows, columns = np.nonzero(inside[:, 1:] != inside[:, :-1])
-    before, after = field[rows, columns], field[rows, columns + 1]
-    across = [(line[columns] + before / (before - after) * (line[1] - line[0]), -line[rows])]
-    rows, columns = np.nonzero(inside[1:] != inside[:-1])
-    before, after = field[rows, columns], field[rows + 1, columns]
-    across.append((line[columns], -line[rows] - before / (before - after) * (line[1] - line[0])))
-    nearest = np.full_like(field, np.inf)
-    for xs, ys in across:
-        squares_x, squares_y = (line[None, :] - xs[:, None]) ** 2, (line[None, :] + ys[:, None]) ** 2
-        for square_x, square_y in zip(squares_x, squares_y, strict=True):
-            np.minimum(nearest, square_x[None, :] + square_y[:, None], out=nearest)
-    away = np.sqrt(nearest)
-    return np.where(away < NEAR, field, np.where(inside, -away, away)).astype(np.float32)
+    r, g, b = ((c / 255 + 0.055) ** 2.4 / 1.055**2.4 if c > 10 else c / 255 / 12.92 for c in rgb)
+    long = math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b)
+    middle = math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b)
+    short = math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b)
+    return (
+        0.2104542553 * long + 0.7936177850 * middle - 0.0040720468 * short,
+        1.9779984951 * long - 2.4285922050 * middle + 0.4505937099 * short,
+        0.0259040371 * long + 0.7827717662 * middle - 0.8086757660 * short,
+    )
 
 
-@lru_cache(maxsize=len(FIELDS))
-def stroke(shape: str) -> float:
-    """Return the width of a shape's outline when it is drawn hollow, in units of its radius.
+@lru_cache(maxsize=len(COLORS))
+def backdrops(color: str) -> frozenset[int]:
+    """Return the positions in BACKDROPS of the tone pairs that keep an object of `color` well visible."""
+    return frozenset(
+        index
+        for index, (light, dark) in enumerate(BACKDROPS)
+        if min(math.dist(oklab(PALETTE[color]), oklab(_mix(light, dark, step / 8))) for step in range(9))
+        >= LEAST_CONTRAST
+    )
 
-    Shapes with thin parts, such as the key, get a thinner one: almost filled they would look solid.
-    """
-    return min(STROKE, STROKE_OF_DEPTH * -float(_table(shape, 160).min()))
+
+def _mix(first: Rgb, second: Rgb, share: float) -> Rgb:
+    r, g, b = (round(p + share * (q - p)) for p, q in zip(first, second, strict=True))
+    return (r, g, b)
 
 
-def distance(shape: str, x: Array, y: Array, *, cells: int = 160) -> Array:
-    """Sample a shape's signed distance at points, bilinearly.
+def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
+    """Draw a scene.
 
     Args:
-        shape: a key of FIELDS.
-        x: any shape, in units of the shape's radius, to the right.
-        y: like x, downwards as picture rows are.
-        cells: resolution of the table; raise it for drawings above 256 pixels.
+        scene: what to draw.
+        size: side of the image in pixels.
 
     Returns:
-        Distances shaped like `x`, in units of the shape's radius, negative inside. Points beyond EXTENT
-        get the distance of the table's border.
+        (size, size, 3) uint8, RGB.
     """
-    table, scale = _table(shape, cells), np.float32(cells / (2 * EXTENT))
-    top = np.float32(cells - 1e-3)
-    column = np.clip((x + np.float32(EXTENT)) * scale, 0, top)
-    row = np.clip((y + np.float32(EXTENT)) * scale, 0, top)
-    left, above = column.astype(np.int32), row.astype(np.int32)
-    column -= left
-    row -= above
-    start = above * (cells + 1) + left
-    upper: Array = table[start]
-    lower: Array = table[start + (cells + 1)]
-    # , table[start + (cells + 1)]
-    upper += column * (table[start + 1] - upper)
-    lower += column * (table[start + (cells + 2)] - lower)
-    lower -= upper
-    lower *= row
-    upper += lower
-    return upper
+    canvas = _draw_background(scene.background, size)
+    for obj in scene.objects:
+        _draw_object(canvas, obj)
+    canvas += np.float32(0.5)
+    np.clip(canvas, 0, 255, out=canvas)
+    return canvas.astype(np.uint8)
+
+
+def _draw_background(background: Background, size: int) -> Array:
+    """Mix the two tones by a share per pixel, and add a breath of grain."""
+    grid = _grid(size)
+    first, second = (np.array(tone, np.float32) for tone in background.tones)
+    share = _SHARES[background.kind](grid, *background.phase)
+    canvas = np.empty((size, size, 3), np.float32)
+    np.multiply(share[..., None], second - first, out=canvas)
+    canvas += first
+    canvas += (np.float32(PAPER_GRAIN if background.kind == "paper" else GRAIN) * grid.grain)[..., None]
+    return canvas
+
+
+def _gradient(grid: _Grid, p: float, _q: float, _r: float) -> Array:
+    slope: Array = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
+    share: Array = np.clip(0.5 + slope, 0, 1)
+    return share
+
+
+def _glow(grid: _Grid, p: float, q: float, _r: float) -> Array:
+    share: Array = np.clip(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3, 0, 1)
+    return share
+
+
+def _dusk(grid: _Grid, _p: float, _q: float, _r: float) -> Array:
+    return grid.y * grid.y * (3 - 2 * grid.y)
+
+
+def _checker(grid: _Grid, p: float, q: float, r: float) -> Array:
+    cells = 4 + int(4 * r)
+    waves = np.sin(math.pi * cells * (grid.x + p)) * np.sin(math.pi * cells * (grid.y + q))
+    share: Array = np.clip(0.5 + waves * (grid.x.size / cells), 0, 1)
+    return share
+
+
+def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
+    side = grid.x.size
+    return np.roll(grid.marble, (int(p * side), int(q * side)), (0, 1))
+
+
+def _horizon(grid: _Grid, p: float, q: float, r: float) -> Array:
+    hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * math.pi * (grid.x * (1 + q) + r))
+    share: Array = np.clip((grid.y - hills) * grid.x.size + 0.5, 0, 1)
+    return share
+
+
+def _plain(grid: _Grid, p: float, _q: float, _r: float) -> Array:
+    return 0.15 + 0.3 * (grid.x - p) ** 2
+
+
+# How much of the second tone each pixel takes, 0..1, broadcastable to (H, W).
+_SHARES: dict[str, Callable[[_Grid, float, float, float], Array]] = {
+    "plain": _plain,
+    "gradient": _gradient,
+    "glow": _glow,
+    "dusk": _dusk,
+    "checker": _checker,
+    "paper": _plain,
+    "marble": _marble,
+    "horizon": _horizon,
+}
+KINDS: tuple[str, ...] = tuple(_SHARES)
+
+
+def _draw_object(canvas: Array, obj: SceneObject) -> None:
+    """Paint one object and its shadow over the canvas, touching only the square that holds them."""
+    size = canvas.shape[0]
+    radius, center_x, center_y = obj.radius * size, obj.x * size, obj.y * size
+    reach = radius * REACH + 0.07 * size
+    left, right = max(0, int(center_x - reach)), min(size, int(center_x + reach) + 1)
+    top, bottom = max(0, int(center_y - reach)), min(size, int(center_y + reach) + 1)
+    x = ((np.arange(left, right) + (0.5 - center_x)) / radius).astype(np.float32)[None, :]
+    y = ((np.arange(top, bottom) + (0.5 - center_y)) / radius).astype(np.float32)[:, None]
+    cosine, sine = np.float32(math.cos(obj.angle)), np.float32(math.sin(obj.angle))
+    u, v = x * cosine - y * sine, x * sine + y * cosine
+    if obj.mirrored:
+        u = -u
+    depth = distance(obj.shape, u, v, cells=160 * -(-size // TABLE_SIDE))
+    band = depth
+    if obj.fill == "outline":
+        half = np.float32(stroke(obj.shape) / 2)
+        band = np.abs(depth + half) - half
+    region = canvas[top:bottom, left:right]
+    _cast_shadow(region, band * np.float32(radius), size)
+    paint = _paint(obj, u, v, depth, radius)
+    cover = np.clip(np.float32(0.5) - band * np.float32(radius), 0, 1)
+    if obj.fill == "outline":
+        cover = np.maximum(cover, np.float32(VEIL) * (depth < 0))
+    region += cover[..., None] * (paint - region)
+
+
+def _cast_shadow(region: Array, depth: Array, size: int) -> None:
+    """Darken what lies below and to the right of a shape; `depth` is its distance in pixels."""
+    down, across = max(1, round(0.028 * size)), max(1, round(0.018 * size))
+    softness = np.float32(1 / (0.07 * size))
+    shadow = np.clip(np.float32(0.5) - depth[:-down, :-across] * softness, 0, 1)
+    shadow *= shadow
+    region[down:, across:] *= (1 - np.float32(0.42) * shadow)[..., None]
+
+
+def _paint(obj: SceneObject, u: Array, v: Array, depth: Array, radius: float) -> Array:
+    """The color of each pixel of an object: its fill, lit softly from above. (h, w, 3) float32."""
+    color = np.array(obj.rgb, np.float32)
+    light: Array = np.float32(1.0) - np.float32(0.09) * v
+    if obj.fill not in ("striped", "dotted"):
+        return light[..., None] * color
+    if obj.fill == "striped":
+        wave = (np.float32(0.8) * u + np.float32(0.6) * v) * np.float32(1 / STRIPE_PERIOD)
+        away = np.abs(wave - np.round(wave)) * np.float32(STRIPE_PERIOD) - np.float32(
+            STRIPE_PERIOD * STRIPE_SHARE / 2
+        )
+    else:
+        row = np.round(v * np.float32(1 / DOT_PERIOD))
+        column = u * np.float32(1 / DOT_PERIOD) + np.float32(0.5) * (row % 2)
+        away = np.hypot(column - np.round(column), v * np.float32(1 / DOT_PERIOD) - row)
+        away = away * np.float32(DOT_PERIOD) - np.float32(DOT_RADIUS)
+    rim = max(RIM, LEAST_RIM_PIXELS / radius)
+    pattern = np.clip(np.float32(0.5) - np.maximum(away, depth + np.float32(rim)) * np.float32(radius), 0, 1)
+    tint = np.array(_TINTS.get(obj.color) or _mix(obj.rgb, (255, 255, 255), _WHITENING), np.float32)
+    paint: Array = light[..., None] * (color + pattern[..., None] * (tint - color))
+    return paint

@@ -1,6 +1,6 @@
-"""What a drawn scene is made of: names, palette, records, and the dice that choose among them.
+"""Vocabulary of the synthetic scenes: names, palette, the records of a scene, and the random generator.
 
-No picture is drawn here and no text is written: `canvas` draws these records, `phrases` describes them.
+No image is drawn here and no text is written: `render` draws these records, `captions` describes them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHAPES: tuple[str, ...] = (
     "leaf", "house", "key", "fish", "tree", "crown", "mug", "mushroom",
 )  # fmt: skip
 
-# Twelve colours, each named by one common word; the closest two (teal, grey) are 0.13 apart in OKLab.
+# Twelve colors, each named by one common word; the closest two (teal, grey) are 0.13 apart in OKLab.
 PALETTE: dict[str, Rgb] = {
     "red": (216, 36, 42),
     "orange": (248, 132, 24),
@@ -37,20 +37,20 @@ PALETTE: dict[str, Rgb] = {
     "white": (252, 252, 250),
     "grey": (130, 131, 136),
 }
-COLOURS: tuple[str, ...] = tuple(PALETTE)
+COLORS: tuple[str, ...] = tuple(PALETTE)
 SIZES: tuple[str, ...] = ("small", "medium", "large")
 FILLS: tuple[str, ...] = ("solid", "outline", "striped", "dotted")
 SPLITS: tuple[str, ...] = ("train", "test", "unseen")
 
-UNSEEN_COUNT = 36  # of 288: each colour misses three shapes, each shape one or two colours
+UNSEEN_COUNT = 36  # of 288: each color misses three shapes, each shape one or two colors
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """One object of a scene; lengths are fractions of the picture's side, y grows downwards."""
+class SceneObject:
+    """One object of a scene; lengths are fractions of the image's side, y grows downwards."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     fill: str
     x: float
@@ -58,7 +58,7 @@ class Thing:
     radius: float
     angle: float  # radians, counter-clockwise
     mirrored: bool
-    rgb: Rgb  # the palette's colour with a little jitter
+    rgb: Rgb  # the palette's color with a little jitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ class Background:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture and its captions, before a pixel is drawn."""
+    """An image and its captions, before a pixel is drawn."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     background: Background
     relation: str | None  # "left of", "above", "count", "row", or None for a single object
     captions: tuple[str, ...]
 
 
-class Dice:
-    """Random choices built on `random()` alone, the one draw that Python keeps equal across versions."""
+class Rng:
+    """Random generator built on `random()` alone, which Python keeps equal across versions."""
 
     def __init__(self, seed: int, *names: str | int) -> None:
         """Start the stream that belongs to `seed` and `names`."""
@@ -105,17 +105,17 @@ class Dice:
 
 
 def unseen_combinations() -> frozenset[tuple[str, str]]:
-    """Choose the (shape, colour) combinations that training pictures never show.
+    """Choose the (shape, color) combinations that training images never show.
 
-    Shapes take turns in a fixed order while colours step by 5 (coprime to 12) and shift by one every twelve
-    turns, so every colour is left out exactly three times and no combination is chosen twice.
+    Shapes take turns in a fixed order while colors step by 5 (coprime to 12) and shift by one every twelve
+    turns, so every color is left out exactly three times and no combination is chosen twice.
 
     >>> len(unseen_combinations())
     36
     """
     shapes = sorted(SHAPES, key=lambda shape: derive(0, "scenes", "unseen", shape))
-    colours = len(COLOURS)
+    colors = len(COLORS)
     return frozenset(
-        (shapes[turn % len(shapes)], COLOURS[(5 * turn + turn // colours) % colours])
+        (shapes[turn % len(shapes)], COLORS[(5 * turn + turn // colors) % colors])
         for turn in range(UNSEEN_COUNT)
     )
