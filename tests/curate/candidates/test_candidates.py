@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.curate.crawl_files import WebPage, write_warc, write_wat
-from tests.data.source_files import images, picture
+from tests.data.source_files import images, make_image
 
 from diptych.core.errors import IntegrityError, Reason, SettingsError, UnknownNameError, UsageError
 from diptych.core.records import Counts, Pair
@@ -243,7 +243,7 @@ def _write_files_of_img2dataset(folder: Path) -> None:
 
 
 def _write_arrow(folder: Path) -> None:
-    table = pa.table({"id": ["k0", "k1"], "image": [picture(0), picture(1)], "caption": ["c0", "c1"]})
+    table = pa.table({"id": ["k0", "k1"], "image": [make_image(0), make_image(1)], "caption": ["c0", "c1"]})
     with pa.OSFile(str(folder / "0.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
 
@@ -251,7 +251,7 @@ def _write_arrow(folder: Path) -> None:
 def _write_tgz(folder: Path, name: str = "0.tgz") -> None:
     with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as archive:
         for number in range(2):
-            for suffix, data in (("jpg", picture(number)), ("json", b'{"title": "c%d"}' % number)):
+            for suffix, data in (("jpg", make_image(number)), ("json", b'{"title": "c%d"}' % number)):
                 entry = tarfile.TarInfo(f"k{number}.{suffix}")
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
@@ -281,8 +281,8 @@ def test_whatever_sources_open_gives_candidates(
     )
     rows, counts = read(settings)
     assert [(row["key"], row["caption"], row["image"]) for row in rows] == [
-        ("k0", "c0", picture(0)),
-        ("k1", "c1", picture(1)),
+        ("k0", "c0", make_image(0)),
+        ("k1", "c1", make_image(1)),
     ]
     assert not counts.dropped
 
