@@ -178,9 +178,11 @@ def test_a_vocabulary_of_bad_captions_is_refused(diptych: Callable[..., Said], t
     path = tmp_path / "captions.csv"
     path.write_text("caption\n" + "a dog\n" * 8 + '" "\n' * 2)
     said = diptych("tokenizer", path, tmp_path / "words", "--size", "600")
-    assert (said.code, "--max-bad" in said.err, "empty_caption 2" in said.err) == (3, True, True), said.err
+    assert (said.code, "--max-bad-fraction" in said.err, "empty_caption 2" in said.err) == (3, True, True), (
+        said.err
+    )
     assert not (tmp_path / "words").exists()
-    said = diptych("tokenizer", path, tmp_path / "words", "--size", "600", "--max-bad", "0.2")
+    said = diptych("tokenizer", path, tmp_path / "words", "--size", "600", "--max-bad-fraction", "0.2")
     assert (said.code, json.loads(said.out)["dropped"]) == (0, {"empty_caption": 2})
     path.write_text("caption\n")
     said = diptych("tokenizer", path, tmp_path / "none", "--size", "600")

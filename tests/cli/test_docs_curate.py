@@ -37,7 +37,7 @@ def test_paths_of_a_recipe_belong_to_its_folder_and_those_of_set_do_not(tmp_path
 
 
 def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Curate, go on, one stage, plan, remove: on a few drawn scenes."""
+    """Curate, go on, one stage, estimate, remove: on a few drawn scenes."""
     (tmp_path / "own.txt").write_text("red\nblue\nstar\nheart\nyellow\nwhite\ncloud\ngreen\n")
     parts = ('[queries]\nlist = "own.txt"', '[candidates]\nsources = ["scenes:crawl?count=60"]')
     (tmp_path / "mine.toml").write_text("\n".join((*parts, "[dedup]\nnear = false\n")))
@@ -49,7 +49,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, capsys: pytest
     assert main([*words, "--resume"]) == 0
     assert main(["curate", "match", *words[1:]]) == 0
     capsys.readouterr()
-    assert main(["plan", "curate", str(out)]) == 0
+    assert main(["curate", "--estimate", str(out)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [row["machines"] for row in told["table"]] == [1, 16, 128] * 4
     shards = ShardSet.open(out)

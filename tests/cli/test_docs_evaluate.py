@@ -96,8 +96,8 @@ def test_the_tables_are_whole() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("runs/mine",), "evaluate on what?"),
-        (("runs/mine", "photos.csv", "--suite", "mnist"), "evaluate on what?"),
+        (("runs/mine",), "no source or suite is given"),
+        (("runs/mine", "photos.csv", "--suite", "mnist"), "both a source and a suite are given"),
         (("runs/mine", "photos.csv", "--resume"), "belongs to --suite"),
         (("runs/mine", "--suite", "mnist", "--labels", "colour"), "belongs to a source"),
         (("runs/mine", "--suite", "mnits"), "did you mean 'mnist'"),

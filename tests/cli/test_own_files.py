@@ -29,7 +29,9 @@ def test_a_folder_of_photos_without_captions_is_searched(
     (photos / "i.jpg").symlink_to(tmp_path / "gone.jpg")
     said = diptych("search", run.folder, photos, "a cat", "--index", tmp_path / "index")
     assert said.code == 3 and "2 of 10" in said.err and said.out == ""
-    said = diptych("search", run.folder, photos, "a cat", "--index", tmp_path / "index", "--max-bad", "0.2")
+    said = diptych(
+        "search", run.folder, photos, "a cat", "--index", tmp_path / "index", "--max-bad-fraction", "0.2"
+    )
     assert json.loads(said.out)["dropped"] == {"unreadable_image": 1, "missing_image": 1}
     assert "1 of 10 samples: missing_image" in said.err and "i.jpg" in said.err
 
@@ -45,7 +47,7 @@ def test_labelled_rows_without_their_image_count_as_wrong_and_beyond_a_share_as_
     said = diptych(*words)
     assert (said.code, said.out) == (3, "")
     assert "96 of 100 dropped" in said.err and "missing_image 94" in said.err
-    said = diptych(*words, "--max-bad", "1")
+    said = diptych(*words, "--max-bad-fraction", "1")
     assert said.code == 0, said.err
     numbers = {metric["metric"]: metric for metric in json.loads(said.out)}
     assert numbers["top1"]["n"] == 99 and numbers["top1"]["value"] <= 4 / 99
@@ -65,7 +67,7 @@ def test_images_without_a_caption_are_no_part_of_a_retrieval(
     (tmp_path / "2.txt").write_text("a blue star")
     said = diptych("evaluate", run.folder, tmp_path)
     assert said.code == 3 and "missing_caption 1" in said.err
-    said = diptych("evaluate", run.folder, tmp_path, "--max-bad", "0.5")
+    said = diptych("evaluate", run.folder, tmp_path, "--max-bad-fraction", "0.5")
     numbers = {metric["metric"]: metric for metric in json.loads(said.out)}
     assert numbers["image_to_text_recall@1"]["n"] == 2
     assert numbers["bad_samples[missing_caption]"]["value"] == 1

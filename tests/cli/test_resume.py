@@ -1,5 +1,6 @@
 """Going on with a stopped run: the same run, from what it has, and told when something is not as it was."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -11,6 +12,7 @@ from PIL import Image
 from tests.cli.conftest import Said
 
 from diptych.core.files.locks import locked
+from diptych.core.manifest import file_entry, read_manifest, write_manifest
 
 RECIPE = """
 [data]
@@ -74,6 +76,29 @@ def test_the_settings_of_the_run_are_repeated(
     diptych: Callable[..., Said], finished: Path, stopped: Path
 ) -> None:
     """`--set train.steps=4` was said once; the recipe alone would end the run at its second step."""
+    said = resume(diptych, stopped)
+    assert said.code == 0, said.err
+    assert "resuming at step 2 of 4" in said.err
+    assert weights(stopped) == weights(finished)
+
+
+def test_a_run_of_a_version_with_other_names_of_settings_goes_on(
+    diptych: Callable[..., Said], finished: Path, stopped: Path
+) -> None:
+    """Settings that were renamed: `gradient_clip` to `max_grad_norm`, `floor_fraction` to `min_lr_ratio`."""
+    run = stopped / "run"
+    kept = {"assignments": ["train.steps=4", "train.floor_fraction=0.0", "data.max_bad=0.1"]}
+    (run / "assignments.json").write_text(json.dumps(kept), encoding="utf-8")
+    newest = run / "state" / "step-0000002"
+    facts = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    trained = facts["identity"]["train"]
+    trained["gradient_clip"], trained["floor_fraction"] = (
+        trained.pop("max_grad_norm"),
+        trained.pop("min_lr_ratio"),
+    )
+    (newest / "state.json").write_text(json.dumps(facts), encoding="utf-8")
+    outputs = tuple(file_entry(newest / name, root=newest) for name in ("state.json", "state.safetensors"))
+    write_manifest(newest, dataclasses.replace(read_manifest(newest), outputs=outputs))
     said = resume(diptych, stopped)
     assert said.code == 0, said.err
     assert "resuming at step 2 of 4" in said.err

@@ -27,7 +27,6 @@ sources = ["scenes:crawl?count=60"]
 LINES = {
     "demo": "",
     "curate": "PLACE/curation.toml --out PLACE/curated",
-    "plan": "curate PLACE/curated",
     "tokenizer": "PLACE/photos PLACE/vocabulary",
     "pack": "PLACE/photos PLACE/shards",
     "remove": "PLACE/set a",
@@ -36,7 +35,7 @@ LINES = {
     "classify": "RUN PLACE/photos/a.jpg --labels red,green",
     "calibrate": "RUN scenes:test?count=20",
     "prompts": "crane,heron --wordnet PLACE/wordnet.tsv",
-    "prompts ablate": "RUN scenes:unseen?count=12 --labels label --templates PLACE/templates.txt",
+    "ablate": "RUN scenes:unseen?count=12 --labels label --templates PLACE/templates.txt",
     "search": "RUN PLACE/photos red",
     "convert": "RUN PLACE/converted --to open_clip",
     "export": "RUN PLACE/exported",
@@ -75,7 +74,7 @@ def test_command_works_with_its_default_settings(
     name: str, diptych: Callable[..., Said], place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    needed = {"remove": f"pack {place}/photos {place}/set", "plan": f"curate {LINES['curate']}"}
+    needed = {"remove": f"pack {place}/photos {place}/set"}
     for line in filter(None, (needed.get(name), f"{name} {LINES[name]}")):
         words = line.replace("PLACE", str(place)).replace("RUN", str(run.folder)).split()
         said = diptych(*words)

@@ -100,6 +100,15 @@ def test_a_wrong_setting_is_told_with_place_and_nearest(
     assert bool(error.fix) == bool(fix)
 
 
+def test_a_renamed_setting_is_refused_with_its_present_name() -> None:
+    @dataclass(frozen=True)
+    class Train:
+        max_grad_norm: float = 1.0
+
+    with pytest.raises(SettingsError, match="write max_grad_norm: the setting was renamed"):
+        from_mapping(Train, {"gradient_clip": 1.0}, where="mine.toml")
+
+
 def test_members_of_a_union_are_chosen_by_kind() -> None:
     resnet = from_mapping(Recipe, {"vision": {"kind": "resnet", "layers": [1, 2, 3, 4]}})
     assert resnet.vision == Resnet((1, 2, 3, 4))

@@ -24,5 +24,5 @@ def test_images_of_an_evaluation_set_are_found_without_captions_and_too_many_los
     (tmp_path / "set" / "9.jpg").write_bytes(b"no image")
     assert in_evaluation(run, str(tmp_path / "set"), [prints]).sum() == 2
     (tmp_path / "set" / "10.jpg").symlink_to(tmp_path / "gone.jpg")
-    with pytest.raises(TooMuchBadDataError, match=r"2 of 11(.|\n)*evaluation.max_bad"):
+    with pytest.raises(TooMuchBadDataError, match=r"2 of 11(.|\n)*evaluation.max_bad_fraction"):
         in_evaluation(run, str(tmp_path / "set"), [prints])

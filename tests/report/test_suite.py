@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def both(place: Path) -> tuple[SuiteOutcome, SuiteOutcome]:
     plan = load_plan(str(place / "own" / "suite.toml"))
-    other = run(plan, place / "out" / "against", model=Muddled("d" * 64))
+    other = run(plan, place / "out" / "baseline", model=Muddled("d" * 64))
     return run(plan, place / "out"), other
 
 
@@ -61,7 +61,7 @@ def test_the_report_shows_every_part_and_is_the_same_twice(
     both: tuple[SuiteOutcome, SuiteOutcome], tmp_path: Path
 ) -> None:
     for name in ("a.html", "b.html"):
-        write_suite_report(tmp_path / name, both[0], against=both[1], command="diptych evaluate x")
+        write_suite_report(tmp_path / name, both[0], baseline=both[1], command="diptych evaluate x")
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
     for part in (

@@ -12,7 +12,7 @@ from diptych.train.schedule import learning_rate
 def test_schedule_is_linear_then_half_a_cosine(floor: float) -> None:
     peak, warmup, total = 3e-4, 20, 130
     found = [
-        learning_rate(s, peak=peak, warmup_steps=warmup, total_steps=total, floor_fraction=floor)
+        learning_rate(s, peak=peak, warmup_steps=warmup, total_steps=total, min_lr_ratio=floor)
         for s in range(total + 5)
     ]
     wave = (1 + np.cos(np.linspace(0, np.pi, total - warmup + 1))) / 2

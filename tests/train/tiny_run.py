@@ -62,7 +62,7 @@ def make_model(work: Path, *, kind: str = "resnet", seed: int = 1) -> Model:
 def make_settings(**changes: object) -> TrainSettings:
     settings = TrainSettings(
         steps=60, batch_size=8, learning_rate=2e-3, warmup_steps=5, log_every=1, save_every_steps=7,
-        gradient_clip=1.0, precision="float32", seed=3,
+        max_grad_norm=1.0, precision="float32", seed=3,
     )  # fmt: skip
     return replace(settings, **changes)  # type: ignore[arg-type]
 

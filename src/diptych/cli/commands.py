@@ -9,7 +9,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
 from diptych.cli.arguments import ModelFolder, OutFolder, SourceName
-from diptych.cli.curate import curate, plan
+from diptych.cli.curate import curate
 from diptych.cli.evaluate import evaluate
 from diptych.cli.prompts import ablate, calibrate, prompts
 from diptych.core.errors import DataError, UsageError
@@ -47,7 +47,7 @@ def tokenizer(
     size: int = 8192,
     columns: str = "",
     context: int = 77,
-    max_bad: float = MAX_BAD_FRACTION,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> int:
     """Train a byte-pair vocabulary on a source's captions; images are not looked at.
 
@@ -57,7 +57,7 @@ def tokenizer(
         size: entries, specials included; CLIP's is 49408.
         columns: names of the table's columns, for example image=photo,caption=title.
         context: longest text in tokens that models with this vocabulary read.
-        max_bad: share of samples without a caption above which nothing is written.
+        max_bad_fraction: share of samples without a caption above which nothing is written.
     """
     from diptych.cli.run import captions_of
     from diptych.core.files.durable import staging_folder
@@ -69,7 +69,7 @@ def tokenizer(
     pairs = open_source(source, columns=parse_columns(columns), need=Need.CAPTION).pairs(counts)
     with staging_folder(out) as staged:
         trained = Tokenizer.train(captions_of(pairs, counts), size=size, context_length=context)
-        counts.check(max_bad)
+        counts.check(max_bad_fraction)
         if not counts.kept:
             raise DataError(
                 "there is no caption to learn from", where=source, fix="check --columns caption=NAME"
@@ -84,7 +84,7 @@ def pack(
     *,
     columns: str = "",
     workers: int = 2,
-    max_bad: float = MAX_BAD_FRACTION,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> int:
     """Pack a source into shards: every picture decoded once, every bad pair dropped and counted.
 
@@ -93,7 +93,7 @@ def pack(
         out: folder for the shards.
         columns: names of the table's columns, for example image=photo,caption=title.
         workers: decoding processes.
-        max_bad: share of bad pairs above which nothing is written.
+        max_bad_fraction: share of bad pairs above which nothing is written.
     """
     from diptych.core.records import Counts
     from diptych.data.pack import PackSettings
@@ -101,7 +101,7 @@ def pack(
     from diptych.data.shards.reader import ShardSettings
     from diptych.data.sources.open import open_source
 
-    settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad))
+    settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad_fraction))
     receipt = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
     show_dropped(Counts.from_dict(receipt.counts))
     return answer({"shards": str(out), **receipt.counts})
@@ -130,7 +130,7 @@ def remove(
     names = [*key, *(read_keys(keys) if keys is not None else ())]
     if not names:
         raise UsageError(
-            "remove what?", where="KEY", expected="a key, or a file of them", fix="give --keys FILE"
+            "no key given", where="KEY", expected="a key, or a file of them", fix="give --keys FILE"
         )
     receipt = remove_samples(data, names, reason=reason, drop_others=drop_others)
     told = {name: receipt.extra[name] for name in ("version", "samples") if name in receipt.extra}
@@ -220,7 +220,7 @@ def search(
     k: Annotated[int, arg(name="k", aliases=["-k"], metavar="N")] = 10,
     index: Path | None = None,
     columns: str = "",
-    max_bad: float = MAX_BAD_FRACTION,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
     json: str = "-",
 ) -> int:
     """Find the images that a text describes.
@@ -232,14 +232,20 @@ def search(
         k: how many images.
         index: folder that keeps the images' embeddings for next time; beside the model by default.
         columns: names of the table's columns, for example image=photo,caption=title.
-        max_bad: share of images that cannot be read above which nothing is answered.
+        max_bad_fraction: share of images that cannot be read above which nothing is answered.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
     from diptych.cli.queries import search_source
 
     found = search_source(
-        model, source, query, k=k, folder=index, columns=parse_columns(columns), max_bad=max_bad
+        model,
+        source,
+        query,
+        k=k,
+        folder=index,
+        columns=parse_columns(columns),
+        max_bad_fraction=max_bad_fraction,
     )
     return answer(found, json)
 
@@ -306,7 +312,9 @@ def export(
     from diptych.models.files.references import resolve
 
     if labels and not source:
-        raise UsageError("labels of which pictures?", where="--labels", found=labels, fix="give --source too")
+        raise UsageError(
+            "no source given for the labels", where="--labels", found=labels, fix="give --source too"
+        )
     given = open_source(source, columns=parse_columns(columns)) if source else None
     resolve(model)
     from diptych.export.onnx import export as export_model
@@ -320,7 +328,6 @@ def export(
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo,
     "curate": curate,
-    "plan": plan,
     "tokenizer": tokenizer,
     "pack": pack,
     "remove": remove,
@@ -329,7 +336,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "classify": classify,
     "calibrate": calibrate,
     "prompts": prompts,
-    "prompts ablate": ablate,
+    "ablate": ablate,
     "search": search,
     "convert": convert,
     "export": export,

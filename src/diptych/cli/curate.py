@@ -1,8 +1,9 @@
-"""The commands that build data sets."""
+"""`diptych curate`: build a data set, or estimate what a larger one takes."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -15,18 +16,37 @@ card   {out}/datacard.html
 
 Try next
   diptych train RECIPE --set data.source={out}
-  diptych plan curate {out}
+  diptych curate --estimate {out}
 """
 
 
+@dataclass(frozen=True, slots=True)
+class EstimateOptions:
+    """Options for an estimate.
+
+    Attributes:
+        estimate: a finished curation: from its rates, print how long larger ones take and what they cost,
+            and do nothing else.
+        cores: of one machine.
+        dollars: for one machine and hour.
+        megabits: that one machine can download a second.
+    """
+
+    estimate: Path | None = None
+    cores: int = 16
+    dollars: float = 0.68
+    megabits: float = 2000.0
+
+
 def curate(
-    words: Annotated[Positional[tuple[str, ...]], arg(metavar="[STAGE] RECIPE")],
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="[STAGE] RECIPE")] = (),
     *,
     assignments: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")] = (),
     out: Path | None = None,
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
     resume: bool = False,
+    estimate_options: EstimateOptions = EstimateOptions(),
 ) -> int:
     """Build a balanced data set: queries, candidates, filter, match, balance, fetch, dedup, shards, card.
 
@@ -37,6 +57,7 @@ def curate(
         engine: local processes, or a Ray cluster that sees the folder under the same path.
         workers: local processes.
         resume: go on with a curation that was stopped.
+        estimate_options: only with --estimate.
     """
     from diptych.cli.answers import answer
     from diptych.curate.pipeline.recipe import load_curate_recipe
@@ -44,10 +65,12 @@ def curate(
     from diptych.curate.pipeline.run import curate as run
     from diptych.report.datacard import write_card
 
+    if estimate_options.estimate is not None:
+        return answer(_estimate(estimate_options.estimate, estimate_options))
     if not 1 <= len(words) <= 2:
         raise UsageError(
             "a curation is a recipe, or the name of a stage and a recipe",
-            found=" ".join(words),
+            found=" ".join(words) or "neither",
             expected=f"[{'|'.join(STAGES)}] RECIPE",
         )
     recipe = Path(words[-1])
@@ -68,32 +91,13 @@ def curate(
     return answer({name: {"seconds": m.seconds, **m.counts} for name, m in done.items()})
 
 
-def plan(
-    what: Annotated[Positional[Literal["curate"]], arg(metavar="curate")],
-    folder: Annotated[Positional[Path], arg(metavar="OUT")],
-    *,
-    cores: int = 16,
-    dollars: float = 0.68,
-    megabits: float = 2000.0,
-) -> int:
-    """Say how long a larger curation takes and what it costs, from the rates of one that was done.
+def _estimate(folder: Path, options: EstimateOptions) -> dict[str, Any]:
+    from diptych.curate.pipeline.estimate import EstimateSettings, estimate
 
-    Args:
-        what: curate.
-        folder: a finished curation.
-        cores: of one machine.
-        dollars: for one machine and hour.
-        megabits: that one machine can download a second.
-    """
-    from diptych.cli.answers import answer
-    from diptych.curate.pipeline.estimate import PlanSettings
-    from diptych.curate.pipeline.estimate import plan as plan_curation
-
-    del what  # the one thing that can be planned yet; named so that a second one changes no command
-    found = plan_curation(folder, PlanSettings(cores, dollars, megabits))
+    estimated = estimate(folder, EstimateSettings(options.cores, options.dollars, options.megabits))
     sys.stderr.write(f"{'pairs':>16} {'machines':>9} {'hours':>12} {'dollars':>12}\n")
-    for row in found["table"]:
+    for row in estimated["table"]:
         sys.stderr.write(
             f"{row['pairs']:>16,} {row['machines']:>9} {row['hours']:>12,.1f} {row['dollars']:>12,.0f}\n"
         )
-    return answer(found)
+    return estimated

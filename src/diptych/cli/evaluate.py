@@ -1,7 +1,7 @@
 """`diptych evaluate`: a model on one source of your own, or on a whole suite of data sets.
 
 Writes, with a suite, in the folder of the run: a JSON for each task, `suite.json`, `report.html`; with
-another model to compare with also `against/` and `comparison.json`, with natural shifts of ImageNet
+another model to compare with also `baseline/` and `comparison.json`, with natural shifts of ImageNet
 `robustness.json`, with a training set `overlap.json`.
 """
 
@@ -29,19 +29,19 @@ SHOWN_CLASSES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class OneSource:
+class SourceOptions:
     """Options for a source.
 
     Attributes:
-        task: zeroshot classifies pictures by a column's names (with --labels); retrieval finds texts and
-            pictures (without).
+        task: zeroshot classifies images by a column's names (with --labels); retrieval finds texts and
+            images (without).
         labels: the column of the true names; in a folder of images "label" is the name of the subfolder.
         templates: prompts file (.txt, .json, .toml) with templates and cleaned names, or the name of a known
             set such as imagenet.
         columns: names of the table's columns, for example image=photo,caption=title.
         report: also write a page with curves, confusions and images here.
-        max_bad: share of bad samples above which nothing is scored; up to it, an image that cannot be read
-            counts as wrong.
+        max_bad_fraction: share of bad samples above which nothing is scored; up to it, an image that cannot
+            be read counts as wrong.
     """
 
     task: Literal["zeroshot", "retrieval"] | None = None
@@ -49,11 +49,11 @@ class OneSource:
     templates: str = ""
     columns: str = ""
     report: Path | None = None
-    max_bad: float = MAX_BAD_FRACTION
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
 
 @dataclass(frozen=True, slots=True)
-class WholeSuite:
+class SuiteOptions:
     """Options for a suite.
 
     Attributes:
@@ -61,9 +61,9 @@ class WholeSuite:
         protocols: zeroshot, probe, kshot, retrieval, choice, by commas; what suits each data set by default.
         out: folder for results, report and kept features; runs/evaluate/SUITE by default.
         resume: use what is finished in that folder.
-        against: another model, compared picture by picture.
-        training: what the model was trained on: tasks are also told without the pictures that it holds.
-        share: RANK/WORLD of processes with one folder: 0 scores, the others help it to embed.
+        baseline: another model, compared image by image.
+        train_data: what the model was trained on: tasks are also scored without the images that it holds.
+        shard: RANK/WORLD of processes with one folder: 0 scores, the others help it to embed.
         format: also write the results as CLIP_benchmark's or MTEB's.
     """
 
@@ -71,9 +71,9 @@ class WholeSuite:
     protocols: str = ""
     out: Path | None = None
     resume: bool = False
-    against: str = ""
-    training: str = ""
-    share: str = "0/1"
+    baseline: str = ""
+    train_data: str = ""
+    shard: str = "0/1"
     format: Literal["diptych", "clip_benchmark", "mteb"] = "diptych"
 
 
@@ -82,8 +82,8 @@ def evaluate(
     source: Annotated[Positional[str], arg(metavar="SOURCE")] = "",
     *,
     suite: str = "",
-    for_source: OneSource = OneSource(),
-    for_suite: WholeSuite = WholeSuite(),
+    source_options: SourceOptions = SourceOptions(),
+    suite_options: SuiteOptions = SuiteOptions(),
     json: str = "-",
 ) -> int:
     """Score a model on a source of your own, or with --suite on many data sets.
@@ -92,50 +92,54 @@ def evaluate(
         model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
         suite: paper27, datacomp38, imagenet_shift, retrieval, compositional, a data set, or a TOML file.
-        for_source: only with SOURCE.
-        for_suite: only with --suite.
+        source_options: only with SOURCE.
+        suite_options: only with --suite.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
     if bool(source) == bool(suite):
         raise UsageError(
-            "evaluate on what?",
+            "both a source and a suite are given" if suite else "no source or suite is given",
             where="SOURCE, --suite",
-            found="both" if suite else "neither",
-            expected="a source, or a suite",
+            expected="exactly one of the two",
+            fix="name a source of your own, or a suite with --suite",
         )
-    strangers = for_source != OneSource() if suite else for_suite != WholeSuite()
-    if strangers:
+    unused = source_options != SourceOptions() if suite else suite_options != SuiteOptions()
+    if unused:
         mode, other = ("--suite", "a source") if suite else ("SOURCE", "--suite")
         raise UsageError(
             f"an option belongs to {other}", where=mode, fix="see the two groups in diptych evaluate --help"
         )
-    return _suite(model, suite, for_suite, json) if suite else _source(model, source, for_source, json)
+    if suite:
+        return _suite(model, suite, suite_options, json)
+    return _source(model, source, source_options, json)
 
 
-def _source(model: str, source: str, one: OneSource, json: str) -> int:
+def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites, check_task
     from diptych.data.sources.folder import LABEL
     from diptych.models.load import load
 
-    task = one.task or ("zeroshot" if one.labels else "retrieval")
-    labels = one.labels or (LABEL if task == "zeroshot" else "")
-    part = TaskPart(labels or task, source, task, labels, one.templates)
-    check_task(part, parse_columns(one.columns))
-    (suite,) = build_suites([part], columns=parse_columns(one.columns), max_bad=one.max_bad)
+    task = options.task or ("zeroshot" if options.labels else "retrieval")
+    labels = options.labels or (LABEL if task == "zeroshot" else "")
+    part = TaskPart(labels or task, source, task, labels, options.templates)
+    check_task(part, parse_columns(options.columns))
+    (suite,) = build_suites(
+        [part], columns=parse_columns(options.columns), max_bad_fraction=options.max_bad_fraction
+    )
     loaded = load(model)
     found = suite.run(loaded)
     metrics = found.metrics()
     show_dropped(found.embedded.counts)
     _show_classes(found)
     show(metrics)
-    if one.report is not None:
+    if options.report is not None:
         from diptych.report.examples import build_report
         from diptych.report.run import write_report
 
         title = f"{part.name} on {Path(source).name}"
-        write_report(one.report, build_report(loaded, found, title=title))
+        write_report(options.report, build_report(loaded, found, title=title))
     return answer([metric.as_dict() for metric in metrics], json)
 
 
@@ -152,50 +156,50 @@ def _show_classes(found: "SuiteResult") -> None:
             _say(f"zero-shot among {len(names)} classes, {occurring} of which occur: {listed}")
 
 
-def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
+def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
     from diptych.data.sources.open import open_source
     from diptych.evaluate.suite.compare import compare, find_published, natural_shifts, read_published
-    from diptych.evaluate.suite.features_cache import FeatureSettings, parse_share
+    from diptych.evaluate.suite.features_cache import FeatureSettings, parse_shard
     from diptych.evaluate.suite.formats import write_formats
     from diptych.evaluate.suite.plan import load_plan, open_plan, parse_protocols
-    from diptych.evaluate.suite.run import SuiteSettings, embed_share, run_suite
+    from diptych.evaluate.suite.run import SuiteSettings, embed_shard, run_suite
     from diptych.models.load import load
     from diptych.report.suite import write_suite_report
 
-    plan = load_plan(suite, protocols=parse_protocols(whole.protocols))
-    open_plan(plan, whole.data)
-    if whole.training:
-        open_source(whole.training, need=Need.IMAGE)
-    out = whole.out or Path("runs") / "evaluate" / plan.name
-    cache, features = out / "cache", FeatureSettings(share=parse_share(whole.share))
-    if features.share[0]:
-        settings = SuiteSettings(whole.data, out, cache=cache, features=features)
-        for name in filter(None, (model, whole.against)):
-            embed_share(load(name), plan, settings, log=_say)
+    plan = load_plan(suite, protocols=parse_protocols(options.protocols))
+    open_plan(plan, options.data)
+    if options.train_data:
+        open_source(options.train_data, need=Need.IMAGE)
+    out = options.out or Path("runs") / "evaluate" / plan.name
+    cache, features = out / "cache", FeatureSettings(shard=parse_shard(options.shard))
+    if features.shard[0]:
+        settings = SuiteSettings(options.data, out, cache=cache, features=features)
+        for name in filter(None, (model, options.baseline)):
+            embed_shard(load(name), plan, settings, log=_say)
         return 0
 
     def one(name: str, folder: Path) -> "SuiteOutcome":
-        settings = SuiteSettings(whole.data, folder, resume=whole.resume, cache=cache, features=features)
+        settings = SuiteSettings(options.data, folder, resume=options.resume, cache=cache, features=features)
         return run_suite(load(name), plan, settings, name=name, log=_say)
 
     with locked(make_folder(out)):
         found = one(model, out)
-        against = one(whole.against, out / "against") if whole.against else None
-        if against is not None:
-            write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, against)])
-        seen = _seen(found, whole.training)
-        for line in write_formats(out, found.results, found.opened, whole.format):
+        baseline = one(options.baseline, out / "baseline") if options.baseline else None
+        if baseline is not None:
+            write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, baseline)])
+        seen = _seen(found, options.train_data)
+        for line in write_formats(out, found.results, found.opened, options.format):
             _say(line)
-        published = find_published(whole.data)
+        published = find_published(options.data)
         shifts = natural_shifts(found, read_published(published)) if published is not None else []
         if shifts:
             write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
-        asked = {"against": whole.against, "training": whole.training}
-        words = f"diptych evaluate {model} --suite {suite} --data {whole.data} --out {out}"
+        asked = {"baseline": options.baseline, "train-data": options.train_data}
+        words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}"
         write_suite_report(
             out / "report.html",
             found,
-            against=against,
+            baseline=baseline,
             published=published,
             shifts=shifts,
             seen=seen,
@@ -205,15 +209,15 @@ def _suite(model: str, suite: str, whole: WholeSuite, json: str) -> int:
         return answer(dict(found.summary), json)
 
 
-def _seen(found: "SuiteOutcome", training: str) -> "list[OverlapReport]":
-    """Hold the tasks against a training set, and write what that says."""
-    if not training:
+def _seen(found: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
+    """Find the images of the tasks in a training set, and write `overlap.json`."""
+    if not train_data:
         return []
     from diptych.data.sources.open import open_source
     from diptych.evaluate.suite.overlap import seen_in_training
 
     counts = Counts()
-    reports = seen_in_training(found, open_source(training, need=Need.IMAGE), counts)
+    reports = seen_in_training(found, open_source(train_data, need=Need.IMAGE), counts)
     show_dropped(counts)
     write_json(found.folder / "overlap.json", [report.as_dict() for report in reports])
     return reports

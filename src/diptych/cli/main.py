@@ -95,8 +95,6 @@ def _dispatch(words: Sequence[str]) -> int:
 
     from diptych.cli.commands import COMMANDS
 
-    if " ".join(words[:2]) in COMMANDS:  # a command of two words, such as `prompts ablate`
-        words = [" ".join(words[:2]), *words[2:]]
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         error = unknown_name("command", words[0], COMMANDS)
         error.fix = error.fix or "see diptych --help"
@@ -108,7 +106,7 @@ def _dispatch(words: Sequence[str]) -> int:
         code = app.cli(
             args=words or ["--help"],
             prog="diptych",
-            description="The whole of CLIP in one house: pairs in, a zero-shot model out.",
+            description="The whole of CLIP in one package: image-text pairs in, a zero-shot model out.",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             use_underscores=False,
         )

@@ -117,7 +117,7 @@ def calibrate(
     columns: str = "",
     out: Path | None = None,
     seed: int = 0,
-    max_bad: float = MAX_BAD_FRACTION,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> int:
     """Learn from pairs what this model's scores mean: for match probabilities and `classify --reject`.
 
@@ -128,7 +128,7 @@ def calibrate(
         columns: names of the table's columns, for example image=photo,caption=title.
         out: the file; calibration.npz beside the model by default.
         seed: of the draws.
-        max_bad: share of bad samples above which nothing is written.
+        max_bad_fraction: share of bad samples above which nothing is written.
     """
     keep_freed_memory()
     from diptych.cli.queries import calibration_path
@@ -142,7 +142,7 @@ def calibrate(
     loaded = load(model)
     pairs = embed_pairs(loaded, opened)
     show_dropped(pairs.counts)
-    pairs.counts.check(max_bad)
+    pairs.counts.check(max_bad_fraction)
     texts = None if images else embed_texts(loaded, [captions[0] for captions in pairs.captions])
     found = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
     path = out or calibration_path(model)

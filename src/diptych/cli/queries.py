@@ -169,7 +169,7 @@ def search_source(
     k: int,
     folder: Path | None,
     columns: "Columns | None" = None,
-    max_bad: float = MAX_BAD_FRACTION,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> dict[str, Any]:
     """Find the k images of a source that a text describes best; the index is built once and kept.
 
@@ -177,7 +177,7 @@ def search_source(
         The hits, best first, and how many of the source's samples the index could not take, by reason.
 
     Raises:
-        TooMuchBadDataError: a larger share of them than `max_bad`.
+        TooMuchBadDataError: a larger share of them than `max_bad_fraction`.
     """
     from diptych.data.sources.open import Columns, open_source
     from diptych.models.load import load
@@ -190,7 +190,7 @@ def search_source(
     searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
     counts = Counts.from_dict(searcher.index.manifest.counts)
     show_dropped(counts)
-    counts.check(max_bad)
+    counts.check(max_bad_fraction)
     return {"hits": ask(searcher, query, k=k), **counts.as_dict()}
 
 

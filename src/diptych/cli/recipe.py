@@ -24,14 +24,14 @@ class DataPart:
         image: the column of images in a table.
         caption: the column of captions.
         workers: decoding processes.
-        max_bad: share of bad pairs above which nothing is packed.
+        max_bad_fraction: share of bad pairs above which nothing is packed.
     """
 
     source: str
     image: str = "image"
     caption: str = "caption"
     workers: int = 2
-    max_bad: float = 0.1
+    max_bad_fraction: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

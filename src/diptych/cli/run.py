@@ -5,6 +5,7 @@ Writes, in the run's folder: `assignments.json` (the settings that were changed 
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from diptych.core.files.locks import locked
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Metric, Need, Pair
-from diptych.core.settings import from_mapping, to_mapping
+from diptych.core.settings import RENAMED, from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from diptych.data.shards.reader import ShardSet
@@ -133,6 +134,8 @@ def repeated(folder: Path, assignments: Sequence[str]) -> tuple[str, ...]:
     """Return the assignments of a run that is resumed: those it was started with, unless given anew."""
     path = folder / ASSIGNMENTS
     before = read_json(path).get("assignments", []) if path.is_file() else []
+    for old, new in RENAMED.items():
+        before = [re.sub(rf"\b{old}(?=\s*=)", new, text, count=1) for text in before]
     return tuple({text.partition("=")[0].strip(): text for text in (*before, *assignments)}.values())
 
 
@@ -234,7 +237,7 @@ def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet
     if given.is_dir() and is_done(given, KIND):
         return ShardSet.open(given)
     source = open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
-    shards = ShardSettings(max_bad_fraction=recipe.data.max_bad)
+    shards = ShardSettings(max_bad_fraction=recipe.data.max_bad_fraction)
     pack(source, folder / "data", settings=PackSettings(workers=recipe.data.workers, shards=shards))
     return ShardSet.open(folder / "data")
 
@@ -308,7 +311,7 @@ def build_suites(
     *,
     precision: "Precision" = "float32",
     columns: "Columns | None" = None,
-    max_bad: float = 1.0,
+    max_bad_fraction: float = 1.0,
 ) -> tuple["Suite", ...]:
     """Group tasks by source, so that its images are embedded once."""
     from diptych.data.sources.open import Columns, open_source
@@ -333,7 +336,7 @@ def build_suites(
                 continue
             templates = open_templates(task.templates) if task.templates else None
             scored.append(ZeroShotEvaluator(task.name, source, task.labels, (), templates, precision))
-        suites.append(Suite(source.name, source, tuple(scored), precision, max_bad))
+        suites.append(Suite(source.name, source, tuple(scored), precision, max_bad_fraction))
     return tuple(suites)
 
 

@@ -11,7 +11,7 @@ from diptych.core.errors import IntegrityError, Reason, TooMuchBadDataError
 
 Field = str | int | float | bool | None
 
-MAX_BAD = "--max-bad (data.max_bad in a recipe)"
+MAX_BAD_SETTING = "--max-bad-fraction (data.max_bad_fraction in a recipe)"
 EXAMPLE_CHARACTERS = 300  # keys and names of untrusted data may be megabytes long
 EXAMPLES_PER_REASON = 5  # enough to find the fault by hand, few enough to print
 
@@ -152,7 +152,7 @@ class Counts:
                 expected="in, out, dropped by reason, examples", fix="run the command that wrote them again",
             ) from error  # fmt: skip
 
-    def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD) -> None:
+    def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD_SETTING) -> None:
         """Hold the counts against the allowed rate of dropped samples.
 
         Args:

@@ -19,6 +19,14 @@ from diptych.core.files.text import read_text
 
 T = TypeVar("T")
 
+RENAMED: Mapping[str, str] = {
+    "floor_fraction": "min_lr_ratio",
+    "gradient_clip": "max_grad_norm",
+    "max_bad": "max_bad_fraction",
+}
+"""Settings of earlier versions and what they are called now. Files that a run wrote still load; recipes are
+told the new name."""
+
 SHOWN_CHARACTERS = 60  # of a wrong value in a message
 
 
@@ -136,6 +144,17 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     return changed
 
 
+def with_current_names(value: Any) -> Any:
+    """Return plain values with the settings of earlier versions under their present names.
+
+    >>> with_current_names({"train": {"gradient_clip": 1.0}})
+    {'train': {'max_grad_norm': 1.0}}
+    """
+    if isinstance(value, Mapping):
+        return {RENAMED.get(name, name): with_current_names(item) for name, item in value.items()}
+    return [with_current_names(item) for item in value] if isinstance(value, list) else value
+
+
 def dumps_toml(mapping: Mapping[str, Any]) -> str:
     """Write plain values as TOML. None is left out: TOML has no word for it.
 
@@ -179,10 +198,13 @@ def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
     for name in value:
         if name not in known:
             guess = nearest(str(name), known)
+            fix = f"did you mean {guess!r}?" if guess else ""
+            if RENAMED.get(name) in known:
+                fix = f"write {RENAMED[name]}: the setting was renamed"
             raise (place / name).unsupported(
                 "unknown setting",
                 expected=f"one of {', '.join(sorted(known))}",
-                fix=f"did you mean {guess!r}?" if guess else "",
+                fix=fix,
             )
     built = {name: _convert(_hints(cls)[name], item, place / name) for name, item in value.items()}
     for name, field in known.items():

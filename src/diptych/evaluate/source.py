@@ -69,15 +69,15 @@ class Suite:
         source: where the pairs come from.
         tasks: what to score, in order.
         precision: what the image tower computes in.
-        max_bad: share of the source's samples that may be bad; above it nothing is scored. Of those that are,
-            an image that cannot be read is wrong in every task, the others belong to none.
+        max_bad_fraction: share of the source's samples that may be bad; above it nothing is scored. Of those
+            that are, an image that cannot be read is wrong in every task, the others belong to none.
     """
 
     name: str
     source: "Source"
     tasks: Sequence[Task]
     precision: Precision = "float32"
-    max_bad: float = 1.0
+    max_bad_fraction: float = 1.0
 
     def __call__(self, model: "Model") -> list[Metric]:
         """Embed the source once and list every task's metrics."""
@@ -87,9 +87,9 @@ class Suite:
         """Embed the source once and score every task on it.
 
         Raises:
-            TooMuchBadDataError: a larger share of the samples than `max_bad` is bad.
+            TooMuchBadDataError: a larger share of the samples than `max_bad_fraction` is bad.
         """
         embedded = embed_pairs(model, self.source, precision=self.precision)
-        embedded.counts.check(self.max_bad)
+        embedded.counts.check(self.max_bad_fraction)
         results = tuple(task.score(model, embedded) for task in self.tasks)
         return SuiteResult(self.source, embedded, results)

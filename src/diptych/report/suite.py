@@ -56,7 +56,7 @@ def write_suite_report(
     path: Path,
     outcome: SuiteOutcome,
     *,
-    against: SuiteOutcome | None = None,
+    baseline: SuiteOutcome | None = None,
     published: Path | None = None,
     shifts: Sequence[Shift] = (),
     seen: Sequence[OverlapReport] = (),
@@ -67,7 +67,7 @@ def write_suite_report(
     Args:
         path: the file.
         outcome: what the suite found.
-        against: what it found of another model.
+        baseline: what it found of another model.
         published: a table of public models, see `suite_compare`.
         shifts: robustness to natural shifts, see `suite_compare`.
         seen: which pictures the model was trained on, see `suite_seen`.
@@ -83,7 +83,7 @@ def write_suite_report(
         suite_sections.results(outcome.results, _references(outcome, published)),
         suite_sections.robustness(shifts),
         suite_sections.seen(seen),
-        _side_by_side(outcome, against),
+        _side_by_side(outcome, baseline),
         sections.prompts([table for table in map(_prompts, outcome.results) if table is not None]),
         suite_sections.few_shots(outcome.results),
         suite_sections.slices(outcome.results),
@@ -113,11 +113,11 @@ def write_suite_report(
     write_page(path, head, leaves)
 
 
-def _side_by_side(outcome: SuiteOutcome, against: SuiteOutcome | None) -> Leaf | None:
-    if against is None:
+def _side_by_side(outcome: SuiteOutcome, baseline: SuiteOutcome | None) -> Leaf | None:
+    if baseline is None:
         return None
-    name, other = (str(one.summary["model"]["name"]) for one in (outcome, against))
-    return suite_sections.side_by_side(name, other, compare(outcome, against))
+    name, other = (str(one.summary["model"]["name"]) for one in (outcome, baseline))
+    return suite_sections.side_by_side(name, other, compare(outcome, baseline))
 
 
 def _refused(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ import math
 
 
 def learning_rate(
-    step: int, *, peak: float, warmup_steps: int, total_steps: int, floor_fraction: float = 0.0
+    step: int, *, peak: float, warmup_steps: int, total_steps: int, min_lr_ratio: float = 0.0
 ) -> float:
     """Return the learning rate that a step uses.
 
@@ -16,7 +16,7 @@ def learning_rate(
         peak: learning rate at the end of the warm-up.
         warmup_steps: steps of the linear rise; the first one already uses peak / warmup_steps.
         total_steps: length of the run; from there on the floor holds.
-        floor_fraction: where the cosine ends, as a fraction of the peak; the paper has 0.
+        min_lr_ratio: where the cosine ends, as a fraction of the peak; the paper has 0.
 
     Returns:
         A rate in [0, peak].
@@ -30,7 +30,7 @@ def learning_rate(
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     if step >= total_steps:
-        return peak * floor_fraction
+        return peak * min_lr_ratio
     done = (step - warmup_steps) / (total_steps - warmup_steps)
     wave = 0.5 * (1.0 + math.cos(math.pi * done))
-    return peak * (floor_fraction + (1.0 - floor_fraction) * wave)
+    return peak * (min_lr_ratio + (1.0 - min_lr_ratio) * wave)

@@ -29,12 +29,12 @@ class TrainSettings:
         batch_size: pairs per step; the loader's must be the same.
         learning_rate: peak of the schedule.
         warmup_steps: linear rise to the peak; None takes a twentieth of the run, at most the paper's 2,000.
-        floor_fraction: where the cosine ends, as a fraction of the peak.
+        min_lr_ratio: where the cosine ends, as a fraction of the peak.
         weight_decay: on weights that are not gains or biases.
         beta1: of Adam.
         beta2: of Adam; None takes the paper's for the kind of image tower.
         epsilon: of Adam; None as beta2.
-        gradient_clip: largest norm of all gradients together; None for no limit, as in the paper.
+        max_grad_norm: largest norm of all gradients together; None for no limit, as in the paper.
         device: where the towers are trained, as torch names it; "auto" is the GPU where CUDA finds one, else
             the processor.
         compile: let torch.compile fuse the blocks of Transformers: the same numbers up to rounding, after
@@ -57,12 +57,12 @@ class TrainSettings:
     batch_size: int = 256
     learning_rate: float = 5e-4
     warmup_steps: int | None = None
-    floor_fraction: float = 0.0
+    min_lr_ratio: float = 0.0
     weight_decay: float = 0.2
     beta1: float = 0.9
     beta2: float | None = None
     epsilon: float | None = None
-    gradient_clip: float | None = None
+    max_grad_norm: float | None = None
     device: str = "auto"
     compile: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -91,7 +91,7 @@ class TrainSettings:
             "save_every_steps": self.save_every_steps,
             "keep": self.keep,
             "evaluate_every_steps": 1 if self.evaluate_every_steps is None else self.evaluate_every_steps,
-            "gradient_clip": 1.0 if self.gradient_clip is None else self.gradient_clip,
+            "max_grad_norm": 1.0 if self.max_grad_norm is None else self.max_grad_norm,
             "stop_after_samples": 1 if self.stop_after_samples is None else self.stop_after_samples,
         }
         for name, value in positive.items():

@@ -27,7 +27,7 @@ from diptych.core.manifest import (
     verify,
     write_manifest,
 )
-from diptych.core.settings import from_mapping
+from diptych.core.settings import from_mapping, with_current_names
 
 KIND = "training state"
 FORMAT = 2
@@ -163,7 +163,7 @@ def load_facts(state: Path) -> Facts:
             expected=f"format {FORMAT}",
             fix="finish it with that version, or begin again in another folder",
         )
-    return from_mapping(Facts, read_json(state / FACTS), where=state / FACTS)
+    return from_mapping(Facts, with_current_names(read_json(state / FACTS)), where=state / FACTS)
 
 
 @torch.no_grad()

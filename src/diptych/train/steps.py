@@ -84,7 +84,7 @@ class Stepper:
             peak=settings.learning_rate,
             warmup_steps=settings.warmup(self.total_steps),
             total_steps=self.total_steps,
-            floor_fraction=settings.floor_fraction,
+            min_lr_ratio=settings.min_lr_ratio,
         )
         set_learning_rate(self.optimizer, rate)
         # Randomness inside a model is a function of the step: resuming needs no generator's state.
@@ -92,7 +92,7 @@ class Stepper:
         self._remember_buffers()
         loss = self._forward(batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = clip_gradients(self._parameters, settings.gradient_clip)
+        norm = clip_gradients(self._parameters, settings.max_grad_norm)
         loss_value, norm_value = loss.item(), norm.item()
         finite = math.isfinite(loss_value) and math.isfinite(norm_value)
         if finite:
@@ -121,7 +121,7 @@ class Stepper:
             f"loss or gradients were not finite {BAD_STEPS_IN_ROW} steps in a row",
             where=f"step {step}; the batch's samples are in {path}",
             fix="resume from the last state with a lower learning rate in a new run, "
-            "a gradient_clip of 1, or precision float32; look at the samples",
+            "a max_grad_norm of 1, or precision float32; look at the samples",
         )
 
     def _forward(self, batch: Batch) -> Tensor:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from diptych.curate.pipeline.estimate import PlanSettings, Rate, hours, table
+from diptych.curate.pipeline.estimate import EstimateSettings, Rate, hours, table
 
-CORES = PlanSettings(cores=10, dollars_per_hour=2.0, network_megabits=800.0, picture_kilobytes=100.0)
+CORES = EstimateSettings(cores=10, dollars_per_hour=2.0, network_megabits=800.0, picture_kilobytes=100.0)
 
 
 def test_work_is_shared_and_what_one_process_does_is_not() -> None:

@@ -28,11 +28,11 @@ from diptych.data.sources.open import open_source
 from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.evaluate.suite import features_cache, protocols
 from diptych.evaluate.suite import overlap as suite_seen
-from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest, parse_share
+from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest, parse_shard
 from diptych.evaluate.suite.overlap import seen_in_training
 from diptych.evaluate.suite.plan import RESERVED, Missing, Plan, load_plan, open_spec
 from diptych.evaluate.suite.results import expectations
-from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, embed_share, run_suite
+from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, embed_shard, run_suite
 from diptych.models.model import Model
 from diptych.models.towers.clip import build
 from diptych.models.towers.presets import preset
@@ -168,11 +168,11 @@ def test_two_processes_give_the_same_files_as_one(
     child = os.fork()
     if child == 0:
         settings = SuiteSettings(
-            tmp_path / "nowhere", tmp_path / "two", features=FeatureSettings(share=(1, 2))
+            tmp_path / "nowhere", tmp_path / "two", features=FeatureSettings(shard=(1, 2))
         )
-        embed_share(Colours(), plan, settings)
+        embed_shard(Colours(), plan, settings)
         os._exit(0)
-    run(plan, tmp_path / "two", features=FeatureSettings(share=(0, 2)))
+    run(plan, tmp_path / "two", features=FeatureSettings(shard=(0, 2)))
     assert os.waitpid(child, 0)[1] == 0
     assert files(tmp_path / "two") == files(tmp_path / "one")
     rows = [sorted((tmp_path / name).rglob("rows.npy")) for name in ("one", "two")]
@@ -185,12 +185,12 @@ def test_a_process_whose_partner_is_lost_does_not_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(features_cache, "PART_ROWS", 2)
     monkeypatch.setattr(features_cache, "PATIENCE_SECONDS", 0.3)
-    with pytest.raises(EnvironmentFault, match=r"(?s)2 of 3 parts.*--share"):
-        run(quick, tmp_path / "out", features=FeatureSettings(share=(0, 2)))
+    with pytest.raises(EnvironmentFault, match=r"(?s)2 of 3 parts.*--shard"):
+        run(quick, tmp_path / "out", features=FeatureSettings(shard=(0, 2)))
     run(quick, tmp_path / "out")  # alone, it uses what is there
     for wrong in ("2/2", "1", "a/b"):
         with pytest.raises(SettingsError, match="share"):
-            FeatureSettings(share=parse_share(wrong))
+            FeatureSettings(shard=parse_shard(wrong))
 
 
 def test_a_kill_at_every_durable_step_and_resuming_gives_the_same_files(

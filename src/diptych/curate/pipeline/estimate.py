@@ -22,8 +22,8 @@ MACHINES = (1, 16, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class PlanSettings:
-    """The machines to plan for.
+class EstimateSettings:
+    """The machines that the estimate is for.
 
     Attributes:
         cores: of one machine.
@@ -57,7 +57,7 @@ class Rate:
     downloads: bool = False
 
 
-DEFAULT_SETTINGS = PlanSettings()
+DEFAULT_SETTINGS = EstimateSettings()
 
 
 def measured(folder: Path) -> tuple[Rate, ...]:
@@ -78,7 +78,7 @@ def measured(folder: Path) -> tuple[Rate, ...]:
 
 
 def hours(
-    rates: Sequence[Rate], pairs: int, machines: int, settings: PlanSettings = DEFAULT_SETTINGS
+    rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings = DEFAULT_SETTINGS
 ) -> float:
     """Return how long it takes.
 
@@ -89,7 +89,7 @@ def hours(
         settings: what they are.
 
     >>> one = Rate("match", 1.0, 0.001, 0.0)
-    >>> round(hours([one], 57_600_000, 1, PlanSettings(cores=16)), 3)
+    >>> round(hours([one], 57_600_000, 1, EstimateSettings(cores=16)), 3)
     1.0
     """
     seconds = 0.0
@@ -108,7 +108,7 @@ def table(
     *,
     pairs: Sequence[int] = PAIRS,
     machines: Sequence[int] = MACHINES,
-    settings: PlanSettings = DEFAULT_SETTINGS,
+    settings: EstimateSettings = DEFAULT_SETTINGS,
 ) -> list[dict[str, Any]]:
     """Return one row for every number of pairs and of machines: hours, and dollars for all machines
     together.
@@ -124,8 +124,8 @@ def table(
     return rows
 
 
-def plan(folder: Path, settings: PlanSettings = DEFAULT_SETTINGS) -> dict[str, Any]:
-    """Plan larger curations like the one in a folder: the machines, the measured rates, the table."""
+def estimate(folder: Path, settings: EstimateSettings = DEFAULT_SETTINGS) -> dict[str, Any]:
+    """Estimate larger curations like the one in a folder: the machines, the measured rates, the table."""
     rates = measured(folder)
     return {
         "settings": asdict(settings),

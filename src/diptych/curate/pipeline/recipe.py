@@ -110,12 +110,12 @@ class EvaluationPart:
     Attributes:
         sources: of `data.sources`; captions are not needed.
         image: the column of the image.
-        max_bad: share of images that cannot be read above which nothing is compared with them.
+        max_bad_fraction: share of images that cannot be read above which nothing is compared with them.
     """
 
     sources: tuple[str, ...] = ()
     image: str = "image"
-    max_bad: float = 0.1
+    max_bad_fraction: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from diptych.core.files.json_objects import read_json
 from diptych.core.files.locks import LOCK_NAME, locked
 from diptych.core.manifest import Manifest, read_manifest
 from diptych.core.progress import Progress
-from diptych.core.settings import from_mapping, to_mapping
+from diptych.core.settings import from_mapping, to_mapping, with_current_names
 from diptych.core.workers import Handler
 from diptych.curate.pipeline.recipe import CurateRecipe
 from diptych.curate.pipeline.runners import Crew, Engine, answer_for
@@ -58,7 +58,7 @@ def open_run(folder: Path) -> Run:
     Raises:
         UsageError: there is none in the folder.
     """
-    plain = read_json(folder / RECIPE_NAME)
+    plain = with_current_names(read_json(folder / RECIPE_NAME))
     plain.pop("format", None)
     return Run(folder, from_mapping(CurateRecipe, plain, where=folder))
 
@@ -93,7 +93,7 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
             raise _refused(folder)
         write_json(path, plain)
         return Run(folder, recipe)
-    before = read_json(path)
+    before = with_current_names(read_json(path))
     if before != plain:
         raise UsageError(
             "this folder holds another curation",

@@ -165,7 +165,7 @@ def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.boo
         if len(waiting) == PICTURES_AT_ONCE:
             found |= look()
     found = found | look() if waiting else found
-    counts.check(part.max_bad, setting="evaluation.max_bad in the recipe")
+    counts.check(part.max_bad_fraction, setting="evaluation.max_bad_fraction in the recipe")
     return found
 
 

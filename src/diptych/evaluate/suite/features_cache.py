@@ -55,7 +55,7 @@ class FeatureSettings:
         precision: what the image tower computes in.
         batch_size: pictures per step; no row depends on it beyond rounding.
         workers: decoding threads.
-        share: (rank, world): of `world` processes that fill one folder, this one embeds every world-th part
+        shard: (rank, world): of `world` processes that fill one folder, this one embeds every world-th part
             from `rank` on; process 0 joins them. The rows are the same with any number of processes.
     """
 
@@ -63,14 +63,14 @@ class FeatureSettings:
     precision: Precision = "float32"
     batch_size: int = IMAGE_BATCH
     workers: int = 2
-    share: tuple[int, int] = (0, 1)
+    shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
-        rank, world = self.share
+        rank, world = self.shard
         if not 0 <= rank < world:
             raise SettingsError(
-                "no such share of the pictures",
-                where="share",
+                "no such shard of the images",
+                where="shard",
                 found=f"process {rank} of {world}",
                 expected="0 ≤ rank < world",
             )
@@ -112,9 +112,9 @@ def cached_pairs(
     told = {"model": model_digest, "data": data_digest, "rows": mode}
     if not is_done(place, KIND):
         _fill(tower, source, place, told, settings, unit=kind == "embeds")
-        if settings.share[0]:
+        if settings.shard[0]:
             _wait(lambda: int(is_done(place, KIND)), 1, place)
-    elif not settings.share[0]:
+    elif not settings.shard[0]:
         for leftover in place.glob("part-*.npz"):  # of a process that was killed after its last step but one
             remove(leftover)
     return _open(place, told)
@@ -130,7 +130,7 @@ def _fill(
     unit: bool,
 ) -> None:
     started = time.monotonic()
-    (rank, world), parts = settings.share, []
+    (rank, world), parts = settings.shard, []
     make_folder(place)
     if world == 1:  # another process may be writing one
         clean_temporaries(place)
@@ -173,7 +173,7 @@ def _wait(count: Callable[[], int], wanted: int, place: Path) -> None:
                 "another process that shares the work has not done its part",
                 where=place,
                 found=f"{found} of {wanted} parts",
-                fix="start it again; or run without --share, which uses the parts that are there",
+                fix="start it again; or run without --shard, which uses the parts that are there",
             )
 
 
@@ -263,18 +263,18 @@ def data_digest(source: "Source", *choices: str) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def parse_share(text: str) -> tuple[int, int]:
-    """Read a share as a command takes it.
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read a shard as a command takes it.
 
     Raises:
         SettingsError: it is none.
 
-    >>> parse_share("1/4")
+    >>> parse_shard("1/4")
     (1, 4)
     """
     rank, slash, world = text.partition("/")
     if not (slash and rank.isdecimal() and world.isdecimal()):
         raise SettingsError(
-            "cannot read a share", where="--share", found=text, expected="RANK/WORLD, such as 0/2"
+            "cannot read a shard", where="--shard", found=text, expected="RANK/WORLD, such as 0/2"
         )
     return int(rank), int(world)

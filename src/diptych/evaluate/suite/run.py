@@ -103,7 +103,7 @@ def run_suite(
         log(f"{lost.name}: not found in {lost.looked_in}; get it from {lost.get_from}")
     _check_folder(plan, settings)
     make_folder(settings.out)
-    if settings.features.share[1] == 1:  # others that share the work may be writing
+    if settings.features.shard[1] == 1:  # others that share the work may be writing
         clean_temporaries(settings.out)
     digest = model.digest
     told = {"name": name, "digest": digest, "public": public_name(model, name)}
@@ -113,17 +113,17 @@ def run_suite(
     return SuiteOutcome(plan.name, settings.out, tuple(results), opened, missing, summary)
 
 
-def embed_share(
+def embed_shard(
     model: "Model", plan: Plan, settings: SuiteSettings, *, log: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Embed this process's share of all pictures; process 0 runs the suite, see `FeatureSettings.share`."""
+    """Embed this process's shard of all images; process 0 runs the suite, see `FeatureSettings.shard`."""
     for spec in plan.specs:
         task = open_spec(spec, settings.data)
         if isinstance(task, Missing):
             continue
         digest = data_digest(task.source, *task.choices)
         Bench(model, task, digest=digest, cache=settings.kept, settings=settings.features).prepare()
-        log(f"{spec.name}: share {settings.features.share[0]} of {settings.features.share[1]} is embedded")
+        log(f"{spec.name}: shard {settings.features.shard[0]} of {settings.features.shard[1]} is embedded")
 
 
 def public_name(model: "Model", name: str) -> str:
