@@ -17,7 +17,7 @@ from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models import checkpoint
 from diptych.models.checkpoint import load, save
-from diptych.models.files import verification_cache as notes
+from diptych.models.files import verification_cache
 from diptych.models.model import Model
 from diptych.models.towers.clip import build, meta_init
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
@@ -202,7 +202,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    golden, hashed = checkpoint.verify_golden, notes.check_file
+    golden, hashed = checkpoint.verify_golden, verification_cache.check_file
 
     def verifying(*given: object, **where: object) -> None:
         done.append("golden")
@@ -213,7 +213,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
         return hashed(folder, entry)
 
     monkeypatch.setattr(checkpoint, "verify_golden", verifying)
-    monkeypatch.setattr(notes, "check_file", hashing)
+    monkeypatch.setattr(verification_cache, "check_file", hashing)
 
     def loading(**options: bool) -> set[str]:
         done.clear()
@@ -226,7 +226,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
     assert loading(check=True) == everything
     (copied / "config.json").touch()
     assert loading() == {"config.json", "golden"}
-    monkeypatch.setattr(notes, "_code", lambda: 1)
+    monkeypatch.setattr(verification_cache, "_code", lambda: 1)
     assert loading() == {"golden"}
     with numerics("mkl" if current_engine() == "onednn" else "onednn"):
         assert loading() == {"golden"}

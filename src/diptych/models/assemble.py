@@ -78,7 +78,7 @@ def assemble(
         _check_row(place, model)
     if given.image_size is not None:
         model = at_image_size(model, given.image_size)
-    return model.compute_in(precision).to(device)
+    return model.to(device).compute_in(precision)  # the cost of a precision depends on the device
 
 
 def _from_parts(place: Place, parts: Parts, options: _Options, hub: Hub) -> Model:

@@ -30,7 +30,7 @@ from diptych.core.machine import processor
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files.verification_cache import Notes
+from diptych.models.files.verification_cache import VerificationCache
 from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
 from diptych.models.reference_outputs import golden_tensors, verify_golden
@@ -129,8 +129,8 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
             expected=f"format {FORMAT}",
             fix=f"read it with the version that wrote it ({manifest.created_by})",
         )
-    notes = Notes(folder, manifest)
-    notes.check_files(force=check)
+    cache = VerificationCache(folder, manifest)
+    cache.check_files(force=check)
     path = folder / CONFIG
     try:
         description = from_mapping(Description, read_json(path), where=path)
@@ -148,10 +148,10 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         raise IntegrityError(
             "the checkpoint's parts do not fit together", where=path, found=str(error), fix=REMEDY
         ) from error
-    circumstances = f"{processor()}, torch {torch.__version__} {current_engine()}"
-    if check or notes.recall(circumstances) is None:
+    key = f"{processor()}, torch {torch.__version__} {current_engine()}"
+    if check or cache.get(key) is None:
         verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
-        notes.remember(circumstances, {})
+        cache.put(key, {})
     return model.to(device)
 
 

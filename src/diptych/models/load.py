@@ -39,8 +39,8 @@ def load(
             (OpenAI's archives and state dictionaries, open_clip, training checkpoints), a hub id
             (`openai/clip-vit-base-patch32`, `hf-hub:…`, `…@revision`) or a public short name
             (`ViT-B-32/laion2b_s34b_b79k`). What is on disk goes first.
-        backend: "auto": torch, and for an export the fastest runtime here that keeps a cosine of 0.9999 (or
-            what a quantised file states); "onnx", "openvino": of an export only.
+        backend: "auto": torch, and for an export the fastest runtime for this processor that keeps a cosine
+            of 0.9999 (or what a quantized file states); "onnx", "openvino": of an export only.
         device: where the weights go.
         precision: of the weights; "auto": bfloat16 where the processor multiplies it. None: float32; for an
             export what suits the backend.

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.core.errors import SettingsError
+from diptych.core.machine import warn_of_emulated_bfloat16
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import Preprocess, evaluation_pixels
 from diptych.data.tokenizers.siglip import SiglipTokenizer
@@ -117,12 +118,14 @@ class Model(Encodes):
     def compute_in(self, precision: HeldIn) -> "Model":
         """Hold the weights in a precision for inference, and return the model (see `numerics.hold_in`).
 
-        bfloat16 keeps a cosine of 0.9999 with float32 and halves the time where the processor has it. It
-        rounds the weights: to train or to save them, load the model anew.
+        bfloat16 keeps a cosine of 0.9999 with float32 and halves the time where the processor has it; where
+        not, a warning names its cost. It rounds the weights: to train or to save them, load the model anew.
 
         Raises:
             UnknownNameError: no such precision.
         """
+        if precision == "bfloat16" and self.device.type == "cpu":
+            warn_of_emulated_bfloat16()
         hold_in(self.clip, precision)
         return self
 
@@ -231,6 +234,8 @@ class Model(Encodes):
         return torch.from_numpy(super()._own_embeds(inputs)).to(self.device)
 
     def _computing(self, precision: Precision) -> torch.autocast:
+        if precision == "bfloat16" and self.device.type == "cpu":
+            warn_of_emulated_bfloat16()
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
     @contextmanager

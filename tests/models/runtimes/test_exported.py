@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from tests.export.small import small_model
 
+from diptych.core import machine as core_machine
 from diptych.core.errors import (
     DataError,
     EnvironmentFault,
@@ -27,7 +30,7 @@ from diptych.data.synthetic.dataset import scene_pairs
 from diptych.embed.features import embed_images, embed_texts
 from diptych.evaluate.classifier import build_classifier
 from diptych.export.onnx import export
-from diptych.models.files import verification_cache as notes
+from diptych.models.files import verification_cache
 from diptych.models.model import Model
 from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes import engines as runtimes
@@ -56,7 +59,11 @@ def written(original: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(written: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(written, tmp_path / "copy", ignore=shutil.ignore_patterns("measured.json")))
+    return Path(
+        shutil.copytree(
+            written, tmp_path / "copy", ignore=shutil.ignore_patterns(verification_cache.CACHE_NAME)
+        )
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -143,7 +150,11 @@ def test_every_damaged_file_is_named_even_after_a_good_load(copied: Path, name: 
 
 def forge(folder: Path) -> None:
     """Write a fresh manifest over changed files."""
-    paths = [path for path in sorted(folder.iterdir()) if path.name not in ("manifest.json", "measured.json")]
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name not in ("manifest.json", "verification_cache.json")
+    ]
     write_manifest(folder, Manifest("export", outputs=tuple(file_entry(path, root=folder) for path in paths)))
 
 
@@ -183,13 +194,13 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    real, tried = notes.check_file, backend_choice.check_golden
+    real, tried = verification_cache.check_file, backend_choice.check_golden
 
     def counting(folder: Path, entry: object) -> Path:
         checked.append(entry.name)  # type: ignore[attr-defined]
         return real(folder, entry)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(notes, "check_file", counting)
+    monkeypatch.setattr(verification_cache, "check_file", counting)
     monkeypatch.setattr(
         backend_choice, "check_golden", lambda *a, **k: (checked.append("golden"), tried(*a, **k))[1]
     )
@@ -205,8 +216,8 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     assert loading(verify=True) == everything
     os.utime(copied / "text.onnx")
     assert loading() == {"text.onnx", "golden"}
-    for rubbish in ("{", '{"files": 3}', '{"files": {"image.onnx": ["x"]}, "found": {}}', "[]"):
-        (copied / "measured.json").write_text(rubbish)
+    for rubbish in ("{", '{"files": 3}', '{"files": {"image.onnx": ["x"]}, "cosines": {}}', "[]"):
+        (copied / "verification_cache.json").write_text(rubbish)
         assert loading() == everything
 
 
@@ -216,53 +227,80 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
     def refuse(*_: object) -> None:
         raise EnvironmentFault("no")
 
-    monkeypatch.setattr(notes, "write_json", refuse)
+    monkeypatch.setattr(verification_cache, "write_json", refuse)
     assert load_exported(copied, "onnx").embed_text(np.array([[538, 539]])).shape == (1, 48)
-    assert not (copied / "measured.json").exists()
+    assert not (copied / "verification_cache.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("measured", "chosen"),
-    [
-        ([(3.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0)], 2),
-        ([(3.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 0.9998, 1.0)], 1),
-        ([(3.0, 1.0, 1.0), (2.0, 1.0, 0.9998), (1.0, 0.9998, 1.0)], 0),
-        ([(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 1.0, 1.0)], 0),
-    ],
+    ("cosines", "chosen"),
+    [([1.0, 1.0, 1.0], 0), ([0.9998, 1.0, 1.0], 1), ([0.9998, 0.9, 1.0], 2), ([0.9999, 1.0, 1.0], 0)],
 )
-def test_auto_takes_the_fastest_that_keeps_the_cosine_and_remembers(
-    copied: Path, monkeypatch: pytest.MonkeyPatch, measured: list[tuple[float, float, float]], chosen: int
+def test_auto_takes_the_first_plan_that_keeps_the_cosine_and_checks_it_once(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, cosines: list[float], chosen: int
 ) -> None:
-    plans = [Plan("onnx", "float32", threads) for threads in (1, 2, 3)]
+    plans = [Plan("onnx", "float32"), Plan("onnx", "bfloat16"), Plan("openvino", "bfloat16")]
     tries: list[Plan] = []
 
-    def measuring(model: ExportedModel, golden: Path, *, timed: bool) -> dict[str, float]:
-        assert timed
+    def checking(model: ExportedModel, *_: object, **__: object) -> dict[str, float]:
         tries.append(model.plan)
-        return dict(zip(("seconds", "image", "text"), measured[plans.index(model.plan)], strict=True))
+        return {"image": 1.0, "text": cosines[plans.index(model.plan)]}
 
-    monkeypatch.setattr(backend_choice, "plans", lambda *_: plans)
-    monkeypatch.setattr(backend_choice, "_try", measuring)
+    monkeypatch.setattr(backend_choice, "plans", lambda *_, **__: plans)
+    monkeypatch.setattr(backend_choice, "version", lambda _: "1")
+    monkeypatch.setattr(backend_choice, "check_golden", checking)
     assert load_exported(copied).plan == plans[chosen]
     assert load_exported(copied).plan == plans[chosen]
-    assert tries == plans
+    assert tries == plans[: chosen + 1]
 
 
-def test_auto_offers_what_is_installed_and_what_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"onnx", "openvino"}
-    monkeypatch.setattr(backend_choice, "installed", there.__contains__)
-    monkeypatch.setattr(backend_choice, "multiplies_bfloat16", lambda: True)
+ONNX, OPENVINO, OPENVINO_BF16 = ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")
 
-    def offered(precision: object = None) -> list[tuple[str, str]]:
-        return [(plan.backend, plan.precision) for plan in backend_choice.plans("auto", precision, 2)]  # type: ignore[arg-type]
 
-    assert offered() == [("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")]
-    assert offered("float32") == [("onnx", "float32"), ("openvino", "float32")]
-    monkeypatch.setattr(backend_choice, "multiplies_bfloat16", lambda: False)
-    assert offered() == [("onnx", "float32"), ("openvino", "float32")]
-    there.clear()
-    with pytest.raises(MissingPackageError, match=r"diptych\[onnx\]"):
-        offered()
+@pytest.mark.parametrize(
+    ("flags", "files", "offered"),
+    [
+        ({"avx2"}, "float32", [ONNX, OPENVINO]),
+        ({"avx2"}, "int8", [ONNX, OPENVINO]),
+        ({"avx2", "avx512f", "avx512_vnni"}, "int8", [OPENVINO, ONNX]),
+        ({"avx2", "avx512f", "avx512_vnni"}, "float32", [ONNX, OPENVINO]),
+        ({"avx2", "avx512_vnni", "avx512_bf16"}, "int8", [OPENVINO_BF16, OPENVINO, ONNX]),
+        ({"amx_bf16", "amx_int8"}, "float16", [OPENVINO_BF16, OPENVINO, ONNX]),
+        (set(), "float32", [ONNX, OPENVINO]),
+    ],
+)
+def test_the_processor_decides_the_order_of_runtimes(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], files: str, offered: list[tuple[str, str]]
+) -> None:
+    def order(precision: Any = None) -> list[tuple[str, str]]:
+        plans = backend_choice.plans("auto", precision, 2, files=files)
+        return [(plan.backend, plan.precision) for plan in plans]
+
+    monkeypatch.setattr(backend_choice, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(backend_choice, "installed", lambda _: True)
+    assert order() == offered
+    assert order("float32") == [plan for plan in offered if plan[1] == "float32"]
+    monkeypatch.setattr(backend_choice, "installed", lambda name: name == "onnx")
+    assert order() == [ONNX]
+    monkeypatch.setattr(backend_choice, "installed", lambda _: False)
+    with pytest.raises(MissingPackageError, match="no runtime"):
+        order()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_on_a_processor_without_it_is_computed_with_a_warning(
+    original: Model, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(core_machine, "multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr(backend_choice, "installed", lambda _: True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plans = backend_choice.plans("auto", "bfloat16", None, files="float32")
+        small_model().compute_in("bfloat16")
+        original.encode(["two dogs"], precision="bfloat16")
+    assert plans == [Plan("openvino", "bfloat16")]
+    slower = ["7 times slower" in str(warning.message) for warning in caught]
+    assert slower == [] if native else slower == [True] * 3
 
 
 def test_backends_that_are_not_there_are_told(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

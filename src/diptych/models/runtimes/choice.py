@@ -1,16 +1,16 @@
-"""Which runtime suits an exported model here: checked on first use, measured where there is a choice.
+"""Which runtime an exported model runs in, and the check of its reference outputs.
 
-The rule of "auto": of the installed runtimes, each in every arithmetic that this processor has, the fastest
-whose embeddings of the golden inputs keep a cosine of at least 0.9999 with the float32 original's; a file
-that was quantised below that keeps the cosine that it states. Ties and failures fall to the earlier of
-`plans`.
+The rule of "auto": the first line of `TABLE` that suits the processor and the files gives the order; of the
+installed runtimes in it the first is taken whose embeddings of the reference inputs keep a cosine of at least
+0.9999 with the float32 original's (a file that was quantized below that: the cosine that it states). Nothing
+is timed on the user's machine, so equal processors choose equally.
 
-Reads: the golden embeddings. Writes: what each runtime did here, among the folder's notes
-(`diptych.models.files.verification_cache`).
+Reads: the reference inputs and outputs. Writes: the cosines of each runtime here, into the folder's
+verification cache.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core.errors import DataError, DiptychError, IntegrityError, MissingPackageError
-from diptych.core.machine import core_count, multiplies_bfloat16, processor
+from diptych.core.machine import processor, processor_flags, warn_of_emulated_bfloat16
 from diptych.data.images.transforms import evaluation_pixels
-from diptych.models.files.verification_cache import Measured, Notes
+from diptych.models.files.verification_cache import Cosines, VerificationCache
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Precision, installed
 
 M = TypeVar("M")
@@ -37,7 +37,6 @@ CHOSEN_SLACK = 5e-3
 """The same where the user chose runtime and arithmetic: then only a broken model is refused."""
 PIXEL_LEVELS = 1
 TOWERS = ("image", "text")
-TIMED_BATCH, TIMED_RUNS = 8, 3
 KINDS = {
     "picture": ("uint8", 3),
     "pixels": ("uint8", 4),
@@ -49,64 +48,115 @@ KINDS = {
 SHOWN_CHARACTERS = 60
 
 
-def plans(backend: str, precision: Precision | None, threads: int | None) -> list[Plan]:
-    """List the plans to choose from, the one to fall back to first.
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A line of `TABLE`: what is fastest on some processors.
+
+    Attributes:
+        flags: the processor has one of these; empty: every processor.
+        files: precisions of the files that it holds for; empty: all.
+        plans: backend and arithmetic, the fastest first.
+        measured: images and texts a second, as multiples of open_clip's in float32 (ViT-B/32, batch 32,
+            2 cores; texts padded to 77 tokens); `LOG.md` has the entries.
+    """
+
+    flags: frozenset[str]
+    files: frozenset[str]
+    plans: tuple[tuple[str, Precision], ...]
+    measured: str
+
+
+TABLE = (
+    Measurement(
+        frozenset({"avx512_bf16", "amx_bf16"}),
+        frozenset(),
+        (("openvino", "bfloat16"), ("openvino", "float32"), ("onnx", "float32")),
+        "AMD EPYC: OpenVINO bfloat16 3.2 and 15 to 18; of int8 files 4.9 and 25, in float32 4.9 and 20 to "
+        "23, in ONNX Runtime 15 for texts. Intel Xeon with AMX: OpenVINO 4.9. float32 is alike in both.",
+    ),
+    Measurement(
+        frozenset({"avx512_vnni", "avx_vnni", "amx_int8"}),
+        frozenset({"int8"}),
+        (("openvino", "float32"), ("onnx", "float32")),
+        "The same processors without their bfloat16: OpenVINO 4.9 and 20 to 23, ONNX Runtime 15 for texts.",
+    ),
+    Measurement(
+        frozenset(),
+        frozenset(),
+        (("onnx", "float32"), ("openvino", "float32")),
+        "AMD EPYC with AVX2 only: int8 files 2.3 in ONNX Runtime, 1.2 in OpenVINO; float32 1.3 in both, and "
+        "ONNX Runtime is at its first embedding in 0.9 s, OpenVINO in 1.3 s. Others: not measured.",
+    ),
+)
+"""The first line that suits decides."""
+
+
+def plans(backend: str, precision: Precision | None, threads: int | None, *, files: str) -> list[Plan]:
+    """List the plans to try, the fastest first.
+
+    Args:
+        backend: one of `RUNTIMES`, or "auto": by `TABLE`.
+        precision: of the arithmetic; None: float32 with a named backend, else by `TABLE`.
+        threads: of the runtime; None: one a core.
+        files: what the files' weights are held in.
 
     Raises:
         MissingPackageError: "auto", and no runtime is installed.
     """
-    threads = threads or 0
+    if precision == "bfloat16":
+        warn_of_emulated_bfloat16()
     if backend != "auto":
-        return [Plan(backend, precision or "float32", threads)]
-    found = []
-    for name in RUNTIMES:
-        if not installed(name):
-            continue
-        if precision in (None, "float32"):
-            found.append(Plan(name, "float32", threads))
-        if name == "openvino" and precision in (None, "bfloat16") and multiplies_bfloat16():
-            found.append(Plan(name, "bfloat16", threads))
-    if not found:
+        return [Plan(backend, precision or "float32", threads or 0)]
+    flags = processor_flags()
+    order = next(
+        line.plans
+        for line in TABLE
+        if (not line.flags or line.flags & flags) and (not line.files or files in line.files)
+    )
+    if precision == "bfloat16":
+        order = (("openvino", "bfloat16"),)
+    usable = [
+        Plan(name, arithmetic, threads or 0)
+        for name, arithmetic in order
+        if installed(name) and precision in (None, arithmetic)
+    ]
+    if not usable:
+        needed = dict.fromkeys(RUNTIMES[name] for name, _ in order)
         raise MissingPackageError(
             "no runtime is installed that can run this export",
-            expected=" or ".join(RUNTIMES.values()),
-            fix="pip install 'diptych[onnx]'",
+            expected=" or ".join(needed),
+            fix=f"pip install 'diptych[{order[-1][0]}]'",
         )
-    return found
+    return usable
 
 
 def choose(
-    found: Sequence[Plan],
+    candidates: Sequence[Plan],
     opened: Callable[[Plan], M],
-    notes: Notes,
+    cache: VerificationCache,
     *,
-    golden: Path,
+    reference: Path,
     force: bool = False,
 ) -> M:
-    """Open the model by the best of the plans (see the module's first lines).
+    """Open the model by the first of the plans that keeps the cosine (see the module's first lines).
 
     Raises:
         IntegrityError: with none of them it embeds as it should; tells about the first.
     """
     failures: list[DiptychError] = []
-    best: tuple[float, M] | None = None
-    for plan in found:
+    for plan in candidates:
         model = opened(plan)
-        measured, timed = None if force else notes.recall(_key(plan)), len(found) > 1
+        cosines = None if force else cache.get(_key(plan))
         try:
-            if measured is None or (timed and "seconds" not in measured):
-                measured = _try(model, golden, timed=timed)
-                notes.remember(_key(plan), measured)
-            _require_cosine(model, measured, golden.parent, floor=_floor(model, chosen=len(found) == 1))
+            if cosines is None:
+                cosines = check_golden(model, _read(reference), where=reference.parent)
+                cache.put(_key(plan), cosines)
+            _require_cosine(model, cosines, reference.parent, floor=_floor(model, named=len(candidates) == 1))
         except DiptychError as error:
             failures.append(error)
             continue
-        seconds = measured.get("seconds", 0.0)
-        if best is None or seconds < best[0]:
-            best = seconds, model
-    if best is None:
-        raise failures[0]
-    return best[1]
+        return model
+    raise failures[0]
 
 
 def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
@@ -114,36 +164,20 @@ def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
     return min((part.get("golden_cosine_min", 1.0) for part in parity.values()), default=1.0)
 
 
-def _floor(model: Any, *, chosen: bool) -> float:
+def _floor(model: Any, *, named: bool) -> float:
     """Return the cosine that is required: less where the user named the runtime and its arithmetic."""
     stated = stated_cosine(model.description.parity)
-    if chosen:
+    if named:
         return stated - CHOSEN_SLACK
     return ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
 
 
-def _require_cosine(model: Any, measured: Measured, where: Path, *, floor: float) -> None:
+def _require_cosine(model: Any, cosines: Cosines, where: Path, *, floor: float) -> None:
     for tower in TOWERS:
-        cosine = measured.get(tower, 0.0)
+        cosine = cosines.get(tower, 0.0)
         if not cosine >= floor:
             told = f"cosine {cosine:.5f} with {_name(model.plan)}"
             raise _different(f"the {tower} tower", where, told, f"{floor:.5f} with the original's")
-
-
-def _try(model: Any, golden: Path, *, timed: bool) -> Measured:
-    """Embed the golden inputs, compare, and time it if there is something to choose."""
-    tensors = _read(golden)
-    measured = check_golden(model, tensors, where=golden.parent)
-    if not timed:
-        return measured
-    batch = np.resize(tensors["pixels"], (TIMED_BATCH, *tensors["pixels"].shape[1:]))
-    seconds = []
-    for _ in range(TIMED_RUNS):
-        begin = time.perf_counter()
-        model.image_rows(batch)
-        model.text_rows(tensors["tokens"])
-        seconds.append(time.perf_counter() - begin)
-    return {**measured, "seconds": sorted(seconds)[TIMED_RUNS // 2]}
 
 
 def require_kinds(golden: Mapping[str, Any], where: str | Path) -> None:
@@ -169,7 +203,7 @@ def require_kinds(golden: Mapping[str, Any], where: str | Path) -> None:
             )
 
 
-def check_golden(model: Any, golden: Mapping[str, NDArray[Any]], *, where: Path) -> Measured:
+def check_golden(model: Any, golden: Mapping[str, NDArray[Any]], *, where: Path) -> Cosines:
     """Hold an exported model against the embeddings of the original; return each tower's smallest cosine.
 
     Raises:
@@ -222,9 +256,8 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _key(plan: Plan) -> str:
-    """Return what a measurement depends on besides the folder."""
-    found = version(RUNTIMES[plan.backend])
-    return f"{processor()}, {plan.threads or core_count()} threads, {_name(plan)} {found}"
+    """Return what a check depends on besides the folder."""
+    return f"{processor()}, {_name(plan)} {version(RUNTIMES[plan.backend])}"
 
 
 def _name(plan: Plan) -> str:

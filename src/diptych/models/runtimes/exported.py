@@ -3,8 +3,8 @@
 Nothing here imports torch: a process embeds its first picture while torch would still be importing. Arrays go
 in and arrays come out; tensors of torch are taken too, and are then what comes back.
 
-Reads: a folder that `diptych.export` wrote. Writes: `measured.json` in it, what this machine found out about
-it (see `diptych.models.files.verification_cache`); the folder works without.
+Reads: a folder that `diptych.export` wrote. Writes: its verification cache
+(`diptych.models.files.verification_cache`); the folder works without.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from diptych.core.manifest import Manifest, content_digest, is_done, read_manife
 from diptych.core.settings import from_mapping
 from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
 from diptych.models.encode import Encodes
-from diptych.models.files.verification_cache import Notes
+from diptych.models.files.verification_cache import VerificationCache
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower
@@ -273,10 +273,10 @@ def load_exported(
 
     Args:
         folder: as `diptych export` wrote it.
-        backend: "onnx" (onnxruntime), "openvino", or "auto": the fastest one here that stays at the files'
-            cosine, measured once and remembered in the folder (`diptych.models.runtimes.choice`).
+        backend: "onnx" (onnxruntime), "openvino", or "auto": the fastest one for this processor that stays at
+            the files' cosine, by the table in `diptych.models.runtimes.choice`.
         precision: what the runtime computes in; None leaves it to "auto" and is float32 with a named backend.
-            bfloat16 only with OpenVINO.
+            bfloat16 only with OpenVINO; a warning names its cost on processors without it.
         threads: of the runtime; None takes the processor's cores.
         verify: hash every byte and embed the golden inputs even if this machine has done so before.
 
@@ -290,8 +290,8 @@ def load_exported(
         raise unknown_name("backend", backend, (*RUNTIMES, "auto"))
     folder = Path(folder)
     manifest = read_manifest(folder, KIND)
-    notes = Notes(folder, manifest)
-    notes.check_files(force=verify)
+    cache = VerificationCache(folder, manifest)
+    cache.check_files(force=verify)
     description = _describe(folder, manifest)
     tokenizer = open_words(folder, description.model.text)
     content = content_digest(manifest)
@@ -299,8 +299,8 @@ def load_exported(
     def opened(plan: Plan) -> ExportedModel:
         return ExportedModel(description, tokenizer, folder, plan, content=content)
 
-    plans = backend_choice.plans(backend, precision, threads)
-    return backend_choice.choose(plans, opened, notes, golden=folder / GOLDEN, force=verify)
+    plans = backend_choice.plans(backend, precision, threads, files=description.precision)
+    return backend_choice.choose(plans, opened, cache, reference=folder / GOLDEN, force=verify)
 
 
 def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
