@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 PEERS := .venv-peers
 PEERS_PYTHON := $(CURDIR)/$(PEERS)/bin/python
 
-.PHONY: help setup demo test test-deep peers check format bench docs claims
+.PHONY: help setup demo test test-deep peers check format bench docs site claims
 
 help:
 	@echo "make setup      the diptych command in .venv"
@@ -17,7 +17,7 @@ help:
 	@echo "make check      ruff, mypy and the layers of the imports; make format: repair the form"
 	@echo "make bench      speed and memory beside other libraries; make bench ARGS=--quick: a minute each"
 	@echo "make claims     the paper's claims as experiments, into runs/claims and experiments/claims"
-	@echo "make docs       write the generated pages of docs/ again"
+	@echo "make docs       write the generated pages of docs/ again; make site: only build the site from them"
 
 setup: $(STAMP)
 
@@ -67,10 +67,18 @@ bench: setup peers
 	@for script in loss startup tokenizer preprocess inference training; do \
 		echo "== $$script"; DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python benchmarks/$$script.py $(ARGS) || exit 1; done
 
+DOCS := .venv-docs
 docs: setup peers
 	$(BIN)/python docs/build.py
 	DIPTYCH_WRITE_DOCS=1 DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python -m pytest -m 'deep or not deep' \
 		--timeout 1800 tests/models/test_parity.py
+	$(MAKE) site
+
+# The site in build/site, links checked. mkdocstrings reads the sources, so nothing of ours is installed beside it.
+site:
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet $(PIP_FLAGS) -r docs/site.txt
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --strict
 
 claims: setup
 	$(BIN)/python -m experiments.claims runs/claims $(ARGS)

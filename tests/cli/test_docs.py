@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Run, Said
 
+import diptych
 from diptych.cli import commands
 from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
 from diptych.evaluate.prompts.templates import load as load_prompts
@@ -162,3 +163,12 @@ def test_the_docs_hold_no_dead_links() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert (
+        set(re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.M)) == pages
+    )
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert re.findall(r"^::: .*\.(\w+)$", api, flags=re.M) == sorted(diptych.__all__)
