@@ -1,4 +1,4 @@
-"""The rules of the house: sizes, names, forbidden calls, layers, types, the public API, doctests, README."""
+"""Rules for the code: sizes, names, forbidden calls, layers, types, the public API, doctests, README."""
 
 import ast
 import doctest
@@ -155,13 +155,13 @@ PICKLES = {("src/diptych/models/formats/convert.py", "torch.save")}
 
 
 def test_nothing_runs_code_from_data() -> None:
-    found = {
+    actual = {
         f"{name_of(path)}:{getattr(node, 'lineno', 0)}": forbidden(node)
         for path in [*SOURCES, *SCRIPTS]
         for node in ast.walk(tree(path))
         if forbidden(node) and (name_of(path), forbidden(node)) not in PICKLES
     }
-    assert found == {}
+    assert actual == {}
 
 
 def writes(node: ast.AST) -> bool:
@@ -185,14 +185,14 @@ def writes(node: ast.AST) -> bool:
 
 
 def test_only_core_files_writes_files() -> None:
-    found = [
+    actual = [
         f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
         for path in SOURCES
         if path != PACKAGE / "core" / "files" / "durable.py"
         for node in ast.walk(tree(path))
         if writes(node)
     ]
-    assert found == []
+    assert actual == []
 
 
 def test_no_file_knows_one_machine() -> None:
@@ -200,14 +200,14 @@ def test_no_file_knows_one_machine() -> None:
     machine = re.compile(
         r"(?<![\w.\-/$}])/(?:" + "|".join(("work", "root", "home", "Users", "opt", "mnt")) + r")/\w"
     )
-    found = []
+    actual = []
     for path in tracked_files():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found += [f"{name_of(path)}: {match[0]}" for match in machine.finditer(text)]
-    assert found == []
+        actual += [f"{name_of(path)}: {match[0]}" for match in machine.finditer(text)]
+    assert actual == []
 
 
 def test_version_floors_keep_known_holes_out() -> None:
@@ -232,11 +232,11 @@ def test_every_import_points_down() -> None:
     passes(str(BIN / "lint-imports"))
 
 
-def test_types_are_whole() -> None:
+def test_mypy_passes() -> None:
     passes(str(BIN / "mypy"))
 
 
-def test_form_is_even() -> None:
+def test_ruff_passes() -> None:
     passes(str(BIN / "ruff"), "check", ".")
     passes(str(BIN / "ruff"), "format", "--check", ".")
 
@@ -252,7 +252,9 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_pairs_are_read_and_packed_without_torch() -> None:
-    free = [module_of(path) for room in ("core", "data") for path in sorted((PACKAGE / room).rglob("*.py"))]
+    free = [
+        module_of(path) for folder in ("core", "data") for path in sorted((PACKAGE / folder).rglob("*.py"))
+    ]
     wanted = [
         name for name in free if not name.startswith(("diptych.data.loader", "diptych.data.near_copies"))
     ]
@@ -269,9 +271,9 @@ def test_the_public_names_are_the_promised_ones() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)
 def test_every_public_name_says_what_it_is(name: str) -> None:
-    found = getattr(importlib.import_module("diptych"), name)
-    assert (found.__doc__ or "").strip()
-    assert not found.__doc__.startswith(f"{name}(")  # the docstring that dataclass makes up
+    actual = getattr(importlib.import_module("diptych"), name)
+    assert (actual.__doc__ or "").strip()
+    assert not actual.__doc__.startswith(f"{name}(")  # the docstring that dataclass makes up
 
 
 @pytest.mark.parametrize("module", [module_of(path) for path in SOURCES])

@@ -1,12 +1,12 @@
-"""diptych: the whole of CLIP in one house.
+"""diptych: the whole of CLIP in one package: curate, train, evaluate, search, export.
 
 >>> import diptych
 >>> diptych.preset("ViT-B-32").embed_dim
 512
 
-The names below are the public ones; each is imported from its room when it is first asked for, so that
+The names below are the public ones; each is imported from its module on first use, so that
 `import diptych` stays instant. Training (`diptych.train.trainer`), scores (`diptych.evaluate`) and search
-(`diptych.search`) are imported from their own rooms.
+(`diptych.search`) are imported from their own modules.
 """
 
 from importlib import import_module
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = {
+_MODULES = {
     "ClipConfig": "models.towers.config",
     "DiptychError": "core.errors",
     "Loader": "data.loader",
@@ -59,16 +59,16 @@ _ROOMS = {
     "save": "models.checkpoint",
 }
 
-__all__ = sorted(_ROOMS)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
-    found = getattr(import_module(f"diptych.{_ROOMS[name]}"), name)
-    globals()[name] = found  # asked once: the next look-up finds it here
-    return found
+    value = getattr(import_module(f"diptych.{_MODULES[name]}"), name)
+    globals()[name] = value  # the next access does not come here
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted({*globals(), *_MODULES})

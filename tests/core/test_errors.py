@@ -17,11 +17,11 @@ from diptych.core.errors import (
 
 
 def all_errors() -> list[type[DiptychError]]:
-    found, stack = [], [DiptychError]
+    actual, stack = [], [DiptychError]
     while stack:
-        found.append(stack.pop())
-        stack += found[-1].__subclasses__()
-    return [cls for cls in found if cls.__module__ == errors.__name__]
+        actual.append(stack.pop())
+        stack += actual[-1].__subclasses__()
+    return [cls for cls in actual if cls.__module__ == errors.__name__]
 
 
 def test_the_drawn_tree_is_the_real_one() -> None:

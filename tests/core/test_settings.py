@@ -64,7 +64,7 @@ def wrong(mapping: dict[str, Any]) -> SettingsError:
 
 
 @pytest.mark.parametrize(
-    ("mapping", "where", "found", "expected", "fix"),
+    ("mapping", "where", "actual", "expected", "fix"),
     [
         ({"trian": {}}, "trian", "", "train", "'train'"),
         ({"train": {"setps": 1}}, "train.setps", "", "steps", "'steps'"),
@@ -92,11 +92,11 @@ def wrong(mapping: dict[str, Any]) -> SettingsError:
     ],
 )
 def test_a_wrong_setting_is_told_with_place_and_nearest(
-    mapping: dict[str, Any], where: str, found: str, expected: str, fix: str
+    mapping: dict[str, Any], where: str, actual: str, expected: str, fix: str
 ) -> None:
     error = wrong(mapping)
     assert error.where == f"recipe.toml: {where}"
-    assert found in error.found and expected in error.expected and fix in error.fix
+    assert actual in error.found and expected in error.expected and fix in error.fix
     assert bool(error.fix) == bool(fix)
 
 

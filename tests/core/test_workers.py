@@ -51,9 +51,9 @@ def test_requests_of_any_length_are_answered_by_one_worker(pool: WorkerPool) -> 
 
 def test_as_many_workers_start_as_threads_ask(pool: WorkerPool) -> None:
     with ThreadPoolExecutor(3) as threads:
-        answers = list(threads.map(lambda number: pool.ask([b"%d" % number]), range(30)))
-    assert [answer[0] for answer in answers] == [f"ä{number}".encode() for number in range(30)]
-    assert 1 <= len({answer[-1] for answer in answers}) <= 3
+        results = list(threads.map(lambda number: pool.ask([b"%d" % number]), range(30)))
+    assert [answer[0] for answer in results] == [f"ä{number}".encode() for number in range(30)]
+    assert 1 <= len({answer[-1] for answer in results}) <= 3
 
 
 def test_a_worker_that_dies_is_named_and_replaced(pool: WorkerPool) -> None:

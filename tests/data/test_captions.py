@@ -76,8 +76,8 @@ KINDS = ("folder txt", "folder json", "tar txt", "tar json", "csv", "jsonl", "pa
 def test_a_caption_is_kept_or_dropped_alike_in_every_source(tmp_path: Path, kind: str, name: str) -> None:
     text, expected = CAPTIONS[name]
     pairs, dropped = read(write(kind, tmp_path / "source", text))
-    found = pairs[0].captions[0] if pairs else next(iter(dropped))
-    assert found == expected
+    actual = pairs[0].captions[0] if pairs else next(iter(dropped))
+    assert actual == expected
 
 
 # What lies beside an image: the text, the record, and the captions that are meant.

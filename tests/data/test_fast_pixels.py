@@ -73,9 +73,9 @@ def test_a_large_jpeg_is_decoded_small_and_turned(
     smooth = rgb(13, 9).resize(size, Image.Resampling.BICUBIC)
     data = encoded(smooth, "JPEG", quality=95, exif=exif)
     preprocess = Preprocess(size=(48, 32))
-    found = read_pixels(data, preprocess, mode="fast")
+    actual = read_pixels(data, preprocess, mode="fast")
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    off = np.abs(found.astype(int) - evaluation_pixels(upright, preprocess))
+    off = np.abs(actual.astype(int) - evaluation_pixels(upright, preprocess))
     # An image that is turned wrongly, or read a pixel aside, is tens of levels off on average.
     assert off.mean() < 0.6 and off.max() <= 8
     ((height, width),) = decoded

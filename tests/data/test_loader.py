@@ -160,12 +160,12 @@ def test_augmentation_belongs_to_epoch_and_sample() -> None:
 
 
 def test_all_captions_of_a_sample_get_their_turn() -> None:
-    said: dict[int, set[str]] = {}
+    stated: dict[int, set[str]] = {}
     for batch in batches(Memory(6), 40, batch_size=6):
         for index, row in zip(batch.indices.tolist(), batch.tokens.tolist(), strict=True):
-            said.setdefault(index, set()).add("".join(map(chr, row[1 : row.index(END)])))
-    assert said[2] == {"2 0", "2 1", "2 2"}
-    assert said[3] == {"3 0"}
+            stated.setdefault(index, set()).add("".join(map(chr, row[1 : row.index(END)])))
+    assert stated[2] == {"2 0", "2 1", "2 2"}
+    assert stated[3] == {"3 0"}
 
 
 def test_batch_has_the_promised_form() -> None:
@@ -238,16 +238,16 @@ def test_words_are_left_out_by_epoch_and_sample() -> None:
     """The same for any number of workers, another choice in another epoch, and never outside training."""
     pairs = Memory(12)
 
-    def said(**changes: float) -> list[list[int]]:
+    def stated(**changes: float) -> list[list[int]]:
         chosen = LoaderSettings(**{"batch_size": 12, "workers": 0, "word_dropout": 0.9, **changes})  # type: ignore[arg-type]
         loader = Loader(pairs, Words(), PREPROCESS, chosen)
         made = list(itertools.islice(loader.batches(), 4))
         return [row[: row.index(END)] for batch in made for row in batch.tokens.tolist()]
 
-    assert said() == said(workers=2)
-    assert any(ord(" ") not in row for row in said())
-    assert all(len(row) > 1 for row in said())
-    assert all(ord(" ") in row for row in said(augment=0) + said(word_dropout=0.0))
+    assert stated() == stated(workers=2)
+    assert any(ord(" ") not in row for row in stated())
+    assert all(len(row) > 1 for row in stated())
+    assert all(ord(" ") in row for row in stated(augment=0) + stated(word_dropout=0.0))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])

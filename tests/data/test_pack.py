@@ -23,7 +23,7 @@ from diptych.core.errors import (
 )
 from diptych.core.files.durable import TEMP_PREFIX, operations
 from diptych.core.records import Counts, Pair
-from diptych.data.images.sandbox import DecoderSettings, verdicts
+from diptych.data.images.sandbox import DecoderSettings, decode_all
 from diptych.data.images.transforms import ImageLimits
 from diptych.data.pack import PackSettings, pack
 from diptych.data.shards.reader import ShardSet, ShardSettings
@@ -180,9 +180,9 @@ def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str)
     }
     items = [(number, make_image(number, mark=marks.get(number, b""))) for number in range(200)]
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=2.0)
-    answers = list(verdicts(items, lambda item: item[1], settings=settings, workers=2))
-    assert [item for item, _ in answers] == items
-    assert {item[0]: verdict.reason for item, verdict in answers if verdict.reason} == {
+    results = list(decode_all(items, lambda item: item[1], settings=settings, workers=2))
+    assert [item for item, _ in results] == items
+    assert {item[0]: result.reason for item, result in results if result.reason} == {
         20: Reason.DECODER_CRASH,
         45: Reason.TIMEOUT,
         70: Reason.DECODER_CRASH,
@@ -195,7 +195,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str)
 def test_a_decoder_that_cannot_start_is_told(misbehaving: str) -> None:
     settings = DecoderSettings(decoder=misbehaving.replace(":decode", ":absent"))
     with pytest.raises(EnvironmentFault, match="does not start"):
-        list(verdicts([b"x"], bytes, settings=settings, workers=1))
+        list(decode_all([b"x"], bytes, settings=settings, workers=1))
 
 
 def _children() -> set[int]:
@@ -209,7 +209,7 @@ def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -
     before = _children()
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=60.0)
     images = [make_image(number, mark=b"HANG" if number > 150 else b"") for number in range(300)]
-    stream = verdicts(images, bytes, settings=settings, workers=2)
+    stream = decode_all(images, bytes, settings=settings, workers=2)
     next(stream)
     assert _children() > before
     stream.close()
@@ -220,15 +220,15 @@ def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -
         raise RuntimeError("the source broke")
 
     with pytest.raises(RuntimeError):
-        list(verdicts(failing(), bytes, settings=settings, workers=2))
+        list(decode_all(failing(), bytes, settings=settings, workers=2))
     assert _children() == before
 
 
 def test_large_images_cross_the_socket_whole() -> None:
     images = [make_image(1, size=(32, 32), mark=bytes(number * 500_000)) for number in range(8)]
     settings = DecoderSettings(resize=16)
-    answers = list(verdicts(images, bytes, settings=settings, workers=2))
-    assert all(verdict.image is not None and len(verdict.image) < 2000 for _, verdict in answers)
+    results = list(decode_all(images, bytes, settings=settings, workers=2))
+    assert all(result.image is not None and len(result.image) < 2000 for _, result in results)
 
 
 # 36 usable pairs: two shards.

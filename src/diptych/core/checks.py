@@ -27,8 +27,8 @@ def whole(value: Any, name: str, *, least: int = 1) -> int:
         UsageError: it is another number, or none; True and False are none.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
-        found = value if isinstance(value, int | float) else type(value).__name__
-        raise UsageError(f"{name} is not a count", found=found, expected=f"a whole number, {least} or more")
+        actual = value if isinstance(value, int | float) else type(value).__name__
+        raise UsageError(f"{name} is not a count", found=actual, expected=f"a whole number, {least} or more")
     return int(value)
 
 
@@ -40,9 +40,9 @@ def fraction(value: Any, name: str, *, zero: bool = False) -> float:
     """
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not is_number or not (0 < value < 1 or (zero and value == 0)):
-        found = value if is_number else type(value).__name__
+        actual = value if is_number else type(value).__name__
         raise UsageError(
-            f"{name} is not a fraction", found=found, expected=f"{'0, or ' * zero}between 0 and 1"
+            f"{name} is not a fraction", found=actual, expected=f"{'0, or ' * zero}between 0 and 1"
         )
     return float(value)
 
@@ -70,8 +70,8 @@ def texts(values: Any, name: str) -> list[str]:
         raise UsageError(
             f"{name} has to be a list of texts", found=type(values).__name__, fix='write ["a cat"] for one'
         )
-    found = list(values)
-    for position, item in enumerate(found):
+    result = list(values)
+    for position, item in enumerate(result):
         if not isinstance(item, str):
             raise UsageError(
                 f"{name} has to be a list of texts",
@@ -79,7 +79,7 @@ def texts(values: Any, name: str) -> list[str]:
                 found=type(item).__name__,
                 expected="str",
             )
-    return found
+    return result
 
 
 def kind(value: Any, wanted: type, name: str, *, fix: str = "") -> None:
@@ -89,8 +89,8 @@ def kind(value: Any, wanted: type, name: str, *, fix: str = "") -> None:
         UsageError: it is not.
     """
     if not isinstance(value, wanted):
-        found, expected = type(value).__name__, f"a {wanted.__name__}"
-        raise UsageError(f"{name} is of another type", found=found, expected=expected, fix=fix)
+        actual, expected = type(value).__name__, f"a {wanted.__name__}"
+        raise UsageError(f"{name} is of another type", found=actual, expected=expected, fix=fix)
 
 
 def path(value: Any, name: str) -> str:
@@ -100,8 +100,8 @@ def path(value: Any, name: str) -> str:
         UsageError: it is empty, which would mean the working directory, or of another type.
     """
     if not isinstance(value, str | PathLike) or not (text := str(value)):
-        found = "an empty text" if value == "" else type(value).__name__
-        raise UsageError(f"{name} is no path or name", found=found)
+        actual = "an empty text" if value == "" else type(value).__name__
+        raise UsageError(f"{name} is no path or name", found=actual)
     return text
 
 
@@ -114,19 +114,19 @@ def array(values: Any, name: str, axes: int) -> NDArray[Any]:
     if hasattr(values, "toarray"):
         raise ArrayError(f"sparse data was passed as {name}, but it is dense", fix="call .toarray() on it")
     try:
-        found = np.asarray(values)
-        if found.dtype.kind in "OUS":
-            found = found.astype(np.float64)
+        result = np.asarray(values)
+        if result.dtype.kind in "OUS":
+            result = result.astype(np.float64)
     except (ValueError, RuntimeError) as error:  # a TypeError is what scikit-learn's checks ask for
         raise ArrayError(f"{name} is not numeric", found=type(values).__name__) from error
-    if found.dtype.kind == "c":
+    if result.dtype.kind == "c":
         raise ArrayError("Complex data not supported", where=name)
-    if found.dtype.kind not in "biuf":
-        raise ArrayError(f"{name} is not numeric", found=found.dtype)
-    if found.ndim != axes:
+    if result.dtype.kind not in "biuf":
+        raise ArrayError(f"{name} is not numeric", found=result.dtype)
+    if result.ndim != axes:
         fix = "Reshape your data with array.reshape(1, -1) if it is a single embedding" if axes == 2 else ""
-        raise ArrayError(f"Expected {axes}D array, got {found.ndim}D array instead", where=name, fix=fix)
-    return found
+        raise ArrayError(f"Expected {axes}D array, got {result.ndim}D array instead", where=name, fix=fix)
+    return result
 
 
 def rows(
@@ -151,24 +151,24 @@ def rows(
     Raises:
         ArrayError: it is anything else.
     """
-    found = array(values, name, 2)
-    if found.dtype not in (np.float32, np.float64):
-        found = found.astype(np.float32 if found.dtype == np.float16 else np.float64)
+    result = array(values, name, 2)
+    if result.dtype not in (np.float32, np.float64):
+        result = result.astype(np.float32 if result.dtype == np.float16 else np.float64)
     for axis, (what, needed) in enumerate((("sample", least), ("feature", 1))):
-        if found.shape[axis] < needed:
+        if result.shape[axis] < needed:
             raise ArrayError(
-                f"Found array with 0 {what}(s) (shape={found.shape}) while a minimum of 1 is required.",
+                f"Found array with 0 {what}(s) (shape={result.shape}) while a minimum of 1 is required.",
                 where=name,
             )
-    if width is not None and found.shape[1] != width:
-        raise ArrayError(f"{name} has another width", found=f"{found.shape[1]} columns", expected=width)
-    lengths = np.einsum("ne,ne->n", found, found)
+    if width is not None and result.shape[1] != width:
+        raise ArrayError(f"{name} has another width", found=f"{result.shape[1]} columns", expected=width)
+    lengths = np.einsum("ne,ne->n", result, result)
     lost = np.isnan(lengths)
-    if (np.isinf(lengths).any() and np.isinf(found).any()) or (lost.any() and not missing):
+    if (np.isinf(lengths).any() and np.isinf(result).any()) or (lost.any() and not missing):
         raise ArrayError(f"Input {name} contains NaN or infinity", fix="drop unreadable images first")
     if unit and (np.abs(np.sqrt(lengths[~lost]) - 1) > UNIT_TOLERANCE).any():
         raise ArrayError(f"rows of {name} are not of unit length", fix="divide each row by its length")
-    return found
+    return result
 
 
 def numbers(values: Any, name: str, *, length: int | None = None) -> NDArray[np.floating]:
@@ -177,11 +177,11 @@ def numbers(values: Any, name: str, *, length: int | None = None) -> NDArray[np.
     Raises:
         ArrayError: it is anything else.
     """
-    found = array(values, name, 1)
-    same_length(found, name, length)
-    if np.isnan(found).any():
+    result = array(values, name, 1)
+    same_length(result, name, length)
+    if np.isnan(result).any():
         raise ArrayError(f"Input {name} contains NaN")
-    return found
+    return result
 
 
 def classes(
@@ -192,15 +192,15 @@ def classes(
     Raises:
         ArrayError: it is anything else.
     """
-    found = numbers(values, name, length=length)
-    if found.dtype.kind == "f" and (found != np.floor(found)).any():
+    result = numbers(values, name, length=length)
+    if result.dtype.kind == "f" and (result != np.floor(result)).any():
         raise ArrayError(f"{name} are not class numbers: continuous is not supported")
-    if len(found) and not (least <= found.min() and found.max() < class_count):
+    if len(result) and not (least <= result.min() and result.max() < class_count):
         expected = f"{least} to {class_count - 1}"
         raise ArrayError(
-            f"{name} hold unknown classes", found=f"{found.min()} to {found.max()}", expected=expected
+            f"{name} hold unknown classes", found=f"{result.min()} to {result.max()}", expected=expected
         )
-    return found.astype(np.int64)
+    return result.astype(np.int64)
 
 
 def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bool_]:
@@ -209,22 +209,22 @@ def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bo
     Raises:
         ArrayError: it is anything else, such as the numbers of three classes.
     """
-    found = numbers(values, name, length=length)
-    if found.dtype.kind != "b" and not np.isin(found, (0, 1)).all():
+    result = numbers(values, name, length=length)
+    if result.dtype.kind != "b" and not np.isin(result, (0, 1)).all():
         raise ArrayError(f"{name} has to be True or False: multiclass format is not supported")
-    return found.astype(np.bool_)
+    return result.astype(np.bool_)
 
 
-def same_length(found: NDArray[Any], name: str, length: int | None) -> None:
+def same_length(rows: NDArray[Any], name: str, length: int | None) -> None:
     """Refuse arrays of which each row belongs to a row of another, and that are longer or shorter.
 
     Raises:
         ArrayError: they are.
     """
-    if length is not None and len(found) != length:
+    if length is not None and len(rows) != length:
         raise ArrayError(
             "Found input variables with inconsistent numbers of samples",
             where=name,
-            found=len(found),
+            found=len(rows),
             expected=length,
         )

@@ -4,7 +4,7 @@ DiptychError                       1
 ├── UsageError                     2   the command or the settings ask for something impossible
 │   ├── SettingsError                  a setting is unknown, missing or of the wrong type
 │   │   └── UnsupportedError           it is well-formed, and nothing that this package does
-│   └── UnknownNameError               a name that no table holds; the nearest known one is told
+│   └── UnknownNameError               a name that no table holds; the message suggests the nearest known one
 ├── DataError                      3   the data is bad, or too much of it is
 │   ├── BadSampleError                 one sample; it is dropped and counted by its reason
 │   ├── ArrayError                     an array of the caller's does not fit
@@ -84,12 +84,12 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"
     NEAR_DUPLICATE = "near_duplicate"
     IN_EVALUATION_SET = "in_evaluation_set"
-    # taken out of a finished shard set
+    # removed from a finished shard set
     REMOVED = "removed"
 
 
 class DiptychError(Exception):
-    """Anything that diptych tells its user, in four short parts.
+    """Base of all errors that a user can meet: a message of four short parts.
 
     Args:
         what: what failed, in one clause.
@@ -126,7 +126,6 @@ class DiptychError(Exception):
 
 
 def _bounded(value: object) -> str:
-    """Return a value as text that no file can make endless."""
     text = str(value)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
 

@@ -122,9 +122,9 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
             fix="give a folder that a finished command wrote; run a command that was cut off again",
         )
     body = read_json(path, max_bytes=MAX_BYTES, fix=REMEDY)
-    said, actual = body.pop("sha256", None), _digest(body)
-    if said != actual:
-        raise _damaged(path, found=f"sha256 {actual}", expected=f"{said}"[:64])
+    stated, actual = body.pop("sha256", None), _digest(body)
+    if stated != actual:
+        raise _damaged(path, found=f"sha256 {actual}", expected=f"{stated}"[:64])
     try:
         manifest = from_mapping(Manifest, body)
     except SettingsError as error:

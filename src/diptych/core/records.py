@@ -1,4 +1,4 @@
-"""The small typed records that pass between the rooms: pairs, counts by reason, metrics."""
+"""Typed records that the packages exchange: pairs, counts by reason, metrics."""
 
 import math
 from collections import Counter

@@ -79,8 +79,9 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = ""
 
 def wrong_type(where: str, value: object, expected: str) -> SettingsError:
     """Build the error for a value of another type; it names the type, not the value."""
-    found = type(value).__name__
-    return SettingsError("a setting has a wrong value", where=where, found=found, expected=expected)
+    return SettingsError(
+        "a setting has a wrong value", where=where, found=type(value).__name__, expected=expected
+    )
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def attempt(read: Callable[[], T]) -> T | BadSampleError:
 def captions_of(value: object) -> tuple[str, ...]:
     """Return the usable captions of one text or a list of texts, stripped.
 
-    One good caption of several is enough; if none is good, the first one's fault is told.
+    One good caption of several is enough; if none is good, the first one's fault is raised.
 
     Raises:
         BadSampleError: no caption can be used.
@@ -159,10 +159,10 @@ def texts_beside(
     values += [attempt(lambda: _lines(text)) if text is not None else None, body.get(_ONE)]
     fault = BadSampleError(Reason.MISSING_CAPTION, found="no text beside the image")
     for value in values:
-        found = value if isinstance(value, BadSampleError) else attempt(partial(captions_of, value))
-        if isinstance(found, tuple):
-            return found, fields
-        fault = found if fault.reason == Reason.MISSING_CAPTION else fault
+        outcome = value if isinstance(value, BadSampleError) else attempt(partial(captions_of, value))
+        if isinstance(outcome, tuple):
+            return outcome, fields
+        fault = outcome if fault.reason == Reason.MISSING_CAPTION else fault
     return fault, fields
 
 

@@ -37,10 +37,10 @@ PREFETCHED_BATCHES = 2
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 """With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
 workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s."""
-LAST_BREATH_SECONDS = 1.0
+WORKER_EXIT_GRACE_SECONDS = 1.0
 """How long a worker whose connection broke may take to be seen as dead."""
-JUDGED_SAMPLES = 1000
-"""The rate of bad samples is held against the allowed one once this many were seen: a rate needs a number."""
+SAMPLES_BEFORE_CHECK = 1000
+"""The rate of bad samples is checked against the allowed one from this many samples on."""
 
 
 class Pairs(Protocol):
@@ -197,17 +197,17 @@ class Loader:
         """Yield batches for ever.
 
         Args:
-            samples_seen: positions to leave out, as a batch's own `samples_seen` told; none of them is read.
+            samples_seen: positions to skip, as a batch's `samples_seen` counts them; none is read.
 
         Raises:
             EnvironmentFault: a worker process died; names it, and what it was reading.
             TooMuchBadDataError: more samples than allowed cannot be used.
         """
         workers = self.settings.workers
-        # Where each worker is: (process id, sample number), so that a dead one's last words are known.
-        whereabouts = torch.full((max(workers, 1), 2), -1, dtype=torch.int64)
-        whereabouts.share_memory_()  # type: ignore[no-untyped-call]
-        self._builder.whereabouts = whereabouts.numpy()
+        # (process id, sample number) of each worker: the error about a dead one names its sample.
+        worker_positions = torch.full((max(workers, 1), 2), -1, dtype=torch.int64)
+        worker_positions.share_memory_()  # type: ignore[no-untyped-call]
+        self._builder.worker_positions = worker_positions.numpy()
         loading = DataLoader(
             self._builder,
             sampler=_Starts(samples_seen, self.settings.batch_size),
@@ -221,19 +221,19 @@ class Loader:
         )
         batches = _begin(loading)
         try:
-            while not isinstance(batch := self._next(batches, whereabouts), EnvironmentFault):
+            while not isinstance(batch := self._next(batches, worker_positions), EnvironmentFault):
                 self._count(batch)
                 yield batch
         finally:
             del batches  # ends the workers now, not when somebody drops the last traceback
         raise batch
 
-    def _next(self, batches: Iterator[Batch], whereabouts: Tensor) -> Batch | EnvironmentFault:
+    def _next(self, batches: Iterator[Batch], worker_positions: Tensor) -> Batch | EnvironmentFault:
         """Return the next batch, or the error about a worker that died instead of making it."""
         try:
             return next(batches)
         except (RuntimeError, OSError, EOFError):  # the last two where it died handing over a batch
-            fault = self._dead_worker(whereabouts) if self.settings.workers else None
+            fault = self._dead_worker(worker_positions) if self.settings.workers else None
             if fault is None:
                 raise
             return fault
@@ -242,17 +242,19 @@ class Loader:
         for reason, place in batch.skipped:
             self.counts.drop(reason, place)
         self.counts.keep(len(batch.indices))
-        if self.counts.seen >= JUDGED_SAMPLES or not len(batch.indices):
+        if self.counts.seen >= SAMPLES_BEFORE_CHECK or not len(batch.indices):
             self.counts.check(self.settings.max_bad_fraction, setting="max_bad_fraction of the loader")
 
-    def _dead_worker(self, whereabouts: Tensor) -> EnvironmentFault | None:
+    def _dead_worker(self, worker_positions: Tensor) -> EnvironmentFault | None:
         """Return the error about dead workers, or None if all of them live."""
-        started = {process: (worker, sample) for worker, (process, sample) in enumerate(whereabouts.tolist())}
-        deadline = time.monotonic() + LAST_BREATH_SECONDS
+        started = {
+            process: (worker, sample) for worker, (process, sample) in enumerate(worker_positions.tolist())
+        }
+        deadline = time.monotonic() + WORKER_EXIT_GRACE_SECONDS
         while not (dead := started.keys() - {child.pid for child in active_children()} - {-1}):
             if time.monotonic() > deadline:
                 return None
-            time.sleep(LAST_BREATH_SECONDS / 20)
+            time.sleep(WORKER_EXIT_GRACE_SECONDS / 20)
         places = []
         for process in sorted(dead):
             worker, sample = started[process]
@@ -297,14 +299,14 @@ class _BatchBuilder(Dataset[Batch]):
         self.settings = settings
         self.share = settings.batch_size // world
         self.offset = rank * self.share
-        self.whereabouts: npt.NDArray[np.int64] = np.full((1, 2), -1)
+        self.worker_positions: npt.NDArray[np.int64] = np.full((1, 2), -1)
 
     def __getitem__(self, start: int) -> Batch:
         count, seed = len(self.pairs), self.settings.seed
         positions = np.arange(start + self.offset, start + self.offset + self.share)
         samples = sample_at(positions, count=count, seed=seed)
         worker = get_worker_info()
-        here = self.whereabouts[worker.id if worker is not None else 0]
+        here = self.worker_positions[worker.id if worker is not None else 0]
         pixels = np.empty((self.share, *self.preprocess.size, 3), dtype=np.uint8)
         captions: list[str] = []
         used: list[int] = []
@@ -380,4 +382,4 @@ def _begin_worker(worker: int) -> None:
         # (Ignoring SIGTERM here would be wrong: it is how a parent that exits ends its workers.)
         os.setsid()
     info: Any = get_worker_info()
-    info.dataset.whereabouts[worker, 0] = os.getpid()
+    info.dataset.worker_positions[worker, 0] = os.getpid()

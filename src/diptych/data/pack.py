@@ -19,7 +19,7 @@ from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
 from diptych.data.captions import plain
-from diptych.data.images.sandbox import DecoderSettings, verdicts
+from diptych.data.images.sandbox import DecoderSettings, decode_all
 from diptych.data.shards.index import KIND
 from diptych.data.shards.reader import ShardSettings, write_shards
 from diptych.data.sources.open import Source
@@ -116,14 +116,14 @@ def _checked(source: Source, counts: Counts, settings: PackSettings) -> Generato
         if not settings.verify_decode:
             yield from pairs
             return
-        judged = verdicts(
+        results = decode_all(
             pairs, lambda pair: pair.image, settings=settings.decoding, workers=settings.workers
         )
-        for pair, verdict in judged:
+        for pair, result in results:
             progress.advance(1, dropped=counts.dropped.total())
-            if verdict.reason is not None:
-                counts.drop(verdict.reason, plain(pair.key[:_SHOWN]))
-            elif verdict.image is not None:
-                yield replace(pair, image=verdict.image)
+            if result.reason is not None:
+                counts.drop(result.reason, plain(pair.key[:_SHOWN]))
+            elif result.image is not None:
+                yield replace(pair, image=result.image)
             else:
                 yield pair

@@ -277,8 +277,8 @@ except BadSampleError as error:
     data = huge_png(12_000)
     assert len(data) < 1_000_000
     done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
-    told, kilobytes = done.stdout.split()
-    assert told == b"too_many_pixels"
+    stated, kilobytes = done.stdout.split()
+    assert stated == b"too_many_pixels"
     assert int(kilobytes) < 20_000  # only the header was read
 
 

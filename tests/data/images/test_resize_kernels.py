@@ -35,5 +35,5 @@ def test_a_view_of_an_image_that_cannot_be_written_will_do() -> None:
     image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)[:, ::-1]
     image.flags.writeable = False
     expected = Image.fromarray(image).resize((30, 40), Image.Resampling.BICUBIC)
-    found = bicubic(image, (40, 30), (0, 0), (40, 30), down_first=goes_down_first((90, 70), (40, 30)))
-    assert np.array_equal(found, expected)
+    actual = bicubic(image, (40, 30), (0, 0), (40, 30), down_first=goes_down_first((90, 70), (40, 30)))
+    assert np.array_equal(actual, expected)

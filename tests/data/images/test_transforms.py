@@ -74,11 +74,11 @@ def test_reading_is_decoding_and_transforming(size, image_size):
 
 def test_training_turns_other_modes_into_rgb_first():
     palette, preprocess = make_image(40, 50).quantize(16), Preprocess(size=(32, 32))
-    found, expected = (
+    actual, expected = (
         training_pixels(image, preprocess, np.random.default_rng(0))
         for image in (palette, palette.convert("RGB"))
     )
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -128,18 +128,18 @@ def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
     """A border of 2 makes 5 x 5 shifts: the image moved, its edge filled in (oracle: clipped indices)."""
     image = make_image(40, 30)
     whole, preprocess = np.asarray(image), Preprocess(size=(40, 30), train_resize=30, train_pad=2)
-    rng, found = np.random.default_rng(0), set()
+    rng, actual = np.random.default_rng(0), set()
     for _ in range(400):
         pixels = training_pixels(image, preprocess, rng)
         for down, across in np.ndindex(5, 5):
             rows = np.clip(np.arange(40) + down - 2, 0, 39)
             columns = np.clip(np.arange(30) + across - 2, 0, 29)
             if np.array_equal(pixels, whole[rows][:, columns]):
-                found.add((down, across))
+                actual.add((down, across))
                 break
         else:
             pytest.fail("a window that is no shift")
-    assert len(found) == 25
+    assert len(actual) == 25
 
 
 def test_padding_comes_after_resizing():

@@ -263,10 +263,10 @@ def test_a_shard_set_travels_into_other_processes(tmp_path: Path, method: str) -
     shards = ShardSet.open(tmp_path / "out")
     assert shards.pair(3).key == "000003"  # a file is open when the process is made
     context = multiprocessing.get_context(method)
-    answers = context.Queue()
-    child = context.Process(target=_keys_in_child, args=(shards, answers))
+    results = context.Queue()
+    child = context.Process(target=_keys_in_child, args=(shards, results))
     child.start()
-    assert answers.get(timeout=60) == [f"{number:06d}" for number in range(12)]
+    assert results.get(timeout=60) == [f"{number:06d}" for number in range(12)]
     child.join()
 
 

@@ -62,8 +62,8 @@ def test_reads_what_tarfile_writes(format_: int) -> None:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     raw = buffer.getvalue()
-    found = _members(raw)
-    assert {member.name: raw[member.offset : member.offset + member.size] for member in found} == payloads
+    actual = _members(raw)
+    assert {member.name: raw[member.offset : member.offset + member.size] for member in actual} == payloads
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -77,8 +77,8 @@ def test_pipes_and_dangling_links_neither_hang_nor_raise(tmp_path: Path) -> None
         (tmp_path / f"{stem}.txt").write_text(stem)
     pairs, dropped = read(tmp_path)
     assert [pair.key for pair in pairs] == ["a"] and dropped == {"missing_image": 3}
-    told = [entry.name for entry in open_source(tmp_path).inputs()]
-    assert told == ["a.jpg", "a.txt", "b.txt", "c.txt", "d.txt"]
+    stated = [entry.name for entry in open_source(tmp_path).inputs()]
+    assert stated == ["a.jpg", "a.txt", "b.txt", "c.txt", "d.txt"]
 
 
 # --- tables
@@ -269,8 +269,8 @@ def test_tars_and_our_own_shards_are_sources(tmp_path: Path) -> None:
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
     for ref in (tmp_path / "x.tar", f"{tmp_path}/{{x,x}}.tar"):
-        found, dropped = read(ref)
-        assert found[0] == Pair("k", make_image(), ("cap",))
+        actual, dropped = read(ref)
+        assert actual[0] == Pair("k", make_image(), ("cap",))
         assert dropped["missing_caption"] >= 1
 
 

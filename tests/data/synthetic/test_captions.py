@@ -47,13 +47,13 @@ def test_evaluation_captions_always_name_shape_and_color(split):
 
 def test_training_captions_mostly_name_every_object(train):
     for number in (1, 2, 3):
-        told = [
+        stated = [
             all(describes(caption, obj) for obj in scene.objects)
             for scene in train
             if len(scene.objects) == number
             for caption in scene.captions
         ]
-        assert 0.88 < sum(told) / len(told) < 0.99
+        assert 0.88 < sum(stated) / len(stated) < 0.99
 
 
 def test_some_captions_say_little(train):
@@ -95,8 +95,8 @@ def test_relations_are_told_in_the_right_order(train):
         for caption, words in itertools.product(
             scene.captions, (" left of ", " right of ", " above ", " below ")
         ):
-            before, found, after = caption.lower().partition(words)
-            if not found or scene.relation not in ("left of", "above"):
+            before, actual, after = caption.lower().partition(words)
+            if not actual or scene.relation not in ("left of", "above"):
                 continue
             first, second = scene.objects if words in (" left of ", " above ") else reversed(scene.objects)
             if describes(before, first) and describes(after, second):
@@ -110,10 +110,10 @@ def test_counts_are_told(train):
     for scene in train:
         if scene.relation == "count":
             words = {2: r"\b(two|2|pair|both)\b", 3: r"\b(three|3)\b"}[len(scene.objects)]
-            told = [
+            stated = [
                 bool(re.search(words, caption.lower())) for caption in scene.captions if len(caption) > 12
             ]
-            assert sum(told) >= len(told) - 1
+            assert sum(stated) >= len(stated) - 1
 
 
 def test_captions_vary_in_wording_and_case(train):

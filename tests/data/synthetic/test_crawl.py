@@ -12,10 +12,10 @@ COUNT = 1500
 
 def test_noise_comes_at_the_stated_rates() -> None:
     """Three standard deviations of a binomial count either way."""
-    found = Counter(pair.fields["noise"] for pair in crawl(COUNT, seed=1))
+    actual = Counter(pair.fields["noise"] for pair in crawl(COUNT, seed=1))
     for kind, rate in (("duplicate", DUPLICATES), ("boilerplate", BOILERPLATE), ("mismatch", MISMATCHES)):
         deviation = (COUNT * rate * (1 - rate)) ** 0.5
-        assert abs(found[kind] - COUNT * rate) <= 3 * deviation, kind
+        assert abs(actual[kind] - COUNT * rate) <= 3 * deviation, kind
 
 
 def test_a_duplicate_shows_an_image_that_was_there_before_or_would_have_been() -> None:

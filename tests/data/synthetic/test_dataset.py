@@ -121,9 +121,9 @@ def test_an_image_is_the_same_in_another_process():
         "pair = scene_pair(5, seed=2)\n"
         "sys.stdout.write(hashlib.sha256(pair.image).hexdigest() + repr(pair.captions))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    stated = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     pair = scene_pair(5, seed=2)
-    assert told == hashlib.sha256(pair.image).hexdigest() + repr(pair.captions)
+    assert stated == hashlib.sha256(pair.image).hexdigest() + repr(pair.captions)
 
 
 def test_seeds_indices_and_splits_give_different_images():

@@ -48,8 +48,8 @@ def test_depth_inside_a_union_is_the_distance_to_the_true_outline():
     outside = np.stack([x[~inside], y[~inside]])
     for px, py in ((0.0, 0.0), (0.2, -0.1), (-0.5, 0.1), (0.5, 0.2)):
         brute = math.sqrt(((outside - [[px], [py]]) ** 2).sum(axis=0).min())
-        found = distance("cloud", np.array([px], np.float32), np.array([py], np.float32))[0]
-        assert -found == pytest.approx(brute, abs=0.012)
+        actual = distance("cloud", np.array([px], np.float32), np.array([py], np.float32))[0]
+        assert -actual == pytest.approx(brute, abs=0.012)
 
 
 def test_shapes_differ_from_each_other_in_many_points():

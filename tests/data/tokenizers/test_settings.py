@@ -44,8 +44,8 @@ def same_ids(ours: Tokenizer, theirs: Any) -> None:
     for text in texts():
         repaired = " ".join(text.split())  # what a clean-up without lower case leaves of these pieces
         expected = theirs(repaired, truncation=True, max_length=20).input_ids
-        found = ours.tokens([text])[0]
-        assert found[: len(expected)].tolist() == expected, text
+        actual = ours.tokens([text])[0]
+        assert actual[: len(expected)].tolist() == expected, text
 
 
 def test_added_tokens_have_the_ids_of_transformers(small: Tokenizer, tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def change(folder: Path, small: Tokenizer, config: dict[str, Any], document: dic
     """Save a tokenizer with other settings; dots in names lead into tables."""
     small.save(folder)
     for name, changes in (("tokenizer_config.json", config), ("tokenizer.json", document)):
-        found = json.loads((folder / name).read_text())
+        actual = json.loads((folder / name).read_text())
         for dotted, value in changes.items():
             *above, last = dotted.split(".")
-            table = found
+            table = actual
             for part in above:
                 table = table[part]
             table[last] = value
-        (folder / name).write_text(json.dumps(found))
+        (folder / name).write_text(json.dumps(actual))
     return folder
 
 
@@ -119,13 +119,13 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("config", "document", "told"), REFUSED, ids=[row[2] for row in REFUSED])
+@pytest.mark.parametrize(("config", "document", "stated"), REFUSED, ids=[row[2] for row in REFUSED])
 def test_settings_that_change_ids_are_refused_by_name(
-    config: dict[str, Any], document: dict[str, Any], told: str, small: Tokenizer, tmp_path: Path
+    config: dict[str, Any], document: dict[str, Any], stated: str, small: Tokenizer, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError) as error:
         Tokenizer.load(change(tmp_path, small, config, document))
-    assert told in error.value.where and error.value.fix and error.value.expected
+    assert stated in error.value.where and error.value.fix and error.value.expected
 
 
 @pytest.mark.parametrize(

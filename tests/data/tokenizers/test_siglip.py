@@ -118,14 +118,14 @@ def gemma_folder(kind: Any, gemma: Any, folder: Path) -> Path:
 
 
 def ids_of(theirs: Any, texts: list[str]) -> np.ndarray:
-    found = theirs(texts, padding="max_length", truncation=True, max_length=CONTEXT)["input_ids"]
-    return np.array(found, dtype=np.int64)
+    actual = theirs(texts, padding="max_length", truncation=True, max_length=CONTEXT)["input_ids"]
+    return np.array(actual, dtype=np.int64)
 
 
 def same(ours: SiglipTokenizer, theirs: Any, texts: list[str]) -> None:
-    found, expected = ours.tokens(texts), ids_of(theirs, texts)
-    wrong = np.flatnonzero((found != expected).any(axis=1))
-    assert wrong.size == 0, [(texts[row], found[row][:12], expected[row][:12]) for row in wrong[:3]]
+    actual, expected = ours.tokens(texts), ids_of(theirs, texts)
+    wrong = np.flatnonzero((actual != expected).any(axis=1))
+    assert wrong.size == 0, [(texts[row], actual[row][:12], expected[row][:12]) for row in wrong[:3]]
 
 
 def test_ids_of_spiece_model_are_those_of_transformers(spiece: Path) -> None:

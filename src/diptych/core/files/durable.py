@@ -379,19 +379,19 @@ def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None
     Returns:
         How many leftovers were found.
     """
-    found, root = 0, Path(folder)
+    leftovers, root = 0, Path(folder)
     below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")
     for path in sorted(below):
         mark, _, name = path.name.removeprefix(TEMP_PREFIX).partition(".")
         if not path.name.startswith(TEMP_PREFIX) or (only is not None and name != only) or not path.exists():
             continue
-        found += 1
+        leftovers += 1
         final = path.with_name(name)
         if mark.startswith(SWAPPED_MARK) and not final.exists():
             path.rename(final)
         else:
             _discard(path)
-    return found
+    return leftovers
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

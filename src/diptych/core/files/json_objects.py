@@ -35,8 +35,8 @@ def read_json(
     path = Path(path)
     try:
         if not path.is_file():
-            found = "something else by this name" * path.exists()
-            raise UsageError("there is no such file", where=path, found=found, fix="check the path")
+            actual = "something else by this name" * path.exists()
+            raise UsageError("there is no such file", where=path, found=actual, fix="check the path")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError) as error:

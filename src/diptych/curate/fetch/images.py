@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
-from diptych.data.images.sandbox import Decode, DecoderPool, DecoderSettings, Verdict
+from diptych.data.images.sandbox import Decode, DecodeResult, DecoderPool, DecoderSettings
 
 WAITING = 64
 """Pictures that may wait for a decoder before whoever brings the next one has to."""
@@ -21,7 +21,7 @@ BATCH_ITEMS, BATCH_BYTES = 32, 2**20
 class Judged:
     """A decoder's verdict on a picture, and the SHA-256 of its bytes as they came."""
 
-    verdict: Verdict
+    verdict: DecodeResult
     sha256: str
 
 

@@ -1,4 +1,4 @@
-"""Encoded image bytes in, an upright 8-bit RGB image out; nothing a stranger's file holds can get further.
+"""Encoded image bytes in, an upright 8-bit RGB image out; untrusted content gets no further.
 
 Limits come before work: bytes, then format (by its first bytes), then the header's pixels, and only then
 decoding. Any failure of the decoder is a `BadSampleError` with a reason, never another exception.
@@ -211,22 +211,24 @@ def _refuse(error: Exception, data: bytes, name: str) -> NoReturn:
     """Turn whatever a decoder raised into a reason."""
     if isinstance(error, BadSampleError):
         raise error
-    told = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}"
     if isinstance(error, UnidentifiedImageError):  # its message names an object in memory
-        told = "a header that no decoder accepts"
+        message = "a header that no decoder accepts"
     if isinstance(error, MemoryError | Image.DecompressionBombError):
         raise BadSampleError(
-            Reason.TOO_MANY_PIXELS, "the image is too large to decode", found=told
+            Reason.TOO_MANY_PIXELS, "the image is too large to decode", found=message
         ) from error
     if _is_cut(data, name):
         raise BadSampleError(
-            Reason.TRUNCATED_IMAGE, f"the {name} file is cut off", found=f"{len(data):,} bytes; {told}"
+            Reason.TRUNCATED_IMAGE, f"the {name} file is cut off", found=f"{len(data):,} bytes; {message}"
         ) from error
-    raise BadSampleError(Reason.UNREADABLE_IMAGE, f"the {name} file cannot be decoded", found=told) from error
+    raise BadSampleError(
+        Reason.UNREADABLE_IMAGE, f"the {name} file cannot be decoded", found=message
+    ) from error
 
 
 def _is_cut(data: bytes, name: str) -> bool:
-    """Say whether the file lacks its end, judged by the format's own end mark or length, not by a message.
+    """Say whether the file lacks its end, by the format's own end mark or length, not by a decoder's message.
 
     >>> _is_cut(b"\\xff\\xd8\\xff...", "JPEG"), _is_cut(b"\\xff\\xd8\\xff...\\xff\\xd9", "JPEG")
     (True, False)

@@ -49,7 +49,7 @@ FORMATS = (
 _READ = tuple(row for row in FORMATS if row.read == "always")
 READ_FORMATS = tuple(row.name for row in _READ)
 WEB_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""What is decoded of files from strangers' servers: no recent decoder fault in Pillow was in these."""
+"""What is decoded of untrusted files from the web: no recent decoder fault in Pillow was in these."""
 READABLE_FORMATS = frozenset(row.name for row in FORMATS if row.read != "never")
 IMAGE_EXTENSIONS = frozenset(extension for row in _READ for extension in row.extensions)
 IMAGE_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)

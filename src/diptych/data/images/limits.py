@@ -1,4 +1,4 @@
-"""What a stranger's image may cost, and the checks of it that need no decoder.
+"""Limits of untrusted image files, and the checks that need no decoder.
 
 Reads: encoded bytes in memory. Writes: nothing.
 """
@@ -20,15 +20,15 @@ MAX_DIGITS = 18
 
 def _limit(name: str, usual: int) -> int:
     """Return a limit as the environment sets it: DIPTYCH_MAX_PIXELS holds in every command and process."""
-    told = os.environ.get(f"DIPTYCH_{name.upper()}", "")
-    if told and not (told.isdecimal() and len(told) <= MAX_DIGITS):
+    text = os.environ.get(f"DIPTYCH_{name.upper()}", "")
+    if text and not (text.isdecimal() and len(text) <= MAX_DIGITS):
         raise SettingsError(
             "an image limit is no number",
             where=f"DIPTYCH_{name.upper()}",
-            found=told[:40],
+            found=text[:40],
             expected="a whole number",
         )
-    return int(told or usual)
+    return int(text or usual)
 
 
 @dataclass(frozen=True, slots=True)

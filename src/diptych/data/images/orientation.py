@@ -46,8 +46,8 @@ def stored_corner(whole: Size, corner: Size, size: Size, orientation: int) -> Si
     >>> stored_corner((30, 20), (5, 2), (10, 10), 6)
     (8, 5)
     """
-    found = tuple(
+    stored = tuple(
         start if step > 0 else side - length - start
         for side, start, length, step in zip(whole, corner, size, STEPS.get(orientation, (1, 1)), strict=True)
     )
-    return swapped((found[0], found[1]), orientation)
+    return swapped((stored[0], stored[1]), orientation)

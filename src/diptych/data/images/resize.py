@@ -175,12 +175,12 @@ def _vertical_window(
         filter_name: "bicubic" or "bilinear".
     """
     starts, weights = window_weights(rows, covered, firsts[1], height, filter_name)
-    found = np.empty((height, *pixels.shape[1:]), dtype=np.uint8)
+    resized = np.empty((height, *pixels.shape[1:]), dtype=np.uint8)
     for row, start in enumerate(starts - firsts[0]):
         window = pixels[start : start + weights.shape[1]].astype(np.int64)
         total = np.tensordot(weights[row, : len(window)].astype(np.int64), window, axes=1)
-        found[row] = (total + 2 ** (PRECISION_BITS - 1) >> PRECISION_BITS).clip(0, 255)
-    return found
+        resized[row] = (total + 2 ** (PRECISION_BITS - 1) >> PRECISION_BITS).clip(0, 255)
+    return resized
 
 
 def boxed_window(image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str) -> Pixels:

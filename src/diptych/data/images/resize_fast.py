@@ -51,10 +51,10 @@ def fast_window(
         for axis in (0, 1) if down_first else (1, 0):
             image = _resized(image, axis, covered[axis], extent[axis], filter_name)
     window = image[0, :, top : top + height, left : left + width].numpy()
-    found: Pixels = np.empty((height, width, 3), dtype=np.uint8)
+    resized: Pixels = np.empty((height, width, 3), dtype=np.uint8)
     for channel in range(3):  # torch hands planes back; plane by plane they are woven together soonest
-        found[..., channel] = window[channel]
-    return found
+        resized[..., channel] = window[channel]
+    return resized
 
 
 def _resized(image: "Tensor", axis: int, covered: int, extent: float, filter_name: str) -> "Tensor":

@@ -68,15 +68,15 @@ def _lower(pixels: NDArray[np.uint8], down: _Window) -> NDArray[np.uint8]:
     if down.starts is None:
         return pixels
     lines = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    found: NDArray[np.uint8] = _down(lines, down.starts, down.weights)
-    return found.reshape(len(found), -1, 3)
+    resized: NDArray[np.uint8] = _down(lines, down.starts, down.weights)
+    return resized.reshape(len(resized), -1, 3)
 
 
 def _narrow(pixels: NDArray[np.uint8], across: _Window) -> NDArray[np.uint8]:
     if across.starts is None:
         return pixels
-    found: NDArray[np.uint8] = _across(pixels, across.starts, across.weights)
-    return found
+    resized: NDArray[np.uint8] = _across(pixels, across.starts, across.weights)
+    return resized
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,6 @@
 """Decoding of untrusted images in worker processes, which may crash or hang without harm.
 
-A worker decodes a chunk of images and answers with one verdict each. The pool gives every worker a thread, so
+A worker decodes a chunk of images and returns one result each. The pool gives every worker a thread, so
 that waiting costs nothing, and hands results back in the order the images came in. When a worker dies or
 passes its deadline, the images of its chunk are tried again one by one, so that only the guilty one is
 dropped.
@@ -56,8 +56,8 @@ class DecoderSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a decoder says of one image: a reason to drop it, or its new bytes where it was re-encoded.
+class DecodeResult:
+    """Result of decoding one image: a reason to drop it, or its new bytes where it was re-encoded.
 
     `size` is the width and height of the upright image that is kept, in pixels.
     """
@@ -67,10 +67,10 @@ class Verdict:
     size: tuple[int, int] | None = None
 
 
-def verdicts(
+def decode_all(
     items: Iterable[T], image_of: Callable[[T], bytes], *, settings: DecoderSettings, workers: int
-) -> Iterator[tuple[T, Verdict]]:
-    """Decode every item's image and yield the items with their verdicts, in order.
+) -> Iterator[tuple[T, DecodeResult]]:
+    """Decode every item's image and yield the items with their results, in order.
 
     Args:
         items: read a few chunks ahead of what is yielded.
@@ -86,20 +86,20 @@ def verdicts(
         yield from ((item, decode(image_of(item))) for item in items)
         return
     pool = DecoderPool(settings)
-    waiting: deque[tuple[list[T], Future[list[Verdict]]]] = deque()
+    waiting: deque[tuple[list[T], Future[list[DecodeResult]]]] = deque()
     threads = ThreadPoolExecutor(workers, thread_name_prefix="decoder")
     try:
         for chunk in _chunks(items, image_of):
             waiting.append((chunk, threads.submit(pool.check, [image_of(item) for item in chunk])))
             # Two chunks a decoder: one that it works on, one that is ready when it is done.
             if len(waiting) >= 2 * workers:
-                done, answer = waiting.popleft()
-                yield from zip(done, answer.result(), strict=True)
-        for done, answer in waiting:
-            yield from zip(done, answer.result(), strict=True)
+                done, reply = waiting.popleft()
+                yield from zip(done, reply.result(), strict=True)
+        for done, reply in waiting:
+            yield from zip(done, reply.result(), strict=True)
     finally:
-        for _, answer in waiting:
-            answer.cancel()
+        for _, reply in waiting:
+            reply.cancel()
         pool.close()
         threads.shutdown(wait=True)
 
@@ -125,21 +125,23 @@ class DecoderPool:
         self._pool = WorkerPool(f"{__name__}:decode_handler", asdict(settings), memory_bytes=_MEMORY_BYTES)
         self.close = self._pool.close
 
-    def check(self, images: Sequence[bytes]) -> list[Verdict]:
+    def check(self, images: Sequence[bytes]) -> list[DecodeResult]:
         """Decode a chunk; when that costs the worker its life, decode its images one by one."""
         try:
-            answers = self._pool.ask(images, timeout_seconds=self._seconds)
+            replies = self._pool.ask(images, timeout_seconds=self._seconds)
         except (TimeoutError, WorkerDiedError) as error:
             if len(images) == 1:
-                return [Verdict(Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASH)]
-            return [verdict for image in images for verdict in self.check([image])]
+                return [
+                    DecodeResult(Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASH)
+                ]
+            return [result for image in images for result in self.check([image])]
         return [
-            Verdict(
+            DecodeResult(
                 Reason(reason.decode()) if reason else None,
                 image or None,
                 _SIZE.unpack(size) if size else None,
             )
-            for reason, image, size in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+            for reason, image, size in zip(replies[::3], replies[1::3], replies[2::3], strict=True)
         ]
 
 
@@ -147,14 +149,14 @@ def decode_handler(settings: Mapping[str, Any]) -> Handler:
     """Return what a worker does: three byte strings for each image, reason, new bytes and size."""
     decode = Decode(from_mapping(DecoderSettings, settings))
 
-    def answers(images: list[bytes]) -> list[bytes]:
+    def replies(images: list[bytes]) -> list[bytes]:
         parts: list[bytes] = []
-        for verdict in map(decode, images):
-            size = _SIZE.pack(*verdict.size) if verdict.size else b""
-            parts += ((verdict.reason or "").encode(), verdict.image or b"", size)
+        for result in map(decode, images):
+            size = _SIZE.pack(*result.size) if result.size else b""
+            parts += ((result.reason or "").encode(), result.image or b"", size)
         return parts
 
-    return answers
+    return replies
 
 
 class Decode:
@@ -167,16 +169,16 @@ class Decode:
         if settings.resize is not None:
             shrinking_kernel()  # compiles now, and not in the first image's time
 
-    def __call__(self, image: bytes) -> Verdict:
+    def __call__(self, image: bytes) -> DecodeResult:
         """Decode; and re-encode smaller where the settings ask for it."""
         try:
-            return self._judged(image, self._settings)
+            return self._checked(image, self._settings)
         except BadSampleError as error:
-            return Verdict(error.reason)
+            return DecodeResult(error.reason)
         except MemoryError:
-            return Verdict(Reason.TOO_MANY_PIXELS)
-        except Exception:  # a decoder may raise anything on a stranger's bytes; none of it may stop a pack
-            return Verdict(Reason.UNREADABLE_IMAGE)
+            return DecodeResult(Reason.TOO_MANY_PIXELS)
+        except Exception:  # a decoder may raise anything on untrusted bytes; none of it may stop a pack
+            return DecodeResult(Reason.UNREADABLE_IMAGE)
 
     def _smaller(self, image: Image.Image, side: int) -> Image.Image:
         """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
@@ -193,15 +195,15 @@ class Decode:
         kept = min(side, square)
         return image.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
 
-    def _judged(self, data: bytes, settings: DecoderSettings) -> Verdict:
+    def _checked(self, data: bytes, settings: DecoderSettings) -> DecodeResult:
         if settings.resize is None and settings.decoder == DECODER:
             size = sound_jpeg(data, settings.limits)
             if size is not None:
-                return Verdict(size=size)
+                return DecodeResult(size=size)
         image = self._decode(data, settings.limits)
         kept = image if settings.resize is None else self._smaller(image, settings.resize)
         if kept is image:
-            return Verdict(size=image.size)
+            return DecodeResult(size=image.size)
         buffer = io.BytesIO()
         kept.save(buffer, "JPEG", quality=settings.quality)
-        return Verdict(image=buffer.getvalue(), size=kept.size)
+        return DecodeResult(image=buffer.getvalue(), size=kept.size)

@@ -308,7 +308,6 @@ def _read_small(
 
 
 def _covered(image_size: Size, resize: str, target: Size) -> Size:
-    """Return the height and width that an image is resized to before the crop."""
     return target if resize == "squash" else cover(image_size, target)
 
 
@@ -341,7 +340,6 @@ def _fast(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
 
 
 def _pays(image_size: Size, covered: Size, size: Size) -> bool:
-    """Say whether torch's resize of an image is near enough to Pillow's, and sooner done."""
     reduction = min(side / target for side, target in zip(image_size, covered, strict=True))
     return reduction >= FAST_SCALE and _is_compact(covered, size)
 
@@ -396,5 +394,4 @@ def _as_rgb(image: Image.Image | Pixels) -> Pixels:
 
 
 def _cut(pixels: Pixels, top: int, left: int, size: Size) -> Pixels:
-    """Return the window as a contiguous array that nothing else refers to."""
     return np.ascontiguousarray(pixels[top : top + size[0], left : left + size[1]])

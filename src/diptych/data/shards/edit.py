@@ -76,10 +76,10 @@ def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) ->
     opened = ShardSet.open(final)
     gone = np.array([opened.key(number) in wanted for number in range(len(opened))], np.bool_)
     opened.close()
-    found = {opened.key(int(number)) for number in np.flatnonzero(gone)}
+    removed = {opened.key(int(number)) for number in np.flatnonzero(gone)}
     opened.close()
-    _check_unknown(final, wanted - found, before)
-    if not found:
+    _check_unknown(final, wanted - removed, before)
+    if not removed:
         return before
     if not drop_others:
         _refuse_others(final, before)
@@ -90,7 +90,7 @@ def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) ->
             found=f"{len(gone)} samples, all named",
             fix="remove the whole folder instead",
         )
-    record = {"count": len(found), "reason": reason, "keys_sha256": sorted(map(_key_digest, found))}
+    record = {"count": len(removed), "reason": reason, "keys_sha256": sorted(map(_key_digest, removed))}
     index = np.load(final / INDEX_NAME, allow_pickle=False)
     with staging_folder(final, replace=True) as staging:
         entries, samples, kept = _rewrite(final, staging, before, (index, gone))

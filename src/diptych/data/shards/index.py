@@ -73,12 +73,12 @@ def tar_paths(ref: str) -> list[Path]:
     Raises:
         UsageError: a file is missing, or nothing is named.
     """
-    found: list[Path] = []
+    listed: list[Path] = []
     for part in ref.split("::"):
         path = Path(part)
         inside = sorted(one for one in path.iterdir() if is_tar(one.name)) if path.is_dir() else []
-        found.extend(inside if path.is_dir() else map(Path, expand_braces(part)))
-    for path in found:
+        listed.extend(inside if path.is_dir() else map(Path, expand_braces(part)))
+    for path in listed:
         if not path.is_file():
             raise UsageError(
                 "a shard is missing",
@@ -87,7 +87,7 @@ def tar_paths(ref: str) -> list[Path]:
                 expected="a tar file",
                 fix="check the name and the brace range",
             )
-    if not found:
+    if not listed:
         raise UsageError(
             "no shards here",
             where=ref,
@@ -95,7 +95,7 @@ def tar_paths(ref: str) -> list[Path]:
             expected="a folder of tars",
             fix="give a folder of tars, one tar, or a range such as 'shards/{00000..00009}.tar'",
         )
-    return found
+    return listed
 
 
 def expand_braces(pattern: str) -> list[str]:

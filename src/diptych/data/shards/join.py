@@ -19,7 +19,7 @@ from diptych.data.shards.index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND
 from diptych.data.shards.writer import shard_name, write_index
 
 
-def join_shards(parts: Sequence[Path], folder: Path, **told: Any) -> Manifest:
+def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> Manifest:
     """Join shard sets in their order; keys must be unique over all of them.
 
     Args:
@@ -57,7 +57,7 @@ def join_shards(parts: Sequence[Path], folder: Path, **told: Any) -> Manifest:
         format=FORMAT,
         outputs=(*entries, index),
         extra={"samples": sum(samples), "shard_samples": samples},
-        **told,
+        **manifest_fields,
     )
     write_manifest(folder, joined)
     return joined

@@ -231,7 +231,6 @@ class ShardSet:
 def _restored(
     ref: str, paths: list[Path], index: Index, keys: list[str] | None, digest: str, counts: Counts
 ) -> ShardSet:
-    """Rebuild a shard set in another process: from its index, without reading or scanning anything again."""
     return ShardSet(ref, paths, index, keys, digest=digest, counts=counts)
 
 

@@ -245,14 +245,14 @@ def _sample(pair: Pair, name: str) -> tuple[bytes, tuple[int, ...]]:
 
 def _more(pair: Pair, name: str) -> bytes:
     """Say as JSON what image and first caption do not: the key as it was, all captions, the fields."""
-    said: dict[str, object] = {}
+    record: dict[str, object] = {}
     if name != pair.key:
-        said["key"] = pair.key
+        record["key"] = pair.key
     if len(pair.captions) > 1:
-        said["captions"] = pair.captions
+        record["captions"] = pair.captions
     if pair.fields:
-        said["fields"] = {field: _finite(value) for field, value in pair.fields.items()}
-    return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode() if said else b""
+        record["fields"] = {field: _finite(value) for field, value in pair.fields.items()}
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() if record else b""
 
 
 def _finite(value: Field) -> Field:

@@ -41,11 +41,11 @@ def unpack(path: Path, target: Path) -> Path:
         IntegrityError: the stream is damaged.
         DataError: it unpacks to more than a hundred times its size.
     """
-    room = _MAX_RATIO * path.stat().st_size + _CHUNK
+    allowed = _MAX_RATIO * path.stat().st_size + _CHUNK
     with gzip_damage(path), gzip.open(path) as packed, writing(target) as plain:
         while chunk := packed.read(_CHUNK):
-            room -= len(chunk)
-            if room < 0:
+            allowed -= len(chunk)
+            if allowed < 0:
                 raise DataError(
                     "refused: a compressed tar unpacks to far more than its size",
                     where=path,

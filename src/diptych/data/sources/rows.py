@@ -19,7 +19,7 @@ from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.captions import is_unicode, plain
 
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
-_LISTED_INPUTS = 64  # up to this many input files are told one by one in a manifest, more as one digest
+_LISTED_INPUTS = 64  # up to this many input files are listed one by one in a manifest, more as one digest
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 80  # characters of a path or key in a count's example
 
@@ -183,14 +183,14 @@ def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileE
     Args:
         name: what the entry for all together is called.
         paths: files; those that cannot be read are left out, as they are dropped as pairs too.
-        root: the folder that names are told from, so that another way of writing a path changes nothing.
+        root: the folder that names are relative to, so that another way of writing a path changes nothing.
     """
     entries: list[FileEntry] = []
     for path in dict.fromkeys(paths):
-        told = path.relative_to(root) if path.is_relative_to(root) else path
+        relative = path.relative_to(root) if path.is_relative_to(root) else path
         try:
             if path.is_file():  # a pipe would hang, /dev/zero never end
-                entries.append(FileEntry(plain(told.as_posix()), path.stat().st_size, sha256_file(path)))
+                entries.append(FileEntry(plain(relative.as_posix()), path.stat().st_size, sha256_file(path)))
         except OSError:
             continue
     if len(entries) <= _LISTED_INPUTS:

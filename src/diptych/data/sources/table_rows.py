@@ -145,7 +145,6 @@ def _header(lines: Iterator[str], path: Path, columns: Columns) -> tuple[list[st
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Name columns of one name apart, as pandas does: name, name.1, …"""
     times = [names[:place].count(name) for place, name in enumerate(names)]
     return [f"{name}.{time}" if time else name for name, time in zip(names, times, strict=True)]
 
@@ -168,9 +167,9 @@ def check_columns(names: Sequence[str], needed: Sequence[str], path: Path) -> No
             )
 
 
-def missing_column(wanted: str, found: Sequence[str], path: Path) -> DiptychError:
+def missing_column(wanted: str, columns: Sequence[str], path: Path) -> DiptychError:
     """Build the error for a column that a table lacks: what it has, and the nearest name."""
-    error = unknown_name("column", wanted, [name[:40] for name in found], where=path)
+    error = unknown_name("column", wanted, [name[:40] for name in columns], where=path)
     error.fix = error.fix or "say which it is: --columns image=NAME,caption=NAME (data.image, data.caption)"
     return error
 
@@ -285,7 +284,6 @@ def _coco_rows(document: dict[str, Any], path: Path, columns: Columns) -> Iterat
 
 
 def _image_root(path: Path, name: str) -> Path:
-    """Find the folder of COCO's images: that of the document, one in it, or one beside it."""
     folder = path.absolute().parent
     near = (folder, *sorted(folder.glob("*/")), *sorted(folder.parent.glob("*/")))
     return next((root for root in near if (root / name).is_file()), folder)

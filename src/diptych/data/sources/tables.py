@@ -165,12 +165,12 @@ class ParquetSource:
     def _images(self) -> Iterator[Path]:
         """Name the image files, where the rows hold paths."""
         for path, cells in self._rows(only_paths=True):
-            told = cells[self.columns.image]
-            if isinstance(told, dict):
-                told = told.get("path") if told.get("bytes") is None else None
-            if isinstance(told, str):
+            location = cells[self.columns.image]
+            if isinstance(location, dict):
+                location = location.get("path") if location.get("bytes") is None else None
+            if isinstance(location, str):
                 with suppress(BadSampleError):
-                    yield image_path(told, path.parent)
+                    yield image_path(location, path.parent)
 
     def _pairs(self, counts: Counts) -> Iterator[Pair]:
         taken: set[str] = set()
@@ -206,9 +206,9 @@ class ParquetSource:
         captions = attempt(lambda: captions_of(cells.pop(self.columns.caption, None)))
         stem = ""
         if isinstance(image, dict):
-            told = image.get("path")
-            stem = Path(told).stem if isinstance(told, str) else ""
-            image = told if image.get("bytes") is None else image["bytes"]
+            location = image.get("path")
+            stem = Path(location).stem if isinstance(location, str) else ""
+            image = location if image.get("bytes") is None else image["bytes"]
         if not isinstance(image, bytes):
             image = attempt(lambda: image_path(image, path.parent))
             stem = image.stem if isinstance(image, Path) else stem
@@ -328,7 +328,6 @@ def unreadable(path: Path, error: Exception) -> IntegrityError:
 
 
 def _may_hold_paths(file: "pq.ParquetFile", column: str) -> bool:
-    """Tell whether an image column can name files: text, or structs of which some may have no bytes."""
     return column in file.schema_arrow.names and not _is_bytes(file.schema_arrow.field(column).type)
 
 

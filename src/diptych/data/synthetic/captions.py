@@ -156,7 +156,6 @@ def _adjectives(obj: SceneObject, rng: Rng) -> str:
 
 
 def _named(obj: SceneObject, rng: Rng) -> str:
-    """A noun phrase without its article: "small striped red star"."""
     return f"{_adjectives(obj, rng)}{_color(obj, rng)} {_noun(obj, rng)}"
 
 

@@ -58,8 +58,8 @@ JPEG_QUALITY = 90  # with full chroma: thin colored outlines survive; 3 kB an im
 # Radius as a fraction of the image's side. A lone object takes its size's range; in company the range is
 # shrunk to the room that a place in the layout offers.
 _RADII = {"small": (0.205, 0.23), "medium": (0.27, 0.3), "large": (0.345, 0.395)}
-_SHARE_OF_ROOM = {"small": (0.62, 0.7), "medium": (0.78, 0.86), "large": (0.94, 1.0)}
-_ROOM_OF_TWO, _ROOM_OF_THREE = 0.225, 0.195
+_RADIUS_SHARES = {"small": (0.62, 0.7), "medium": (0.78, 0.86), "large": (0.94, 1.0)}
+_RADIUS_OF_TWO, _RADIUS_OF_THREE = 0.225, 0.195
 _TILT = 0.21  # radians, 12 degrees
 _SHADE, _HUE = 8, 3  # largest steps from the palette: of all channels together, of each alone
 
@@ -80,7 +80,6 @@ def class_names() -> list[str]:
 
 @lru_cache(maxsize=len(SPLITS))
 def _combinations(split: str) -> tuple[tuple[str, str], ...]:
-    """The (shape, color) combinations of a split, in a fixed order."""
     wanted = split == "unseen"
     return tuple((s, c) for c in COLORS for s in SHAPES if ((s, c) in UNSEEN) == wanted)
 
@@ -197,7 +196,7 @@ def _several(relation: str, combinations: tuple[tuple[str, str], ...], rng: Rng)
     """Two or three objects, all alike for "count", of different shape and color otherwise."""
     number = 3 if relation == "row" or (relation == "count" and rng.chance(0.5)) else 2
     places = _places(relation, number, rng)
-    room = _ROOM_OF_TWO if number == 2 else _ROOM_OF_THREE
+    space = _RADIUS_OF_TWO if number == 2 else _RADIUS_OF_THREE
     chosen = [rng.pick(combinations)]
     looks = [(rng.pick(SIZES), rng.pick(_OFTEN_SOLID))]
     while len(chosen) < number:
@@ -212,7 +211,7 @@ def _several(relation: str, combinations: tuple[tuple[str, str], ...], rng: Rng)
             chosen.append(other)
             looks.append((rng.pick(SIZES), rng.pick(_OFTEN_SOLID)))
     return tuple(
-        _scene_object(combination, look, place=(x, y, room * rng.between(*_SHARE_OF_ROOM[look[0]])), rng=rng)
+        _scene_object(combination, look, place=(x, y, space * rng.between(*_RADIUS_SHARES[look[0]])), rng=rng)
         for combination, look, (x, y) in zip(chosen, looks, places, strict=True)
     )
 

@@ -70,7 +70,6 @@ def _without(field: Array, *holes: Array) -> Array:
 def _round(
     radius_x: float, radius_y: float, *, center: Point = (0.0, 0.0), arc: Point = (0.0, 1.0)
 ) -> list[Point]:
-    """Points on an ellipse's arc, given in turns counter-clockwise from the right."""
     turns = np.linspace(arc[0], arc[1], 49)[: 48 if arc[1] - arc[0] == 1 else 49] * (2 * math.pi)
     return [(center[0] + radius_x * math.cos(t), center[1] + radius_y * math.sin(t)) for t in turns.tolist()]
 
@@ -223,7 +222,6 @@ MIRRORED = frozenset({"moon", "bolt", "leaf", "house", "key", "fish", "mug", "cl
 
 @lru_cache(maxsize=2 * len(FIELDS))
 def _table(shape: str, cells: int) -> Array:
-    """Tabulate a field at (cells + 1)^2 points, flattened, row 0 at the top."""
     line = np.linspace(-EXTENT, EXTENT, cells + 1, dtype=np.float32)
     x, y = np.meshgrid(line, -line)
     return _measure_again(FIELDS[shape](x, y), line).ravel()

@@ -84,7 +84,6 @@ class Rng:
     """Random generator built on `random()` alone, which Python keeps equal across versions."""
 
     def __init__(self, seed: int, *names: str | int) -> None:
-        """Start the stream that belongs to `seed` and `names`."""
         self._random = random.Random(derive(seed, *names)).random
 
     def between(self, low: float, high: float) -> float:

@@ -56,8 +56,8 @@ def words(chunk: str) -> list[str]:
     >>> words("dog's"), words("v2.0"), words("<|endoftext|>!")
     (['dog', "'s"], ['v', '2', '.', '0'], ['<|endoftext|>', '!'])
     """
-    found: list[str] = _pattern().findall(chunk)
-    return found
+    pieces: list[str] = _pattern().findall(chunk)
+    return pieces
 
 
 def to_symbols(word: str) -> str:

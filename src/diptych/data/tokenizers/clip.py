@@ -131,7 +131,6 @@ class Tokenizer:
         self._pieces: dict[int, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Send the vocabulary, not the engine and its table, to another process."""
         return _rebuild, (self._vocabulary, self.context_length)
 
     @classmethod
@@ -290,17 +289,17 @@ class Tokenizer:
             UsageError: for a single string instead of a list, or an element that is not text.
         """
         texts = checks.texts(texts, "texts")
-        room = self.context_length - 2
+        limit = self.context_length - 2
         packed = [self._packed(text) for text in texts]
         lengths = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)) // ID_TYPE.itemsize
-        kept = np.minimum(lengths, room)
-        truncated = int((lengths > room).sum())
+        kept = np.minimum(lengths, limit)
+        truncated = int((lengths > limit).sum())
         if truncated:
-            packed = [ids[: room * ID_TYPE.itemsize] for ids in packed]
+            packed = [ids[: limit * ID_TYPE.itemsize] for ids in packed]
         ids = np.frombuffer(b"".join(packed), dtype=ID_TYPE)
         rows = np.zeros((len(packed), self.context_length), dtype=np.int64)
         rows[:, 0] = self.start_id
-        rows[:, 1:-1][np.arange(room) < kept[:, None]] = ids
+        rows[:, 1:-1][np.arange(limit) < kept[:, None]] = ids
         rows[np.arange(len(packed)), kept + 1] = self.end_id
         self._count(texts, truncated, np.repeat(np.arange(len(packed)), kept)[self._is_special(ids)])
         return rows
@@ -330,7 +329,6 @@ def _rebuild(vocabulary: Vocabulary, context_length: int) -> Tokenizer:
 
 
 def _to_bytes(token: str, byte_of: dict[str, int]) -> bytes:
-    """Return the bytes that a token stands for; the end of a word becomes a space."""
     stem = token.removesuffix(WORD_END)
     return bytes(byte_of[symbol] for symbol in stem if symbol in byte_of) + (b" " if stem != token else b"")
 

@@ -92,15 +92,15 @@ def _require_clips_pipeline(document: Mapping[str, Any], path: Path) -> None:
     spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
     odd = [step for step in steps if step.get("type") not in ("NFC", "Lowercase") and step != spaces]
     if odd or "Lowercase" not in kinds:
-        found = odd[0].get("type") if odd else "no Lowercase"
-        raise _not_followed(path, "normalizer", found, "NFC, Lowercase and single spaces")
+        kind = odd[0].get("type") if odd else "no Lowercase"
+        raise _not_followed(path, "normalizer", kind, "NFC, Lowercase and single spaces")
     splits = _flat(document.get("pre_tokenizer"), "pretokenizers")
     patterns = (PATTERN, PATTERN.removeprefix(r"<\|startoftext\|>|<\|endoftext\|>|"))
     split, level = (*splits, {}, {})[:2]
     is_clips = _table(split.get("pattern")).get("Regex") in patterns and level.get("type") == "ByteLevel"
     if len(splits) != 2 or not is_clips or level.get("add_prefix_space"):
-        found = ", ".join(str(step.get("type"))[:40] for step in splits) or "nothing"
-        raise _not_followed(path, "pre_tokenizer", found, "CLIP's Split and ByteLevel")
+        listed = ", ".join(str(step.get("type"))[:40] for step in splits) or "nothing"
+        raise _not_followed(path, "pre_tokenizer", listed, "CLIP's Split and ByteLevel")
     model = _table(document.get("model"))
     merging = {"dropout": (0,), "continuing_subword_prefix": ("",), "ignore_merges": (False,)}
     _require(model, merging, path, "model")
@@ -118,15 +118,14 @@ def _require(
 
 def special_tokens(config: Mapping[str, Any]) -> list[str]:
     """Return the special tokens that a tokenizer_config.json names."""
-    found = [config.get(name) for name in _SPECIAL]
+    named = [config.get(name) for name in _SPECIAL]
     for name in _LISTS:
         listed = config.get(name)
-        found += listed.values() if isinstance(listed, Mapping) else _list(listed)
-    return [token for token in map(_content, found) if isinstance(token, str)]
+        named += listed.values() if isinstance(listed, Mapping) else _list(listed)
+    return [token for token in map(_content, named) if isinstance(token, str)]
 
 
 def _content(token: Any) -> Any:
-    """Return a special token's text: it is a string, or an object with its content."""
     return token.get("content") if isinstance(token, Mapping) else token
 
 

@@ -87,7 +87,6 @@ class SiglipTokenizer:
         self.counts = TokenCounts()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Send the vocabulary's bytes, not the engine, to another process."""
         return _rebuild, (type(self.engine), self.engine.source, self._settings())
 
     @classmethod
@@ -231,11 +230,13 @@ class SiglipTokenizer:
                 model does not know.
         """
         texts = checks.texts(texts, "texts")
-        room = self.context_length - 1
-        found = self.engine.ids([_ready(text) for text in texts]) if len(texts) else []
-        lengths = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
-        kept = np.minimum(lengths, room)
-        flat = np.fromiter(chain.from_iterable(ids[:room] for ids in found), np.int64, count=int(kept.sum()))
+        limit = self.context_length - 1
+        id_lists = self.engine.ids([_ready(text) for text in texts]) if len(texts) else []
+        lengths = np.fromiter(map(len, id_lists), dtype=np.int64, count=len(id_lists))
+        kept = np.minimum(lengths, limit)
+        flat = np.fromiter(
+            chain.from_iterable(ids[:limit] for ids in id_lists), np.int64, count=int(kept.sum())
+        )
         if flat.size and int(flat.max()) >= self.vocab_size:
             raise UsageError(
                 "a text holds a token that the model does not know",
@@ -243,13 +244,13 @@ class SiglipTokenizer:
                 expected=f"ids below {self.vocab_size}",
                 fix="leave out tokens such as <extra_id_0>",
             )
-        rows = np.full((len(found), self.context_length), self.pad_id, dtype=np.int64)
-        rows[:, :-1][np.arange(room) < kept[:, None]] = flat
-        rows[np.arange(len(found)), kept] = self.end_id
-        self.counts.texts += len(found)
-        self.counts.truncated += int((lengths > room).sum())
+        rows = np.full((len(id_lists), self.context_length), self.pad_id, dtype=np.int64)
+        rows[:, :-1][np.arange(limit) < kept[:, None]] = flat
+        rows[np.arange(len(id_lists)), kept] = self.end_id
+        self.counts.texts += len(id_lists)
+        self.counts.truncated += int((lengths > limit).sum())
         self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
-        self.counts.special += sum(self.end_id in ids for ids in found)
+        self.counts.special += sum(self.end_id in ids for ids in id_lists)
         return rows
 
     def _settings(self) -> dict[str, Any]:
@@ -285,7 +286,6 @@ def _rebuild(kind: type[Any], source: bytes, settings: dict[str, Any]) -> Siglip
 
 
 def _ready(text: str) -> str:
-    """Return the start of the text, with half a surrogate pair, which no UTF-8 has, replaced."""
     text = text[:MAX_CHARACTERS]
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")
 
@@ -318,7 +318,6 @@ def _read(path: Path) -> bytes:
 
 
 def _token(config: Mapping[str, Any], name: str, default: str) -> str:
-    """Return a special token: a string, or an object with its content."""
     value = config.get(name)
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else default

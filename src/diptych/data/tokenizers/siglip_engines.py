@@ -111,7 +111,9 @@ class JsonEngine:
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts, without an end token."""
         cleaned = [self._clean(text) for text in texts]
-        return [found.ids for found in self._engine.encode_batch_fast(cleaned, add_special_tokens=False)]
+        return [
+            encoding.ids for encoding in self._engine.encode_batch_fast(cleaned, add_special_tokens=False)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
@@ -180,11 +182,11 @@ class PieceEngine:
             texts = [text.lower() for text in texts]
         marked = [META_SPACE + text.replace(META_SPACE, " ") for text in texts]
         plain = [self.UNKNOWN + self._canonical(text) for text in marked]
-        found: list[list[int]] = [ids[self._prefix :] for ids in self._engine.encode(plain)]
+        id_lists: list[list[int]] = [ids[self._prefix :] for ids in self._engine.encode(plain)]
         for row, text in enumerate(marked):
             if self._special.search(text):
-                found[row] = self._mixed(text)
-        return found
+                id_lists[row] = self._mixed(text)
+        return id_lists
 
     def _canonical(self, text: str) -> str:
         return canonical(text) if self._cleaning == "siglip" else text
@@ -199,9 +201,11 @@ class PieceEngine:
                 continue
             part = part.lstrip() if index else part
             part = part.rstrip() if index + 1 < len(parts) else part
-            found = self._engine.encode(self.UNKNOWN + self._canonical(part))[self._prefix :] if part else []
+            part_ids = (
+                self._engine.encode(self.UNKNOWN + self._canonical(part))[self._prefix :] if part else []
+            )
             # A text that begins with a special token does not begin with a space.
-            ids += found if index or found != [self._engine.piece_to_id(META_SPACE)] else []
+            ids += part_ids if index or part_ids != [self._engine.piece_to_id(META_SPACE)] else []
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

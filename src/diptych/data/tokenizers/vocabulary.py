@@ -129,8 +129,8 @@ def _from_document(document: Any, path: Path) -> Vocabulary:
             path, found="other types", expected="vocab: object, merges: list, added_tokens: list"
         )
     if model.get("end_of_word_suffix") != WORD_END:
-        found = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
-        raise _malformed(path, found=found, expected=f"CLIP's {WORD_END!r}")
+        suffix = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
+        raise _malformed(path, found=suffix, expected=f"CLIP's {WORD_END!r}")
     learned = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
     return check(with_added(learned, added, path), path)
 
