@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diptych.report.markup import Html, tag
+from diptych.report.page import Html, tag
 from diptych.report.plots import number, ticks
 
 WIDTH, HEIGHT = 760, 440

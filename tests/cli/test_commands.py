@@ -63,7 +63,7 @@ def test_training_answers_with_the_metrics_and_leaves_model_results_and_report(r
 
 def test_the_report_covers_every_source_and_what_was_dropped(run: Run) -> None:
     page = (run.folder / "report.html").read_text(encoding="utf-8")
-    for part in ("Unseen, first guess", "Picture finds its text", "a red heart", "airs packed for training"):
+    for part in ("Unseen, top-1", "Image to text, recall@1", "a red heart", "airs packed for training"):
         assert part in page
     assert "scenes:unseen?count=12" in page and "scenes:test?count=12" in page
     assert f"diptych train {run.recipe}" in page

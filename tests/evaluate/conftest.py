@@ -28,7 +28,7 @@ def solid(colour: tuple[int, int, int]) -> bytes:
     return file.getvalue()
 
 
-class ColourModel(Encodes):
+class ColorModel(Encodes):
     """A picture is its mean colour; a text is the sum of the colours it names, and a bit of everything."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class ColourModel(Encodes):
         self.batches: list[int] = []
 
     def __repr__(self) -> str:
-        return "ColourModel()"
+        return "ColorModel()"
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """A row a text, the same one for texts that differ in case and white space alone."""
@@ -88,8 +88,8 @@ class Swatches:
 
 
 @pytest.fixture
-def colour_model() -> ColourModel:
-    return ColourModel()
+def color_model() -> ColorModel:
+    return ColorModel()
 
 
 @pytest.fixture

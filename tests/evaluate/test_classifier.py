@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from tests.evaluate.conftest import ColourModel
+from tests.evaluate.conftest import ColorModel
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.data.images.transforms import Preprocess
@@ -22,30 +22,30 @@ def unit(rows: list[tuple[float, ...]]) -> np.ndarray:
     return array / np.linalg.norm(array, axis=1, keepdims=True)
 
 
-def test_bare_names_are_their_own_directions(colour_model) -> None:
-    classifier = build_classifier(colour_model, ["red", "blue"], BARE)
+def test_bare_names_are_their_own_directions(color_model) -> None:
+    classifier = build_classifier(color_model, ["red", "blue"], BARE)
     assert classifier.dtype == np.float32
     assert classifier == pytest.approx(np.array([[1, 0, 0], [0, 0, 1]]), abs=1e-6)
 
 
-def test_an_ensemble_is_the_mean_of_unit_rows_at_unit_length(colour_model) -> None:
+def test_an_ensemble_is_the_mean_of_unit_rows_at_unit_length(color_model) -> None:
     templates = Templates("two", ("{}", "{} green"), {"blue": ("blue", "blue blue")})
-    classifier = build_classifier(colour_model, ["red", "blue"], templates)
+    classifier = build_classifier(color_model, ["red", "blue"], templates)
     red = unit([(1, 0, 0), (1, 1, 0)]).mean(axis=0)
     blue = unit([(0, 0, 1), (0, 1, 1), (0, 0, 2), (0, 1, 2)]).mean(axis=0)
     assert classifier == pytest.approx(unit([tuple(red), tuple(blue)]), abs=1e-6)
 
 
-def test_prompts_go_through_the_tower_in_batches_and_repeats_once(colour_model) -> None:
+def test_prompts_go_through_the_tower_in_batches_and_repeats_once(color_model) -> None:
     templates = Templates("many", tuple(f"{{}} {n}" for n in range(80)))
-    build_classifier(colour_model, ["red", "green", "blue"], templates, batch_size=100)
-    assert colour_model.batches == [100, 100, 40]
+    build_classifier(color_model, ["red", "green", "blue"], templates, batch_size=100)
+    assert color_model.batches == [100, 100, 40]
 
 
-def test_classes_that_read_the_same_are_refused(colour_model) -> None:
+def test_classes_that_read_the_same_are_refused(color_model) -> None:
     with pytest.raises(UsageError, match="never be told apart") as caught:
         build_classifier(
-            colour_model, ["Red", "blue", "scarlet"], Templates("t", ("{}",), {"scarlet": ("red",)})
+            color_model, ["Red", "blue", "scarlet"], Templates("t", ("{}",), {"scarlet": ("red",)})
         )
     assert "'Red' and 'scarlet'" in str(caught.value)
 
@@ -73,10 +73,10 @@ def test_what_the_tower_reads_as_the_same_is_refused(one: str, other: str) -> No
     build_classifier(model, [one, "crane"], BARE)
 
 
-def test_names_of_a_class_in_another_order_are_the_same_class(colour_model) -> None:
+def test_names_of_a_class_in_another_order_are_the_same_class(color_model) -> None:
     names = {"first": ("red", "blue"), "second": ("blue", "red")}
     with pytest.raises(UsageError, match="never be told apart"):
-        build_classifier(colour_model, ["first", "second"], Templates("t", ("{}",), names))
+        build_classifier(color_model, ["first", "second"], Templates("t", ("{}",), names))
 
 
 def test_a_template_that_leaves_no_room_for_the_name_is_refused() -> None:
@@ -96,21 +96,21 @@ def test_a_cut_prompt_is_told() -> None:
         )
 
 
-def test_no_classes_are_refused(colour_model) -> None:
+def test_no_classes_are_refused(color_model) -> None:
     with pytest.raises(UsageError, match="no classes"):
-        build_classifier(colour_model, [])
+        build_classifier(color_model, [])
 
 
-def test_a_class_without_a_direction_is_refused(colour_model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_without_a_direction_is_refused(color_model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diptych.evaluate.classifier.embed_texts", lambda *_, **__: np.array([[np.nan] * 3]))
     with pytest.raises(NonFiniteError, match="no direction") as caught:
-        build_classifier(colour_model, ["red"], BARE)
+        build_classifier(color_model, ["red"], BARE)
     assert "'red'" in str(caught.value)
 
 
-def test_template_classifiers_are_the_ensemble_taken_apart(colour_model) -> None:
+def test_template_classifiers_are_the_ensemble_taken_apart(color_model) -> None:
     templates = Templates("two", ("{}", "{} green"), {"blue": ("blue", "blue blue")})
-    apart = build_template_classifiers(colour_model, ["red", "blue"], templates)
+    apart = build_template_classifiers(color_model, ["red", "blue"], templates)
     expected = [[(1, 0, 0), (0, 0, 1)], [(1, 1, 0), tuple(unit([(0, 1, 1), (0, 1, 2)]).mean(axis=0))]]
     assert apart == pytest.approx(np.stack([unit(rows) for rows in expected]), abs=1e-6)
 
@@ -119,7 +119,7 @@ def test_probabilities_are_averaged_over_templates_by_hand() -> None:
     """Logits ±1 for one template and ±3 for the other: the mean of two sigmoids of 2 and of 6."""
     classifiers = np.array([[[1, 0], [-1, 0]], [[0, 1], [0, -1]]], dtype=np.float32)
     pictures = np.array([[0.1, 0.3]], dtype=np.float32)
-    model = ColourModel()
+    model = ColorModel()
     found = ensemble_probabilities(model, pictures, classifiers)
     right = (1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-6))) / 2
     assert found == pytest.approx(np.array([[right, 1 - right]]), abs=1e-7)
@@ -129,26 +129,26 @@ def test_probabilities_are_averaged_over_templates_by_hand() -> None:
     assert found == pytest.approx((first + second)[None] / 2, abs=1e-7)
 
 
-def test_a_kept_classifier_is_found_again_for_the_same_prompts_alone(colour_model, tmp_path) -> None:
-    colour_model.digest = "weights"
-    first = build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
-    read = len(colour_model.texts)
-    again = build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+def test_a_kept_classifier_is_found_again_for_the_same_prompts_alone(color_model, tmp_path) -> None:
+    color_model.digest = "weights"
+    first = build_classifier(color_model, ["red", "blue"], BARE, cache=tmp_path)
+    read = len(color_model.texts)
+    again = build_classifier(color_model, ["red", "blue"], BARE, cache=tmp_path)
     assert np.array_equal(first, again)
-    assert len(colour_model.texts) == read
-    build_classifier(colour_model, ["blue", "red"], BARE, cache=tmp_path)
-    colour_model.digest = "other weights"
-    build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+    assert len(color_model.texts) == read
+    build_classifier(color_model, ["blue", "red"], BARE, cache=tmp_path)
+    color_model.digest = "other weights"
+    build_classifier(color_model, ["red", "blue"], BARE, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_damaged_classifier_is_refused(colour_model, tmp_path) -> None:
-    colour_model.digest = "weights"
-    build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+def test_a_damaged_classifier_is_refused(color_model, tmp_path) -> None:
+    color_model.digest = "weights"
+    build_classifier(color_model, ["red", "blue"], BARE, cache=tmp_path)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-4])
     with pytest.raises(IntegrityError, match="kept classifier"):
-        build_classifier(colour_model, ["red", "blue"], BARE, cache=tmp_path)
+        build_classifier(color_model, ["red", "blue"], BARE, cache=tmp_path)
 
 
 def test_prompts_through_a_real_tower_are_the_same_with_and_without_sharing() -> None:

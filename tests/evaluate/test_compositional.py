@@ -50,7 +50,7 @@ def values(answers: Answers) -> dict[str, float]:
     return {metric.metric: metric.value for metric in answers.metrics}
 
 
-def test_sugarcrepe(tmp_path: Path, colour_model) -> None:
+def test_sugarcrepe(tmp_path: Path, color_model) -> None:
     folder = tmp_path / "sugarcrepe"
     images = folder / "val2017"
     images.mkdir(parents=True)
@@ -68,17 +68,17 @@ def test_sugarcrepe(tmp_path: Path, colour_model) -> None:
     }
     (folder / "add_att.json").write_text(json.dumps(ties))
     (folder / "captions_val2017.json").write_text("{}")  # no category
-    found = asked("sugarcrepe", folder, colour_model)
+    found = asked("sugarcrepe", folder, color_model)
     # a tie, a broken and a missing picture are misses
     assert found.arrays["hits"].tolist() == [False, False, False, True, False]
     assert values(found) == {
         "accuracy": 0.2, "mean_per_group": 0.25, "accuracy[add_att]": 0.0, "accuracy[swap_obj]": 0.5,
     }  # fmt: skip
     assert (found.metric.metric, found.metric.value) == ("mean_per_group", 0.25)
-    assert asked("sugarcrepe", folder, colour_model, split="swap_obj").metric.value == 0.5
+    assert asked("sugarcrepe", folder, color_model, split="swap_obj").metric.value == 0.5
 
 
-def test_winoground(tmp_path: Path, colour_model) -> None:
+def test_winoground(tmp_path: Path, color_model) -> None:
     folder = tmp_path / "winoground"
     images = folder / "data" / "images"
     images.mkdir(parents=True)
@@ -91,7 +91,7 @@ def test_winoground(tmp_path: Path, colour_model) -> None:
          "collapsed_tag": "Relation"},
     ]  # fmt: skip
     (folder / "data" / "examples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    found = asked("winoground", folder, colour_model)
+    found = asked("winoground", folder, color_model)
     assert values(found) == {"text_score": 0.5, "image_score": 0.5, "group_score": 0.5}
     assert found.metric.metric == "group_score" and found.arrays["hits"].tolist() == [True, False]
 
@@ -118,7 +118,7 @@ def test_winoground_scores_equal_the_papers_conditions() -> None:
             assert group == (text and image), row
 
 
-def test_aro_cuts_to_the_box_and_counts_relations_alike(tmp_path: Path, colour_model) -> None:
+def test_aro_cuts_to_the_box_and_counts_relations_alike(tmp_path: Path, color_model) -> None:
     folder = tmp_path / "aro-relation"
     (folder / "images").mkdir(parents=True)
     two = paint(folder / "images" / "two.jpg.png", RED, BLUE)
@@ -129,17 +129,17 @@ def test_aro_cuts_to_the_box_and_counts_relations_alike(tmp_path: Path, colour_m
         {**box, "bbox_x": 8, "true_caption": "red", "false_caption": "blue", "relation_name": "under"},
     ]
     (folder / "visual_genome_relation.json").write_text(json.dumps(rows))
-    found = asked("aro-relation", folder, colour_model)
+    found = asked("aro-relation", folder, color_model)
     assert found.arrays["hits"].tolist() == [True, True, False]
     assert (found.metric.metric, found.metric.value) == ("mean_per_group", 0.5)
     for row in rows:
         row["attributes"] = [row.pop("relation_name"), "red"]
     other = folder.rename(tmp_path / "aro-attribution")
     (other / "visual_genome_attribution.json").write_text(json.dumps(rows))
-    assert values(asked("aro-attribution", other, colour_model))["accuracy[on_red]"] == 1.0
+    assert values(asked("aro-attribution", other, color_model))["accuracy[on_red]"] == 1.0
 
 
-def test_aro_order_has_several_wrong_captions(tmp_path: Path, colour_model) -> None:
+def test_aro_order_has_several_wrong_captions(tmp_path: Path, color_model) -> None:
     folder = tmp_path / "order"
     folder.mkdir()
     name = paint(folder / "b.png", BLUE)
@@ -149,7 +149,7 @@ def test_aro_order_has_several_wrong_captions(tmp_path: Path, colour_model) -> N
     ]
     (folder / "order.json").write_text(json.dumps(rows))
     row = replace(task_rows()["aro-relation"], layouts=(AroReader("order.json", images="."),), items={})
-    found = asked("order", folder, colour_model, row=row)
+    found = asked("order", folder, color_model, row=row)
     assert found.arrays["hits"].tolist() == [True, False]
 
 

@@ -16,7 +16,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.utils.estimator_checks import check_dataframe_column_names_consistency, parametrize_with_checks
-from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, solid
+from tests.evaluate.conftest import BLUE, GREEN, RED, ColorModel, solid
 
 from diptych.core.errors import ArrayError, BadInputsError, SettingsError
 from diptych.evaluate.estimator import ZeroShotClassifier
@@ -49,8 +49,8 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def test_pictures_and_embeddings_get_the_answer_that_their_colour_has(colour_model: ColourModel) -> None:
-    classifier = ZeroShotClassifier(colour_model).fit(y=NAMES)
+def test_pictures_and_embeddings_get_the_answer_that_their_colour_has(color_model: ColorModel) -> None:
+    classifier = ZeroShotClassifier(color_model).fit(y=NAMES)
     assert classifier.classes_.tolist() == ["blue", "green", "red"]
     assert not hasattr(classifier, "n_features_in_")
     files = [solid(GREEN), solid(RED), solid(BLUE)]
@@ -63,24 +63,24 @@ def test_pictures_and_embeddings_get_the_answer_that_their_colour_has(colour_mod
         assert classifier.score(inputs, ["green", "red", "red"], sample_weight=[1, 1, 0]) == 1
 
 
-def test_logits_are_scaled_cosines_plus_the_bias_and_shares_their_softmax(colour_model: ColourModel) -> None:
-    colour_model.bias = -3.0
-    classifier = ZeroShotClassifier(colour_model, templates=["{}"]).fit(y=NAMES)
+def test_logits_are_scaled_cosines_plus_the_bias_and_shares_their_softmax(color_model: ColorModel) -> None:
+    color_model.bias = -3.0
+    classifier = ZeroShotClassifier(color_model, templates=["{}"]).fit(y=NAMES)
     logits = classifier.decision_function([[3.0, 4.0, 0.0]])
     assert logits == pytest.approx(10 * np.array([[0.0, 0.8, 0.6]]) - 3, abs=1e-6)
     expected = np.exp([0.0, 8.0, 6.0]) / np.exp([0.0, 8.0, 6.0]).sum()
     assert classifier.predict_proba([[3.0, 4.0, 0.0]]) == pytest.approx(expected[None], abs=1e-6)
 
 
-def test_two_classes_give_one_lead(colour_model: ColourModel) -> None:
-    classifier = ZeroShotClassifier(colour_model, templates=["{}"]).fit(y=["red", "green"])
+def test_two_classes_give_one_lead(color_model: ColorModel) -> None:
+    classifier = ZeroShotClassifier(color_model, templates=["{}"]).fit(y=["red", "green"])
     assert classifier.decision_function([[3.0, 4.0, 0.0]]) == pytest.approx([10 * (0.6 - 0.8)], abs=1e-6)
     assert classifier.predict([[3.0, 4.0, 0.0]]).tolist() == ["green"]
     assert classifier.predict_proba([[3.0, 4.0, 0.0]]).shape == (1, 2)
 
 
-def test_labels_of_all_pictures_name_the_classes_and_width_is_checked(colour_model: ColourModel) -> None:
-    classifier = ZeroShotClassifier(colour_model).fit(np.eye(3), ["red", "green", "red"])
+def test_labels_of_all_pictures_name_the_classes_and_width_is_checked(color_model: ColorModel) -> None:
+    classifier = ZeroShotClassifier(color_model).fit(np.eye(3), ["red", "green", "red"])
     assert classifier.classes_.tolist() == ["green", "red"] and classifier.n_features_in_ == 3
     assert not hasattr(classifier.fit(y=NAMES), "n_features_in_")
     with pytest.raises(ArrayError, match="not the model's"):
@@ -89,18 +89,18 @@ def test_labels_of_all_pictures_name_the_classes_and_width_is_checked(colour_mod
         classifier.predict(np.ones((2, 4)))
 
 
-def test_templates_change_the_answer(colour_model: ColourModel) -> None:
-    plain = ZeroShotClassifier(colour_model, templates=["{}"]).fit(y=NAMES)
-    misled = ZeroShotClassifier(colour_model, templates=["green green green {}"]).fit(y=NAMES)
+def test_templates_change_the_answer(color_model: ColorModel) -> None:
+    plain = ZeroShotClassifier(color_model, templates=["{}"]).fit(y=NAMES)
+    misled = ZeroShotClassifier(color_model, templates=["green green green {}"]).fit(y=NAMES)
     assert not np.allclose(plain.class_embeds_, misled.class_embeds_)
     with pytest.raises(SettingsError, match="where the class name goes"):
-        ZeroShotClassifier(colour_model, templates=["no place"]).fit(y=NAMES)
+        ZeroShotClassifier(color_model, templates=["no place"]).fit(y=NAMES)
 
 
 def test_a_bad_image_is_told_by_position_and_paths_may_be_str(
-    colour_model: ColourModel, tmp_path: Path
+    color_model: ColorModel, tmp_path: Path
 ) -> None:
-    classifier = ZeroShotClassifier(colour_model).fit(y=NAMES)
+    classifier = ZeroShotClassifier(color_model).fit(y=NAMES)
     with pytest.raises(BadInputsError, match="input 1"):
         classifier.predict([solid(RED), b"broken"])
     (tmp_path / "red.png").write_bytes(solid(RED))
@@ -110,11 +110,11 @@ def test_a_bad_image_is_told_by_position_and_paths_may_be_str(
         classifier.predict([str(tmp_path / "red.png"), "a photo of a red square"])
 
 
-def test_it_works_in_scikit_learns_tools(colour_model: ColourModel) -> None:
-    classifier = ZeroShotClassifier(colour_model)
+def test_it_works_in_scikit_learns_tools(color_model: ColorModel) -> None:
+    classifier = ZeroShotClassifier(color_model)
     assert is_classifier(classifier)
     copy = clone(classifier.set_params(batch_size=2))
-    assert copy.model is colour_model and copy.batch_size == 2
+    assert copy.model is color_model and copy.batch_size == 2
     table, labels = np.eye(3)[[0, 1, 2] * 4], np.array(NAMES * 4)
     assert cross_val_score(classifier, table, labels, cv=2).tolist() == [1.0, 1.0]
     search = GridSearchCV(classifier, {"templates": [("{}",), ("a photo of a {}.",)]}, cv=2)
@@ -134,8 +134,8 @@ def swatch_table(tmp_path: Path) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["path", "label"])
 
 
-def test_columns_of_a_table_are_scored(colour_model: ColourModel, swatch_table: pandas.DataFrame) -> None:
-    classifier, labels = ZeroShotClassifier(colour_model), swatch_table["label"]
+def test_columns_of_a_table_are_scored(color_model: ColorModel, swatch_table: pandas.DataFrame) -> None:
+    classifier, labels = ZeroShotClassifier(color_model), swatch_table["label"]
     paths = swatch_table["path"]
     images = [np.asarray(Image.open(path)) for path in paths]
     for given in (
@@ -152,9 +152,9 @@ def test_columns_of_a_table_are_scored(colour_model: ColourModel, swatch_table: 
     assert classifier.fit(paths, labels).predict(paths).tolist() == labels.tolist()
 
 
-def test_a_column_of_embeddings_is_a_table(colour_model: ColourModel) -> None:
+def test_a_column_of_embeddings_is_a_table(color_model: ColorModel) -> None:
     rows = pandas.Series([np.array([0.1, 0.9, 0.0]), np.array([0.8, 0.1, 0.0])])
-    assert ZeroShotClassifier(colour_model).fit(y=NAMES).predict(rows.tolist()).tolist() == ["green", "red"]
+    assert ZeroShotClassifier(color_model).fit(y=NAMES).predict(rows.tolist()).tolist() == ["green", "red"]
 
 
 @pytest.mark.parametrize("estimator", [LinearProbe(), AnyWidth(NoPictures())])
@@ -176,12 +176,12 @@ def test_missing_labels_are_counted_and_refused_as_by_scikit_learn(missing: Any)
         LinearProbe().fit(np.eye(3), np.array(["a", 1, "b"], dtype=object))
 
 
-def test_weights_are_routed_to_the_score(colour_model: ColourModel) -> None:
+def test_weights_are_routed_to_the_score(color_model: ColorModel) -> None:
     table, labels = np.eye(3)[[0, 1, 2] * 4], np.array(NAMES * 4)
     labels[:2] = "blue"  # two of the first six are wrong, and weigh nothing
     weights = np.array([0, 0] + [1] * 10)
     with config_context(enable_metadata_routing=True):
-        for estimator in (ZeroShotClassifier(colour_model), LinearProbe()):
+        for estimator in (ZeroShotClassifier(color_model), LinearProbe()):
             asking = estimator.set_score_request(sample_weight=True)
             found = cross_val_score(
                 asking, table, labels, cv=KFold(2), params={"sample_weight": weights}, error_score="raise"
@@ -190,21 +190,21 @@ def test_weights_are_routed_to_the_score(colour_model: ColourModel) -> None:
             assert clone(asking).get_metadata_routing().score.requests == {"sample_weight": True}
 
 
-def test_scores_take_labels_of_their_type_and_as_many(colour_model: ColourModel) -> None:
-    classifier = ZeroShotClassifier(colour_model).fit(y=NAMES)
+def test_scores_take_labels_of_their_type_and_as_many(color_model: ColorModel) -> None:
+    classifier = ZeroShotClassifier(color_model).fit(y=NAMES)
     for labels, weights in ((NAMES[:2], None), ([0, 1, 2], None), (NAMES, [1.0, 2.0]), (NAMES, [np.nan] * 3)):
         with pytest.raises(ArrayError):
             classifier.score(np.eye(3), labels, sample_weight=weights)
 
 
-def test_probabilities_of_a_sigmoid_model_are_the_model_s(colour_model: ColourModel) -> None:
-    colour_model.config.logit_bias_init, colour_model.bias = -10.0, -3.0
-    classifier = ZeroShotClassifier(colour_model, templates=["{}"]).fit(y=NAMES)
+def test_probabilities_of_a_sigmoid_model_are_the_model_s(color_model: ColorModel) -> None:
+    color_model.config.logit_bias_init, color_model.bias = -10.0, -3.0
+    classifier = ZeroShotClassifier(color_model, templates=["{}"]).fit(y=NAMES)
     expected = 1 / (1 + np.exp(3 - 10 * np.array([[0.0, 0.8, 0.6]])))  # classes in order: blue, green, red
     found = classifier.predict_proba([[3.0, 4.0, 0.0]])
     assert found == pytest.approx(expected, abs=1e-6)
-    logits = colour_model.scale * np.array([[0.6, 0.8, 0.0]]) @ classifier.class_embeds_.T + colour_model.bias
-    assert found == pytest.approx(colour_model.probabilities(logits), abs=1e-6)
+    logits = color_model.scale * np.array([[0.6, 0.8, 0.0]]) @ classifier.class_embeds_.T + color_model.bias
+    assert found == pytest.approx(color_model.probabilities(logits), abs=1e-6)
 
 
 def test_scikit_learn_is_not_needed() -> None:

@@ -13,9 +13,9 @@ def by_name(metrics) -> dict[str, object]:
     return {metric.metric: metric for metric in metrics}
 
 
-def test_numbers_by_hand_with_an_unreadable_and_an_unlabelled_picture(colour_model, swatches) -> None:
+def test_numbers_by_hand_with_an_unreadable_and_an_unlabelled_picture(color_model, swatches) -> None:
     """Of four labelled pictures two are right: red, green; blue is labelled red; the fourth is unreadable."""
-    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour")(colour_model))
+    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour")(color_model))
     assert (metrics["top1"].value, metrics["top1"].n) == (0.5, 4)
     assert (metrics["top5"].value, metrics["top5"].n) == (0.75, 4)
     assert metrics["mean_per_class"].value == pytest.approx((1 / 2 + 1 + 0) / 3)
@@ -23,11 +23,11 @@ def test_numbers_by_hand_with_an_unreadable_and_an_unlabelled_picture(colour_mod
     assert (metrics["unreadable"].value, metrics["unreadable"].n) == (1, 4)
 
 
-def test_prompt_sets_are_compared_on_the_same_pictures(colour_model, swatches) -> None:
+def test_prompt_sets_are_compared_on_the_same_pictures(color_model, swatches) -> None:
     """Names that are cleaned into other colours turn right answers wrong, and the gain says so."""
     swapped = Templates("swapped", ("the {} one",), {"red": ("green",), "green": ("red",)})
     result = ZeroShotEvaluator("colour", swatches, "colour", templates=swapped).score(
-        colour_model, embed_pairs(colour_model, swatches)
+        color_model, embed_pairs(color_model, swatches)
     )
     assert [score.name for score in result.scores] == [
         "bare names",
@@ -60,11 +60,11 @@ def test_prompt_sets_are_compared_on_the_same_pictures(colour_model, swatches) -
     ]
 
 
-def test_the_classes_that_a_score_is_among_are_told(colour_model, swatches) -> None:
+def test_the_classes_that_a_score_is_among_are_told(color_model, swatches) -> None:
     """Three labels occur; a name in the prompts is a class to choose from as well."""
     templates = Templates("named", ("{}",), {"mauve": ("mauve",), "red": ("red",)})
     for given, count in ((None, 3), (templates, 4)):
-        metrics = {m.metric: m for m in ZeroShotEvaluator("c", swatches, "colour", (), given)(colour_model)}
+        metrics = {m.metric: m for m in ZeroShotEvaluator("c", swatches, "colour", (), given)(color_model)}
         assert (metrics["classes"].value, metrics["classes_that_occur"].value) == (count, 3)
 
 
@@ -78,31 +78,31 @@ def test_a_file_without_cleaned_names_adds_one_rung() -> None:
     assert [rung.name for rung in prompt_ladder(names_only)] == ["bare names", "a photo of a {}.", "file"]
 
 
-def test_given_classes_may_be_more_than_the_labels(colour_model, swatches) -> None:
+def test_given_classes_may_be_more_than_the_labels(color_model, swatches) -> None:
     names = ("blue", "green", "red", "white")
-    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour", class_names=names)(colour_model))
+    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour", class_names=names)(color_model))
     assert metrics["top1"].value == 0.5
     assert metrics["mean_per_class"].value == pytest.approx(0.5)
 
 
-def test_a_label_with_a_cleaned_name_is_a_class_even_without_pictures(colour_model, swatches) -> None:
+def test_a_label_with_a_cleaned_name_is_a_class_even_without_pictures(color_model, swatches) -> None:
     templates = Templates("t", ("{}",), {"white": ("red green blue",)})
     result = ZeroShotEvaluator("colour", swatches, "colour", templates=templates).score(
-        colour_model, embed_pairs(colour_model, swatches)
+        color_model, embed_pairs(color_model, swatches)
     )
     assert result.class_names == ("blue", "green", "red", "white")
     assert result.labels.tolist() == [2, 1, 2, 0]
 
 
-def test_a_label_that_is_no_class_is_refused(colour_model, swatches) -> None:
+def test_a_label_that_is_no_class_is_refused(color_model, swatches) -> None:
     with pytest.raises(DataError, match="cannot be scored") as caught:
-        ZeroShotEvaluator("colour", swatches, "colour", class_names=("red", "green"))(colour_model)
+        ZeroShotEvaluator("colour", swatches, "colour", class_names=("red", "green"))(color_model)
     assert "'blue'" in str(caught.value)
 
 
-def test_an_unknown_column_names_the_nearest(colour_model, swatches) -> None:
+def test_an_unknown_column_names_the_nearest(color_model, swatches) -> None:
     with pytest.raises(UnknownNameError, match="colour"):
-        ZeroShotEvaluator("colour", swatches, "color")(colour_model)
+        ZeroShotEvaluator("colour", swatches, "color")(color_model)
 
 
 def test_top5_of_two_classes_is_everything_readable() -> None:
@@ -113,7 +113,7 @@ def test_top5_of_two_classes_is_everything_readable() -> None:
 
 
 def test_prompts_to_compare_with_are_left_out_where_two_classes_are_the_same_in_them(
-    colour_model, swatches
+    color_model, swatches
 ) -> None:
     """The task's own prompts tell Red from red; bare names and the default cannot."""
     rows = [
@@ -123,7 +123,7 @@ def test_prompts_to_compare_with_are_left_out_where_two_classes_are_the_same_in_
     source = type(swatches)(rows)
     evaluator = ZeroShotEvaluator("c", source, "c", (), Templates("own", ("{}",), names))
     with pytest.warns(UserWarning, match="'bare names' is not compared: two classes have the same prompts"):
-        result = evaluator.score(colour_model, embed_pairs(colour_model, source))
+        result = evaluator.score(color_model, embed_pairs(color_model, source))
     assert [score.name for score in result.scores] == ["own"]
     with pytest.raises(UsageError, match="never be told apart"), pytest.warns(UserWarning):
-        ZeroShotEvaluator("c", source, "c")(colour_model)
+        ZeroShotEvaluator("c", source, "c")(color_model)

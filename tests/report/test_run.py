@@ -17,22 +17,20 @@ from diptych.core.records import Metric
 from diptych.evaluate.retrieval import RetrievalEvaluator, nearest
 from diptych.evaluate.source import Suite
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
-from diptych.report.examples import build_report, fetch_pictures, read_curves
-from diptych.report.images import SIDE, data_uri
-from diptych.report.markup import Html, escaped, tag
-from diptych.report.parts import (
+from diptych.report.data import (
     ClassCard,
     ClassStudy,
+    ImageExample,
     ImageQuery,
-    Picture,
     PromptBar,
     PromptTable,
     Report,
     TextQuery,
     Tile,
 )
+from diptych.report.page import SIDE, Html, data_uri, escaped, tag
 from diptych.report.plots import Curve, curve_chart, percent, points, smooth, thin, ticks
-from diptych.report.run import render, write_report
+from diptych.report.run import build_report, fetch_pairs, read_curves, render, write_report
 
 EVIL = "<script>alert('1')</script> \" onerror=alert(2) & <b>\x00\ud800\u202e</title></style>-->"
 
@@ -65,23 +63,23 @@ class Reader(HTMLParser):
 
 def full(text: str, image: bytes) -> Report:
     """A report with every part, each text of it the same."""
-    picture = Picture(image, text, True, text)
-    wrong = Picture(b"broken", text, False, text)
+    example = ImageExample(image, text, True, text)
+    wrong = ImageExample(b"broken", text, False, text)
     metric = Metric(text, text, 0.5, (0.4, 0.6), 1234)
-    card = ClassCard(text, 1, 2, (picture, wrong))
+    card = ClassCard(text, 1, 2, (example, wrong))
     return Report(
         title=text,
         summary=text,
         facts=((text, text),),
-        wall=(picture, wrong),
+        cover=(example, wrong),
         tiles=(Tile(text, metric, text), Tile(text, Metric(text, text, math.nan, None, 0))),
         curves=(Curve(text, (0.0, 1.0), (2.0, 1.0), text, (text, 1.5)), Curve(text, (), ())),
         prompts=(
             PromptTable(text, (PromptBar(text, metric, None, text), PromptBar(text, metric, metric, text))),
         ),
         classes=(ClassStudy(text, (text, "b"), np.array([[3, 1, 0], [1, 2, 1]]), (card,), (card,)),),
-        text_queries=(TextQuery(text, (picture, wrong)),),
-        image_queries=(ImageQuery(picture, ((text, True), (text, False))),),
+        text_queries=(TextQuery(text, (example, wrong)),),
+        image_queries=(ImageQuery(example, ((text, True), (text, False))),),
         left_out=((text, 3),),
         metrics=(metric,),
         commands=((text, text),),
@@ -165,7 +163,7 @@ def test_many_classes_show_those_with_the_most_errors(image: bytes) -> None:
     matrix[33, 7], matrix[33, 40] = 9, 2
     names = tuple(f"class-{c}" for c in range(40))
     reader = Reader(render(Report(title="t", classes=(ClassStudy("task", names, matrix),))))
-    assert {"class-33", "class-7", "no answer"} <= set(reader.text)
+    assert {"class-33", "class-7", "no prediction"} <= set(reader.text)
     assert "class-39" not in reader.text
     assert "9 × · 56.2\u202f%" in reader.text
 
@@ -184,7 +182,7 @@ def test_text_colours_have_enough_contrast(scheme: str) -> None:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-    for ground in ("paper", "leaf"):
+    for ground in ("paper", "panel"):
         for ink in ("ink", "quiet", "verdigris", "madder"):
             bright, dim = sorted((luminance(ground), luminance(ink)), reverse=True)
             assert (bright + 0.05) / (dim + 0.05) >= 4.5, (scheme, ink, ground)
@@ -260,32 +258,32 @@ def test_curves_are_read_from_a_journal_with_a_torn_end(tmp_path: Path) -> None:
     assert read_curves(tmp_path / "empty.jsonl") == ()
 
 
-def test_a_report_is_built_from_a_suite(colour_model, swatches, tmp_path: Path) -> None:
+def test_a_report_is_built_from_a_suite(color_model, swatches, tmp_path: Path) -> None:
     tasks = (ZeroShotEvaluator("colour", swatches, "colour"), RetrievalEvaluator("pairs", swatches))
-    suite = Suite("all", swatches, tasks).run(colour_model)
-    report = build_report(colour_model, suite, title="Swatches", queries=["something blue"])
-    again = build_report(colour_model, suite, title="Swatches", queries=["something blue"])
+    suite = Suite("all", swatches, tasks).run(color_model)
+    report = build_report(color_model, (suite,), title="Swatches", queries=["something blue"])
+    again = build_report(color_model, (suite,), title="Swatches", queries=["something blue"])
     assert render(report) == render(again)
     images = [pair.image for pair in swatches.pairs(None)]
     assert report.text_queries[0].text == "something blue"
-    assert report.text_queries[0].found[0].data == images[2]
-    assert report.text_queries[0].found[0].right is None
+    assert report.text_queries[0].hits[0].data == images[2]
+    assert report.text_queries[0].hits[0].right is None
     green = next(query for query in report.text_queries if query.text == "a green thing")
-    assert [picture.right for picture in green.found] == [True, True, False, False]
+    assert [example.right for example in green.hits] == [True, True, False, False]
     assert report.metrics == tuple(suite.metrics())
     assert dict(report.left_out) == {
         "samples in the source": 5,
-        "pictures that cannot be read (counted as wrong)": 1,
+        "images that cannot be read (counted as wrong)": 1,
         "dropped: unreadable image": 1,
         "no label for colour (left out of it)": 1,
     }
     assert report.classes[0].confusion.sum() == 4
-    assert {query.picture.data for query in report.image_queries} <= set(images)
+    assert {query.image.data for query in report.image_queries} <= set(images)
     Reader(render(report))
 
 
 def test_nearest_never_finds_what_cannot_be_read(swatches) -> None:
     items = np.array([[np.nan, np.nan], [0, 1], [1, 0]], dtype=np.float32)
     assert nearest(np.array([1, 0], dtype=np.float32), items, 5).tolist() == [2, 1]
-    assert sorted(fetch_pictures(swatches, {0, 4})) == [0, 4]
-    assert fetch_pictures(swatches, set()) == {}
+    assert sorted(fetch_pairs(swatches, {0, 4})) == [0, 4]
+    assert fetch_pairs(swatches, set()) == {}

@@ -65,9 +65,9 @@ def test_the_report_shows_every_part_and_is_the_same_twice(
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert page == (tmp_path / "b.html").read_text(encoding="utf-8")
     for part in (
-        "Results", "Side by side", "The gain of prompts", "A few pictures instead of words", "Slices",
-        "shop=north", "Can the scores be trusted?", "Worst classes", "Asked in words", "Left out",
-        "pictures that cannot be read", "Every number", "diptych evaluate x", "over 1 of 1 tasks",
+        "Results", "Side by side", "Prompts", "Few-shot linear probes", "Slices",
+        "shop=north", "Calibration", "Worst classes", "Retrieval examples", "Left out",
+        "images that cannot be read", "All metrics", "diptych evaluate x", "over 1 of 1 tasks",
     ):  # fmt: skip
         assert part in page, part
     assert page.count("<img") > 10 and "http:/" not in re.sub(r'"data:[^"]*"', "", page)
@@ -111,7 +111,7 @@ def test_the_published_table_is_read(shared_data: Path, tmp_path: Path) -> None:
 
 def test_the_reliability_diagram_draws_the_bins_that_hold_something() -> None:
     drawn = reliability_diagram([None, 0.75], [None, 0.5], [0, 8])
-    assert drawn.count("<rect") == 1 and "sure 75.0" in drawn and "8 answers" in drawn
+    assert drawn.count("<rect") == 1 and "confidence 75.0" in drawn and "8 predictions" in drawn
 
 
 def test_the_comparison_is_plain(both: tuple[SuiteOutcome, SuiteOutcome]) -> None:

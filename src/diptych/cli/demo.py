@@ -119,7 +119,7 @@ def _training(recipe: Recipe, source: str, **changes: int) -> Recipe:
 
 def _go(recipe: Recipe, folder: Path, control: Outcome | None = None) -> Outcome:
     """Run a recipe, or go on with it; with a control, the report compares the two."""
-    from diptych.report.parts import Comparison, PromptBar, PromptTable, Report
+    from diptych.report.data import PromptBar, PromptComparison, PromptTable, Report
 
     def add(report: Report) -> Report:
         if control is None:
@@ -131,7 +131,7 @@ def _go(recipe: Recipe, folder: Path, control: Outcome | None = None) -> Outcome
         )
         words = WITHOUT.format(samples=f"{control.trained.samples_seen:,}")
         table = PromptTable(bars[0].metric.task, bars)
-        return replace(report, comparisons=(Comparison("With and without curation", words, table),))
+        return replace(report, comparisons=(PromptComparison("With and without curation", words, table),))
 
     held = (folder / "state").exists() or is_done(folder, "run")
     return run_recipe(recipe, folder, resume=held, command="diptych demo", add=add)

@@ -135,11 +135,10 @@ def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     _show_classes(found)
     show(metrics)
     if options.report is not None:
-        from diptych.report.examples import build_report
-        from diptych.report.run import write_report
+        from diptych.report.run import build_report, write_report
 
         title = f"{part.name} on {Path(source).name}"
-        write_report(options.report, build_report(loaded, found, title=title))
+        write_report(options.report, build_report(loaded, (found,), title=title))
     return answer([metric.as_dict() for metric in metrics], json)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from diptych.embed.features import Precision
     from diptych.evaluate.source import Suite, SuiteResult
     from diptych.models.model import Model
-    from diptych.report.parts import Report
+    from diptych.report.data import Report
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import TrainResult
 
@@ -351,11 +351,10 @@ def _report(
     command: str,
     add: Callable[["Report"], "Report"],
 ) -> None:
-    from diptych.report.examples import build_run_report
-    from diptych.report.run import write_report
+    from diptych.report.run import build_report, write_report
 
     started = time.monotonic()
-    report = build_run_report(
+    report = build_report(
         model,
         results,
         title=recipe.report.title or folder.name,

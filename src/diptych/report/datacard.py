@@ -1,7 +1,6 @@
-"""The data card as a page: for people who look rather than read.
+"""Write the HTML page of a curation's data card.
 
-Reads: the plain data of `datacard` and a few pairs. Writes: the file it is told to, see
-`diptych.report.page`.
+Reads: `datacard.json` and a few pairs. Writes: `datacard.html` beside it.
 """
 
 import json
@@ -12,17 +11,28 @@ from typing import Any
 from diptych.core.files.json_objects import read_json
 from diptych.core.records import Pair
 from diptych.curate.pipeline.datacard import sample_pairs
-from diptych.report.images import Picture, hung, shortened
-from diptych.report.markup import Html, join, tag
-from diptych.report.page import WALL, Leaf, Masthead, titled, write_page
+from diptych.report.page import (
+    COVER_IMAGES,
+    Header,
+    Html,
+    ImageExample,
+    Section,
+    join,
+    render_image,
+    shortened,
+    table,
+    tag,
+    titled,
+    write_page,
+)
 from diptych.report.plots import Curve, curve_chart, interval_bar, number, percent, whole
 
 SOURCES = {
     "words": "words of the corpus",
     "bigrams": "pairs of words",
-    "titles": "titles that are read",
+    "titles": "titles of articles",
     "wordnet": "WordNet",
-    "list": "a list of your own",
+    "list": "a given list",
 }
 
 SHOWN_INPUTS = 40
@@ -31,12 +41,16 @@ DIGEST = 16
 
 
 def write_card(folder: Path) -> None:
-    """Draw the page of a finished curation: `datacard.html`, from `datacard.json` and the first pairs."""
+    """Write `datacard.html` of a finished curation, from `datacard.json` and the first pairs."""
     card, pairs = read_json(folder / "datacard.json"), sample_pairs(folder)
-    write_page(folder / "datacard.html", _head(card, pairs), [leaf(card, pairs) for leaf in _LEAVES])
+    sections = [
+        _flow(card), _grid(pairs), _balanced(card), _queries(card),
+        _captions(card), _left_out(card), _origins(card), _recipe(card),
+    ]  # fmt: skip
+    write_page(folder / "datacard.html", _head(card, pairs), sections)
 
 
-def _head(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Masthead:
+def _head(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Header:
     facts = (
         ("pairs", whole(card["pairs"])),
         ("kept of the candidates", percent(card["pairs"] / max(1, card["flow"][0]["in"]))),
@@ -45,11 +59,12 @@ def _head(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Masthead:
         ("size", f"{number(card['bytes'])}B"),
         ("digest", card["digest"][:DIGEST]),
     )
-    return Masthead("data card", card["title"], card["summary"], facts, tuple(map(_picture, pairs[:WALL])))
+    return Header(
+        "data card", card["title"], card["summary"], facts, tuple(map(_image_example, pairs[:COVER_IMAGES]))
+    )
 
 
-def _flow(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
-    del pairs
+def _flow(card: Mapping[str, Any]) -> Section:
     rows, top = [], max(1, *(row["in"] for row in card["flow"]))
     for row in card["flow"]:
         lost = row["in"] - row["out"]
@@ -67,32 +82,29 @@ def _flow(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
                 class_="prompt-row",
             )
         )
-    words = tag("p", "From candidate pairs to the finished set. Each bar is what a stage passed on.")
-    return Leaf("The way of the pairs", words, join(*rows))
+    words = tag(
+        "p", "From candidate pairs to the finished set. Each bar is the number of pairs after a stage."
+    )
+    return Section("Pairs kept by each stage", words, join(*rows))
 
 
-def _left_out(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
-    del pairs
-    rows = []
-    for row in card["flow"]:
-        for reason, count in sorted(row["dropped"].items(), key=lambda item: -item[1]):
-            example = next(iter(row["examples"].get(reason, ())), "")
-            rows.append(
-                tag(
-                    "tr",
-                    tag("th", f"{row['stage']}: {reason.replace('_', ' ')}", scope="row"),
-                    tag("td", whole(count)),
-                    tag("td", shortened(example), class_="quiet"),
-                )
-            )
+def _left_out(card: Mapping[str, Any]) -> Section | None:
+    rows = [
+        (
+            f"{row['stage']}: {reason.replace('_', ' ')}",
+            whole(count),
+            tag("span", shortened(next(iter(row["examples"].get(reason, ())), "")), class_="quiet"),
+        )
+        for row in card["flow"]
+        for reason, count in sorted(row["dropped"].items(), key=lambda item: -item[1])
+    ]
     words = tag(
         "p", "Every pair that is not in the set is counted under one reason, with the first examples."
     )
-    return Leaf("Left out", words, _table(rows)) if rows else None
+    return Section("Left out", words, table(rows)) if rows else None
 
 
-def _balanced(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
-    del pairs
+def _balanced(card: Mapping[str, Any]) -> Section | None:
     balance = card["balance"]
     if not balance["curve"]["before"]:
         return None
@@ -104,10 +116,7 @@ def _balanced(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
         x_name="per cent of the queries with matches, rare ones first",
         beside=("after balancing", tuple(balance["curve"]["after"])),
     )
-    rows = [
-        tag("tr", tag("th", query, scope="row"), tag("td", whole(before)), tag("td", whole(after)))
-        for query, before, after in balance["largest"]
-    ]
+    rows = [(query, whole(before), whole(after)) for query, before, after in balance["largest"]]
     words = join(
         tag(
             "p",
@@ -116,124 +125,99 @@ def _balanced(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
             f"{percent(balance['tail_share']['before'])} of all matches before and "
             f"{percent(balance['tail_share']['after'])} after.",
         ),
-        tag("p", "A pair that was drawn for one query still counts for its others: some pass the cap."),
+        tag(
+            "p",
+            "A pair drawn for one query also counts for its other queries, so some queries exceed the cap.",
+        ),
     )
-    heads = ("query", "before", "after")
+    after = {int(row[0]): int(row[1]) for row in balance["histogram"]["after"]}
+    histogram = [
+        (whole(edge), whole(count), whole(after.get(edge, 0)))
+        for edge, count in balance["histogram"]["before"]
+    ]
     content = join(
         curve_chart(curve, tall=True),
         tag("h3", "The most frequent queries"),
-        _table(rows, heads),
+        table(rows, ("query", "before", "after")),
         tag("h3", "Queries by their number of matches"),
-        _table(_histogram(balance["histogram"]), ("matches from", "queries before", "after")),
+        table(histogram, ("matches from", "queries before", "after")),
     )
-    return Leaf("Balance", words, content)
+    return Section("Balance", words, content)
 
 
-def _histogram(histogram: Mapping[str, Sequence[Sequence[int]]]) -> list[Html]:
-    after = {int(row[0]): int(row[1]) for row in histogram["after"]}
-    return [
-        tag(
-            "tr",
-            tag("th", whole(edge), scope="row"),
-            tag("td", whole(count)),
-            tag("td", whole(after.get(edge, 0))),
-        )
-        for edge, count in histogram["before"]
-    ]
-
-
-def _queries(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
-    del pairs
+def _queries(card: Mapping[str, Any]) -> Section:
     queries = card["queries"]
     rows = [
-        tag(
-            "tr",
-            tag("th", titled(SOURCES.get(source, source)), scope="row"),
-            tag("td", whole(count)),
-            tag("td", whole(queries["metaclip"][source]) if source in queries["metaclip"] else "–"),
+        (
+            titled(SOURCES.get(source, source)),
+            whole(count),
+            whole(queries["metaclip"][source]) if source in queries["metaclip"] else "–",
         )
         for source, count in queries["by_source"].items()
     ]
-    words = tag("p", "What was looked for in the texts. MetaCLIP's list of 500,000 stands beside it.")
-    return Leaf("Queries", words, _table(rows, ("source", "here", "MetaCLIP")))
+    words = tag(
+        "p",
+        "Queries that captions are matched against, by source. MetaCLIP's list of 500,000 stands beside it.",
+    )
+    return Section("Queries", words, table(rows, ("source", "here", "MetaCLIP")))
 
 
-def _texts(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
-    del pairs
+def _captions(card: Mapping[str, Any]) -> Section:
     captions = card["captions"]
     share = captions["words"] / captions["webtext_words"]
     rows = [
-        _row("captions", whole(captions["count"])),
-        _row("words", whole(captions["words"])),
-        _row("words per caption", str(captions["words_per_caption"])),
-        _row("longest caption in words", whole(captions["longest"])),
-        _row("share of WebText's words (GPT-2)", f"{100 * share:.2g} %"),
+        ("captions", whole(captions["count"])),
+        ("words", whole(captions["words"])),
+        ("words per caption", str(captions["words_per_caption"])),
+        ("longest caption in words", whole(captions["longest"])),
+        ("share of WebText's words (GPT-2)", f"{100 * share:.2g} %"),
     ]
     words = tag("p", "The paper's set has about as many words as WebText, on which GPT-2 was trained.")
-    return Leaf("Words", words, _table(rows))
+    return Section("Captions", words, table(rows))
 
 
-def _origins(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
-    del pairs
-    stated = [_row(name, whole(count)) for name, count in card["licences"].items()]
-    asked = [_row(name.replace("_", " "), whole(count)) for name, count in card["opted_out"].items()]
-    hosts = [_row(name, whole(count)) for name, count in list(card["hosts"]["largest"].items())[:10]]
+def _origins(card: Mapping[str, Any]) -> Section:
+    stated = [(name, whole(count)) for name, count in card["licences"].items()]
+    asked = [(name.replace("_", " "), whole(count)) for name, count in card["opted_out"].items()]
+    hosts = [(name, whole(count)) for name, count in list(card["hosts"]["largest"].items())[:10]]
     files = [
-        tag(
-            "tr",
-            tag("th", entry["name"], scope="row"),
-            tag("td", f"{number(entry['bytes'])}B"),
-            tag("td", entry["sha256"][:DIGEST], class_="quiet"),
+        (
+            entry["name"],
+            f"{number(entry['bytes'])}B",
+            tag("span", entry["sha256"][:DIGEST], class_="quiet"),
         )
         for entry in card["inputs"][:SHOWN_INPUTS]
     ]
     words = tag(
-        "p", "Licences as the pages state them; requests of sites not to be used for training, honoured."
+        "p",
+        "Licenses as the pages state them; images of sites that opted out of training are left out.",
     )
     parts = [
-        tag("h3", "Licences"),
-        _table(stated),
-        tag("h3", "Left out because its site asked"),
-        _table(asked),
+        tag("h3", "Licenses"),
+        table(stated),
+        tag("h3", "Left out because the site opted out"),
+        table(asked),
     ]
     if hosts:
-        parts += [tag("h3", f"Hosts ({whole(card['hosts']['count'])} in all)"), _table(hosts)]
+        parts += [tag("h3", f"Hosts ({whole(card['hosts']['count'])} in all)"), table(hosts)]
     if files:
-        parts += [tag("h3", "Read"), _table(files)]
-    return Leaf("Where it comes from", words, join(*parts))
+        parts += [tag("h3", "Input files"), table(files)]
+    return Section("Origin", words, join(*parts))
 
 
-def _grid(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf | None:
-    del card
+def _grid(pairs: Sequence[Pair]) -> Section | None:
     if not pairs:
         return None
-    frames = [hung(_picture(pair)) for pair in pairs]
-    words = tag("p", "Pairs at equal distances through the set: nobody chose them.")
-    return Leaf("Pairs", words, tag("div", *frames, class_="pairs"))
+    frames = [render_image(_image_example(pair)) for pair in pairs]
+    words = tag("p", "Pairs at equal distances through the set.")
+    return Section("Pairs", words, tag("div", *frames, class_="pairs"))
 
 
-def _recipe(card: Mapping[str, Any], pairs: Sequence[Pair]) -> Leaf:
-    del pairs
+def _recipe(card: Mapping[str, Any]) -> Section:
     text = json.dumps(card["recipe"], indent=2, ensure_ascii=False)
-    words = tag("p", "With this recipe and these inputs, the same bytes come out on any machine.")
-    return Leaf("Recipe", words, tag("pre", text, class_="scroll", tabindex="0"))
+    words = tag("p", "The same recipe and inputs give the same bytes on any machine.")
+    return Section("Recipe", words, tag("pre", text, class_="scroll", tabindex="0"))
 
 
-def _picture(pair: Pair) -> Picture:
-    return Picture(pair.image, pair.captions[0], note=pair.captions[0])
-
-
-def _row(name: str, value: str) -> Html:
-    return tag("tr", tag("th", titled(name), scope="row"), tag("td", value))
-
-
-def _table(rows: Sequence[Html], heads: Sequence[str] = ()) -> Html:
-    head = tag("thead", tag("tr", *(tag("th", titled(name), scope="col") for name in heads)))
-    return tag(
-        "div",
-        tag("table", head if heads else Html(""), tag("tbody", *rows), class_="figures"),
-        class_="scroll",
-    )
-
-
-_LEAVES = (_flow, _grid, _balanced, _queries, _texts, _left_out, _origins, _recipe)
+def _image_example(pair: Pair) -> ImageExample:
+    return ImageExample(pair.image, pair.captions[0], note=pair.captions[0])

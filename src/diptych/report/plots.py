@@ -1,7 +1,7 @@
 """Draw numbers as inline SVG and HTML, without a plotting library.
 
 Lines are SVG that stretches with the page; every label is HTML beside it, so that text keeps its size on a
-telephone.
+small screen.
 """
 
 import math
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.report.markup import Html, join, tag
+from diptych.report.page import Html, join, tag
 
 MAX_POINTS = 600
-"""More points than pixels only make the file larger."""
+"""Points drawn of a curve; more than pixels only make the file larger."""
 
 SMOOTHING = 40
-"""The bold line averages over a fortieth of the run."""
+"""The running mean is over 1 / 40 of the points."""
 
 ROOMY = 8
 """Up to this many columns a heat map has room for large cells."""
@@ -36,7 +36,7 @@ class Curve:
         x_name: what the positions count.
         reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
         band: lower and upper values, as many as positions.
-        beside: a second quantity at the same positions and its name, drawn in the other colour.
+        beside: a second quantity at the same positions and its name, drawn in the other color.
     """
 
     name: str
@@ -64,7 +64,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Write a number the way an axis wants it.
+    """Format a number for an axis.
 
     >>> number(1_250_000), number(12_500), number(0.25), number(3.0)
     ('1.25 M', '12.5 k', '0.25', '3')
@@ -76,7 +76,7 @@ def number(value: float) -> str:
 
 
 def whole(count: int) -> str:
-    """Write a count with its thousands apart.
+    """Format a count with separated thousands.
 
     >>> whole(31009)
     '31\u202f009'
@@ -85,7 +85,7 @@ def whole(count: int) -> str:
 
 
 def percent(share: float) -> str:
-    """Write a share of one as per cent with one decimal.
+    """Format a fraction as per cent with one decimal.
 
     >>> percent(0.4567)
     '45.7\u202f%'
@@ -94,7 +94,7 @@ def percent(share: float) -> str:
 
 
 def points(share: float) -> str:
-    """Write a difference of shares as signed percentage points.
+    """Format a difference of fractions as signed percentage points.
 
     >>> points(-0.0123)
     '−1.2'
@@ -138,14 +138,15 @@ def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
     if curve.beside is not None:
         lines.append(tag("polyline", points=place(other), class_="beside"))
     if curve.reference is not None:
-        label, level = curve.reference
+        text, level = curve.reference
         grid.append(_level(level, low, high, class_="reference"))
-        name = tag("span", label, class_="reference-name", style=f"top:{_from_top(level, low, high):.2f}%")
+        name = tag("span", text, class_="reference-name", style=f"top:{_from_top(level, low, high):.2f}%")
     ends = f"from {number(float(y[0]))} to {number(float(smooth(y)[-1]))}"
-    said = f"{curve.name}: {ends} over {number(right)} {curve.x_name}"
+    label = f"{curve.name}: {ends} over {number(right)} {curve.x_name}"
     drawing = tag(
-        "svg", *grid, *lines, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img", aria_label=said
-    )
+        "svg", *grid, *lines, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
+        aria_label=label,
+    )  # fmt: skip
     return tag(
         "figure",
         tag("figcaption", *_named(curve, float(smooth(y)[-1]))),
@@ -199,8 +200,8 @@ def heat_map(
     Args:
         matrix: (R, C) counts.
         rows: R names, the true classes.
-        columns: C names, the answers.
-        diagonal: whether cell (i, i) is a right answer, drawn in the other colour.
+        columns: C names, the predictions.
+        diagonal: whether cell (i, i) is a right prediction, drawn in the other color.
     """
     totals = matrix.sum(axis=1)
     head = tag("tr", tag("td"), *(tag("th", tag("span", name), scope="col") for name in columns))
@@ -220,12 +221,12 @@ def heat_map(
 def reliability_diagram(
     confidences: Sequence[float | None], accuracies: Sequence[float | None], counts: Sequence[int]
 ) -> Html:
-    """Draw the share of right answers over how sure they were; the dashed diagonal keeps its word.
+    """Draw accuracy over confidence; on the dashed diagonal they are equal.
 
     Args:
         confidences: the mean of each of B bins in [0, 1]; None in an empty one.
-        accuracies: the share of right answers in each; None in an empty one.
-        counts: answers in each; bars are as wide as their share of the fullest bin.
+        accuracies: the accuracy in each; None in an empty one.
+        counts: predictions in each; bars are as wide as their share of the fullest bin.
     """
     room, most = 1000 / max(1, len(counts)), max(counts, default=1) or 1
     drawn = [
@@ -237,12 +238,14 @@ def reliability_diagram(
         width = max(0.08, count / most) * room * 0.9
         left = (place + 0.5) * room - width / 2
         bar = {"x": f"{left:.1f}", "y": f"{1000 * (1 - accuracy):.1f}", "width": f"{width:.1f}"}
-        said = f"sure {percent(confidence)}, right {percent(accuracy)}, {whole(count)} answers"
-        drawn.append(tag("rect", tag("title", said), **bar, height=f"{1000 * accuracy:.1f}"))
+        description = (
+            f"confidence {percent(confidence)}, accuracy {percent(accuracy)}, {whole(count)} predictions"
+        )
+        drawn.append(tag("rect", tag("title", description), **bar, height=f"{1000 * accuracy:.1f}"))
     drawn.append(tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference"))
     drawing = tag(
         "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
-        aria_label="share of right answers over confidence",
+        aria_label="accuracy over confidence",
     )  # fmt: skip
     y_labels = [tag("span", f"{level:.0%}", style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
     x_labels = [tag("span", f"{level:.0%}", style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
@@ -250,8 +253,8 @@ def reliability_diagram(
         "figure",
         tag("div", tag("div", *y_labels, class_="y"), tag("div", drawing, class_="plot"), class_="frame"),
         tag("div", *x_labels, class_="x"),
-        tag("p", "how sure the model was", class_="axis"),
-        class_="curve trust",
+        tag("p", "confidence", class_="axis"),
+        class_="curve reliability",
     )
 
 
@@ -263,7 +266,7 @@ def thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the centred running mean; the window shrinks at the ends, so that nothing is made up there."""
+    """Return the centred running mean; the window shrinks at the ends."""
     reach = len(values) // SMOOTHING // 2
     sums = np.concatenate([[0.0], np.cumsum(values)])
     place = np.arange(len(values))
@@ -272,14 +275,14 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _range(y: NDArray[np.float64], reference: tuple[str, float] | None) -> tuple[float, float]:
-    """Choose the axis: from zero where the values are near it, with air above the highest point."""
+    """Choose the range of an axis: from zero where the values are near it, with a margin of 8 %."""
     low, high = float(y.min()), float(y.max())
     if reference is not None:
         low, high = min(low, reference[1]), max(high, reference[1])
     if low >= 0 and low < 0.6 * high:
         low = 0.0
-    air = 0.08 * (high - low) or abs(high) * 0.1 or 0.1
-    return (low if low == 0 else low - air), high + air
+    margin = 0.08 * (high - low) or abs(high) * 0.1 or 0.1
+    return (low if low == 0 else low - margin), high + margin
 
 
 def _cell(count: int, share: float, *, right: bool) -> Html:

@@ -1,7 +1,4 @@
-"""The sections of a report, each from its data to its markup; a section without data is None.
-
-A section is a leaf of two panels like the masthead: words on the left, pictures and numbers on the right.
-"""
+"""Sections of a report, each from its data to its markup; a section without data is None."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from diptych.core.records import Metric
-from diptych.report.images import hung, mark, shortened
-from diptych.report.markup import Html, join, tag
-from diptych.report.page import Leaf, titled
-from diptych.report.parts import (
+from diptych.report.data import (
     ClassCard,
     ClassStudy,
-    Comparison,
     ImageQuery,
+    PromptComparison,
     PromptTable,
     TextQuery,
     Tile,
 )
+from diptych.report.page import Html, Section, join, mark, render_image, shortened, table, tag, titled
 from diptych.report.plots import (
     SPACE,
     Curve,
@@ -37,11 +32,11 @@ SHOWN_CLASSES = 20
 """Classes in the heat map: more cannot be read; with more, those with the most errors are shown."""
 
 SHOWN_CONFUSIONS = 12
-"""Mistakes in words: two columns of six."""
+"""Confusions in the list: two columns of six."""
 
 
-def headline(tiles: Sequence[Tile]) -> Leaf | None:
-    """The numbers that matter, each with its interval."""
+def headline(tiles: Sequence[Tile]) -> Section | None:
+    """Return the section of headline numbers, each with its interval."""
     if not tiles:
         return None
     shown = [
@@ -58,45 +53,43 @@ def headline(tiles: Sequence[Tile]) -> Leaf | None:
     ]
     words = tag(
         "p",
-        "Shares of all test items. The whisker on each bar spans the 95 % confidence interval of its number.",
+        "Shares of all test items. The whisker on each bar is the 95 % confidence interval.",
     )
-    return Leaf("In numbers", words, tag("div", *shown, class_="tiles"))
+    return Section("Headline numbers", words, tag("div", *shown, class_="tiles"))
 
 
-def learning(curves: Sequence[Curve]) -> Leaf | None:
-    """The run over time: the first curve large, the others small."""
+def learning(curves: Sequence[Curve]) -> Section | None:
+    """Return the section of training curves: the first curve large, the others small."""
     if not curves:
         return None
     first, *others = curves
     words = tag(
         "p",
-        "A model that knows nothing guesses among the N pairs of a batch, and its loss is ln N: "
-        "the dashed line. What lies below it was learnt.",
+        "The dashed line is ln N, the loss of a model that guesses at random among the N pairs of a batch.",
     )
     small = (
         tag("div", *(curve_chart(curve) for curve in others), class_="small-curves") if others else Html("")
     )
-    return Leaf("Learning", words, join(curve_chart(first, tall=True), small))
+    return Section("Training curves", words, join(curve_chart(first, tall=True), small))
 
 
-def prompts(tables: Sequence[PromptTable]) -> Leaf | None:
-    """What the wording of the class names is worth."""
+def prompts(tables: Sequence[PromptTable]) -> Section | None:
+    """Return the section of prompt sets and their gains."""
     tables = [table for table in tables if table.bars]
     if not tables:
         return None
     words = tag(
         "p",
-        "The same pictures and the same model; only the sentences differ in which the class names are "
-        "written. Gains are measured picture by picture against the first row, in percentage points with "
-        "95 % intervals.",
+        "The same images and the same model; only the prompts differ. Gains are paired differences to the "
+        "first row, in percentage points with 95 % intervals.",
     )
-    shown = (join(_prompt_table(table), _verdict(table)) for table in tables)
-    return Leaf("The gain of prompts", words, join(*shown))
+    shown = (join(_prompt_table(table), _comparison_of(table)) for table in tables)
+    return Section("Prompts", words, join(*shown))
 
 
-def _verdict(table: PromptTable) -> Html:
-    """Say whether the last prompts of a task beat the first, by intervals that do not overlap."""
-    first, last = table.bars[0], table.bars[-1]
+def _comparison_of(prompts: PromptTable) -> Html:
+    """Return whether the last prompts of a task beat the first, by intervals that do not overlap."""
+    first, last = prompts.bars[0], prompts.bars[-1]
     if first is last or first.metric.ci95 is None or last.metric.ci95 is None:
         return Html("")
     (low, high), (last_low, last_high) = first.metric.ci95, last.metric.ci95
@@ -108,22 +101,22 @@ def _verdict(table: PromptTable) -> Html:
     return tag("p", f"{names[1]} does not clearly beat {names[0]}: their intervals overlap {ends}.")
 
 
-def comparison(part: Comparison) -> Leaf:
-    """The same task under several circumstances."""
-    return Leaf(part.title, tag("p", part.words), _prompt_table(part.table))
+def comparison(part: PromptComparison) -> Section:
+    """Return the section that compares several models on one task."""
+    return Section(part.title, tag("p", part.text), _prompt_table(part.table))
 
 
-def classes(study: ClassStudy) -> Leaf | None:
-    """Where a zero-shot task goes right and wrong, class by class."""
+def classes(study: ClassStudy) -> Section | None:
+    """Return the section of a zero-shot task's confusions and example classes."""
     if not study.class_names:
         return None
     many = len(study.class_names) > SHOWN_CLASSES
     words = [
         tag(
             "p",
-            f"{whole(int(study.confusion.sum()))} pictures among {len(study.class_names)} names. "
-            "Each row of the table is a true class, each column an answer; ",
-            tag("span", "right answers", class_="in-right"),
+            f"{whole(int(study.confusion.sum()))} images among {len(study.class_names)} names. "
+            "Each row of the table is a true class, each column a predicted class; ",
+            tag("span", "right predictions", class_="in-right"),
             " lie on the diagonal, ",
             tag("span", "wrong ones", class_="in-wrong"),
             " beside it.",
@@ -135,60 +128,59 @@ def classes(study: ClassStudy) -> Leaf | None:
     for title, cards in (("Best classes", study.best), ("Worst classes", study.worst)):
         if cards:
             content += [tag("h3", title), tag("div", *map(_class_card, cards), class_="cards")]
-    return Leaf(f"{titled(study.task)}, class\u00a0by\u00a0class", join(*words), join(*content))
+    return Section(f"{titled(study.task)}, class\u00a0by\u00a0class", join(*words), join(*content))
 
 
-def retrieval(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> Leaf | None:
-    """Texts and what they found, pictures and what they found."""
+def retrieval(texts: Sequence[TextQuery], images: Sequence[ImageQuery]) -> Section | None:
+    """Return the section of text-to-image and image-to-text examples."""
     if not texts and not images:
         return None
     words = tag(
         "p",
-        "Neither panel was told about the other: the text is embedded, the pictures are embedded, and "
-        "the nearest ones are hung here, best first. A tick marks a right one.",
+        "Nearest embeddings by cosine similarity, best first. A tick marks a right one.",
     )
     content: list[Html] = []
     if texts:
-        content += [tag("h3", "From words to pictures"), *map(_text_query, texts)]
+        content += [tag("h3", "Text to images"), *map(_text_query, texts)]
     if images:
         content += [
-            tag("h3", "From pictures to words"),
+            tag("h3", "Image to texts"),
             tag("div", *map(_image_query, images), class_="readings"),
         ]
-    return Leaf("Asked in words", words, join(*content))
+    return Section("Retrieval examples", words, join(*content))
+
+
+def left_out(counts: Sequence[tuple[str, int]]) -> Section | None:
+    """Return the section of samples that were not used or not readable, by reason."""
+    if not counts:
+        return None
+    rows = [(titled(reason), whole(count)) for reason, count in counts]
+    words = tag(
+        "p",
+        "An image that cannot be read stays in the total and counts as wrong.",
+    )
+    return Section("Left out", words, table(rows, scroll=False))
 
 
 def all_numbers(
-    metrics: Sequence[Metric], commands: Sequence[tuple[str, str]], *, shares: str = "Wilson"
-) -> Leaf | None:
-    """Every number of the run and the commands that made them; `shares` names the intervals of shares."""
+    metrics: Sequence[Metric], commands: Sequence[tuple[str, str]], *, interval: str = "Wilson"
+) -> Section | None:
+    """Return the section of every metric and the commands; `interval` names the intervals of accuracies."""
     if not metrics and not commands:
         return None
-    head = tag(
-        "tr", *(tag("th", name, scope="col") for name in ("task", "measure", "value", "95 % interval", "n"))
-    )
     rows = [
-        tag(
-            "tr",
-            tag("td", metric.task),
-            tag("td", metric.metric),
-            tag("td", _plain(metric)),
-            tag("td", _ends(metric)),
-            tag("td", whole(metric.n)),
-        )
-        for metric in metrics
+        (metric.task, metric.metric, _plain(metric), _ends(metric), whole(metric.n)) for metric in metrics
     ]
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="figures")
     again = [
         join(tag("p", titled(purpose), class_="label"), tag("pre", command)) for purpose, command in commands
     ]
     words = tag(
         "p",
-        f"Accuracies and recalls carry {shares} intervals, means over classes a bootstrap over pictures, "
+        f"Accuracies and recalls carry {interval} intervals, means over classes a bootstrap over images, "
         "gains an interval for paired shares. A tie with a wrong answer counts as wrong.",
     )
-    content = join(tag("div", table, class_="scroll", tabindex=0) if rows else Html(""), *again)
-    return Leaf("Every number", words, content)
+    content = join(table(rows, ("task", "metric", "value", "95 % interval", "n")) if rows else "", *again)
+    return Section("All metrics", words, content)
 
 
 def _prompt_table(table: PromptTable) -> Html:
@@ -217,12 +209,12 @@ def _prompt_table(table: PromptTable) -> Html:
         )
     scale = tag("p", tag("span", "0"), tag("span", percent(top)), class_="scale", aria_hidden="true")
     return join(
-        tag("h3", f"{titled(table.task)}: first guess right"), tag("div", *rows, scale, class_="prompt-table")
+        tag("h3", f"{titled(table.task)}: top-1 accuracy"), tag("div", *rows, scale, class_="prompt-table")
     )
 
 
 def _confusion(study: ClassStudy) -> Html:
-    """Draw all classes, or those with the most errors; answers outside the choice are added up as "other"."""
+    """Draw all classes, or those with the most errors; classes not shown are summed as "other"."""
     matrix = study.confusion
     count = len(study.class_names)
     chosen = np.arange(count)
@@ -235,7 +227,7 @@ def _confusion(study: ClassStudy) -> Html:
     columns = list(names)
     for name, rest in (
         ("other", matrix[chosen, :count].sum(axis=1) - shown.sum(axis=1)[: len(chosen)]),
-        ("no answer", matrix[chosen, count]),
+        ("no prediction", matrix[chosen, count]),
     ):
         if rest.any():
             shown = np.column_stack([shown, rest])
@@ -244,7 +236,7 @@ def _confusion(study: ClassStudy) -> Html:
 
 
 def _confusions(study: ClassStudy) -> Html:
-    """List the commonest mistakes in words."""
+    """List the most frequent confusions."""
     count = len(study.class_names)
     wrong = study.confusion[:, :count].copy()
     np.fill_diagonal(wrong, 0)
@@ -258,11 +250,15 @@ def _confusions(study: ClassStudy) -> Html:
             share = percent(times / int(totals[true]))
             names = (
                 tag("b", study.class_names[true]),
-                tag("span", " taken for ", class_="quiet"),
+                tag("span", " predicted as ", class_="quiet"),
                 tag("b", study.class_names[answer]),
             )
             items.append(tag("li", tag("span", *names), tag("span", f"{times} × · {share}", class_="quiet")))
-    return join(tag("h3", "Commonest mistakes"), tag("ol", *items, class_="mistakes")) if items else Html("")
+    return (
+        join(tag("h3", "Most frequent confusions"), tag("ol", *items, class_="mistakes"))
+        if items
+        else Html("")
+    )
 
 
 def _class_card(card: ClassCard) -> Html:
@@ -276,7 +272,7 @@ def _class_card(card: ClassCard) -> Html:
             class_="card-head",
         ),
         interval_bar(share, None),
-        tag("div", *map(hung, card.pictures), class_="strip"),
+        tag("div", *map(render_image, card.images), class_="strip"),
         class_="card",
     )
 
@@ -285,7 +281,7 @@ def _text_query(query: TextQuery) -> Html:
     return tag(
         "div",
         tag("blockquote", tag("p", shortened(query.text), dir="auto")),
-        tag("div", *map(hung, query.found), class_="strip"),
+        tag("div", *map(render_image, query.hits), class_="strip"),
         class_="query",
     )
 
@@ -293,9 +289,9 @@ def _text_query(query: TextQuery) -> Html:
 def _image_query(query: ImageQuery) -> Html:
     lines = [
         tag("li", mark(right), tag("span", shortened(text), dir="auto"), class_="is-right" if right else "")
-        for text, right in query.found
+        for text, right in query.hits
     ]
-    return tag("div", hung(query.picture), tag("ol", *lines), class_="reading")
+    return tag("div", render_image(query.image), tag("ol", *lines), class_="reading")
 
 
 def _big(value: float) -> Html:
@@ -305,7 +301,7 @@ def _big(value: float) -> Html:
 
 
 def _interval(metric: Metric) -> str:
-    """Say the interval and the number of items in words."""
+    """Return the interval and the number of items as text."""
     ends = f"{percent(metric.ci95[0])} to {percent(metric.ci95[1])} · " if metric.ci95 else ""
     return f"{ends}n = {whole(metric.n)}"
 

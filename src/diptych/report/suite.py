@@ -1,30 +1,25 @@
-"""Write the report of a suite: one page for all tasks, with the pictures behind the numbers.
+"""Write the report of a suite: one page for all tasks, with example images.
 
-Reads: the results and answers of a run, and the sources once more for the pictures that are shown.
-Writes: the file it is told to, see `diptych.report.page`.
+Reads: the results and predictions of a run, and the sources once more for the images that are shown.
+Writes: the file at the given path.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diptych.core.records import Counts, Metric, Pair
+from diptych.core.records import Metric
 from diptych.data.near_copies.overlap import OverlapReport
 from diptych.evaluate.metrics.robustness import Shift
 from diptych.evaluate.suite.compare import best_published, compare, read_published
-from diptych.evaluate.suite.plan import Opened
 from diptych.evaluate.suite.run import SuiteOutcome
 from diptych.evaluate.tasks.registry import task_models, task_rows
 from diptych.evaluate.zeroshot import PromptScore, ZeroShotResult
 from diptych.report import sections, suite_sections
-from diptych.report.examples import Choice, choose_cards, class_study
-from diptych.report.images import Picture
-from diptych.report.page import Leaf, Masthead, left_out, write_page
-from diptych.report.parts import (
-    ClassCard,
+from diptych.report.data import (
     ClassStudy,
     ImageQuery,
     PromptBar,
@@ -32,24 +27,32 @@ from diptych.report.parts import (
     TextQuery,
     Tile,
 )
+from diptych.report.page import COVER_IMAGES, Header, ImageExample, Section, write_page
 from diptych.report.plots import percent
+from diptych.report.run import (
+    ExampleRow,
+    choose_cards,
+    class_study,
+    fetch_pairs,
+    image_examples,
+    with_images,
+)
 
 FEW_TASKS, MANY_CARDS, FEW_CARDS = 4, 6, 2
 """With more tasks each shows fewer classes: a page of 27 data sets is still a page."""
 
-WALL_PICTURES = 12
 REFERENCES = "ViT-B-32/openai", "ViT-L-14-336/openai"
 """Models of the paper that every result is shown beside."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """One task of the report."""
+class _TaskExamples:
+    """Examples of one task."""
 
     studies: tuple[ClassStudy, ...]
     texts: tuple[TextQuery, ...]
     images: tuple[ImageQuery, ...]
-    wall: tuple[Picture, ...]
+    cover: tuple[ImageExample, ...]
 
 
 def write_suite_report(
@@ -66,19 +69,19 @@ def write_suite_report(
 
     Args:
         path: the file.
-        outcome: what the suite found.
-        baseline: what it found of another model.
-        published: a table of public models, see `suite_compare`.
-        shifts: robustness to natural shifts, see `suite_compare`.
-        seen: which pictures the model was trained on, see `suite_seen`.
-        command: what the user typed.
+        outcome: results of the suite.
+        baseline: results of another model.
+        published: a table of public models, see `evaluate.suite.compare`.
+        shifts: robustness to natural shifts, see `evaluate.metrics.robustness`.
+        seen: overlaps with the training set, see `evaluate.suite.overlap`.
+        command: the command line.
     """
     shown = [
-        _pictures(outcome, number, cards=MANY_CARDS if len(outcome.results) <= FEW_TASKS else FEW_CARDS)
+        _examples_of(outcome, number, cards=MANY_CARDS if len(outcome.results) <= FEW_TASKS else FEW_CARDS)
         for number in range(len(outcome.results))
     ]
     name = str(outcome.summary["model"]["name"])
-    leaves = [
+    content = [
         sections.headline(_tiles(outcome)),
         suite_sections.results(outcome.results, _references(outcome, published)),
         suite_sections.robustness(shifts),
@@ -93,34 +96,31 @@ def write_suite_report(
             [query for task in shown for query in task.texts],
             [query for task in shown for query in task.images],
         ),
-        suite_sections.not_found(outcome.missing, _refused(outcome)),
-        left_out(_left_out(outcome.results)),
+        suite_sections.not_found(outcome.missing, _not_run(outcome)),
+        sections.left_out(_left_out(outcome.results)),
         sections.all_numbers(
             _numbers(outcome.results),
             (("this report", command),) if command else (),
-            shares="Clopper-Pearson",
+            interval="Clopper-Pearson",
         ),
     ]
-    wall = [
-        picture
-        for number in range(WALL_PICTURES)
-        for task in shown
-        for picture in task.wall[number : number + 1]
+    cover = [
+        image for number in range(COVER_IMAGES) for task in shown for image in task.cover[number : number + 1]
     ]
-    head = Masthead(
-        "suite", f"{outcome.name}: {name}", _told(outcome), _facts(outcome), tuple(wall[:WALL_PICTURES])
+    head = Header(
+        "suite", f"{outcome.name}: {name}", _means(outcome), _facts(outcome), tuple(cover[:COVER_IMAGES])
     )
-    write_page(path, head, leaves)
+    write_page(path, head, content)
 
 
-def _side_by_side(outcome: SuiteOutcome, baseline: SuiteOutcome | None) -> Leaf | None:
+def _side_by_side(outcome: SuiteOutcome, baseline: SuiteOutcome | None) -> Section | None:
     if baseline is None:
         return None
     name, other = (str(one.summary["model"]["name"]) for one in (outcome, baseline))
     return suite_sections.side_by_side(name, other, compare(outcome, baseline))
 
 
-def _refused(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
+def _not_run(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
     return [
         (result["task"], protocol, reason)
         for result in outcome.results
@@ -128,7 +128,7 @@ def _refused(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
     ]
 
 
-def _told(outcome: SuiteOutcome) -> str:
+def _means(outcome: SuiteOutcome) -> str:
     parts = [
         f"{protocol} {percent(mean['mean'])} over {mean['tasks']} of {mean['of']} tasks"
         for protocol, mean in outcome.summary["means"].items()
@@ -138,12 +138,12 @@ def _told(outcome: SuiteOutcome) -> str:
 
 
 def _facts(outcome: SuiteOutcome) -> tuple[tuple[str, str], ...]:
-    held = outcome.summary["expected"]
+    expected = outcome.summary["expected"]
     return (
         ("model", outcome.summary["model"]["name"]),
         ("digest", outcome.summary["model"]["digest"][:16]),
         ("tasks scored", f"{len(outcome.results)} of {len(outcome.results) + len(outcome.missing)}"),
-        ("published numbers met", f"{held['passed']} of {held['of']}"),
+        ("published numbers reproduced", f"{expected['passed']} of {expected['of']}"),
     )
 
 
@@ -160,26 +160,32 @@ def _tiles(outcome: SuiteOutcome) -> list[Tile]:
             if mean["mean"] is not None
         ]
     return [
-        Tile(f"{result['task']}, {protocol}", _metric(result["task"], told), told["metric"].replace("_", " "))
+        Tile(
+            f"{result['task']}, {protocol}",
+            _metric(result["task"], scores),
+            scores["metric"].replace("_", " "),
+        )
         for result in outcome.results
-        for protocol, told in result["protocols"].items()
+        for protocol, scores in result["protocols"].items()
     ]
 
 
-def _metric(task: str, told: Mapping[str, Any]) -> Metric:
-    value = float("nan") if told["value"] is None else told["value"]
-    return Metric(task, told["metric"], value, tuple(told["ci95"]) if told["ci95"] else None, told["n"])
+def _metric(task: str, scores: Mapping[str, Any]) -> Metric:
+    value = float("nan") if scores["value"] is None else scores["value"]
+    return Metric(
+        task, scores["metric"], value, tuple(scores["ci95"]) if scores["ci95"] else None, scores["n"]
+    )
 
 
 def _numbers(results: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    found = []
+    metrics = []
     for result in results:
-        for protocol, told in result["protocols"].items():
+        for protocol, scores in result["protocols"].items():
             listed = dict.fromkeys(
-                _metric(f"{result['task']}, {protocol}", entry) for entry in (told, *told["metrics"])
+                _metric(f"{result['task']}, {protocol}", entry) for entry in (scores, *scores["metrics"])
             )
-            found += list(listed)
-    return found
+            metrics += list(listed)
+    return metrics
 
 
 def _references(outcome: SuiteOutcome, published: Path | None) -> list[tuple[str, dict[str, float]]]:
@@ -193,30 +199,34 @@ def _references(outcome: SuiteOutcome, published: Path | None) -> list[tuple[str
     for model in REFERENCES:
         assert model in task_models()
         shares = {name: row.published(model) for name, row in rows.items()}
-        told = {name: share / 100 for name, share in shares.items() if share is not None}
-        found.append((f"{model}, paper", told))
+        columns = {name: share / 100 for name, share in shares.items() if share is not None}
+        found.append((f"{model}, paper", columns))
     if published is not None:
         table = read_published(published)
         public = outcome.summary["model"]["public"]
         for model in dict.fromkeys((public, best_published(table))):
-            columns = table.get(model, {})
-            told = {name: columns[row.column] for name, row in rows.items() if row.column in columns}
-            found.append((f"{model}, published", told))
-    return [(name, told) for name, told in found if told]
+            scores = table.get(model, {})
+            columns = {name: scores[row.column] for name, row in rows.items() if row.column in scores}
+            found.append((f"{model}, published", columns))
+    return [(name, columns) for name, columns in found if columns]
 
 
 def _prompts(result: Mapping[str, Any]) -> PromptTable | None:
-    told = result["protocols"].get("zeroshot")
-    if told is None:
+    scores = result["protocols"].get("zeroshot")
+    if scores is None:
         return None
     bars = []
-    for entry in told["prompts"]:
+    for entry in scores["prompts"]:
         gain = None
         if entry.get("gain") is not None:
             ends = tuple(entry["gain_ci95"]) if entry["gain_ci95"] else None
-            gain = Metric(result["task"], "gain", entry["gain"], ends, told["n"])
+            gain = Metric(result["task"], "gain", entry["gain"], ends, scores["n"])
         share = Metric(
-            result["task"], "top1", entry["value"], tuple(entry["ci95"]) if entry["ci95"] else None, told["n"]
+            result["task"],
+            "top1",
+            entry["value"],
+            tuple(entry["ci95"]) if entry["ci95"] else None,
+            scores["n"],
         )
         bars.append(PromptBar(entry["name"], share, gain, entry["example"]))
     return PromptTable(result["task"], tuple(bars))
@@ -226,75 +236,58 @@ def _left_out(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     rows = []
     for result in results:
         items, task = result["items"], result["task"]
-        rows.append((f"{task}: pictures", items["pictures"]))
-        rows.append((f"{task}: pictures that cannot be read (counted as wrong)", items["unreadable"]))
+        rows.append((f"{task}: images", items["pictures"]))
+        rows.append((f"{task}: images that cannot be read (counted as wrong)", items["unreadable"]))
         if items["stated"] is not None and items["stated"] != items["pictures"]:
-            rows.append((f"{task}: pictures that the split should have", items["stated"]))
+            rows.append((f"{task}: images that the split should have", items["stated"]))
         if items["unlabelled"]:
-            rows.append((f"{task}: pictures without a label (left out)", items["unlabelled"]))
+            rows.append((f"{task}: images without a label (left out)", items["unlabelled"]))
     return rows
 
 
-def _pictures(outcome: SuiteOutcome, number: int, *, cards: int) -> _Shown:
-    """Choose what is shown of a task, and fetch it."""
+def _examples_of(outcome: SuiteOutcome, number: int, *, cards: int) -> _TaskExamples:
+    """Choose the examples of a task and read their images."""
     result, opened = outcome.results[number], outcome.opened[number]
+    zero: ZeroShotResult | None = None
     best, worst = [], []
-    study: ClassStudy | None = None
     if "zeroshot" in result["protocols"] and opened.kind == "classification":
         zero = _as_zero_shot(result, outcome.answers(number))
         best, worst = (chosen[:cards] for chosen in choose_cards(zero))
-        study = class_study(zero)
-    asked = result["protocols"].get("retrieval", {})
+    retrieval = result["protocols"].get("retrieval", {})
     texts = [
-        (query["text"], [Choice(row, right) for row, right in query["found"]])
-        for query in asked.get("text_queries", ())
+        (query["text"], [ExampleRow(row, right) for row, right in query["found"]])
+        for query in retrieval.get("text_queries", ())
     ]
-    images = [(query["row"], query["found"]) for query in asked.get("image_queries", ())]
-    chosen = [choice for _, picks in (*best, *worst, *texts) for choice in picks]
-    pairs = _fetch(opened, {choice.row for choice in chosen} | {row for row, _ in images})
-
-    def hang(choice: Choice) -> Picture:
-        pair = pairs.get(choice.row)
-        caption = next(iter(pair.captions), pair.key) if pair is not None else ""
-        return Picture(pair.image if pair is not None else b"", caption, choice.right, choice.note)
-
-    def filled(found: Sequence[tuple[ClassCard, list[Choice]]]) -> tuple[ClassCard, ...]:
-        return tuple(replace(card, pictures=tuple(map(hang, picks))) for card, picks in found)
-
-    return _Shown(
-        (replace(study, best=filled(best), worst=filled(worst)),) if study is not None else (),
-        tuple(TextQuery(text, tuple(map(hang, picks))) for text, picks in texts),
+    images = [(query["row"], query["found"]) for query in retrieval.get("image_queries", ())]
+    chosen = [example for _, rows in (*best, *worst, *texts) for example in rows]
+    pairs = fetch_pairs(opened.source, {example.row for example in chosen} | {row for row, _ in images})
+    cover = [ExampleRow(example.row) for example in chosen[:: max(1, len(chosen) // COVER_IMAGES)]]
+    return _TaskExamples(
+        (class_study(zero, with_images(best, pairs), with_images(worst, pairs)),) if zero is not None else (),
+        tuple(TextQuery(text, image_examples(rows, pairs)) for text, rows in texts),
         tuple(
-            ImageQuery(hang(Choice(row)), tuple((text, bool(right)) for text, right in found))
-            for row, found in images
+            ImageQuery(
+                image_examples([ExampleRow(row)], pairs)[0],
+                tuple((text, bool(right)) for text, right in hits),
+            )
+            for row, hits in images
         ),
-        tuple(replace(hang(choice), right=None, note="") for choice in chosen[:: max(1, len(chosen) // 12)]),
+        image_examples(cover, pairs),
     )
 
 
 def _as_zero_shot(result: Mapping[str, Any], answers: Mapping[str, Any]) -> ZeroShotResult:
-    told = result["protocols"]["zeroshot"]
+    scores = result["protocols"]["zeroshot"]
     score = PromptScore(
-        told["prompts"][-1]["name"],
-        (_metric(result["task"], told),),
+        scores["prompts"][-1]["name"],
+        (_metric(result["task"], scores),),
         np.asarray(answers["zeroshot_hits"]),
         np.asarray(answers["zeroshot_predicted"]),
         None,
-        told["prompts"][-1]["example"],
+        scores["prompts"][-1]["example"],
     )
     items = result["items"]
     return ZeroShotResult(
         result["task"], tuple(result["class_names"]), answers["rows"], answers["labels"], (score,),
         items["unlabelled"], items["unreadable"],
     )  # fmt: skip
-
-
-def _fetch(opened: Opened, rows: set[int]) -> dict[int, Pair]:
-    """Read a source once more, up to the last row that is shown."""
-    found: dict[int, Pair] = {}
-    for row, pair in enumerate(opened.source.pairs(Counts())):
-        if row in rows:
-            found[row] = pair
-        if len(found) == len(rows):
-            break
-    return found

@@ -1,16 +1,14 @@
-"""The sections that only the report of a suite has, each from plain results to markup."""
+"""Sections that only the report of a suite has, each from its results to markup."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diptych.data.near_copies.overlap import OverlapReport
+from diptych.data.near_copies.overlap import SIGNIFICANT, OverlapReport
 from diptych.evaluate.metrics.robustness import Shift
 from diptych.evaluate.suite.compare import Comparison
 from diptych.evaluate.suite.plan import Missing
-from diptych.report.markup import Html, join, tag
-from diptych.report.overlap import overlap_table
-from diptych.report.page import Leaf, titled
+from diptych.report.page import Html, Section, join, table, tag, titled
 from diptych.report.plots import (
     Curve,
     curve_chart,
@@ -22,41 +20,34 @@ from diptych.report.plots import (
 )
 
 SURE = 0.05
-"""A difference whose p-value is below is called one."""
+"""Significance level of a difference between two models."""
 
 References = Sequence[tuple[str, Mapping[str, float]]]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    heads = tag("tr", *(tag("th", name, scope="col") for name in head))
-    body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
-    table = tag("table", tag("thead", heads), tag("tbody", *body), class_="figures")
-    return tag("div", table, class_="scroll", tabindex=0)
-
-
-def results(found: Sequence[Mapping[str, Any]], references: References) -> Leaf | None:
-    """Every task beside the paper and public models.
+def results(found: Sequence[Mapping[str, Any]], references: References) -> Section | None:
+    """Return the table of all tasks beside the paper's and public models.
 
     Args:
-        found: results, see `suite_results`.
-        references: name of a model, and its share by task.
+        found: results, see `suite.results`.
+        references: name of a model, and its accuracy by task.
     """
     if not found:
         return None
     rows = []
     for result in found:
-        for protocol, told in result["protocols"].items():
-            value = math.nan if told["value"] is None else told["value"]
-            interval = tuple(told["ci95"]) if told["ci95"] else None
+        for protocol, scores in result["protocols"].items():
+            value = math.nan if scores["value"] is None else scores["value"]
+            interval = tuple(scores["ci95"]) if scores["ci95"] else None
             shown = join(tag("b", percent(value)), interval_bar(value, interval))
             others = [_reference(shares, result["task"], protocol) for _, shares in references]
             rows.append(
                 [
                     result["task"],
-                    f"{protocol}: {told['metric'].replace('_', ' ')}",
+                    f"{protocol}: {scores['metric'].replace('_', ' ')}",
                     shown,
                     _interval(interval),
-                    _verdict(result, protocol),
+                    _expected(result, protocol),
                     *others,
                 ]
             )
@@ -66,7 +57,7 @@ def results(found: Sequence[Mapping[str, Any]], references: References) -> Leaf 
         "Each task in the metric that its data set is reported in. The paper's number is that of the same "
         "model, where it is a model of the paper; public tables sometimes use another metric for a data set.",
     )
-    return Leaf("Results", words, _table(head, rows))
+    return Section("Results", words, table(rows, head))
 
 
 def _reference(shares: Mapping[str, float], task: str, protocol: str) -> str:
@@ -74,7 +65,7 @@ def _reference(shares: Mapping[str, float], task: str, protocol: str) -> str:
     return percent(shares[task]) if fits else ""
 
 
-def _verdict(result: Mapping[str, Any], protocol: str) -> Html:
+def _expected(result: Mapping[str, Any], protocol: str) -> Html:
     entries = [entry for entry in result["expected"] if entry["protocol"] == protocol]
     return join(
         *(
@@ -92,18 +83,18 @@ def _interval(interval: Sequence[float] | None) -> str:
     return f"{percent(interval[0])} to {percent(interval[1])}" if interval else ""
 
 
-def not_found(missing: Sequence[Missing], refused: Sequence[tuple[str, str, str]]) -> Leaf | None:
-    """What was not scored, and why."""
+def not_found(missing: Sequence[Missing], refused: Sequence[tuple[str, str, str]]) -> Section | None:
+    """Return the table of tasks that were not scored, with the reason."""
     if not missing and not refused:
         return None
     rows = [(lost.name, f"not found in {lost.looked_in}", lost.get_from) for lost in missing]
     rows += [(task, protocol, reason) for task, protocol, reason in refused]
-    words = tag("p", "These are no part of any mean. A mean over fewer data sets is another number.")
-    return Leaf("Not scored", words, _table(("task", "what", "where to get it, or why not"), rows))
+    words = tag("p", "These are not part of any mean. Means over different data sets cannot be compared.")
+    return Section("Not scored", words, table(rows, ("task", "what", "where to get it, or why not")))
 
 
-def side_by_side(model: str, other: str, compared: Sequence[Comparison]) -> Leaf | None:
-    """Two models on the same pictures."""
+def side_by_side(model: str, other: str, compared: Sequence[Comparison]) -> Section | None:
+    """Return the comparison of two models on the same images."""
     if not compared:
         return None
     rows = [
@@ -121,15 +112,15 @@ def side_by_side(model: str, other: str, compared: Sequence[Comparison]) -> Leaf
     ]
     words = tag(
         "p",
-        "Shares of first answers that are right. The gain is in percentage points, its interval from a "
+        "Top-1 accuracies. The gain is in percentage points, its interval from a "
         "paired bootstrap; p is McNemar's exact test over the items on which the two models differ.",
     )
     head = ("task", "protocol", model, other, "gain", "95 % interval", "p", "n")
-    return Leaf("Side by side", words, _table(head, rows))
+    return Section("Side by side", words, table(rows, head))
 
 
-def robustness(found: Sequence[Shift]) -> Leaf | None:
-    """Natural shifts, beside what the accuracy on the original set leads to expect."""
+def robustness(found: Sequence[Shift]) -> Section | None:
+    """Return the robustness to natural shifts, beside the accuracy expected from the original set."""
     if not found:
         return None
     rows = [
@@ -150,20 +141,20 @@ def robustness(found: Sequence[Shift]) -> Leaf | None:
         "original set; what the model has above that is its effective robustness, in percentage points.",
     )
     head = ("shift", "original", "shifted", "expected", "effective robustness", "models")
-    return Leaf("Natural shifts", words, _table(head, rows))
+    return Section("Natural shifts", words, table(rows, head))
 
 
-def seen(found: Sequence[OverlapReport]) -> Leaf | None:
-    """What is left of the scores without the pictures that training has seen."""
+def seen(found: Sequence[OverlapReport]) -> Section | None:
+    """Return the overlap of evaluation and training sets, and the accuracy without it."""
     if not found:
         return None
     words = tag(
         "p",
-        "Overlap: the pictures of a task with a near copy in the training set; clean: those without. p is "
-        "the chance of so many right answers on the overlap at the accuracy of the clean ones "
+        "Overlap: the images of a task with a near copy in the training set; clean: those without. p is "
+        "the probability of so many right predictions on the overlap at the accuracy of the clean ones "
         "(one-sided binomial test); all less clean is what the copies add to the score.",
     )
-    return Leaf("Seen in training", words, overlap_table(found))
+    return Section("Seen in training", words, overlap_table(found))
 
 
 def _kind(entry: Comparison) -> str:
@@ -172,40 +163,40 @@ def _kind(entry: Comparison) -> str:
     return "gain" if entry.gain > 0 else "gain loss"
 
 
-def trust(found: Sequence[Mapping[str, Any]]) -> Leaf | None:
-    """Whether a confidence of 0.8 is right eight times in ten."""
+def trust(found: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Return the reliability diagrams."""
     content: list[Html] = []
     for result in found:
-        told = result["protocols"].get("zeroshot", {}).get("reliability")
-        if told and told["ece"] is not None:
+        scores = result["protocols"].get("zeroshot", {}).get("reliability")
+        if scores and scores["ece"] is not None:
             content += [
-                tag("h3", f"{titled(result['task'])}: calibration error {percent(told['ece'])}"),
-                reliability_diagram(told["confidences"], told["accuracies"], told["counts"]),
+                tag("h3", f"{titled(result['task'])}: calibration error {percent(scores['ece'])}"),
+                reliability_diagram(scores["confidences"], scores["accuracies"], scores["counts"]),
             ]
     if not content:
         return None
     words = tag(
         "p",
-        "Answers are sorted by how sure the model was of them. A bar that ends on the dashed line keeps "
-        "its word; above it the model is too modest, below too sure. Thin bars hold few answers.",
+        "Predictions are binned by confidence. On the diagonal the confidence equals the accuracy; above it "
+        "the model is under-confident, below it over-confident. Thin bars hold few predictions.",
     )
-    return Leaf("Can the scores be trusted?", words, join(*content))
+    return Section("Calibration", words, join(*content))
 
 
-def few_shots(found: Sequence[Mapping[str, Any]]) -> Leaf | None:
-    """How many labelled pictures of a class words are worth."""
+def few_shots(found: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Return the few-shot curves beside the zero-shot accuracy."""
     charts: list[Html] = []
     for result in found:
-        told = result["protocols"].get("kshot")
-        if not told:
+        scores = result["protocols"].get("kshot")
+        if not scores:
             continue
         zero = result["protocols"].get("zeroshot")
         level = zero["metrics"][0]["value"] if zero else None
         curve = Curve(
             f"{result['task']}: accuracy",
-            tuple(float(shots) for shots in told["shots"]),
-            tuple(metric["value"] for metric in told["metrics"]),
-            "training pictures per class",
+            tuple(float(shots) for shots in scores["shots"]),
+            tuple(metric["value"] for metric in scores["metrics"]),
+            "training images per class",
             ("zero-shot", level) if level is not None else None,
         )
         charts.append(curve_chart(curve, tall=True))
@@ -213,14 +204,13 @@ def few_shots(found: Sequence[Mapping[str, Any]]) -> Leaf | None:
         return None
     words = tag(
         "p",
-        "Linear probes on a few pictures of each class. Where the curve crosses the dashed line, so many "
-        "labelled pictures are worth as much as the names of the classes.",
+        "Linear probes on a few training images per class. The dashed line is the zero-shot accuracy.",
     )
-    return Leaf("A few pictures instead of words", words, join(*charts))
+    return Section("Few-shot linear probes", words, join(*charts))
 
 
-def slices(found: Sequence[Mapping[str, Any]]) -> Leaf | None:
-    """The score for each value of a field."""
+def slices(found: Sequence[Mapping[str, Any]]) -> Section | None:
+    """Return the accuracy for each value of a field."""
     rows = [
         (
             result["task"],
@@ -234,12 +224,36 @@ def slices(found: Sequence[Mapping[str, Any]]) -> Leaf | None:
             whole(metric["n"]),
         )
         for result in found
-        for protocol, told in result["protocols"].items()
-        for metric in told["slices"]
+        for protocol, scores in result["protocols"].items()
+        for metric in scores["slices"]
     ]
     if not rows:
         return None
-    words = tag(
-        "p", "The same answers, split by what the data says of each picture: is it equally good for all?"
+    words = tag("p", "The same predictions, split by a field of the data.")
+    return Section("Slices", words, table(rows, ("task", "protocol", "slice", "value", "95 % interval", "n")))
+
+
+def overlap_table(reports: Sequence[OverlapReport]) -> Html:
+    """Return a table of overlaps: a row for each evaluation set, the largest overlap first."""
+    names = ("data set", "overlap", "accuracy on overlap", "on clean", "all − clean", "p")
+    ordered = sorted(reports, key=lambda report: (-report.overlap_share, report.task))
+    return table([_overlap_row(report) for report in ordered], names)
+
+
+def _overlap_row(report: OverlapReport) -> tuple[str, ...]:
+    share = f"{percent(report.overlap_share)} ({whole(report.n_overlap)} of {whole(report.n)})"
+    interval = report.overlap_interval if report.n_overlap else None
+    low, high = report.overlap_interval
+    accuracy = percent(report.overlap_accuracy)
+    shown = f"{accuracy} [{percent(low)}, {percent(high)}]" if interval else "–"
+    changed = "–" if math.isnan(report.difference) else points(report.difference)
+    chance = "–" if math.isnan(report.p_value) else f"{report.p_value:.2g}"
+    clear = report.p_value < SIGNIFICANT  # never for NaN
+    return (
+        report.task,
+        share,
+        join(shown, interval_bar(report.overlap_accuracy, interval) if interval else ""),
+        percent(report.clean_accuracy),
+        changed,
+        tag("b", chance) if clear else chance,
     )
-    return Leaf("Slices", words, _table(("task", "protocol", "slice", "value", "95 % interval", "n"), rows))

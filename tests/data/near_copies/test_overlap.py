@@ -11,7 +11,7 @@ from diptych.core.errors import ArrayError
 from diptych.core.intervals import exact_interval as clopper_pearson
 from diptych.core.intervals import incomplete_beta
 from diptych.data.near_copies.overlap import binomial_greater, overlap_report
-from diptych.report.overlap import overlap_table
+from diptych.report.suite_sections import overlap_table
 
 CASES = [
     (0, 1), (1, 1), (0, 40), (40, 40), (1, 40), (20, 40), (39, 40), (7, 123), (600, 4544), (2600, 4544),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.evaluate.conftest import ColourModel
+from tests.evaluate.conftest import ColorModel
 
 from diptych.core.errors import DataError
 from diptych.evaluate.classifier import ensemble_probabilities
@@ -70,7 +70,7 @@ def test_the_test_pictures_have_no_say(lab: tuple[Examples, Examples, np.ndarray
     found = [
         ablate(
             validation, Examples(test.image_embeds, labels), classifiers,
-            templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
+            templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
         )
         for labels in (test.labels, (test.labels + 1) % 4)
     ]  # fmt: skip
@@ -83,13 +83,13 @@ def test_every_number_by_hand(lab: tuple[Examples, Examples, np.ndarray]) -> Non
     validation, test, classifiers = lab
     found = ablate(
         validation, test, classifiers,
-        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
+        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
     )  # fmt: skip
     right = {
         name: (test.image_embeds @ rows.T).argmax(axis=1) == test.labels
         for name, rows in (("bare", classifiers[2]), ("all", unit(classifiers.mean(axis=0))))
     }
-    shares = ensemble_probabilities(ColourModel(), test.image_embeds, classifiers)
+    shares = ensemble_probabilities(ColorModel(), test.image_embeds, classifiers)
     names = [row.name for row in found.sets]
     assert names == [
         "bare names", "all 3 templates", "all, in probability space", "best template", "greedy", "weighted",
@@ -123,7 +123,7 @@ def test_without_an_image_to_choose_on_or_to_score_the_lab_ends(
     parts = [part.part(np.arange(count)) for part, count in zip((validation, test), rows, strict=True)]
     plain = [("bare names", classifiers[0])]
     with pytest.raises(DataError, match=f"{rows[0]} to choose on, {rows[1]} to score"):
-        ablate(*parts, classifiers, templates=(GOOD, WRONG, EVEN), plain=plain, model=ColourModel())
+        ablate(*parts, classifiers, templates=(GOOD, WRONG, EVEN), plain=plain, model=ColorModel())
 
 
 def test_an_unreadable_picture_is_wrong_everywhere(lab: tuple[Examples, Examples, np.ndarray]) -> None:
@@ -131,7 +131,7 @@ def test_an_unreadable_picture_is_wrong_everywhere(lab: tuple[Examples, Examples
     broken = Examples(np.full_like(test.image_embeds, np.nan), test.labels)
     found = ablate(
         validation, broken, classifiers,
-        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
+        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
     )  # fmt: skip
     assert {row.accuracy.value for row in (*found.sets, *found.templates)} == {0.0}
 
@@ -142,7 +142,7 @@ def test_the_page_shows_every_template_and_escapes_it(
     validation, test, classifiers = lab
     found = ablate(
         validation, test, classifiers,
-        templates=("<b>{}", WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColourModel(),
+        templates=("<b>{}", WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
     )  # fmt: skip
     write_ablation(tmp_path / "page.html", found, title="Prompts", subject="points")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

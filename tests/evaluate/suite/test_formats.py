@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 from tests.evaluate import miniatures
-from tests.evaluate.conftest import ColourModel
+from tests.evaluate.conftest import ColorModel
 
 from diptych.evaluate.suite.formats import as_clip_benchmark, as_mteb, write_formats
 from diptych.evaluate.suite.plan import Opened, TaskSpec, load_plan, open_spec
@@ -16,7 +16,7 @@ from diptych.evaluate.suite.run import SuiteSettings, run_suite
 from diptych.evaluate.tasks.registry import task_rows
 
 
-class Shares(ColourModel):
+class Shares(ColorModel):
     """The model of colors with probabilities that turn the order of images around."""
 
     digest = "c" * 64

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.evaluate.conftest import BLUE, GREEN, RED, ColourModel, Swatches, solid
+from tests.evaluate.conftest import BLUE, GREEN, RED, ColorModel, Swatches, solid
 
 from diptych.cli import evaluate
 from diptych.core.errors import (
@@ -51,7 +51,7 @@ shots = [1, 2]
 """
 
 
-class Colours(ColourModel):
+class Colours(ColorModel):
     """The model of colours with what suites ask of one: a digest, and features before the projection."""
 
     def __init__(self, digest: str = "c" * 64) -> None:

@@ -107,16 +107,16 @@ def test_several_classes_and_doubtful_ones_are_told_apart(tmp_path: Path) -> Non
 
 
 def test_a_missing_or_damaged_picture_stays_in_the_task_and_is_wrong(
-    tmp_path: Path, colour_model: object
+    tmp_path: Path, color_model: object
 ) -> None:
     for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
         mini.put(tmp_path / f"{name}.png", colour)
     mini.put(tmp_path / "broken.png", "no picture")
     mini.put(tmp_path / "list.txt", "red.png red\ngreen.png green\nbroken.png red\ngone.png green\n")
     task = own_task(tmp_path, ["red", "green"])
-    embedded = embed_pairs(colour_model, task)
+    embedded = embed_pairs(color_model, task)
     result = ZeroShotEvaluator("own", task, "label", task.class_names, task.templates).score(
-        colour_model, embedded
+        color_model, embedded
     )
     top1 = result.scores[-1].metrics[0]
     assert (top1.value, top1.n, result.unreadable) == (0.5, 4, 2)

@@ -1,7 +1,4 @@
-"""What a report says, as plain data: whoever fills it needs to know nothing about HTML.
-
-Every part is optional; a section without parts is left out of the page.
-"""
+"""Contents of a report as plain data, without HTML. A section without data is left out of the page."""
 
 from dataclasses import dataclass, field
 
@@ -9,19 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.records import Metric
-from diptych.report.images import Picture
+from diptych.report.page import ImageExample
 from diptych.report.plots import Curve
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A headline number.
-
-    Attributes:
-        label: what it is, in plain words.
-        metric: the number, a share in [0, 1].
-        note: one sentence on what to hold it against.
-    """
+    """A headline number in [0, 1] with a label, and a note on what to compare it with."""
 
     label: str
     metric: Metric
@@ -30,7 +21,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class PromptBar:
-    """What one set of prompts reached, and its gain over the first set."""
+    """Accuracy of one set of prompts, and its gain over the first set."""
 
     name: str
     metric: Metric
@@ -47,40 +38,34 @@ class PromptTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """The same task under several circumstances, such as with and without curation.
-
-    Attributes:
-        title: of its section.
-        words: what was done, in one or two sentences.
-        table: one bar for each circumstance.
-    """
+class PromptComparison:
+    """A section that compares several models on one task, such as with and without curation."""
 
     title: str
-    words: str
+    text: str
     table: PromptTable
 
 
 @dataclass(frozen=True, slots=True)
 class ClassCard:
-    """One class with a few of its pictures."""
+    """One class: its right predictions, its number of images, and a few of them."""
 
     name: str
     right: int
     count: int
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[ImageExample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ClassStudy:
-    """One task class by class.
+    """Confusion matrix and example classes of one task.
 
     Attributes:
         task: the task's name.
         class_names: C names.
-        confusion: (C, C + 1) counts, true class by answer; the last column is "no answer".
-        best: classes that went well, best first.
-        worst: classes that went badly, worst first.
+        confusion: (C, C + 1) counts, true class by predicted class; the last column is "no prediction".
+        best: classes of the highest accuracy, best first.
+        worst: classes of the lowest accuracy, worst first.
     """
 
     task: str
@@ -92,48 +77,45 @@ class ClassStudy:
 
 @dataclass(frozen=True, slots=True)
 class TextQuery:
-    """A text and the pictures it found, best first."""
+    """A text and its retrieved images, best first."""
 
     text: str
-    found: tuple[Picture, ...]
+    hits: tuple[ImageExample, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageQuery:
-    """A picture and the texts it found, best first, each with whether it is a right one."""
+    """An image and its retrieved texts, best first, each with whether it is right."""
 
-    picture: Picture
-    found: tuple[tuple[str, bool], ...]
+    image: ImageExample
+    hits: tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run, told.
+    """Contents of a run's report.
 
     Attributes:
         title: the run's name.
-        summary: one or two sentences: what was trained on what, and how well it does.
+        summary: one or two sentences.
         facts: pairs of name and value about model, data and machine.
-        wall: pictures for the masthead; up to 12 are shown.
-        tiles: headline numbers.
+        cover: images for the header; up to 12 are shown.
         curves: quantities over the run, the loss first.
-        comparisons: a section each, behind the curves.
+        comparisons: a section each, after the curves.
         prompts: one table per zero-shot task.
         classes: one study per zero-shot task.
-        text_queries: texts and the pictures they found.
-        image_queries: pictures and the texts they found.
         left_out: pairs of reason and number of samples that were not used or not readable.
         metrics: every number, for the table at the end.
-        commands: pairs of purpose and command line, to do it again.
+        commands: pairs of purpose and command line.
     """
 
     title: str
     summary: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    wall: tuple[Picture, ...] = ()
+    cover: tuple[ImageExample, ...] = ()
     tiles: tuple[Tile, ...] = ()
     curves: tuple[Curve, ...] = ()
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[PromptComparison, ...] = ()
     prompts: tuple[PromptTable, ...] = ()
     classes: tuple[ClassStudy, ...] = ()
     text_queries: tuple[TextQuery, ...] = ()
