@@ -188,7 +188,7 @@ class Ours:
         from diptych.models.towers.numerics import default_engine
         from diptych.train.loss import contrastive_loss
         from diptych.train.settings import TrainSettings
-        from diptych.train.steps import Stepper
+        from diptych.train.steps import TrainStep
 
         shape = from_mapping(ClipConfig, config)
         tokenizer = Tokenizer.load(Path(folder) / "tokenizer", context_length=shape.text.context_length)
@@ -204,7 +204,7 @@ class Ours:
             compile=compiled,
         )
         model.to(settings.resolved_device())
-        self.stepper = Stepper(model, settings, contrastive_loss, total_steps=1_000_000)
+        self.stepper = TrainStep(model, settings, contrastive_loss, total_steps=1_000_000)
         self.batches = _our_batches(Path(folder), batch_size)
         if device == "cuda":  # as the loader does
             self.batches = [batch.pin_memory() for batch in self.batches]

@@ -36,7 +36,9 @@ class BagOfWords(Clip):
         del self.text
         self.words = Linear(config.embed_dim, _text(config).vocab_size)
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # the loss needs the ids themselves
+        self, pixels: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Guess the words of captions.
 
         Args:
@@ -53,7 +55,9 @@ class BagOfWords(Clip):
 class Captioner(Clip):
     """A picture tower and a text Transformer that writes what the picture shows."""
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # the loss needs the ids themselves
+        self, pixels: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Guess every token of captions from the picture and the tokens before it.
 
         Args:

@@ -29,7 +29,7 @@ from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 from diptych.models.towers.numerics import numerics
 from diptych.train.loss import contrastive_loss
 from diptych.train.settings import TrainSettings
-from diptych.train.steps import Loss, Stepper
+from diptych.train.steps import Loss, TrainStep
 from experiments.claims import predictive
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def learn(
         LoaderSettings(settings.batch_size, workers=0, seed=settings.seed),
     )  # fmt: skip
     last = settings.last_step(loader.count)
-    stepper = Stepper(model, settings, _STARTS[objective][1], total_steps=last)
+    stepper = TrainStep(model, settings, _STARTS[objective][1], total_steps=last)
     due = {min(last, round(samples / settings.batch_size)) for samples in watch} | {last}
     records: list[dict[str, Any]] = []
     losses: list[float] = []

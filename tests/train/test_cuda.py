@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import warnings
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ import torch
 from diptych.evaluate.probe.probe import LinearProbe
 from diptych.models import checkpoint
 from diptych.models.model import Model
-from diptych.train.trainer import train
+from diptych.train.loss import contrastive_loss
+from diptych.train.steps import TrainStep
+from diptych.train.trainer import prepare_loader, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -36,6 +40,26 @@ def test_float32_training_follows_the_processors(work: Path, tmp_path: Path) -> 
     models = [run(work, tmp_path / device, device=device) for device in ("cpu", "cuda")]
     assert [model.device.type for model in models] == ["cpu", "cpu"]
     assert near(*models, within=1e-3)
+
+
+def test_a_step_waits_for_the_device_once(work: Path) -> None:
+    model = tiny_run.make_model(work, kind="vit").to("cuda")
+    settings = tiny_run.make_settings(device="cuda", steps=12)
+    loader = tiny_run.make_loader(work, model, settings, workers=1)
+    prepare_loader(loader, model)
+    steps = TrainStep(model, settings, contrastive_loss, total_steps=12)
+    batches = list(islice(loader.batches(), 5))
+    steps.step(batches[0], 0)  # the first one also sets up kernels and the optimizer
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for number, batch in enumerate(batches[1:], start=1):
+                steps.step(batch, number)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [warning for warning in caught if "synchroniz" in str(warning.message)]
+    assert len(waits) == 4, [str(warning.message) for warning in waits]
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from diptych.models.model import Model
 from diptych.train import state
 from diptych.train.loss import contrastive_loss
 from diptych.train.settings import TrainSettings
-from diptych.train.steps import largest_logit_scale
-from diptych.train.trainer import TrainResult, train
+from diptych.train.steps import TrainStep, largest_logit_scale
+from diptych.train.trainer import TrainResult, prepare_loader, train
 
 
 def run(
@@ -96,6 +97,50 @@ def test_a_run_that_ended_without_a_line_is_finished_on_resume(work: Path, tmp_p
     result = run(work, tmp_path, steps=3, warmup_steps=1, resume=True)
     assert result.steps == 3
     assert [entry.name for entry in verify(tmp_path).outputs if "metrics" in entry.name] == []
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_a_step_waits_for_the_device_once(work: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Everything that reads a tensor from the host is counted, on the path that accelerators take."""
+    model = tiny_run.make_model(work, kind=kind)
+    settings = tiny_run.make_settings(steps=12)
+    steps = TrainStep(model, settings, contrastive_loss, total_steps=12)
+    loader = tiny_run.make_loader(work, model, settings)
+    prepare_loader(loader, model)
+    batches = list(islice(loader.batches(), 3))
+    expected = contrastive_loss(*model.clip(model.normalize_pixels(batches[0].pixels), batches[0].tokens))
+    reads: list[str] = []
+    for name in (
+        "item",
+        "cpu",
+        "tolist",
+        "numpy",
+        "nonzero",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "__index__",
+    ):
+        read = getattr(Tensor, name)
+
+        def counted(tensor: Tensor, *rest: Any, name: str = name, read: Any = read, **more: Any) -> Any:
+            reads.append(name)
+            return read(tensor, *rest, **more)
+
+        monkeypatch.setattr(Tensor, name, counted)
+    monkeypatch.setattr("diptych.train.loss._decides_on_host", lambda device: False)
+    results = [steps.step(batch, number) for number, batch in enumerate(batches)]
+    assert reads == ["tolist"] * 3
+    monkeypatch.undo()
+    assert results[0].loss == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_the_loaders_worker_packs_the_texts(work: Path) -> None:
+    model = tiny_run.make_model(work, kind="vit")
+    loader = tiny_run.make_loader(work, model, tiny_run.make_settings(), workers=1)
+    prepare_loader(loader, model)
+    batch = next(loader.batches())
+    assert torch.equal(model.clip.encode_text(batch.packed), model.clip.encode_text(batch.tokens))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import active_children
 from typing import Any, Protocol
@@ -120,6 +120,7 @@ class Batch:
         epoch: of the first position.
         samples_seen: positions done once this batch is, over all processes: the loader's whole state.
         skipped: reason and place of every sample that could not be used; the batch is shorter by these.
+        packed: what the loader's `pack` made of the tokens; None without one.
     """
 
     pixels: Tensor
@@ -128,10 +129,12 @@ class Batch:
     epoch: int
     samples_seen: int
     skipped: tuple[tuple[Reason, str], ...] = field(default=())
+    packed: Any = None
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that a GPU reads while it computes; torch's DataLoader asks for it."""
-        return replace(self, pixels=self.pixels.pin_memory(), tokens=self.tokens.pin_memory())
+        packed = None if self.packed is None else self.packed.pin_memory()
+        return replace(self, pixels=self.pixels.pin_memory(), tokens=self.tokens.pin_memory(), packed=packed)
 
 
 class Loader:
@@ -148,6 +151,7 @@ class Loader:
     Attributes:
         counts: samples used and skipped by this process, by reason.
         pinned: hand out batches in page-locked memory, for a GPU.
+        pack: makes (B, L) tokens into what the text tower computes, in the workers; picklable.
     """
 
     def __init__(
@@ -172,6 +176,7 @@ class Loader:
         self.settings = settings
         self.counts = Counts()
         self.pinned = False
+        self.pack: Callable[[Tensor], Any] | None = None
         self.count = len(pairs)
         self._preprocess = preprocess
         self._builder = _BatchBuilder(pairs, tokenizer, preprocess, settings, rank=rank, world=world)
@@ -208,6 +213,7 @@ class Loader:
         worker_positions = torch.full((max(workers, 1), 2), -1, dtype=torch.int64)
         worker_positions.share_memory_()  # type: ignore[no-untyped-call]
         self._builder.worker_positions = worker_positions.numpy()
+        self._builder.pack = self.pack
         loading = DataLoader(
             self._builder,
             sampler=_Starts(samples_seen, self.settings.batch_size),
@@ -300,6 +306,7 @@ class _BatchBuilder(Dataset[Batch]):
         self.share = settings.batch_size // world
         self.offset = rank * self.share
         self.worker_positions: npt.NDArray[np.int64] = np.full((1, 2), -1)
+        self.pack: Callable[[Tensor], Any] | None = None
 
     def __getitem__(self, start: int) -> Batch:
         count, seed = len(self.pairs), self.settings.seed
@@ -322,13 +329,15 @@ class _BatchBuilder(Dataset[Batch]):
             else:
                 captions.append(caption)
                 used.append(sample)
+        tokens = torch.from_numpy(_cut(self.tokenizer.tokens(captions)))
         return Batch(
             pixels=torch.from_numpy(pixels[: len(used)]).permute(0, 3, 1, 2),
-            tokens=torch.from_numpy(_cut(self.tokenizer.tokens(captions))),
+            tokens=tokens,
             indices=torch.tensor(used, dtype=torch.int64),
             epoch=epoch_of(start, count),
             samples_seen=start + self.settings.batch_size,
             skipped=tuple(skipped),
+            packed=self.pack(tokens) if self.pack is not None and used else None,
         )
 
     def _fill(self, pixels: npt.NDArray[np.uint8], sample: int, epoch: int) -> str:

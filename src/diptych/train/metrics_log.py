@@ -18,7 +18,7 @@ from diptych.core.progress import Progress
 from diptych.core.records import Metric
 from diptych.core.threads import seconds_waited
 from diptych.data.loader import Batch
-from diptych.train.steps import Done
+from diptych.train.steps import StepResult
 
 BUSY_FRACTION = 0.25
 """From this share of its time spent waiting for a processor on, a run is told that the machine is busy."""
@@ -85,7 +85,7 @@ class Journal:
             write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._open_window()
 
-    def note(self, step: int, batch: Batch, done: Done, *, waited: float, skipped: int) -> None:
+    def note(self, step: int, batch: Batch, done: StepResult, *, waited: float, skipped: int) -> None:
         """Take in one step; `step` counts it, `waited` is the seconds its batch took to come."""
         pairs = len(batch.indices)
         self._pairs += pairs
@@ -132,7 +132,7 @@ class Journal:
         return min(1.0, (queued - self._queued) / seconds)
 
     def _write_step(
-        self, step: int, batch: Batch, done: Done, *, seconds: float, queued: float | None, skipped: int
+        self, step: int, batch: Batch, done: StepResult, *, seconds: float, queued: float | None, skipped: int
     ) -> None:
         loss = math.fsum(self.losses) / len(self.losses) if self.losses else None
         ln_n = math.log(len(batch.indices))

@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepResult:
     """What one step found.
 
     Attributes:
@@ -48,7 +48,7 @@ class Done:
     finite: bool
 
 
-class Stepper:
+class TrainStep:
     """Model and optimizer, and how a batch changes them.
 
     Attributes:
@@ -76,7 +76,7 @@ class Stepper:
         self._largest = largest_logit_scale(model.config.logit_scale_max)
         self._bound_scale()  # a loaded model may come with a larger one
 
-    def step(self, batch: Batch, number: int) -> Done:
+    def step(self, batch: Batch, number: int) -> StepResult:
         """Take step `number` (from 0) with a batch."""
         settings = self.settings
         rate = learning_rate(
@@ -93,19 +93,20 @@ class Stepper:
         loss = self._forward(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self._parameters, settings.max_grad_norm)
-        loss_value, norm_value = loss.item(), norm.item()
-        finite = math.isfinite(loss_value) and math.isfinite(norm_value)
-        if finite:
-            self.optimizer.step()
-            self._bound_scale()
-            self.skipped_in_row = 0
-        else:
-            self._recall_buffers()
-            self.skipped_steps += 1
-            self.skipped_in_row += 1
+        # The device itself leaves out an update that is not finite: the fused kernel obeys `found_inf`.
+        bad = ~(loss.detach().isfinite() & norm.isfinite())
+        self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self._bound_scale()
+        self._recall_buffers(bad)
         self.optimizer.zero_grad(set_to_none=True)
-        scale = math.exp(self.model.clip.logit_scale.item())
-        return Done(loss_value, scale, rate, norm_value, finite)
+        # The one time that the host waits for the device in a step.
+        measured = torch.stack([loss.detach(), norm, self.model.clip.logit_scale.detach()])
+        loss_value, norm_value, log_scale = measured.tolist()
+        finite = math.isfinite(loss_value) and math.isfinite(norm_value)
+        self.skipped_steps += not finite
+        self.skipped_in_row = 0 if finite else self.skipped_in_row + 1
+        return StepResult(loss_value, math.exp(log_scale), rate, norm_value, finite)
 
     def require_progress(self, step: int, batch: Batch, loader: Loader, folder: Path) -> None:
         """Stop a run whose steps keep failing, and leave the last batch's sample keys behind.
@@ -127,10 +128,11 @@ class Stepper:
     def _forward(self, batch: Batch) -> Tensor:
         model = self.model
         pixels = model.normalize_pixels(batch.pixels)
-        tokens = batch.tokens.to(model.device, non_blocking=True)
+        texts = batch.tokens if batch.packed is None else batch.packed
+        texts = texts.to(model.device, non_blocking=True)
         lower = self.precision == "bfloat16"
         with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=lower):
-            image_embeds, text_embeds, scale = model.clip(pixels, tokens)
+            image_embeds, text_embeds, scale = model.clip(pixels, texts)
         return self.loss(image_embeds, text_embeds, scale)
 
     @torch.no_grad()
@@ -142,9 +144,9 @@ class Stepper:
         for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
             before.copy_(buffer)
 
-    def _recall_buffers(self) -> None:
+    def _recall_buffers(self, bad: Tensor) -> None:
         for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
-            buffer.copy_(before)
+            buffer.copy_(torch.where(bad, before, buffer))
 
 
 def largest_logit_scale(largest_scale: float) -> float:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError, UsageError
@@ -22,14 +23,15 @@ from diptych.core.settings import to_mapping
 from diptych.data.loader import Loader
 from diptych.models import checkpoint
 from diptych.models.model import Model
-from diptych.models.towers.config import ClipConfig
+from diptych.models.towers.config import ClipConfig, TextConfig
+from diptych.models.towers.text import plan_reading
 from diptych.train import state
 from diptych.train.loss import contrastive_loss
 from diptych.train.metrics_log import Journal, evaluations
 from diptych.train.settings import HARMLESS, TrainSettings
 from diptych.train.signals import StopSignal
 from diptych.train.state import Counters, Facts
-from diptych.train.steps import Loss, Stepper
+from diptych.train.steps import Loss, TrainStep
 
 FAILED_SAVES = 3
 """So many saves in a row may fail (a full disk that is being cleared) before the run gives up."""
@@ -124,12 +126,11 @@ class _Run:
         _check_loader(loader, settings)
         require_loss(model.config, loss)
         self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
-        model.to(settings.resolved_device())
-        loader.pinned = model.device.type == "cuda"
+        prepare_loader(loader, model.to(settings.resolved_device()))
         self.evaluators = evaluators
         self.last_step = settings.last_step(loader.count)
         self.total_steps = settings.total_steps(loader.count)
-        self.stepper = Stepper(model, settings, loss, total_steps=self.total_steps)
+        self.stepper = TrainStep(model, settings, loss, total_steps=self.total_steps)
         self.step = self.samples_seen = 0
         self.metrics: tuple[Metric, ...] = ()
         self._seconds_before = 0.0
@@ -310,6 +311,15 @@ class _Run:
 
     def _seconds(self) -> float:
         return round(self._seconds_before + time.monotonic() - self._started, 3)
+
+
+def prepare_loader(loader: Loader, model: Model) -> None:
+    """Let a loader's workers make all that a step moves to the model's device: pinned, texts packed."""
+    loader.pinned = model.device.type == "cuda"
+    text = model.config.text
+    if isinstance(text, TextConfig):
+        one_group = model.device.type != "cpu"
+        loader.pack = partial(plan_reading, end_id=text.end_id, one_group=one_group)
 
 
 def require_loss(config: ClipConfig, loss: Loss = contrastive_loss) -> None:

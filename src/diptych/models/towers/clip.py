@@ -20,7 +20,7 @@ from diptych.models.towers.config import ClipConfig, SiglipVisionConfig, TextCon
 from diptych.models.towers.init import Draw
 from diptych.models.towers.resnet import ModifiedResNet
 from diptych.models.towers.siglip import SiglipText, SiglipVision
-from diptych.models.towers.text import TextTransformer
+from diptych.models.towers.text import ReadingPlan, TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 
 TOKEN_STD = 0.02
@@ -51,16 +51,16 @@ class Clip(nn.Module):
         """Return (B, D) of normalised pictures (B, 3, H, W): the tower's output before the projection."""
         return self.vision.pooled(pixels)
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return text_features (B, E) of token ids (B, L) int64."""
+    def encode_text(self, tokens: Tensor | ReadingPlan) -> Tensor:
+        """Return text_features (B, E) of token ids (B, L) int64, or of the plan that was made of them."""
         return cast(Tensor, self.text(tokens))
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, pixels: Tensor, tokens: Tensor | ReadingPlan) -> tuple[Tensor, Tensor, Tensor]:
         """Embed pictures and texts.
 
         Args:
             pixels: (B_image, 3, H, W) normalised pictures.
-            tokens: (B_text, L) int64 token ids.
+            tokens: (B_text, L) int64 token ids, or the plan that was made of them.
 
         Returns:
             image_embeds (B_image, E) and text_embeds (B_text, E), float32 of unit length, and the 0-D scale.

@@ -9,6 +9,7 @@ Source: Radford et al. 2021 (CLIP), section 2.4. We differ from OpenAI's ``clip/
 token by its id: the largest id of a row is the end token only while nobody adds tokens to the vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -41,6 +42,19 @@ class ReadingPlan:
     readers: Tensor
     visible: tuple[Tensor | None, ...]
     ranks: Tensor
+
+    def to(self, device: torch.device, *, non_blocking: bool = True) -> "ReadingPlan":
+        """Return the plan on a device; from pinned memory nothing waits for the copies."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "ReadingPlan":
+        """Return the plan in memory that a GPU reads while it computes."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ReadingPlan":
+        visible = tuple(None if mask is None else change(mask) for mask in self.visible)
+        ids, positions = change(self.ids), change(self.positions)
+        return ReadingPlan(ids, positions, self.groups, change(self.readers), visible, change(self.ranks))
 
 
 def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
@@ -131,15 +145,20 @@ class TextTransformer(nn.Module):
         self.ln_final = LayerNorm(config.width, eps=eps)
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor | ReadingPlan) -> Tensor:
         """Return (B, E) features of texts (B, L) int64, start token first, end token in every row.
+
+        A plan of the texts, made where no device waits, takes the place of the tokens.
 
         Raises:
             DataError: a row has no end token, or a text is longer than the context.
         """
-        if tokens.shape[0] == 0:
+        if isinstance(tokens, ReadingPlan):
+            plan = tokens
+        elif tokens.shape[0] == 0:
             return self.text_projection.new_zeros((0, self.text_projection.shape[1]))
-        plan = plan_reading(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
+        else:
+            plan = plan_reading(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
         require_context(max(length for _, length in plan.groups), self.config.context_length)
         places = F.embedding(plan.positions, self.positional_embedding)
         rows = self.token_embedding(plan.ids) + places
