@@ -1,6 +1,6 @@
 """Fingerprints beside imagehash, and MinHash beside datasketch: items per second on one core.
 
-imagehash takes one perceptual hash of a picture; we take six, the digests of bytes and pixels, and a stamp.
+imagehash takes one perceptual hash of an image; we take six, digests of bytes and pixels, and a thumbnail.
 datasketch takes 64 permutations over the same runs of two words.
 
     python benchmarks/dedup.py --peer-python PYTHON [--data FOLDER] [--rounds 5] [--quick] [--json FILE]

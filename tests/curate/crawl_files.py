@@ -22,7 +22,7 @@ class WebPage:
     images: Sequence[tuple[str, str] | dict[str, str]] = ()
     title: str = ""
     base: str = ""
-    licence: str = ""
+    license: str = ""
     html: bytes = b""
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -81,8 +81,8 @@ def wat_record(page: WebPage) -> bytes:
         links.append({"path": f"IMG@/{name}", "url": told.pop(name, ""), **told})
     head: dict[str, Any] = {"Title": page.title, "Metas": [{"name": "generator", "content": "hand"}]}
     head["Link"] = [{"path": "LINK@/href", "url": "/style.css", "rel": "stylesheet"}]
-    if page.licence:
-        links.append({"path": "A@/href", "url": page.licence, "rel": "license", "text": "licence"})
+    if page.license:
+        links.append({"path": "A@/href", "url": page.license, "rel": "license", "text": "license"})
     if page.base:
         head["Base"] = page.base
     message = {"Status": "200", "Version": "HTTP/1.1", "Reason": "OK"}
@@ -119,6 +119,6 @@ def _html(page: WebPage) -> str:
         lines.append(
             "<img " + " ".join(f'{name}="{html.escape(value)}"' for name, value in told.items()) + ">"
         )
-    if page.licence:
-        lines.append(f'<a rel="license" href="{html.escape(page.licence)}">licence</a>')
+    if page.license:
+        lines.append(f'<a rel="license" href="{html.escape(page.license)}">license</a>')
     return "\n".join([*lines, "</body></html>"])

@@ -37,7 +37,7 @@ def gzip_bomb(megabytes: int = 1024) -> bytes:
 BOMB = gzip_bomb()
 
 
-def answer(status: int, body: bytes = b"", *headers: str, kind: str = "image/jpeg") -> bytes:
+def response(status: int, body: bytes = b"", *headers: str, kind: str = "image/jpeg") -> bytes:
     lines = [f"HTTP/1.1 {status} X", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
@@ -46,7 +46,7 @@ class FaultServer:
     """Serves in a thread of its own while it is entered; counts what it is asked and what it sends."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
-        self.robots: dict[str, bytes] = {}  # whole answers, by host; 404 where there is none
+        self.robots: dict[str, bytes] = {}  # whole responses, by host; 404 where there is none
         self.pictures: dict[str, bytes] = {}  # further files, by path
         self.asked: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
@@ -122,11 +122,11 @@ class FaultServer:
         parts = urlsplit(target)
         path, words = parts.path, parts.path.strip("/").split("/")
         if path == "/robots.txt":
-            await self._send(writer, path, self.robots.get(host, answer(404)))
+            await self._send(writer, path, self.robots.get(host, response(404)))
             return True
         if path in self.pictures:
             await asyncio.sleep(0.002)
-            await self._send(writer, path, answer(200, self.pictures[path]))
+            await self._send(writer, path, response(200, self.pictures[path]))
             return True
         whole = self._whole(words, dict(parse_qsl(parts.query)), path)
         if whole is not None:
@@ -136,23 +136,23 @@ class FaultServer:
         return False
 
     def _whole(self, words: Sequence[str], query: dict[str, str], path: str) -> bytes | None:
-        """Return the answers that at least are in one piece."""
+        """Return the responses that at least are in one piece."""
         extra = [f"{key}: {value}" for key, value in query.items()]
         match words:
             case ["status", "204"]:
                 whole = b"HTTP/1.1 204 No Content\r\n\r\n"
             case ["status", number]:
-                whole = answer(int(number), b"no")
+                whole = response(int(number), b"no")
             case ["ok", seed]:
-                whole = answer(200, jpeg(int(seed)), *extra)
+                whole = response(200, jpeg(int(seed)), *extra)
             case ["to"]:
-                whole = answer(302, b"", f"Location: {unquote(query['url'])}")
+                whole = response(302, b"", f"Location: {unquote(query['url'])}")
             case ["loop"]:
-                whole = answer(301, b"", "Location: /loop")
+                whole = response(301, b"", "Location: /loop")
             case ["chain", left] if int(left):
-                whole = answer(307, b"", f"Location: /chain/{int(left) - 1}")
+                whole = response(307, b"", f"Location: /chain/{int(left) - 1}")
             case ["busy", times, number, *wait] if self.asked[path] <= int(times):  # well again after that
-                whole = answer(int(number), b"", *(f"Retry-After: {seconds}" for seconds in wait))
+                whole = response(int(number), b"", *(f"Retry-After: {seconds}" for seconds in wait))
             case _:
                 return self._plain(words[0])
         return whole
@@ -160,17 +160,17 @@ class FaultServer:
     @staticmethod
     def _plain(name: str) -> bytes | None:
         plain = {
-            "chain": answer(200, jpeg(7)),
-            "busy": answer(200, jpeg(8)),
-            "page": answer(200, b"<!doctype html><title>gone</title>" * 9, kind="image/jpeg"),
-            "svg": answer(200, b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
-            "empty": answer(200),
-            "short": answer(200, jpeg(1)[:100]) + jpeg(1)[100:],
-            "cut": answer(200, jpeg(1)[:900]),
-            "bomb": answer(200, BOMB, "Content-Encoding: gzip"),
-            "packed": answer(200, gzip.compress(jpeg(2)), "Content-Encoding: gzip"),
-            "misnamed": answer(200, jpeg(2), "Content-Encoding: gzip"),
-            "brotli": answer(200, jpeg(2), "Content-Encoding: br"),
+            "chain": response(200, jpeg(7)),
+            "busy": response(200, jpeg(8)),
+            "page": response(200, b"<!doctype html><title>gone</title>" * 9, kind="image/jpeg"),
+            "svg": response(200, b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+            "empty": response(200),
+            "short": response(200, jpeg(1)[:100]) + jpeg(1)[100:],
+            "cut": response(200, jpeg(1)[:900]),
+            "bomb": response(200, BOMB, "Content-Encoding: gzip"),
+            "packed": response(200, gzip.compress(jpeg(2)), "Content-Encoding: gzip"),
+            "misnamed": response(200, jpeg(2), "Content-Encoding: gzip"),
+            "brotli": response(200, jpeg(2), "Content-Encoding: br"),
         }
         return plain.get(name)
 

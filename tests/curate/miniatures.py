@@ -14,7 +14,7 @@ HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version
 """
 FOOTER = "</mediawiki>\n"
 POS = {"n": "noun", "v": "verb", "a": "adj", "s": "adj", "r": "adv"}
-LICENCE = "  1 This software and database is being provided to you, the LICENSEE, by  \n"
+LICENSE = "  1 This software and database is being provided to you, the LICENSEE, by  \n"
 
 
 def page(title: str, text: str, *, number: int = 1, namespace: int = 0, redirect: str = "") -> str:
@@ -80,13 +80,13 @@ def write_wndb(folder: Path, synsets: Sequence[tuple[str, Sequence[str], str, Se
     """
     folder.mkdir(parents=True, exist_ok=True)
     offsets: list[int] = []
-    lines: dict[str, list[str]] = {name: [LICENCE] for name in POS.values()}
+    lines: dict[str, list[str]] = {name: [LICENSE] for name in POS.values()}
     for pos, _, _, hypernyms in synsets:
         # Offsets are eight digits wide, so a line is as long before they are known as after.
         row = _data_row(0, synsets[len(offsets)], [("00000000", pos)] * len(hypernyms))
         offsets.append(sum(len(line.encode()) for line in lines[POS[pos]]))
         lines[POS[pos]].append(row)
-    lines = {name: [LICENCE] for name in POS.values()}
+    lines = {name: [LICENSE] for name in POS.values()}
     senses: dict[str, dict[str, list[int]]] = {name: {} for name in POS.values()}
     for offset, synset in zip(offsets, synsets, strict=True):
         pointers = [(f"{offsets[to]:08d}", synsets[to][0]) for to in synset[3]]
@@ -100,7 +100,7 @@ def write_wndb(folder: Path, synsets: Sequence[tuple[str, Sequence[str], str, Se
             f"{lemma} {short} {len(found)} 1 @ {len(found)} 0 {' '.join(f'{one:08d}' for one in found)}  \n"
             for lemma, found in sorted(senses[name].items())
         ]
-        (folder / f"index.{name}").write_text(LICENCE + "".join(index))
+        (folder / f"index.{name}").write_text(LICENSE + "".join(index))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""A small world to curate: an encyclopedia, its readers, a dictionary, a crawl, and a server of pictures."""
+"""A small world to curate: an encyclopedia, its readers, a dictionary, a crawl, and a server of images."""
 
 import io
 import threading
@@ -59,7 +59,7 @@ def recipe(**parts: Any) -> CurateRecipe:
     plain: dict[str, Any] = {
         "queries": {
             "choose": {"min_word_count": 3, "min_pair_count": 3, "min_pmi": 1.0, "min_views": 70},
-            "counting": {"memory_bytes": 1 << 20, "bytes_per_unit": 400},
+            "counting": {"memory_bytes": 1 << 20, "bytes_per_partition": 400},
         },
         "fetch": {"decoders": 0, "allow_networks": ["127.0.0.1/32"], "delay_seconds": 0.0, "retries": 0},
     }
@@ -78,7 +78,7 @@ def write_sources(folder: Path) -> dict[str, Any]:
 
 
 def write_pairs(path: Path, rows: list[tuple[str, bytes, str]], *, rows_per_group: int = 5) -> Path:
-    """Write pairs with their pictures as Parquet: key, image, caption."""
+    """Write pairs with their images as Parquet: key, image, caption."""
     keys, images, captions = zip(*rows, strict=True)
     table = pa.table({"id": keys, "image": pa.array(images, pa.binary()), "caption": captions})
     pq.write_table(table, path, row_group_size=rows_per_group)
@@ -112,5 +112,5 @@ def served(pictures: dict[str, bytes]) -> Iterator[str]:
 
 
 def web_page(number: int, images: list[tuple[str, str]]) -> crawl_files.WebPage:
-    """A page of the crawl with (address, alternative text) of its pictures."""
+    """A page of the crawl with (address, alternative text) of its images."""
     return crawl_files.WebPage(f"http://site{number}.example/p", images=images)

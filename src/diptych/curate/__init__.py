@@ -1,1 +1,1 @@
-"""From public dumps to a balanced data set: queries, candidates, matches, pictures, shards. Without torch."""
+"""From public dumps to a balanced data set: queries, candidates, matches, images, shards. Without torch."""

@@ -1,7 +1,7 @@
 """The columns of the tables that pass between the stages of a curation.
 
 Every stage after `candidates` keeps its tables row for row beside those of the stage before (or says by
-key which rows it kept), so that pictures, the bulk of the bytes, are written once.
+key which rows it kept), so that images, the bulk of the bytes, are written once.
 """
 
 import pyarrow as pa
@@ -13,12 +13,12 @@ CANDIDATES = pa.schema(
         pa.field("image", pa.binary()),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("page", pa.string()),
-        pa.field("licence", pa.string()),
+        pa.field("license", pa.string()),
         pa.field("fields", pa.string()),
     ]
 )
 """A pair before it is judged: `key` unique in the run; where the image is (`url`), or its encoded bytes
-(`image`); `page` on which it was found; `licence` as the source states it; `fields`: further columns as
+(`image`); `page` on which it was found; `license` as the source states it; `fields`: further columns as
 one JSON object."""
 
 QUERIES = pa.schema(
@@ -47,11 +47,11 @@ FETCHED = pa.schema(
         pa.field("content_type", pa.string()),
         pa.field("robots", pa.string()),
         pa.field("opt_out", pa.string()),
-        pa.field("licence", pa.string()),
+        pa.field("license", pa.string()),
     ]
 )
 """What became of each candidate, row for row. `status`: "ok" or a `Reason`; `image`: encoded bytes that the
 candidate did not have itself, null where it was dropped or keeps its own; `sha256` and `bytes` of the file as
-it came; `width` and `height` of the upright picture that is kept; `url` after redirects; `robots`: allowed,
+it came; `width` and `height` of the upright image that is kept; `url` after redirects; `robots`: allowed,
 disallowed, absent (the site has no robots.txt) or unreachable; `opt_out`: the signals that were found, with
 commas; what was never asked or told is null."""

@@ -94,7 +94,7 @@ def spaced(data: Any, offsets: Any, pieces: Any, pool: Any) -> Any:
         data: uint8, the texts' bytes.
         offsets: (N + 1,) int64.
         pieces: of those with more than ASCII (K,) starts, (K,) ends and (K,) entries of the pool.
-        pool: bytes of the normalised pieces, and their offsets.
+        pool: bytes of the normalized pieces, and their offsets.
 
     Returns:
         uint8 bytes and (N + 1,) int64 offsets.

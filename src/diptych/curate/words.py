@@ -77,7 +77,7 @@ def _normalized_pieces(
     """Normalise the pieces that hold more than ASCII, each spelling once: it is rare, and it repeats.
 
     Returns:
-        The pool of normalised pieces, its offsets, and which entry each piece is.
+        The pool of normalized pieces, its offsets, and which entry each piece is.
     """
     seen: dict[bytes, int] = {}
     which = np.empty(len(starts), np.int64)

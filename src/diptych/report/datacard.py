@@ -177,7 +177,7 @@ def _captions(card: Mapping[str, Any]) -> Section:
 
 
 def _origins(card: Mapping[str, Any]) -> Section:
-    stated = [(name, whole(count)) for name, count in card["licences"].items()]
+    stated = [(name, whole(count)) for name, count in card.get("licenses", card.get("licences", {})).items()]
     asked = [(name.replace("_", " "), whole(count)) for name, count in card["opted_out"].items()]
     hosts = [(name, whole(count)) for name, count in list(card["hosts"]["largest"].items())[:10]]
     files = [

@@ -1,4 +1,4 @@
-"""One way in for candidates: each kind of source gives the same table, cut into units or whole."""
+"""One way in for candidates: each kind of source gives the same table, cut into partitions or whole."""
 
 import io
 import json
@@ -17,7 +17,12 @@ from tests.data.source_files import images, make_image
 from diptych.core.errors import IntegrityError, Reason, SettingsError, UnknownNameError, UsageError
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import from_mapping, to_mapping
-from diptych.curate.candidates.candidates import CandidateColumns, CandidatesSettings, candidates_of, units_of
+from diptych.curate.candidates.candidates import (
+    CandidateColumns,
+    CandidatesSettings,
+    candidates_of,
+    partitions_of,
+)
 from diptych.curate.columns import CANDIDATES
 from diptych.data.shards.writer import write_shards
 from diptych.data.synthetic.dataset import scene_pairs
@@ -26,10 +31,10 @@ URL = "https://a.example/{}.jpg"
 
 
 def read(settings: CandidatesSettings) -> tuple[list[dict[str, Any]], Counts]:
-    """Read all units one by one."""
+    """Read all partitions one by one."""
     rows, counts = [], Counts()
-    for unit in units_of(settings):
-        table, more = candidates_of(unit, settings)
+    for partition in partitions_of(settings):
+        table, more = candidates_of(partition, settings)
         assert table.schema.equals(CANDIDATES)
         assert more.kept == len(table)
         rows += table.to_pylist()
@@ -43,7 +48,7 @@ def url_file(path: Path, rows: int = 10, group: int = 3) -> Path:
         {
             "url": [URL.format(n) for n in range(rows)],
             "caption": [f"caption {n}" for n in range(rows)],
-            "licence": ["by"] * rows,
+            "license": ["by"] * rows,
             "width": list(range(rows)),
         }
     )
@@ -54,11 +59,11 @@ def url_file(path: Path, rows: int = 10, group: int = 3) -> Path:
 def test_a_table_of_addresses_is_cut_between_row_groups(tmp_path: Path) -> None:
     path = url_file(tmp_path / "a.parquet")
     settings = CandidatesSettings((str(path),), partition_rows=6)
-    assert [(unit.first, unit.last) for unit in units_of(settings)] == [(0, 2), (2, 4)]
+    assert [(partition.first, partition.last) for partition in partitions_of(settings)] == [(0, 2), (2, 4)]
     rows, _ = read(settings)
     assert rows == read(CandidatesSettings((str(path),)))[0]
     assert [row["url"] for row in rows] == [URL.format(n) for n in range(10)]
-    assert rows[3]["licence"] == "by"
+    assert rows[3]["license"] == "by"
     assert json.loads(rows[3]["fields"]) == {"width": 3}
     assert all(re.fullmatch(r"[0-9a-f]{32}", row["key"]) for row in rows)
 
@@ -98,14 +103,14 @@ def test_columns_have_the_names_that_the_settings_say(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"URL": [URL.format(1)], "TEXT": ["a dog"], "hash": [-7], "LICENSE": ["?"]}), path
     )
-    columns = CandidateColumns(url="URL", caption="TEXT", key="hash", licence="LICENSE")
+    columns = CandidateColumns(url="URL", caption="TEXT", key="hash", license="LICENSE")
     rows, _ = read(CandidatesSettings((str(path),), columns=columns))
-    assert [(row["key"], row["url"], row["licence"]) for row in rows] == [("-7", URL.format(1), "?")]
+    assert [(row["key"], row["url"], row["license"]) for row in rows] == [("-7", URL.format(1), "?")]
     with pytest.raises(UnknownNameError, match="caption"):
         read(CandidatesSettings((str(path),)))
 
 
-def test_pictures_in_parquet_have_a_row_for_each_caption(tmp_path: Path) -> None:
+def test_images_in_parquet_have_a_row_for_each_caption(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"from a file")
     images = [{"bytes": b"inside", "path": None}, {"bytes": None, "path": "b.png"}, None]
     captions = [["one", "two"], ["three"], ["four"]]
@@ -227,7 +232,11 @@ def test_a_folder_is_cut_with_each_bad_row_counted_once(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text("" if number in (0, 4, 8) else f"caption {number}")
     whole = read(CandidatesSettings((str(tmp_path),)))
     settings = CandidatesSettings((str(tmp_path),), partition_rows=2)
-    assert [(unit.first, unit.last) for unit in units_of(settings)] == [(0, 2), (2, 4), (4, -1)]
+    assert [(partition.first, partition.last) for partition in partitions_of(settings)] == [
+        (0, 2),
+        (2, 4),
+        (4, -1),
+    ]
     parts = read(settings)
     assert parts[0] == whole[0]
     assert parts[1].as_dict() == whole[1].as_dict()
@@ -306,12 +315,12 @@ def test_the_real_titles_are_all_candidates(shared_data: Path) -> None:
 @pytest.mark.parametrize("ref", ["no/such/*.wat.gz", "no/such.parquet", "no/such.warc.gz", "no/such"])
 def test_what_is_not_there_is_told_before_anything_is_read(ref: str) -> None:
     with pytest.raises(UsageError):
-        units_of(CandidatesSettings((ref,)))
+        partitions_of(CandidatesSettings((ref,)))
 
 
 def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="no source"):
-        units_of(CandidatesSettings())
+        partitions_of(CandidatesSettings())
     with pytest.raises(SettingsError, match="needs rows"):
         CandidatesSettings(("a",), partition_rows=0)
     settings = CandidatesSettings(("a", "b"), kind="wat")
@@ -322,10 +331,10 @@ def test_a_damaged_parquet_file_is_no_bad_row(tmp_path: Path) -> None:
     path = url_file(tmp_path / "a.parquet", rows=2000, group=2000)
     whole = path.read_bytes()
     settings = CandidatesSettings((str(path),))
-    units = units_of(settings)
+    partitions = partitions_of(settings)
     path.write_bytes(whole[:400] + bytes(2000) + whole[2400:])
     with pytest.raises(IntegrityError):
-        candidates_of(units[0], settings)
+        candidates_of(partitions[0], settings)
     path.write_bytes(whole[:-20])
     with pytest.raises(IntegrityError):
-        units_of(settings)
+        partitions_of(settings)

@@ -24,7 +24,7 @@ PAGES = [
         [("rex.jpg", "A brown  dog"), ("/i/cat.png", "A cat")],
         title="Pets",
     ),
-    WebPage("http://blog.example/", [("//cdn.example/sea.jpg", "The sea at night")], licence="/cc-by"),
+    WebPage("http://blog.example/", [("//cdn.example/sea.jpg", "The sea at night")], license="/cc-by"),
     WebPage("https://base.example/x/y", [("z.jpg", "Zebra &amp; foal")], base="https://other.example/deep/"),
 ]
 EXPECTED = [
@@ -36,7 +36,7 @@ EXPECTED = [
 
 
 def told(rows: list[Candidate]) -> list[tuple[str | None, ...]]:
-    return [(row.url, row.caption, row.page, row.licence) for row in rows]
+    return [(row.url, row.caption, row.page, row.license) for row in rows]
 
 
 def of_wat(path: Path, *captions: str) -> tuple[list[Candidate], Counts]:

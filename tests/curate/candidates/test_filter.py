@@ -213,7 +213,7 @@ def test_human_captions_are_taken_for_english(shared_data: Path) -> None:
 
 
 def test_captions_of_many_hosts_are_found_however_they_are_counted() -> None:
-    """Against a dictionary of sets: units of any size, one pass or several, give the same captions."""
+    """Against a dictionary of sets: partitions of any size, one pass or several, give the same captions."""
     rng = random.Random(4)
     captions = [
         f"caption number {rng.randrange(40)}" if rng.random() < 0.7 else f"own {n}" for n in range(3000)
@@ -228,8 +228,10 @@ def test_captions_of_many_hosts_are_found_however_they_are_counted() -> None:
         [caption.upper() + "!" if n % 2 else caption for n, caption in enumerate(captions)], url=urls
     )
     for rows, passes in ((3000, 1), (100, 1), (7, 3)):
-        units = [caption_hosts(held.slice(start, rows)) for start in range(0, 3000, rows)]
-        repeated = repeated_captions(lambda units=units: iter(units), max_repeats=20, passes=passes)
+        partitions = [caption_hosts(held.slice(start, rows)) for start in range(0, 3000, rows)]
+        repeated = repeated_captions(
+            lambda partitions=partitions: iter(partitions), max_repeats=20, passes=passes
+        )
         keep, counts = filter_table(held, FilterSettings(**OFF, max_repeats=20), repeated=repeated)
         assert keep.to_pylist() == expected
         assert counts.dropped == {Reason.BOILERPLATE: expected.count(False)}

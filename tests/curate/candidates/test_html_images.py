@@ -46,16 +46,16 @@ def test_images_that_are_loaded_late_are_found_where_they_are() -> None:
 def test_a_licence_is_the_declared_one_or_a_creative_commons_link() -> None:
     cc = "https://creativecommons.org/licenses/by/4.0/"
 
-    def licence(html: str) -> str:
+    def license(html: str) -> str:
         page: Page = read_page(html)
-        return page.licence.address
+        return page.license.address
 
     assert (
-        licence(f"<a href={cc}>x</a><a rel='nofollow LICENSE' href=/l>y</a><link rel=license href=/m>")
+        license(f"<a href={cc}>x</a><a rel='nofollow LICENSE' href=/l>y</a><link rel=license href=/m>")
         == "/l"
     )
-    assert licence(f"<a href=/x><a href={cc}>") == cc
-    assert licence("<a href=https://example.org/?u=creativecommons.org/licenses/>x</a>") == ""
+    assert license(f"<a href=/x><a href={cc}>") == cc
+    assert license("<a href=https://example.org/?u=creativecommons.org/licenses/>x</a>") == ""
 
 
 @pytest.mark.parametrize(

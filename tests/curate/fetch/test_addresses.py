@@ -141,14 +141,14 @@ def test_neighbours_of_special_networks_are_public(ip: str) -> None:
 class Book:
     """Answers from a list, one after the other, and counts how often it was asked."""
 
-    def __init__(self, *answers: Sequence[str]) -> None:
-        self.answers = list(answers)
+    def __init__(self, *responses: Sequence[str]) -> None:
+        self.responses = list(responses)
         self.asked = 0
 
     async def __call__(self, host: str) -> Sequence[str]:
         self.asked += 1
         await asyncio.sleep(0)
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
 
 
 def resolved(resolver: Resolver, host: str = "example.org") -> list[str]:
@@ -156,20 +156,20 @@ def resolved(resolver: Resolver, host: str = "example.org") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [["127.0.0.1"], ["9.9.9.9", "127.0.0.1"], ["10.0.0.1", "9.9.9.9"], ["9.9.9.9", "::1"], ["::ffff:9.9.9.9"],
      ["169.254.169.254"], ["64:ff9b::a9fe:a9fe"], ["fe80::1%2"], ["0.0.0.0"]],
 )  # fmt: skip
-def test_a_name_with_any_answer_that_is_not_public_is_refused(answer: list[str]) -> None:
+def test_a_name_with_any_answer_that_is_not_public_is_refused(response: list[str]) -> None:
     with pytest.raises(AddressRefusedError) as refused:
-        resolved(Resolver(AddressRules(), Book(answer)))
+        resolved(Resolver(AddressRules(), Book(response)))
     assert refused.value.reason is FORBIDDEN
 
 
-@pytest.mark.parametrize("answer", [[], ["nonsense"]])
-def test_a_name_without_an_address_is_not_found(answer: list[str]) -> None:
+@pytest.mark.parametrize("response", [[], ["nonsense"]])
+def test_a_name_without_an_address_is_not_found(response: list[str]) -> None:
     with pytest.raises(AddressRefusedError) as refused:
-        resolved(Resolver(AddressRules(), Book(answer)))
+        resolved(Resolver(AddressRules(), Book(response)))
     assert refused.value.reason is Reason.NAME_NOT_FOUND
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pytest
 from PIL import Image
-from tests.curate.fault_server import FaultServer, answer, jpeg
+from tests.curate.fault_server import FaultServer, jpeg, response
 
 from diptych.core.errors import Reason, SettingsError
 from diptych.core.records import Counts
@@ -45,7 +45,7 @@ def settings_for(server: FaultServer, **changes: object) -> FetchSettings:
 
 def candidates(rows: Sequence[dict[str, object]]) -> pa.Table:
     whole = [
-        {"key": f"{place:04d}", "caption": "c", "licence": "cc0", **row} for place, row in enumerate(rows)
+        {"key": f"{place:04d}", "caption": "c", "license": "cc0", **row} for place, row in enumerate(rows)
     ]
     columns = {name: [row.get(name) for row in whole] for name in CANDIDATES.names}
     return pa.table(columns, schema=CANDIDATES)
@@ -134,7 +134,7 @@ def test_what_is_known_of_a_row_is_kept(server: FaultServer) -> None:
         "image/jpeg",
         len(jpeg(7)),
     )
-    assert (chained["licence"], chained["robots"], chained["opt_out"]) == ("cc0", "absent", None)
+    assert (chained["license"], chained["robots"], chained["opt_out"]) == ("cc0", "absent", None)
     assert (gone["http_status"], gone["image"], gone["sha256"]) == (404, None, None)
     assert (page["http_status"], page["content_type"]) == (200, "image/jpeg")
     assert server.agents == {"diptych/0.1 (+test@example.org)"}
@@ -180,11 +180,11 @@ ROBOTS = b"User-agent: diptych\nDisallow: /ok/2\nDisallow: /chain/0\nContent-Usa
 def test_robots_txt_is_kept_to_on_the_way_too() -> None:
     with FaultServer() as server:
         server.robots = {
-            "a.example.org": answer(200, ROBOTS),
-            "b.example.org": answer(503),
-            "c.example.org": answer(302, b"", f"Location: {server.url('/robots.txt')}"),
-            "d.example.org": answer(302, b"", "Location: /robots.txt"),
-            "e.example.org": answer(403),
+            "a.example.org": response(200, ROBOTS),
+            "b.example.org": response(503),
+            "c.example.org": response(302, b"", f"Location: {server.url('/robots.txt')}"),
+            "d.example.org": response(302, b"", "Location: /robots.txt"),
+            "e.example.org": response(403),
         }
         settings = settings_for(server)
         hosts = [("a", "/ok/1"), ("a", "/ok/2"), ("a", "/chain/2"), ("a", "/ok/3"), ("b", "/ok/4"),
@@ -224,7 +224,7 @@ def test_owners_who_say_no_are_heard(server: FaultServer, query: str, signals: s
     url = server.url(f"/ok/1?{query}")
     (row,), _ = fetched([url], settings_for(server))
     assert (row["status"], row["opt_out"]) == ("ok" if signals is None else "opted_out", signals)
-    (heard,), _ = fetched([url], settings_for(server, honour=()))
+    (heard,), _ = fetched([url], settings_for(server, respect_opt_out=()))
     assert (heard["status"], heard["opt_out"]) == ("ok", signals)
 
 
@@ -241,7 +241,7 @@ def test_a_host_is_asked_by_few_at_a_time_and_not_too_often() -> None:
 
 def test_crawl_delay_is_kept_to_within_reason() -> None:
     with FaultServer() as server:
-        server.robots = {"a.example.org": answer(200, b"User-agent: *\nCrawl-delay: 900")}
+        server.robots = {"a.example.org": response(200, b"User-agent: *\nCrawl-delay: 900")}
         started = time.monotonic()
         _, counts = fetched(
             [server.url(f"/ok/{n}") for n in range(4)], settings_for(server, max_crawl_delay_seconds=0.2)
@@ -266,8 +266,8 @@ def test_retry_after_is_waited_for_and_a_host_that_wants_rest_gets_it() -> None:
 # --- pictures --------------------------------------------------------------------------------------
 
 
-def test_exactly_the_pictures_that_changed_since_they_were_indexed_are_dropped() -> None:
-    """Whoever buys an expired domain can put any picture under an old URL (Carlini et al. 2023)."""
+def test_exactly_the_images_that_changed_since_they_were_indexed_are_dropped() -> None:
+    """Whoever buys an expired domain can put any image under an old URL (Carlini et al. 2023)."""
     changed = set(range(5, 1000, 27))
     assert len(changed) == 37
     with FaultServer() as server:
@@ -294,7 +294,7 @@ def test_exactly_the_pictures_that_changed_since_they_were_indexed_are_dropped()
     assert set(trusting["status"].to_pylist()) == {"ok"}
 
 
-def test_pictures_are_made_smaller_when_asked_and_never_larger(server: FaultServer) -> None:
+def test_images_are_made_smaller_when_asked_and_never_larger(server: FaultServer) -> None:
     server.pictures |= {"/wide.jpg": jpeg(1, (300, 100)), "/small.jpg": jpeg(2, (40, 30))}
     urls = [server.url("/wide.jpg"), server.url("/small.jpg")]
     sizes = {}
@@ -330,7 +330,7 @@ def test_a_turned_photo_has_the_size_of_what_a_viewer_shows(server: FaultServer)
     assert (row["width"], row["height"], row["image"]) == (20, 60, server.pictures["/turned.jpg"])
 
 
-def test_pictures_that_candidates_bring_are_judged_without_the_network(server: FaultServer) -> None:
+def test_images_that_candidates_bring_are_judged_without_the_network(server: FaultServer) -> None:
     before = server.connections
     good, bad = jpeg(1, (90, 90)), b"<html>"
     digest = hashlib.sha256(good).hexdigest()

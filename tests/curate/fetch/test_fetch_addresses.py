@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 import pytest
-from tests.curate.fault_server import FaultServer, answer
+from tests.curate.fault_server import FaultServer, response
 from tests.curate.fetch.test_addresses import ALL
 from tests.curate.fetch.test_fetch import candidates, settings_for
 
@@ -104,7 +104,7 @@ def test_no_redirect_reaches_the_canary(canary: Canary, outside: FaultServer) ->
 
 
 def test_a_robots_txt_is_no_way_in_either(canary: Canary, outside: FaultServer) -> None:
-    outside.robots = {"[::1]": answer(302, b"", f"Location: http://127.0.0.1:{canary.port}/robots.txt")}
+    outside.robots = {"[::1]": response(302, b"", f"Location: http://127.0.0.1:{canary.port}/robots.txt")}
     settings = settings_for(outside, allow_networks=("::1/128",), allow_ports=(canary.port, outside.port))
     assert statuses([outside.url("/ok/1", "[::1]")], settings, inwards) == [Reason.FORBIDDEN_ADDRESS]
     assert canary.visits == 0
@@ -114,10 +114,10 @@ def test_a_robots_txt_is_no_way_in_either(canary: Canary, outside: FaultServer) 
 def test_a_name_that_changes_its_answer_is_dialled_where_it_was_judged(
     canary: Canary, outside: FaultServer, second: str
 ) -> None:
-    answers = [["::1"], [second]]
+    responses = [["::1"], [second]]
 
     async def rebinding(host: str) -> Sequence[str]:
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+        return responses.pop(0) if len(responses) > 1 else responses[0]
 
     settings = settings_for(outside, allow_networks=("::1/128",))
     urls = [outside.url(f"/ok/{n}", "rebind.example.org") for n in range(5)]

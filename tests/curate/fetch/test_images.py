@@ -36,7 +36,7 @@ def decode(data, limits):
 """
 
 
-def test_a_decoder_that_dies_costs_its_own_picture_only(
+def test_a_decoder_that_dies_costs_its_own_image_only(
     server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deadly_decoder.py").write_text(MISBEHAVING)
@@ -59,7 +59,7 @@ def test_a_decoder_that_cannot_start_is_told_and_leaves_nothing_running(server: 
         fetched([server.url(f"/ok/{n}") for n in range(5)], settings)
 
 
-def test_10000_mutated_pictures_are_fetched_and_every_one_is_counted(server: FaultServer) -> None:
+def test_10000_mutated_images_are_fetched_and_every_one_is_counted(server: FaultServer) -> None:
     count = 10_000
     sent = list(mutants(count, seed=3))
     server.pictures |= {f"/m{n}.img": data for n, data in enumerate(sent)}

@@ -9,7 +9,8 @@ from diptych.curate.fetch.settings import FetchSettings
 @pytest.mark.parametrize(
     "wrong",
     [{"user_agent": "x\r\nHost: y"}, {"contact": "\n"}, {"per_host": 0}, {"quality": 0}, {"resize": "border"},
-     {"honour": ("nothing",)}, {"timeout_seconds": 0}, {"formats": ("EPS",)}, {"allow_networks": ("x",)}],
+     {"respect_opt_out": ("nothing",)},
+     {"timeout_seconds": 0}, {"formats": ("EPS",)}, {"allow_networks": ("x",)}],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError):

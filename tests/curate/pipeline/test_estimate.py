@@ -4,7 +4,7 @@ import pytest
 
 from diptych.curate.pipeline.estimate import EstimateSettings, Rate, hours, table
 
-CORES = EstimateSettings(cores=10, dollars_per_hour=2.0, network_megabits=800.0, picture_kilobytes=100.0)
+CORES = EstimateSettings(cores=10, dollars_per_hour=2.0, network_megabits=800.0, image_kilobytes=100.0)
 
 
 def test_work_is_shared_and_what_one_process_does_is_not() -> None:
@@ -14,7 +14,7 @@ def test_work_is_shared_and_what_one_process_does_is_not() -> None:
 
 
 def test_a_fetch_is_no_faster_than_its_network() -> None:
-    """A thousand pictures a second pass 800 Mbit/s of 100 kB each."""
+    """A thousand images a second pass 800 Mbit/s of 100 kB each."""
     rate = Rate("fetch", 1.0, 0.001, 0.0, downloads=True)
     assert hours([rate], 3_600_000, 1, CORES) == pytest.approx(1.0)
     slow = Rate("fetch", 1.0, 0.1, 0.0, downloads=True)

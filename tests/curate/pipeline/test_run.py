@@ -74,7 +74,7 @@ def expected_matches(caption: str, queries: list[str]) -> set[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Return what a user gets: shards, index, manifest and card, not the receipts of stages."""
+    """Return what a user gets: shards, index, manifest and card, not the manifests of stages."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
@@ -91,7 +91,7 @@ def dropped(folder: Path, stage: str) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[CurateRecipe, Path]:
-    """A recipe over twelve pairs in three units, and what it makes when nothing interrupts it."""
+    """A recipe over twelve pairs in three partitions, and what it makes when nothing interrupts it."""
     folder = tmp_path_factory.mktemp("small")
     rows = [(f"pair-{n}", worlds.picture(n), caption) for n, caption in enumerate(CAPTIONS)]
     rows.append(("double", worlds.picture(0), "Dogs asleep: a dog"))
@@ -135,9 +135,9 @@ def test_matches_are_those_of_a_plain_search(small: tuple[CurateRecipe, Path]) -
     """From the tables of the stages; the caption with a telephone number was scrubbed before."""
     folder, names = small[1] / "stages", list(expected_queries())
     queries = read_table(folder / "queries" / "queries.parquet")["query"].to_pylist()
-    for unit in ("00000", "00001", "00002"):
-        captions = read_table(folder / "filter" / f"{unit}.parquet")
-        found = read_table(folder / "match" / f"{unit}.parquet")
+    for partition in ("00000", "00001", "00002"):
+        captions = read_table(folder / "filter" / f"{partition}.parquet")
+        found = read_table(folder / "match" / f"{partition}.parquet")
         rows = dict(zip(found["row"].to_pylist(), found["ids"].to_pylist(), strict=True))
         for row, caption in zip(captions["row"].to_pylist(), captions["caption"].to_pylist(), strict=True):
             assert {queries[query] for query in rows.get(row, [])} == expected_matches(caption, names), (
@@ -149,15 +149,15 @@ def test_the_cap_holds_and_the_tail_is_whole(small: tuple[CurateRecipe, Path]) -
     folder = small[1] / "stages"
     matched: Counter[int] = Counter()
     drawn: Counter[int] = Counter()
-    for unit in ("00000", "00001", "00002"):
+    for partition in ("00000", "00001", "00002"):
         for stage, counter in (("match", matched), ("balance", drawn)):
-            for ids in read_table(folder / stage / f"{unit}.parquet")["ids"].to_pylist():
+            for ids in read_table(folder / stage / f"{partition}.parquet")["ids"].to_pylist():
                 counter.update(ids)
     assert max(matched.values()) > 4
     assert drawn == Counter({query: min(count, 4) for query, count in matched.items()})
 
 
-def test_the_set_holds_pictures_captions_and_their_queries(small: tuple[CurateRecipe, Path]) -> None:
+def test_the_set_holds_images_captions_and_their_queries(small: tuple[CurateRecipe, Path]) -> None:
     pairs = {pair.key: pair for pair in ShardSet.open(small[1]).pairs(Counts())}
     assert "broken" not in pairs
     frying = pairs["pair-12"]

@@ -12,9 +12,9 @@ from diptych.curate.pipeline.run import curate
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("units.json", "[]"),
-        ("units.json", '{"units": [{"kind": "source", "path": 7}]}'),
-        ("units.json", '{"units": [{"path": "a", "no_such": 1}]}'),
+        ("partitions.json", "[]"),
+        ("partitions.json", '{"partitions": [{"kind": "source", "path": 7}]}'),
+        ("partitions.json", '{"partitions": [{"path": "a", "no_such": 1}]}'),
         ("00000.json", '{"files": 7, "counts": {}, "seconds": 1}'),
         ("00000.json", '{"files": [], "counts": {"dropped": {"no_such": 1}}, "seconds": 1}'),
         ("00000.json", "{"),

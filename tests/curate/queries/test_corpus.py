@@ -12,7 +12,7 @@ from tests.curate.miniatures import FOOTER, HEADER, page, write_dump
 from diptych.core.errors import DataError, UsageError
 from diptych.curate.queries import corpus as dump
 from diptych.curate.queries import mediawiki
-from diptych.curate.queries.corpus import CorpusPart, corpus_units, texts_of_part
+from diptych.curate.queries.corpus import CorpusPart, corpus_partitions, texts_of_part
 
 ARTICLES = {
     f"Animal {number}": f'animal {number} is {"very " * (number % 7)}small & "quick".' for number in range(23)
@@ -24,8 +24,8 @@ def all_texts(path: Path) -> list[str]:
     return texts_by_part(path, 1 << 62)
 
 
-def texts_by_part(path: Path, bytes_per_unit: int) -> list[str]:
-    parts = corpus_units([str(path)], bytes_per_unit)
+def texts_by_part(path: Path, bytes_per_partition: int) -> list[str]:
+    parts = corpus_partitions([str(path)], bytes_per_partition)
     return [text for part in parts for batch in texts_of_part(part) for text in batch.to_pylist()]
 
 
@@ -38,10 +38,10 @@ def test_a_dump_gives_its_articles_and_no_other_pages(tmp_path: Path, name: str)
 def test_every_article_is_in_one_part_wherever_the_file_is_cut(tmp_path: Path, name: str) -> None:
     path = write_dump(tmp_path / name, ARTICLES)
     size = path.stat().st_size
-    for bytes_per_unit in (*range(1, 40), 97, 500, 501, size - 1, size, size + 1):
-        if size // bytes_per_unit < 600:
-            assert texts_by_part(path, bytes_per_unit) == PROSE, bytes_per_unit
-    assert len(corpus_units([str(path)], size // 10)) >= 10
+    for bytes_per_partition in (*range(1, 40), 97, 500, 501, size - 1, size, size + 1):
+        if size // bytes_per_partition < 600:
+            assert texts_by_part(path, bytes_per_partition) == PROSE, bytes_per_partition
+    assert len(corpus_partitions([str(path)], size // 10)) >= 10
 
 
 def test_streams_may_end_in_the_middle_of_a_page(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_streams_may_end_in_the_middle_of_a_page(tmp_path: Path) -> None:
     for size in (301, 7):
         path = tmp_path / f"{size}.xml.bz2"
         path.write_bytes(b"".join(bz2.compress(whole[at : at + size]) for at in range(0, len(whole), size)))
-        for bytes_per_unit in (path.stat().st_size // 50, path.stat().st_size // 7):
-            assert texts_by_part(path, bytes_per_unit) == PROSE
+        for bytes_per_partition in (path.stat().st_size // 50, path.stat().st_size // 7):
+            assert texts_by_part(path, bytes_per_partition) == PROSE
 
 
 def test_what_is_read_at_once_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +68,8 @@ def test_lines_of_plain_text_are_texts_wherever_the_file_is_cut(tmp_path: Path) 
     lines = ["one", "", "two words", "drei Wörter hier", "x" * 50, "", "end"]
     for text in ("\n".join(lines), "\n".join(lines) + "\n"):
         (tmp_path / "a.txt").write_text(text)
-        for bytes_per_unit in range(1, len(text) + 5):
-            assert texts_by_part(tmp_path / "a.txt", bytes_per_unit) == lines
+        for bytes_per_partition in range(1, len(text) + 5):
+            assert texts_by_part(tmp_path / "a.txt", bytes_per_partition) == lines
         (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text.encode()))
         (tmp_path / "a.bz2").write_bytes(bz2.compress(text[:9].encode()) + bz2.compress(text[9:].encode()))
         with pa.CompressedOutputStream(str(tmp_path / "a.txt.zst"), "zstd") as file:
@@ -95,11 +95,11 @@ def test_tables_give_a_column_by_row_groups(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"caption": PROSE, "n": range(len(PROSE))}), path, row_group_size=5)
     assert all_texts(path) == texts_by_part(path, path.stat().st_size // 4) == PROSE
-    assert len(corpus_units([str(path)], 1)) == 5
+    assert len(corpus_partitions([str(path)], 1)) == 5
     pq.write_table(pa.table({"a": PROSE, "b": PROSE}), path)
     with pytest.raises(UsageError, match="a, b"):
         all_texts(path)
-    (part,) = corpus_units([str(path)], 1 << 62)
+    (part,) = corpus_partitions([str(path)], 1 << 62)
     assert next(texts_of_part(part, column="b")).to_pylist() == PROSE
 
 
@@ -136,11 +136,11 @@ def test_damage_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_files_that_cannot_be_cut_are_one_part(tmp_path: Path) -> None:
     path = write_dump(tmp_path / "a.xml.gz", ARTICLES)
-    assert corpus_units([str(path)], 10) == (CorpusPart(str(path), 0, path.stat().st_size),)
+    assert corpus_partitions([str(path)], 10) == (CorpusPart(str(path), 0, path.stat().st_size),)
     with pytest.raises(UsageError, match="does not exist"):
-        corpus_units([str(tmp_path / "none.txt")], 10)
+        corpus_partitions([str(tmp_path / "none.txt")], 10)
     with pytest.raises(UsageError, match="0 bytes"):
-        corpus_units([str(path)], 0)
+        corpus_partitions([str(path)], 0)
 
 
 def test_a_corpus_of_no_kind_that_is_read_is_refused(tmp_path: Path) -> None:

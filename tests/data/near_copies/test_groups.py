@@ -62,7 +62,7 @@ def scenes() -> list[bytes]:
 
 
 def planted(images: list[bytes], count: int) -> tuple[list[bytes], list[tuple[str, int]]]:
-    """Take `count` copies, the edits in turn, of as many pictures as there are."""
+    """Take `count` copies, the edits in turn, of as many images as there are."""
     rng = np.random.default_rng(0)
     made: list[bytes] = []
     of: list[tuple[str, int]] = []
@@ -149,7 +149,7 @@ def test_what_cannot_be_read_is_counted_and_is_a_copy_of_nothing(scenes: list[by
     assert duplicate_groups([table]).representative.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_flat_pictures_are_copies_only_where_their_pixels_are_equal() -> None:
+def test_flat_images_are_copies_only_where_their_pixels_are_equal() -> None:
     grey, other = Image.new("RGB", (90, 90), (128,) * 3), Image.new("RGB", (90, 90), (20,) * 3)
     images = [encoded(grey, kind="PNG"), encoded(other, kind="PNG"), encoded(grey, kind="BMP")]
     assert duplicate_groups([fingerprints(images)]).representative.tolist() == [0, 1, 0]
@@ -196,7 +196,7 @@ def test_equal_places_of_signatures_estimate_the_jaccard_similarity() -> None:
     assert np.abs(equal - true).mean() < 0.04 and np.abs((equal - true).mean()) < 0.01
 
 
-def test_blocked_pictures_are_found_by_digest_and_by_hash(scenes: list[bytes], tmp_path: Path) -> None:
+def test_blocked_images_are_found_by_digest_and_by_hash(scenes: list[bytes], tmp_path: Path) -> None:
     digest, hashed = (
         hashlib.sha256(scenes[1]).hexdigest(),
         fingerprints([scenes[2]])["hashes"][0].as_py()[:8].hex(),

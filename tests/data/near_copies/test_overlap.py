@@ -48,7 +48,7 @@ def test_small_tails_are_sums_of_the_binomials_own_terms() -> None:
 
 
 def test_a_contaminated_set_by_hand() -> None:
-    """100 seen pictures with 80 right, 400 clean ones with 240 right: 0.64 - 0.6 = 0.04."""
+    """100 seen images with 80 right, 400 clean ones with 240 right: 0.64 - 0.6 = 0.04."""
     seen = np.arange(500) < 100
     correct = np.concatenate([np.arange(100) < 80, np.arange(400) < 240])
     report = overlap_report(seen, correct, task="birds")
@@ -62,7 +62,7 @@ def test_a_contaminated_set_by_hand() -> None:
     assert overlap_report(seen[order], correct[order], task="birds") == report
 
 
-def test_sets_without_a_seen_or_a_clean_picture_say_so() -> None:
+def test_sets_without_a_seen_or_a_clean_image_say_so() -> None:
     correct = np.array([True, False, True, True])
     clean = overlap_report(np.zeros(4, bool), correct)
     assert (clean.n_overlap, clean.all_accuracy, clean.difference) == (0, 0.75, 0.0)
@@ -71,7 +71,7 @@ def test_sets_without_a_seen_or_a_clean_picture_say_so() -> None:
     seen = overlap_report(np.ones(4, bool), correct)
     assert math.isnan(seen.clean_accuracy) and math.isnan(seen.p_value) and seen.overlap_accuracy == 0.75
     assert overlap_report(np.zeros(0, bool), np.zeros(0, bool)).as_dict()["overlap_share"] is None
-    with pytest.raises(ArrayError, match="same pictures"):
+    with pytest.raises(ArrayError, match="one value for each image"):
         overlap_report(np.zeros(3, bool), correct)
 
 

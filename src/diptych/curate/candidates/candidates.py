@@ -1,10 +1,10 @@
-"""Candidate pairs from wherever they are: one way in for crawls, tables of addresses, and pictures.
+"""Read candidate pairs from crawls, tables of addresses, and any source of images with captions.
 
-A source is cut into units, each told in plain values; a unit's table is a pure function of its file and the
-settings. A picture with several captions becomes one row for each, under `key#0`, `key#1`, …: what follows
+A source is cut into partitions, each described by plain values; its table is a pure function of its file and
+the settings. An image with several captions becomes one row for each, under `key#0`, `key#1`, …: what follows
 judges, matches and draws captions one by one.
 
-Reads: WAT and WARC files; Parquet of (url, caption) or with pictures; whatever `data.sources` opens. Writes:
+Reads: WAT and WARC files; Parquet of (url, caption) or with images; whatever `data.sources` opens. Writes:
 nothing.
 """
 
@@ -49,13 +49,13 @@ class CandidateColumns:
     """What the columns of a Parquet file are called; other columns of numbers and texts become fields.
 
     Attributes:
-        url: address of the picture; if there is no such column, pictures are in `image`.
+        url: address of the image; if there is no such column, images are in `image`.
         image: bytes of the image, a struct of bytes and path, or a path relative to the file; without such a
             column, img2dataset's `jpg`, `png` or `webp` is taken.
         caption: the text, or a list of texts.
         key: name of the pair; without it a pair is named after what it holds.
         page: address of the page.
-        licence: as the source states it.
+        license: as the source states it.
     """
 
     url: str = "url"
@@ -63,7 +63,7 @@ class CandidateColumns:
     caption: str = "caption"
     key: str = "id"
     page: str = "page"
-    licence: str = "licence"
+    license: str = "license"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class CandidatesSettings:
     Attributes:
         sources: paths, patterns such as "crawl/*.warc.wat.gz", or references of `data.sources`.
         kind: what they are; "auto" reads it off each name.
-        partition_rows: rows of a unit, where a source can be cut.
+        partition_rows: rows of a partition, where a source can be cut.
         columns: of Parquet files.
         crawl: how pages are read.
     """
@@ -85,19 +85,19 @@ class CandidatesSettings:
     crawl: CrawlSettings = field(default_factory=CrawlSettings)
 
     def __post_init__(self) -> None:
-        """Refuse units without rows.
+        """Refuse partitions without rows.
 
         Raises:
             SettingsError: `partition_rows` is not positive.
         """
         if self.partition_rows < 1:
             raise SettingsError(
-                "a unit needs rows", found=f"partition_rows {self.partition_rows}", expected="1 or more"
+                "a partition needs rows", found=f"partition_rows {self.partition_rows}", expected="1 or more"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class CandidateUnit:
+class Partition:
     """A part of the candidates that is read by itself.
 
     Attributes:
@@ -115,30 +115,30 @@ class CandidateUnit:
     prefix: str = ""
 
 
-def units_of(settings: CandidatesSettings) -> tuple[CandidateUnit, ...]:
-    """Cut the sources into units, in the order of the settings and of names.
+def partitions_of(settings: CandidatesSettings) -> tuple[Partition, ...]:
+    """Cut the sources into partitions, in the order of the settings and of names.
 
-    Folders and tables of files can only be read from their start: cut into n units they are read n / 2 times
-    over. Pack them first if they are large.
+    Folders and tables of files can only be read from their start: cut into n partitions they are read n / 2
+    times over. Pack them first if they are large.
 
     Raises:
         UsageError: there is no source, or nothing under its name.
     """
     if not settings.sources:
         raise UsageError("no source of candidates is named", fix="set candidates.sources")
-    units: list[CandidateUnit] = []
+    partitions: list[Partition] = []
     for number, ref in enumerate(settings.sources):
         prefix = f"{number}-" if len(settings.sources) > 1 else ""
         for path in _expanded(ref):
-            units += _units(path, prefix, settings)
-    return tuple(units)
+            partitions += _partitions(path, prefix, settings)
+    return tuple(partitions)
 
 
-def candidates_of(unit: CandidateUnit, settings: CandidatesSettings) -> tuple[pa.Table, Counts]:
-    """Read one unit.
+def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[pa.Table, Counts]:
+    """Read one partition.
 
     Args:
-        unit: one of `units_of`.
+        partition: one of `partitions_of`.
         settings: those that it was made with.
 
     Returns:
@@ -149,7 +149,7 @@ def candidates_of(unit: CandidateUnit, settings: CandidatesSettings) -> tuple[pa
         UsageError: a file lacks the columns.
     """
     counts = Counts()
-    rows = _READERS[unit.kind](unit, settings, counts)
+    rows = _READERS[partition.kind](partition, settings, counts)
     tables = list(candidate_tables(rows, counts, most_rows=settings.partition_rows))
     return pa.concat_tables([CANDIDATES.empty_table(), *tables]), counts
 
@@ -172,24 +172,24 @@ def globbed(pattern: str) -> list[str]:
     return found
 
 
-def _units(path: str, prefix: str, settings: CandidatesSettings) -> list[CandidateUnit]:
+def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Partition]:
     by_name: Kind = next((kind for ending, kind in _ENDINGS if path.endswith(ending)), "source")
     kind: Kind = by_name if settings.kind == "auto" else settings.kind
     if kind in ("wat", "warc", "parquet") and not Path(path).is_file():
         raise UsageError("there is no such file", where=path, fix="check candidates.sources")
     if kind in ("wat", "warc"):
-        return [CandidateUnit(kind, path, prefix=prefix)]
+        return [Partition(kind, path, prefix=prefix)]
     if kind == "parquet":
-        return _parquet_units(path, prefix, settings)
+        return _parquet_partitions(path, prefix, settings)
     source = open_source(path, columns=source_columns(settings))
     if isinstance(source, ParquetSource) and source.paths[0].suffix not in ARROW_SUFFIXES:
-        return [unit for part in source.paths for unit in _parquet_units(str(part), prefix, settings)]
+        return [one for part in source.paths for one in _parquet_partitions(str(part), prefix, settings)]
     kind = "shards" if isinstance(source, ShardSource) and not source.packed() else "source"
     path = source.name if kind == "shards" else path
     rows, size = settings.partition_rows, _size(source)
     starts = range(0, max(size, 1), rows)
-    # The last unit is open, so that what is bad behind the last pair is counted too.
-    return [CandidateUnit(kind, path, n, n + rows if n != starts[-1] else -1, prefix) for n in starts]
+    # The last partition is open, so that what is bad behind the last pair is counted too.
+    return [Partition(kind, path, n, n + rows if n != starts[-1] else -1, prefix) for n in starts]
 
 
 def _size(source: Source) -> int:
@@ -205,33 +205,25 @@ def source_columns(settings: CandidatesSettings) -> Columns:
     return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
 
 
-def _parquet_units(path: str, prefix: str, settings: CandidatesSettings) -> list[CandidateUnit]:
-    """Put row groups together until a unit is full; a group is never cut."""
+def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Partition]:
+    """Put row groups together until a partition is full; a group is never cut."""
     with open_parquet(Path(path)) as file:
         metadata = file.metadata
-    units, first, rows = [], 0, 0
+    partitions, first, rows = [], 0, 0
     for group in range(metadata.num_row_groups):
         held = metadata.row_group(group).num_rows
         if rows and rows + held > settings.partition_rows:
-            units.append(CandidateUnit("parquet", path, first, group, prefix))
+            partitions.append(Partition("parquet", path, first, group, prefix))
             first, rows = group, 0
         rows += held
-    return [*units, CandidateUnit("parquet", path, first, metadata.num_row_groups, prefix)]
+    return [*partitions, Partition("parquet", path, first, metadata.num_row_groups, prefix)]
 
 
-def _wat_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    return pairs_of_wat(Path(unit.path), settings.crawl, counts)
-
-
-def _warc_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    return pairs_of_warc(Path(unit.path), settings.crawl, counts)
-
-
-def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    shards = ShardSet.open(unit.path)
-    if unit.first == 0:
+def _shard_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    shards = ShardSet.open(partition.path)
+    if partition.first == 0:
         counts.merge(shards.counts)  # of others' tars: what was found bad when they were listed
-    for number in range(unit.first, len(shards) if unit.last < 0 else unit.last):
+    for number in range(partition.first, len(shards) if partition.last < 0 else partition.last):
         try:
             pair = shards.pair(number, columns=source_columns(settings))
         except IntegrityError as error:
@@ -239,35 +231,35 @@ def _shard_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Count
         except BadSampleError as error:
             counts.drop(error.reason, error.where)
         else:
-            yield from _of_pair(pair, unit, settings.columns)
+            yield from _of_pair(pair, partition, settings.columns)
 
 
-def _source_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
-    seen, source = Counts(), open_source(unit.path, columns=source_columns(settings))
+    seen, source = Counts(), open_source(partition.path, columns=source_columns(settings))
     if isinstance(source, ScenesSource):
-        for pair in source.span(unit.first, source.count if unit.last < 0 else unit.last):
-            yield from _of_pair(pair, unit, settings.columns)
+        for pair in source.span(partition.first, source.count if partition.last < 0 else partition.last):
+            yield from _of_pair(pair, partition, settings.columns)
         return
     for number, pair in enumerate(source.pairs(seen)):
-        if number >= unit.first:
+        if number >= partition.first:
             counts.merge(seen)
-            yield from _of_pair(pair, unit, settings.columns)
+            yield from _of_pair(pair, partition, settings.columns)
         seen.seen = seen.kept = 0
         seen.dropped.clear()
         seen.examples.clear()
-        if number + 1 == unit.last:
+        if number + 1 == partition.last:
             return
     counts.merge(seen)
 
 
-def _of_pair(pair: Pair, unit: CandidateUnit, columns: CandidateColumns) -> Iterator[Candidate]:
+def _of_pair(pair: Pair, partition: Partition, columns: CandidateColumns) -> Iterator[Candidate]:
     fields = dict(pair.fields)
-    url, page, licence = (
-        _text(fields.pop(name, None)) for name in (columns.url, columns.page, columns.licence)
+    url, page, license = (
+        _text(fields.pop(name, None)) for name in (columns.url, columns.page, columns.license)
     )
-    row = Candidate("", url, pair.image, "", page, licence)
-    yield from _captioned(unit.prefix + pair.key, pair.captions, row, fields)
+    row = Candidate("", url, pair.image, "", page, license)
+    yield from _captioned(partition.prefix + pair.key, pair.captions, row, fields)
 
 
 def _captioned(key: str, captions: tuple[str, ...], row: Candidate, fields: Any) -> Iterator[Candidate]:
@@ -277,25 +269,25 @@ def _captioned(key: str, captions: tuple[str, ...], row: Candidate, fields: Any)
         yield row._replace(key=name, caption=caption, fields=told)
 
 
-def _parquet_rows(unit: CandidateUnit, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    path = Path(unit.path)
-    for number, cells in _parquet_cells(unit, settings.columns):
+def _parquet_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
+    path = Path(partition.path)
+    for number, cells in _parquet_cells(partition, settings.columns):
         try:
-            yield from _of_row(cells, settings.columns, path.parent, unit.prefix)
+            yield from _of_row(cells, settings.columns, path.parent, partition.prefix)
         except BadSampleError as error:
             drop(counts, error, f"{path.name} row {number}")
 
 
-def _parquet_cells(unit: CandidateUnit, columns: CandidateColumns) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_cells(partition: Partition, columns: CandidateColumns) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number in the file, cells by name) of each row."""
-    path = Path(unit.path)
+    path = Path(partition.path)
     with open_parquet(path, (columns.caption,)) as file:
         image = image_column(file, columns.image)
         names = plain_columns(file, (*astuple(columns), image))
         if columns.url not in names and image not in names:
             raise missing_column(columns.url, names, path)
-        first = sum(file.metadata.row_group(group).num_rows for group in range(unit.first))
-        rows = parquet_rows(file, names, path, row_groups=list(range(unit.first, unit.last)))
+        first = sum(file.metadata.row_group(group).num_rows for group in range(partition.first))
+        rows = parquet_rows(file, names, path, row_groups=list(range(partition.first, partition.last)))
         keys = [columns.image if name == image else name for name in names]
         for number, cells in enumerate(rows, first):
             yield number, dict(zip(keys, cells, strict=True))
@@ -317,8 +309,8 @@ def _of_row(
     key = cells.pop(columns.key, None)
     if isinstance(key, str | int) and str(key):
         named = prefix + str(key)
-    page, licence = cells.pop(columns.page, None), cells.pop(columns.licence, None)
-    row = Candidate("", _text(url), image, "", _text(page), _text(licence))
+    page, license = cells.pop(columns.page, None), cells.pop(columns.license, None)
+    row = Candidate("", _text(url), image, "", _text(page), _text(license))
     yield from _captioned(named, captions, row, fields_of(cells))
 
 
@@ -337,8 +329,8 @@ def _text(value: object) -> str | None:
 
 
 _READERS = {
-    "wat": _wat_rows,
-    "warc": _warc_rows,
+    "wat": lambda part, settings, counts: pairs_of_wat(Path(part.path), settings.crawl, counts),
+    "warc": lambda part, settings, counts: pairs_of_warc(Path(part.path), settings.crawl, counts),
     "parquet": _parquet_rows,
     "shards": _shard_rows,
     "source": _source_rows,

@@ -21,7 +21,7 @@ from urllib.parse import urljoin
 from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.core.records import EXAMPLES_PER_REASON, Counts
 from diptych.curate.candidates.charset import decoded
-from diptych.curate.candidates.html_images import Licence, Page, image_source, read_page, squeezed, unescaped
+from diptych.curate.candidates.html_images import License, Page, image_source, read_page, squeezed, unescaped
 from diptych.curate.candidates.http_response import http_response
 from diptych.curate.candidates.rows import Candidate, fields_json, pair_key
 from diptych.curate.candidates.warc import Record, read_records
@@ -31,7 +31,7 @@ CaptionSource = Literal["alt", "title", "figcaption", "link", "page"]
 
 MAX_URL_CHARACTERS = 4096  # longer ones are data or mistakes; `addresses` refuses them too
 _IMAGES = b'"IMG@/'
-_LICENCES = (b"icense", b"ICENSE", b"creativecommons")
+_LICENSES = (b"icense", b"ICENSE", b"creativecommons")
 _PAGES = ("text/html", "application/xhtml+xml")
 _OK = 200
 _BAD_IN_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
@@ -118,11 +118,11 @@ def _wat_page(metadata: Any, record: Record, settings: CrawlSettings, counts: Co
     envelope = _inside(metadata, "Envelope")
     address = _inside(envelope, "WARC-Header-Metadata").get("WARC-Target-URI") or record.address
     page = _inside(envelope, "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
-    head, links, licence = _inside(page, "Head"), _objects(page.get("Links")), Licence()
-    if any(mark in record.body for mark in _LICENCES):  # few pages name one, and most links are no licence
+    head, links, license = _inside(page, "Head"), _objects(page.get("Links")), License()
+    if any(mark in record.body for mark in _LICENSES):  # few pages name one, and most links are no license
         for link in (*_objects(head.get("Link")), *links):
-            licence.see(unescaped(_text(link.get("url")) or ""), _text(link.get("rel")) or "")
-    where = _Place(_text(address) or "", unescaped(_text(head.get("Base")) or ""), licence.address)
+            license.see(unescaped(_text(link.get("url")) or ""), _text(link.get("rel")) or "")
+    where = _Place(_text(address) or "", unescaped(_text(head.get("Base")) or ""), license.address)
     title = _text(head.get("Title"))
     for link in links:
         path = link.get("path")
@@ -136,7 +136,7 @@ def _wat_page(metadata: Any, record: Record, settings: CrawlSettings, counts: Co
 
 
 def _html_page(page: Page, record: Record, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    where = _Place(record.address, page.base, page.licence.address)
+    where = _Place(record.address, page.base, page.license.address)
     for image in page.images:
         texts = {"alt": image.alt, "title": image.title, "page": page.title or None}
         texts |= {"figcaption": page.figure_caption(image), "link": page.link_text(image)}
@@ -146,10 +146,10 @@ def _html_page(page: Page, record: Record, settings: CrawlSettings, counts: Coun
 class _Place:
     """A page, and what holds for all of its images."""
 
-    def __init__(self, address: str, base: str, licence: str) -> None:
+    def __init__(self, address: str, base: str, license: str) -> None:
         self._page = address if not _BAD_IN_URL.search(address) else None
         self._base = (resolved(address, base) if base else None) or address
-        self._licence = resolved(self._base, licence) if licence else None
+        self._license = resolved(self._base, license) if license else None
 
     def pair(
         self, source: str | None, texts: Texts, settings: CrawlSettings, counts: Counts
@@ -165,7 +165,7 @@ class _Place:
                 where = told.encode(errors="replace").decode()
             counts.drop(error.reason, where)
             return
-        yield Candidate(pair_key(url, caption), url, None, caption, self._page, self._licence, _FROM[name])
+        yield Candidate(pair_key(url, caption), url, None, caption, self._page, self._license, _FROM[name])
 
 
 def chosen(texts: Texts, order: Iterable[str]) -> tuple[str, str]:

@@ -41,16 +41,16 @@ class FilterSettings:
         min_words: of a caption, by white space.
         max_words: of a caption.
         boilerplate: drop file names, "click to enlarge" and the like.
-        max_repeats: hosts that may use the same caption; more, and it says nothing about any picture.
+        max_repeats: hosts that may use the same caption; more, and it says nothing about any image.
         language_by: "module:function" that takes captions (pa.Array) and returns their codes, such as
             "diptych.curate.candidates.language:guessed".
         languages: codes to keep.
         blocked_words: file with one word or phrase a line.
-        blocked_hosts: hosts, with all below them, of pictures and pages.
+        blocked_hosts: hosts, with all below them, of images and pages.
         blocked_hosts_file: file with one host a line.
-        min_side: pixels of a picture's shorter side.
+        min_side: pixels of an image's shorter side.
         max_aspect: longer side over shorter side.
-        min_score: cosine of picture and caption, by whatever model gave the scores.
+        min_score: cosine of image and caption, by whatever model gave the scores.
     """
 
     min_characters: int = 3
@@ -85,7 +85,7 @@ class FilterSettings:
 def filter_table(
     table: pa.Table, settings: FilterSettings, *, repeated: Hashes | None = None
 ) -> tuple[pa.BooleanArray, Counts]:
-    """Judge a table of candidates, before or after their pictures are fetched.
+    """Judge a table of candidates, before or after their images are fetched.
 
     Args:
         table: with `caption`; `key`, `url`, `page`, `fields`, `width`, `height` and `score` where known.
@@ -178,7 +178,7 @@ BOILERPLATE = "|".join(
 
 
 def is_boilerplate(table: pa.Table) -> Mask:
-    """Tell which captions say nothing about a picture: file names, directions, addresses, no letters at all.
+    """Tell which captions say nothing about an image: file names, directions, addresses, no letters at all.
 
     >>> is_boilerplate(pa.table({"caption": ["IMG_0012.JPG", "Image 3", "a red car", "12 / 30"]})).tolist()
     [True, True, False, True]
@@ -256,7 +256,7 @@ def hosts(table: pa.Table, column: str) -> pa.Array:
 
 
 def has_host(table: pa.Table, blocked: frozenset[str]) -> Mask:
-    """Tell which rows have their picture or page on a blocked host or below one.
+    """Tell which rows have their image or page on a blocked host or below one.
 
     >>> table = pa.table({"url": ["https://i.bad.example/x", "https://notbad.example/x"]})
     >>> has_host(table, frozenset({"bad.example"})).tolist()

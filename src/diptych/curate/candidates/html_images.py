@@ -68,13 +68,13 @@ _CC = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdom
 
 
 @dataclass(slots=True)
-class Licence:
-    """The licence of a page: the first declared by `rel=license`, else the first Creative Commons link.
+class License:
+    """The license of a page: the first declared by `rel=license`, else the first Creative Commons link.
 
-    >>> licence = Licence()
-    >>> licence.see("https://creativecommons.org/licenses/by/4.0/", "nofollow")
-    >>> licence.see("/terms", "nofollow license")
-    >>> licence.address
+    >>> license = License()
+    >>> license.see("https://creativecommons.org/licenses/by/4.0/", "nofollow")
+    >>> license.see("/terms", "nofollow license")
+    >>> license.address
     '/terms'
     """
 
@@ -116,14 +116,14 @@ class Page:
     Attributes:
         base: what relative addresses start from, as the page writes it.
         title: of the page.
-        licence: which the page links to.
+        license: which the page links to.
         images: in order.
         figures: in order.
     """
 
     base: str = ""
     title: str = ""
-    licence: Licence = field(default_factory=Licence)
+    license: License = field(default_factory=License)
     images: list[PageImage] = field(default_factory=list)
     figures: list[_Figure] = field(default_factory=list)
 
@@ -242,7 +242,7 @@ class _Reader:
         elif name == "base":
             page.base = page.base or values.get("href", "")
         else:
-            page.licence.see(values.get("href", ""), values.get("rel", ""))
+            page.license.see(values.get("href", ""), values.get("rel", ""))
             if name == "a":
                 self._link = _Link(squeezed(values.get("title", "")))
 

@@ -42,7 +42,7 @@ def named_fields(head: bytes) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
+class HttpResponse:
     """What a server answered.
 
     Attributes:
@@ -56,7 +56,7 @@ class Response:
     body: bytes
 
 
-def http_response(block: bytes) -> Response:
+def http_response(block: bytes) -> HttpResponse:
     """Read the block of a response record.
 
     Crawlers differ: some keep the body as it came over the wire, others undo its coding and leave the header.
@@ -78,7 +78,7 @@ def http_response(block: bytes) -> Response:
     headers, body = named_fields(head), block[end.end() :]
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body = _unchunked(body)
-    return Response(status, headers, _decoded(body, headers.get("content-encoding", "")))
+    return HttpResponse(status, headers, _decoded(body, headers.get("content-encoding", "")))
 
 
 def _decoded(body: bytes, header: str) -> bytes:

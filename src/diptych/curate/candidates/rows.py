@@ -15,7 +15,7 @@ from diptych.core.records import Counts, Field
 from diptych.curate.columns import CANDIDATES
 
 MAX_TABLE_BYTES = 2**28
-"""Of pictures in one table: 256 MiB; a column of bytes may hold no more than 2 GiB."""
+"""Of images in one table: 256 MiB; a column of bytes may hold no more than 2 GiB."""
 KEY_BYTES = 16
 """Of a key that is a hash: that two of 12 billion pairs meet by chance has a probability of 2e-19."""
 
@@ -28,7 +28,7 @@ class Candidate(NamedTuple):
     image: bytes | None
     caption: str
     page: str | None = None
-    licence: str | None = None
+    license: str | None = None
     fields: str | None = None
 
 
@@ -70,7 +70,7 @@ def candidate_tables(
         rows: in order.
         counts: rows that are handed out are kept, the others are dropped as DUPLICATE_KEY.
         most_rows: rows of a table.
-        most_bytes: bytes of pictures after which a table is closed.
+        most_bytes: bytes of images after which a table is closed.
     """
     seen: set[str] = set()
     held: list[Candidate] = []

@@ -1,4 +1,4 @@
-"""Pictures that must not stay: a list of digests of files and of perceptual hashes.
+"""Images that must not stay: a list of digests of files and of perceptual hashes.
 
 Reads: the list. Writes: nothing.
 """
@@ -21,11 +21,11 @@ SHA256_DIGITS, HASH_DIGITS = 64, 16
 
 @dataclass(frozen=True, slots=True)
 class BlockedImages:
-    """Pictures that must not stay: digests of files, and perceptual hashes.
+    """Images that must not stay: digests of files, and perceptual hashes.
 
     Attributes:
         sha256: in hexadecimal.
-        hashes: (K,) uint64 of whole pictures.
+        hashes: (K,) uint64 of whole images.
     """
 
     sha256: frozenset[str]
@@ -64,7 +64,7 @@ def read_blocked_images(path: str | Path) -> BlockedImages:
 def blocked_rows(
     fingerprints: pa.Table, blocked: BlockedImages, *, settings: DedupSettings = DEFAULT_SETTINGS
 ) -> Bools:
-    """Tell which pictures a block list names.
+    """Tell which images a block list names.
 
     Args:
         fingerprints: (N,) rows of `FINGERPRINTS`.

@@ -1,13 +1,13 @@
-"""Candidates to pictures: a downloader that is polite, honest and cannot be led astray or stopped.
+"""Asynchronous image downloader: per-host rate limits, robots.txt, SSRF protection, one row per candidate.
 
 Each host is asked by few at a time and not too often; its robots.txt and its owner's signals against
-training are honoured; who asks and how to reach them is told. Every request has a deadline and a cap on
+training are respected; who asks and how to reach them is told. Every request has a deadline and a cap on
 bytes, and what comes back is decoded in processes that may die. What became of a candidate is kept row for
 row.
 
 Reads: a table of candidates, the network. Writes: nothing; the stage does.
 Source: RFC 9309 (robots.txt); RFC 9110, section 10.1.5 (User-Agent); Carlini et al. 2023, "Poisoning
-Web-Scale Training Datasets is Practical" (why a picture is held against the hash of its index).
+Web-Scale Training Datasets is Practical" (why an image is held against the hash of its index).
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from diptych.core.records import Counts
 from diptych.curate.columns import FETCHED
 from diptych.curate.fetch.addresses import Address, checked_url
 from diptych.curate.fetch.hosts import DISALLOWED, Hosts
-from diptych.curate.fetch.images import Judged, Pictures
+from diptych.curate.fetch.images import CheckedImage, ImageChecker
 from diptych.curate.fetch.optout import SIGNALS, opt_outs
 from diptych.curate.fetch.resolver import Lookup, SystemLookup
-from diptych.curate.fetch.responses import Answer, Client, Wish, check_status
+from diptych.curate.fetch.responses import Client, Request, Response, check_status
 from diptych.curate.fetch.settings import FetchSettings
 from diptych.data.images.formats import sniff
 from diptych.data.images.limits import ImageLimits, check_format
@@ -41,7 +41,7 @@ class _Row:
     """A candidate, and what is known of it so far; the first names are those of `columns.FETCHED`."""
 
     key: str
-    licence: str | None
+    license: str | None
     address: Address | None = None
     own: bytes | None = None
     expected_sha256: str = ""
@@ -53,13 +53,13 @@ class _Row:
     robots: str | None = None
     permitted: str = ""
     signals: set[str] = field(default_factory=set)
-    answer: Answer | None = None
+    response: Response | None = None
 
     def values(self) -> tuple[object, ...]:
         """Return the values of the columns, in their order."""
-        answer = self.answer
-        size = len(self.own) if self.own is not None else answer.received if answer else None
-        url = answer.url if answer else self.address.url if self.address else None
+        response = self.response
+        size = len(self.own) if self.own is not None else response.received if response else None
+        url = response.url if response else self.address.url if self.address else None
         signals = ",".join(signal for signal in SIGNALS if signal in self.signals)
         return (
             self.key,
@@ -70,20 +70,20 @@ class _Row:
             self.height,
             size,
             url,
-            answer.status if answer else None,
-            (answer.header("content-type")[:200] or None) if answer else None,
+            response.status if response else None,
+            (response.header("content-type")[:200] or None) if response else None,
             self.robots,
             signals or None,
-            self.licence,
+            self.license,
         )
 
 
 def fetch_partition(
     table: pa.Table, settings: FetchSettings, *, lookup: Lookup | None = None
 ) -> tuple[pa.Table, Counts]:
-    """Fetch, check and, if asked, resize the pictures of a partition.
+    """Fetch, check and, if asked, resize the images of a partition.
 
-    The same answers of the servers give the same bytes, whatever the order they come in. (One thing depends
+    The same responses of the servers give the same bytes, whatever the order they come in. (One thing depends
     on time: a host that asks with Retry-After to be left alone for longer than `deadline_seconds` is, and
     what was still to be asked of it is dropped as rate_limited.)
 
@@ -100,7 +100,7 @@ def fetch_partition(
         SettingsError: there is something to ask for on the public web, and no contact to give.
         EnvironmentFault: no decoder can be started.
     """
-    records = table.select(["key", "url", "image", "licence", "fields"]).to_pylist()
+    records = table.select(["key", "url", "image", "license", "fields"]).to_pylist()
     rows = [_row(record, settings) for record in records]
     _require_contact(rows, settings)
     if lookup is not None:
@@ -124,7 +124,7 @@ def fetch_partition(
 
 def _row(record: dict[str, Any], settings: FetchSettings) -> _Row:
     """Read a candidate; what cannot be asked for has its reason at once."""
-    row = _Row(record["key"], record["licence"], own=record["image"])
+    row = _Row(record["key"], record["license"], own=record["image"])
     try:
         if row.own is None:
             if settings.verify_sha256:
@@ -160,7 +160,7 @@ def _require_contact(rows: Iterable[_Row], settings: FetchSettings) -> None:
             known = False
         if not known:
             raise SettingsError(
-                "pictures are fetched from other people's servers, and they cannot reach you",
+                "images are fetched from other people's servers, and they cannot reach you",
                 where="contact",
                 found="nothing",
                 expected="an e-mail address or a page about this crawl",
@@ -172,8 +172,8 @@ async def _fetch_all(rows: list[_Row], settings: FetchSettings, lookup: Lookup) 
     client = Client(settings, settings.rules(), lookup)
     hosts = Hosts(settings, client, settings.rules())
     try:
-        async with Pictures(settings.decoding(), settings.decoders) as pictures:
-            fetcher = _Fetcher(settings, client, hosts, pictures)
+        async with ImageChecker(settings.decoding(), settings.decoders) as checker:
+            fetcher = _Fetcher(settings, client, hosts, checker)
             await asyncio.gather(*(fetcher.fetch(row) for row in rows if row.status == OK))
     finally:
         hosts.close()
@@ -181,86 +181,88 @@ async def _fetch_all(rows: list[_Row], settings: FetchSettings, lookup: Lookup) 
 
 
 class _Fetcher:
-    """What the rows of one partition share."""
+    """State shared by the rows of one partition."""
 
-    def __init__(self, settings: FetchSettings, client: Client, hosts: Hosts, pictures: Pictures) -> None:
+    def __init__(self, settings: FetchSettings, client: Client, hosts: Hosts, checker: ImageChecker) -> None:
         self._settings = settings
         self._client = client
         self._hosts = hosts
-        self._pictures = pictures
+        self._checker = checker
         self._places = asyncio.Semaphore(settings.concurrency)
-        self._honoured = set(settings.honour)
+        self._respected = set(settings.respect_opt_out)
         self._limits = ImageLimits(formats=settings.formats)
 
     async def fetch(self, row: _Row) -> None:
-        """Fetch and judge one picture; the row tells how it went."""
+        """Fetch and check one image; the outcome is stored in the row."""
         try:
             if row.own is not None:
-                _settle(row, row.own, await (await self._pictures.hand_in(row.own)))
+                _finish(row, row.own, await (await self._checker.submit(row.own)))
                 return
             assert row.address is not None, row.key
-            body, judged = await self._bring(row, row.address)
-            _settle(row, body, await judged)
+            body, checked = await self._download(row, row.address)
+            _finish(row, body, await checked)
         except BadSampleError as error:
             row.status = error.reason
 
-    async def _bring(self, row: _Row, address: Address) -> tuple[bytes, "asyncio.Future[Judged]"]:
-        """Ask for a picture when it is its turn, and queue it for the decoders."""
+    async def _download(self, row: _Row, address: Address) -> tuple[bytes, "asyncio.Future[CheckedImage]"]:
+        """Download an image under its host's rate limit, and queue it for the decoders."""
         host = self._hosts.of(address)
-        wish = Wish(
+        request = Request(
             row.key,
             _ACCEPT,
             self._settings.max_bytes,
             permit=lambda one: self._permit(row, one),
-            judge=lambda answer: self._judge(row, answer),
+            check=lambda response: self._check_response(row, response),
             begin=self._begin,
-            rest=host.rest,
+            cooldown=host.cooldown,
         )
-        async with host.gate:
+        async with host.semaphore:
             # Before a place is taken, so that a slow host holds up nobody else.
             await self._permit(row, address)
-            await host.turn(self._hosts.delay(await self._hosts.robots(address)))
+            await host.acquire(self._hosts.delay(await self._hosts.robots(address)))
             async with self._places:
-                answer = await self._client.ask(address, wish)
-                return answer.body, await self._pictures.hand_in(answer.body)
+                response = await self._client.ask(address, request)
+                return response.body, await self._checker.submit(response.body)
 
     async def _permit(self, row: _Row, address: Address) -> None:
         if row.permitted == address.url:
             return
-        said = await self._hosts.robots(address)
-        row.robots = said.state or None
-        if said.reason is not None:
-            raise BadSampleError(said.reason, "robots.txt cannot be read")
-        if not said.robots.allows(address.target):
+        robots = await self._hosts.robots(address)
+        row.robots = robots.state or None
+        if robots.reason is not None:
+            raise BadSampleError(robots.reason, "robots.txt cannot be read")
+        if not robots.robots.allows(address.target):
             row.robots = DISALLOWED
             raise BadSampleError(Reason.ROBOTS)
-        self._heed(row, ((one.name, one.value) for one in said.robots.preferences(address.target)))
+        self._record_opt_outs(
+            row, ((one.name, one.value) for one in robots.robots.preferences(address.target))
+        )
         row.permitted = address.url
 
-    def _judge(self, row: _Row, answer: Answer) -> None:
-        row.answer = answer
-        check_status(answer)
-        self._heed(row, answer.headers)
+    def _check_response(self, row: _Row, response: Response) -> None:
+        row.response = response
+        check_status(response)
+        self._record_opt_outs(row, response.headers)
 
     def _begin(self, first: bytes) -> None:
-        """Refuse a page in a picture's place by its first bytes, whatever the server calls it."""
+        """Refuse a page in an image's place by its first bytes, whatever the server calls it."""
         if sniff(first) is None:
             raise BadSampleError(Reason.NOT_AN_IMAGE, found=repr(first[:16]))
         check_format(first, self._limits)
 
-    def _heed(self, row: _Row, headers: Iterable[tuple[str, str]]) -> None:
+    def _record_opt_outs(self, row: _Row, headers: Iterable[tuple[str, str]]) -> None:
         row.signals |= set(opt_outs(headers, self._settings.token()))
-        if row.signals & self._honoured:
+        if row.signals & self._respected:
             raise BadSampleError(Reason.OPTED_OUT)
 
 
-def _settle(row: _Row, body: bytes, judged: Judged) -> None:
-    """Enter the decoder's verdict."""
-    row.sha256 = judged.sha256
-    if row.expected_sha256 not in ("", judged.sha256):
+def _finish(row: _Row, body: bytes, checked: CheckedImage) -> None:
+    """Store the decoder's result in the row."""
+    row.sha256 = checked.sha256
+    if row.expected_sha256 not in ("", checked.sha256):
         raise BadSampleError(Reason.HASH_MISMATCH)
-    if judged.verdict.reason is not None:
-        raise BadSampleError(judged.verdict.reason)
-    if judged.verdict.size is not None:
-        row.width, row.height = judged.verdict.size
-    row.image = judged.verdict.image or (body if row.own is None else None)
+    if checked.result.reason is not None:
+        raise BadSampleError(checked.result.reason)
+    if checked.result.size is not None:
+        row.width, row.height = checked.result.size
+    row.image = checked.result.image or (body if row.own is None else None)

@@ -1,27 +1,26 @@
-"""How each host wants to be treated: how many at a time, how often, and what its robots.txt says.
+"""Per-host rate limits, and a cache of robots.txt.
 
 Reads: robots.txt of each origin, once. Writes: nothing.
 Source: RFC 9309, section 2.3 (access to robots.txt).
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from diptych.core.errors import BadSampleError, Reason
 from diptych.curate.fetch.addresses import Address, AddressRules, checked_url
-from diptych.curate.fetch.responses import Client, Wish, check_status
+from diptych.curate.fetch.responses import Client, Request, check_status
 from diptych.curate.fetch.robots import ALLOW_ALL, MAX_ROBOTS_BYTES, Robots, parse_robots
 from diptych.curate.fetch.settings import FetchSettings
 
 ROBOTS_TTL_SECONDS = 24 * 3600.0
-"""The longest for which RFC 9309 (section 2.4) allows an answer to be used."""
+"""The longest for which RFC 9309 (section 2.4) allows a response to be used."""
 ALLOWED, DISALLOWED, ABSENT, UNREACHABLE = "allowed", "disallowed", "absent", "unreachable"
 """States of a sample in the column `robots`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RobotsResult:
     """What asking for a robots.txt gave: its rules and state; where it is unreachable, why."""
 
     robots: Robots = ALLOW_ALL
@@ -31,27 +30,27 @@ class Said:
 
 @dataclass(slots=True)
 class Host:
-    """One host: a gate for as many as may ask at a time, and when the next one may.
+    """Rate limiter of one host: requests at a time, and the earliest start of the next one.
 
     Attributes:
-        gate: to be held while asking.
-        patience: seconds; whoever would wait longer is turned away.
+        semaphore: to be held during a request.
+        max_wait: seconds; a request that would wait longer is refused.
         next_start: on the loop's clock.
     """
 
-    gate: asyncio.Semaphore
-    patience: float
+    semaphore: asyncio.Semaphore
+    max_wait: float
     next_start: float = 0.0
 
-    async def turn(self, delay: float) -> None:
-        """Wait until the host may be asked; the next one's turn is `delay` seconds later.
+    async def acquire(self, delay: float) -> None:
+        """Wait until a request may start; the next one may `delay` seconds later.
 
         Raises:
             BadSampleError: RATE_LIMITED, if the host wants to be left alone for too long.
         """
         now = asyncio.get_running_loop().time()
         start = max(now, self.next_start)
-        if start - now > self.patience:
+        if start - now > self.max_wait:
             raise BadSampleError(
                 Reason.RATE_LIMITED, "the host wants to be left alone", found=f"for {start - now:.0f} s"
             )
@@ -59,15 +58,15 @@ class Host:
         if start > now:
             await asyncio.sleep(start - now)
 
-    def rest(self, seconds: float) -> None:
-        """Leave the host alone for a while."""
+    def cooldown(self, seconds: float) -> None:
+        """Start no request for some seconds."""
         self.next_start = max(self.next_start, asyncio.get_running_loop().time() + seconds)
 
 
 @dataclass(slots=True)
 class _Asked:
     expires: float
-    task: "asyncio.Task[Said]"
+    task: "asyncio.Task[RobotsResult]"
 
 
 @dataclass(slots=True)
@@ -95,19 +94,19 @@ class Hosts:
         """Return the host of an address."""
         host = self._hosts.get(address.host)
         if host is None:
-            gate = asyncio.Semaphore(self.settings.per_host)
-            host = self._hosts[address.host] = Host(gate, self.settings.deadline_seconds)
+            semaphore = asyncio.Semaphore(self.settings.per_host)
+            host = self._hosts[address.host] = Host(semaphore, self.settings.deadline_seconds)
         return host
 
-    def delay(self, said: Said) -> float:
+    def delay(self, robots: RobotsResult) -> float:
         """Return the seconds between two requests: our own, or what the host wishes, within reason."""
-        wished = min(said.robots.delay(), self.settings.max_crawl_delay_seconds)
+        wished = min(robots.robots.delay(), self.settings.max_crawl_delay_seconds)
         return max(self.settings.delay_seconds, wished)
 
-    async def robots(self, address: Address) -> Said:
+    async def robots(self, address: Address) -> RobotsResult:
         """Return what the robots.txt of an address says; it is asked for once, whoever waits."""
         if not self.settings.robots:
-            return Said(state="")
+            return RobotsResult(state="")
         loop = asyncio.get_running_loop()
         asked = self._robots.get(address.origin)
         if asked is None or asked.expires <= loop.time():
@@ -120,24 +119,23 @@ class Hosts:
         for asked in self._robots.values():
             asked.task.cancel()
 
-    async def _ask(self, address: Address) -> Said:
+    async def _ask(self, address: Address) -> RobotsResult:
         origin = address.origin
-        rest: Callable[[float], None] = self.of(address).rest
-        wish = Wish(
+        request = Request(
             f"{origin}/robots.txt",
             "text/plain,*/*;q=0.5",
             MAX_ROBOTS_BYTES + 1,  # the parser sees that it was cut
             cut=True,
-            judge=check_status,
-            rest=rest,
+            check=check_status,
+            cooldown=self.of(address).cooldown,
         )
         async with self._places:
             try:
-                answer = await self.client.ask(checked_url(wish.key, self.rules), wish)
+                response = await self.client.ask(checked_url(request.key, self.rules), request)
             except BadSampleError as error:
                 # "Unavailable" (400 to 499) and more redirects than five leave everything allowed, an error
-                # of the server or the network nothing (section 2.3.1). 429 is no answer yet.
+                # of the server or the network nothing (section 2.3.1). 429 is no response yet.
                 if error.reason in (Reason.HTTP_CLIENT_ERROR, Reason.REDIRECTS):
-                    return Said(state=ABSENT)
-                return Said(state=UNREACHABLE, reason=error.reason)
-        return Said(parse_robots(answer.body, self.settings.token()))
+                    return RobotsResult(state=ABSENT)
+                return RobotsResult(state=UNREACHABLE, reason=error.reason)
+        return RobotsResult(parse_robots(response.body, self.settings.token()))

@@ -1,6 +1,6 @@
-"""What a picture's owner says against training on it, in the answer's headers or in robots.txt.
+"""What an image's owner says against training on it, in the response's headers or in robots.txt.
 
-Every signal is found and recorded; which of them are honoured is a setting.
+Every signal is found and recorded; which of them are respected is a setting.
 
 Reads: headers and records. Writes: nothing.
 Source: Google's robots meta tag specification (X-Robots-Tag); DeviantArt and Spawning (noai, noimageai);
@@ -38,21 +38,21 @@ def opt_outs(headers: Iterable[tuple[str, str]], token: str) -> tuple[str, ...]:
     ('noimageai', 'content-usage')
     """
     found: set[str] = set()
-    said: dict[str, list[str]] = {}
+    dictionaries: dict[str, list[str]] = {}
     for name, value in headers:
         folded = name.lower()
         if folded == "x-robots-tag":
             found |= _tags(value, token.lower())
         elif folded in _DICTIONARIES:
-            said.setdefault(folded, []).append(value)
+            dictionaries.setdefault(folded, []).append(value)
         elif folded == RESERVATION and value.strip() == "1":
             found.add(RESERVATION)
-    for name, values in said.items():
+    for name, values in dictionaries.items():
         keys, refusal = _DICTIONARIES[name]
         words = [_dictionary(value) for value in values]
         # The narrower category decides; of lines that disagree, the one that refuses.
-        answers = next((given for key in keys if (given := [one[key] for one in words if key in one])), [])
-        if refusal in answers:
+        stated = next((given for key in keys if (given := [one[key] for one in words if key in one])), [])
+        if refusal in stated:
             found.add(name)
     return tuple(signal for signal in SIGNALS if signal in found)
 

@@ -1,4 +1,4 @@
-"""Asks a server for one file: with a deadline, a cap on bytes, re-checked redirects and patient retries.
+"""HTTP client for one file: deadline, byte limit, re-checked redirects, retries.
 
 Everything that a server may do wrong ends as a `Reason`. Tried again are only failures that pass by
 themselves: broken connections and the statuses of an overloaded server, for which it may name a time.
@@ -34,8 +34,8 @@ _ANY_ZLIB = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
 
 
 @dataclass(slots=True)
-class Answer:
-    """What a server says; the body comes last.
+class Response:
+    """An HTTP response; the body is read last.
 
     Attributes:
         url: that was asked, after redirects.
@@ -70,8 +70,8 @@ async def _permit_all(address: Address) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted of a server, and who judges what comes.
+class Request:
+    """A request, and the checks of its response.
 
     Attributes:
         key: the sample's, from which the jitter of waiting is drawn.
@@ -79,9 +79,9 @@ class Wish:
         max_bytes: of the body, as it comes and unpacked.
         cut: take the first `max_bytes` of a larger body instead of refusing it.
         permit: called before each address, redirects too.
-        judge: called with the head of every answer that is no redirect; the body is read only if it returns.
+        check: called with the head of every response but redirects; the body is read only if it returns.
         begin: called with the first bytes of the body.
-        rest: called with the seconds for which the server wants to be left alone.
+        cooldown: called with the seconds for which the server wants to be left alone.
     """
 
     key: str
@@ -89,9 +89,9 @@ class Wish:
     max_bytes: int
     cut: bool = False
     permit: Callable[[Address], Awaitable[None]] = _permit_all
-    judge: Callable[[Answer], None] = lambda _: None
+    check: Callable[[Response], None] = lambda _: None
     begin: Callable[[bytes], None] = lambda _: None
-    rest: Callable[[float], None] = lambda _: None
+    cooldown: Callable[[float], None] = lambda _: None
 
 
 class Client:
@@ -120,8 +120,8 @@ class Client:
         """Close all connections."""
         await self._session.close()
 
-    async def ask(self, address: Address, wish: Wish) -> Answer:
-        """Ask until there is an answer, the retries are used up or the deadline has come.
+    async def ask(self, address: Address, request: Request) -> Response:
+        """Ask until there is a response, the retries are used up or the deadline has come.
 
         Raises:
             BadSampleError: with the reason.
@@ -132,16 +132,16 @@ class Client:
         while True:
             try:
                 async with asyncio.timeout_at(min(deadline, clock() + settings.timeout_seconds)):
-                    return await self._follow(address, wish)
+                    return await self._follow(address, request)
             except PassingError as error:
                 passing = error
             except TimeoutError as error:
                 raise BadSampleError(Reason.TIMEOUT, "the server takes too long") from error
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 passing = _passing(error)
-            wait = max(passing.wait, self._back_off(wish.key, attempt))
+            wait = max(passing.wait, self._back_off(request.key, attempt))
             if passing.wait:
-                wish.rest(passing.wait)
+                request.cooldown(passing.wait)
             attempt += 1
             if attempt > settings.retries or clock() + wait >= deadline:
                 raise BadSampleError(passing.reason, found=f"{attempt} times")
@@ -152,41 +152,41 @@ class Client:
         share = derive(0, "back-off", key, attempt) / 2**SEED_BITS
         return float(self._settings.backoff_seconds * 2**attempt * (0.5 + share))
 
-    async def _follow(self, address: Address, wish: Wish) -> Answer:
+    async def _follow(self, address: Address, request: Request) -> Response:
         for _ in range(self._settings.max_redirects + 1):
-            await wish.permit(address)
+            await request.permit(address)
             async with self._session.get(
-                URL(address.url, encoded=True), allow_redirects=False, headers={"Accept": wish.accept}
-            ) as response:
-                headers = tuple(response.headers.items())
-                answer = Answer(address.url, response.status, headers)
-                if answer.status not in REDIRECTED or not answer.header("location"):
-                    wish.judge(answer)
-                    await _read(response, answer, wish)
-                    return answer
-            address = next_address(address, answer.header("location"), self._rules)
+                URL(address.url, encoded=True), allow_redirects=False, headers={"Accept": request.accept}
+            ) as reply:
+                headers = tuple(reply.headers.items())
+                response = Response(address.url, reply.status, headers)
+                if response.status not in REDIRECTED or not response.header("location"):
+                    request.check(response)
+                    await _read(reply, response, request)
+                    return response
+            address = next_address(address, response.header("location"), self._rules)
         raise BadSampleError(
             Reason.REDIRECTS, "too many redirects", expected=f"at most {self._settings.max_redirects}"
         )
 
 
-def check_status(answer: Answer) -> None:
-    """Refuse every answer that is not the file itself.
+def check_status(response: Response) -> None:
+    """Refuse every response that is not the file itself.
 
     Raises:
         PassingError: the server may be well again in a moment.
         BadSampleError: it will not.
     """
-    if answer.status == OK:
+    if response.status == OK:
         return
-    if answer.status == TOO_MANY_REQUESTS:
-        raise PassingError(Reason.RATE_LIMITED, retry_after(answer.header("retry-after"), time.time()))
-    if answer.status in PASSING_ERRORS:
-        wait = retry_after(answer.header("retry-after"), time.time())
+    if response.status == TOO_MANY_REQUESTS:
+        raise PassingError(Reason.RATE_LIMITED, retry_after(response.header("retry-after"), time.time()))
+    if response.status in PASSING_ERRORS:
+        wait = retry_after(response.header("retry-after"), time.time())
         raise PassingError(Reason.HTTP_SERVER_ERROR, wait)
-    server = answer.status >= FIRST_SERVER_ERROR
+    server = response.status >= FIRST_SERVER_ERROR
     raise BadSampleError(
-        Reason.HTTP_SERVER_ERROR if server else Reason.HTTP_CLIENT_ERROR, found=f"status {answer.status}"
+        Reason.HTTP_SERVER_ERROR if server else Reason.HTTP_CLIENT_ERROR, found=f"status {response.status}"
     )
 
 
@@ -222,29 +222,29 @@ def _passing(error: Exception) -> PassingError:
     return PassingError(Reason.CONNECTION)
 
 
-async def _read(response: aiohttp.ClientResponse, answer: Answer, wish: Wish) -> None:
-    """Read the body into the answer; what is beyond the cap is never read."""
-    if not wish.cut and (response.content_length or 0) > wish.max_bytes:
-        _refuse_size(f"{response.content_length:,} bytes announced", wish)
-    unpack = _unpacker(answer.header("content-encoding"))
+async def _read(reply: aiohttp.ClientResponse, response: Response, request: Request) -> None:
+    """Read the body into the response; what is beyond the cap is never read."""
+    if not request.cut and (reply.content_length or 0) > request.max_bytes:
+        _refuse_size(f"{reply.content_length:,} bytes announced", request)
+    unpack = _unpacker(response.header("content-encoding"))
     parts: list[bytes] = []
     begun = False
-    while chunk := await response.content.read(CHUNK_BYTES):
-        room = wish.max_bytes + 1 - answer.received
-        part = chunk[:room] if unpack is None else _unpacked(unpack, chunk, room)
+    while chunk := await reply.content.read(CHUNK_BYTES):
+        remaining = request.max_bytes + 1 - response.received
+        part = chunk[:remaining] if unpack is None else _unpacked(unpack, chunk, remaining)
         parts.append(part)
-        answer.received += len(part)
-        if not begun and answer.received >= HEAD_BYTES:
+        response.received += len(part)
+        if not begun and response.received >= HEAD_BYTES:
             begun = True
-            wish.begin(b"".join(parts))
-        if answer.received > wish.max_bytes:
+            request.begin(b"".join(parts))
+        if response.received > request.max_bytes:
             break
-    answer.body = parts[0] if len(parts) == 1 else b"".join(parts)
+    response.body = parts[0] if len(parts) == 1 else b"".join(parts)
     if not begun:
-        wish.begin(answer.body)
-    if answer.received > wish.max_bytes and not wish.cut:
-        _refuse_size("more", wish)
-    answer.body = answer.body[: wish.max_bytes]
+        request.begin(response.body)
+    if response.received > request.max_bytes and not request.cut:
+        _refuse_size("more", request)
+    response.body = response.body[: request.max_bytes]
 
 
 def _unpacker(encoding: str) -> "zlib._Decompress | None":
@@ -253,21 +253,21 @@ def _unpacker(encoding: str) -> "zlib._Decompress | None":
         return None
     if name in ("gzip", "x-gzip", "deflate"):
         return zlib.decompressobj(_ANY_ZLIB)
-    raise BadSampleError(Reason.NOT_AN_IMAGE, "the answer is packed in an unknown way", found=encoding[:40])
+    raise BadSampleError(Reason.NOT_AN_IMAGE, "the response is packed in an unknown way", found=encoding[:40])
 
 
-def _unpacked(unpack: "zlib._Decompress", chunk: bytes, room: int) -> bytes:
-    """Unpack no more than there is room for: a small file may hold a large one."""
+def _unpacked(unpack: "zlib._Decompress", chunk: bytes, remaining: int) -> bytes:
+    """Unpack no more than remains: a small file may hold a large one."""
     try:
-        return unpack.decompress(unpack.unconsumed_tail + chunk, room)
+        return unpack.decompress(unpack.unconsumed_tail + chunk, remaining)
     except zlib.error as error:
-        raise BadSampleError(Reason.NOT_AN_IMAGE, "the answer cannot be unpacked", found=error) from error
+        raise BadSampleError(Reason.NOT_AN_IMAGE, "the response cannot be unpacked", found=error) from error
 
 
-def _refuse_size(found: str, wish: Wish) -> None:
+def _refuse_size(found: str, request: Request) -> None:
     raise BadSampleError(
         Reason.TOO_MANY_BYTES,
         "the file is too large",
         found=found,
-        expected=f"at most {wish.max_bytes:,} bytes",
+        expected=f"at most {request.max_bytes:,} bytes",
     )

@@ -1,4 +1,4 @@
-"""How pictures are fetched: the settings of `fetch`.
+"""How images are fetched: the settings of `fetch`.
 
 Source: RFC 9110, section 10.1.5 (User-Agent: a product, and how to reach whoever runs it).
 """
@@ -32,7 +32,7 @@ _LEAST = {
 
 @dataclass(frozen=True, slots=True)
 class FetchSettings:
-    """How pictures are fetched.
+    """How images are fetched.
 
     Attributes:
         user_agent: product and version; robots.txt is read for the product.
@@ -43,12 +43,12 @@ class FetchSettings:
         delay_seconds: between the starts of two requests to one host.
         max_crawl_delay_seconds: the longest Crawl-delay of a robots.txt that is kept to.
         timeout_seconds: of one try, redirects and body included.
-        deadline_seconds: of a picture, all tries and the waits between them included.
+        deadline_seconds: of an image, all tries and the waits between them included.
         retries: after failures that may pass.
         backoff_seconds: before the first retry, on average; doubled with each.
         max_redirects: that are followed.
         robots: whether robots.txt is asked for and kept to.
-        honour: which signals against training drop a picture, of `optout.SIGNALS`.
+        respect_opt_out: which signals against training drop an image, of `optout.SIGNALS`.
         verify_sha256: drop a downloaded image whose SHA-256 is not the `sha256` of the candidate's fields.
             Images that candidates bring are not compared: img2dataset notes the digest of the download, and
             stores the image encoded again.
@@ -61,7 +61,7 @@ class FetchSettings:
         formats: Pillow's names of those that are kept.
         decoders: processes that decode; 0 decodes in this one, unprotected.
         decoder: the function that decodes, as "module:name".
-        decode_seconds: for one picture.
+        decode_seconds: for one image.
         allow_ports: that may be asked.
         allow_networks: that may be asked although they are not public, such as "127.0.0.1/32".
     """
@@ -78,7 +78,7 @@ class FetchSettings:
     backoff_seconds: float = 1.0
     max_redirects: int = 5
     robots: bool = True
-    honour: tuple[str, ...] = SIGNALS
+    respect_opt_out: tuple[str, ...] = SIGNALS
     verify_sha256: bool = True
     resize: Literal["none", "keep_ratio", "center_crop"] = "none"
     size: int = 256
@@ -111,7 +111,7 @@ class FetchSettings:
             raise SettingsError(
                 "unknown way to resize", found=self.resize, expected="none, keep_ratio or center_crop"
             )
-        if unknown := set(self.honour) - set(SIGNALS):
+        if unknown := set(self.respect_opt_out) - set(SIGNALS):
             raise SettingsError("unknown signal", found=", ".join(unknown), expected=", ".join(SIGNALS))
         if not _PRODUCT.fullmatch(self.user_agent) or not _PRINTABLE.fullmatch(self.contact):
             raise SettingsError(
@@ -138,7 +138,7 @@ class FetchSettings:
         return AddressRules(self.allow_ports, self.allow_networks)
 
     def decoding(self) -> DecoderSettings:
-        """Return how pictures are checked and made smaller."""
+        """Return how images are checked and made smaller."""
         return DecoderSettings(
             limits=ImageLimits(max_bytes=self.max_bytes, max_pixels=self.max_pixels, formats=self.formats),
             resize=None if self.resize == "none" else self.size,

@@ -1,6 +1,6 @@
 """The walk of captions through the tree of queries (match_tree.py), many words at a time.
 
-Captions go in blocks of some TOGETHER words. Every step is a loop that asks memory for all that it needs
+Captions go in blocks of some BATCH words. Every step is a loop that asks memory for all that it needs
 before the next loop looks at it, for nearly every look-up waits for memory, and these waits overlap.
 """
 
@@ -10,18 +10,18 @@ import numpy as np
 
 from diptych.curate.kernels import SPACE, grown, njit
 from diptych.curate.match.tree import (
+    BATCH,
+    DUPLICATES,
     LENGTH,
     LONGER,
     LOWER_HALF,
     NONE,
     QUERY_BITS,
-    TOGETHER,
-    TWINS,
     cut_words,
     home_of,
     node_of,
     word_record,
-    word_room,
+    word_scratch,
 )
 
 SHORT = 48
@@ -43,10 +43,10 @@ def spaced_out(data: Any, offsets: Any) -> Any:
     Returns:
         uint8 bytes and (N + 1,) int64 offsets; tab, line feed and carriage return are spaces.
     """
-    room = offsets[-1] - offsets[0] + 1
+    size_bound = offsets[-1] - offsets[0] + 1
     for place in range(offsets[0], offsets[-1]):
-        room += 2 * SPACED_OUT[data[place]]
-    out, out_offsets = np.empty(room, np.uint8), np.zeros(len(offsets), np.int64)
+        size_bound += 2 * SPACED_OUT[data[place]]
+    out, out_offsets = np.empty(size_bound, np.uint8), np.zeros(len(offsets), np.int64)
     size = 0
     for row in range(len(offsets) - 1):
         for place in range(offsets[row], offsets[row + 1]):
@@ -62,7 +62,7 @@ def spaced_out(data: Any, offsets: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _recognised(data: Any, words: Any, count: int, table: Any, known: Any) -> None:
+def _recognized(data: Any, words: Any, count: int, table: Any, known: Any) -> None:
     """Find the records of some words; all their slots and then all their records are asked for at once."""
     starts, ends, hashes = words
     slots, numbers, letters, seen = table
@@ -80,27 +80,27 @@ def _recognised(data: Any, words: Any, count: int, table: Any, known: Any) -> No
 
 
 @njit(cache=True, nogil=True)
-def _step(slots: Any, known: Any, level: int, walk: Any, going: int) -> None:
+def _step(slots: Any, known: Any, level: int, walk: Any, active: int) -> None:
     """Lengthen runs by a word, and ask for all their slots at once."""
     firsts, nodes, keys, seen = walk
     mask = len(slots) // 2 - 1
-    for place in range(going):
+    for place in range(active):
         keys[place] = nodes[place] << 32 | (known[firsts[place] + level] + 1)
         nodes[place] = home_of(keys[place], mask)
-    for place in range(going):
+    for place in range(active):
         seen[place] = slots[2 * nodes[place]]
 
 
 @njit(cache=True, nogil=True)
-def _with_twins(hits: Any, size: int, twins: Any) -> Any:
+def _with_duplicates(hits: Any, size: int, duplicates: Any) -> Any:
     """Write the queries with the same words behind those that were found."""
     places, ids = hits
     for hit in range(size):
-        query = twins[ids[hit]]
+        query = duplicates[ids[hit]]
         while query != NONE:
             places, ids = grown(places, size), grown(ids, size)
             places[size], ids[size] = places[hit], query
-            size, query = size + 1, twins[query]
+            size, query = size + 1, duplicates[query]
     return (places, ids), size
 
 
@@ -110,11 +110,11 @@ def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
 
     Behind the last word of each text stands an unknown one, so that no run goes on into the next text.
     """
-    numbers, slots, twins = tree
+    numbers, slots, duplicates = tree
     firsts, nodes, keys, seen = walk
     places, ids = grown(hits[0], count), grown(hits[1], count)
     level, roots = 1, len(slots) // 2
-    going: Any = 0
+    active: Any = 0
     size: Any = 0
     kinds: Any = 0
     for first in range(count):
@@ -122,13 +122,13 @@ def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
         value = np.int64(numbers[word]) if word != NONE else np.int64(0)
         places[size], ids[size] = first, (value >> QUERY_BITS) - 1
         size += value >= 1 << QUERY_BITS
-        firsts[going], nodes[going] = first, roots + word
-        going += (value & LONGER) & (known[first + 1] != NONE)
+        firsts[active], nodes[active] = first, roots + word
+        active += (value & LONGER) & (known[first + 1] != NONE)
         kinds |= value
-    while going > 0:
-        _step(slots, known, level, walk, going)
-        places, ids = grown(places, size + going), grown(ids, size + going)
-        begun, going = going, 0
+    while active > 0:
+        _step(slots, known, level, walk, active)
+        places, ids = grown(places, size + active), grown(ids, size + active)
+        begun, active = active, 0
         for place in range(begun):
             first, node = firsts[place], nodes[place]
             if seen[place] != keys[place]:
@@ -136,17 +136,17 @@ def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
             value = slots[2 * node + 1]  # 0 in a free slot
             places[size], ids[size] = first, (value >> QUERY_BITS) - 1
             size += value >= 1 << QUERY_BITS
-            firsts[going], nodes[going] = first, node
-            going += (value & LONGER) & (known[first + level + 1] != NONE)
+            firsts[active], nodes[active] = first, node
+            active += (value & LONGER) & (known[first + level + 1] != NONE)
             kinds |= value
         level += 1
-    if kinds & TWINS:
-        return _with_twins((places, ids), size, twins)
+    if kinds & DUPLICATES:
+        return _with_duplicates((places, ids), size, duplicates)
     return (places, ids), size
 
 
 @njit(cache=True, nogil=True)
-def _unique(ids: Any, begin: Any, end: Any, room: Any) -> Any:
+def _unique(ids: Any, begin: Any, end: Any, scratch: Any) -> Any:
     """Sort the ids from `begin` to `end` and drop repetitions; return where they now end.
 
     Up to SHORT of them each goes where the number of smaller ones says: no step waits for another.
@@ -161,15 +161,15 @@ def _unique(ids: Any, begin: Any, end: Any, room: Any) -> Any:
         return size
     own = ids[begin:end]  # known to begin at 0: numba then compares many at once, four times as fast
     for place in range(len(own)):
-        room[place] = NONE
+        scratch[place] = NONE
     for place in range(len(own)):
         entry, smaller = own[place], 0
         for other in range(len(own)):
             smaller += own[other] < entry
-        room[smaller] = entry
+        scratch[smaller] = entry
     for place in range(len(own)):
-        own[size - begin] = room[place]
-        size += room[place] != NONE
+        own[size - begin] = scratch[place]
+        size += scratch[place] != NONE
     return size
 
 
@@ -196,13 +196,13 @@ def _shared_out(hits: Any, size: int, texts: Any, ends: Any, ids: Any) -> Any:
         text = 1 + texts[places[hit]]
         ends[text] -= 1
         ids[ends[text]] = found[hit]
-    room = np.empty(SHORT, np.int32)
+    scratch = np.empty(SHORT, np.int32)
     # Each entry now has where its text's ids begin.
     after = begin
     for text in range(1, len(ends)):
         start = ends[text]
         stop = ends[text + 1] if text + 1 < len(ends) else begin + size
-        stop = _unique(ids, start, stop, room)
+        stop = _unique(ids, start, stop, scratch)
         for place in range(start, stop):
             ids[after + place - start] = ids[place]
         after += stop - start
@@ -211,22 +211,22 @@ def _shared_out(hits: Any, size: int, texts: Any, ends: Any, ids: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def matched(data: Any, offsets: Any, words: Any, slots: Any, twins: Any) -> Any:
+def matched(data: Any, offsets: Any, words: Any, slots: Any, duplicates: Any) -> Any:
     """Find the queries in every caption.
 
     Args:
         data: uint8, the captions' bytes.
         offsets: (N + 1,) int64.
-        words: `word_slots` and numbers, see `interned`.
-        slots: (2^k · 2,) int64, see `planted`.
-        twins: (Q,) int32.
+        words: `word_slots` and numbers, see `token_ids`.
+        slots: (2^k · 2,) int64, see `inserted`.
+        duplicates: (Q,) int32.
 
     Returns:
         (N + 1,) int64 offsets into the ids, and (M,) int32 ids, ascending within a caption.
     """
     word_slots, numbers = words
-    room = word_room(offsets)
-    most = len(room[0])
+    scratch = word_scratch(offsets)
+    most = len(scratch[0])
     known, texts = np.empty(most, np.int64), np.empty(most, np.int64)
     walk = (
         np.empty(most, np.int64),
@@ -235,17 +235,17 @@ def matched(data: Any, offsets: Any, words: Any, slots: Any, twins: Any) -> Any:
         np.empty(most, np.int64),
     )
     table = word_slots, numbers, numbers.view(np.uint8), np.empty(most, np.uint64)
-    hits = np.empty(2 * TOGETHER, np.int64), np.empty(2 * TOGETHER, np.int64)
+    hits = np.empty(2 * BATCH, np.int64), np.empty(2 * BATCH, np.int64)
     ids, ends, row = np.empty(4 * len(offsets), np.int32), np.zeros(len(offsets), np.int64), 0
     while row < len(offsets) - 1:
         first_row, count = row, 0
-        while row < len(offsets) - 1 and count < TOGETHER:
-            following = cut_words(data, offsets[row], offsets[row + 1], room, count)
+        while row < len(offsets) - 1 and count < BATCH:
+            following = cut_words(data, offsets[row], offsets[row + 1], scratch, count)
             texts[count : following + 1] = row - first_row
-            room[0][following], room[1][following], room[2][following] = 0, NONE, 0
+            scratch[0][following], scratch[1][following], scratch[2][following] = 0, NONE, 0
             count, row = following + 1, row + 1
-        _recognised(data, room, count, table, known)
-        hits, size = _walked(known, count, (numbers, slots, twins), walk, hits)
+        _recognized(data, scratch, count, table, known)
+        hits, size = _walked(known, count, (numbers, slots, duplicates), walk, hits)
         ids = _shared_out(hits, size, texts, ends[first_row : row + 1], ids)
     return ends, ids[: ends[-1]]
 

@@ -9,7 +9,7 @@ Three rules:
   query that holds such writing matches as a run of characters, whose end must be the end of a word only where
   it is of other writing: "本" is in "日本語の本", and "t恤" is in "黑色T恤衫" but not in "best恤". Spaces
   inside such a query must be there in the caption.
-- "anywhere": a query matches where its normalised form is a run of characters of the normalised caption:
+- "anywhere": a query matches where its normalized form is a run of characters of the normalized caption:
   "cat" is in "concatenate".
 - "metaclip": the published rule of MetaCLIP, to compare with. `" " + query + " "` is part of the caption, to
   which this was done: a space at its ends and around each of , . ; : ? ! and the backtick; tab, line feed and
@@ -46,14 +46,14 @@ from diptych.core.errors import IntegrityError
 from diptych.core.files.durable import make_folder, write_json
 from diptych.curate.kernels import SPACE
 from diptych.curate.match.kernels import matched, merged, spaced_out
-from diptych.curate.match.tree import NONE, interned, planted
+from diptych.curate.match.tree import NONE, inserted, token_ids
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
 from diptych.data.arrays import save_array
 
 Rule = Literal["words", "anywhere", "metaclip"]
 
 INDEX_FILE = "index.json"
-ARRAYS = ("word_slots", "words", "gram_slots", "twins", "runs", "run_data", "run_offsets")
+ARRAYS = ("word_slots", "words", "gram_slots", "duplicates", "runs", "run_data", "run_offsets")
 
 _UNSPACED = "".join(
     rf"\p{{scx={script}}}" for script in ("Han", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr")
@@ -119,7 +119,7 @@ class QueryIndex:
         word_slots: (2^k,) uint64, the table of words; match_tree.py tells how the tree is laid out.
         words: int32, their records.
         gram_slots: (2^k · 2,) int64, the table of runs of words.
-        twins: (Q,) int32, for each query another one with the same words, or -1.
+        duplicates: (Q,) int32, for each query another one with the same words, or -1.
         runs: (R,) int32, the queries that are found as runs of characters.
         run_data: uint8, these in the form of the rule.
         run_offsets: (R + 1,) int64, where each begins and the last ends.
@@ -129,7 +129,7 @@ class QueryIndex:
     word_slots: NDArray[np.uint64]
     words: NDArray[np.int32]
     gram_slots: NDArray[np.int64]
-    twins: NDArray[np.int32]
+    duplicates: NDArray[np.int32]
     runs: NDArray[np.int32]
     run_data: Bytes
     run_offsets: Offsets
@@ -164,7 +164,7 @@ class QueryIndex:
             captions: (N,) texts; a null contains nothing.
         """
         data, offsets = _fixed(*_in_form(captions, self.settings.rule))
-        found = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.twins)
+        found = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.duplicates)
         if len(self.runs):
             found = merged(found, self._match_runs(data, offsets))
         return Matches(*found)
@@ -254,12 +254,12 @@ def _tree(data: Bytes, offsets: Offsets, held: NDArray[np.bool_]) -> tuple[NDArr
     known = used + len(held)
     for _ in range(2):
         word_slots = np.zeros(_room(known), np.uint64)
-        words, known = interned(data, offsets, held, word_slots)
+        words, known = token_ids(data, offsets, held, word_slots)
     for _ in range(2):
         valued = words.copy()
-        gram_slots, twins = np.zeros(2 * _room(used), np.int64), np.full(len(held), NONE, np.int32)
-        used = planted(data, offsets, held, (word_slots, valued), gram_slots, twins)
-    return word_slots, valued, gram_slots, twins
+        gram_slots, duplicates = np.zeros(2 * _room(used), np.int64), np.full(len(held), NONE, np.int32)
+        used = inserted(data, offsets, held, (word_slots, valued), gram_slots, duplicates)
+    return word_slots, valued, gram_slots, duplicates
 
 
 def _room(entries: int) -> int:

@@ -22,14 +22,14 @@ from diptych.data.arrays import load_array, save_array
 SEED = np.uint64(0)
 
 
-def save_repeats(folder: Path, units: Iterable[pa.Table]) -> None:
+def save_repeats(folder: Path, partitions: Iterable[pa.Table]) -> None:
     """Find the rows whose key an earlier row has.
 
     Args:
-        folder: for the rows, counted over all units, and for the first row of each unit.
-        units: the tables, with `key`.
+        folder: for the rows, counted over all partitions, and for the first row of each partition.
+        partitions: the tables, with `key`.
     """
-    parts = [row_hashes(*text_buffers(table["key"]), SEED) for table in units]
+    parts = [row_hashes(*text_buffers(table["key"]), SEED) for table in partitions]
     hashes = np.concatenate([np.zeros(0, np.uint64), *parts])
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1]) + 1
@@ -37,12 +37,12 @@ def save_repeats(folder: Path, units: Iterable[pa.Table]) -> None:
     save_array(folder / "starts.npy", np.cumsum([0, *map(len, parts)], dtype=np.int64))
 
 
-def first_of_their_keys(folder: Path, unit: int, table: pa.Table, counts: Counts) -> NDArray[np.bool_]:
-    """Return (N,) bool: rows of a unit whose key was not met before; the others are counted."""
+def first_of_their_keys(folder: Path, partition: int, table: pa.Table, counts: Counts) -> NDArray[np.bool_]:
+    """Return (N,) bool: rows of a partition whose key was not met before; the others are counted."""
     doubles, starts = load_array(folder / "doubles.npy"), load_array(folder / "starts.npy")
-    low, high = np.searchsorted(doubles, starts[unit : unit + 2])
+    low, high = np.searchsorted(doubles, starts[partition : partition + 2])
     keep = np.ones(table.num_rows, bool)
-    keep[doubles[low:high] - starts[unit]] = False
+    keep[doubles[low:high] - starts[partition]] = False
     for row in np.flatnonzero(~keep):
         counts.drop(Reason.DUPLICATE_KEY, table["key"][int(row)].as_py())
     return keep

@@ -10,10 +10,10 @@ Runs of two words and more are nodes of a tree, found by where they come from an
 exact: `gram_slots` (open addressed) has two int64 each, so that a look-up touches one line of memory:
 
     key    node of the run without its last word << 32 | the last word's record + 1; 0 is a free slot
-    value  (query + 1) << 2, which is 0 where the run only begins longer queries; plus TWINS and LONGER
+    value  (query + 1) << 2, which is 0 where the run only begins longer queries; plus DUPLICATES and LONGER
 
 The number of a node is its slot; that of a single word is its record behind all slots. Words have the same
-values. Where several queries have the same words, `twins` has for each the next of them or -1.
+values. Where several queries have the same words, `duplicates` has for each the next of them or -1.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 
 from diptych.curate.kernels import SPACE, byte_hash, grown, njit
 
-LONGER, TWINS, QUERY_BITS = 1, 2, 2
+LONGER, DUPLICATES, QUERY_BITS = 1, 2, 2
 LENGTH, HEADER = 1, 2
 NONE = -1
 LOWER_HALF = np.uint64(0xFFFFFFFF)
@@ -30,7 +30,7 @@ N32 = np.uint64(32)
 COMBINE = np.uint64(0xFF51AFD7ED558CCD)
 """An odd number whose product spreads a key over all bits: a multiplier of MurmurHash3's finaliser."""
 
-TOGETHER = 1024
+BATCH = 1024
 """Words that are walked together. Nearly every look-up waits for memory, and these waits overlap."""
 
 
@@ -91,7 +91,7 @@ def node_of(slots: Any, key: Any, place: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def interned(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
+def token_ids(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
     """Write a record of every word of the queries that belong into the tree, and find it a slot.
 
     Args:
@@ -104,7 +104,7 @@ def interned(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
         int32 numbers, and how many different words there are.
     """
     numbers, size, known = np.zeros(1024, np.int32), 0, 0
-    words = word_room(offsets)
+    words = word_scratch(offsets)
     for query in np.flatnonzero(held):
         count = cut_words(data, offsets[query], offsets[query + 1], words, 0)
         for place in range(count):
@@ -124,55 +124,55 @@ def interned(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def word_room(offsets: Any) -> Any:
-    """Return room for the words of some texts: of the longest one, and of TOGETHER words."""
-    longest = TOGETHER
+def word_scratch(offsets: Any) -> Any:
+    """Return buffers for the words of some texts: of the longest one, and of BATCH words."""
+    longest = BATCH
     for row in range(len(offsets) - 1):
-        longest = max(longest, TOGETHER + offsets[row + 1] - offsets[row] + 2)
+        longest = max(longest, BATCH + offsets[row + 1] - offsets[row] + 2)
     return np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.uint64)
 
 
 @njit(cache=True, nogil=True)
-def _named(value: Any, query: Any, twins: Any) -> Any:
+def _named(value: Any, query: Any, duplicates: Any) -> Any:
     """Return the value of a node that is a query, and link the query with those that were there before."""
     before = (value >> QUERY_BITS) - 1
-    twins[query] = before
-    return (query + 1) << QUERY_BITS | (TWINS if before >= 0 else 0) | (value & LONGER)
+    duplicates[query] = before
+    return (query + 1) << QUERY_BITS | (DUPLICATES if before >= 0 else 0) | (value & LONGER)
 
 
 @njit(cache=True, nogil=True)
-def planted(data: Any, offsets: Any, held: Any, words: Any, slots: Any, twins: Any) -> int:
+def inserted(data: Any, offsets: Any, held: Any, words: Any, slots: Any, duplicates: Any) -> int:
     """Grow the tree of queries.
 
     Args:
         data: uint8, the queries' bytes.
         offsets: (Q + 1,) int64.
         held: (Q,) bool: which queries belong into it.
-        words: `word_slots` and numbers, see `interned`; values are written here.
+        words: `word_slots` and numbers, see `token_ids`; values are written here.
         slots: (2^k · 2,) int64 of zeros, more than there are runs.
-        twins: (Q,) int32, written here.
+        duplicates: (Q,) int32, written here.
 
     Returns:
         How many slots are in use.
     """
     word_slots, numbers = words
     letters, mask, used = numbers.view(np.uint8), len(slots) // 2 - 1, 0
-    room = word_room(offsets)
+    scratch = word_scratch(offsets)
     for query in np.flatnonzero(held):
-        count, node = cut_words(data, offsets[query], offsets[query + 1], room, 0), 0
+        count, node = cut_words(data, offsets[query], offsets[query + 1], scratch, 0), 0
         for place in range(count):
-            text = data, room[0][place], room[1][place]
-            record, _ = word_record(word_slots, numbers, letters, text, room[2][place])
+            text = data, scratch[0][place], scratch[1][place]
+            record, _ = word_record(word_slots, numbers, letters, text, scratch[2][place])
             last = place == count - 1
             if place == 0:
                 node = mask + 1 + record
                 value = numbers[record]
-                numbers[record] = _named(value, query, twins) if last else value | LONGER
+                numbers[record] = _named(value, query, duplicates) if last else value | LONGER
                 continue
             key = node << 32 | (record + 1)
             node = node_of(slots, key, home_of(key, mask))
             used += slots[2 * node] == 0
             slots[2 * node] = key
             value = slots[2 * node + 1]
-            slots[2 * node + 1] = _named(value, query, twins) if last else value | LONGER
+            slots[2 * node + 1] = _named(value, query, duplicates) if last else value | LONGER
     return used

@@ -146,13 +146,13 @@ def _share(counts: NDArray[np.int64], chosen: NDArray[np.bool_]) -> float:
 
 
 def _contents(folder: Path) -> dict[str, Any]:
-    """Read the finished set once: words of the captions, licences, hosts."""
+    """Read the finished set once: words of the captions, licenses, hosts."""
     lengths: list[int] = []
-    licences: Counter[str] = Counter()
+    licenses: Counter[str] = Counter()
     hosts: Counter[str] = Counter()
     for pair in ShardSet.open(folder).pairs(Counts()):
         lengths += [len(normalized(text).split()) for text in pair.captions]
-        licences[str(pair.fields.get("licence") or "not stated")] += 1
+        licenses[str(pair.fields.get("license") or "not stated")] += 1
         hosts[_host(str(pair.fields.get("url") or pair.fields.get("page") or ""))] += 1
     words = np.array(lengths, np.int64)
     return {
@@ -163,7 +163,7 @@ def _contents(folder: Path) -> dict[str, Any]:
             "words_per_caption": round(float(words.mean()), 2) if len(words) else 0.0,
             "longest": int(words.max(initial=0)),
         },
-        "licences": _most(licences),
+        "licenses": _most(licenses),
         "hosts": {"count": len(hosts.keys() - {""}), "largest": _most(hosts)},
     }
 

@@ -1,6 +1,6 @@
 """Hours and cost of a curation, from the rates at which one was done.
 
-Work that is cut into units takes `seconds a pair x pairs / (machines x cores)`; what one process does for
+Partitions take `seconds a pair x pairs / (machines x cores)`; what one process does for
 all of a stage (`alone_seconds`) does not get faster with machines; the fetch is also bounded by each
 machine's network. The shares of pairs that a stage passes on are those of the measured run.
 
@@ -28,27 +28,19 @@ class EstimateSettings:
     Attributes:
         cores: of one machine.
         dollars_per_hour: for one machine; 0.68 is the list price of 16 cores with 32 GB (AWS c7i.4xlarge,
-        2024). network_megabits: what one machine can download a second. picture_kilobytes: of one
+        2024). network_megabits: what one machine can download a second. image_kilobytes: of one
         downloaded file, where the measured run downloaded none.
     """
 
     cores: int = 16
     dollars_per_hour: float = 0.68
     network_megabits: float = 2000.0
-    picture_kilobytes: float = 100.0
+    image_kilobytes: float = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What one stage took.
-
-    Attributes:
-        stage: its name.
-        pairs_per_candidate: pairs that come into it for every candidate pair.
-        core_seconds_per_pair: of its units.
-        alone_seconds_per_pair: of what one process does for the whole stage.
-        downloads: whether its units wait for the network.
-    """
+    """What one stage took, for each pair of its input."""
 
     stage: str
     pairs_per_candidate: float
@@ -97,7 +89,7 @@ def hours(
         here = pairs * rate.pairs_per_candidate
         work = here * rate.core_seconds_per_pair / (machines * settings.cores)
         if rate.downloads:
-            bits = here * settings.picture_kilobytes * 8e3
+            bits = here * settings.image_kilobytes * 8e3
             work = max(work, bits / (machines * settings.network_megabits * 1e6))
         seconds += work + here * rate.alone_seconds_per_pair
     return seconds / 3600
@@ -136,10 +128,14 @@ def estimate(folder: Path, settings: EstimateSettings = DEFAULT_SETTINGS) -> dic
 
 def _rate(name: str, manifest: Manifest, candidates: int) -> Rate:
     here = max(1, int(manifest.counts["in"]))
+    extra = manifest.extra
+    seconds = (
+        extra["partition_seconds"] if "partition_seconds" in extra else extra["unit_seconds"]
+    )  # before 0.2
     return Rate(
         name,
         pairs_per_candidate=int(manifest.counts["in"]) / candidates,
-        core_seconds_per_pair=float(manifest.extra["unit_seconds"]) / here,
+        core_seconds_per_pair=float(seconds) / here,
         alone_seconds_per_pair=float(manifest.extra["alone_seconds"]) / here,
         downloads=name == "fetch",
     )

@@ -45,7 +45,7 @@ SETTING_OF: Mapping[Reason, str] = {
     Reason.NO_QUERY: "queries.list",
     Reason.NOT_DRAWN: "balance.cap",
     Reason.ROBOTS: "fetch.robots",
-    Reason.OPTED_OUT: "fetch.honour",
+    Reason.OPTED_OUT: "fetch.respect_opt_out",
     Reason.FORBIDDEN_ADDRESS: "fetch.allow_networks",
     Reason.TIMEOUT: "fetch.timeout_seconds",
     Reason.HASH_MISMATCH: "fetch.verify_sha256",
@@ -75,7 +75,7 @@ class QueriesPart:
         wordnet: a WNDB folder, or an `.xml`, `.xml.gz` or `.tsv` file.
         list: your own queries, one a line.
         choose: thresholds and the length of the list.
-        counting: memory and size of a unit.
+        counting: memory and size of a partition.
     """
 
     corpus: tuple[str, ...] = ()

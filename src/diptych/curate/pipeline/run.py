@@ -25,14 +25,14 @@ from diptych.core.progress import Progress
 from diptych.core.settings import from_mapping, to_mapping, with_current_names
 from diptych.core.workers import Handler
 from diptych.curate.pipeline.recipe import CurateRecipe
-from diptych.curate.pipeline.runners import Crew, Engine, answer_for
+from diptych.curate.pipeline.runners import Engine, StageRunner, partition_result
 from diptych.curate.pipeline.stages import (
     KIND,
     Run,
     Stage,
     close_stage,
     is_finished,
-    open_units,
+    open_partitions,
     require_finished,
 )
 from diptych.curate.pipeline.stages_images import DEDUP, FETCH, FINGERPRINT
@@ -41,9 +41,9 @@ from diptych.curate.pipeline.stages_result import CARD, SHARDS
 from diptych.curate.pipeline.stages_texts import BALANCE, CANDIDATES, FILTER, MATCH
 
 RECIPE_NAME = "recipe.json"
-FORMAT = 2
-"""Of the folder; 1 named pairs so that two different ones could have one key, and may not go on with keys of
-now."""
+FORMAT = 3
+"""Format of the folder. 1 had keys that were not unique, 2 the columns `licence` and `stamp`. A curation of
+another format cannot be resumed; its finished shard set stays readable."""
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -63,19 +63,19 @@ def open_run(folder: Path) -> Run:
     return Run(folder, from_mapping(CurateRecipe, plain, where=folder))
 
 
-def unit_handler(settings: Mapping[str, Any]) -> Handler:
-    """Return what a worker of a curation does: one unit a request, `[stage, number]` as JSON."""
+def partition_handler(settings: Mapping[str, Any]) -> Handler:
+    """Return the handler of a worker: one partition a request, `[stage, number]` as JSON."""
     run = open_run(Path(settings["folder"]))
 
-    def answer(request: list[bytes]) -> list[bytes]:
+    def handle(request: list[bytes]) -> list[bytes]:
         stage, number = json.loads(request[0])
-        return [json.dumps(answer_for(run, STAGES[stage], number)).encode()]
+        return [json.dumps(partition_result(run, STAGES[stage], number)).encode()]
 
-    return answer
+    return handle
 
 
 def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Run:
-    """Take a folder for a curation, or go on with the one that is in it.
+    """Begin a curation in a folder, or resume the one that is in it.
 
     Args:
         recipe: what to do.
@@ -112,13 +112,13 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
     return Run(folder, recipe)
 
 
-def run_stage(run: Run, stage: Stage, crew: Crew) -> Manifest:
+def run_stage(run: Run, stage: Stage, runner: StageRunner) -> Manifest:
     """Do what is left of one stage.
 
     Args:
         run: the curation.
         stage: which one.
-        crew: who does its units.
+        runner: runs its partitions.
 
     Returns:
         Its manifest.
@@ -135,9 +135,9 @@ def run_stage(run: Run, stage: Stage, crew: Crew) -> Manifest:
     make_folder(folder)
     stage.prepare(run)
     prepared = time.monotonic() - started
-    left = open_units(run, stage)
+    left = open_partitions(run, stage)
     with Progress(stage.name) as progress:
-        for counts in crew.do(stage, left):
+        for counts in runner.run(stage, left):
             progress.advance(counts.seen, dropped=counts.dropped.total())
     return close_stage(run, stage, prepared=prepared, seconds=time.monotonic() - started)
 
@@ -177,8 +177,8 @@ def curate(
     with locked(make_folder(folder)):
         run = begin_run(recipe, folder, resume=resume or bool(only))
         chosen = [STAGES[only]] if only else list(STAGES.values())
-        with Crew(run, f"{__name__}:unit_handler", engine=engine, workers=workers) as crew:
-            return {stage.name: run_stage(run, stage, crew) for stage in chosen}
+        with StageRunner(run, f"{__name__}:partition_handler", engine=engine, workers=workers) as runner:
+            return {stage.name: run_stage(run, stage, runner) for stage in chosen}
 
 
 def _refused(folder: Path) -> UsageError:

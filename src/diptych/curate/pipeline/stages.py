@@ -1,12 +1,11 @@
-"""Stages and their units of work: what is done is never done again, and a kill costs one unit.
+"""Stages of a curation and their partitions: finished ones are never run again; a kill costs one partition.
 
-A stage is a folder, `stages/NAME` of a curation. Its work is cut into numbered units that know nothing of
-each other, so that any engine may run them anywhere in any order. A unit writes its tables and, last, its
-receipt; when all have one, the stage's manifest is written. The same input makes the same bytes, whoever did
-the work.
+A stage is a folder, `stages/NAME` of a curation. Its work is cut into numbered, independent partitions, which
+any engine may run anywhere in any order. A partition writes its tables and, last, its manifest; when all have
+one, the stage's manifest is written. The same input makes the same bytes on every engine.
 
-Reads: the folders of earlier stages. Writes: `NNNNN….parquet` (a unit's tables), `NNNNN.json` (its receipt:
-files with digests, counts, seconds) and `manifest.json`.
+Reads: the folders of earlier stages. Writes: `NNNNN….parquet` (a partition's tables), `NNNNN.json` (its
+manifest: files with digests, counts, seconds) and `manifest.json`.
 """
 
 import time
@@ -35,7 +34,7 @@ KIND = "curate-"
 """Followed by the stage's name: the kind in its manifest."""
 
 Write = Callable[[str, pa.Table], None]
-"""How a unit hands a table over: a name that sorts, and the rows."""
+"""How a partition hands a table over: a name that sorts, and the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +56,30 @@ def _nothing(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One word of the flow.
+    """One stage: how its partitions are prepared, run and finished.
 
     Attributes:
         name: of the stage and its folder.
         needs: stages that must be done before.
-        work: does one unit: writes its tables, returns its counts.
-        units: how many there are; read after `prepare`.
-        prepare: what has to be known before any unit starts; files it leaves in the folder are the stage's.
-        finish: what follows when all units are done; returns what the manifest should tell besides.
+        work: does one partition: writes its tables, returns its counts.
+        partitions: how many there are; read after `prepare`.
+        prepare: runs before any partition starts; files it leaves in the folder are the stage's.
+        finish: what follows when all partitions are done; returns what the manifest should tell besides.
         inputs: files from outside that the stage reads.
     """
 
     name: str
     needs: tuple[str, ...]
     work: Callable[[Run, int, Write], Counts]
-    units: Callable[[Run], int]
+    partitions: Callable[[Run], int]
     prepare: Callable[[Run], object] = _nothing
     finish: Callable[[Run], dict[str, Any]] = _nothing
     inputs: Callable[[Run], tuple[FileEntry, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What is kept of a unit that is done.
-
-    Attributes:
-        files: that it wrote.
-        counts: `Counts.as_dict`.
-        seconds: that it took.
-    """
+class PartitionManifest:
+    """The files, counts (`Counts.as_dict`) and seconds of a finished partition."""
 
     files: tuple[FileEntry, ...]
     counts: dict[str, Any]
@@ -114,14 +107,14 @@ def require_finished(run: Run, stage: Stage) -> None:
         )
 
 
-def open_units(run: Run, stage: Stage) -> list[int]:
-    """Return the units that have no receipt yet."""
+def open_partitions(run: Run, stage: Stage) -> list[int]:
+    """Return the partitions that have no manifest yet."""
     folder = run.stage(stage.name)
-    return [number for number in range(stage.units(run)) if not _receipt(folder, number).is_file()]
+    return [number for number in range(stage.partitions(run)) if not _manifest_path(folder, number).is_file()]
 
 
-def do_unit(run: Run, stage: Stage, number: int) -> Counts:
-    """Do one unit of work and write its receipt last; doing it twice gives the same bytes."""
+def run_partition(run: Run, stage: Stage, number: int) -> Counts:
+    """Run one partition and write its manifest last; running it again writes the same bytes."""
     started = time.monotonic()
     folder = make_folder(run.stage(stage.name))
     files: list[FileEntry] = []
@@ -133,13 +126,13 @@ def do_unit(run: Run, stage: Stage, number: int) -> Counts:
 
     counts = stage.work(run, number, write)
     counts.check(max_bad_fraction=1.0)
-    receipt = Receipt(tuple(files), counts.as_dict(), round(time.monotonic() - started, 3))
-    write_json(_receipt(folder, number), asdict(receipt))
+    manifest = PartitionManifest(tuple(files), counts.as_dict(), round(time.monotonic() - started, 3))
+    write_json(_manifest_path(folder, number), asdict(manifest))
     return counts
 
 
 def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> Manifest:
-    """Write the manifest of a stage whose units are all done.
+    """Write the manifest of a stage whose partitions are all done.
 
     Args:
         run: the curation.
@@ -148,13 +141,15 @@ def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> M
         seconds: that the stage took until now, interruptions left out.
     """
     started = time.monotonic()
-    folder, counts, unit_seconds = run.stage(stage.name), Counts(), 0.0
+    folder, counts, partition_seconds = run.stage(stage.name), Counts(), 0.0
     known: dict[str, FileEntry] = {}
-    for number in range(stage.units(run)):
-        receipt = read_typed(Receipt, _receipt(folder, number), fix="remove it, and go on with --resume")
-        counts.merge(Counts.from_dict(receipt.counts))
-        unit_seconds += receipt.seconds
-        known |= {entry.name: entry for entry in receipt.files}
+    for number in range(stage.partitions(run)):
+        part = read_typed(
+            PartitionManifest, _manifest_path(folder, number), fix="remove it, and go on with --resume"
+        )
+        counts.merge(Counts.from_dict(part.counts))
+        partition_seconds += part.seconds
+        known |= {entry.name: entry for entry in part.files}
     finishing = time.monotonic()
     extra = stage.finish(run)
     finished = time.monotonic() - finishing
@@ -175,8 +170,8 @@ def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> M
         seconds=round(seconds + time.monotonic() - started, 3),
         extra={
             **extra,
-            "units": stage.units(run),
-            "unit_seconds": round(unit_seconds, 3),
+            "partitions": stage.partitions(run),
+            "partition_seconds": round(partition_seconds, 3),
             "alone_seconds": round(prepared + finished, 3),
         },
     )
@@ -187,7 +182,7 @@ def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> M
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table durably as Parquet; equal tables make equal bytes."""
     with writing(path) as file:
-        # Dictionaries pay for neither captions nor pictures, of which no two are the same; and pictures are
+        # Dictionaries pay for neither captions nor images, of which no two are the same; and images are
         # compressed already: trying again took a third of the time of fetching them.
         packing = {one.name: "none" if one.type == pa.binary() else "zstd" for one in table.schema}
         pq.write_table(table, file, compression=packing, use_dictionary=False)
@@ -210,8 +205,8 @@ def table_files(run: Run, name: str) -> list[Path]:
     return sorted(path for path in paths if path.suffix == ".parquet" and path.name[0].isdigit())
 
 
-def unit_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
-    """Read the table of one unit of a finished stage."""
+def partition_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
+    """Read the table of one partition of a finished stage."""
     return read_table(run.stage(name) / f"{number:05d}.parquet", columns)
 
 
@@ -247,5 +242,5 @@ def read_typed(kind: type[T], path: Path, *, fix: str) -> T:
         ) from error
 
 
-def _receipt(folder: Path, number: int) -> Path:
+def _manifest_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.json"

@@ -1,10 +1,8 @@
-"""The stages that look at pictures: fetch, fingerprint, dedup.
+"""The stages of images: fetch, fingerprint, dedup; the glue between files and pure functions.
 
-Each is the glue between the files of a curation and the pure functions of the part that it is named after.
-
-Writes, for every unit: `fetch` (row and `columns.FETCHED`, also of what was not got), `fingerprint` (row and
-`fingerprints.FINGERPRINTS`) and `dedup` (row, captions); `dedup/leaders.npy`, `dedup/equal.npy` and
-`dedup/captions.parquet` for all units together.
+Writes, for every partition: `fetch` (row and `columns.FETCHED`, also of failures), `fingerprint` (row
+and `fingerprints.FINGERPRINTS`) and `dedup` (row, captions); `dedup/leaders.npy`, `dedup/equal.npy` and
+`dedup/captions.parquet` for all partitions together.
 """
 
 import hashlib
@@ -24,8 +22,8 @@ from diptych.curate.columns import FETCHED
 from diptych.curate.dedup.blocked import blocked_rows, read_blocked_images
 from diptych.curate.dedup.captions import caption_signatures
 from diptych.curate.fetch.fetch import OK, fetch_partition
-from diptych.curate.pipeline.stages import Run, Stage, Write, read_table, unit_table, write_table
-from diptych.curate.pipeline.stages_texts import rows_table, units
+from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table, read_table, write_table
+from diptych.curate.pipeline.stages_texts import partitions, rows_table
 from diptych.curate.words import normalized
 from diptych.data.arrays import load_array, save_array
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, fingerprint_partition
@@ -38,15 +36,15 @@ AT_ONCE = 8192
 """Candidates that are under way together."""
 
 MOST_CAPTIONS = 8
-"""Captions that a picture keeps of its copies and itself."""
+"""Captions that an image keeps of its copies and itself."""
 
-PICTURES_AT_ONCE = 2048
-"""Pictures of an evaluation set that are held in memory together."""
+BATCH_IMAGES = 2048
+"""Images of an evaluation set that are held in memory together."""
 
 
 def _fetch(run: Run, number: int, write: Write) -> Counts:
-    rows = unit_table(run, "balance", number, ["row"])["row"].to_numpy()
-    candidates = unit_table(run, "candidates", number).take(rows)
+    rows = partition_table(run, "balance", number, ["row"])["row"].to_numpy()
+    candidates = partition_table(run, "candidates", number).take(rows)
     counts, parts = Counts(), []
     for start in range(0, len(rows), AT_ONCE):
         fetched, found = fetch_partition(candidates.slice(start, AT_ONCE), run.recipe.fetch)
@@ -59,7 +57,7 @@ def _fetch(run: Run, number: int, write: Write) -> Counts:
 
 
 def _filter_sizes(run: Run, table: pa.Table, counts: Counts) -> pa.Table:
-    """Hold the pictures that were got against the rules about their sizes."""
+    """Hold the images that were got against the rules about their sizes."""
     rules = run.recipe.filter.rules
     status = np.array(table["status"].to_pylist(), dtype=object)
     for rule in (replace(_NO_RULE, min_side=rules.min_side), replace(_NO_RULE, max_aspect=rules.max_aspect)):
@@ -74,22 +72,22 @@ def _filter_sizes(run: Run, table: pa.Table, counts: Counts) -> pa.Table:
     return table.set_column(1, "status", pa.array(status, pa.string()))
 
 
-FETCH = Stage("fetch", ("balance",), _fetch, units)
+FETCH = Stage("fetch", ("balance",), _fetch, partitions)
 
 
-def pictures(run: Run, number: int, rows: NDArray[np.int32]) -> pa.ChunkedArray:
-    """Return the encoded pictures of some rows of a unit: fetched, or the candidates' own."""
-    fetched = unit_table(run, "fetch", number, ["row", "image"])
+def encoded_images(run: Run, number: int, rows: NDArray[np.int32]) -> pa.ChunkedArray:
+    """Return the encoded images of some rows of a partition: fetched, or the candidates' own."""
+    fetched = partition_table(run, "fetch", number, ["row", "image"])
     places = np.searchsorted(fetched["row"].to_numpy(), rows)
-    own = unit_table(run, "candidates", number, ["image"])["image"].take(rows)
+    own = partition_table(run, "candidates", number, ["image"])["image"].take(rows)
     return pc.coalesce(fetched["image"].take(places), own)
 
 
 def _fingerprint(run: Run, number: int, write: Write) -> Counts:
-    fetched = unit_table(run, "fetch", number, ["row", "key", "status"])
+    fetched = partition_table(run, "fetch", number, ["row", "key", "status"])
     fetched = fetched.filter(pc.equal(fetched["status"], OK))
     rows, keys = fetched["row"].to_numpy(), fetched["key"].combine_chunks()
-    table = _fingerprints(pictures(run, number, rows))
+    table = _fingerprints(encoded_images(run, number, rows))
     good = np.asarray(pc.is_null(table["reason"]))
     counts = Counts()
     counts.keep(int(good.sum()))
@@ -108,7 +106,7 @@ def _fingerprint(run: Run, number: int, write: Write) -> Counts:
 
 
 def _fingerprints(images: pa.ChunkedArray) -> pa.Table:
-    """Take fingerprints, those of equal bytes once: a picture with several captions has several rows."""
+    """Take fingerprints, those of equal bytes once: an image with several captions has several rows."""
     places: dict[bytes, int] = {}
     distinct: list[bytes] = []
     rows = np.empty(len(images), np.int64)
@@ -121,13 +119,13 @@ def _fingerprints(images: pa.ChunkedArray) -> pa.Table:
     return fingerprint_partition(pa.array(distinct, pa.large_binary()))[0].take(pa.array(rows))
 
 
-FINGERPRINT = Stage("fingerprint", ("fetch",), _fingerprint, units)
+FINGERPRINT = Stage("fingerprint", ("fetch",), _fingerprint, partitions)
 
 
 def _dedup_prepare(run: Run) -> None:
-    """Group the pictures of all units, and gather what their copies are called."""
+    """Group the images of all partitions, and gather what their copies are called."""
     folder, settings = run.stage("dedup"), run.recipe.dedup
-    parts = [unit_table(run, "fingerprint", number) for number in range(units(run))]
+    parts = [partition_table(run, "fingerprint", number) for number in range(partitions(run))]
     prints = [part.select(FINGERPRINTS.names) for part in parts]
     keys = pa.chunked_array([chunk for part in parts for chunk in part["key"].chunks], pa.string())
     groups = duplicate_groups(prints, settings=settings, keys=keys)
@@ -162,7 +160,7 @@ def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.boo
 
     for pair in source.pairs(counts):
         waiting.append(pair.image)
-        if len(waiting) == PICTURES_AT_ONCE:
+        if len(waiting) == BATCH_IMAGES:
             found |= look()
     found = found | look() if waiting else found
     counts.check(part.max_bad_fraction, setting="evaluation.max_bad_fraction in the recipe")
@@ -170,14 +168,14 @@ def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> NDArray[np.boo
 
 
 def _captions_of_copies(run: Run, leaders: NDArray[np.int64]) -> pa.Table:
-    """Return (leader, captions) for every picture that has copies: what they are called, each wording
+    """Return (leader, captions) for every image that has copies: what they are called, each wording
     once.
     """
     copies = np.flatnonzero(leaders != np.arange(len(leaders)))
     wanted = np.union1d(copies, leaders[copies])
     texts = list(_captions(run, wanted))
     signatures = caption_signatures(pa.array(texts, pa.string()), settings=run.recipe.dedup)
-    # Group by group, the picture that stays first.
+    # Group by group, the image that stays first.
     order = np.lexsort((wanted, leaders[wanted] != wanted, leaders[wanted]))
     kept: dict[int, list[int]] = {}
     for place in order:
@@ -199,17 +197,17 @@ def _captions_of_copies(run: Run, leaders: NDArray[np.int64]) -> pa.Table:
 def _captions(run: Run, rows: NDArray[np.int64]) -> Iterator[str]:
     """Yield the captions of rows that are counted over all fingerprints, ascending."""
     start = 0
-    for number in range(units(run)):
-        mine = unit_table(run, "fingerprint", number, ["row"])["row"].to_numpy()
+    for number in range(partitions(run)):
+        mine = partition_table(run, "fingerprint", number, ["row"])["row"].to_numpy()
         low, high = (int(place) for place in np.searchsorted(rows, [start, start + len(mine)]))
         if high > low:
-            yield from unit_captions(run, number, mine[rows[low:high] - start])
+            yield from partition_captions(run, number, mine[rows[low:high] - start])
         start += len(mine)
 
 
-def unit_captions(run: Run, number: int, rows: NDArray[np.int32]) -> list[str]:
-    """Return the captions of some rows of a unit, as the filter left them."""
-    table = unit_table(run, "filter", number, ["row", "caption"])
+def partition_captions(run: Run, number: int, rows: NDArray[np.int32]) -> list[str]:
+    """Return the captions of some rows of a partition, as the filter left them."""
+    table = partition_table(run, "filter", number, ["row", "caption"])
     places = np.searchsorted(table["row"].to_numpy(), rows)
     captions: list[str] = table["caption"].take(places).to_pylist()
     return captions
@@ -218,7 +216,7 @@ def unit_captions(run: Run, number: int, rows: NDArray[np.int32]) -> list[str]:
 def _dedup(run: Run, number: int, write: Write) -> Counts:
     folder, counts = run.stage("dedup"), Counts()
     start, end = load_array(folder / "starts.npy")[number : number + 2].tolist()
-    prints = unit_table(run, "fingerprint", number, ["row", "key"])
+    prints = partition_table(run, "fingerprint", number, ["row", "key"])
     leaders, equal, seen = (load_array(folder / f"{name}.npy") for name in ("leaders", "equal", "seen"))
     is_leader = leaders[start:end] == np.arange(start, end)
     keep = is_leader & ~seen[start:end]
@@ -230,7 +228,7 @@ def _dedup(run: Run, number: int, write: Write) -> Counts:
         else:
             counts.drop(Reason.DUPLICATE if equal[start + row] else Reason.NEAR_DUPLICATE, key)
     rows = prints["row"].to_numpy()[keep]
-    captions = [[text] for text in unit_captions(run, number, rows)]
+    captions = [[text] for text in partition_captions(run, number, rows)]
     merged = read_table(folder / "captions.parquet")
     several = dict(zip(merged["leader"].to_pylist(), merged["captions"].to_pylist(), strict=True))
     for place, row in enumerate(np.flatnonzero(keep).tolist()):
@@ -245,4 +243,4 @@ def _dedup_finish(run: Run) -> dict[str, Any]:
     return {"groups": int((sizes > 1).sum()), "largest_group": int(sizes.max(initial=0))}
 
 
-DEDUP = Stage("dedup", ("fingerprint",), _dedup, units, _dedup_prepare, _dedup_finish)
+DEDUP = Stage("dedup", ("fingerprint",), _dedup, partitions, _dedup_prepare, _dedup_finish)

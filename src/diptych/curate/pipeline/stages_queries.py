@@ -18,7 +18,7 @@ from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
 from diptych.curate.pipeline.recipe import files_of
 from diptych.curate.pipeline.stages import Run, Stage, Write, write_table
-from diptych.curate.queries.corpus import CorpusPart, corpus_units, texts_of_part
+from diptych.curate.queries.corpus import CorpusPart, corpus_partitions, texts_of_part
 from diptych.curate.queries.counting import PAIRS_NAME, WORDS_NAME, count_part
 from diptych.curate.queries.merging import merge_counts
 from diptych.curate.queries.pageviews import article_views
@@ -32,7 +32,7 @@ SCRATCH = "scratch"
 
 def _parts(run: Run) -> tuple[CorpusPart, ...]:
     part = run.recipe.queries
-    return corpus_units(files_of(part.corpus), part.counting.bytes_per_unit)
+    return corpus_partitions(files_of(part.corpus), part.counting.bytes_per_partition)
 
 
 def _count(run: Run, number: int, write: Write) -> Counts:

@@ -1,6 +1,7 @@
-"""The last stages: the pairs become a shard set, and the data card tells what was done.
+"""The last stages: write the shard set and the data card.
 
-Writes: `shards/NNNNN/`, the shard set of every unit; joined in the curation's own folder. `datacard.json`.
+Writes: `shards/NNNNN/`, the shard set of every partition, joined in the folder of the curation;
+`datacard.json`.
 """
 
 import json
@@ -16,9 +17,9 @@ from diptych.core.records import Counts, Field, Pair
 from diptych.core.settings import to_mapping
 from diptych.curate.pipeline.datacard import describe, flow
 from diptych.curate.pipeline.recipe import SETTING_OF
-from diptych.curate.pipeline.stages import Run, Stage, Write, unit_table
-from diptych.curate.pipeline.stages_images import pictures
-from diptych.curate.pipeline.stages_texts import queries, units
+from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table
+from diptych.curate.pipeline.stages_images import encoded_images
+from diptych.curate.pipeline.stages_texts import partitions, queries
 from diptych.data.shards.index import KIND as SHARDS_KIND
 from diptych.data.shards.join import join_shards
 from diptych.data.shards.writer import write_shards
@@ -28,32 +29,34 @@ BETWEEN = " | "
 
 
 def _shards(run: Run, number: int, write: Write) -> Counts:
-    del write  # a unit's outcome is a folder
+    del write  # a partition's outcome is a folder
     folder = run.stage("shards") / f"{number:05d}"
-    remove(folder)  # of a unit that was cut off before its receipt
+    remove(folder)  # of a partition that was cut off before its manifest
     counts = Counts()
-    if unit_table(run, "dedup", number, ["row"]).num_rows:
+    if partition_table(run, "dedup", number, ["row"]).num_rows:
         write_shards(_pairs(run, number), folder, settings=run.recipe.shards, counts=counts)
     return counts
 
 
 def _pairs(run: Run, number: int) -> Iterator[Pair]:
-    kept = unit_table(run, "dedup", number)
+    kept = partition_table(run, "dedup", number)
     rows = kept["row"].to_numpy()
-    candidates = unit_table(run, "candidates", number, ["key", "url", "page", "licence", "fields"]).take(rows)
-    told = unit_table(run, "fetch", number, ["row", "url", "licence", "sha256"])
-    told = told.take(pa.array(told["row"].to_numpy().searchsorted(rows)))
-    drawn = unit_table(run, "balance", number)
+    candidates = partition_table(run, "candidates", number, ["key", "url", "page", "license", "fields"]).take(
+        rows
+    )
+    fetched = partition_table(run, "fetch", number, ["row", "url", "license", "sha256"])
+    fetched = fetched.take(pa.array(fetched["row"].to_numpy().searchsorted(rows)))
+    drawn = partition_table(run, "balance", number)
     drawn = drawn.take(pa.array(drawn["row"].to_numpy().searchsorted(rows)))
     names = queries(run).combine_chunks()
-    images = pictures(run, number, rows)
+    images = encoded_images(run, number, rows)
     for place, record in enumerate(candidates.to_pylist()):
         fields: dict[str, Field] = json.loads(record["fields"] or "{}")
         stated = {
-            "url": told["url"][place].as_py() or record["url"],
+            "url": fetched["url"][place].as_py() or record["url"],
             "page": record["page"],
-            "licence": record["licence"] or told["licence"][place].as_py(),
-            "sha256": told["sha256"][place].as_py(),
+            "license": record["license"] or fetched["license"][place].as_py(),
+            "sha256": fetched["sha256"][place].as_py(),
             "queries": BETWEEN.join(names.take(drawn["ids"][place].values).to_pylist()),
         }
         fields |= {name: value for name, value in stated.items() if value}
@@ -62,8 +65,8 @@ def _pairs(run: Run, number: int) -> Iterator[Pair]:
 
 
 def _shards_finish(run: Run) -> dict[str, Any]:
-    """Join the units' sets in the folder of the curation: its manifest says how every candidate ended."""
-    parts = [run.stage("shards") / f"{number:05d}" for number in range(units(run))]
+    """Join the partitions' shard sets; the manifest counts the outcome of every candidate."""
+    parts = [run.stage("shards") / f"{number:05d}" for number in range(partitions(run))]
     total = Counts()
     for row in flow(run, until="dedup"):
         stage = Counts.from_dict(row)
@@ -94,7 +97,7 @@ def _inputs(run: Run) -> tuple[FileEntry, ...]:
     return tuple(entry for entries in found for entry in entries)
 
 
-SHARDS = Stage("shards", ("dedup",), _shards, units, finish=_shards_finish)
+SHARDS = Stage("shards", ("dedup",), _shards, partitions, finish=_shards_finish)
 
 
 def _card(run: Run) -> dict[str, Any]:
@@ -104,4 +107,4 @@ def _card(run: Run) -> dict[str, Any]:
 
 
 CARD = Stage("card", ("shards",), _shards, lambda _: 0, finish=_card)
-"""No units: what there is to do, one process does."""
+"""No partitions: what there is to do, one process does."""

@@ -1,11 +1,10 @@
-"""The stages that look at texts alone: candidates, filter, match, balance.
+"""The stages of texts: candidates, filter, match, balance; the glue between files and pure functions.
 
-Each is the glue between the files of a curation and the pure functions of the part that it is named after.
 The tables after `candidates` hold, for each row that is still in, the number of its row in the candidates'
-table of the same unit, and what is new.
+table of the same partition, and what is new.
 
-Writes: for every unit the candidates; `filter` (row, caption, scrubbed), `match` (row, ids) and `balance`
-(row, ids: the queries for which the pair was drawn); for all units together the
+Writes: for every partition the candidates; `filter` (row, caption, scrubbed), `match` (row, ids) and
+`balance` (row, ids: the queries for which the pair was drawn); for all partitions together the
 repeats of `filter`, the index of `match`, `balance/before.npy` and `after.npy`.
 """
 
@@ -23,47 +22,52 @@ from diptych.core.errors import Reason
 from diptych.core.files.durable import write_json
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
-from diptych.curate.candidates.candidates import CandidateUnit, candidates_of, source_columns, units_of
+from diptych.curate.candidates.candidates import (
+    Partition,
+    candidates_of,
+    partitions_of,
+    source_columns,
+)
 from diptych.curate.candidates.filter import caption_hosts, filter_table, repeated_captions
 from diptych.curate.candidates.scrub import scrub_column
 from diptych.curate.match.balance import Plan, balance_partition, count_matches, make_plan
 from diptych.curate.match.match import Matches, QueryIndex
 from diptych.curate.match.repeats import first_of_their_keys, save_repeats
-from diptych.curate.pipeline.stages import Run, Stage, Write, read_table, read_typed, tables, unit_table
+from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table, read_table, read_typed, tables
 from diptych.curate.pipeline.stages_queries import QUERIES_FILE
 from diptych.data.arrays import load_array, save_array
 from diptych.data.sources.open import open_source
 from diptych.data.sources.rows import digest_files
 
-UNITS_FILE = "units.json"
+PARTITIONS_FILE = "partitions.json"
 
 
 @dataclass(frozen=True, slots=True)
 class CutSources:
-    """The units that the sources of candidates were cut into."""
+    """The partitions that the sources of candidates were cut into."""
 
-    units: tuple[CandidateUnit, ...]
+    partitions: tuple[Partition, ...]
 
 
 def _cut(run: Run) -> CutSources:
-    path = run.stage("candidates") / UNITS_FILE
+    path = run.stage("candidates") / PARTITIONS_FILE
     return read_typed(CutSources, path, fix="begin the curation again in another folder")
 
 
-def units(run: Run) -> int:
-    """Return how many units `candidates` and all stages after it have: one per table of candidates."""
-    return len(_cut(run).units)
+def partitions(run: Run) -> int:
+    """Return how many partitions `candidates` and all stages after it have: one per table of candidates."""
+    return len(_cut(run).partitions)
 
 
 def _candidates_prepare(run: Run) -> None:
-    """Cut the sources into units; those of the first look stay, whatever happens to the sources."""
-    path = run.stage("candidates") / UNITS_FILE
+    """Cut the sources into partitions; those of the first look stay, whatever happens to the sources."""
+    path = run.stage("candidates") / PARTITIONS_FILE
     if not path.is_file():
-        write_json(path, asdict(CutSources(units_of(run.recipe.candidates))))
+        write_json(path, asdict(CutSources(partitions_of(run.recipe.candidates))))
 
 
 def _candidates(run: Run, number: int, write: Write) -> Counts:
-    table, counts = candidates_of(_cut(run).units[number], run.recipe.candidates)
+    table, counts = candidates_of(_cut(run).partitions[number], run.recipe.candidates)
     write("", table)
     return counts
 
@@ -72,7 +76,7 @@ def _candidates_inputs(run: Run) -> tuple[FileEntry, ...]:
     """Digest what was read: files each by themselves, other sources by what they say of themselves."""
     settings = run.recipe.candidates
     found: list[FileEntry] = []
-    for name in dict.fromkeys(unit.path for unit in _cut(run).units):
+    for name in dict.fromkeys(partition.path for partition in _cut(run).partitions):
         path = Path(name)
         if path.is_file():
             found += digest_files(path.name, [path], root=path.parent)
@@ -89,7 +93,7 @@ CANDIDATES = Stage(
     "candidates",
     (),
     _candidates,
-    units,
+    partitions,
     _candidates_prepare,
     _candidates_finish,
     _candidates_inputs,
@@ -97,7 +101,7 @@ CANDIDATES = Stage(
 
 
 def _filter_prepare(run: Run) -> None:
-    """Find keys that come twice and captions that stand on too many hosts, over all units."""
+    """Find keys that come twice and captions that stand on too many hosts, over all partitions."""
     rules, folder = run.recipe.filter.rules, run.stage("filter")
     save_repeats(folder, tables(run, "candidates", columns=["key"]))
     if rules.max_repeats:
@@ -110,7 +114,7 @@ def _filter_prepare(run: Run) -> None:
 
 
 def _filter(run: Run, number: int, write: Write) -> Counts:
-    table = unit_table(run, "candidates", number, ["key", "url", "caption", "page", "fields"])
+    table = partition_table(run, "candidates", number, ["key", "url", "caption", "page", "fields"])
     rules, folder, counts = run.recipe.filter.rules, run.stage("filter"), Counts()
     rows = np.flatnonzero(first_of_their_keys(folder, number, table, counts))
     frequent = np.array(load_array(folder / "frequent.npy")) if rules.max_repeats else None
@@ -124,11 +128,13 @@ def _filter(run: Run, number: int, write: Write) -> Counts:
 
 
 def _filter_finish(run: Run) -> dict[str, Any]:
-    parts = (unit_table(run, "filter", number, ["scrubbed"])["scrubbed"] for number in range(units(run)))
+    parts = (
+        partition_table(run, "filter", number, ["scrubbed"])["scrubbed"] for number in range(partitions(run))
+    )
     return {"scrubbed_captions": sum(pc.sum(part).as_py() or 0 for part in parts)}
 
 
-FILTER = Stage("filter", ("candidates",), _filter, units, _filter_prepare, _filter_finish)
+FILTER = Stage("filter", ("candidates",), _filter, partitions, _filter_prepare, _filter_finish)
 
 
 def _match_prepare(run: Run) -> None:
@@ -136,24 +142,24 @@ def _match_prepare(run: Run) -> None:
 
 
 def _match(run: Run, number: int, write: Write) -> Counts:
-    table = unit_table(run, "filter", number, ["row", "caption"])
+    table = partition_table(run, "filter", number, ["row", "caption"])
     matches = QueryIndex.open(run.stage("match")).match(table["caption"])
     found = np.diff(matches.offsets) > 0
     rows = table["row"].to_numpy()
     write("", rows_table(rows[found], ids=matches.to_arrow().filter(pa.array(found))))
     counts = Counts()
     counts.keep(int(found.sum()))
-    keys = unit_table(run, "candidates", number, ["key"])["key"] if not found.all() else None
+    keys = partition_table(run, "candidates", number, ["key"])["key"] if not found.all() else None
     for row in rows[~found]:
         counts.drop(Reason.NO_QUERY, keys[int(row)].as_py() if keys is not None else "")
     return counts
 
 
-MATCH = Stage("match", ("queries", "filter"), _match, units, _match_prepare)
+MATCH = Stage("match", ("queries", "filter"), _match, partitions, _match_prepare)
 
 
 def _balance_prepare(run: Run) -> None:
-    """Count the matches of every query over all units, and decide from that what a pair's chances are."""
+    """Count the matches of every query over all partitions, and make the sampling plan."""
     texts = queries(run)
     before = np.zeros(len(texts), np.int64)
     for table in tables(run, "match", columns=["ids"]):
@@ -165,17 +171,17 @@ def _balance_prepare(run: Run) -> None:
 
 
 def _parts(run: Run) -> Iterator[tuple[pa.ChunkedArray, Matches]]:
-    for number in range(units(run)):
-        table = unit_table(run, "match", number)
+    for number in range(partitions(run)):
+        table = partition_table(run, "match", number)
         yield _keys(run, number, table["row"].to_numpy()), Matches.from_arrow(table["ids"])
 
 
 def _keys(run: Run, number: int, rows: NDArray[np.int32]) -> pa.ChunkedArray:
-    return unit_table(run, "candidates", number, ["key"])["key"].take(rows)
+    return partition_table(run, "candidates", number, ["key"])["key"].take(rows)
 
 
 def _balance(run: Run, number: int, write: Write) -> Counts:
-    table = unit_table(run, "match", number)
+    table = partition_table(run, "match", number)
     rows = table["row"].to_numpy()
     keys, folder = _keys(run, number, rows), run.stage("balance")
     names, limits = (np.array(load_array(folder / f"{name}.npy")) for name in ("names", "limits"))
@@ -192,16 +198,16 @@ def _balance(run: Run, number: int, write: Write) -> Counts:
 def _balance_finish(run: Run) -> dict[str, Any]:
     """Count the matches again over what was kept."""
     after = np.zeros(len(load_array(run.stage("balance") / "before.npy")), np.int64)
-    for number in range(units(run)):
-        kept = unit_table(run, "balance", number, ["row"])["row"]
-        matched = unit_table(run, "match", number)
+    for number in range(partitions(run)):
+        kept = partition_table(run, "balance", number, ["row"])["row"]
+        matched = partition_table(run, "match", number)
         inside = np.isin(matched["row"].to_numpy(), kept.to_numpy())
         count_matches(Matches.from_arrow(matched["ids"].filter(pa.array(inside))), after)
     save_array(run.stage("balance") / "after.npy", after)
     return {}
 
 
-BALANCE = Stage("balance", ("match",), _balance, units, _balance_prepare, _balance_finish)
+BALANCE = Stage("balance", ("match",), _balance, partitions, _balance_prepare, _balance_finish)
 
 
 def queries(run: Run) -> pa.ChunkedArray:

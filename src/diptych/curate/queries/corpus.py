@@ -61,26 +61,28 @@ class CorpusPart:
     end: int
 
 
-def corpus_units(paths: Iterable[str], bytes_per_unit: int) -> tuple[CorpusPart, ...]:
+def corpus_partitions(paths: Iterable[str], bytes_per_partition: int) -> tuple[CorpusPart, ...]:
     """Cut files into parts of about equal size, in the order of the files.
 
     Args:
         paths: of a corpus.
-        bytes_per_unit: on disk; a file that cannot be cut is one part whatever its size.
+        bytes_per_partition: on disk; a file that cannot be cut is one part whatever its size.
 
     Raises:
         UsageError: a file does not exist, or the size is not positive.
         DataError: a file is empty.
     """
-    if bytes_per_unit <= 0:
-        raise UsageError("a corpus cannot be cut", found=f"{bytes_per_unit} bytes per unit", expected="some")
+    if bytes_per_partition <= 0:
+        raise UsageError(
+            "a corpus cannot be cut", found=f"{bytes_per_partition} bytes per partition", expected="some"
+        )
     parts: list[CorpusPart] = []
     for path in paths:
         if not Path(path).is_file():
             raise UsageError("a corpus file does not exist", where=path, fix="check the path")
         if not Path(path).stat().st_size:
             raise DataError("a corpus file is empty", where=path, fix="download it again, or leave it out")
-        cuts = _cuts(Path(path), bytes_per_unit)
+        cuts = _cuts(Path(path), bytes_per_partition)
         parts += [CorpusPart(str(path), start, end) for start, end in pairwise(cuts)]
     return tuple(parts)
 
@@ -89,7 +91,7 @@ def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Arra
     """Read the texts of a part.
 
     Args:
-        part: of `corpus_units`.
+        part: of `corpus_partitions`.
         column: which one of a Parquet file holds the texts.
 
     Yields:
@@ -145,7 +147,7 @@ def _check_kind(part: CorpusPart) -> None:
         )
 
 
-def _cuts(path: Path, bytes_per_unit: int) -> list[int]:
+def _cuts(path: Path, bytes_per_partition: int) -> list[int]:
     """Return where the parts of a file begin, and where the last one ends."""
     size = path.stat().st_size
     if path.suffix == ".parquet":
@@ -153,11 +155,11 @@ def _cuts(path: Path, bytes_per_unit: int) -> list[int]:
             groups = pq.read_metadata(path).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise DataError("a corpus file cannot be read", where=path, found=str(error)[:200]) from error
-        step = max(1, bytes_per_unit * groups // max(1, size))
+        step = max(1, bytes_per_partition * groups // max(1, size))
         return [*range(0, groups, step), groups]
     if path.suffix in PACKED and path.suffix != ".bz2":
         return [0, size]
-    return [*range(0, size, bytes_per_unit), size]
+    return [*range(0, size, bytes_per_partition), size]
 
 
 def _rows(part: CorpusPart, column: str) -> Iterator[pa.Array]:

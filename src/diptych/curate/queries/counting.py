@@ -50,12 +50,12 @@ class CountingSettings:
     Attributes:
         memory_bytes: for the tables of one worker, their sorting included. Beside it a worker holds a batch
             of texts (about 4 MB, three times over) and the program.
-        bytes_per_unit: of corpus files, on disk, that are counted in one piece.
+        bytes_per_partition: of corpus files, on disk, that are counted in one piece.
         pairs: count pairs too.
     """
 
     memory_bytes: int = 1 << 30
-    bytes_per_unit: int = 256 << 20
+    bytes_per_partition: int = 256 << 20
     pairs: bool = True
 
 

@@ -107,7 +107,7 @@ def build_queries(settings: QueriesSettings, sources: Sources) -> pa.Table:
     """
     own = [*sources.own, *map(str, range(settings.numbers))]
     by_source = {
-        "words": _frequent(_normalised(_counts(sources.words)), settings.min_word_count),
+        "words": _frequent(_normalized(_counts(sources.words)), settings.min_word_count),
         "bigrams": _bigrams(settings, sources),
         "titles": _titles(settings, sources.titles),
         "wordnet": _lemmas(sources.wordnet),
@@ -169,7 +169,7 @@ def read_counts(path: str | Path, *, words: int) -> pa.Table:
         raise DataError(
             "a list of counts cannot be read", where=path, found=str(error)[:200], expected="CSV: word,count"
         ) from error
-    counts = _normalised(plain).rename_columns(COUNTS.names)
+    counts = _normalized(plain).rename_columns(COUNTS.names)
     fits = pc.equal(pc.count_substring(counts["word"], " "), words - 1)
     return with_total(counts.filter(fits).sort_by("word"), pc.sum(plain["count"]).as_py() or 0)
 
@@ -178,7 +178,7 @@ def _counts(table: pa.Table | None) -> pa.Table:
     return COUNTS.empty_table() if table is None else table
 
 
-def _normalised(table: pa.Table) -> pa.Table:
+def _normalized(table: pa.Table) -> pa.Table:
     """Return queries in the form of `words.normalized` and their counts added up, in the order they first
     come.
     """
@@ -241,7 +241,7 @@ def _information(pair_counts: Any, places: Any, counts: Any, total: int) -> Any:
 
 def _titles(settings: QueriesSettings, tables: Iterable[pa.Table]) -> pa.Table:
     return _frequent(
-        _normalised(pa.concat_tables([COUNTS.empty_table(), *_plain_titles(settings, tables)])),
+        _normalized(pa.concat_tables([COUNTS.empty_table(), *_plain_titles(settings, tables)])),
         settings.min_views,
     )
 
@@ -261,7 +261,7 @@ def _lemmas(wordnet: WordNet | None) -> pa.Table:
 
 
 def _listed(queries: Sequence[str]) -> pa.Table:
-    table = _normalised(pa.table([queries, np.ones(len(queries), np.int64)], schema=COUNTS))
+    table = _normalized(pa.table([queries, np.ones(len(queries), np.int64)], schema=COUNTS))
     return table.append_column("score", pa.nulls(table.num_rows, pa.float64()))
 
 

@@ -1,9 +1,9 @@
-"""What a picture is known by: its bytes, its pixels, its low frequencies, and a stamp-sized copy.
+"""Fingerprints of an image: digests of bytes and pixels, perceptual hashes, and a thumbnail.
 
-Bytes and pixels find copies that are equal. Low frequencies of the whole picture and of five windows in it
-find candidates that may be made of one another; the stamps decide (`dedup_kernels.same_picture`).
+Bytes and pixels find copies that are equal. Low frequencies of the whole image and of five windows in it
+find candidates that may be made of one another; the thumbnails decide (`kernels.same_image`).
 
-Reads: encoded pictures in memory. Writes: nothing.
+Reads: encoded images in memory. Writes: nothing.
 Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1 (DCT
 coefficients against their median); ours takes six windows, so that a cut edge or an added frame stays near.
 """
@@ -37,14 +37,14 @@ FREQUENCIES = 8
 WINDOWS = ((0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 3))
 """Rows' and columns' interval of each window: whole, four corners, middle."""
 
-STAMP, TINTS = 24, 4
-"""Sides of the stamp's luminance and of its two colour planes."""
+THUMBNAIL, CHROMA = 24, 4
+"""Sides of the thumbnail's luminance and of its two color planes."""
 
-STAMP_BYTES = STAMP**2 + 2 * TINTS**2
+THUMBNAIL_BYTES = THUMBNAIL**2 + 2 * CHROMA**2
 HASH_BYTES = FREQUENCIES**2 // 8 * len(WINDOWS)
 
 FLAT = 2.0
-"""Standard deviation in levels of 255 below which a picture has no structure, only pixels."""
+"""Standard deviation in levels of 255 below which an image has no structure, only pixels."""
 
 BATCH = 256
 
@@ -53,24 +53,24 @@ FINGERPRINTS = pa.schema(
         pa.field("sha256", pa.binary(32)),
         pa.field("pixels", pa.binary(16)),
         pa.field("hashes", pa.binary(HASH_BYTES)),
-        pa.field("stamp", pa.binary(STAMP_BYTES)),
+        pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),
         pa.field("reason", pa.string()),
     ]
 )
 """`sha256` of the encoded bytes; `pixels` digests size and pixels (of a large JPEG those of its reduced
-decoding); `hashes`: six perceptual hashes of 64 bits, the first of the whole picture, all zero where there is
-no structure; `stamp`: 24 x 24 luminance, then 4 x 4 Cb and Cr. `reason`: why a picture cannot be read; all
-others are null then, except `sha256`, which is null only for a missing picture."""
+decoding); `hashes`: six perceptual hashes of 64 bits, the first of the whole image, all zero where there is
+no structure; `thumbnail`: 24 x 24 luminance, then 4 x 4 Cb and Cr. `reason`: why an image cannot be read; all
+others are null then, except `sha256`, which is null only for a missing image."""
 
 
 def fingerprint_partition(
     images: pa.Array | pa.ChunkedArray, *, limits: ImageLimits = DEFAULT_LIMITS, keys: pa.Array | None = None
 ) -> tuple[pa.Table, Counts]:
-    """Take the fingerprints of a column of pictures.
+    """Take the fingerprints of a column of images.
 
     Args:
         images: (N,) encoded files; null where there is none.
-        limits: what a picture may cost.
+        limits: what an image may cost.
         keys: (N,) names for the counts' examples; row numbers without.
 
     Returns:
@@ -83,8 +83,8 @@ def fingerprint_partition(
     rows: list[int] = []
 
     def flush() -> None:
-        for row, hashes, stamp in zip(rows, *_batch(np.stack(small)), strict=True):
-            columns["hashes"][row], columns["stamp"][row] = hashes, stamp
+        for row, hashes, thumbnail in zip(rows, *_batch(np.stack(small)), strict=True):
+            columns["hashes"][row], columns["thumbnail"][row] = hashes, thumbnail
         small.clear()
         rows.clear()
 
@@ -131,7 +131,7 @@ def _values(images: pa.Array | pa.ChunkedArray) -> Iterator[bytes | None]:
 
 
 def _seen(data: bytes | None, limits: ImageLimits) -> tuple[bytes, Bytes]:
-    """Decode a picture; returns the digest of its pixels and its (SIDE, SIDE, 3) copy."""
+    """Decode an image; returns the digest of its pixels and its (SIDE, SIDE, 3) copy."""
     if not data:
         raise BadSampleError(Reason.MISSING_IMAGE)
     plain = plain_jpeg(data, limits)
@@ -146,19 +146,19 @@ def _seen(data: bytes | None, limits: ImageLimits) -> tuple[bytes, Bytes]:
         size, image = plain.size, Image.fromarray(pixels)
     digest = hashlib.blake2b(b"%d,%d," % size, digest_size=16)
     digest.update(pixels.tobytes())
-    # Triangles as wide as a pixel of the result: smooth where a picture shrinks and where it grows.
+    # Triangles as wide as a pixel of the result: smooth where an image shrinks and where it grows.
     return digest.digest(), np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def _batch(pixels: Bytes) -> tuple[list[bytes], list[bytes]]:
-    """Return hashes and stamps of (B, SIDE, SIDE, 3) pixels."""
-    # ITU-R BT.601, the luminance and the colours of JPEG.
+    """Return hashes and thumbnails of (B, SIDE, SIDE, 3) pixels."""
+    # ITU-R BT.601, the luminance and the colors of JPEG.
     red, green, blue = (pixels[..., channel].astype(np.float32) for channel in range(3))
     luminance = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
-    planes = [_reduced(luminance, STAMP)]
-    for colour, scale in ((blue, 0.564), (red, 0.713)):
-        planes.append(_reduced((colour - luminance) * np.float32(scale) + 128, TINTS))
-    stamps = np.concatenate([np.rint(plane).clip(0, 255).astype(np.uint8) for plane in planes], axis=1)
+    planes = [_reduced(luminance, THUMBNAIL)]
+    for color, scale in ((blue, 0.564), (red, 0.713)):
+        planes.append(_reduced((color - luminance) * np.float32(scale) + 128, CHROMA))
+    thumbnails = np.concatenate([np.rint(plane).clip(0, 255).astype(np.uint8) for plane in planes], axis=1)
     frequencies = WAVES @ luminance @ WAVES.T
     flat = luminance.reshape(len(pixels), -1).std(axis=1) < FLAT
     hashes = np.empty((len(pixels), HASH_BYTES), np.uint8)
@@ -171,7 +171,7 @@ def _batch(pixels: Bytes) -> tuple[list[bytes], list[bytes]]:
         bits = block > np.median(block, axis=1, keepdims=True)
         hashes[:, number * FREQUENCIES : (number + 1) * FREQUENCIES] = np.packbits(bits, axis=1)
     hashes[flat] = 0
-    return [row.tobytes() for row in hashes], [row.tobytes() for row in stamps]
+    return [row.tobytes() for row in hashes], [row.tobytes() for row in thumbnails]
 
 
 def _reduced(planes: Floats, side: int) -> Floats:

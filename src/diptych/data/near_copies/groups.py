@@ -1,7 +1,7 @@
-"""Find copies of pictures: equal bytes, equal pixels, or nearly equal to the eye.
+"""Find copies of images: equal bytes, equal pixels, or nearly equal to the eye.
 
 A copy is always near the one that stays itself: groups are found as connected components and then cut into
-stars, so a chain of small steps does not make copies of pictures that have nothing in common. Rows are taken
+stars, so a chain of small steps does not make copies of images that have nothing in common. Rows are taken
 by rising key: the groups depend neither on the order of tables nor on who made them.
 
 Reads: tables of `fingerprints` in memory. Writes: nothing.
@@ -35,32 +35,30 @@ class DedupSettings:
     """What counts as a copy.
 
     Attributes:
-        near: find pictures that are nearly equal, besides those of equal bytes or pixels.
-        max_bits: most bits of 64 in which the perceptual hashes of a picture and its copy differ.
-        min_likeness: least share of a stamp's variance that the other one explains, in (0, 1]. Where a set is
-            of one kind (products on white, all alike), raise it: others are taken for copies sooner there.
-        min_colours: least cosine between the colours of two stamps, unless one picture is grey.
+        near: find images that are nearly equal, besides those of equal bytes or pixels.
+        max_bits: most bits of 64 in which the perceptual hashes of an image and its copy differ.
+        min_similarity: least share of a thumbnail's variance that the other one explains, in (0, 1]. Raise it
+            where all images are of one kind (products on white): different ones look alike there.
+        min_chroma: least cosine between the colors of two thumbnails, unless one image is gray.
         shingle_words: words of a caption that are looked at together.
         min_caption_similarity: least estimated Jaccard similarity of two captions' shingles, in (0, 1].
-        min_cosine: least cosine of two embeddings.
-        blocked_images: file of hashes, one a line, of pictures that must not stay; or empty.
-        blocked_bits: most bits of 64 in which a picture differs from a blocked perceptual hash.
+        blocked_images: file of hashes, one a line, of images that must not stay; or empty.
+        blocked_bits: most bits of 64 in which an image differs from a blocked perceptual hash.
     """
 
     near: bool = True
     max_bits: int = 10
-    min_likeness: float = 0.9
-    min_colours: float = 0.8
+    min_similarity: float = 0.9
+    min_chroma: float = 0.8
     shingle_words: int = 2
     min_caption_similarity: float = 0.8
-    min_cosine: float = 0.95
     blocked_images: str = ""
     blocked_bits: int = 4
 
     @property
     def limits(self) -> tuple[int, float, float]:
-        """What the kernels need to compare two pictures."""
-        return self.max_bits, self.min_likeness, self.min_colours
+        """What the kernels need to compare two images."""
+        return self.max_bits, self.min_similarity, self.min_chroma
 
 
 DEFAULT_SETTINGS = DedupSettings()
@@ -91,12 +89,12 @@ def duplicate_groups(
     settings: DedupSettings = DEFAULT_SETTINGS,
     keys: pa.Array | pa.ChunkedArray | None = None,
 ) -> Groups:
-    """Group pictures by what they show; about 900 bytes of memory a row.
+    """Group images by what they show; about 900 bytes of memory a row.
 
     Args:
-        fingerprints: tables of `FINGERPRINTS`, together N rows; unreadable pictures are copies of nothing.
+        fingerprints: tables of `FINGERPRINTS`, together N rows; unreadable images are copies of nothing.
         settings: what counts as a copy.
-        keys: (N,) unique names. The picture with the lowest key stays, in whatever order the tables come.
+        keys: (N,) unique names. The image with the lowest key stays, in whatever order the tables come.
             Without keys the first row stays.
 
     Returns:
@@ -109,8 +107,8 @@ def duplicate_groups(
     representative = first
     if settings.near:
         kept = np.flatnonzero((first == np.arange(len(first))) & _column_is_valid(table, "hashes"))
-        hashes, stamps = hashes_of(table)[kept], column_bytes(table, "stamp")[kept]
-        leaders = _neighbours(hashes, stamps, settings)
+        hashes, thumbnails = hashes_of(table)[kept], column_bytes(table, "thumbnail")[kept]
+        leaders = _neighbours(hashes, thumbnails, settings)
         near = np.arange(len(first))
         near[kept] = kept[leaders]
         representative = near[first]
@@ -123,11 +121,11 @@ def duplicate_groups(
 def in_both(
     training: Iterable[pa.Table], evaluation: pa.Table, *, settings: DedupSettings = DEFAULT_SETTINGS
 ) -> tuple[Bools, Bools]:
-    """Find the pictures of an evaluation set that are also in a training set.
+    """Find the images of an evaluation set that are also in a training set.
 
     Args:
         training: tables of `FINGERPRINTS`, one after the other in memory; together N rows.
-        evaluation: `FINGERPRINTS` of the M pictures that are held against them.
+        evaluation: `FINGERPRINTS` of the M images that are held against them.
         settings: what counts as a copy.
 
     Returns:
@@ -168,12 +166,12 @@ def _first_equal(table: pa.Table) -> Rows:
     return np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
 
 
-def _neighbours(hashes: Words64, stamps: NDArray[np.uint8], settings: DedupSettings) -> Rows:
+def _neighbours(hashes: Words64, thumbnails: NDArray[np.uint8], settings: DedupSettings) -> Rows:
     parents = np.arange(len(hashes))
-    _join_tables(hashes, stamps, np.zeros(0, np.uint8), parents, settings)
+    _join_tables(hashes, thumbnails, np.zeros(0, np.uint8), parents, settings)
 
     def alike(one: int, others: Rows) -> Bools:
-        found: Bools = resembling(one, others, hashes, stamps, settings.limits)
+        found: Bools = resembling(one, others, hashes, thumbnails, settings.limits)
         return found
 
     return stars(parents, alike)
@@ -192,7 +190,7 @@ def _crossing(table: pa.Table, boundary: int, settings: DedupSettings) -> Bools:
         found |= valid & np.where(sides == 1, np.isin(mixed, mixed[(sides == 0) & valid]), False)
     if settings.near:
         parents = np.arange(len(table))
-        _join_tables(hashes_of(table), column_bytes(table, "stamp"), sides, parents, settings)
+        _join_tables(hashes_of(table), column_bytes(table, "thumbnail"), sides, parents, settings)
         roots = np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
         found |= np.bincount(roots, minlength=len(roots))[roots] > 1  # all joins cross the boundary
     return found
@@ -200,12 +198,12 @@ def _crossing(table: pa.Table, boundary: int, settings: DedupSettings) -> Bools:
 
 def _join_tables(
     hashes: Words64,
-    stamps: NDArray[np.uint8],
+    thumbnails: NDArray[np.uint8],
     sides: NDArray[np.uint8],
     parents: Rows,
     settings: DedupSettings,
 ) -> None:
-    """Join near rows through every table of keys; pictures without structure are near to none."""
+    """Join near rows through every table of keys; images without structure are near to none."""
     entries = np.flatnonzero(hashes.reshape(-1))
     if not len(entries):
         return
@@ -214,7 +212,7 @@ def _join_tables(
     for chosen in combinations(range(HASH_PARTS), parts):
         mask = np.uint64(sum(0xFF << (8 * part) for part in chosen))
         rows, keys = buckets(values & mask, entries)
-        join_neighbours(rows, keys, hashes, np.ascontiguousarray(stamps), sides, parents, settings.limits)
+        join_neighbours(rows, keys, hashes, np.ascontiguousarray(thumbnails), sides, parents, settings.limits)
 
 
 assert len(WINDOWS) * HASH_PARTS == FINGERPRINTS.field("hashes").type.byte_width

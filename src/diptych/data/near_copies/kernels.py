@@ -1,4 +1,4 @@
-"""Loops of dedup, compiled by numba: neighbours among hashes, whether two stamps show one picture, MinHash.
+"""Loops of dedup, compiled by numba: neighbours among hashes, whether two thumbnails show one image, MinHash.
 
 Source: Broder 1997, "On the resemblance and containment of documents" (MinHash); Indyk and Motwani 1998
 (bands); Tarjan 1975 (union-find).
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from diptych.data.near_copies.fingerprints import STAMP
+from diptych.data.near_copies.fingerprints import THUMBNAIL
 
 WINDOW = 4096
 """In a crowded bucket an entry is compared with this many that follow it: time stays linear."""
@@ -19,10 +19,10 @@ FAILED_BITS = 20
 
 WHITE = 255.0
 NEARLY_WHITE = 247.0
-"""Where the lighter of two pictures is as bright as this, it may have been cut off at white."""
+"""Where the lighter of two images is as bright as this, it may have been cut off at white."""
 
 CLEAR_PIXELS = 16
-"""Fewer pixels than this below white cannot tell how much lighter one picture is."""
+"""Fewer pixels than this below white cannot tell how much lighter one image is."""
 
 MAX_GAIN = 1.6
 """A copy is at most so much lighter; beyond it, a black shoe would be a copy of a white one."""
@@ -31,20 +31,20 @@ SHIFTS = 5
 SHIFT = 0.02
 """An edge may have moved by up to twice this share of a side."""
 
-INNER = STAMP - 2
-"""The outermost ring of a stamp is not compared: its pixels are mixed with what lies beyond an edge."""
+INNER = THUMBNAIL - 2
+"""The outermost ring of a thumbnail is not compared: its pixels are mixed with what lies beyond an edge."""
 
 HOPELESS = 0.4
 """What is this far from agreeing under the best even frame is not looked at closely; after a round, half."""
 
-STRICT_LIKENESS = 0.97
-"""Where the colours do not agree, the luminance has to."""
+STRICT_SIMILARITY = 0.97
+"""Where the chroma does not agree, the luminance has to."""
 
-CLIPPED_COLOURS = 0.4
-"""Lightening that runs into white turns colours so far; what agrees less is another picture."""
+CLIPPED_CHROMA = 0.4
+"""Lightening that runs into white changes the chroma so far; what agrees less is another image."""
 
-GREY = 4.0
-"""Root mean square of Cb and Cr about neutral, below which a picture counts as grey."""
+GRAY = 4.0
+"""Root mean square of Cb and Cr about neutral, below which an image counts as gray."""
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """2**64 over the golden ratio: spreads neighbouring numbers (Knuth, volume 3, section 6.4)."""
@@ -78,10 +78,10 @@ def differing_bits(one: Any, other: Any) -> int:
 
 @njit(cache=True, nogil=True)
 def nearest_hash(one: Any, other: Any) -> int:
-    """Return the fewest differing bits between the windows of two pictures, one of them whole.
+    """Return the fewest differing bits between the windows of two images, one of them whole.
 
     Args:
-        one: (W,) uint64, the first of the whole picture.
+        one: (W,) uint64, the first of the whole image.
         other: (W,) uint64.
     """
     best = differing_bits(one[0], other[0])
@@ -92,21 +92,21 @@ def nearest_hash(one: Any, other: Any) -> int:
 
 @njit(cache=True, nogil=True)
 def join_neighbours(
-    entries: Any, keys: Any, hashes: Any, stamps: Any, sides: Any, parents: Any, limits: Any
+    entries: Any, keys: Any, hashes: Any, thumbnails: Any, sides: Any, parents: Any, limits: Any
 ) -> int:
-    """Join the rows of one table's buckets whose hashes are near and whose stamps agree.
+    """Join the rows of one table's buckets whose hashes are near and whose thumbnails agree.
 
     Args:
         entries: (M,) int64, row * W + window, sorted by key and then by itself.
         keys: (M,) the sorted keys; equal ones are a bucket.
         hashes: (N, W) uint64.
-        stamps: (N, S) uint8.
+        thumbnails: (N, S) uint8.
         sides: (N,) uint8; rows of one side are not compared; empty where all are.
         parents: (N,) int64 union-find, changed.
-        limits: most differing bits, least agreement of the stamps, least agreement of their colours.
+        limits: most differing bits, least agreement of the thumbnails, least agreement of their chroma.
 
     Returns:
-        How many pairs of stamps were compared.
+        How many pairs of thumbnails were compared.
     """
     looked = 0
     failed = np.full(1 << FAILED_BITS, -1, np.int64)
@@ -116,7 +116,7 @@ def join_neighbours(
         for place in range(start, end):
             for other in range(place + 1, min(end, place + 1 + WINDOW)):
                 pair = (entries[place], entries[other])
-                looked += _join_pair(pair, hashes, stamps, sides, parents, failed, limits)
+                looked += _join_pair(pair, hashes, thumbnails, sides, parents, failed, limits)
         start = end
     return looked
 
@@ -132,9 +132,9 @@ def bucket_end(keys: Any, start: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _join_pair(
-    entries: Any, hashes: Any, stamps: Any, sides: Any, parents: Any, failed: Any, limits: Any
+    entries: Any, hashes: Any, thumbnails: Any, sides: Any, parents: Any, failed: Any, limits: Any
 ) -> int:
-    """Join the rows of two entries if they are near; return 1 if their stamps had to be compared."""
+    """Join the rows of two entries if they are near; return 1 if their thumbnails had to be compared."""
     windows = hashes.shape[1]
     one, window = entries[0] // windows, entries[0] % windows
     other, other_window = entries[1] // windows, entries[1] % windows
@@ -148,7 +148,7 @@ def _join_pair(
     slot = np.int64((np.uint64(pair) * MULTIPLIER) >> np.uint64(64 - FAILED_BITS))
     if failed[slot] == pair or root_of(parents, one) == root_of(parents, other):
         return 0
-    if same_picture(stamps[one], stamps[other], limits[1], limits[2]):
+    if same_image(thumbnails[one], thumbnails[other], limits[1], limits[2]):
         join_rows(parents, one, other)
     else:
         failed[slot] = pair
@@ -156,29 +156,29 @@ def _join_pair(
 
 
 @njit(cache=True, nogil=True)
-def resembling(one: int, others: Any, hashes: Any, stamps: Any, limits: Any) -> Any:
+def resembling(one: int, others: Any, hashes: Any, thumbnails: Any, limits: Any) -> Any:
     """Tell which other rows resemble a row directly."""
-    distance, likeness, colours = limits
+    distance, similarity, chroma = limits
     found = np.zeros(len(others), np.bool_)
     for place, other in enumerate(others):
         near = nearest_hash(hashes[one], hashes[other]) <= distance
-        found[place] = near and same_picture(stamps[one], stamps[other], likeness, colours)
+        found[place] = near and same_image(thumbnails[one], thumbnails[other], similarity, chroma)
     return found
 
 
 @njit(cache=True, nogil=True)
-def same_picture(one: Any, other: Any, likeness: float, colours: float) -> bool:
-    """Decide whether two stamps can be of one picture: cut, framed, lightened, darkened or made grey.
+def same_image(one: Any, other: Any, similarity: float, chroma: float) -> bool:
+    """Decide whether two thumbnails can be of one image: cut, framed, lightened, darkened or made gray.
 
     Args:
         one: (S,) uint8, luminance, Cb, Cr.
         other: (S,) uint8.
-        likeness: least share of the luminance's variance that must be explained.
-        colours: cosine between the colours below which the luminance is held to `STRICT_LIKENESS`.
+        similarity: least share of the luminance's variance that must be explained.
+        chroma: cosine of the chroma below which the luminance is held to `STRICT_SIMILARITY`.
     """
-    cosine = _colour_cosine(one[STAMP * STAMP :], other[STAMP * STAMP :])
-    least = likeness if cosine >= colours else max(likeness, STRICT_LIKENESS)
-    if cosine < CLIPPED_COLOURS:
+    cosine = _chroma_cosine(one[THUMBNAIL * THUMBNAIL :], other[THUMBNAIL * THUMBNAIL :])
+    least = similarity if cosine >= chroma else max(similarity, STRICT_SIMILARITY)
+    if cosine < CLIPPED_CHROMA:
         return False
     inner, inset = _framed(one, other)
     outer, outset = _framed(other, one)
@@ -192,19 +192,19 @@ def same_picture(one: Any, other: Any, likeness: float, colours: float) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _colour_cosine(one: Any, other: Any) -> float:
-    """Return the cosine of two pictures' colours about neutral; 1 for two grey ones, the least for one."""
+def _chroma_cosine(one: Any, other: Any) -> float:
+    """Return the cosine of two images' chroma about neutral; 1 for two gray ones, the least for one."""
     both, ones, others = 0.0, 0.0, 0.0
     for place in range(len(one)):
         a, b = float(one[place]) - 128, float(other[place]) - 128
         both += a * b
         ones += a * a
         others += b * b
-    grey = GREY * GREY * len(one)
-    if max(ones, others) < grey:
+    gray = GRAY * GRAY * len(one)
+    if max(ones, others) < gray:
         return 1.0
-    if min(ones, others) < grey:
-        return CLIPPED_COLOURS
+    if min(ones, others) < gray:
+        return CLIPPED_CHROMA
     return float(both / np.sqrt(ones * others))
 
 
@@ -255,19 +255,20 @@ def _agreement(base: Any, cut: Any, window: Any) -> float:
     light, dark = np.empty(INNER * INNER), np.empty(INNER * INNER)
     total, squares, moved_total = 0.0, 0.0, 0.0
     for row in range(INNER):
-        y = min(max((top + (row + 1.5) / STAMP * (bottom - top)) * STAMP - 0.5, 0.0), STAMP - 1.0)
-        above = min(int(y), STAMP - 2)
+        y = min(max((top + (row + 1.5) / THUMBNAIL * (bottom - top)) * THUMBNAIL - 0.5, 0.0), THUMBNAIL - 1.0)
+        above = min(int(y), THUMBNAIL - 2)
         down = y - above
         for column in range(INNER):
-            x = min(max((left + (column + 1.5) / STAMP * (right - left)) * STAMP - 0.5, 0.0), STAMP - 1.0)
-            before = min(int(x), STAMP - 2)
+            x = (left + (column + 1.5) / THUMBNAIL * (right - left)) * THUMBNAIL - 0.5
+            x = min(max(x, 0.0), THUMBNAIL - 1.0)
+            before = min(int(x), THUMBNAIL - 2)
             across = x - before
-            corner = above * STAMP + before
+            corner = above * THUMBNAIL + before
             upper = base[corner] * (1 - across) + base[corner + 1] * across
-            lower = base[corner + STAMP] * (1 - across) + base[corner + STAMP + 1] * across
+            lower = base[corner + THUMBNAIL] * (1 - across) + base[corner + THUMBNAIL + 1] * across
             place = row * INNER + column
             dark[place] = upper * (1 - down) + lower * down
-            light[place] = cut[(row + 1) * STAMP + column + 1]
+            light[place] = cut[(row + 1) * THUMBNAIL + column + 1]
             total += light[place]
             squares += light[place] * light[place]
             moved_total += dark[place]
@@ -304,7 +305,7 @@ def min_hashes(data: Any, offsets: Any, multipliers: Any, addends: Any, words: i
     """Take the MinHash signature of each text's runs of words; a text with fewer words is one run.
 
     Args:
-        data: uint8, normalised texts.
+        data: uint8, normalized texts.
         offsets: (N + 1,) int64.
         multipliers: (K,) uint64, odd.
         addends: (K,) uint64.
@@ -350,7 +351,7 @@ def _lower(signature: Any, hashed: Any, multipliers: Any, addends: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def within_bits(hashes: Any, blocked: Any, most: int) -> Any:
-    """Tell which pictures have a window near one of the blocked hashes; one without structure has none.
+    """Tell which images have a window near one of the blocked hashes; one without structure has none.
 
     Args:
         hashes: (N, W) uint64.

@@ -1,7 +1,7 @@
-"""Does a model owe its score to evaluation pictures that it saw in training? The paper's overlap analysis.
+"""Overlap analysis: how much a score owes to evaluation images that are also in the training set.
 
-An evaluation set is split in two: Overlap, the pictures with a copy in the training set, and Clean, those
-without. What contamination adds to the score of all pictures (All) is the difference All - Clean; whether
+An evaluation set is split in two: Overlap, the images with a copy in the training set, and Clean, those
+without. What contamination adds to the score of all images (All) is the difference All - Clean; whether
 Overlap is answered better than Clean is tested, and its accuracy gets an interval, for it is often small.
 
 Reads: who has a copy (`dedup.in_both`) and who was answered right. Writes: nothing.
@@ -35,7 +35,7 @@ class OverlapReport:
 
     Attributes:
         task: name of the evaluation set.
-        n: pictures in it.
+        n: images in it.
         n_overlap: of these with a copy in the training set.
         all_accuracy: share of right answers among all.
         overlap_accuracy: among those with a copy; NaN where there are none.
@@ -59,7 +59,7 @@ class OverlapReport:
 
     @property
     def overlap_share(self) -> float:
-        """Share of the pictures with a copy in the training set."""
+        """Share of the images with a copy in the training set."""
         return self.n_overlap / self.n if self.n else math.nan
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class OverlapReport:
 def overlap_report(
     is_overlap: Bools, correct: Bools, *, task: str = "", level: float = LEVEL
 ) -> OverlapReport:
-    """Compare the pictures that training has seen with those that it has not.
+    """Compare the images that training has seen with those that it has not.
 
     Args:
         is_overlap: (N,) bool, who has a copy in the training set.
@@ -97,7 +97,7 @@ def overlap_report(
     seen, right = np.asarray(is_overlap, np.bool_), np.asarray(correct, np.bool_)
     if seen.ndim != 1 or seen.shape != right.shape:
         raise ArrayError(
-            "who overlaps and who was answered right must be told for the same pictures",
+            "`is_overlap` and `correct` must have one value for each image",
             found=f"{seen.shape} and {right.shape}",
             expected="(N,) and (N,)",
         )
