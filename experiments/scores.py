@@ -15,15 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.cli.prompts_lab import run_lab
+from diptych.core import checks
 from diptych.core.files.durable import write_text
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.data.sources.open import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs, embed_texts
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics.calibration import calibrate, fit_temperature
+from diptych.evaluate.metrics.calibration import calibrate
 from diptych.evaluate.metrics.scores import Reliability, reliability
 from diptych.evaluate.prompts.ablation import Ablation
 from diptych.evaluate.prompts.templates import load as load_prompts
@@ -35,6 +37,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 TYPES = DOCS.parent / "recipes" / "fashion_types.toml"
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 LEVELS = np.arange(1, 51) / 100
+SEARCH_STEPS = 50
+"""Of the golden-section search for a temperature."""
 SPLITS = 20
 """Random halves that the reject option is measured on: one half's background is a few hundred photos."""
 
@@ -143,6 +147,39 @@ def _matches(pairs: EmbeddedPairs, texts: np.ndarray, halves: Sequence[np.ndarra
         ["right at a probability above one half", f"{((sure > 0.5) == right).mean():.1%}"],
     ]
     return table(["", ""], facts)
+
+
+def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the temperature that minimizes the negative log-likelihood of labelled examples.
+
+    Args:
+        logits: (N, C), such as scale x cosine.
+        labels: (N,) true classes.
+
+    Returns:
+        What to divide logits by, found by golden-section search (Guo et al. 2017).
+
+    Raises:
+        ArrayError: there are none, some are NaN, or a label is no class.
+    """
+    logits = checks.rows(logits, "logits", least=1).astype(np.float64)
+    labels = checks.classes(labels, "labels", logits.shape[1], length=len(logits))
+    low, high = np.log(1e-3), np.log(1e3)
+    ratio = (np.sqrt(5) - 1) / 2
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        scaled = scaled - scaled.max(axis=1, keepdims=True)
+        picked = scaled[np.arange(len(labels)), labels]
+        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - picked))
+
+    for _ in range(SEARCH_STEPS):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(left) <= loss(right):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
 
 
 def _softmax(model: Model, pairs: EmbeddedPairs, halves: Sequence[np.ndarray]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diptych.core.errors import DataError, IntegrityError
-from diptych.evaluate.metrics.calibration import Calibration, calibrate, fit_temperature
+from diptych.evaluate.metrics.calibration import Calibration, calibrate
 
 DIMENSIONS = 32
 
@@ -68,26 +68,6 @@ def test_unknown_pictures_pass_at_the_stated_rate(rate: float) -> None:
     unknown, _ = pairs(4000, seed=13)
     passed = (calibration.p_values(unknown, classes) <= rate).mean()
     assert abs(passed - rate) < 3 * np.sqrt(rate * (1 - rate) * (1 / 4000 + 1 / 1000))
-
-
-def test_thresholds_let_the_stated_share_of_the_bank_pass() -> None:
-    """19 pictures in the bank: at 5 % none of them may pass, at 10 % one may."""
-    pictures, texts = pairs(19, seed=9)
-    calibration = Calibration(pictures, texts, np.zeros(3))
-    scores = pictures @ texts[:3].T
-    assert (scores > calibration.thresholds(texts[:3], 0.1)).sum(axis=0).tolist() == [1, 1, 1]
-    assert (scores > calibration.thresholds(texts[:3], 0.05)).sum(axis=0).tolist() == [0, 0, 0]
-    assert np.isinf(calibration.thresholds(texts[:3], 0.01)).all()
-
-
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
-def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
-    rng = np.random.default_rng(10)
-    logits = rng.normal(size=(20_000, 5)) * 2
-    powers = np.exp(logits / temperature)
-    shares = powers / powers.sum(axis=1, keepdims=True)
-    labels = (rng.random(len(shares))[:, None] > shares.cumsum(axis=1)).sum(axis=1)
-    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
 
 
 def test_a_calibration_is_kept_and_found_again(tmp_path: Path) -> None:

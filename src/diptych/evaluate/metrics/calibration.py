@@ -102,17 +102,6 @@ class Calibration:
         logits += self.weights[1] * by_picture + self.weights[2] + np.log(prior / (1 - prior))
         return _logistic(logits)
 
-    def thresholds(self, text_embeds: Floats, rate: float) -> Doubles:
-        """Return (C,) cosines that an unrelated image passes with a probability of `rate` at most."""
-        checks.fraction(rate, "rate", zero=True)
-        _, text_embeds = self._checked(self.picture_bank, text_embeds)
-        scores = np.sort((self.picture_bank @ text_embeds.T).astype(np.float64), axis=0)
-        count = len(scores)
-        allowed = int(np.floor(rate * (count + 1)))
-        if allowed < 1:
-            return np.full(len(text_embeds), np.inf)
-        return np.asarray(scores[count - allowed])
-
     def p_values(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
         """Return (N,): how often an image of the bank fits its best text at least as well; never 0.
 
@@ -216,39 +205,6 @@ def calibrate(
         )
     weights = _fit(np.concatenate(features)[kept], matched[kept])
     return Calibration(blank.picture_bank, blank.text_bank, weights, model_digest)
-
-
-def fit_temperature(logits: Doubles, labels: NDArray[np.int64]) -> float:
-    """Return the temperature that makes a softmax over given classes honest, from labelled examples.
-
-    Args:
-        logits: (N, C), such as scale x cosine.
-        labels: (N,) true classes.
-
-    Returns:
-        What to divide logits by: the minimum of the mean negative log-likelihood, by golden section.
-
-    Raises:
-        ArrayError: there are none, some are NaN, or a label is no class.
-    """
-    logits = checks.rows(logits, "logits", least=1).astype(np.float64)
-    labels = checks.classes(labels, "labels", logits.shape[1], length=len(logits))
-    low, high = np.log(1e-3), np.log(1e3)
-    ratio = (np.sqrt(5) - 1) / 2
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        scaled = scaled - scaled.max(axis=1, keepdims=True)
-        picked = scaled[np.arange(len(labels)), labels]
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - picked))
-
-    for _ in range(STEPS):
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) <= loss(right):
-            high = right
-        else:
-            low = left
-    return float(np.exp((low + high) / 2))
 
 
 def _z_scores(image_embeds: Floats, text_embeds: Floats, bank: Floats) -> Doubles:
