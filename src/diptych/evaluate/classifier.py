@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
-from diptych.data.arrays import save_array
+from diptych.core.files.arrays import save_array
 from diptych.embed.features import TEXT_BATCH, Precision, embed_texts
 from diptych.evaluate.prompts.templates import PHOTO, Templates, fill
 from diptych.models.encode import tokens_read

@@ -7,8 +7,8 @@ from tests.data.shards.test_reader import some_pairs
 
 from diptych.core.errors import DataError
 from diptych.core.manifest import read_manifest, verify
-from diptych.data.shards.join import join_shards
 from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
+from diptych.data.shards.writer import join_shards
 
 
 def test_joined_sets_read_as_one(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from transformers.models.siglip2 import Siglip2Tokenizer
 
 from diptych.core.errors import DataError, IntegrityError, UnknownNameError, UsageError
 from diptych.data.tokenizers.siglip import SiglipTokenizer
-from diptych.data.tokenizers.siglip_files import pieces_to_json
+from diptych.data.tokenizers.siglip_engines import pieces_to_json
 from diptych.models.towers.config import NO_TOKEN
 
 REPOSITORY = Path(__file__).resolve().parents[3]

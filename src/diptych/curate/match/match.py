@@ -43,12 +43,12 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
+from diptych.core.files.arrays import save_array
 from diptych.core.files.durable import make_folder, write_json
 from diptych.curate.kernels import SPACE
 from diptych.curate.match.kernels import matched, merged, spaced_out
 from diptych.curate.match.tree import NONE, inserted, token_ids
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
-from diptych.data.arrays import save_array
 
 Rule = Literal["words", "anywhere", "metaclip"]
 

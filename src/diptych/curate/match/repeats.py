@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from diptych.core.errors import Reason
+from diptych.core.files.arrays import load_array, save_array
 from diptych.core.records import Counts
 from diptych.curate.match.balance_kernels import row_hashes
 from diptych.curate.words import text_buffers
-from diptych.data.arrays import load_array, save_array
 
 SEED = np.uint64(0)
 

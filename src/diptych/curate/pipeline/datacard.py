@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.files.arrays import load_array
 from diptych.core.manifest import content_digest, read_manifest
 from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
 from diptych.curate.pipeline.stages import Run, read_table
 from diptych.curate.queries.queries import METACLIP
 from diptych.curate.words import normalized
-from diptych.data.arrays import load_array
 from diptych.data.shards.index import KIND as SHARDS_KIND
 from diptych.data.shards.reader import ShardSet
 

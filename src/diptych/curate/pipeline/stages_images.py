@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.core.errors import Reason
+from diptych.core.files.arrays import load_array, save_array
 from diptych.core.records import Counts, Need
 from diptych.curate.candidates.filter import FilterSettings, filter_table
 from diptych.curate.columns import FETCHED
@@ -25,7 +26,6 @@ from diptych.curate.fetch.fetch import OK, fetch_partition
 from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table, read_table, write_table
 from diptych.curate.pipeline.stages_texts import partitions, rows_table
 from diptych.curate.words import normalized
-from diptych.data.arrays import load_array, save_array
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, fingerprint_partition
 from diptych.data.near_copies.groups import duplicate_groups, in_both
 from diptych.data.sources.open import Columns, open_source

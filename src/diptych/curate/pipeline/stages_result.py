@@ -21,8 +21,7 @@ from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table
 from diptych.curate.pipeline.stages_images import encoded_images
 from diptych.curate.pipeline.stages_texts import partitions, queries
 from diptych.data.shards.index import KIND as SHARDS_KIND
-from diptych.data.shards.join import join_shards
-from diptych.data.shards.writer import write_shards
+from diptych.data.shards.writer import join_shards, write_shards
 
 BETWEEN = " | "
 """Between the queries in a pair's field: none of them holds this."""

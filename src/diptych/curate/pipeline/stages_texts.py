@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.core.errors import Reason
+from diptych.core.files.arrays import load_array, save_array
 from diptych.core.files.durable import write_json
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
@@ -35,7 +36,6 @@ from diptych.curate.match.match import Matches, QueryIndex
 from diptych.curate.match.repeats import first_of_their_keys, save_repeats
 from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table, read_table, read_typed, tables
 from diptych.curate.pipeline.stages_queries import QUERIES_FILE
-from diptych.data.arrays import load_array, save_array
 from diptych.data.sources.open import open_source
 from diptych.data.sources.rows import digest_files
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diptych.core.errors import BadSampleError, Reason
-from diptych.data.images.jpeg import decode_plain_jpeg, plain_jpeg
+from diptych.data.images.jpeg import Pixels, decode_plain_jpeg, plain_jpeg
 from diptych.data.images.limits import (
     DEFAULT_LIMITS,
     ImageLimits,
@@ -36,15 +36,21 @@ __all__ = [
     "inspect",
     "orientation",
     "sound_jpeg",
+    "stored_corner",
+    "swapped",
     "to_rgb",
+    "turned",
     "upright",
 ]
 
 T = TypeVar("T")
+Size = tuple[int, int]
 
 ORIENTATION_TAG = 0x0112
-FIRST_SIDEWAYS = 5
-"""Orientations from here on exchange width and height."""
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that exchange height and width; numbers outside 1 to 8 count as upright."""
+STEPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Direction in which rows and columns are read, after height and width were exchanged."""
 EXIF_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -147,7 +153,7 @@ def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, 
     if plain is None or plain.decode(at_least=(1, 1)) is None:
         return None
     height, width = plain.size
-    sideways = plain.may_be_turned and orientation(data, limits) >= FIRST_SIDEWAYS
+    sideways = plain.may_be_turned and orientation(data, limits) in SIDEWAYS
     return (height, width) if sideways else (width, height)
 
 
@@ -155,6 +161,42 @@ def upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says."""
     turn = EXIF_UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn stored pixels (H, W, …) upright, as Pillow's `transpose` does.
+
+    >>> turned(np.arange(6, dtype=np.uint8).reshape(2, 3), 6).tolist()
+    [[3, 0], [4, 1], [5, 2]]
+    """
+    if orientation in SIDEWAYS:
+        pixels = np.swapaxes(pixels, 0, 1)
+    rows, columns = STEPS.get(orientation, (1, 1))
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def swapped(size: Size, orientation: int) -> Size:
+    """Return (height, width) in the other frame, upright for stored and stored for upright."""
+    return size[::-1] if orientation in SIDEWAYS else size
+
+
+def stored_corner(whole: Size, corner: Size, size: Size, orientation: int) -> Size:
+    """Return top and left, in the stored image, of a window of the upright one.
+
+    Args:
+        whole: height and width of the upright image.
+        corner: top and left of the window in it.
+        size: height and width of the window.
+        orientation: EXIF's number.
+
+    >>> stored_corner((30, 20), (5, 2), (10, 10), 6)
+    (8, 5)
+    """
+    stored = tuple(
+        start if step > 0 else side - length - start
+        for side, start, length, step in zip(whole, corner, size, STEPS.get(orientation, (1, 1)), strict=True)
+    )
+    return swapped((stored[0], stored[1]), orientation)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

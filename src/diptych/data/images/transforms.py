@@ -19,12 +19,20 @@ import numpy as np
 from PIL import Image
 
 from diptych.core.errors import SettingsError, UsageError
-from diptych.data.images.decode import decode, decode_with, inspect, orientation, to_rgb, upright
+from diptych.data.images.decode import (
+    decode,
+    decode_with,
+    inspect,
+    orientation,
+    stored_corner,
+    swapped,
+    to_rgb,
+    turned,
+    upright,
+)
 from diptych.data.images.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
 from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
-from diptych.data.images.orientation import stored_corner, swapped, turned
-from diptych.data.images.resize import FILTERS, boxed_window, cover, exact_window, size_of
-from diptych.data.images.resize_fast import fast_window
+from diptych.data.images.resize import FILTERS, boxed_window, cover, exact_window, fast_window, size_of
 from diptych.data.images.resize_weights import Size
 
 if TYPE_CHECKING:
@@ -292,9 +300,7 @@ def _read_small(
     array = plain.decode(at_least=least)
     if array is None:
         return None
-    corner, mirror = _corner(covered, size), False
-    if rng is not None:
-        corner, mirror = _draw(covered, preprocess, rng)
+    corner, mirror = (_corner(covered, size), False) if rng is None else _draw(covered, preprocess, rng)
     eighths = max(array.shape[:2]) * 8 // max(stored)
     window = fast_window(
         array,
@@ -367,7 +373,10 @@ def _training(
     covered = _covered(image_size, preprocess.resize, preprocess.train_size())
     corner, mirror = _draw(covered, preprocess, rng)
     if preprocess.train_pad:
-        pixels = _cut(_padded(image, covered, preprocess), *corner, size)
+        if covered != image_size:
+            image = _as_image(image).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
+        border = (preprocess.train_pad,) * 2
+        pixels = _cut(np.pad(_as_rgb(image), (border, border, (0, 0)), mode="edge"), *corner, size)
     elif covered == image_size:
         pixels = _cut(_as_rgb(image), *corner, size)
     elif mode == "fast" and _pays(image_size, covered, size):
@@ -375,14 +384,6 @@ def _training(
     else:
         pixels = boxed_window(_as_image(image), covered, corner, size, preprocess.interpolation)
     return _mirrored(pixels, mirror)
-
-
-def _padded(image: Image.Image | Pixels, covered: Size, preprocess: Preprocess) -> Pixels:
-    """Resize to `covered` and repeat the edge on every side."""
-    if covered != size_of(image):
-        image = _as_image(image).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
-    border = (preprocess.train_pad,) * 2
-    return np.pad(_as_rgb(image), (border, border, (0, 0)), mode="edge")
 
 
 def _as_image(image: Image.Image | Pixels) -> Image.Image:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from diptych.core.errors import BadSampleError, DataError, Reason
 from diptych.core.files import durable as files
-from diptych.core.manifest import FileEntry, Manifest, write_manifest
+from diptych.core.manifest import FileEntry, Manifest, read_manifest, write_manifest
 from diptych.core.records import Counts, Field, Pair
 from diptych.core.settings import to_mapping
 from diptych.data.images.formats import image_extension
@@ -257,3 +257,49 @@ def _more(pair: Pair, name: str) -> bytes:
 
 def _finite(value: Field) -> Field:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> Manifest:
+    """Join shard sets in their order; keys must be unique over all of them.
+
+    The bytes of the tars stay as they are; where the file system allows it they are linked, not copied.
+
+    Args:
+        parts: folders of finished sets.
+        folder: where the joined set is to be.
+        manifest_fields: further fields of the manifest (settings, inputs, counts, seed, seconds).
+
+    Raises:
+        DataError: no part has a sample.
+        IntegrityError: a part is damaged.
+    """
+    files.make_folder(folder)
+    entries: list[FileEntry] = []
+    samples: list[int] = []
+    rows = []
+    for part in parts:
+        manifest = read_manifest(part, KIND)
+        index = np.load(part / INDEX_NAME, allow_pickle=False)
+        index["shard"] += len(entries)
+        rows.append(index)
+        samples += manifest.extra["shard_samples"]
+        for entry in manifest.outputs:
+            if entry.name == INDEX_NAME:
+                continue
+            name = shard_name(len(entries))
+            files.link(part / entry.name, folder / name)
+            entries.append(FileEntry(name, entry.bytes, entry.sha256))
+    if not entries:
+        raise DataError(
+            "no pair is left to write", where=folder, fix="look at the reasons why pairs were dropped"
+        )
+    index = write_index(np.concatenate(rows).astype(INDEX_DTYPE), folder)
+    joined = Manifest(
+        KIND,
+        format=FORMAT,
+        outputs=(*entries, index),
+        extra={"samples": sum(samples), "shard_samples": samples},
+        **manifest_fields,
+    )
+    write_manifest(folder, joined)
+    return joined

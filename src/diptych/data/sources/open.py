@@ -25,9 +25,8 @@ from diptych.data.captions import DEFAULT_COLUMNS, Columns
 from diptych.data.shards.index import KIND, is_packed, is_tar, tar_paths
 from diptych.data.shards.reader import ShardSet
 from diptych.data.sources.folder import FolderSource
-from diptych.data.sources.gzip_files import unpack
 from diptych.data.sources.rows import DRAWN, Source, digest_files, unique
-from diptych.data.sources.table_rows import TABLE_SUFFIXES, table_header, table_suffix
+from diptych.data.sources.table_rows import TABLE_SUFFIXES, table_header, table_suffix, unpack
 from diptych.data.sources.tables import (
     COLUMNAR_SUFFIXES,
     ParquetSource,

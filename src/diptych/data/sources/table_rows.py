@@ -6,6 +6,7 @@ Reads: files as spreadsheets, pandas and annotation tools write them, gzip inclu
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader, TextIOWrapper
@@ -16,19 +17,22 @@ from diptych.core.errors import (
     BadSampleError,
     DataError,
     DiptychError,
+    IntegrityError,
     Reason,
     UsageError,
     unknown_name,
 )
+from diptych.core.files.durable import writing
 from diptych.core.files.text import UTF16
 from diptych.data.captions import Columns
 from diptych.data.images.formats import IMAGE_SUFFIXES
-from diptych.data.sources.gzip_files import gzip_damage
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", *LINES_SUFFIXES)
 _DOCUMENT = ".json"
 _GZIP = b"\x1f\x8b"
+_CHUNK = 1 << 20
+_MAX_RATIO = 100  # images hardly get smaller; gzip can make a terabyte of zeros out of a gigabyte
 _DELIMITERS = (",", "\t", ";", "|")
 _MAX_LINE = 4 * 2**20  # characters; a longer line is cut, so that one line of 10 GB cannot fill the memory
 _MAX_DOCUMENT_BYTES = 2**30  # COCO's captions take 0.1 GB; the document is held whole
@@ -287,3 +291,43 @@ def _image_root(path: Path, name: str) -> Path:
     folder = path.absolute().parent
     near = (folder, *sorted(folder.glob("*/")), *sorted(folder.parent.glob("*/")))
     return next((root for root in near if (root / name).is_file()), folder)
+
+
+@contextmanager
+def gzip_damage(path: Path) -> Iterator[None]:
+    """Turn what a damaged stream raises into an error of ours.
+
+    Raises:
+        IntegrityError: the stream is damaged or cut short.
+    """
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise IntegrityError(
+            "a compressed file is damaged", where=path, found=str(error), fix="fetch or write it again"
+        ) from None
+
+
+def unpack(path: Path, target: Path) -> Path:
+    """Write the plain content of a gzip file.
+
+    Returns:
+        The target.
+
+    Raises:
+        IntegrityError: the stream is damaged.
+        DataError: it unpacks to more than a hundred times its size.
+    """
+    allowed = _MAX_RATIO * path.stat().st_size + _CHUNK
+    with gzip_damage(path), gzip.open(path) as packed, writing(target) as plain:
+        while chunk := packed.read(_CHUNK):
+            allowed -= len(chunk)
+            if allowed < 0:
+                raise DataError(
+                    "refused: a compressed tar unpacks to far more than its size",
+                    where=path,
+                    expected=f"at most {_MAX_RATIO} times its size",
+                    fix="unpack it yourself if you trust it",
+                )
+            plain.write(chunk)
+    return target

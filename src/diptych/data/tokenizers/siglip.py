@@ -23,8 +23,15 @@ from diptych.core.files import durable as files
 from diptych.data.tokenizers.cleaning import MAX_CHARACTERS
 from diptych.data.tokenizers.clip import TokenCounts
 from diptych.data.tokenizers.settings import require_known, require_siglip
-from diptych.data.tokenizers.siglip_engines import CLEANINGS, Cleaning, Engine, JsonEngine, PieceEngine
-from diptych.data.tokenizers.siglip_files import pieces_to_json, self_contained
+from diptych.data.tokenizers.siglip_engines import (
+    CLEANINGS,
+    Cleaning,
+    Engine,
+    JsonEngine,
+    PieceEngine,
+    pieces_to_json,
+    self_contained,
+)
 from diptych.data.tokenizers.vocabulary import MAX_CONTEXT_LENGTH, read_object
 
 NO_START = -1  # the id of the start token that these texts do not have, as in `ClipConfig`

@@ -1,4 +1,4 @@
-"""What turns SigLIP's texts into ids: the clean-up of each reference, and the engines of its vocabularies.
+"""Engines of SigLIP's vocabularies: clean-up of texts, ids, and conversion of the vocabulary files.
 
 - ``spiece.model`` (SigLIP): read and run by Google's `sentencepiece`, as transformers' `SiglipTokenizer`
   does. Its search breaks ties by float32 rounding, so no other engine gives equal ids on all texts.
@@ -14,24 +14,35 @@ Clean-up, by the name of who does it:
 - ``none``: transformers' `GemmaTokenizer`, which forgets that SigLIP 2 learned with lower case.
 
 Source: google-research/big_vision ``prompt_engineering.py`` (`canonicalize_text`); transformers 5
-``tokenization_siglip.py``, ``tokenization_siglip2.py``; open_clip 3.3 ``tokenizer.py``.
+``tokenization_siglip.py``, ``tokenization_siglip2.py``, ``convert_slow_tokenizer.py``; open_clip 3.3
+``tokenizer.py``; Protocol Buffers documentation, "Encoding".
 """
 
 import html
 import re
 import string
+import struct
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 from diptych.core.errors import IntegrityError, MissingPackageError
 from diptych.core.files.text import decode_text
 from diptych.data.tokenizers.cleaning import fix_text
-from diptych.data.tokenizers.protobuf import read_message
 
 Cleaning = Literal["siglip", "open_clip", "lower", "none"]
 CLEANINGS: tuple[Cleaning, ...] = ("siglip", "open_clip", "lower", "none")
 
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of a sentencepiece model
+_PIECE, _SCORE, _KIND = 1, 2, 3
+_MODEL_TYPE, _UNIGRAM, _UNKNOWN_ID = 3, 1, 40
+_CHARSMAP = 2
+_CONTROL = 3
+
+ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]"
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_MAX_SHIFT = 63
 META_SPACE = "▁"  # sentencepiece's visible space
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACES = re.compile(r"\s+")
@@ -236,3 +247,129 @@ def _refused(error: BaseException, where: object) -> BaseException:
         expected="a tokenizer.json or spiece.model of a SigLIP",
         fix="fetch it again from where the model came from",
     )
+
+
+def pieces_to_json(source: bytes, *, where: object = "") -> bytes:
+    """Return a spiece.model as tokenizer.json.
+
+    The same pieces and scores in another engine: of two ways to cut a text that score equally, such as the
+    halves of "ahah", it may take the other one.
+
+    Args:
+        source: the bytes of a unigram model.
+        where: the file, for messages.
+
+    Raises:
+        IntegrityError: it is not a unigram model.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    try:
+        fields = read_message(source)
+        trainer, normalizer = (read_message(_bytes(fields[part][-1])) for part in (_TRAINER, _NORMALIZER))
+        pieces = [read_message(_bytes(piece)) for piece in fields[_PIECES]]
+        if trainer.get(_MODEL_TYPE, [_UNIGRAM])[-1] != _UNIGRAM:
+            raise ValueError("it is not of the unigram kind")
+        names = [_bytes(piece[_PIECE][-1]).decode("utf-8") for piece in pieces]
+        scores = [struct.unpack("<f", _bytes(piece[_SCORE][-1]))[0] for piece in pieces]
+        charsmap = _bytes(normalizer.get(_CHARSMAP, [b""])[-1])
+        unknown = int(trainer.get(_UNKNOWN_ID, [0])[-1])
+        engine = Tokenizer(
+            models.Unigram(list(zip(names, scores, strict=True)), unknown, byte_fallback=False)
+        )
+        if charsmap:
+            engine.normalizer = normalizers.Precompiled(charsmap)
+    except (ValueError, KeyError, struct.error) as error:
+        raise IntegrityError(
+            "the vocabulary cannot be converted",
+            where=where,
+            found=f"{type(error).__name__}: {error}",
+            expected="a unigram model of sentencepiece",
+        ) from error
+    metaspace = pre_tokenizers.Metaspace(replacement=META_SPACE, prepend_scheme="always", split=True)
+    engine.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    engine.decoder = decoders.Metaspace(replacement=META_SPACE, prepend_scheme="always", split=True)
+    special = [name for name, piece in zip(names, pieces, strict=True) if piece.get(_KIND) == [_CONTROL]]
+    engine.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in special])
+    return str(engine.to_str()).encode("utf-8")
+
+
+def self_contained(source: bytes, *, cleaning: Cleaning, end: tuple[str, int]) -> str:
+    """Return a tokenizer.json that cleans texts and ends them itself, whatever it said about that before.
+
+    Args:
+        source: the bytes of a tokenizer.json.
+        cleaning: what comes before its own normaliser. ``open_clip``'s is left to open_clip: repairing texts
+            is beyond the format. ``siglip``'s lower case is letter by letter here: no final sigma.
+        end: the end token and its id.
+    """
+    from tokenizers import Regex, Tokenizer, normalizers, processors
+
+    engine = Tokenizer.from_str(decode_text(source))
+    before: dict[Cleaning, list[Any]] = {
+        "lower": [normalizers.Lowercase()],
+        "siglip": [
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(ASCII_PUNCTUATION), ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ],
+    }
+    inside = [] if engine.normalizer is None else [engine.normalizer]
+    chain = [*before.get(cleaning, []), *inside]
+    engine.normalizer = normalizers.Sequence(chain) if chain else None
+    engine.post_processor = processors.TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+    engine.no_padding()
+    engine.no_truncation()
+    return str(engine.to_str())
+
+
+def _bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise ValueError("a number stands where text should")
+    return value
+
+
+def read_message(source: bytes) -> dict[int, list[int | bytes]]:
+    """Return the values of each field in order: whole numbers as they are, everything else as its bytes.
+
+    Raises:
+        ValueError: the message is cut off or is none.
+
+    >>> read_message(bytes([8, 150, 1, 18, 2, 104, 105]))
+    {1: [150], 2: [b'hi']}
+    """
+    fields: defaultdict[int, list[int | bytes]] = defaultdict(list)
+    place = 0
+    while place < len(source):
+        key, place = _varint(source, place)
+        kind = key & 7
+        if kind == _VARINT:
+            number, place = _varint(source, place)
+            fields[key >> 3].append(number)
+            continue
+        if kind == _BYTES:
+            size, place = _varint(source, place)
+        elif kind in _SIZES:
+            size = _SIZES[kind]
+        else:
+            raise ValueError(f"no protobuf message: a field of kind {kind}")
+        if place + size > len(source):
+            raise ValueError("the protobuf message is cut off")
+        fields[key >> 3].append(source[place : place + size])
+        place += size
+    return dict(fields)
+
+
+def _varint(source: bytes, place: int) -> tuple[int, int]:
+    """Return the number in base 128 that begins at a place, and the place behind it."""
+    number = 0
+    for shift in range(0, _MAX_SHIFT + 1, 7):
+        if place >= len(source):
+            raise ValueError("the protobuf message is cut off")
+        byte = source[place]
+        place += 1
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number, place
+    raise ValueError("no protobuf message: a number of more than 64 bits")
