@@ -12,9 +12,9 @@ from diptych.data.sources.open import Columns, open_source
 DEFAULT = Columns()
 
 
-def make_image(number: int = 0) -> bytes:
+def make_image(number: int = 0, format_: str = "JPEG", *, size: tuple[int, int] = (8, 6)) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (number % 256, 90, 200)).save(buffer, "JPEG")
+    Image.new("RGB", size, (number * 7 % 256, 90, 200)).save(buffer, format_)
     return buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.data.source_files import images
+from tests.data.source_files import images, make_image
 
 from diptych.core.errors import (
     DataError,
@@ -55,12 +55,6 @@ def decode(data, limits):
 
 broken = "no function"
 """
-
-
-def make_image(number: int, *, size: tuple[int, int] = (8, 6), mark: bytes = b"") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (number * 7 % 256, 90, 200)).save(buffer, "JPEG")
-    return buffer.getvalue() + mark
 
 
 @pytest.fixture
@@ -178,7 +172,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str)
         73: b"CHATTY",
         199: b"EXIT",
     }
-    items = [(number, make_image(number, mark=marks.get(number, b""))) for number in range(200)]
+    items = [(number, make_image(number) + marks.get(number, b"")) for number in range(200)]
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=2.0)
     results = list(decode_all(items, lambda item: item[1], settings=settings, workers=2))
     assert [item for item, _ in results] == items
@@ -208,7 +202,7 @@ def _children() -> set[int]:
 def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -> None:
     before = _children()
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=60.0)
-    images = [make_image(number, mark=b"HANG" if number > 150 else b"") for number in range(300)]
+    images = [make_image(number) + b"HANG" * (number > 150) for number in range(300)]
     stream = decode_all(images, bytes, settings=settings, workers=2)
     next(stream)
     assert _children() > before
@@ -225,7 +219,7 @@ def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -
 
 
 def test_large_images_cross_the_socket_whole() -> None:
-    images = [make_image(1, size=(32, 32), mark=bytes(number * 500_000)) for number in range(8)]
+    images = [make_image(1, size=(32, 32)) + bytes(number * 500_000) for number in range(8)]
     settings = DecoderSettings(resize=16)
     results = list(decode_all(images, bytes, settings=settings, workers=2))
     assert all(result.image is not None and len(result.image) < 2000 for _, result in results)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from tests.data.source_files import make_image
 
 from diptych.core.errors import DataError, IntegrityError, Reason, TooMuchBadDataError, UsageError
 from diptych.core.manifest import FileEntry, read_manifest, verify
@@ -18,13 +18,6 @@ from diptych.core.records import Counts, Pair
 from diptych.data.shards.index import expand_braces
 from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
 from diptych.data.shards.writer import member_key
-
-
-def make_image(number: int, format_: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8 + number % 5, 6), (number * 7 % 256, 90, 200)).save(buffer, format_)
-    return buffer.getvalue()
-
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 

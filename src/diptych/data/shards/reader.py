@@ -235,12 +235,15 @@ def _restored(
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(
-        data.decode()
-    )  # half a microsecond less than json.loads of bytes, which guesses codecs
+    value = json.loads(data.decode())  # half a microsecond less than of bytes, whose codec it guesses
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value
+
+
+def _damaged(what: str, where: Path, found: str = "", expected: str = "") -> IntegrityError:
+    fix = "pack or fetch this set again"
+    return IntegrityError(what, where=where, found=found, expected=expected, fix=fix)
 
 
 def _open_own(folder: Path) -> ShardSet:
@@ -259,17 +262,12 @@ def _open_own(folder: Path) -> ShardSet:
         path = folder / entry.name
         actual = path.stat().st_size if entry.name == path.name and path.is_file() else None
         if actual != entry.bytes:
-            raise IntegrityError(
-                "a file of a shard set is missing or cut short",
-                where=path,
-                found="no file" if actual is None else f"{actual} bytes",
-                expected=f"{entry.bytes} bytes",
-                fix="pack or fetch this set again",
+            size = "no file" if actual is None else f"{actual} bytes"
+            raise _damaged(
+                "a file of a shard set is missing or cut short", path, size, f"{entry.bytes} bytes"
             )
     if INDEX_NAME not in entries:
-        raise IntegrityError(
-            "a shard set has no index", where=folder, expected=INDEX_NAME, fix="pack or fetch this set again"
-        )
+        raise _damaged("a shard set has no index", folder, expected=INDEX_NAME)
     index = _load_index(folder / INDEX_NAME, entries[INDEX_NAME], [entries[name].bytes for name in names])
     identity = content_digest(manifest)
     paths = [folder / name for name in names]
@@ -280,29 +278,14 @@ def _load_index(path: Path, entry: FileEntry, shard_bytes: list[int]) -> Index:
     data = path.read_bytes()
     actual = hashlib.sha256(data).hexdigest()
     if actual != entry.sha256:
-        raise IntegrityError(
-            "the index of a shard set is damaged",
-            where=path,
-            found=f"sha256 {actual}",
-            expected=entry.sha256,
-            fix="pack or fetch this set again",
-        )
+        raise _damaged("the index of a shard set is damaged", path, f"sha256 {actual}", entry.sha256)
     try:
         index = np.load(io.BytesIO(data), allow_pickle=False)
         limits = np.array(shard_bytes, dtype=np.uint64)[index["shard"]]
         sound = index.dtype == INDEX_DTYPE and index.ndim == 1
         sound = sound and bool(np.all(index["offset"] + index["length"] <= limits))
     except (ValueError, IndexError) as error:
-        raise IntegrityError(
-            "the index of a shard set cannot be read",
-            where=path,
-            found=str(error),
-            fix="pack or fetch this set again",
-        ) from None
+        raise _damaged("the index of a shard set cannot be read", path, str(error)) from None
     if not sound:
-        raise IntegrityError(
-            "the index of a shard set points outside its shards",
-            where=path,
-            fix="pack or fetch this set again",
-        )
+        raise _damaged("the index of a shard set points outside its shards", path)
     return np.asarray(index)
