@@ -93,7 +93,7 @@ def test_a_calibration_from_images_alone_rejects_and_tells_no_matches(
     assert diptych("calibrate", run.folder, tmp_path / "f", "--out", file).code == 3  # no captions
     said = diptych("calibrate", run.folder, tmp_path / "f", "--images", "--out", file)
     assert said.code == 0, said.err
-    assert json.loads(said.out)["bank"] == {"pictures": 24, "texts": 0}
+    assert json.loads(said.out)["bank"] == {"images": 24, "texts": 0}
     assert not Calibration.load(file).has_pairs
     words = ("classify", run.folder, tmp_path / "f/1.jpg", "--labels", "a cat,a dog", "--calibration", file)
     (found,) = json.loads(diptych(*words, "--reject", "0.1").out)

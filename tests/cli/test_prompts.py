@@ -92,7 +92,7 @@ def test_a_calibrated_model_may_say_none_of_these(
     assert said.code == 2 and "diptych calibrate" in said.err
     said = diptych("calibrate", run.folder, "scenes:test?count=60&seed=4", "--out", tmp_path / "c.npz")
     assert said.code == 0, said.err
-    assert json.loads(said.out)["bank"] == {"pictures": 45, "texts": 45}
+    assert json.loads(said.out)["bank"] == {"images": 45, "texts": 45}
     said = diptych(*asked, "--reject", "0.000001", "--calibration", tmp_path / "c.npz")
     (answer,) = json.loads(said.out)
     assert answer["label"] == "none of these" and answer["p_value"] > 0

@@ -124,7 +124,7 @@ def test_non_finite_embeddings_give_a_non_finite_loss(path: str) -> None:
 def test_no_square_matrix_is_kept_for_many_pairs() -> None:
     image, text = unit(3000, seed=16).requires_grad_(), unit(3000, seed=17).requires_grad_()
     loss = contrastive_loss(image, text, torch.tensor(10.0))
-    found = loss.grad_fn.found  # type: ignore[union-attr]
+    found = loss.grad_fn.statistics  # type: ignore[union-attr]
     assert found.exponentials is None
     assert found.row_lse.shape == (3000,)
 

@@ -22,13 +22,13 @@ report   {run}/report.html
 
 Try next
   diptych search {run} SOURCE "a text" -k 5
-  diptych classify {run} PICTURE --labels "one name,another name"
+  diptych classify {run} IMAGE --labels "one name,another name"
   diptych evaluate {run} SOURCE --task retrieval
 """
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0) -> int:
-    """Watch a small CLIP learn from drawn scenes, in minutes, then ask it for pictures.
+    """Watch a small CLIP learn from drawn scenes, in minutes, then search images with it.
 
     Args:
         out: folder of the run.
@@ -86,7 +86,7 @@ def pack(
     workers: int = 2,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> int:
-    """Pack a source into shards: every picture decoded once, every bad pair dropped and counted.
+    """Pack a source into shards: every image decoded once, every bad pair dropped and counted.
 
     Args:
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:train.
@@ -102,9 +102,9 @@ def pack(
     from diptych.data.sources.open import open_source
 
     settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad_fraction))
-    receipt = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
-    show_dropped(Counts.from_dict(receipt.counts))
-    return answer({"shards": str(out), **receipt.counts})
+    manifest = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
+    show_dropped(Counts.from_dict(manifest.counts))
+    return answer({"shards": str(out), **manifest.counts})
 
 
 def remove(
@@ -132,10 +132,10 @@ def remove(
         raise UsageError(
             "no key given", where="KEY", expected="a key, or a file of them", fix="give --keys FILE"
         )
-    receipt = remove_samples(data, names, reason=reason, drop_others=drop_others)
-    told = {name: receipt.extra[name] for name in ("version", "samples") if name in receipt.extra}
-    removed = sum(record["count"] for record in receipt.extra.get("removals", ()))
-    return answer({"shards": str(data), **told, "removed_in_all": removed})
+    manifest = remove_samples(data, names, reason=reason, drop_others=drop_others)
+    changed = {name: manifest.extra[name] for name in ("version", "samples") if name in manifest.extra}
+    removed = sum(record["count"] for record in manifest.extra.get("removals", ()))
+    return answer({"shards": str(data), **changed, "removed_in_all": removed})
 
 
 def train(
@@ -232,7 +232,7 @@ def search(
         k: how many images.
         index: folder that keeps the images' embeddings for next time; beside the model by default.
         columns: names of the table's columns, for example image=photo,caption=title.
-        max_bad_fraction: share of images that cannot be read above which nothing is answered.
+        max_bad_fraction: share of images that cannot be read above which nothing is returned.
         json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
@@ -302,7 +302,7 @@ def export(
         out: folder for image.onnx, text.onnx and all that belongs to them.
         to: the format; onnxruntime and OpenVINO read it.
         precision: of the weights; int8 is the fastest and states the cosine that it keeps.
-        source: pictures and captions of your own to compare on as well.
+        source: images and captions of your own to compare on as well.
         labels: a column of the source: states the zero-shot accuracy of both.
         columns: names of the table's columns, for example image=photo,caption=title.
     """
@@ -321,8 +321,8 @@ def export(
     from diptych.models.load import load
 
     loaded = load(model, backend="torch")
-    receipt = export_model(loaded, out, precision=precision, source=given, labels=labels)
-    return answer({"export": str(out), "precision": precision, **receipt.extra})
+    manifest = export_model(loaded, out, precision=precision, source=given, labels=labels)
+    return answer({"export": str(out), "precision": precision, **manifest.extra})
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

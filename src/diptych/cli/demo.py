@@ -21,15 +21,15 @@ from diptych.core.records import Metric
 from diptych.train.metrics_log import evaluations
 
 NEXT = """
-Done in {minutes:.1f} minutes. Of pictures whose shape and colour were never seen together, {top1:.1%} were
+Done in {minutes:.1f} minutes. Of images whose shape and color were never seen together, {top1:.1%} were
 named right among 288 names. After {samples:,} pairs it was {curated:.1%} on curated and {crawled:.1%} on
-raw pairs. What curation did: {card} The report with curves, mistakes and pictures: {report}
+raw pairs. What curation did: {card} The report with curves, mistakes and images: {report}
 
 Try next
   diptych search {run} "scenes:test?count=2000" "a pink star" -k 5
   diptych evaluate {run} "scenes:unseen?count=500&seed=9" --labels label --templates scenes
   diptych train recipes/fashion.toml          # real product photos
-  diptych pack YOUR_FOLDER shards             # your own pictures with captions beside them
+  diptych pack YOUR_FOLDER shards             # your own images with captions beside them
 """
 
 SENTENCES = 20_000
@@ -72,8 +72,8 @@ def run_demo(folder: Path, *, seed: int = 0) -> int:
     searcher = open_searcher(outcome.model, recipe.evaluate[-1].source, home=folder)
     for query in recipe.report.queries:
         hits = ask(searcher, query, k=3)
-        found = "; ".join(f"{hit['caption']!r} ({hit['score']:.2f})" for hit in hits)
-        sys.stderr.write(f"{query!r} finds {found}\n")
+        shown = "; ".join(f"{hit['caption']!r} ({hit['score']:.2f})" for hit in hits)
+        sys.stderr.write(f"{query!r} finds {shown}\n")
     sys.stderr.write(
         NEXT.format(
             minutes=(time.monotonic() - started) / 60,

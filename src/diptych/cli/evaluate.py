@@ -129,24 +129,24 @@ def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
         [part], columns=parse_columns(options.columns), max_bad_fraction=options.max_bad_fraction
     )
     loaded = load(model)
-    found = suite.run(loaded)
-    metrics = found.metrics()
-    show_dropped(found.embedded.counts)
-    _show_classes(found)
+    result = suite.run(loaded)
+    metrics = result.metrics()
+    show_dropped(result.embedded.counts)
+    _show_classes(result)
     show(metrics)
     if options.report is not None:
         from diptych.report.run import build_report, write_report
 
         title = f"{part.name} on {Path(source).name}"
-        write_report(options.report, build_report(loaded, (found,), title=title))
+        write_report(options.report, build_report(loaded, (result,), title=title))
     return answer([metric.as_dict() for metric in metrics], json)
 
 
-def _show_classes(found: "SuiteResult") -> None:
+def _show_classes(outcome: "SuiteResult") -> None:
     """State which classes a score is among, in their order: by name, numbers in them as numbers."""
     from diptych.evaluate.zeroshot import ZeroShotResult
 
-    for result in found.results:
+    for result in outcome.results:
         if isinstance(result, ZeroShotResult):
             names = result.class_names
             occurring = len(set(result.labels.tolist()))
@@ -182,22 +182,22 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
         return run_suite(load(name), plan, settings, name=name, log=_say)
 
     with locked(make_folder(out)):
-        found = one(model, out)
+        outcome = one(model, out)
         baseline = one(options.baseline, out / "baseline") if options.baseline else None
         if baseline is not None:
-            write_json(out / "comparison.json", [entry.as_dict() for entry in compare(found, baseline)])
-        seen = _seen(found, options.train_data)
-        for line in write_formats(out, found.results, found.opened, options.format):
+            write_json(out / "comparison.json", [entry.as_dict() for entry in compare(outcome, baseline)])
+        seen = _seen(outcome, options.train_data)
+        for line in write_formats(out, outcome.results, outcome.opened, options.format):
             _say(line)
         published = find_published(options.data)
-        shifts = natural_shifts(found, read_published(published)) if published is not None else []
+        shifts = natural_shifts(outcome, read_published(published)) if published is not None else []
         if shifts:
             write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
         asked = {"baseline": options.baseline, "train-data": options.train_data}
         words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}"
         write_suite_report(
             out / "report.html",
-            found,
+            outcome,
             baseline=baseline,
             published=published,
             shifts=shifts,
@@ -205,10 +205,10 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
             command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
         )
         _say(f"report: {out / 'report.html'}")
-        return answer(dict(found.summary), json)
+        return answer(dict(outcome.summary), json)
 
 
-def _seen(found: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
+def _seen(outcome: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
     """Find the images of the tasks in a training set, and write `overlap.json`."""
     if not train_data:
         return []
@@ -216,9 +216,9 @@ def _seen(found: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
     from diptych.evaluate.suite.overlap import seen_in_training
 
     counts = Counts()
-    reports = seen_in_training(found, open_source(train_data, need=Need.IMAGE), counts)
+    reports = seen_in_training(outcome, open_source(train_data, need=Need.IMAGE), counts)
     show_dropped(counts)
-    write_json(found.folder / "overlap.json", [report.as_dict() for report in reports])
+    write_json(outcome.folder / "overlap.json", [report.as_dict() for report in reports])
     return reports
 
 

@@ -57,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (DiptychError, OSError, MemoryError, RuntimeError) as error:
-        told = _as_ours(error)
-        if told is None:
+        ours = _as_ours(error)
+        if ours is None:
             raise
-        if isinstance(told, UsageError) and not told.fix:
-            told.fix = f"see diptych {words[0]} --help"
-        _say(f"diptych: {told}")
-        return told.exit_code
+        if isinstance(ours, UsageError) and not ours.fix:
+            ours.fix = f"see diptych {words[0]} --help"
+        _say(f"diptych: {ours}")
+        return ours.exit_code
 
 
 def _as_ours(error: Exception) -> DiptychError | None:

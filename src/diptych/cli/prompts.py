@@ -18,8 +18,8 @@ from diptych.core.settings import dumps_toml, load_toml, to_mapping
 if TYPE_CHECKING:
     from diptych.evaluate.prompts.word_senses import Choice
 
-TOLD = 2
-"""Rivals that are shown beside a choice."""
+SHOWN_ALTERNATIVES = 2
+"""Other senses that are printed beside the chosen one."""
 
 HEAD = """\
 # Class names with what they were taken to mean. Written by `diptych prompts`; change whatever is wrong.
@@ -54,18 +54,18 @@ def prompts(
     if out is not None and out.suffix != ".toml":
         raise UsageError("a prompts file is written as TOML", where="--out", found=out, fix="name it .toml")
     labels = parse_names([names], where="NAMES")
-    found = choose_senses(labels, read_wordnet(wordnet), by_hand=_decisions(by_hand))
-    show_choices(found)
+    choices = choose_senses(labels, read_wordnet(wordnet), by_hand=_decisions(by_hand))
+    show_choices(choices)
     if out is not None:
         cleaned = {
             choice.name: choice.phrase
-            for choice in found
+            for choice in choices
             if choice.phrase != choice.name and (choice.ambiguous or all_kinds)
         }
-        decided = ", ".join(sorted({choice.settled for choice in found}))
+        decided = ", ".join(sorted({choice.settled for choice in choices}))
         table = dumps_toml({"templates": list(PHOTO.templates), "names": cleaned})
         write_text(out, HEAD.format(decided=decided) + table)
-    return answer([_record(choice) for choice in found], json)
+    return answer([_record(choice) for choice in choices], json)
 
 
 def ablate(
@@ -102,11 +102,11 @@ def ablate(
     for name in sources:
         check_task(TaskPart(labels, name, "zeroshot", labels, templates), parse_columns(columns))
     loaded = load(model)
-    found = run_lab(loaded, sources, labels=labels, templates=templates, columns=parse_columns(columns))
-    show([row.accuracy for row in found.sets])
+    ablation = run_lab(loaded, sources, labels=labels, templates=templates, columns=parse_columns(columns))
+    show([row.accuracy for row in ablation.sets])
     if report is not None:
-        write_ablation(report, found, title=f"Prompts for {labels}", subject=f"{Path(source).name}")
-    return answer(to_mapping(found), json)
+        write_ablation(report, ablation, title=f"Prompts for {labels}", subject=f"{Path(source).name}")
+    return answer(to_mapping(ablation), json)
 
 
 def calibrate(
@@ -144,25 +144,25 @@ def calibrate(
     show_dropped(pairs.counts)
     pairs.counts.check(max_bad_fraction)
     texts = None if images else embed_texts(loaded, [captions[0] for captions in pairs.captions])
-    found = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
+    calibration = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
     path = out or calibration_path(model)
-    found.save(path)
-    bank = {"pictures": len(found.picture_bank), "texts": len(found.text_bank)}
-    weights = None if images else [round(float(weight), 6) for weight in found.weights]
+    calibration.save(path)
+    bank = {"images": len(calibration.picture_bank), "texts": len(calibration.text_bank)}
+    weights = None if images else [round(float(weight), 6) for weight in calibration.weights]
     return answer({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
 
 
-def show_choices(found: "Sequence[Choice]") -> None:
+def show_choices(choices: "Sequence[Choice]") -> None:
     """Print which names were ambiguous and what was chosen, to stderr."""
-    ambiguous = [choice for choice in found if choice.ambiguous]
-    unknown = [choice.name for choice in found if not choice.senses]
-    sys.stderr.write(f"{len(ambiguous)} of {len(found)} names are ambiguous\n")
+    ambiguous = [choice for choice in choices if choice.ambiguous]
+    unknown = [choice.name for choice in choices if not choice.senses]
+    sys.stderr.write(f"{len(ambiguous)} of {len(choices)} names are ambiguous\n")
     for choice in ambiguous:
         sys.stderr.write(
             f"  {choice.name}: {choice.phrase}  [{choice.share:.0%}, {choice.settled}]\n"
             f"    {choice.synset}  {choice.gloss}\n"
         )
-        for synset, gloss in choice.rivals[:TOLD]:
+        for synset, gloss in choice.rivals[:SHOWN_ALTERNATIVES]:
             sys.stderr.write(f"      not {synset}  {gloss}\n")
     if unknown:
         sys.stderr.write(f"not in this WordNet: {', '.join(unknown)}\n")

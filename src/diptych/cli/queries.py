@@ -1,6 +1,6 @@
-"""Ask a model: which label fits a picture, which pictures fit a text.
+"""Classify images and search images: which label fits an image, which images fit a text.
 
-Reads: a checkpoint, picture files or a source. Writes: an index beside the model, kept for the next question.
+Reads: a checkpoint, image files or a source. Writes: an index beside the model, kept for the next query.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ NONE = "none of these"
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """When no label is given: a calibration, and the share of unrelated pictures that may pass."""
+    """When no label is given: a calibration, and the share of unrelated images that may pass."""
 
     calibration: "Calibration"
     rate: float
@@ -101,12 +101,12 @@ def classify_images(
     classifier = build_classifier(model, names, known)
     counts = Counts()
     embeds = embed_images(model, images, counts=counts)
-    found = [
+    records = [
         {"image": str(path), **_answer(model, embed, classifier, names, held)}
         for path, embed in zip(images, embeds, strict=True)
         if not np.isnan(embed[0])
     ]
-    return found, counts
+    return records, counts
 
 
 def _answer(
@@ -116,22 +116,22 @@ def _answer(
     names: Sequence[str],
     held: Reject | None,
 ) -> dict[str, Any]:
-    """Describe one picture: its label, and every label with its probability, best first."""
+    """Return the record of one image: its label, and every label with its probability, best first."""
     shares = model.probabilities(model.scale * (classifier @ embed) + model.bias)
     labels: list[dict[str, Any]] = [
         {"label": name, "probability": round(float(share), 6)}
         for name, share in zip(names, shares, strict=True)
     ]
     order = np.argsort(-shares).tolist()
-    told: dict[str, Any] = {"label": names[order[0]]}
+    record: dict[str, Any] = {"label": names[order[0]]}
     if held is not None and held.calibration.has_pairs:
         matches = held.calibration.probabilities(embed[None], classifier)[0]
         for label, match in zip(labels, matches, strict=True):
             label["match"] = round(float(match), 6)
     if held is not None:
         p_value = float(held.calibration.p_values(embed[None], classifier)[0])
-        told = {"label": told["label"] if p_value <= held.rate else NONE, "p_value": round(p_value, 6)}
-    return {**told, "labels": [labels[place] for place in order]}
+        record = {"label": record["label"] if p_value <= held.rate else NONE, "p_value": round(p_value, 6)}
+    return {**record, "labels": [labels[index] for index in order]}
 
 
 def calibration_path(model_ref: str) -> Path:
@@ -183,9 +183,9 @@ def search_source(
     from diptych.models.load import load
 
     if k < 1:
-        raise UsageError("nothing would be found", where="-k", found=k, expected="1 or more pictures")
+        raise UsageError("no result is asked for", where="-k", found=k, expected="1 or more images")
     if not query.strip():
-        raise UsageError("there is nothing to look for", where="QUERY", found=repr(query), expected="a text")
+        raise UsageError("the query is empty", where="QUERY", found=repr(query), expected="a text")
     open_source(ref, columns=columns or Columns(), need=Need.IMAGE)  # before seconds go into the model
     searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
     counts = Counts.from_dict(searcher.index.manifest.counts)

@@ -52,7 +52,7 @@ class ModelPart:
 
 @dataclass(frozen=True, slots=True)
 class PreprocessPart:
-    """How pictures become pixels; the size is the tower's. See `data/images/transforms`."""
+    """How images become pixels; the size is the tower's. See `data/images/transforms`."""
 
     resize: Literal["shortest", "squash"] = "shortest"
     train_resize: int | None = None
@@ -100,7 +100,7 @@ class ReportPart:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A run: data, vocabulary, model, training, evaluation, report."""
+    """Recipe of a run: data, vocabulary, model, training, evaluation, report."""
 
     data: DataPart
     model: ModelPart

@@ -1,7 +1,7 @@
 """Carry out a recipe: pack, learn a vocabulary, train, evaluate, report.
 
 Writes, in the run's folder: `assignments.json` (the settings that were changed on the command line), `data/`
-(shards), `tokenizer/`, `model/`, `metrics.jsonl`, `results.json`, `report.html`, and the receipts of each.
+(shards), `tokenizer/`, `model/`, `metrics.jsonl`, `results.json`, `report.html`, and the manifest of each.
 """
 
 import dataclasses
@@ -39,27 +39,27 @@ VOCABULARY = "vocabulary"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a recipe ended: the training's result, and what the evaluation found if the run was finished."""
+    """How a recipe ended: the result of training, and the final metrics of a run that was finished."""
 
     trained: "TrainResult"
     metrics: tuple[Metric, ...]
     model: "Model"
 
 
-class _Remembering:
-    """A suite that keeps what it found last, so that the end of a run is not evaluated twice."""
+class _LastResult:
+    """A suite that keeps its last result, so that the end of a run is not evaluated twice."""
 
     def __init__(self, suite: "Suite") -> None:
         self.suite, self.name = suite, suite.name
-        self.found: SuiteResult | None = None
+        self.last: SuiteResult | None = None
 
     def __call__(self, model: "Model") -> list[Metric]:
-        self.found = self.suite.run(model)
-        return self.found.metrics()
+        self.last = self.suite.run(model)
+        return self.last.metrics()
 
     def result(self, model: "Model") -> "SuiteResult":
-        """Return what was found last, or find it now."""
-        return self.found if self.found is not None else self.suite.run(model)
+        """Return the last result, or evaluate now."""
+        return self.last if self.last is not None else self.suite.run(model)
 
 
 def run_recipe(
@@ -97,7 +97,7 @@ def run_recipe(
     require_loss(preset(recipe.model.preset))
     batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
     precision = settings.resolved_precision(settings.resolved_device())
-    suites = [_Remembering(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
+    suites = [_LastResult(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
     with locked(make_folder(folder)), _kept(assignments, folder / ASSIGNMENTS):
         shards = pack_once(recipe, folder, begun=begun)
         _check_length(settings, len(shards))
@@ -268,10 +268,10 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: 
     settings = {"size": None if part.file else part.size, "context_length": part.context_length}
     made_from = shards.digest if given is None else given.digest
     if there:
-        receipt = verify(kept)
+        manifest = verify(kept)
         if begun:
-            require_same({"tokenizer": receipt.settings}, {"tokenizer": settings}, where=kept)
-        if begun or (receipt.settings, receipt.extra) == (settings, {"from": made_from}):
+            require_same({"tokenizer": manifest.settings}, {"tokenizer": settings}, where=kept)
+        if begun or (manifest.settings, manifest.extra) == (settings, {"from": made_from}):
             return Tokenizer.load(kept, context_length=part.context_length)
     with Progress("learning the vocabulary"), staging_folder(kept, replace=kept.exists()) as staged:
         tokenizer = given or Tokenizer.train(

@@ -91,18 +91,18 @@ class _ContrastiveLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         scaled = image * scale
-        found = _statistics(scaled, text)
+        statistics = _statistics(scaled, text)
         ctx.save_for_backward(image, text, scale)
-        ctx.found = found
+        ctx.statistics = statistics
         matched = (scaled * text).sum(dim=1)
-        return ((found.row_lse + found.column_lse) * 0.5 - matched).mean()
+        return ((statistics.row_lse + statistics.column_lse) * 0.5 - matched).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         image, text, scale = ctx.saved_tensors
         with torch.autocast(image.device.type, enabled=False):
-            image_sum, text_sum = _gradient_sums(image * scale, image, text, ctx.found)
+            image_sum, text_sum = _gradient_sums(image * scale, image, text, ctx.statistics)
         weight = grad_loss * (0.5 / len(image))
         grad_scale = (image_sum * image).sum() * weight
         return image_sum.mul_(weight * scale), text_sum.mul_(weight * scale), grad_scale
@@ -156,20 +156,22 @@ def _exact_statistics(scaled: Tensor, text: Tensor) -> _Statistics:
     return _Statistics(rows, columns, 0.0, False, None)
 
 
-def _gradient_sums(scaled: Tensor, image: Tensor, text: Tensor, found: _Statistics) -> tuple[Tensor, Tensor]:
+def _gradient_sums(
+    scaled: Tensor, image: Tensor, text: Tensor, statistics: _Statistics
+) -> tuple[Tensor, Tensor]:
     """Return P @ text and P.T @ image, P = row softmax + column softmax - 2·identity, tile by tile."""
     count = len(image)
-    if found.exponentials is not None:
-        weights = _weights(found.exponentials, slice(0, count), slice(0, count), found, None)
+    if statistics.exponentials is not None:
+        weights = _weights(statistics.exponentials, slice(0, count), slice(0, count), statistics, None)
         return _product(weights, text.T), _product(weights.T, image.T)
     image_sum, text_sum = torch.zeros_like(image), torch.zeros_like(text)
     memory = image.new_empty(2, TILE * TILE)
     for at_rows, at_columns in _tiles(count):
-        if found.shared:
-            tile = _exponentials(scaled[at_rows], text[at_columns], found.shift, memory[0])
+        if statistics.shared:
+            tile = _exponentials(scaled[at_rows], text[at_columns], statistics.shift, memory[0])
         else:
             tile = _product(scaled[at_rows], text[at_columns])
-        weights = _weights(tile, at_rows, at_columns, found, memory[1])
+        weights = _weights(tile, at_rows, at_columns, statistics, memory[1])
         _add_product(image_sum[at_rows], weights, text[at_columns])
         _add_product(text_sum[at_columns], weights.T, image[at_rows])
     return image_sum, text_sum
@@ -201,12 +203,14 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
 
 
-def _weights(tile: Tensor, rows: slice, columns: slice, found: _Statistics, memory: Tensor | None) -> Tensor:
+def _weights(
+    tile: Tensor, rows: slice, columns: slice, statistics: _Statistics, memory: Tensor | None
+) -> Tensor:
     """Turn a tile of exponentials (on the exact path: of logits) into row + column softmax - 2·identity."""
-    row_lse, column_lse = found.row_lse[rows, None], found.column_lse[None, columns]
-    if found.shared:
+    row_lse, column_lse = statistics.row_lse[rows, None], statistics.column_lse[None, columns]
+    if statistics.shared:
         # exp(logit - lse) = exp(logit - shift) · exp(shift - lse): one exponential per row and per column
-        factors = (found.shift - row_lse).exp_(), (found.shift - column_lse).exp_()
+        factors = (statistics.shift - row_lse).exp_(), (statistics.shift - column_lse).exp_()
         out = tile.new_empty(tile.shape) if memory is None else memory[: tile.numel()].view(tile.shape)
         torch.add(*factors, out=out)
         weights = out.mul_(tile)

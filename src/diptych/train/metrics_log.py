@@ -1,4 +1,4 @@
-"""What a run says about itself while it runs: a line of metrics every few steps, and the progress line.
+"""Metrics log of a run: a line of `metrics.jsonl` every few steps, and the progress line.
 
 Writes: `metrics.jsonl`. A step's line holds step, samples_seen, epoch, loss (mean since the line before),
 ln_n, scale, lr, grad_norm, samples_per_second, data_wait_fraction, cpu_wait_fraction (for a processor; null
@@ -21,11 +21,11 @@ from diptych.data.loader import Batch
 from diptych.train.steps import StepResult
 
 BUSY_FRACTION = 0.25
-"""From this share of its time spent waiting for a processor on, a run is told that the machine is busy."""
+"""From this share of its time spent waiting for a processor on, the log says that the machine is busy."""
 STALL_FRACTION = 0.98
 """A loss above this share of ln N has learnt next to nothing."""
 STALL_STEPS = 200
-"""Steps after the warm-up before a run is told that it has learnt nothing."""
+"""Steps after the warm-up before the log says that nothing is being learnt."""
 
 
 def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
@@ -51,7 +51,7 @@ def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
     )
 
 
-class Journal:
+class MetricsLog:
     """Collects the figures of steps and writes them when they are due.
 
     Args:
@@ -71,7 +71,7 @@ class Journal:
         self.losses: list[float] = []
         self._path, self._progress = path, progress
         self._every, self._last_step, self._warmup_steps = every, last_step, warmup_steps
-        self._warned = self._told_busy = False
+        self._warned = self._warned_of_load = False
         self._open_window()
 
     def begin(self, step: int) -> None:
@@ -85,29 +85,31 @@ class Journal:
             write_text(self._path, "".join(f"{line}\n" for line in kept))
         self._open_window()
 
-    def note(self, step: int, batch: Batch, done: StepResult, *, waited: float, skipped: int) -> None:
-        """Take in one step; `step` counts it, `waited` is the seconds its batch took to come."""
+    def log_step(self, step: int, batch: Batch, result: StepResult, *, waited: float, skipped: int) -> None:
+        """Add one step; `step` counts it, `waited` is the seconds its batch took to come."""
         pairs = len(batch.indices)
         self._pairs += pairs
         self._waited += waited
-        if done.finite:
-            self.losses.append(done.loss)
+        if result.finite:
+            self.losses.append(result.loss)
         else:
-            self._progress.log(f"step {step} skipped: loss {done.loss}, gradient norm {done.gradient_norm}")
+            self._progress.log(
+                f"step {step} skipped: loss {result.loss}, gradient norm {result.gradient_norm}"
+            )
         ln_n = math.log(pairs)
         seconds = max(time.monotonic() - self._since, 1e-9)
         queued = self._queued_fraction(seconds)
         figures = {
-            "loss": round(done.loss, 4),
+            "loss": round(result.loss, 4),
             "ln N": round(ln_n, 4),
-            "scale": round(done.scale, 2),
+            "scale": round(result.scale, 2),
             "data wait": f"{self._waited / seconds:.0%}",
         }
         if queued is not None and queued >= BUSY_FRACTION:
             figures["CPU wait"] = f"{queued:.0%}"
         self._progress.advance(pairs, **figures)
         if step % self._every == 0 or step == self._last_step:
-            self._write_step(step, batch, done, seconds=seconds, queued=queued, skipped=skipped)
+            self._write_step(step, batch, result, seconds=seconds, queued=queued, skipped=skipped)
 
     def write_evaluation(self, step: int, name: str, metrics: Sequence[Metric]) -> None:
         """Write one evaluator's numbers."""
@@ -132,7 +134,14 @@ class Journal:
         return min(1.0, (queued - self._queued) / seconds)
 
     def _write_step(
-        self, step: int, batch: Batch, done: StepResult, *, seconds: float, queued: float | None, skipped: int
+        self,
+        step: int,
+        batch: Batch,
+        result: StepResult,
+        *,
+        seconds: float,
+        queued: float | None,
+        skipped: int,
     ) -> None:
         loss = math.fsum(self.losses) / len(self.losses) if self.losses else None
         ln_n = math.log(len(batch.indices))
@@ -143,17 +152,17 @@ class Journal:
                 "epoch": batch.epoch,
                 "loss": loss,
                 "ln_n": ln_n,
-                "scale": done.scale,
-                "lr": done.rate,
-                "grad_norm": done.gradient_norm if math.isfinite(done.gradient_norm) else None,
+                "scale": result.scale,
+                "lr": result.rate,
+                "grad_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,
                 "samples_per_second": round(self._pairs / seconds, 2),
                 "data_wait_fraction": round(self._waited / seconds, 4),
                 "cpu_wait_fraction": None if queued is None else round(queued, 4),
                 "skipped": skipped,
             }
         )
-        if queued is not None and queued >= BUSY_FRACTION and not self._told_busy:
-            self._told_busy = True
+        if queued is not None and queued >= BUSY_FRACTION and not self._warned_of_load:
+            self._warned_of_load = True
             self._progress.log(
                 f"the machine is busy: {queued:.0%} of the time the training waits for a processor "
                 f"that other programs use"
@@ -169,7 +178,7 @@ class Journal:
         self._warned = True
         self._progress.log(
             f"the loss is {loss:.3f} and ln N, what chance gives, {ln_n:.3f}: nothing is being learnt. "
-            f"Is the learning rate too high (try a third)? Do the captions belong to their pictures?"
+            f"Is the learning rate too high (try a third)? Do the captions belong to their images?"
         )
 
     def _write(self, line: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How a run is set, and what follows from it before the first step."""
+"""Settings of a training run, and what follows from them before the first step."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from diptych.train.optimizer import AdamWSettings, paper_constants
 
 Precision = Literal["float32", "bfloat16"]
 
-HARMLESS = ("device", "log_every", "save_every_steps", "evaluate_every_steps", "keep")
+RESUME_IGNORED_FIELDS = ("device", "log_every", "save_every_steps", "evaluate_every_steps", "keep")
 """Settings that may change when a run is resumed: they do not change what is computed."""
 
 
@@ -41,7 +41,7 @@ class TrainSettings:
             half a minute of compiling; it pays on GPUs.
         precision: of the towers; the loss is always float32. "auto" is bfloat16 where the processor or the
             GPU multiplies it faster than float32.
-        channels_last: keep pictures and convolutions channels-last in memory: the same numbers, faster.
+        channels_last: keep images and convolutions channels-last in memory: the same numbers, faster.
         log_every: steps between two lines of metrics.jsonl; None takes a twentieth of the run, at most 10.
             The last step always has a line.
         save_every_steps: steps between two states to resume from.

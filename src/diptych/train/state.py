@@ -1,4 +1,4 @@
-"""All that resuming a run bit by bit needs, in a folder that is complete or does not exist.
+"""State of a training run: all that resuming it bit by bit needs, in a folder that is complete or absent.
 
 Reads and writes: `RUN/state/step-0000500/` with `state.safetensors` (weights, buffers, Adam's moments),
 `state.json` (counters, settings, identity of the data) and `manifest.json` (sizes and digests). No pickle.
@@ -47,7 +47,7 @@ class Counters:
         skipped_steps: steps that were left out because loss or gradients were not finite.
         skipped_in_row: how many of them in a row, up to now.
         losses: of the steps since the last line of metrics.
-        seconds: of the run so far, over all its sittings.
+        seconds: of the run so far, over all its sessions.
         samples: what the loader used and dropped, as `Counts.as_dict` gives it.
     """
 
@@ -122,7 +122,7 @@ def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
 
     Args:
         folder: of all states of the run.
-        log: is told about every state that is passed over.
+        log: called with a message for every state that is passed over.
 
     Raises:
         IntegrityError: there are states, and all of them are damaged.
@@ -178,7 +178,7 @@ def restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
     except (OSError, SafetensorError) as error:
         raise IntegrityError("cannot read the state", where=state, found=str(error)[:200]) from error
     for name, tensor in _weights(module):
-        tensor.copy_(_taken(tensors, f"weights/{name}", tensor, state))
+        tensor.copy_(_tensor_like(tensors, f"weights/{name}", tensor, state))
     for name, parameter in module.named_parameters():
         if f"step/{name}" not in tensors:  # frozen, or never stepped
             continue
@@ -187,7 +187,7 @@ def restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
             # The fused kernel walks parameter and moments in memory order: both need the same strides.
             like = parameter.new_zeros((), dtype=torch.float32) if moment == "step" else parameter
             empty = torch.zeros_like(like)
-            moments[moment] = empty.copy_(_taken(tensors, f"{moment}/{name}", empty, state))
+            moments[moment] = empty.copy_(_tensor_like(tensors, f"{moment}/{name}", empty, state))
         optimizer.state[parameter] = moments
 
 
@@ -234,16 +234,16 @@ def _storable(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def _taken(tensors: Mapping[str, Tensor], name: str, like: Tensor, state: Path) -> Tensor:
-    found = tensors.get(name)
-    if found is None or found.shape != like.shape or found.dtype != like.dtype:
+def _tensor_like(tensors: Mapping[str, Tensor], name: str, like: Tensor, state: Path) -> Tensor:
+    saved = tensors.get(name)
+    if saved is None or saved.shape != like.shape or saved.dtype != like.dtype:
         raise IntegrityError(
             "the state is not one of this model",
             where=f"{state / TENSORS}: {name}",
-            found="no such tensor" if found is None else f"{found.dtype} {tuple(found.shape)}",
+            found="no such tensor" if saved is None else f"{saved.dtype} {tuple(saved.shape)}",
             expected=f"{like.dtype} {tuple(like.shape)}",
         )
-    return found
+    return saved
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

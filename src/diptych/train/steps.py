@@ -31,7 +31,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step found.
+    """Result of one step.
 
     Attributes:
         loss: of this batch.
@@ -89,7 +89,7 @@ class TrainStep:
         set_learning_rate(self.optimizer, rate)
         # Randomness inside a model is a function of the step: resuming needs no generator's state.
         torch.manual_seed(derive(settings.seed, "step", number))
-        self._remember_buffers()
+        self._save_buffers()
         loss = self._forward(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self._parameters, settings.max_grad_norm)
@@ -98,7 +98,7 @@ class TrainStep:
         self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self._bound_scale()
-        self._recall_buffers(bad)
+        self._restore_buffers(bad)
         self.optimizer.zero_grad(set_to_none=True)
         # The one time that the host waits for the device in a step.
         measured = torch.stack([loss.detach(), norm, self.model.clip.logit_scale.detach()])
@@ -139,12 +139,12 @@ class TrainStep:
     def _bound_scale(self) -> None:
         self.model.clip.logit_scale.clamp_(0.0, self._largest)
 
-    def _remember_buffers(self) -> None:
+    def _save_buffers(self) -> None:
         """Copy BatchNorm's running statistics: a forward pass over a bad batch spoils them for ever."""
         for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
             before.copy_(buffer)
 
-    def _recall_buffers(self, bad: Tensor) -> None:
+    def _restore_buffers(self, bad: Tensor) -> None:
         for before, buffer in zip(self._buffers_before, self._buffers, strict=True):
             buffer.copy_(torch.where(bad, before, buffer))
 

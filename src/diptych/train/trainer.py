@@ -1,4 +1,4 @@
-"""The training loop: batches in, a checkpoint out, and a run that any kill leaves resumable.
+"""Training loop. A run killed at any point resumes bit-exactly from its last saved state.
 
 Reads: a loader's batches, and `state/` when resuming.
 Writes, in the run folder: `metrics.jsonl`, `state/`, `model/` (the checkpoint), `manifest.json` last;
@@ -27,8 +27,8 @@ from diptych.models.towers.config import ClipConfig, TextConfig
 from diptych.models.towers.text import plan_reading
 from diptych.train import state
 from diptych.train.loss import contrastive_loss
-from diptych.train.metrics_log import Journal, evaluations
-from diptych.train.settings import HARMLESS, TrainSettings
+from diptych.train.metrics_log import MetricsLog, evaluations
+from diptych.train.settings import RESUME_IGNORED_FIELDS, TrainSettings
 from diptych.train.signals import StopSignal
 from diptych.train.state import Counters, Facts
 from diptych.train.steps import Loss, TrainStep
@@ -45,7 +45,7 @@ class TrainResult:
         steps: steps done.
         samples_seen: pairs seen.
         skipped_steps: steps left out because loss or gradients were not finite.
-        seconds: of the whole run, over all its sittings.
+        seconds: of the whole run, over all its sessions.
         metrics: of the last evaluation.
         model_folder: the checkpoint; None if the run was stopped before its end.
         stopped_by: number of the signal that stopped it, or None.
@@ -97,7 +97,7 @@ def train(
         NonFiniteError: three steps in a row were not finite.
         IntegrityError: all saved states are damaged.
     """
-    run = _Run(model, loader, settings, Path(run_folder), evaluators, loss)
+    run = Trainer(model, loader, settings, Path(run_folder), evaluators, loss)
     total = settings.batch_size * run.last_step
     with (
         locked(make_folder(run_folder)),
@@ -111,8 +111,8 @@ def train(
             return run.finish(stop.number)
 
 
-class _Run:
-    """One run: what lives from step to step."""
+class Trainer:
+    """Training loop of one run: the state that lives from step to step."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _Run:
         self.evaluators = evaluators
         self.last_step = settings.last_step(loader.count)
         self.total_steps = settings.total_steps(loader.count)
-        self.stepper = TrainStep(model, settings, loss, total_steps=self.total_steps)
+        self.train_step = TrainStep(model, settings, loss, total_steps=self.total_steps)
         self.step = self.samples_seen = 0
         self.metrics: tuple[Metric, ...] = ()
         self._seconds_before = 0.0
@@ -148,55 +148,57 @@ class _Run:
                 where=self.folder,
                 fix="go on with it (--resume), or choose another folder",
             )
-        found = state.latest(self.folder / "state", progress.log) if resume else None
-        self.journal = Journal(
+        latest = state.latest(self.folder / "state", progress.log) if resume else None
+        self.metrics_log = MetricsLog(
             self.folder / "metrics.jsonl",
             progress,
             every=self.settings.logged_every(self.total_steps),
             last_step=self.last_step,
             warmup_steps=self.settings.warmup(self.total_steps),
         )
-        if found is not None:
-            self._restore(found)
+        if latest is not None:
+            self._restore(latest)
         elif resume:
             progress.log("no saved state in this folder yet: starting from the beginning")
-        self.journal.begin(self.step)
+        self.metrics_log.begin(self.step)
         self.batches = self.loader.batches(self.samples_seen)
         self._started = time.monotonic()
 
-    def _restore(self, found: Path) -> None:
-        facts = state.load_facts(found)
-        state.require_same(facts.identity, self._identity(), where=found)
+    def _restore(self, folder: Path) -> None:
+        facts = state.load_facts(folder)
+        state.require_same(facts.identity, self._identity(), where=folder)
         machine = state.machine_facts(self.model.device)
         if facts.machine != machine:
             self.progress.log(
                 f"saved with {dict(facts.machine)}, resumed with {machine}: the last bits may differ"
             )
-        state.restore(found, self.model.clip, self.stepper.optimizer)
+        state.restore(folder, self.model.clip, self.train_step.optimizer)
         counters = facts.counters
         self.step, self.samples_seen = counters.step, counters.samples_seen
-        self.stepper.skipped_steps, self.stepper.skipped_in_row = (
+        self.train_step.skipped_steps, self.train_step.skipped_in_row = (
             counters.skipped_steps,
             counters.skipped_in_row,
         )
-        self.journal.losses = list(counters.losses)
+        self.metrics_log.losses = list(counters.losses)
         self.loader.counts = Counts.from_dict(counters.samples)
         self._seconds_before = counters.seconds
         self._saved_step = self.step
         self.metrics = evaluations(self.folder / "metrics.jsonl", self.step)
-        self.progress.log(f"resuming at step {self.step} of {self.last_step} ({found})")
+        self.progress.log(f"resuming at step {self.step} of {self.last_step} ({folder})")
 
     def advance(self) -> None:
         """Do one step, and what is due after it."""
         waiting = time.monotonic()
         batch = next(self.batches)
         waited = time.monotonic() - waiting
-        done = self.stepper.step(batch, self.step)
+        result = self.train_step.step(batch, self.step)
         self.step += 1
         self.samples_seen = batch.samples_seen
-        self.journal.note(self.step, batch, done, waited=waited, skipped=self.stepper.skipped_steps)
-        if not done.finite:
-            self.stepper.require_progress(self.step, batch, self.loader, self.folder)
+        self.metrics_log.log_step(
+            self.step, batch, result, waited=waited, skipped=self.train_step.skipped_steps
+        )
+        if not result.finite:
+            self.train_step.require_progress(self.step, batch, self.loader, self.folder)
         every = self.settings.evaluate_every_steps
         last = self.step == self.last_step
         if last or (every is not None and self.step % every == 0):
@@ -219,7 +221,7 @@ class _Run:
         return TrainResult(
             steps=self.step,
             samples_seen=self.samples_seen,
-            skipped_steps=self.stepper.skipped_steps,
+            skipped_steps=self.train_step.skipped_steps,
             seconds=self._seconds(),
             metrics=self.metrics,
             model_folder=folder,
@@ -227,33 +229,33 @@ class _Run:
         )
 
     def _evaluate(self) -> None:
-        found: list[Metric] = []
-        with self.journal.paused():
+        measured: list[Metric] = []
+        with self.metrics_log.paused():
             for evaluator in self.evaluators:
                 self.model.clip.eval()
                 metrics = evaluator(self.model)
-                self.journal.write_evaluation(self.step, evaluator.name, metrics)
-                found.extend(metrics)
+                self.metrics_log.write_evaluation(self.step, evaluator.name, metrics)
+                measured.extend(metrics)
         self.model.clip.train()
-        self.metrics = tuple(found)
+        self.metrics = tuple(measured)
 
     def _save(self, *, required: bool) -> None:
         counters = Counters(
             step=self.step,
             samples_seen=self.samples_seen,
-            skipped_steps=self.stepper.skipped_steps,
-            skipped_in_row=self.stepper.skipped_in_row,
-            losses=tuple(self.journal.losses),
+            skipped_steps=self.train_step.skipped_steps,
+            skipped_in_row=self.train_step.skipped_in_row,
+            losses=tuple(self.metrics_log.losses),
             seconds=self._seconds(),
             samples=self.loader.counts.as_dict(),
         )
         facts = Facts(counters, self._identity(), state.machine_facts(self.model.device))
         try:
-            with self.journal.paused():
+            with self.metrics_log.paused():
                 state.save(
                     self.folder / "state",
                     self.model.clip,
-                    self.stepper.optimizer,
+                    self.train_step.optimizer,
                     facts,
                     keep=self.settings.keep,
                 )
@@ -284,7 +286,7 @@ class _Run:
         # A run that was stopped after its last step, before its line, has no metrics.
         metrics = self.folder / "metrics.jsonl"
         written = [*sorted(folder.iterdir()), *([metrics] if metrics.exists() else [])]
-        receipt = Manifest(
+        manifest = Manifest(
             kind="run",
             settings=identity,
             outputs=tuple(file_entry(path, root=self.folder) for path in written),
@@ -293,7 +295,7 @@ class _Run:
             seconds=self._seconds(),
             extra={"metrics": [metric.as_dict() for metric in self.metrics]},
         )
-        write_manifest(self.folder, receipt)
+        write_manifest(self.folder, manifest)
         return folder
 
     def _identity(self) -> dict[str, object]:
@@ -301,9 +303,9 @@ class _Run:
         mapping = to_mapping(self.settings)
         return {
             "train": {
-                **{name: value for name, value in mapping.items() if name not in HARMLESS},
+                **{name: value for name, value in mapping.items() if name not in RESUME_IGNORED_FIELDS},
                 "warmup_steps": self.settings.warmup(self.total_steps),
-                "precision": self.stepper.precision,
+                "precision": self.train_step.precision,
             },
             "architecture": to_mapping(self.model.config),
             **self.loader.identity,
