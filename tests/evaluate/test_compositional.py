@@ -14,7 +14,7 @@ from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate import compositional as ours
 from diptych.evaluate.suite.features_cache import FeatureSettings, data_digest
 from diptych.evaluate.suite.plan import Opened, TaskSpec, open_spec
-from diptych.evaluate.suite.protocols import Answers, Bench
+from diptych.evaluate.suite.protocols import Answers, TaskRunner
 from diptych.evaluate.tasks.readers.choices import AroReader
 from diptych.evaluate.tasks.registry import TaskRow, task_rows
 from diptych.evaluate.tasks.tasks import Item, open_task
@@ -38,12 +38,21 @@ def asked(name: str, root: Path, model, *, split: str = "test", row: TaskRow | N
     else:
         task = open_task(name, root, row=row)
         opened = Opened(
-            TaskSpec(name, task=name), row.title, task, row.kind, row.metric, ("choice",), task.templates, ()
+            TaskSpec(name, task=name),
+            row.title,
+            task,
+            row.kind,
+            row.metric,
+            ("caption_choice",),
+            task.templates,
+            (),
         )
     cache = root.parent / "cache"
     model.digest = "c" * 64
-    bench = Bench(model, opened, digest=data_digest(opened.source), cache=cache, settings=FeatureSettings())
-    return bench.run("choice")
+    runner = TaskRunner(
+        model, opened, digest=data_digest(opened.source), cache=cache, settings=FeatureSettings()
+    )
+    return runner.run("caption_choice")
 
 
 def values(answers: Answers) -> dict[str, float]:
@@ -100,9 +109,9 @@ def test_quartets_put_each_cosine_in_its_place() -> None:
     pairs = tuple({"pair": name} for name in "aabb")
     embedded = EmbeddedPairs(tuple("0123"), np.zeros((4, 2), np.float32), ((),) * 4, pairs, Counts())
     scores = np.array([[1.0, 2.0], [4.0, 3.0], [5.0, 6.0], [8.0, 7.0]])  # own caption, other caption
-    assert ours.quartets(scores, embedded).tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    assert ours.quadruples(scores, embedded).tolist() == [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
     with pytest.raises(DataError, match="pairs"):
-        ours.quartets(scores[:3], replace(embedded, fields=pairs[:3]))
+        ours.quadruples(scores[:3], replace(embedded, fields=pairs[:3]))
 
 
 def test_winoground_scores_equal_the_papers_conditions() -> None:
@@ -111,7 +120,7 @@ def test_winoground_scores_equal_the_papers_conditions() -> None:
         scores = rng.integers(0, 3, size=(int(rng.integers(1, 20)), 2, 2)).astype(float)
         if case % 3 == 0:
             scores[0, 0] = np.nan
-        hits = ours.quartet_hits(scores)
+        hits = ours.quadruple_hits(scores)
         for row, (s, text, image, group) in enumerate(zip(scores, *hits.values(), strict=True)):
             assert text == (s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0]), row
             assert image == (s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1]), row
@@ -170,6 +179,6 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 def test_other_protocols_say_why_they_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "sugarcrepe").mkdir()
     (tmp_path / "sugarcrepe" / "swap_obj.json").write_text("{}")
-    spec = TaskSpec("sugarcrepe", task="sugarcrepe", protocols=("zeroshot", "retrieval", "choice"))
+    spec = TaskSpec("sugarcrepe", task="sugarcrepe", protocols=("zeroshot", "retrieval", "caption_choice"))
     opened = open_spec(spec, tmp_path)
     assert dict(opened.missing).keys() == {"zeroshot", "retrieval"}

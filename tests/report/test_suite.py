@@ -42,7 +42,7 @@ def both(place: Path) -> tuple[SuiteOutcome, SuiteOutcome]:
 
 def test_two_models_are_compared_picture_by_picture(both: tuple[SuiteOutcome, SuiteOutcome]) -> None:
     found = {entry.protocol: entry for entry in compare(*both)}
-    assert set(found) == {"zeroshot", "probe", "kshot", "retrieval", "retrieval of pictures"}
+    assert set(found) == {"zeroshot", "probe", "few_shot", "retrieval", "retrieval of pictures"}
     # Right are red, green, blue and a green of two greens; muddled: blue and the red that is shown green.
     zero = found["zeroshot"]
     assert (zero.value, zero.other, zero.n) == (4 / 6, 2 / 6, 6)

@@ -58,7 +58,7 @@ class SuiteOptions:
 
     Attributes:
         data: folder of the data sets, one folder each, named after the task.
-        protocols: zeroshot, probe, kshot, retrieval, choice, by commas; what suits each data set by default.
+        protocols: zeroshot, probe, few_shot, retrieval, caption_choice, by commas; by default what fits.
         out: folder for results, report and kept features; runs/evaluate/SUITE by default.
         resume: use what is finished in that folder.
         baseline: another model, compared image by image.

@@ -162,7 +162,7 @@ def show_choices(choices: "Sequence[Choice]") -> None:
             f"  {choice.name}: {choice.phrase}  [{choice.share:.0%}, {choice.settled}]\n"
             f"    {choice.synset}  {choice.gloss}\n"
         )
-        for synset, gloss in choice.rivals[:SHOWN_ALTERNATIVES]:
+        for synset, gloss in choice.competitors[:SHOWN_ALTERNATIVES]:
             sys.stderr.write(f"      not {synset}  {gloss}\n")
     if unknown:
         sys.stderr.write(f"not in this WordNet: {', '.join(unknown)}\n")
@@ -193,5 +193,5 @@ def _record(choice: "Choice") -> dict[str, Any]:
         "share": choice.share,
         "settled": choice.settled,
         "phrase": choice.phrase,
-        "rivals": [{"synset": synset, "gloss": gloss} for synset, gloss in choice.rivals],
+        "competitors": [{"synset": synset, "gloss": gloss} for synset, gloss in choice.competitors],
     }

@@ -55,7 +55,7 @@ def choice_hits(scores: Doubles) -> Bools:
     return np.asarray(scores[:, 0] > scores[:, 1:].max(axis=1))
 
 
-def quartets(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
+def quadruples(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
     """Return (N / 2, 2, 2), picture by caption, of pictures that follow each other as pairs.
 
     Args:
@@ -75,7 +75,7 @@ def quartets(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
     return np.stack([first, np.stack([other[:, 1], own[:, 1]], axis=1)], axis=1)
 
 
-def quartet_hits(scores: Doubles) -> dict[str, Bools]:
+def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
     """Return Winoground's three scores row by row.
 
     Args:
@@ -85,7 +85,7 @@ def quartet_hits(scores: Doubles) -> dict[str, Bools]:
         text: both pictures prefer their own caption; image: both captions prefer their own picture; group:
         both. (N,) bool each.
 
-    >>> hits = quartet_hits(np.array([[[0.9, 0.5], [0.6, 0.7]], [[0.9, 0.5], [0.95, 0.99]]]))
+    >>> hits = quadruple_hits(np.array([[[0.9, 0.5], [0.6, 0.7]], [[0.9, 0.5], [0.95, 0.99]]]))
     >>> {name: found.tolist() for name, found in hits.items()}
     {'text': [True, True], 'image': [True, False], 'group': [True, False]}
     """
@@ -114,7 +114,7 @@ def choice_metrics(groups: Sequence[str], hits: Bools, *, task: str) -> list[Met
     ]
 
 
-def quartet_metrics(hits: dict[str, Bools], *, task: str) -> list[Metric]:
+def quadruple_metrics(hits: dict[str, Bools], *, task: str) -> list[Metric]:
     """List the text, image and group score with 95 % intervals."""
     return [_share(task, f"{name}_score", found) for name, found in hits.items()]
 

@@ -281,13 +281,13 @@ class ZeroShotEvaluator:
 
     def _numbered(self, texts: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
         numbers = {name: number for number, name in enumerate(class_names)}
-        strangers = sorted(set(texts) - set(numbers))
-        if strangers or not texts:
-            listed = ", ".join(map(repr, strangers[:LISTED])) + (", …" if len(strangers) > LISTED else "")
+        unknown = sorted(set(texts) - set(numbers))
+        if unknown or not texts:
+            listed = ", ".join(map(repr, unknown[:LISTED])) + (", …" if len(unknown) > LISTED else "")
             raise DataError(
                 "labels cannot be scored",
                 where=f"column {self.label_field!r} of {self.source.name}",
-                found=f"{len(strangers)} labels that are no class: {listed}" if strangers else "no labels",
+                found=f"{len(unknown)} labels that are no class: {listed}" if unknown else "no labels",
                 expected=f"one of {len(class_names)} class names in each row",
                 fix="add the names to the classes, or leave the classes out to use every label that occurs",
             )

@@ -187,7 +187,7 @@ def few_shots(found: Sequence[Mapping[str, Any]]) -> Section | None:
     """Return the few-shot curves beside the zero-shot accuracy."""
     charts: list[Html] = []
     for result in found:
-        scores = result["protocols"].get("kshot")
+        scores = result["protocols"].get("few_shot")
         if not scores:
             continue
         zero = result["protocols"].get("zeroshot")

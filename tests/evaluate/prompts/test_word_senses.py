@@ -77,7 +77,7 @@ def test_the_other_classes_decide(hypernyms: bool, others: tuple[str, ...], syns
     crane, *rest = choose_senses(["crane", *others], wordnet(hypernyms=hypernyms))
     assert (crane.synset, crane.senses, crane.settled) == (synset, 2, "context")
     assert crane.share > 0.5 and crane.phrase.startswith(phrase)
-    assert [rival for rival, _ in crane.rivals] == [{"3": "8", "8": "3"}[synset]]
+    assert [competitor for competitor, _ in crane.competitors] == [{"3": "8", "8": "3"}[synset]]
     assert {choice.settled for choice in rest} == {"only sense"}
 
 
@@ -131,7 +131,8 @@ def test_imagenet(english: WordNet) -> None:
     ambiguous = [
         (english.synsets[choice.synset], english.synsets[row["oewn"]])
         for row, choice in list(zip(rows, found, strict=True))[1::2]
-        if row["oewn"] in (choice.synset, *(rival for rival, _ in choice.rivals)) and choice.ambiguous
+        if row["oewn"] in (choice.synset, *(competitor for competitor, _ in choice.competitors))
+        and choice.ambiguous
     ]
     exact = sum(chosen.id == meant.id for chosen, meant in ambiguous)
     field = sum(chosen.lexfile == meant.lexfile for chosen, meant in ambiguous)

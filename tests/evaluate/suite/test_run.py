@@ -20,7 +20,7 @@ from diptych.core.errors import (
     UnknownNameError,
     UsageError,
 )
-from diptych.core.files.durable import TEMP_PREFIX
+from diptych.core.files.durable import TEMP_PREFIX, sha256_file
 from diptych.core.files.failpoints import operations
 from diptych.core.records import Counts
 from diptych.data.images.transforms import Preprocess
@@ -31,7 +31,7 @@ from diptych.evaluate.suite import overlap as suite_seen
 from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest, parse_shard
 from diptych.evaluate.suite.overlap import seen_in_training
 from diptych.evaluate.suite.plan import RESERVED, Missing, Plan, load_plan, open_spec
-from diptych.evaluate.suite.results import expectations
+from diptych.evaluate.suite.results import expectations, read_answers, read_result
 from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, embed_shard, run_suite
 from diptych.models.model import Model
 from diptych.models.towers.clip import build
@@ -44,7 +44,7 @@ name = "colour"
 source = "pictures.csv"
 labels = "colour"
 metric = "mean_per_class"
-protocols = ["zeroshot", "probe", "kshot", "retrieval"]
+protocols = ["zeroshot", "probe", "few_shot", "retrieval"]
 train = "train.csv"
 slices = ["shop"]
 shots = [1, 2]
@@ -125,7 +125,7 @@ def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, 
     assert result["items"]["unreadable"] == 1 and result["items"]["pictures"] == 6
     assert result["items"]["reasons"] == {"unreadable_image": 1}
     assert result["protocols"]["probe"]["metrics"][0]["value"] == 4 / 6
-    shots = result["protocols"]["kshot"]
+    shots = result["protocols"]["few_shot"]
     assert (shots["metric"], shots["value"], shots["n"]) == ("2_shot_accuracy", pytest.approx(4 / 6), 6)
     retrieval = {entry["metric"]: entry["value"] for entry in result["protocols"]["retrieval"]["metrics"]}
     assert retrieval["image_to_text_recall@1"] == 4 / 6 and retrieval["unreadable"] == 1.0
@@ -226,7 +226,7 @@ def test_a_kill_at_every_durable_step_and_resuming_gives_the_same_files(
 
 def test_resuming_computes_nothing_anew(quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(quick, tmp_path / "out")
-    monkeypatch.setattr(protocols.Bench, "run", None)
+    monkeypatch.setattr(protocols.TaskRunner, "run", None)
     assert run(quick, tmp_path / "out", resume=True).results == first.results
     with pytest.raises(UsageError, match="holds results already"):
         run(quick, tmp_path / "out")
@@ -360,6 +360,17 @@ def test_missing_pictures_are_copies_of_nothing(quick: Plan, tmp_path: Path) -> 
 
 def test_choices_have_no_overlap_to_tell(quick: Plan, tmp_path: Path) -> None:
     outcome = run(quick, tmp_path / "out")
-    asked = {**outcome.results[0], "protocols": {"choice": {}}}
+    asked = {**outcome.results[0], "protocols": {"caption_choice": {}}}
     source = open_source(str(tmp_path / "own" / "train.csv"))
     assert seen_in_training(replace(outcome, results=(asked,)), source) == []
+
+
+def test_results_with_the_protocol_names_of_version_0_1_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", rows=np.arange(2), kshot_hits=np.ones(2), choice_hits=np.zeros(2))
+    old = {"protocols": {"zeroshot": {}, "kshot": {"n": 2}}, "not_run": {"choice": "no captions"}}
+    (tmp_path / "a.json").write_text(json.dumps(old | {"answers_sha256": sha256_file(tmp_path / "a.npz")}))
+    result = read_result(tmp_path / "a.json")
+    assert result["protocols"] == {"zeroshot": {}, "few_shot": {"n": 2}}
+    assert result["not_run"] == {"caption_choice": "no captions"}
+    arrays = read_answers(tmp_path / "a.npz", result)
+    assert sorted(arrays) == ["caption_choice_hits", "few_shot_hits", "rows"]

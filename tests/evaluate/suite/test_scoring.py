@@ -34,7 +34,7 @@ def test_voc_ranks_class_probabilities(seed: int) -> None:
     images, classes, marks = multilabel(seed)
     labels = np.zeros(len(images), dtype=np.int64)
     shares = softmax(20 * images.astype(np.float64) @ classes.T, axis=1)
-    outcome = classify(images, labels, classes, "map_11pt", truth=marks, probabilities=shares)
+    outcome = classify(images, labels, classes, "map_11pt", label_matrix=marks, probabilities=shares)
     found = main_metric(outcome, "map_11pt", task="voc2007")
     cosines = images.astype(np.float64) @ classes.T.astype(np.float64)
     kept = marks != 0
@@ -48,7 +48,7 @@ def test_the_average_precision_of_clip_benchmark_is_that_of_cosines() -> None:
     """Their `voc2007_multilabel` marks difficult objects as present."""
     images, classes, marks = multilabel(3)
     labels = np.zeros(len(images), dtype=np.int64)
-    outcome = classify(images, labels, classes, "map_11pt", truth=marks)
+    outcome = classify(images, labels, classes, "map_11pt", label_matrix=marks)
     named = {found.metric: found.value for found in further_metrics(outcome, task="voc2007")}
     expected = [average_precision_score(marks[:, c] >= 0, images @ classes[c]) for c in range(5)]
     assert named["mean_average_precision"] == pytest.approx(np.mean(expected), abs=1e-9)
@@ -62,7 +62,7 @@ def test_an_unreadable_image_is_wrong_in_both_average_precisions() -> None:
         np.array([0, 0]),
         np.eye(2, dtype=np.float32),
         "map_11pt",
-        truth=marks,
+        label_matrix=marks,
         probabilities=images @ EYE,
     )
     assert main_metric(outcome, "map_11pt", task="t").value == 1.0  # found first, then last of two

@@ -52,36 +52,36 @@ def exact_scores(left: Floats, right: Floats, pairs: Ints) -> Doubles:
     return scores
 
 
-def count_rivals(
-    left: Floats, right: Floats, left_bests: Doubles, right_bests: Doubles | None = None
+def count_competitors(
+    left: Floats, right: Floats, left_best: Doubles, right_best: Doubles | None = None
 ) -> tuple[Ints, Ints]:
     """Count, for every row of each side, the rows of the other that score its threshold or more.
 
     Args:
         left: (N, E) float32.
         right: (M, E) float32.
-        left_bests: (N,) float64, a threshold per row of `left`; NaN counts nothing.
-        right_bests: (M,) float64, a threshold per row of `right`; None leaves its counts at 0.
+        left_best: (N,) float64, a threshold per row of `left`; NaN counts nothing.
+        right_best: (M,) float64, a threshold per row of `right`; None leaves its counts at 0.
 
     Returns:
         (N,) and (M,) int64.
     """
     left_counts, right_counts = np.zeros(len(left), np.int64), np.zeros(len(right), np.int64)
-    left_slack, right_slack = _slack(left, right), _slack(right, left)
+    left_tolerance, right_tolerance = _tolerance(left, right), _tolerance(right, left)
     for rows in chunks(len(left), len(right)):
         scores = left[rows] @ right.T
-        bests, slack = left_bests[rows, None], left_slack[rows, None]
-        sure, near = _sides(scores, bests, slack)
+        best, tolerance = left_best[rows, None], left_tolerance[rows, None]
+        sure, near = _sides(scores, best, tolerance)
         left_counts[rows] += np.bitwise_count(np.packbits(sure, axis=1)).sum(axis=1, dtype=np.int64)
         pairs = np.argwhere(near) + np.array((rows.start, 0))
-        equal = exact_scores(left, right, pairs) >= left_bests[pairs[:, 0]]
+        equal = exact_scores(left, right, pairs) >= left_best[pairs[:, 0]]
         left_counts += np.bincount(pairs[equal, 0], minlength=len(left))
-        if right_bests is None:
+        if right_best is None:
             continue
-        sure, near = _sides(scores, right_bests, right_slack)
+        sure, near = _sides(scores, right_best, right_tolerance)
         right_counts += np.add.reduce(sure.view(np.uint8), axis=0, dtype=np.uint8)
         pairs = np.argwhere(near) + np.array((rows.start, 0))
-        equal = exact_scores(left, right, pairs) >= right_bests[pairs[:, 1]]
+        equal = exact_scores(left, right, pairs) >= right_best[pairs[:, 1]]
         right_counts += np.bincount(pairs[equal, 1], minlength=len(right))
     return left_counts, right_counts
 
@@ -97,11 +97,11 @@ def first_best(left: Floats, right: Floats) -> Ints:
         (N,) int64 in [-1, M).
     """
     best = np.full(len(left), -1, dtype=np.int64)
-    slack = _slack(left, right)
+    tolerance = _tolerance(left, right)
     for rows in chunks(len(left), len(right)):
         scores = left[rows] @ right.T
         tops = np.fmax.reduce(scores, axis=1)
-        pairs = np.argwhere(scores >= (tops - 2 * slack[rows])[:, None])
+        pairs = np.argwhere(scores >= (tops - 2 * tolerance[rows])[:, None])
         pairs += (rows.start, 0)
         order = np.lexsort((pairs[:, 1], -exact_scores(left, right, pairs), pairs[:, 0]))
         owners, firsts = np.unique(pairs[order, 0], return_index=True)
@@ -124,13 +124,13 @@ def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True)
     pairs = np.unique(pairs.reshape(-1, 2), axis=0)
     scores = exact_scores(left, right, pairs)
     pairs, scores = pairs[~np.isnan(scores)], scores[~np.isnan(scores)]
-    bests = [_bests(pairs[:, side], scores, len(rows)) for side, rows in enumerate((left, right))]
-    counts = count_rivals(left, right, bests[0], bests[1] if both else None)
+    best = [_best_scores(pairs[:, side], scores, len(rows)) for side, rows in enumerate((left, right))]
+    counts = count_competitors(left, right, best[0], best[1] if both else None)
     ranks = []
     for side in range(2):
         # Right ones at the best score were counted as well, and right ones never score more than that.
-        own = np.bincount(pairs[scores == bests[side][pairs[:, side]], side], minlength=len(bests[side]))
-        ranks.append(np.where(np.isnan(bests[side]), NEVER, counts[side] - own))
+        own = np.bincount(pairs[scores == best[side][pairs[:, side]], side], minlength=len(best[side]))
+        ranks.append(np.where(np.isnan(best[side]), NEVER, counts[side] - own))
     return ranks[0], ranks[1]
 
 
@@ -153,7 +153,7 @@ def chunks(rows: int, columns: int) -> Iterator[slice]:
         yield slice(start, min(rows, start + step))
 
 
-def _slack(rows: Floats, others: Floats) -> Doubles:
+def _tolerance(rows: Floats, others: Floats) -> Doubles:
     """Return (N,) float64: how far, at most, a float32 score of each row may be from the exact one.
 
     Twice the bound, for the rounding of thresholds to float32 and of the norms.
@@ -163,16 +163,16 @@ def _slack(rows: Floats, others: Floats) -> Doubles:
     return np.asarray(unit * norms * np.nanmax(largest, initial=0.0), dtype=np.float64)
 
 
-def _sides(scores: Floats, bests: Doubles, slack: Doubles) -> tuple[Bools, Bools]:
+def _sides(scores: Floats, best: Doubles, tolerance: Doubles) -> tuple[Bools, Bools]:
     """Tell the cells that are above their threshold for sure, and those that are too near to tell."""
-    sure = scores > (bests + slack).astype(np.float32)
-    near = scores >= (bests - slack).astype(np.float32)
+    sure = scores > (best + tolerance).astype(np.float32)
+    near = scores >= (best - tolerance).astype(np.float32)
     near ^= sure
     return sure, near
 
 
-def _bests(owners: Ints, scores: Doubles, count: int) -> Doubles:
+def _best_scores(owners: Ints, scores: Doubles, count: int) -> Doubles:
     """Return the best score of each owner: (count,) float64, NaN for one without any."""
-    bests = np.full(count, np.nan)
-    np.fmax.at(bests, owners, scores)
-    return bests
+    best = np.full(count, np.nan)
+    np.fmax.at(best, owners, scores)
+    return best

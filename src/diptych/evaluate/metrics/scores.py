@@ -134,23 +134,23 @@ def eleven_point_ap(scores: NDArray[np.floating], positive: Bools) -> float:
     return float(best[places].sum() / RECALL_LEVELS)
 
 
-def mean_eleven_point_ap(scores: NDArray[np.floating], truth: Ints) -> float:
+def mean_eleven_point_ap(scores: NDArray[np.floating], labels: Ints) -> float:
     """Average `eleven_point_ap` over the classes that have positives.
 
     Args:
         scores: (N, C).
-        truth: (N, C) as VOC's files have it: 1 present, -1 absent, 0 difficult, which is left out of that
+        labels: (N, C) as VOC's files have it: 1 present, -1 absent, 0 difficult, which is left out of that
             class.
     """
-    scores, truth = checks.array(scores, "scores", 2), checks.array(truth, "truth", 2)
-    if truth.shape != scores.shape or not np.isin(truth, (-1, 0, 1)).all():
+    scores, labels = checks.array(scores, "scores", 2), checks.array(labels, "labels", 2)
+    if labels.shape != scores.shape or not np.isin(labels, (-1, 0, 1)).all():
         raise ArrayError(
-            "truth has to be -1, 0 or 1 for each score", found=truth.shape, expected=scores.shape
+            "labels has to be -1, 0 or 1 for each score", found=labels.shape, expected=scores.shape
         )
     found = [
-        eleven_point_ap(scores[kept, c], truth[kept, c] > 0)
-        for c, kept in enumerate((truth != 0).T)
-        if (truth[:, c] > 0).any()
+        eleven_point_ap(scores[kept, c], labels[kept, c] > 0)
+        for c, kept in enumerate((labels != 0).T)
+        if (labels[:, c] > 0).any()
     ]
     return float(np.mean(found)) if found else math.nan
 

@@ -61,7 +61,7 @@ class Choice:
         kind: what it is a kind of; empty where that is not known.
         senses: how many noun senses there were to choose from.
         share: how likely the chosen one is among them, in [0, 1].
-        rivals: ids and glosses of the others, likely ones first.
+        competitors: ids and glosses of the others, likely ones first.
         settled: who decided.
     """
 
@@ -71,7 +71,7 @@ class Choice:
     kind: str = ""
     senses: int = 0
     share: float = 0.0
-    rivals: tuple[tuple[str, str], ...] = ()
+    competitors: tuple[tuple[str, str], ...] = ()
     settled: Literal["unknown name", "only sense", "context", "by hand"] = "unknown name"
 
     @property
@@ -134,18 +134,18 @@ def choose_senses(
         best, share = group[order[0]], round(float(own[order[0]]), 4)
         others = [sense for sense in (group[place] for place in order) if sense is not best]
         others += [sense for sense in told[number] if name in fixed and sense.id != best.id]
-        rivals = tuple((sense.id, sense.gloss) for sense in others)
-        settled: Literal["only sense", "context", "by hand"] = "context" if rivals else "only sense"
+        competitors = tuple((sense.id, sense.gloss) for sense in others)
+        settled: Literal["only sense", "context", "by hand"] = "context" if competitors else "only sense"
         settled = "by hand" if name in fixed else settled
-        count = len(rivals) + 1
-        found.append(Choice(name, best.id, best.gloss, book.kind(best), count, share, rivals, settled))
+        count = len(competitors) + 1
+        found.append(Choice(name, best.id, best.gloss, book.kind(best), count, share, competitors, settled))
     return found
 
 
 def _check(names: Sequence[str], fixed: Mapping[str, str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
-    strangers = sorted(set(fixed) - set(names))
-    for what, found in (("a class name stands twice", twice), ("a decision is about no class", strangers)):
+    unknown = sorted(set(fixed) - set(names))
+    for what, found in (("a class name stands twice", twice), ("a decision is about no class", unknown)):
         if found:
             raise UsageError(what, where="class names", found=", ".join(found[:5]), fix="correct the list")
 

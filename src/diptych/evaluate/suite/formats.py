@@ -16,9 +16,9 @@ FIVE = 5
 _THEIR_TASKS = {
     "zeroshot": "zeroshot_classification",
     "probe": "linear_probe",
-    "kshot": "linear_probe",
+    "few_shot": "linear_probe",
     "retrieval": "zeroshot_retrieval",
-    "choice": "image_caption_selection",
+    "caption_choice": "image_caption_selection",
 }
 _THEIR_NAMES = {
     "top1": "acc1",

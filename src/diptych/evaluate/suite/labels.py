@@ -20,25 +20,25 @@ GROUP_FIELDS = ("region", "group", "income_group", "metadata_0")
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """The right answers.
+class TaskLabels:
+    """The labels of a task.
 
     Attributes:
-        rows: (N,) int64, places of the pictures that have a label.
+        rows: (N,) int64, rows of the images that have a label.
         class_names: of class 0, 1, ….
-        labels: (N,) int64, the class; of several the first, -1 for none.
-        marks: (N, C) int64 where a picture has several: 1, -1, or 0 for those that could not be told.
-        unlabelled: pictures without a label; they are no part of N.
+        class_ids: (N,) int64, the class; of several the first, -1 for none.
+        marks: (N, C) int64 where an image has several: 1, -1, or 0 for difficult ones.
+        unlabelled: images without a label; they are not part of N.
     """
 
     rows: Ints
     class_names: tuple[str, ...]
-    labels: Ints
+    class_ids: Ints
     marks: Ints | None
     unlabelled: int
 
 
-def truth_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] = ()) -> Truth:
+def labels_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] = ()) -> TaskLabels:
     """Read the labels of all pictures.
 
     Args:
@@ -68,7 +68,7 @@ def truth_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] =
     names = (*first, *sorted(held - set(first), key=natural_order))
     numbers = {text: number for number, text in enumerate(names)}
     labels = np.array([numbers[texts[row]] for row in rows], dtype=np.int64)
-    return Truth(rows, names, labels, None, len(texts) - len(rows))
+    return TaskLabels(rows, names, labels, None, len(texts) - len(rows))
 
 
 def groups_of(opened: Opened, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:
@@ -94,19 +94,19 @@ def groups_of(opened: Opened, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints
     return groups.astype(np.int64), name
 
 
-def _numbered(opened: Opened, embedded: EmbeddedPairs) -> Truth:
+def _numbered(opened: Opened, embedded: EmbeddedPairs) -> TaskLabels:
     """Read the class numbers that the reader of a known data set gives."""
     told = [_numbers(fields.get(LABELS)) for fields in embedded.fields]
     count = len(opened.class_names)
     rows = np.arange(len(told), dtype=np.int64)
     labels = np.array([numbers[0] if numbers else -1 for numbers in told], dtype=np.int64)
     if opened.kind != "multilabel":
-        return Truth(rows, opened.class_names, labels, None, 0)
+        return TaskLabels(rows, opened.class_names, labels, None, 0)
     marks = np.full((len(told), count), -1, dtype=np.int64)
     for row, (numbers, fields) in enumerate(zip(told, embedded.fields, strict=True)):
         marks[row, _numbers(fields.get(IGNORED))] = 0
         marks[row, numbers] = 1
-    return Truth(rows, opened.class_names, labels, marks, 0)
+    return TaskLabels(rows, opened.class_names, labels, marks, 0)
 
 
 def _numbers(value: object) -> list[int]:

@@ -9,7 +9,7 @@ Reads: `tasks.toml`, or a file like
     labels = "kind"                     # … and its column of true names
     templates = "prompts.txt"
     metric = "mean_per_class"
-    protocols = ["zeroshot", "probe", "kshot", "retrieval"]
+    protocols = ["zeroshot", "probe", "few_shot", "retrieval"]
     train = "more.csv"                  # what probes learn from
     slices = ["shop"]                   # columns to split the score by
     [[task]]
@@ -39,8 +39,8 @@ from diptych.evaluate.tasks.tasks import Task, open_task
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
 
-Protocol = Literal["zeroshot", "probe", "kshot", "retrieval", "choice"]
-WITHOUT_CLASSES: Mapping[Kind, Protocol] = {"retrieval": "retrieval", "choice": "choice"}
+Protocol = Literal["zeroshot", "probe", "few_shot", "retrieval", "caption_choice"]
+WITHOUT_CLASSES: Mapping[Kind, Protocol] = {"retrieval": "retrieval", "caption_choice": "caption_choice"}
 """Kinds of data sets that have captions instead, and the one way to ask about each."""
 RESERVED = frozenset({"suite", "comparison", "robustness", "overlap"})
 """Names of other JSON files in the folder of a run."""
@@ -93,10 +93,13 @@ class TaskSpec:
                 self.name.casefold() in RESERVED,
                 f"a name that another file of the run has ({', '.join(sorted(RESERVED))})",
             ),
-            ("kshot" in asked and min(self.shots, default=0) < 1, "kshot needs shots of 1 image or more"),
+            (
+                "few_shot" in asked and min(self.shots, default=0) < 1,
+                "few_shot needs shots of 1 image or more",
+            ),
             (own == bool(self.task), "it needs either a source or a task"),
             (
-                own and "choice" in asked,
+                own and "caption_choice" in asked,
                 "a choice of captions needs one of the known data sets",
             ),
             (
@@ -104,8 +107,8 @@ class TaskSpec:
                 "classification needs the column of its labels",
             ),
             (
-                own and not self.train and asked & {"probe", "kshot"},
-                "probe and kshot need a source to learn from: train",
+                own and not self.train and asked & {"probe", "few_shot"},
+                "probe and few_shot need a source to learn from: train",
             ),
             (
                 own and self.metric.startswith("worst_group") and not self.slices,
@@ -141,9 +144,9 @@ class Opened:
         spec: what was asked for.
         title: of the data set.
         source: the pictures that are scored.
-        kind: classification, multilabel, retrieval or choice.
+        kind: classification, multilabel, retrieval or caption_choice.
         metric: the main one.
-        protocols: what is run, zero-shot, retrieval or choice first.
+        protocols: what is run, zero-shot, retrieval or caption_choice first.
         templates: of the classes.
         class_names: of classes 0, 1, …; empty where the labels of the source say them.
         choices: what decides about the pairs of `source` beside its files.
@@ -281,7 +284,7 @@ def _known(spec: TaskSpec, data: Path) -> Opened | Missing:
     templates = open_templates(spec.templates) if spec.templates else task.templates
     protocols = spec.protocols or (WITHOUT_CLASSES.get(row.kind, "zeroshot"),)
     train = val = None
-    if {"probe", "kshot"} & set(protocols):
+    if {"probe", "few_shot"} & set(protocols):
         train, val = (
             _other_split(task, split) if split in row.splits else None for split in ("train", "val")
         )
@@ -326,8 +329,8 @@ def _if_there(name: str, root: Path, split: str, prompts: PromptSet | None = Non
 def _why_not(protocol: Protocol, kind: Kind, *, has_train: bool) -> str:
     if protocol == "retrieval":
         return "" if kind == "retrieval" else "the data set has no captions to search"
-    if protocol == "choice":
-        return "" if kind == "choice" else "the data set has no wrong captions"
+    if protocol == "caption_choice":
+        return "" if kind == "caption_choice" else "the data set has no wrong captions"
     if kind in WITHOUT_CLASSES:
         return "the data set has no classes"
     if protocol == "zeroshot":

@@ -25,9 +25,9 @@ from diptych.evaluate.compositional import (
     caption_scores,
     choice_hits,
     choice_metrics,
-    quartet_hits,
-    quartet_metrics,
-    quartets,
+    quadruple_hits,
+    quadruple_metrics,
+    quadruples,
 )
 from diptych.evaluate.metrics.accuracy import NEVER, paired_gain
 from diptych.evaluate.metrics.intervals import bootstrap
@@ -36,7 +36,7 @@ from diptych.evaluate.metrics.scores import reliability, score_ranks
 from diptych.evaluate.prompts.templates import PHOTO, fill
 from diptych.evaluate.retrieval import RetrievalEvaluator, image_queries, text_queries
 from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest
-from diptych.evaluate.suite.labels import Truth, groups_of, truth_of
+from diptych.evaluate.suite.labels import TaskLabels, groups_of, labels_of
 from diptych.evaluate.suite.plan import WITHOUT_CLASSES, Opened, Protocol
 from diptych.evaluate.suite.scoring import (
     Outcome,
@@ -89,7 +89,7 @@ class Answers:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-class Bench:
+class TaskRunner:
     """A model in front of one task, whose pictures are embedded once.
 
     Args:
@@ -106,9 +106,9 @@ class Bench:
         self.model, self.opened, self.cache, self.settings = model, opened, cache, settings
         self.model_digest, self.digest = model.digest, digest
         self.embedded = self.features(opened.source, "embeds", digest)
-        self.truth: Truth | None = None
+        self.task_labels: TaskLabels | None = None
         if opened.kind not in WITHOUT_CLASSES and set(opened.protocols) - {"retrieval"}:
-            self.truth = truth_of(opened, self.embedded)
+            self.task_labels = labels_of(opened, self.embedded)
 
     def features(self, source: "Source", kind: str, digest: str = "") -> EmbeddedPairs:
         """Return the rows of a source, "embeds" or "penultimate" ones."""
@@ -125,77 +125,82 @@ class Bench:
     def prepare(self) -> None:
         """Embed all that the task's protocols read, for another process to score."""
         refused = {protocol for protocol, _ in self.opened.missing}
-        if {"probe", "kshot"} & set(self.opened.protocols) - refused:
+        if {"probe", "few_shot"} & set(self.opened.protocols) - refused:
             _Learning(self)
 
-    def labelled(self) -> Truth:
+    def labelled(self) -> TaskLabels:
         """Return the labels of a task that has some."""
-        assert self.truth is not None
-        return self.truth
+        assert self.task_labels is not None
+        return self.task_labels
 
     def run(self, protocol: Protocol) -> Answers:
         """Ask in one way."""
         return PROTOCOLS[protocol](self)
 
 
-def zeroshot(bench: Bench) -> Answers:
+def zeroshot(runner: TaskRunner) -> Answers:
     """Classify by words alone, in the metric of the data set."""
-    opened, truth = bench.opened, bench.labelled()
-    embeds = np.asarray(bench.embedded.image_embeds[truth.rows])
-    precision, cache = bench.settings.precision, bench.cache / "classifiers"
+    opened, task_labels = runner.opened, runner.labelled()
+    embeds = np.asarray(runner.embedded.image_embeds[task_labels.rows])
+    precision, cache = runner.settings.precision, runner.cache / "classifiers"
     prompts: list[dict[str, Any]] = []
     first: Bools | None = None
-    groups, group_field = groups_of(opened, bench.embedded, truth.rows)
+    groups, group_field = groups_of(opened, runner.embedded, task_labels.rows)
     ladder = prompt_ladder(None if opened.templates == PHOTO else opened.templates)
     for templates, classifier in classifiers(
-        bench.model, truth.class_names, ladder, precision=precision, cache=cache
+        runner.model, task_labels.class_names, ladder, precision=precision, cache=cache
     ):
         outcome = classify(
-            embeds, truth.labels, classifier, opened.metric, truth=truth.marks, groups=groups,
-            probabilities=class_probabilities(bench.model, embeds, classifier),
+            embeds, task_labels.class_ids, classifier, opened.metric,
+            label_matrix=task_labels.marks, groups=groups,
+            probabilities=class_probabilities(runner.model, embeds, classifier),
         )  # fmt: skip
         share = further_metrics(outcome, task=opened.spec.name)[0]
-        example = fill(templates, truth.class_names[:1])[0][0]
+        example = fill(templates, task_labels.class_names[:1])[0][0]
         told = {"name": templates.name, "value": share.value, "ci95": share.ci95, "example": example}
         if first is not None:
             told["gain"], told["gain_ci95"] = paired_gain(first, outcome.hits)
         first = outcome.hits if first is None else first
         prompts.append(told)
     occurring = (
-        np.unique(truth.labels) if truth.marks is None else np.flatnonzero((truth.marks > 0).any(axis=0))
+        np.unique(task_labels.class_ids)
+        if task_labels.marks is None
+        else np.flatnonzero((task_labels.marks > 0).any(axis=0))
     )
     extra: dict[str, Any] = {
         "prompts": prompts,
-        "classes": len(truth.class_names),
+        "classes": len(task_labels.class_names),
         "classes_that_occur": len(occurring),
     }
     if group_field:
         extra["groups"] = group_field
-    if truth.marks is None:
-        confidence, answered = _confidences(bench.model, embeds, classifier)
+    if task_labels.marks is None:
+        confidence, answered = _confidences(runner.model, embeds, classifier)
         extra["reliability"] = _reliability(confidence[answered], outcome.hits[answered])
-    return _classified(bench, outcome, extra)
+    return _classified(runner, outcome, extra)
 
 
-def probe(bench: Bench) -> Answers:
+def probe(runner: TaskRunner) -> Answers:
     """Fit the paper's linear probe on the training pictures and score the same test pictures."""
     from diptych.evaluate.probe.search import search  # brings scikit-learn, where it is installed
 
-    truth = bench.labelled()
-    learn = _Learning(bench)
+    task_labels = runner.labelled()
+    learn = _Learning(runner)
     (train, labels), (val, val_labels) = learn.split()
     found = search(train, labels, val, val_labels)
-    outcome = probe_outcome(found.probe, learn.test[truth.rows], truth.labels, learn.class_count)
+    outcome = probe_outcome(
+        found.probe, learn.test[task_labels.rows], task_labels.class_ids, learn.class_count
+    )
     extra = {
         "C": found.probe.C,
         "trained_on": len(train) + len(val),
         "unreadable_in_training": found.unreadable,
         "gradient_norm": float(f"{found.probe.gradient_norm_:.3g}"),
     }
-    return _classified(bench, outcome, extra)
+    return _classified(runner, outcome, extra)
 
 
-def kshot(bench: Bench) -> Answers:
+def few_shot(runner: TaskRunner) -> Answers:
     """Fit probes on a few pictures of each class; the value is that of the most pictures.
 
     A class with fewer pictures gives those it has. Hits are averaged over a few draws; the interval is that
@@ -203,16 +208,20 @@ def kshot(bench: Bench) -> Answers:
     """
     from diptych.evaluate.probe.probe import LinearProbe
 
-    truth, spec = bench.labelled(), bench.opened.spec
-    learn = _Learning(bench)
+    task_labels, spec = runner.labelled(), runner.opened.spec
+    learn = _Learning(runner)
     curve: list[Metric] = []
-    hits = np.zeros(len(truth.rows))
+    hits = np.zeros(len(task_labels.rows))
     for shots in sorted(spec.shots):
         drawn = []
         for draw in range(SHOT_DRAWS):
             rows = few(learn.labels, learn.readable, shots, draw)
             fitted = LinearProbe(FEW_SHOT_C).fit(learn.train[rows], learn.labels[rows])
-            drawn.append(probe_outcome(fitted, learn.test[truth.rows], truth.labels, learn.class_count).hits)
+            drawn.append(
+                probe_outcome(
+                    fitted, learn.test[task_labels.rows], task_labels.class_ids, learn.class_count
+                ).hits
+            )
         hits = np.mean(drawn, axis=0)
         interval = bootstrap(_mean_of(hits), len(hits))
         curve.append(Metric(spec.name, f"{shots}_shot_accuracy", float(hits.mean()), interval, len(hits)))
@@ -220,11 +229,11 @@ def kshot(bench: Bench) -> Answers:
     return Answers(curve[-1], tuple(curve), (), extra, {"hits": hits.astype(np.float32)})
 
 
-def retrieval(bench: Bench) -> Answers:
+def retrieval(runner: TaskRunner) -> Answers:
     """Find texts of pictures and pictures of texts; the value is the mean of recall at 1 both ways."""
-    spec, embedded = bench.opened.spec, bench.embedded
-    evaluator = RetrievalEvaluator(spec.name, bench.opened.source, bench.settings.precision)
-    result = evaluator.score(bench.model, embedded)
+    spec, embedded = runner.opened.spec, runner.embedded
+    evaluator = RetrievalEvaluator(spec.name, runner.opened.source, runner.settings.precision)
+    result = evaluator.score(runner.model, embedded)
     metrics = [exact(found) if "recall" in found.metric else found for found in result.metrics()]
     named = {found.metric: found for found in metrics}
     main = mean_of_shares(*(named[name] for name in SOURCE_OF_PICTURES), task=spec.name, name="recall")
@@ -242,25 +251,26 @@ def retrieval(bench: Bench) -> Answers:
         ],
     }
     arrays = {"hits": hits, "text_hits": result.text_ranks < 1}
-    return Answers(main, tuple(metrics), _slices(bench, hits, np.arange(len(hits))), extra, arrays)
+    return Answers(main, tuple(metrics), _slices(runner, hits, np.arange(len(hits))), extra, arrays)
 
 
-def choice(bench: Bench) -> Answers:
+def caption_choice(runner: TaskRunner) -> Answers:
     """Tell right captions from wrong ones; of pictures in pairs, Winoground's three scores."""
-    embedded, task = bench.embedded, bench.opened.spec.name
-    scores = caption_scores(bench.model, embedded, precision=bench.settings.precision)
-    if bench.opened.metric == "group_score":
-        found = quartet_hits(quartets(scores, embedded))
-        hits, metrics = found["group"], quartet_metrics(found, task=task)
+    embedded, task = runner.embedded, runner.opened.spec.name
+    scores = caption_scores(runner.model, embedded, precision=runner.settings.precision)
+    if runner.opened.metric == "group_score":
+        found = quadruple_hits(quadruples(scores, embedded))
+        hits, metrics = found["group"], quadruple_metrics(found, task=task)
     else:
         hits = choice_hits(scores)
         metrics = choice_metrics([str(fields[GROUP]) for fields in embedded.fields], hits, task=task)
-    main = next(metric for metric in metrics if metric.metric == bench.opened.metric)
+    main = next(metric for metric in metrics if metric.metric == runner.opened.metric)
     return Answers(main, tuple(metrics), (), {}, {"hits": hits})
 
 
-PROTOCOLS: Mapping[Protocol, Callable[[Bench], Answers]] = {
-    "zeroshot": zeroshot, "probe": probe, "kshot": kshot, "retrieval": retrieval, "choice": choice,
+PROTOCOLS: Mapping[Protocol, Callable[[TaskRunner], Answers]] = {
+    "zeroshot": zeroshot, "probe": probe, "few_shot": few_shot, "retrieval": retrieval,
+    "caption_choice": caption_choice,
 }  # fmt: skip
 
 
@@ -294,12 +304,12 @@ def probe_outcome(probe: "LinearProbe", features: Floats, labels: Ints, class_co
 class _Learning:
     """The training pictures of a task with their class numbers, and the test pictures, before projection."""
 
-    def __init__(self, bench: Bench) -> None:
-        opened, self.names = bench.opened, bench.labelled().class_names
+    def __init__(self, runner: TaskRunner) -> None:
+        opened, self.names = runner.opened, runner.labelled().class_names
         assert opened.train is not None
-        self.test = np.asarray(bench.features(opened.source, "penultimate", bench.digest).image_embeds)
-        self.train, self.labels = self._labelled(bench, opened.train)
-        self.val = self._labelled(bench, opened.val) if opened.val is not None else None
+        self.test = np.asarray(runner.features(opened.source, "penultimate", runner.digest).image_embeds)
+        self.train, self.labels = self._labelled(runner, opened.train)
+        self.val = self._labelled(runner, opened.val) if opened.val is not None else None
         self.readable: Bools = np.asarray(~np.isnan(self.train).any(axis=1))
 
     @property
@@ -307,11 +317,11 @@ class _Learning:
         """Classes of the task, and those that only training pictures have."""
         return len(self.names)
 
-    def _labelled(self, bench: Bench, source: "Source") -> tuple[Floats, Ints]:
-        embedded = bench.features(source, "penultimate")
-        truth = truth_of(bench.opened, embedded, beside=self.names)
-        self.names = truth.class_names
-        return np.asarray(embedded.image_embeds[truth.rows]), truth.labels
+    def _labelled(self, runner: TaskRunner, source: "Source") -> tuple[Floats, Ints]:
+        embedded = runner.features(source, "penultimate")
+        task_labels = labels_of(runner.opened, embedded, beside=self.names)
+        self.names = task_labels.class_names
+        return np.asarray(embedded.image_embeds[task_labels.rows]), task_labels.class_ids
 
     def split(self) -> tuple[tuple[Floats, Ints], tuple[Floats, Ints]]:
         """Return training and validation pictures."""
@@ -341,31 +351,31 @@ def few(labels: Ints, readable: Bools, shots: int, draw: int) -> Ints:
     return np.sort(np.concatenate(kept))
 
 
-def _classified(bench: Bench, outcome: Outcome, extra: dict[str, Any]) -> Answers:
-    spec, truth = bench.opened.spec, bench.labelled()
+def _classified(runner: TaskRunner, outcome: Outcome, extra: dict[str, Any]) -> Answers:
+    spec, task_labels = runner.opened.spec, runner.labelled()
     if outcome.groups is None:
-        groups, _ = groups_of(bench.opened, bench.embedded, truth.rows)
+        groups, _ = groups_of(runner.opened, runner.embedded, task_labels.rows)
         outcome = Outcome(
             outcome.labels, outcome.ranks, outcome.predicted, outcome.class_count, outcome.scores,
-            outcome.truth, groups, outcome.probabilities,
+            outcome.label_matrix, groups, outcome.probabilities,
         )  # fmt: skip
     return Answers(
-        main_metric(outcome, bench.opened.metric, task=spec.name),
+        main_metric(outcome, runner.opened.metric, task=spec.name),
         tuple(further_metrics(outcome, task=spec.name)),
-        _slices(bench, outcome.hits, truth.rows),
+        _slices(runner, outcome.hits, task_labels.rows),
         extra,
         {"hits": outcome.hits, "predicted": outcome.predicted},
     )
 
 
-def _slices(bench: Bench, hits: Bools, rows: Ints) -> tuple[Metric, ...]:
-    spec = bench.opened.spec
+def _slices(runner: TaskRunner, hits: Bools, rows: Ints) -> tuple[Metric, ...]:
+    spec = runner.opened.spec
     found: list[Metric] = []
-    known = dict.fromkeys(column for row in rows for column in bench.embedded.fields[row])
+    known = dict.fromkeys(column for row in rows for column in runner.embedded.fields[row])
     for name in spec.slices:
         if name not in known:
             raise unknown_name("column to slice by", name, known, where=f"task {spec.name!r}")
-        values = [bench.embedded.fields[row].get(name) for row in rows]
+        values = [runner.embedded.fields[row].get(name) for row in rows]
         found += sliced(hits, values, task=spec.name, name=name)
     return tuple(found)
 

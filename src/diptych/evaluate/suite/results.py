@@ -18,8 +18,11 @@ from diptych.core.files.durable import sha256_file, write_bytes
 from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
-from diptych.evaluate.suite.protocols import Answers, Bench
+from diptych.evaluate.suite.protocols import Answers, TaskRunner
 from diptych.evaluate.tasks.registry import TaskRow
+
+RENAMED_PROTOCOLS = {"kshot": "few_shot", "choice": "caption_choice"}
+"""Names in the results of version 0.1."""
 
 TOLERANCE = 0.005
 """A published number is met if it is inside the interval, or this near: half a point, for rounding and for
@@ -34,17 +37,17 @@ def plain(metric: Metric) -> dict[str, Any]:
 
 
 def record(
-    bench: Bench, answers: Mapping[str, Answers], *, model: Mapping[str, str], arrays_digest: str
+    runner: TaskRunner, answers: Mapping[str, Answers], *, model: Mapping[str, str], arrays_digest: str
 ) -> dict[str, Any]:
     """Put together what a task's file says.
 
     Args:
-        bench: the model and the task.
+        runner: the model and the task.
         answers: by protocol.
         model: name and digest, and the public name if it is known.
         arrays_digest: SHA-256 of the file with the answer for each picture.
     """
-    opened, embedded, truth = bench.opened, bench.embedded, bench.truth
+    opened, embedded, task_labels = runner.opened, runner.embedded, runner.task_labels
     # The source's own drops come first; rows that are NaN are the pictures that could not be decoded.
     unreadable = int(np.isnan(embedded.image_embeds[:, 0]).sum())
     stated = opened.row.items.get(opened.spec.split) if opened.row is not None else None
@@ -64,19 +67,19 @@ def record(
         },
         "not_run": dict(opened.missing),
         "expected": expectations(opened.row, answers, model.get("public", "")),
-        "class_names": list(truth.class_names) if truth is not None else [],
+        "class_names": list(task_labels.class_names) if task_labels is not None else [],
         "items": {
             "pictures": len(embedded.keys),
             "stated": stated,
             "unreadable": unreadable,
-            "unlabelled": truth.unlabelled if truth is not None else 0,
+            "unlabelled": task_labels.unlabelled if task_labels is not None else 0,
             "reasons": embedded.counts.as_dict()["dropped"],
             "examples": embedded.counts.as_dict()["examples"],
         },
         "model": dict(model),
-        "data": bench.digest,
+        "data": runner.digest,
         "asked": opened.spec.digest,
-        "settings": {"preprocessing": bench.settings.preprocessing, "precision": bench.settings.precision},
+        "settings": {"preprocessing": runner.settings.preprocessing, "precision": runner.settings.precision},
         "answers_sha256": arrays_digest,
         "code": created_by(),
     }
@@ -119,14 +122,14 @@ def _held_against(protocol: str, name: str, value: float, metric: Metric) -> dic
     }
 
 
-def write_answers(path: Path, bench: Bench, answers: Mapping[str, Answers]) -> str:
+def write_answers(path: Path, runner: TaskRunner, answers: Mapping[str, Answers]) -> str:
     """Write the answer for each picture and return the file's digest."""
-    rows = bench.truth.rows if bench.truth is not None else np.arange(len(bench.embedded.keys))
+    rows = runner.task_labels.rows if runner.task_labels is not None else np.arange(len(runner.embedded.keys))
     arrays: dict[str, NDArray[Any]] = {"rows": rows}
-    if bench.truth is not None:
-        arrays["labels"] = bench.truth.labels
-        if bench.truth.marks is not None:
-            arrays["marks"] = bench.truth.marks.astype(np.int8)
+    if runner.task_labels is not None:
+        arrays["labels"] = runner.task_labels.class_ids
+        if runner.task_labels.marks is not None:
+            arrays["marks"] = runner.task_labels.marks.astype(np.int8)
     for protocol, found in answers.items():
         arrays |= {f"{protocol}_{name}": values for name, values in found.arrays.items()}
     buffer = io.BytesIO()
@@ -149,13 +152,21 @@ def read_answers(path: Path, result: Mapping[str, Any]) -> dict[str, NDArray[Any
             fix=f"remove {path.with_suffix('.json').name} beside it and go on with --resume",
         )
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files}
+    for old, new in RENAMED_PROTOCOLS.items():
+        if f"{old}_hits" in arrays:
+            arrays[f"{new}_hits"] = arrays.pop(f"{old}_hits")
+    return arrays
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a task's file.
+    """Read a task's file; protocols have the names of today.
 
     Raises:
         SettingsError: it is no JSON.
     """
-    return read_json(path)
+    result = read_json(path)
+    for key in ("protocols", "not_run"):
+        if isinstance(named := result.get(key), dict):
+            result[key] = {RENAMED_PROTOCOLS.get(name, name): value for name, value in named.items()}
+    return result

@@ -17,7 +17,7 @@ from diptych.core.files.durable import clean_temporaries, make_folder, write_jso
 from diptych.core.manifest import created_by
 from diptych.evaluate.suite.features_cache import FeatureSettings, data_digest
 from diptych.evaluate.suite.plan import Missing, Opened, Plan, open_plan, open_spec
-from diptych.evaluate.suite.protocols import Answers, Bench
+from diptych.evaluate.suite.protocols import Answers, TaskRunner
 from diptych.evaluate.suite.results import read_answers, read_result, record, write_answers
 from diptych.evaluate.tasks.registry import task_models
 
@@ -122,7 +122,7 @@ def embed_shard(
         if isinstance(task, Missing):
             continue
         digest = data_digest(task.source, *task.choices)
-        Bench(model, task, digest=digest, cache=settings.kept, settings=settings.features).prepare()
+        TaskRunner(model, task, digest=digest, cache=settings.kept, settings=settings.features).prepare()
         log(f"{spec.name}: shard {settings.features.shard[0]} of {settings.features.shard[1]} is embedded")
 
 
@@ -161,16 +161,16 @@ def _one(
         log(f"{spec.name}: finished before, {_shown(result)}")
         return result
     try:
-        bench = Bench(model, task, digest=digest, cache=settings.kept, settings=settings.features)
+        runner = TaskRunner(model, task, digest=digest, cache=settings.kept, settings=settings.features)
         refused = dict(task.missing)
         answers: dict[str, Answers] = {
-            protocol: bench.run(protocol) for protocol in task.protocols if protocol not in refused
+            protocol: runner.run(protocol) for protocol in task.protocols if protocol not in refused
         }
     except DiptychError as error:
         error.where = f"task {spec.name}" + (f": {error.where}" if error.where else "")
         raise
-    arrays_digest = write_answers(path.with_suffix(".npz"), bench, answers)
-    write_json(path, record(bench, answers, model=told, arrays_digest=arrays_digest))
+    arrays_digest = write_answers(path.with_suffix(".npz"), runner, answers)
+    write_json(path, record(runner, answers, model=told, arrays_digest=arrays_digest))
     result = read_result(path)  # so that a new result and one of before are alike to the last list
     log(f"{spec.name}: {_shown(result)}")
     return result

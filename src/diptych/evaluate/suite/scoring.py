@@ -44,7 +44,7 @@ class Outcome:
         class_count: C.
         scores: (N, C) cosines or logits, where a metric needs them; NaN rows are unreadable.
         probabilities: (N, C) of the classes, where a metric ranks them.
-        truth: (N, C) int64 of several classes: 1, -1, or 0 for those that could not be told.
+        label_matrix: (N, C) int64 of several classes: 1, -1, or 0 for those that could not be told.
         groups: (N,) int64, where a metric asks for the worst of groups.
     """
 
@@ -53,17 +53,17 @@ class Outcome:
     predicted: Ints
     class_count: int
     scores: NDArray[np.floating] | None = None
-    truth: Ints | None = None
+    label_matrix: Ints | None = None
     groups: Ints | None = None
     probabilities: NDArray[np.floating] | None = None
 
     @property
     def hits(self) -> Bools:
         """(N,) bool: right at the first guess; of several classes: the first guess is one of them."""
-        if self.truth is None:
+        if self.label_matrix is None:
             return self.ranks < 1
-        rows = np.arange(len(self.truth))
-        return (self.predicted >= 0) & (self.truth[rows, np.maximum(self.predicted, 0)] > 0)
+        rows = np.arange(len(self.label_matrix))
+        return (self.predicted >= 0) & (self.label_matrix[rows, np.maximum(self.predicted, 0)] > 0)
 
 
 def classify(
@@ -72,7 +72,7 @@ def classify(
     classifier: Floats,
     metric: MetricName,
     *,
-    truth: Ints | None = None,
+    label_matrix: Ints | None = None,
     groups: Ints | None = None,
     probabilities: NDArray[np.floating] | None = None,
 ) -> Outcome:
@@ -83,14 +83,14 @@ def classify(
         labels: (N,) int64, see `Outcome`.
         classifier: (C, E) float32, unit length.
         metric: decides whether scores are kept.
-        truth: (N, C) of several classes.
+        label_matrix: (N, C) of several classes.
         groups: (N,) int64.
         probabilities: (N, C) of the classes, which `map_11pt` ranks.
     """
     scores: Floats | None = image_embeds @ classifier.T if metric in ("map_11pt", "roc_auc") else None
     ranks = label_ranks(image_embeds, np.maximum(labels, 0), classifier)
     predicted = predictions(image_embeds, classifier)
-    return Outcome(labels, ranks, predicted, len(classifier), scores, truth, groups, probabilities)
+    return Outcome(labels, ranks, predicted, len(classifier), scores, label_matrix, groups, probabilities)
 
 
 def main_metric(outcome: Outcome, metric: MetricName, *, task: str, seed: int = 0) -> Metric:
@@ -112,15 +112,15 @@ def further_metrics(outcome: Outcome, *, task: str) -> list[Metric]:
     """Return top-1, top-5 and mean per class (of several classes, the mean average precision of cosines)."""
     count = len(outcome.labels)
     found = []
-    depths = (1, 5) if outcome.truth is None else (1,)
+    depths = (1, 5) if outcome.label_matrix is None else (1,)
     for k in depths:
         hits = int((outcome.hits if k == 1 else outcome.ranks < k).sum())
         value = hits / count if count else math.nan
         found.append(Metric(task, f"top{k}", value, clopper_pearson(hits, count), count))
-    if outcome.truth is None:
+    if outcome.label_matrix is None:
         found.append(main_metric(outcome, "mean_per_class", task=task))
     elif outcome.scores is not None:  # as CLIP_benchmark has it: cosines, and what is difficult is there
-        present = outcome.truth >= 0
+        present = outcome.label_matrix >= 0
         value = mean_average_precision(_pessimistic(outcome.scores, present), present)
         found.append(Metric(task, "mean_average_precision", value, None, count))
     return found
@@ -199,10 +199,10 @@ def _auc(outcome: Outcome) -> Statistic:
 
 
 def _precision(outcome: Outcome) -> Statistic:
-    assert outcome.probabilities is not None and outcome.truth is not None
-    truth = outcome.truth
-    ranked = _pessimistic(outcome.probabilities, truth > 0)
-    return lambda rows: mean_eleven_point_ap(ranked[rows], truth[rows])
+    assert outcome.probabilities is not None and outcome.label_matrix is not None
+    label_matrix = outcome.label_matrix
+    ranked = _pessimistic(outcome.probabilities, label_matrix > 0)
+    return lambda rows: mean_eleven_point_ap(ranked[rows], label_matrix[rows])
 
 
 def _pessimistic(scores: NDArray[np.floating], positive: Bools) -> NDArray[np.floating]:

@@ -29,7 +29,7 @@ from diptych.evaluate.tasks.readers.webdataset import WebDatasetReader
 
 TABLE = Path(__file__).with_name("tasks.toml")
 
-Kind = Literal["classification", "multilabel", "retrieval", "choice"]
+Kind = Literal["classification", "multilabel", "retrieval", "caption_choice"]
 MetricName = Literal[
     "accuracy", "mean_per_class", "mean_top1_top5", "map_11pt", "roc_auc", "macro_f1", "worst_group_accuracy",
     "worst_group_top5", "recall", "mean_per_group", "group_score",

@@ -129,7 +129,7 @@ class Task:
     def _check(self, labels: Sequence[int], captions: Sequence[str], key: str) -> None:
         if self.row.kind == "retrieval":
             fits, expected = bool(captions), "captions"
-        elif self.row.kind == "choice":
+        elif self.row.kind == "caption_choice":
             fits, expected = len(captions) > 1, "a right caption and wrong ones"
         else:
             fits, expected = self.row.kind == "multilabel" or len(labels) == 1, "one class"
@@ -196,7 +196,7 @@ def open_task(
     root = Path(root)
     reader, stored = _find(name, row, root, split, form)
     given, prompts = prompts, prompts or prompt_set(row.prompts)
-    if row.kind in ("retrieval", "choice"):
+    if row.kind in ("retrieval", "caption_choice"):
         return Task(name, row, root, split, reader, stored, replace(prompts, class_names=(), labels=()))
     if row.only_present:
         present = {label for e in reader.examples(root, stored) for label in e.labels}
