@@ -1,8 +1,11 @@
-"""Images of an HTML page with the texts around them: a small tokenizer that no page can stop or slow down.
+"""Images of an HTML page with the texts around them, by a tokenizer that takes linear time.
 
-It follows the standard where pages depend on it (comments, raw text, quotes, the first of two attributes) and
-takes time linear in the page, whatever the page is. It builds no tree: figures and links are remembered while
-they are open.
+It follows the standard where pages depend on it (comments, raw text, quotes, the first of two attributes).
+It builds no tree: figures and links are remembered while they are open.
+
+Ours although the stage is faster with FastWARC and selectolax 1.0.2 (79 MB of pages: 3.0 to 5.4 s,
+ours 4.4 to 5.0 s): its parser takes 4 s for 20,000 nested tags and 31 s for 40,000, so that one page of a
+crawl, up to 5 MiB, could stop the stage.
 
 Reads: the text of a page. Writes: nothing.
 Source: WHATWG HTML Standard, sections 13.2.5 (tokenization), 4.8.4 (images, srcset).

@@ -1,4 +1,4 @@
-"""What a server answered, as a crawl keeps it: header fields, and the body with its codings undone.
+"""Parse HTTP responses stored in a crawl: header fields, and the body with its codings undone.
 
 Reads: the blocks of response records. Writes: nothing.
 Source: RFC 9110, section 8.4 (content codings); RFC 9112, section 7.1 (chunks); RFC 7932 (Brotli).
@@ -43,13 +43,7 @@ def named_fields(head: bytes) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What a server answered.
-
-    Attributes:
-        status: HTTP status code, or 0 if there is none.
-        headers: names in lower case.
-        body: with transfer and content coding undone.
-    """
+    """Status (0 if there is none), headers (names in lower case) and decoded body of an HTTP response."""
 
     status: int
     headers: Mapping[str, str]

@@ -4,6 +4,10 @@ Reads: `.warc.gz` and `.warc.wat.gz` (gzip members behind each other, as a rule 
 same without compression. Writes: nothing.
 Source: ISO 28500:2017 (WARC 1.1) and annex D (compression record by record); RFC 1952 (gzip). A damaged
 member is counted once; the next one is found by its first bytes, as the format was meant.
+
+Ours rather than FastWARC 2.0.1: the whole stage takes the same time (106 MB of WAT: 4.3 to 4.5 s of one core,
+with FastWARC 4.1 to 4.6 s; 79 MB of pages: 4.4 to 5.0 s, 4.6 to 6.0 s), but FastWARC raises at the first
+damaged member instead of going on behind it: nine tests of damage fail.
 """
 
 import zlib

@@ -71,13 +71,7 @@ class _Asked:
 
 @dataclass(slots=True)
 class Hosts:
-    """All hosts of a run.
-
-    Attributes:
-        settings: delays and limits.
-        client: asks for robots.txt.
-        rules: for the addresses of robots.txt.
-    """
+    """The rate limiters and robots.txt of all hosts of a run."""
 
     settings: FetchSettings
     client: Client

@@ -35,15 +35,7 @@ _ANY_ZLIB = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
 
 @dataclass(slots=True)
 class Response:
-    """An HTTP response; the body is read last.
-
-    Attributes:
-        url: that was asked, after redirects.
-        status: of HTTP.
-        headers: names and values.
-        received: bytes of the body so far, unpacked.
-        body: all of it.
-    """
+    """An HTTP response; the body is read last. `received`: bytes of it so far, unpacked."""
 
     url: str
     status: int

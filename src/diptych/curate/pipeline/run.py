@@ -94,11 +94,12 @@ def begin_run(recipe: CurateRecipe, folder: Path, *, resume: bool = False) -> Ru
         write_json(path, plain)
         return Run(folder, recipe)
     before = with_current_names(read_json(path))
-    if before != plain:
+    differences = [name for name in sorted({*before, *plain}) if before.get(name) != plain.get(name)]
+    if differences:
         raise UsageError(
             "this folder holds another curation",
             where=folder,
-            found=f"other settings: {', '.join(_differences(before, plain))}",
+            found=f"other settings: {', '.join(differences)}",
             expected="the recipe that it was begun with, by a version of the same format",
             fix="choose another folder with --out, or give the same recipe",
         )
@@ -183,8 +184,3 @@ def curate(
 
 def _refused(folder: Path) -> UsageError:
     return UsageError("the output exists and holds something else", where=folder, fix="choose another folder")
-
-
-def _differences(before: dict[str, object], now: dict[str, object]) -> list[str]:
-    names = sorted({*before, *now})
-    return [name for name in names if before.get(name) != now.get(name)]

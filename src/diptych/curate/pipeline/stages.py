@@ -49,11 +49,6 @@ class Run:
         return self.folder / STAGES_FOLDER / name
 
 
-def _nothing(run: Run) -> dict[str, Any]:
-    del run
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class Stage:
     """One stage: how its partitions are prepared, run and finished.
@@ -72,8 +67,8 @@ class Stage:
     needs: tuple[str, ...]
     work: Callable[[Run, int, Write], Counts]
     partitions: Callable[[Run], int]
-    prepare: Callable[[Run], object] = _nothing
-    finish: Callable[[Run], dict[str, Any]] = _nothing
+    prepare: Callable[[Run], object] = lambda _: None
+    finish: Callable[[Run], dict[str, Any]] = lambda _: {}
     inputs: Callable[[Run], tuple[FileEntry, ...]] = lambda _: ()
 
 
