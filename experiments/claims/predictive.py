@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from diptych.models.towers.blocks import Linear
 from diptych.models.towers.clip import Clip, build
 from diptych.models.towers.config import ClipConfig, TextConfig
-from diptych.models.towers.text import TextTransformer, plan_reading, text_lengths
+from diptych.models.towers.text import TextTransformer, pack_sequences, text_lengths
 
 TEXTS_AT_ONCE = 4096
 """Texts that the captioner scores together: their logits over 1,024 tokens fill about 50 MB."""
@@ -79,7 +79,7 @@ class Captioner(Clip):
             tokens: (B, L) int64.
         """
         text = cast(TextTransformer, self.text)
-        plan = plan_reading(tokens, text.config.end_id)
+        plan = pack_sequences(tokens, text.config.end_id)
         rows = text.token_embedding(plan.ids) + F.embedding(plan.positions, text.positional_embedding)
         first = plan.positions == 0
         callers = plan.ranks.argsort()  # of each text in the plan's order
@@ -87,7 +87,7 @@ class Captioner(Clip):
         rows = rows.index_add(0, first.nonzero().squeeze(1), pictures.to(rows.dtype))
         read = text.ln_final(text.blocks(rows, plan.groups))
         known = torch.ones_like(first)
-        known[plan.readers] = False  # nothing follows an end token
+        known[plan.eot_positions] = False  # nothing follows an end token
         places = known.nonzero().squeeze(1)
         logits = F.linear(read[places], text.token_embedding.weight)
         owners = callers[first.long().cumsum(0) - 1]

@@ -22,7 +22,7 @@ from diptych.data.loader import Batch, Loader, LoaderSettings
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.metrics.scores import score_ranks
 from diptych.evaluate.prompts.templates import BARE, Templates
-from diptych.models.inputs import picture_pixels
+from diptych.models.inputs import image_pixels
 from diptych.models.model import Model
 from diptych.models.towers.clip import Clip, build, unit_length
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
@@ -90,7 +90,7 @@ def prepare_exam(
     texts = [str(pair.fields[field]).strip() for pair in pairs]
     names = tuple(sorted({*texts, *templates.names}))
     place = {name: number for number, name in enumerate(names)}
-    pixels = np.stack([picture_pixels(pair.image, preprocess, "exact") for pair in pairs])
+    pixels = np.stack([image_pixels(pair.image, preprocess, "exact") for pair in pairs])
     return Exam(
         name,
         torch.from_numpy(pixels).permute(0, 3, 1, 2),

@@ -25,7 +25,7 @@ def test_a_run_is_converted_there_and_back(diptych: Callable[..., Said], run: Ru
     assert report == {"out": str(tmp_path / "theirs"), **written}
     said = diptych("convert", tmp_path / "theirs", tmp_path / "ours", "--to", "diptych")
     assert said.code == 0, said.err
-    for name in ("model.safetensors", "tokenizer.json", "golden.safetensors"):
+    for name in ("model.safetensors", "tokenizer.json", "reference_outputs.safetensors"):
         assert (tmp_path / "ours" / name).read_bytes() == (run.folder / "model" / name).read_bytes(), name
 
 

@@ -1,4 +1,4 @@
-"""Embedding pictures and texts: order, batches, unreadable files, modes."""
+"""Embedding images and texts: order, batches, unreadable files, modes."""
 
 import io
 
@@ -43,15 +43,15 @@ def files() -> list[bytes]:
 def test_images_are_the_same_in_any_batch_and_with_any_number_of_threads(
     model: Model, files: list[bytes], batch_size: int
 ) -> None:
-    pictures = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
+    images = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]
     with torch.no_grad():
-        features = model.encode_image(model.preprocess_images(pictures))
+        features = model.encode_image(model.preprocess_images(images))
     expected = (features / features.norm(dim=1, keepdim=True)).numpy()
     for workers in (1, 3):
         embeds = embed_images(model, files, batch_size=batch_size, workers=workers)
         assert embeds.dtype == np.float32
         assert np.abs(embeds - expected).max() < 1e-5
-    assert np.abs(embed_images(model, pictures) - expected).max() < 1e-5
+    assert np.abs(embed_images(model, images) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -75,8 +75,8 @@ def test_texts_are_embedded_once_and_in_length_buckets(model: Model, monkeypatch
     assert shapes[0][1] < shapes[-1][1] <= 24
 
 
-def test_an_unreadable_picture_keeps_its_row_and_is_counted(model: Model, files: list[bytes]) -> None:
-    broken = [files[0], b"not a picture", files[1], files[2][: len(files[2]) // 2]]
+def test_an_unreadable_image_keeps_its_row_and_is_counted(model: Model, files: list[bytes]) -> None:
+    broken = [files[0], b"not an image", files[1], files[2][: len(files[2]) // 2]]
     counts = Counts()
     embeds = embed_images(model, broken, batch_size=2, counts=counts)
     assert np.isnan(embeds).all(axis=1).tolist() == [False, True, False, True]

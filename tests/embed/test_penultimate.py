@@ -1,4 +1,4 @@
-"""Features before the projection: they lead to the embeddings, in any batch, with bad pictures in place."""
+"""Features before the projection: they lead to the embeddings, in any batch, with bad images in place."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_the_projection_turns_them_into_the_embeddings(vision, width, files: lis
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_batches_do_not_matter_and_bad_pictures_keep_their_place(batch: int, files: list[bytes]) -> None:
+def test_batches_do_not_matter_and_bad_images_keep_their_place(batch: int, files: list[bytes]) -> None:
     model, counts = model_with(VIT), Counts()
     found = rows(model, [*files[:3], b"broken", *files[3:]], batch_size=batch, counts=counts)
     assert np.isnan(found[3]).all()

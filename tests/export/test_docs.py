@@ -41,7 +41,7 @@ def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     export(small_model(), "out/demo")
     (code,) = blocks("python")
-    names = {"pictures": [Image.new("RGB", (40, 30), "red")] * 3}
+    names = {"images": [Image.new("RGB", (40, 30), "red")] * 3}
     exec(compile(code, "export.md", "exec"), names)
     assert names["probabilities"].shape == (3, 2)
     assert np.isfinite(names["probabilities"]).all()

@@ -49,7 +49,7 @@ def furthest(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_pictures_in_any_batch(written: tuple[Model, Path], batch: int) -> None:
+def test_images_in_any_batch(written: tuple[Model, Path], batch: int) -> None:
     model, folder = written
     generator = torch.Generator().manual_seed(batch)
     pixels = torch.randn(batch, 3, *model.config.vision.image_size, generator=generator)
@@ -113,9 +113,9 @@ def test_smaller_files_state_the_cosine_that_they_keep(
     assert told == receipt.extra["parity"]
     pairs = list(scene_pairs(60, seed=2026, split="test"))
     texts = [pair.captions[0] for pair in pairs]
-    golden = exported.description.captions
+    stored = exported.description.captions
     ours, theirs = (
-        np.concatenate([embed_texts(one, golden), embed_texts(one, texts)]).astype(np.float64)  # type: ignore[arg-type]
+        np.concatenate([embed_texts(one, stored), embed_texts(one, texts)]).astype(np.float64)  # type: ignore[arg-type]
         for one in (exported, model)
     )
     cosines = (ours * theirs).sum(1)
@@ -127,8 +127,8 @@ def test_smaller_files_state_the_cosine_that_they_keep(
     assert told["text"]["cosine_min"] == pytest.approx(cosines.min(), abs=2e-4)
     assert told["text"]["cosine_mean"] == pytest.approx(cosines.mean(), abs=2e-4)
     assert told["text"]["centred_cosine_mean"] == pytest.approx(np.mean(centred), abs=2e-3)
-    assert floor <= told["text"]["golden_cosine_min"] <= 1
-    assert floor <= told["image"]["golden_cosine_min"] <= 1
+    assert floor <= told["text"]["reference_cosine_min"] <= 1
+    assert floor <= told["image"]["reference_cosine_min"] <= 1
     assert precision == "float16" or told["text"]["cosine_min"] < 0.99999
 
 
@@ -161,7 +161,7 @@ def test_zero_shot_change_is_stated_where_there_are_labels(tmp_path: Path) -> No
     source = open_source("scenes:unseen?count=12&seed=1")
     receipt = export(small_model(), tmp_path / "out", precision="int8", source=source, labels="label")
     told = receipt.extra["zero_shot"]
-    assert told["pictures"] == 12 and told["original"].keys() == told["exported"].keys() != set()
+    assert told["images"] == 12 and told["original"].keys() == told["exported"].keys() != set()
     assert receipt.extra["parity"]["image"]["count"] == 4 + 60 + 6
 
 

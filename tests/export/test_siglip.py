@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.export.graph import FLOAT, INT64, Floats, Graph
-from diptych.export.towers import Part, Style
+from diptych.export.towers import BlockSettings, ModuleWeights
 from diptych.export.towers_siglip import siglip_text, siglip_vision
 
 siglip = pytest.importorskip("diptych.models.towers.siglip")
@@ -32,12 +32,12 @@ def test_towers_equal_torch(size: tuple[int, int], activation: str, head: bool, 
             if parameter.ndim:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     state = {name: tensor.detach().numpy() for name, tensor in clip.state_dict().items()}
-    style = Style(activation, 1e-6)  # type: ignore[arg-type]
+    style = BlockSettings(activation, 1e-6)  # type: ignore[arg-type]
 
     def run(tower: str, given: Tensor) -> Tensor:
         graph, kind = Graph(Floats()), FLOAT if tower == "vision" else INT64
         write, shape_of = (siglip_vision if tower == "vision" else siglip_text), getattr(shape, tower)
-        features = write(Part(graph, state, f"{tower}.", style), shape_of, "given")
+        features = write(ModuleWeights(graph, state, f"{tower}.", style), shape_of, "given")
         axes = ["batch", *given.shape[1:]] if tower == "vision" else ["batch", "length"]
         model = graph.model(tower, ("given", kind, axes), (features, "features", ("batch", 64)), {})
         session = onnxruntime.InferenceSession(model.SerializeToString())

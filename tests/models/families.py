@@ -1,7 +1,7 @@
 """One small model with random weights per family, written by a library, and what each library says of it.
 
 `write` puts a checkpoint into a folder with the peer's own code; `ask` loads a folder with the peer's own
-loader and returns its pixels, token ids and unit embeddings for four pictures and eight captions.
+loader and returns its pixels, token ids and unit embeddings for four images and eight captions.
 transformers runs in this process; open_clip, which also writes and reads OpenAI's layout, in a Python of its
 own (`DIPTYCH_PEERS_PYTHON`). timm builds no SigLIP tower smaller than a ViT-B, so with that Python those are
 used.
@@ -29,8 +29,8 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models import checkpoint
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, golden_pictures
-from diptych.models.tokenizers import open_words
+from diptych.models.reference_outputs import CAPTIONS, reference_images
+from diptych.models.tokenizers import open_tokenizer
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import (
     ClipConfig,
@@ -58,7 +58,7 @@ class Family:
 
     @property
     def siglip(self) -> bool:
-        """Whether texts are padded, pictures squashed and a bias learned."""
+        """Whether texts are padded, images squashed and a bias learned."""
         return self.words != "clip"
 
 
@@ -190,7 +190,7 @@ def write(name: str, library: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 def _write_diptych(name: str, folder: Path) -> Path:
     made = words(name, "transformers", folder.with_name("tokenizer"))
     config = described(name, made)
-    tokenizer = open_words(folder.with_name("tokenizer"), config.text)
+    tokenizer = open_tokenizer(folder.with_name("tokenizer"), config.text)
     clip = build(config, seed=0)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -287,7 +287,7 @@ def _write_open_clip(name: str, folder: Path) -> None:
 
 
 def ask(name: str, library: str, folder: Path, captions: tuple[str, ...], **told: Any) -> dict[str, Tensor]:
-    """Load `folder/model` with a library's own loader, and return what it makes of pictures and captions."""
+    """Load `folder/model` with a library's own loader, and return what it makes of images and captions."""
     if library == "diptych":
         return ours(load(folder / "model", **told), captions)
     if library == "transformers":
@@ -296,8 +296,8 @@ def ask(name: str, library: str, folder: Path, captions: tuple[str, ...], **told
 
 
 def ours(model: Model, captions: tuple[str, ...]) -> dict[str, Tensor]:
-    """Return what a model of ours makes of its golden pictures, and of captions."""
-    pixels, tokens = model.preprocess_images(pictures(model.config)), model.tokenize(captions)
+    """Return what a model of ours makes of its reference images, and of captions."""
+    pixels, tokens = model.preprocess_images(images(model.config)), model.tokenize(captions)
     return {
         "pixels": pixels, "tokens": tokens, "image": model.embed_image(pixels).clone(),
         "text": model.embed_text(tokens).clone(), "scale": model.clip.logit_scale.detach().reshape(()),
@@ -305,8 +305,8 @@ def ours(model: Model, captions: tuple[str, ...]) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def pictures(config: ClipConfig) -> list[Image.Image]:
-    return [Image.fromarray(picture) for picture in golden_pictures(config.vision.image_size)]
+def images(config: ClipConfig) -> list[Image.Image]:
+    return [Image.fromarray(image) for image in reference_images(config.vision.image_size)]
 
 
 def _ask_transformers(name: str, folder: Path, captions: tuple[str, ...]) -> dict[str, Tensor]:
@@ -316,7 +316,7 @@ def _ask_transformers(name: str, folder: Path, captions: tuple[str, ...]) -> dic
     assert not any(missing.values()), missing
     processor = AutoProcessor.from_pretrained(folder)
     given = processor(
-        text=list(captions), images=pictures(towers(name)), padding="max_length", truncation=True,
+        text=list(captions), images=images(towers(name)), padding="max_length", truncation=True,
         max_length=towers(name).text.context_length, return_tensors="pt",
     )  # fmt: skip
     with torch.no_grad():
@@ -330,8 +330,8 @@ def _ask_transformers(name: str, folder: Path, captions: tuple[str, ...]) -> dic
 
 
 def _open_clip(command: str, folder: Path, name: str, captions: tuple[str, ...]) -> dict[str, Tensor]:
-    for number, picture in enumerate(pictures(towers(name))):
-        picture.save(folder / f"picture_{number}.png")
+    for number, image in enumerate(images(towers(name))):
+        image.save(folder / f"picture_{number}.png")
     (folder / "captions.json").write_text(json.dumps(captions))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_HUB_OFFLINE"] = "1"

@@ -111,7 +111,9 @@ def test_an_existing_checkpoint_is_replaced_only_on_request(copied: Path) -> Non
     assert load(copied).digest == model(seed=1).digest
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "golden.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "reference_outputs.safetensors", "tokenizer.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_every_damaged_file_is_named(copied: Path, name: str, damage: str) -> None:
     path = copied / name
@@ -129,6 +131,17 @@ def test_every_damaged_file_is_named(copied: Path, name: str, damage: str) -> No
     assert "to do:" in str(error.value)
 
 
+def test_a_checkpoint_with_the_older_name_of_its_reference_outputs_loads(copied: Path) -> None:
+    (copied / "reference_outputs.safetensors").rename(copied / "golden.safetensors")
+    forge(copied)
+    load(copied, check=True)
+    tensors = load_file(copied / "golden.safetensors")
+    save_file({**tensors, "text_embeds": -tensors["text_embeds"]}, copied / "golden.safetensors")
+    forge(copied)
+    with pytest.raises(IntegrityError, match="text tower"):
+        load(copied)
+
+
 def test_a_folder_without_manifest_is_no_checkpoint(copied: Path) -> None:
     (copied / "manifest.json").unlink()
     with pytest.raises(UsageError, match="checkpoint"):
@@ -144,7 +157,7 @@ def test_the_wrong_activation_is_refused_even_under_a_fresh_manifest(copied: Pat
 @pytest.mark.parametrize(
     ("setting", "value", "part"),
     [
-        ("mean", [0.5, 0.5, 0.5], "picture tower"),
+        ("mean", [0.5, 0.5, 0.5], "image tower"),
         ("resize", "squash", "preprocessing"),
         ("interpolation", "bilinear", "preprocessing"),
         ("size", [48, 32], "do not fit together"),
@@ -202,17 +215,17 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    golden, hashed = checkpoint.verify_golden, verification_cache.check_file
+    stored, hashed = checkpoint.verify_reference, verification_cache.check_file
 
     def verifying(*given: object, **where: object) -> None:
-        done.append("golden")
-        golden(*given, **where)  # type: ignore[arg-type]
+        done.append("reference")
+        stored(*given, **where)  # type: ignore[arg-type]
 
     def hashing(folder: Path, entry: FileEntry) -> Path:
         done.append(entry.name)
         return hashed(folder, entry)
 
-    monkeypatch.setattr(checkpoint, "verify_golden", verifying)
+    monkeypatch.setattr(checkpoint, "verify_reference", verifying)
     monkeypatch.setattr(verification_cache, "check_file", hashing)
 
     def loading(**options: bool) -> set[str]:
@@ -220,20 +233,20 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
         load(copied, **options)  # type: ignore[arg-type]
         return set(done)
 
-    everything = {entry.name for entry in read_manifest(copied).outputs} | {"golden"}
+    everything = {entry.name for entry in read_manifest(copied).outputs} | {"reference"}
     assert loading() == everything
     assert loading() == set()
     assert loading(check=True) == everything
     (copied / "config.json").touch()
-    assert loading() == {"config.json", "golden"}
+    assert loading() == {"config.json", "reference"}
     monkeypatch.setattr(verification_cache, "_code", lambda: 1)
-    assert loading() == {"golden"}
+    assert loading() == {"reference"}
     with numerics("mkl" if current_engine() == "onednn" else "onednn"):
-        assert loading() == {"golden"}
+        assert loading() == {"reference"}
 
 
 @pytest.mark.parametrize("vision", ["vit", "resnet"])
-def test_a_skeleton_has_every_tensor_and_no_number(vision: str) -> None:
+def test_meta_init_has_every_tensor_and_no_number(vision: str) -> None:
     one = model(vision=vision)
     empty = meta_init(one.config)
     forms = {name: (tensor.shape, tensor.dtype) for name, tensor in empty.state_dict().items()}
@@ -241,7 +254,7 @@ def test_a_skeleton_has_every_tensor_and_no_number(vision: str) -> None:
     assert all(tensor.is_meta for tensor in empty.state_dict().values())
 
 
-def test_a_skeleton_costs_no_imports() -> None:
+def test_meta_init_costs_no_imports() -> None:
     code = (
         "import sys; from diptych.models.towers.clip import meta_init;"
         "from diptych.models.towers.presets import preset;"

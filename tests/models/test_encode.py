@@ -30,19 +30,19 @@ def model() -> Model:
     return Model(build(CONFIG, seed=0), WORDS, Preprocess(size=(32, 32)))
 
 
-def picture(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
+def image(seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(size)
 
 
 def png(seed: int) -> bytes:
     buffer = io.BytesIO()
-    picture(seed).save(buffer, "PNG")
+    image(seed).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def image_row(model: Model, image: Image.Image) -> np.ndarray:
-    """Return what the towers make of one picture on open_clip's way: preprocess, stack, encode."""
+    """Return what the towers make of one image on open_clip's way: preprocess, stack, encode."""
     return model.encode_image(model.preprocess(image)[None])[0].numpy()
 
 
@@ -51,39 +51,39 @@ def text_row(model: Model, text: str) -> np.ndarray:
 
 
 KINDS: dict[str, Callable[[Path], Any]] = {
-    "pillow": lambda folder: picture(1),
+    "pillow": lambda folder: image(1),
     "bytes": lambda folder: png(1),
     "bytearray": lambda folder: bytearray(png(1)),
     "memoryview": lambda folder: memoryview(png(1)),
     "path": lambda folder: (folder / "one.png", (folder / "one.png").write_bytes(png(1)))[0],
     "data url": lambda folder: "data:image/png;base64," + base64.b64encode(png(1)).decode(),
-    "array": lambda folder: np.asarray(picture(1)),
+    "array": lambda folder: np.asarray(image(1)),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_picture_gives_the_row_of_that_picture(model: Model, kind: str, tmp_path: Path) -> None:
-    given, expected = KINDS[kind](tmp_path), image_row(model, picture(1))
+def test_every_kind_of_image_gives_the_row_of_that_image(model: Model, kind: str, tmp_path: Path) -> None:
+    given, expected = KINDS[kind](tmp_path), image_row(model, image(1))
     single = model.encode(given, preprocessing="exact")
     assert single.shape == (24,) and single.dtype == np.float32
     assert np.abs(single - expected).max() < 1e-5
     assert np.array_equal(model.encode([given], preprocessing="exact"), single[None])
 
 
-def test_grey_and_alpha_arrays_are_pictures_and_a_stack_of_them_is_many(model: Model) -> None:
+def test_grey_and_alpha_arrays_are_images_and_a_stack_of_them_is_many(model: Model) -> None:
     for mode in ("L", "RGBA"):
-        image = picture(2).convert(mode)
-        row = model.encode(np.asarray(image), preprocessing="exact")
-        assert np.abs(row - image_row(model, image)).max() < 1e-5
-    grey = np.asarray(picture(2).convert("L"))
+        converted = image(2).convert(mode)
+        row = model.encode(np.asarray(converted), preprocessing="exact")
+        assert np.abs(row - image_row(model, converted)).max() < 1e-5
+    grey = np.asarray(image(2).convert("L"))
     assert np.array_equal(model.encode(grey), model.encode(grey[..., None]))
-    stack = np.stack([np.asarray(picture(seed)) for seed in range(3)])
+    stack = np.stack([np.asarray(image(seed)) for seed in range(3)])
     assert np.array_equal(model.encode(stack), model.encode(list(stack)))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_mixed_inputs_keep_their_order(model: Model, batch_size: int) -> None:
-    inputs = [CAPTIONS[0], png(3), CAPTIONS[1], picture(4), CAPTIONS[2], png(5), CAPTIONS[3]]
+    inputs = [CAPTIONS[0], png(3), CAPTIONS[1], image(4), CAPTIONS[2], png(5), CAPTIONS[3]]
     expected = [
         text_row(model, item)
         if isinstance(item, str)
@@ -109,7 +109,7 @@ def test_a_str_is_a_text_even_if_it_names_a_file(
 
 
 def test_rows_are_cut_then_normalised(model: Model) -> None:
-    inputs = [*CAPTIONS, picture(1)]
+    inputs = [*CAPTIONS, image(1)]
     raw = model.encode(inputs)
     unit = model.encode(inputs, normalize_embeddings=True, truncate_dim=10)
     expected = raw[:, :10] / np.linalg.norm(raw[:, :10], axis=1, keepdims=True)
@@ -127,16 +127,16 @@ def test_tensors_come_back_when_asked_for_and_nothing_gives_no_rows(model: Model
 
 
 def test_embed_and_encode_are_one_path(model: Model) -> None:
-    pictures = [png(seed) for seed in range(5)]
-    unit = model.encode(pictures, normalize_embeddings=True)
-    assert np.abs(unit - embed_images(model, pictures)).max() < 1e-6
+    images = [png(seed) for seed in range(5)]
+    unit = model.encode(images, normalize_embeddings=True)
+    assert np.abs(unit - embed_images(model, images)).max() < 1e-6
     unit = model.encode(CAPTIONS, normalize_embeddings=True)
     assert np.abs(unit - embed_texts(model, CAPTIONS)).max() < 1e-6
 
 
-def test_bad_pictures_are_named_by_position_and_the_others_kept(model: Model, tmp_path: Path) -> None:
+def test_bad_images_are_named_by_position_and_the_others_kept(model: Model, tmp_path: Path) -> None:
     inputs = [
-        "a red circle", png(1), b"no picture", picture(2), png(3)[:60], tmp_path / "gone.jpg",
+        "a red circle", png(1), b"no image", image(2), png(3)[:60], tmp_path / "gone.jpg",
         "data:image/png;base64,*", png(4),
     ]  # fmt: skip
     good, bad = [0, 1, 3, 7], [2, 4, 5, 6]
@@ -152,24 +152,24 @@ def test_bad_pictures_are_named_by_position_and_the_others_kept(model: Model, tm
     assert np.array_equal(caught.value.embeddings, rows, equal_nan=True)
 
 
-def test_a_picture_that_was_opened_but_cannot_be_decoded_is_a_bad_input(model: Model) -> None:
+def test_a_image_that_was_opened_but_cannot_be_decoded_is_a_bad_input(model: Model) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     cut = Image.open(io.BytesIO(buffer.getvalue()[:4000]))
     with pytest.raises(BadInputsError, match="input 1"):
-        model.encode([picture(0), cut])
+        model.encode([image(0), cut])
 
 
 @pytest.mark.parametrize(
     "wrong",
     [3, None, {"image": b""}, torch.zeros(3, 32, 32), np.zeros((40, 36, 3)), np.zeros((40, 36, 2), np.uint8)],
 )
-def test_what_is_neither_text_nor_picture_is_refused_before_anything_is_computed(
+def test_what_is_neither_text_nor_image_is_refused_before_anything_is_computed(
     model: Model, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "text_rows", None)
-    with pytest.raises(UsageError, match=r"neither a text nor a picture[\s\S]*input 1"):
+    with pytest.raises(UsageError, match=r"neither a text nor an image[\s\S]*input 1"):
         model.encode(["a red circle", wrong])
 
 
@@ -198,15 +198,15 @@ def test_progress_is_told_on_standard_error(model: Model, capsys: pytest.Capture
 
 
 def test_logits_are_scaled_cosines_plus_the_bias(model: Model) -> None:
-    images, texts = [picture(1), png(2), picture(3)], CAPTIONS[:2]
+    images, texts = [image(1), png(2), image(3)], CAPTIONS[:2]
     a, b = (model.encode(x, normalize_embeddings=True, preprocessing="exact") for x in (images, texts))
     expected = np.exp(CONFIG.logit_scale_init) * a @ b.T
     found = model.logits(images, texts)
     assert found.shape == (3, 2) and found.dtype == torch.float32
     assert np.abs(found.numpy() - expected).max() < 1e-4
-    pixels = model.preprocess_images([picture(1)])
+    pixels = model.preprocess_images([image(1)])
     assert np.abs(model.logits(pixels, model.tokenize(texts)).numpy() - expected[:1]).max() < 1e-4
-    assert model.logits(picture(1), "a red circle").shape == (1, 1)
+    assert model.logits(image(1), "a red circle").shape == (1, 1)
     model.clip.logit_bias = torch.tensor(-7.5)
     try:
         assert model.bias == -7.5
@@ -217,6 +217,6 @@ def test_logits_are_scaled_cosines_plus_the_bias(model: Model) -> None:
 
 
 def test_features_are_normalised_on_request(model: Model) -> None:
-    pixels, tokens = model.preprocess_images([picture(1)]), model.tokenize("a red circle")
+    pixels, tokens = model.preprocess_images([image(1)]), model.tokenize("a red circle")
     assert torch.equal(model.encode_image(pixels, normalize=True), model.embed_image(pixels))
     assert torch.equal(model.encode_text(tokens, normalize=True), model.embed_text(tokens))

@@ -1,4 +1,4 @@
-"""Our own folders with each value of their JSON and golden files exchanged: exit code 5, no traceback."""
+"""Our own folders with each value of their JSON and reference files exchanged: exit code 5, no traceback."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from diptych.export.onnx import export
 from diptych.models import checkpoint
 from diptych.models.load import load
 
-CONFIG, GOLDEN = "config.json", "golden.safetensors"
+CONFIG, REFERENCE_OUTPUTS = "config.json", "reference_outputs.safetensors"
 VALUES = (None, -1.5, [], {}, 10**30, "a\0b", "y" * 5000, "/etc/passwd")
 CASES = [("checkpoint", value) for value in VALUES] + [("export", value) for value in (-1.5, {}, 10**30, "x")]
 HARMLESS = {
@@ -124,8 +124,8 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_reference_input_and_output(kind: str, change: str, written: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(written / kind, tmp_path / kind))
-    stored = load_file(written / kind / GOLDEN)
+    stored = load_file(written / kind / REFERENCE_OUTPUTS)
     for name, tensor in stored.items():
-        save_file({**stored, name: CHANGES[change](tensor).contiguous()}, folder / GOLDEN)
+        save_file({**stored, name: CHANGES[change](tensor).contiguous()}, folder / REFERENCE_OUTPUTS)
         sign(folder)
         refuse(folder, may_load=name.startswith("picture_") and change == "one row")

@@ -1,4 +1,4 @@
-"""The user's view of a model: pictures and texts in, features out."""
+"""The user's view of a model: images and texts in, features out."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,9 @@ def test_pixels_are_normalised_by_the_preprocessings_mean_and_deviation() -> Non
     assert np.abs(found.numpy() - expected).max() < 1e-6
 
 
-def test_pictures_of_any_size_become_one_batch() -> None:
-    pictures = [Image.new("RGB", size, (10, 20, 30)) for size in ((40, 64), (32, 32), (100, 33))]
-    pixels = model().preprocess_images(pictures)
+def test_images_of_any_size_become_one_batch() -> None:
+    images = [Image.new("RGB", size, (10, 20, 30)) for size in ((40, 64), (32, 32), (100, 33))]
+    pixels = model().preprocess_images(images)
     assert pixels.shape == (3, 3, 32, 32)
     mean, std = torch.tensor(PREPROCESS.mean), torch.tensor(PREPROCESS.std)
     expected = (torch.tensor([10, 20, 30]) / 255 - mean) / std

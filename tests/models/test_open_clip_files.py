@@ -18,7 +18,7 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.formats.convert import convert
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, golden_pictures
+from diptych.models.reference_outputs import CAPTIONS, reference_images
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
 
@@ -73,14 +73,14 @@ def published(folder: Path) -> Tokenizer:
 
 
 def ask(folder: Path, size: tuple[int, int]) -> None:
-    for number, picture in enumerate(golden_pictures(size)):
-        Image.fromarray(picture).save(folder / f"picture_{number}.png")
+    for number, image in enumerate(reference_images(size)):
+        Image.fromarray(image).save(folder / f"picture_{number}.png")
     (folder / "captions.json").write_text(json.dumps(CAPTIONS))
 
 
 def compare(model: Model, folder: Path, theirs: dict[str, torch.Tensor], name: str) -> None:
-    pictures = [Image.open(path) for path in sorted(folder.glob("picture_*.png"))]
-    pixels = model.preprocess_images(pictures)
+    images = [Image.open(path) for path in sorted(folder.glob("image_*.png"))]
+    pixels = model.preprocess_images(images)
     tokens = model.tokenize(CAPTIONS)
     shown = (pixels - theirs["pixels"]).abs().max().item()
     assert shown < 2e-6, "pixels: rounding of the normalisation alone"

@@ -16,7 +16,7 @@ from diptych.models.towers.clip import Clip, build
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_side.py"
-# BatchNorm over small batches amplifies rounding: at 24 pictures a ResNet drifts by 1.3e-4, at 128 by 1.7e-5.
+# BatchNorm over small batches amplifies rounding: at 24 images a ResNet drifts by 1.3e-4, at 128 by 1.7e-5.
 STEPS, BATCH, LR = 10, 128, 5e-4
 
 TEXT = TextConfig(context_length=24, vocab_size=500, width=128, layers=3, heads=2, start_id=498, end_id=499)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.models.published import open_clip_folder
-from tests.models.test_transformers_files import clip_model, edit, pictures, processor, saved
+from tests.models.test_transformers_files import clip_model, edit, images, processor, saved
 
 from diptych.core.errors import DiptychError
 from diptych.data.images.transforms import Preprocess
@@ -69,8 +69,8 @@ def test_a_processor_file_without_image_settings_gives_way(written: Path) -> Non
 def test_sizes_in_every_form_give_the_pixels_of_transformers(family: str, settings: Any) -> None:
     theirs = processors(family, **settings)
     ours = preprocess_from_transformers(json.loads(theirs.to_json_string()), (36, 36), family)
-    expected = theirs(pictures(), return_tensors="pt")["pixel_values"]
-    for image, pixels in zip(pictures(), expected, strict=True):
+    expected = theirs(images(), return_tensors="pt")["pixel_values"]
+    for image, pixels in zip(images(), expected, strict=True):
         assert (ours(image) - pixels).abs().max() < 2e-6
 
 

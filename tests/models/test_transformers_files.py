@@ -19,7 +19,7 @@ from diptych.models import checkpoint
 from diptych.models.formats.convert import convert
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, golden_pictures
+from diptych.models.reference_outputs import CAPTIONS, reference_images
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 
@@ -67,19 +67,19 @@ def saved(folder: Path, model: Any, **options: Any) -> Path:
     return folder
 
 
-def pictures(size: tuple[int, int] = (36, 36)) -> list[Image.Image]:
-    return [Image.fromarray(picture) for picture in golden_pictures(size)]
+def images(size: tuple[int, int] = (36, 36)) -> list[Image.Image]:
+    return [Image.fromarray(image) for image in reference_images(size)]
 
 
 def compare(ours: Model, model: Any, processor: Any) -> None:
     """Hold pixels, token ids and both embeddings against transformers' own."""
     inputs = processor(
         text=[clean(caption) for caption in CAPTIONS],  # their fast tokenizer leaves entities and mojibake
-        images=pictures(), padding="max_length", truncation=True, max_length=20, return_tensors="pt",
+        images=images(), padding="max_length", truncation=True, max_length=20, return_tensors="pt",
     )  # fmt: skip
     with torch.no_grad():
         theirs = model(**inputs)
-    pixels, tokens = ours.preprocess_images(pictures()), ours.tokenize(CAPTIONS)
+    pixels, tokens = ours.preprocess_images(images()), ours.tokenize(CAPTIONS)
     assert (pixels - inputs["pixel_values"]).abs().max() < 2e-6
     ends = (tokens == ours.config.text.end_id).int().argmax(1)
     for row, theirs_row, end in zip(tokens, inputs["input_ids"], ends, strict=True):
@@ -133,10 +133,10 @@ def test_a_scale_beyond_the_papers_bound_gives_the_probabilities_of_transformers
     model = clip_model()
     model.logit_scale.data.fill_(np.log(250.0))
     ours = load(saved(tmp_path / "clip", model))
-    pixels, tokens = ours.preprocess_images(pictures()), ours.tokenize(CAPTIONS)
+    pixels, tokens = ours.preprocess_images(images()), ours.tokenize(CAPTIONS)
     with torch.no_grad():
         expected = model(input_ids=tokens, pixel_values=pixels).logits_per_image
-    assert (ours.logits(pictures(), list(CAPTIONS)) - expected).abs().max() < 1e-3
+    assert (ours.logits(images(), list(CAPTIONS)) - expected).abs().max() < 1e-3
     checkpoint.save(tmp_path / "ours", ours)
     assert checkpoint.load(tmp_path / "ours").scale == pytest.approx(250.0, rel=1e-5)
 
@@ -166,16 +166,16 @@ def test_the_files_of_older_releases_are_read(copied: Path) -> None:
     compare(load(copied), model, whole)
 
 
-def test_squashed_pictures_are_squashed(copied: Path) -> None:
+def test_squashed_images_are_squashed(copied: Path) -> None:
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     sizes = {"size": {"height": 36, "width": 36}, "do_center_crop": False, "resample": 2}
-    images = CLIPImageProcessorPil(**sizes)
-    edit(copied / "processor_config.json", image_processor=json.loads(images.to_json_string()))
+    processor = CLIPImageProcessorPil(**sizes)
+    edit(copied / "processor_config.json", image_processor=json.loads(processor.to_json_string()))
     ours = load(copied)
     assert (ours.preprocess.resize, ours.preprocess.interpolation) == ("squash", "bilinear")
-    expected = images(pictures(), return_tensors="pt")["pixel_values"]
-    assert (ours.preprocess_images(pictures()) - expected).abs().max() < 2e-6
+    expected = processor(images(), return_tensors="pt")["pixel_values"]
+    assert (ours.preprocess_images(images()) - expected).abs().max() < 2e-6
 
 
 def test_transformers_cuts_some_odd_margins_one_pixel_earlier_than_openai_did(copied: Path) -> None:

@@ -1,1 +1,1 @@
-"""Pictures and texts in, rows of unit length out."""
+"""Images and texts in, rows of unit length out."""

@@ -1,8 +1,8 @@
-"""Turn pictures and texts into rows of unit length.
+"""Turn images and texts into rows of unit length.
 
 The work is that of `diptych.models.encode`, with large batches and for unit length.
 
-An unreadable picture keeps its place as a row of NaN and is counted by reason: whoever computes a share later
+An unreadable image keeps its place as a row of NaN and is counted by reason: whoever computes a share later
 cannot lose it from the denominator by accident.
 
 Reads: the model's own preprocessing and tokenizer. Writes: nothing.
@@ -24,13 +24,13 @@ from diptych.models.encode import (
     EncodeSettings,
     Floats,
     Towers,
-    encode_pictures,
+    encode_images,
     encode_texts,
 )
 from diptych.models.encode import (
     Precision as Precision,
 )
-from diptych.models.inputs import Picture, is_single
+from diptych.models.inputs import ImageInput, is_single
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -43,14 +43,14 @@ TEXT_BATCH = 512
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedPairs:
-    """A source after its pictures went through the image tower, in the source's order.
+    """A source after its images went through the image tower, in the source's order.
 
     Attributes:
         keys: N sample keys.
-        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable picture.
+        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable image.
         captions: the captions of each of the N pairs.
         fields: the other columns of each of the N pairs.
-        counts: what was kept and dropped; an unreadable picture is dropped here, yet keeps its row.
+        counts: what was kept and dropped; an unreadable image is dropped here, yet keeps its row.
     """
 
     keys: tuple[str, ...]
@@ -62,7 +62,7 @@ class EmbeddedPairs:
 
 def embed_images(
     model: Towers,
-    images: Iterable[Picture | Pair],
+    images: Iterable[ImageInput | Pair],
     *,
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
@@ -71,12 +71,12 @@ def embed_images(
     counts: Counts | None = None,
     unit: bool = True,
 ) -> Floats:
-    """Embed pictures with the evaluation transform.
+    """Embed images with the evaluation transform.
 
     Args:
         model: the model, or a part of it that gives other rows; its mode (training or not) is left as it is.
         images: N Pillow images, encoded files, paths or pairs, read once and in order.
-        batch_size: pictures per step.
+        batch_size: images per step.
         workers: decoding threads.
         precision: what the tower computes in; rows are normalised in float32 either way.
         preprocessing: "fast", or "exact" where numbers are compared with published ones (see
@@ -85,7 +85,7 @@ def embed_images(
         unit: scale rows to unit length.
 
     Returns:
-        (N, E) float32, in the order given; a row of NaN where a picture is unreadable.
+        (N, E) float32, in the order given; a row of NaN where an image is unreadable.
     """
     batches = image_batches(
         model,
@@ -103,7 +103,7 @@ def embed_images(
 
 def image_batches(
     model: Towers,
-    images: Iterable[Picture | Pair],
+    images: Iterable[ImageInput | Pair],
     *,
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
@@ -123,7 +123,7 @@ def image_batches(
     settings = EncodeSettings(precision, preprocessing, workers=workers)
     origins: deque[tuple[str, Reason | None]] = deque()  # of the images that are read and not yet encoded
 
-    def pictures() -> Iterator[Picture]:
+    def inputs() -> Iterator[ImageInput]:
         for number, image in enumerate(images):
             if isinstance(image, Pair):
                 origins.append((f"{image.key} ({image.path})" if image.path else image.key, image.fault))
@@ -132,7 +132,7 @@ def image_batches(
                 origins.append((str(image) if isinstance(image, PathLike) else f"image {number}", None))
                 yield image
 
-    for rows, bad in encode_pictures(model, pictures(), batch_size=batch_size, settings=settings, unit=unit):
+    for rows, bad in encode_images(model, inputs(), batch_size=batch_size, settings=settings, unit=unit):
         counts.keep(len(rows) - len(bad))
         for row in range(len(rows)):
             where, fault = origins.popleft()
@@ -168,9 +168,9 @@ def embed_pairs(
     precision: Precision = "float32",
     preprocessing: Mode = "exact",
 ) -> EmbeddedPairs:
-    """Embed every picture of a source, and keep its keys, captions and columns beside the rows.
+    """Embed every image of a source, and keep its keys, captions and columns beside the rows.
 
-    Pictures pass through; only captions and columns stay in memory. The pixels are the exact ones by default,
+    Images pass through; only captions and columns stay in memory. The pixels are the exact ones by default,
     because scores are made of these rows.
     """
     counts = Counts()

@@ -1,4 +1,4 @@
-"""Turn pictures into what the image tower knows before the projection into the shared space.
+"""Turn images into what the image tower knows before the projection into the shared space.
 
 Linear probes read these rows: the projection drops what captions do not speak of. A vision Transformer gives
 its class token behind the last LayerNorm, a ResNet what its attention pool gathered, a SigLIP tower, which
@@ -55,7 +55,7 @@ class PenultimateTower:
         *,
         unit: bool = False,  # noqa: ARG002
     ) -> Floats:
-        """Refuse: a probe reads pictures.
+        """Refuse: a probe reads images.
 
         Raises:
             UsageError: always.

@@ -23,7 +23,7 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 Array = NDArray[Any]
 
 
-class Numbers(Protocol):
+class WeightFormat(Protocol):
     """How a graph holds its weights and multiplies by them: what tells the precisions apart."""
 
     def weight(self, graph: "Graph", value: Array) -> str:
@@ -40,11 +40,11 @@ class Graph:
     """The nodes and tensors of one graph, in the order they run.
 
     Args:
-        numbers: how weights are held.
+        weight_format: how weights are held.
     """
 
-    def __init__(self, numbers: Numbers) -> None:
-        self.numbers = numbers
+    def __init__(self, weight_format: WeightFormat) -> None:
+        self.weight_format = weight_format
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._known: dict[tuple[Any, ...], str] = {}
@@ -89,11 +89,11 @@ class Graph:
 
     def weight(self, value: Array) -> str:
         """Hold a weight in the graph's precision and return a float32 tensor."""
-        return self.numbers.weight(self, value)
+        return self.weight_format.weight(self, value)
 
     def linear(self, name: str, x: str, weight: Array, bias: Array | None) -> str:
         """Return ``x @ weight.T + bias`` (T, D_out) for x (T, D_in)."""
-        return self.numbers.linear(self, name, x, weight, bias)
+        return self.weight_format.linear(self, name, x, weight, bias)
 
     def layer_norm(self, x: str, gain: Array, bias: Array, eps: float) -> str:
         """Normalise over the last axis."""
@@ -166,7 +166,7 @@ class Floats:
         self._half = half
 
     def weight(self, graph: Graph, value: Array) -> str:
-        """Hold the values; see `Numbers`."""
+        """Hold the values; see `WeightFormat`."""
         if not self._half:
             return graph.tensor(value.astype(np.float32, copy=False))
         return graph.add("Cast", graph.tensor(value.astype(np.float16)), to=FLOAT)
@@ -178,7 +178,7 @@ class Floats:
         return graph.add("Cast", graph.add("Gather", graph.tensor(table.astype(np.float16)), ids), to=FLOAT)
 
     def linear(self, graph: Graph, name: str, x: str, weight: Array, bias: Array | None) -> str:
-        """Multiply in float32; see `Numbers`."""
+        """Multiply in float32; see `WeightFormat`."""
         del name
         given = [x, self.weight(graph, weight), *(() if bias is None else (graph.tensor(bias),))]
         return graph.add("Gemm", *given, transB=1)

@@ -2,8 +2,8 @@
 
 Reads: a model. Writes: ``image.onnx`` and ``text.onnx`` (batch, and length of texts, of any size),
 ``config.json`` (architecture, preprocessing, temperature, how near to the original), the tokenizer's files,
-``golden.safetensors`` and, last, ``manifest.json``. The folder appears only after onnxruntime has run both
-files and they agreed with the model.
+``reference_outputs.safetensors`` and, last, ``manifest.json``. The folder appears only after onnxruntime has
+run both files and they agreed with the model.
 
 A tower of more than 2 GB cannot be one file (a limit of protobuf, ONNX's format): its weights then lie beside
 it in ``image.onnx.data``.
@@ -28,17 +28,17 @@ from diptych.core.files.durable import sha256_file, staging_folder, write_bytes,
 from diptych.core.manifest import Manifest, file_entry, write_manifest
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import evaluation_pixels, read_pixels
-from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, Numbers
+from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, WeightFormat
 from diptych.export.quantize import Int8, Observer, observe
-from diptych.export.towers import Part, Style, clip_text, resnet, vit
+from diptych.export.towers import BlockSettings, ModuleWeights, clip_text, resnet, vit
 from diptych.export.towers_siglip import siglip_text, siglip_vision
 from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
-from diptych.models.reference_outputs import golden_captions, golden_pictures, golden_tensors
+from diptych.models.files.verification_cache import REFERENCE_OUTPUTS
+from diptych.models.reference_outputs import reference_captions, reference_images, reference_tensors
 from diptych.models.runtimes.engines import Plan
 from diptych.models.runtimes.exported import (
     CONFIG,
     FORMAT,
-    GOLDEN,
     IMAGE,
     KIND,
     PRECISIONS,
@@ -59,12 +59,13 @@ MAX_FILE_BYTES = 2_000_000_000
 CALIBRATION_SEED = 7
 """Of the scenes on which ranges of activations are measured: others than those of the comparison."""
 BATCH = 16
-"""Pictures a step while ranges are measured."""
+"""Images a step while ranges are measured."""
 
-Writer = Callable[[Part, Any, str], str]
+Writer = Callable[[ModuleWeights, Any, str], str]
+GraphWriter = Callable[[WeightFormat], onnx.ModelProto]
 
 VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
-"""Writers of picture towers by the kind in their configuration."""
+"""Writers of image towers by the kind in their configuration."""
 TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text, "siglip": siglip_text}
 """Writers of text towers by the kind in their configuration."""
 
@@ -85,7 +86,7 @@ def export(
         folder: where; must not exist yet, or be empty, unless `replace_old`.
         precision: of the weights: "float32"; "float16", half the size, computed in float32; "int8", a third
             of the size and faster, at the cosine that config.json states.
-        source: pictures and texts of your own to compare on as well.
+        source: images and texts of your own to compare on as well.
         labels: column of the source with class names: zero-shot accuracy is stated too.
         replace_old: swap an existing folder for the new one.
 
@@ -108,11 +109,11 @@ def export(
         for name, tower in towers.items():
             _write(tower, staged / name)
         model.tokenizer.save(staged)
-        golden = golden_tensors(model)
-        write_bytes(staged / GOLDEN, save_tensors(golden))
+        stored = reference_tensors(model)
+        write_bytes(staged / REFERENCE_OUTPUTS, save_tensors(stored))
         description = _describe(model, precision, sha256_file(vocabulary_file(staged, model.config.text)))
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
-        arrays = {name: tensor.numpy() for name, tensor in golden.items()}
+        arrays = {name: tensor.numpy() for name, tensor in stored.items()}
         found = compare(model, exported, arrays, compared_on)
         require(found, precision, where=Path(folder))
         extra: dict[str, Any] = {"parity": plain(found)}
@@ -146,50 +147,53 @@ def graphs(
         MissingPackageError: int8 needs onnxruntime.
     """
     if precision != "int8":
-        numbers = Floats(half=precision == "float16")
-        return {name: draw(numbers) for name, draw in drawings(model, precision).items()}
+        weights = Floats(half=precision == "float16")
+        return {name: write(weights) for name, write in graph_writers(model, precision).items()}
     pixels, tokens = _batches(model, inputs or probe(seed=CALIBRATION_SEED))
     result = {}
-    for (name, draw), batches in zip(drawings(model, precision).items(), (pixels, tokens), strict=True):
+    for (name, write), batches in zip(graph_writers(model, precision).items(), (pixels, tokens), strict=True):
         observer = Observer()
-        observed = draw(observer)
-        result[name] = draw(Int8(observe(observed, observer.observed, batches)))
+        observed = write(observer)
+        result[name] = write(Int8(observe(observed, observer.observed, batches)))
     return result
 
 
-def drawings(model: "Model", precision: ExportPrecision) -> dict[str, Callable[[Numbers], onnx.ModelProto]]:
-    """Return, by file name, what draws a tower's graph when it is told how to hold numbers."""
+def graph_writers(model: "Model", precision: ExportPrecision) -> dict[str, GraphWriter]:
+    """Return, by file name, the function that writes a tower's graph with weights of a format."""
     config = model.config
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.clip.state_dict().items()}
     vision = _writer(VISION, config.vision.kind)
     text = _writer(TEXT_TOWERS, getattr(config.text, "kind", "clip"))
     facts = {"diptych.model": model.digest, "diptych.precision": precision}
-    styles = {
-        "vision": Style(config.activation, config.layer_norm_eps),
-        "text": Style(getattr(config, "text_activation", None) or config.activation, config.layer_norm_eps),
+    text_activation = getattr(config, "text_activation", None) or config.activation
+    settings = {
+        "vision": BlockSettings(config.activation, config.layer_norm_eps),
+        "text": BlockSettings(text_activation, config.layer_norm_eps),
     }
 
-    def draw(tower: str, write: Writer, shape: Any, given: Any, numbers: Numbers) -> onnx.ModelProto:
-        graph = Graph(numbers)
-        features = write(Part(graph, state, f"{tower}.", styles[tower]), shape, given[0])
+    def write_graph(
+        tower: str, write: Writer, shape: Any, given: Any, weights: WeightFormat
+    ) -> onnx.ModelProto:
+        graph = Graph(weights)
+        features = write(ModuleWeights(graph, state, f"{tower}.", settings[tower]), shape, given[0])
         return graph.model(tower, given, (features, "features", ("batch", config.embed_dim)), facts)
 
     pixels = ("pixels", FLOAT, ("batch", 3, *config.vision.image_size))
     tokens = ("tokens", INT64, ("batch", "length"))
     return {
-        IMAGE: partial(draw, "vision", vision, config.vision, pixels),
-        TEXT: partial(draw, "text", text, config.text, tokens),
+        IMAGE: partial(write_graph, "vision", vision, config.vision, pixels),
+        TEXT: partial(write_graph, "text", text, config.text, tokens),
     }
 
 
 def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
-    """Prepare pictures and texts for the towers, the golden ones first."""
-    pictures = golden_pictures(model.preprocess.size)
-    for image in inputs.images:
+    """Prepare images and texts for the towers, the reference inputs first."""
+    images = reference_images(model.preprocess.size)
+    for encoded in inputs.images:
         with suppress(BadSampleError):
-            pictures.append(read_pixels(image, model.preprocess))
-    cut = [evaluation_pixels(Image.fromarray(picture), model.preprocess) for picture in pictures]
-    texts = model.tokenizer.tokens([*golden_captions(model), *inputs.texts])
+            images.append(read_pixels(encoded, model.preprocess))
+    cut = [evaluation_pixels(Image.fromarray(image), model.preprocess) for image in images]
+    texts = model.tokenizer.tokens([*reference_captions(model), *inputs.texts])
     pixels = [
         model.normalize_pixels(torch.from_numpy(np.stack(cut[start : start + BATCH])).permute(0, 3, 1, 2))
         for start in range(0, len(cut), BATCH)
@@ -230,6 +234,6 @@ def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str)
         logit_scale=float(state["logit_scale"]),
         logit_bias=float(state["logit_bias"]) if "logit_bias" in state else None,
         model_digest=model.digest,
-        captions=golden_captions(model),
+        captions=reference_captions(model),
         provenance=model.provenance,
     )

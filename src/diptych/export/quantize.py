@@ -3,7 +3,7 @@
 Per output channel for weights (symmetric int8), per tensor for activations (uint8 with a zero point). The
 ranges are constants of the file, so an embedding does not depend on what else is in its batch, and both
 onnxruntime and OpenVINO multiply bytes (dynamic ranges cost OpenVINO its fast path: 859 ms against 235 for
-three blocks of ViT-B/32 and 32 pictures; onnxruntime 243 against 261). Behind a LayerNorm, channels with
+three blocks of ViT-B/32 and 32 images; onnxruntime 243 against 261). Behind a LayerNorm, channels with
 large activations are divided by a factor that goes into their weights, at no cost: the LayerNorm divides.
 
 LayerNorm, softmax, the activation function and the residual stream stay float32; convolutions, tables and the
@@ -28,7 +28,7 @@ LEVELS = 127  # of a signed byte; -128 is left out, so that weights are symmetri
 STEPS = 255  # of an unsigned byte
 SMOOTHING = 0.5
 MARGIN = 1.1
-"""Activations of pictures that were not measured may be so much larger before they are clipped."""
+"""Activations of images that were not measured may be so much larger before they are clipped."""
 SMALLEST = 1e-5
 """Activations and weights below are taken for this, so that silent channels divide by something."""
 
@@ -95,7 +95,7 @@ def observe(
 
 
 class Int8:
-    """Bytes with measured ranges; see `diptych.export.graph.Numbers`.
+    """Bytes with measured ranges; see `diptych.export.graph.WeightFormat`.
 
     Args:
         ranges: by layer, from `observe`.
@@ -164,7 +164,7 @@ def quantized(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
 
     Processors without VNNI add the products of two neighbours in sixteen bits and cut the sum off there, in
     onnxruntime and OpenVINO alike. So two neighbours of one sign share the range: 255 · (127 + 1) fits. On
-    ViT-B/32 that costs 0.00005 (pictures) and 0.0002 (texts) of cosine everywhere; not doing it cost 0.04
+    ViT-B/32 that costs 0.00005 (images) and 0.0002 (texts) of cosine everywhere; not doing it cost 0.04
     there.
 
     Args:

@@ -27,25 +27,25 @@ HIDDEN = np.float32(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True, slots=True)
-class Style:
+class BlockSettings:
     """What the weights do not tell about a tower's blocks."""
 
     activation: Activation
     eps: float
 
 
-class Part:
+class ModuleWeights:
     """A graph and the tensors of one module in it, by the names they have below that module."""
 
-    def __init__(self, graph: Graph, state: State, prefix: str, style: Style) -> None:
+    def __init__(self, graph: Graph, state: State, prefix: str, style: BlockSettings) -> None:
         self.graph, self.prefix, self.style, self._state = graph, prefix, style, state
 
     def __getitem__(self, name: str) -> Array:
         return self._state[f"{self.prefix}{name}"]
 
-    def below(self, name: str) -> "Part":
+    def below(self, name: str) -> "ModuleWeights":
         """Return the module `name` of this one."""
-        return Part(self.graph, self._state, f"{self.prefix}{name}.", self.style)
+        return ModuleWeights(self.graph, self._state, f"{self.prefix}{name}.", self.style)
 
     def norm(self, x: str, name: str) -> str:
         """Apply the LayerNorm `name`."""
@@ -58,14 +58,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Lay:
+class SequenceLayout:
     """How rows (T, D) and sequences (B, L, D) belong together.
 
     Attributes:
         shape: of a sequence's leading axes for Reshape, constant or a tensor's name.
         pack: (T,) int64 place in B * L of every row, or "" where every place is a row.
         unpack: (B * L,) int64 row of every place, or "".
-        readers: (B,) int64 row of the token that is read.
+        pool_rows: (B,) int64 row of the token that is read.
         later: scores of keys that come later than the query, (L, L), or "".
         ended: scores of keys behind the end, (B, 1, L), or "".
     """
@@ -74,7 +74,7 @@ class Lay:
     batch_and_length: str = ""
     pack: str = ""
     unpack: str = ""
-    readers: str = ""
+    pool_rows: str = ""
     later: str = ""
     ended: str = ""
 
@@ -94,124 +94,126 @@ class Lay:
         return graph.add("Gather", flat, self.pack, axis=0) if self.pack else flat
 
 
-def transformer(part: Part, rows: str, lay: Lay, *, layers: int, heads: int) -> str:
-    """Return (B, D): the reading tokens after all blocks of `part.blocks`."""
+def transformer(module: ModuleWeights, rows: str, layout: SequenceLayout, *, layers: int, heads: int) -> str:
+    """Return (B, D): the reading tokens after all blocks of `module.blocks`."""
     for number in range(layers - 1):
-        rows = block(part.below(f"blocks.{number}"), rows, lay, heads)
-    last = part.below(f"blocks.{layers - 1}")
+        rows = block(module.below(f"blocks.{number}"), rows, layout, heads)
+    last = module.below(f"blocks.{layers - 1}")
     normed = last.norm(rows, "ln_1")
-    queries = part.graph.add("Gather", normed, lay.readers, axis=0)
-    mixed = one_query_attention(last.below("attn"), queries, normed, lay, heads)
+    queries = module.graph.add("Gather", normed, layout.pool_rows, axis=0)
+    mixed = one_query_attention(last.below("attn"), queries, normed, layout, heads)
     mixed = last.below("attn").linear(mixed, "out_proj")
-    read = part.graph.add("Add", part.graph.add("Gather", rows, lay.readers, axis=0), mixed)
-    return part.graph.add("Add", read, mlp(last.below("mlp"), last.norm(read, "ln_2")))
+    read = module.graph.add("Add", module.graph.add("Gather", rows, layout.pool_rows, axis=0), mixed)
+    return module.graph.add("Add", read, mlp(last.below("mlp"), last.norm(read, "ln_2")))
 
 
-def block(part: Part, rows: str, lay: Lay, heads: int) -> str:
+def block(module: ModuleWeights, rows: str, layout: SequenceLayout, heads: int) -> str:
     """Attention, then the MLP, each behind a LayerNorm and beside a shortcut; (T, D) for (T, D)."""
-    graph = part.graph
-    rows = graph.add("Add", rows, attention(part.below("attn"), part.norm(rows, "ln_1"), lay, heads))
-    return graph.add("Add", rows, mlp(part.below("mlp"), part.norm(rows, "ln_2")))
+    graph = module.graph
+    rows = graph.add("Add", rows, attention(module.below("attn"), module.norm(rows, "ln_1"), layout, heads))
+    return graph.add("Add", rows, mlp(module.below("mlp"), module.norm(rows, "ln_2")))
 
 
-def attention(part: Part, rows: str, lay: Lay, heads: int) -> str:
+def attention(module: ModuleWeights, rows: str, layout: SequenceLayout, heads: int) -> str:
     """Let every row (T, D) look at its own sequence; returns (T, D)."""
-    graph, width = part.graph, part["q_proj.weight"].shape[0]
+    graph, width = module.graph, module["q_proj.weight"].shape[0]
     scale = np.float32((width // heads) ** -0.5)
     scales = {"q_proj": scale, "k_proj": np.float32(1), "v_proj": np.float32(1)}
-    weight = np.concatenate([part[f"{name}.weight"] * scale for name, scale in scales.items()])
-    bias = np.concatenate([part[f"{name}.bias"] * scale for name, scale in scales.items()])
-    packed = graph.linear(f"{part.prefix}qkv", rows, weight, bias)
-    whole = lay.sequences(graph, packed, 3, heads, width // heads)
+    weight = np.concatenate([module[f"{name}.weight"] * scale for name, scale in scales.items()])
+    bias = np.concatenate([module[f"{name}.bias"] * scale for name, scale in scales.items()])
+    packed = graph.linear(f"{module.prefix}qkv", rows, weight, bias)
+    whole = layout.sequences(graph, packed, 3, heads, width // heads)
     q, k, v = (
         graph.add("Squeeze", piece, graph.ints(2))
         for piece in graph.add_many("Split", whole, outputs=3, axis=2, num_outputs=3)
     )
     queries, values = (graph.add("Transpose", x, perm=(0, 2, 1, 3)) for x in (q, v))
     scores = graph.add("MatMul", queries, graph.add("Transpose", k, perm=(0, 2, 3, 1)))
-    if lay.later:
-        scores = graph.add("Add", scores, lay.later)
+    if layout.later:
+        scores = graph.add("Add", scores, layout.later)
     mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), values)
     mixed = graph.add("Transpose", mixed, perm=(0, 2, 1, 3))
-    return part.linear(lay.rows(graph, mixed, width), "out_proj")
+    return module.linear(layout.rows(graph, mixed, width), "out_proj")
 
 
-def one_query_attention(part: Part, queries: str, rows: str, lay: Lay, heads: int) -> str:
+def one_query_attention(
+    module: ModuleWeights, queries: str, rows: str, layout: SequenceLayout, heads: int
+) -> str:
     """Attend from one query (B, D) per sequence of rows (T, D); returns (B, D) before the output projection.
 
     A key's bias adds the same to all scores of a query: softmax cancels it, so it is not here.
     """
-    graph, width = part.graph, part["q_proj.weight"].shape[0]
+    graph, width = module.graph, module["q_proj.weight"].shape[0]
     size = width // heads
     scale = np.float32(size**-0.5)
     q = graph.linear(
-        f"{part.prefix}q_proj", queries, part["q_proj.weight"] * scale, part["q_proj.bias"] * scale
+        f"{module.prefix}q_proj", queries, module["q_proj.weight"] * scale, module["q_proj.bias"] * scale
     )
     by_head = graph.add("Transpose", graph.reshape(q, -1, heads, size), perm=(1, 0, 2))
-    looks = graph.add("MatMul", by_head, graph.weight(part["k_proj.weight"].reshape(heads, size, width)))
-    tokens = lay.sequences(graph, rows, width)
+    looks = graph.add("MatMul", by_head, graph.weight(module["k_proj.weight"].reshape(heads, size, width)))
+    tokens = layout.sequences(graph, rows, width)
     scores = graph.add(
         "MatMul",
         graph.add("Transpose", looks, perm=(1, 0, 2)),
         graph.add("Transpose", tokens, perm=(0, 2, 1)),
     )
-    if lay.ended:
-        scores = graph.add("Add", scores, lay.ended)
+    if layout.ended:
+        scores = graph.add("Add", scores, layout.ended)
     mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), tokens)
-    value_weight = part["v_proj.weight"].reshape(heads, size, width).transpose(0, 2, 1)
+    value_weight = module["v_proj.weight"].reshape(heads, size, width).transpose(0, 2, 1)
     values = graph.add("MatMul", graph.add("Transpose", mixed, perm=(1, 0, 2)), graph.weight(value_weight))
     values = graph.reshape(graph.add("Transpose", values, perm=(1, 0, 2)), -1, width)
-    return graph.add("Add", values, graph.tensor(part["v_proj.bias"]))
+    return graph.add("Add", values, graph.tensor(module["v_proj.bias"]))
 
 
-def mlp(part: Part, rows: str) -> str:
+def mlp(module: ModuleWeights, rows: str) -> str:
     """Two linear layers with the activation between them."""
-    graph = part.graph
-    inner, outer = (part["c_fc.weight"], part["c_fc.bias"]), part["c_proj.weight"]
-    if part.style.activation == "quick_gelu":
+    graph = module.graph
+    inner, outer = (module["c_fc.weight"], module["c_fc.bias"]), module["c_proj.weight"]
+    if module.style.activation == "quick_gelu":
         # x sigmoid(1.702 x) is SiLU with two scalings, which go into the weights.
         slope = np.float32(QUICK_GELU_SLOPE)
         inner, outer = (inner[0] * slope, inner[1] * slope), outer / slope
-    hidden = graph.linear(f"{part.prefix}c_fc", rows, *inner)
-    if part.style.activation == "quick_gelu":
+    hidden = graph.linear(f"{module.prefix}c_fc", rows, *inner)
+    if module.style.activation == "quick_gelu":
         hidden = graph.add("Mul", hidden, graph.add("Sigmoid", hidden))
     else:
-        approximate = "none" if part.style.activation == "gelu" else "tanh"
+        approximate = "none" if module.style.activation == "gelu" else "tanh"
         hidden = graph.add("Gelu", hidden, approximate=approximate)
-    return graph.linear(f"{part.prefix}c_proj", hidden, outer, part["c_proj.bias"])
+    return graph.linear(f"{module.prefix}c_proj", hidden, outer, module["c_proj.bias"])
 
 
-def vit(part: Part, config: VitConfig, pixels: str) -> str:
-    """Return (B, E) features of normalised pictures (B, 3, H, W)."""
-    graph, length = part.graph, config.grid[0] * config.grid[1] + 1
-    positions = part["positional_embedding"]
-    seen = graph.reshape(patches(part, config, pixels, None), -1, length - 1, config.width)
+def vit(module: ModuleWeights, config: VitConfig, pixels: str) -> str:
+    """Return (B, E) features of normalised images (B, 3, H, W)."""
+    graph, length = module.graph, config.grid[0] * config.grid[1] + 1
+    positions = module["positional_embedding"]
+    seen = graph.reshape(patches(module, config, pixels, None), -1, length - 1, config.width)
     seen = graph.add("Add", seen, graph.tensor(positions[1:]))
     batch = graph.size(pixels, 0)
-    first = graph.tensor((part["class_embedding"] + positions[0]).reshape(1, 1, -1))
+    first = graph.tensor((module["class_embedding"] + positions[0]).reshape(1, 1, -1))
     first = graph.add("Expand", first, graph.add("Concat", batch, graph.ints(1, config.width), axis=0))
     rows = graph.reshape(graph.add("Concat", first, seen, axis=1), -1, config.width)
-    lay = Lay(length, readers=first_of_each(graph, batch, length))
-    read = transformer(part, part.norm(rows, "ln_pre"), lay, layers=config.layers, heads=config.heads)
-    # The last product is never quantised: one row a picture costs nothing, and its errors reach the result.
-    return graph.add("MatMul", part.norm(read, "ln_post"), graph.weight(part["proj"]))
+    layout = SequenceLayout(length, pool_rows=first_of_each(graph, batch, length))
+    read = transformer(module, module.norm(rows, "ln_pre"), layout, layers=config.layers, heads=config.heads)
+    # The last product is never quantised: one row an image costs nothing, and its errors reach the result.
+    return graph.add("MatMul", module.norm(read, "ln_post"), graph.weight(module["proj"]))
 
 
-def patches(part: Part, config: Any, pixels: str, bias: Array | None) -> str:
+def patches(module: ModuleWeights, config: Any, pixels: str, bias: Array | None) -> str:
     """Return (B * P, D): the convolution over patches that do not overlap, as one product of matrices.
 
-    Runtimes are slow at convolutions of 16 and more pixels (onnxruntime: 122 ms against 70 for 32 pictures),
+    Runtimes are slow at convolutions of 16 and more pixels (onnxruntime: 122 ms against 70 for 32 images),
     and a product can be quantised.
     """
-    graph, size = part.graph, config.patch_size
+    graph, size = module.graph, config.patch_size
     rows, columns = config.grid
     covered = rows * size, columns * size
     if covered != tuple(config.image_size):  # what is left at the right and bottom is not looked at
         pixels = graph.add("Slice", pixels, graph.ints(0, 0), graph.ints(*covered), graph.ints(2, 3))
     cut = graph.reshape(pixels, -1, 3, rows, size, columns, size)
     cut = graph.add("Transpose", cut, perm=(0, 2, 4, 1, 3, 5))
-    weight = part["conv1.weight"].reshape(config.width, -1)
-    return graph.linear(f"{part.prefix}conv1", graph.reshape(cut, -1, 3 * size * size), weight, bias)
+    weight = module["conv1.weight"].reshape(config.width, -1)
+    return graph.linear(f"{module.prefix}conv1", graph.reshape(cut, -1, 3 * size * size), weight, bias)
 
 
 def first_of_each(graph: Graph, batch: str, length: int) -> str:
@@ -221,28 +223,28 @@ def first_of_each(graph: Graph, batch: str, length: int) -> str:
     return graph.add("Mul", count, graph.tensor(np.array(length, np.int64)))
 
 
-def resnet(part: Part, config: ResNetConfig, pixels: str) -> str:
-    """Return (B, E) features of normalised pictures (B, 3, H, W)."""
-    graph, x = part.graph, pixels
+def resnet(module: ModuleWeights, config: ResNetConfig, pixels: str) -> str:
+    """Return (B, E) features of normalised images (B, 3, H, W)."""
+    graph, x = module.graph, pixels
     for number in (1, 2, 3):
         x = graph.add(
-            "Relu", _convolution(part, x, f"conv{number}", f"bn{number}", stride=2 if number == 1 else 1)
+            "Relu", _convolution(module, x, f"conv{number}", f"bn{number}", stride=2 if number == 1 else 1)
         )
     x = _pool(graph, x, 2 if config.stem_pool else 1)
     for stage, count in enumerate(config.layers):
         for number in range(count):
-            block = part.below(f"layer{stage + 1}.{number}")
+            block = module.below(f"layer{stage + 1}.{number}")
             x = _bottleneck(block, x, 2 if stage > 0 and number == 0 else 1, first=number == 0)
-    return _attention_pool(part.below("attnpool"), config, x)
+    return _attention_pool(module.below("attnpool"), config, x)
 
 
-def _bottleneck(part: Part, x: str, stride: int, *, first: bool) -> str:
-    graph = part.graph
-    out = graph.add("Relu", _convolution(part, x, "conv1", "bn1"))
-    out = graph.add("Relu", _convolution(part, out, "conv2", "bn2"))
-    out = _convolution(part, _pool(graph, out, stride), "conv3", "bn3")
+def _bottleneck(module: ModuleWeights, x: str, stride: int, *, first: bool) -> str:
+    graph = module.graph
+    out = graph.add("Relu", _convolution(module, x, "conv1", "bn1"))
+    out = graph.add("Relu", _convolution(module, out, "conv2", "bn2"))
+    out = _convolution(module, _pool(graph, out, stride), "conv3", "bn3")
     # Only the first block of a stage changes stride or width, and only there the shortcut has layers.
-    shortcut = _convolution(part, _pool(graph, x, stride), "downsample.0", "downsample.1") if first else x
+    shortcut = _convolution(module, _pool(graph, x, stride), "downsample.0", "downsample.1") if first else x
     return graph.add("Relu", graph.add("Add", out, shortcut))
 
 
@@ -250,21 +252,21 @@ def _pool(graph: Graph, x: str, stride: int) -> str:
     return x if stride == 1 else graph.add("AveragePool", x, kernel_shape=[stride] * 2, strides=[stride] * 2)
 
 
-def _convolution(part: Part, x: str, name: str, norm: str, stride: int = 1) -> str:
+def _convolution(module: ModuleWeights, x: str, name: str, norm: str, stride: int = 1) -> str:
     """Convolve and normalise: the running statistics go into the weights, in double precision."""
-    weight = part[f"{name}.weight"].astype(np.float64)
+    weight = module[f"{name}.weight"].astype(np.float64)
     gain, bias, mean, variance = (
-        part[f"{norm}.{kind}"].astype(np.float64)
+        module[f"{norm}.{kind}"].astype(np.float64)
         for kind in ("weight", "bias", "running_mean", "running_var")
     )
     gain = gain / np.sqrt(variance + BATCH_NORM_EPS)
     folded = (weight * gain[:, None, None, None]).astype(np.float32)
     size = weight.shape[-1]
-    return part.graph.add(
+    return module.graph.add(
         "Conv",
         x,
-        part.graph.weight(folded),
-        part.graph.tensor((bias - mean * gain).astype(np.float32)),
+        module.graph.weight(folded),
+        module.graph.tensor((bias - mean * gain).astype(np.float32)),
         kernel_shape=[size] * 2,
         strides=[stride] * 2,
         pads=[size // 2] * 4,
@@ -274,40 +276,40 @@ def _convolution(part: Part, x: str, name: str, norm: str, stride: int = 1) -> s
 BATCH_NORM_EPS = 1e-5  # torch's default, which every published ModifiedResNet has
 
 
-def _attention_pool(part: Part, config: ResNetConfig, x: str) -> str:
-    graph, width = part.graph, config.output_width
+def _attention_pool(module: ModuleWeights, config: ResNetConfig, x: str) -> str:
+    graph, width = module.graph, config.output_width
     length = config.grid[0] * config.grid[1] + 1
     places = graph.add("Transpose", graph.reshape(x, 0, width, -1), perm=(0, 2, 1))
     mean = graph.add("ReduceMean", places, graph.ints(1), keepdims=1)
     tokens = graph.add("Concat", mean, places, axis=1)
-    tokens = graph.add("Add", tokens, graph.tensor(part["positional_embedding"]))
+    tokens = graph.add("Add", tokens, graph.tensor(module["positional_embedding"]))
     rows = graph.reshape(tokens, -1, width)
-    readers = first_of_each(graph, graph.size(x, 0), length)
-    queries = graph.add("Gather", rows, readers, axis=0)
-    mixed = one_query_attention(part, queries, rows, Lay(length), config.heads)
-    projected = graph.add("MatMul", mixed, graph.weight(part["c_proj.weight"].T))
-    return graph.add("Add", projected, graph.tensor(part["c_proj.bias"]))
+    pool_rows = first_of_each(graph, graph.size(x, 0), length)
+    queries = graph.add("Gather", rows, pool_rows, axis=0)
+    mixed = one_query_attention(module, queries, rows, SequenceLayout(length), config.heads)
+    projected = graph.add("MatMul", mixed, graph.weight(module["c_proj.weight"].T))
+    return graph.add("Add", projected, graph.tensor(module["c_proj.bias"]))
 
 
-def clip_text(part: Part, config: TextConfig, tokens: str) -> str:
+def clip_text(module: ModuleWeights, config: TextConfig, tokens: str) -> str:
     """Return (B, E) features of token ids (B, L) int64, read at the first end token.
 
     The rows behind the end are taken out before the first block, so a batch costs what its texts hold,
     however far it is padded. A text without end token is read at its first token: callers check.
     """
-    graph = part.graph
-    lay, ids, positions = _reading(graph, tokens, config.end_id)
+    graph = module.graph
+    layout, ids, positions = _reading(graph, tokens, config.end_id)
     rows = graph.add(
         "Add",
-        graph.numbers.rows(graph, part["token_embedding.weight"], ids),
-        graph.numbers.rows(graph, part["positional_embedding"], positions),
+        graph.weight_format.rows(graph, module["token_embedding.weight"], ids),
+        graph.weight_format.rows(graph, module["positional_embedding"], positions),
     )
-    read = transformer(part, rows, lay, layers=config.layers, heads=config.heads)
-    return graph.add("MatMul", part.norm(read, "ln_final"), graph.weight(part["text_projection"]))
+    read = transformer(module, rows, layout, layers=config.layers, heads=config.heads)
+    return graph.add("MatMul", module.norm(read, "ln_final"), graph.weight(module["text_projection"]))
 
 
-def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[Lay, str, str]:
-    """Lay the texts of a batch out as rows: the lay, their ids (T,) and their positions (T,)."""
+def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, str, str]:
+    """Lay the texts of a batch out as rows: the layout, their ids (T,) and their positions (T,)."""
     zero, one = (graph.tensor(np.array(value, np.int64)) for value in (0, 1))
     ends = graph.add("Cast", graph.add("Equal", tokens, graph.tensor(np.array(end_id, np.int64))), to=6)
     last = graph.add("ArgMax", ends, axis=1, keepdims=1)  # (B, 1): the first of equal ones
@@ -318,18 +320,20 @@ def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[Lay, str, str]:
     pack = graph.reshape(graph.add("NonZero", flat), -1)  # (T,)
     counts = graph.add("CumSum", graph.add("Cast", flat, to=INT64), zero)
     unpack = graph.add("Sub", counts, one)  # (B * L,)
-    readers = graph.add("Sub", graph.add("CumSum", graph.reshape(graph.add("Add", last, one), -1), zero), one)
+    pool_rows = graph.add(
+        "Sub", graph.add("CumSum", graph.reshape(graph.add("Add", last, one), -1), zero), one
+    )
     hidden, seen = graph.scalar(float(HIDDEN)), graph.scalar(0.0)
     later = graph.add("Less", graph.add("Unsqueeze", places, graph.ints(1)), places)  # (L, L): key > query
     ended = graph.add("Where", graph.add("Unsqueeze", inside, graph.ints(1)), seen, hidden)
-    lay = Lay(
+    layout = SequenceLayout(
         length=None,
         batch_and_length=graph.add("Shape", tokens),
         pack=pack,
         unpack=unpack,
-        readers=readers,
+        pool_rows=pool_rows,
         later=graph.add("Where", later, hidden, seen),
         ended=ended,
     )
     ids = graph.add("Gather", graph.reshape(tokens, -1), pack, axis=0)
-    return lay, ids, graph.add("Mod", pack, length)
+    return layout, ids, graph.add("Mod", pack, length)

@@ -1,6 +1,6 @@
 """SigLIP's towers as ONNX graphs: the same steps as `diptych.models.towers.siglip`.
 
-Pictures: no class token; a learned query attends to the patches of the last layer, then an MLP. Texts: every
+Images: no class token; a learned query attends to the patches of the last layer, then an MLP. Texts: every
 token sees every other, padding too, so nothing is taken out; the last position of the context is read.
 
 Source: Zhai et al. 2023 (SigLIP), section 3; the modules in `diptych.models.towers.siglip`.
@@ -12,8 +12,8 @@ import numpy as np
 
 from diptych.export.graph import Graph
 from diptych.export.towers import (
-    Lay,
-    Part,
+    ModuleWeights,
+    SequenceLayout,
     block,
     first_of_each,
     mlp,
@@ -23,46 +23,46 @@ from diptych.export.towers import (
 )
 
 
-def siglip_vision(part: Part, config: Any, pixels: str) -> str:
-    """Return (B, E) features of normalised pictures (B, 3, H, W)."""
-    graph, length = part.graph, config.grid[0] * config.grid[1]
-    x = graph.reshape(patches(part, config, pixels, part["conv1.bias"]), -1, length, config.width)
-    x = graph.add("Add", x, graph.tensor(part["positional_embedding"]))
+def siglip_vision(module: ModuleWeights, config: Any, pixels: str) -> str:
+    """Return (B, E) features of normalised images (B, 3, H, W)."""
+    graph, length = module.graph, config.grid[0] * config.grid[1]
+    x = graph.reshape(patches(module, config, pixels, module["conv1.bias"]), -1, length, config.width)
+    x = graph.add("Add", x, graph.tensor(module["positional_embedding"]))
     rows = graph.reshape(x, -1, config.width)
-    lay = Lay(length)
+    layout = SequenceLayout(length)
     for number in range(config.layers):
-        rows = block(part.below(f"blocks.{number}"), rows, lay, config.heads)
-    return _pooled(part.below("head"), part.norm(rows, "ln_post"), lay, config, graph.size(pixels, 0))
+        rows = block(module.below(f"blocks.{number}"), rows, layout, config.heads)
+    return _pooled(module.below("head"), module.norm(rows, "ln_post"), layout, config, graph.size(pixels, 0))
 
 
-def _pooled(part: Part, rows: str, lay: Lay, config: Any, batch: str) -> str:
-    """Let the learned query attend to all tokens of each picture, then a residual MLP."""
-    graph = part.graph
-    probe = graph.tensor(part["probe"].reshape(1, -1))
+def _pooled(module: ModuleWeights, rows: str, layout: SequenceLayout, config: Any, batch: str) -> str:
+    """Let the learned query attend to all tokens of each image, then a residual MLP."""
+    graph = module.graph
+    probe = graph.tensor(module["probe"].reshape(1, -1))
     probes = graph.add("Expand", probe, graph.add("Concat", batch, graph.ints(config.width), axis=0))
-    mixed = one_query_attention(part.below("attn"), probes, rows, lay, config.heads)
-    pooled = part.below("attn").linear(mixed, "out_proj")
-    return graph.add("Add", pooled, mlp(part.below("mlp"), part.norm(pooled, "ln")))
+    mixed = one_query_attention(module.below("attn"), probes, rows, layout, config.heads)
+    pooled = module.below("attn").linear(mixed, "out_proj")
+    return graph.add("Add", pooled, mlp(module.below("mlp"), module.norm(pooled, "ln")))
 
 
-def siglip_text(part: Part, config: Any, tokens: str) -> str:
+def siglip_text(module: ModuleWeights, config: Any, tokens: str) -> str:
     """Return (B, E) features of token ids (B, L) int64, filled up with the pad token to the whole context."""
-    graph, context = part.graph, config.context_length
+    graph, context = module.graph, config.context_length
     full = _filled(graph, tokens, context, config.pad_id)
-    rows = graph.numbers.rows(graph, part["token_embedding.weight"], graph.reshape(full, -1))
+    rows = graph.weight_format.rows(graph, module["token_embedding.weight"], graph.reshape(full, -1))
     x = graph.add(
-        "Add", graph.reshape(rows, -1, context, config.width), graph.tensor(part["positional_embedding"])
+        "Add", graph.reshape(rows, -1, context, config.width), graph.tensor(module["positional_embedding"])
     )
     last = graph.tensor(np.array(context - 1, np.int64))
-    readers = graph.add("Add", first_of_each(graph, graph.size(tokens, 0), context), last)
-    lay = Lay(context, readers=readers)
+    pool_rows = graph.add("Add", first_of_each(graph, graph.size(tokens, 0), context), last)
+    layout = SequenceLayout(context, pool_rows=pool_rows)
     rows = graph.reshape(x, -1, config.width)
-    read = transformer(part, rows, lay, layers=config.layers, heads=config.heads)
-    read = part.norm(read, "ln_final")
+    read = transformer(module, rows, layout, layers=config.layers, heads=config.heads)
+    read = module.norm(read, "ln_final")
     if not config.head:
         return read
-    projected = graph.add("MatMul", read, graph.weight(part["head.weight"].T))
-    return graph.add("Add", projected, graph.tensor(part["head.bias"]))
+    projected = graph.add("MatMul", read, graph.weight(module["head.weight"].T))
+    return graph.add("Add", projected, graph.tensor(module["head.bias"]))
 
 
 def _filled(graph: Graph, tokens: str, context: int, pad_id: int) -> str:

@@ -4,7 +4,7 @@ Embeddings of one model crowd in a narrow cone, so their plain cosines look fine
 the cosine after taking the mean embedding away shows it. Both are stated, and where there are labels the
 zero-shot accuracy of both too.
 
-Reads: the golden inputs, the embedded scenes, and pictures of the user's source if there is one.
+Reads: the reference inputs, the embedded scenes, and images of the user's source if there is one.
 Writes: nothing.
 """
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from diptych.models.runtimes.exported import ExportedModel
 
 SCENES = 60
-"""Drawn pictures and captions that every export is compared on, besides the golden ones."""
+"""Drawn images and captions that every export is compared on, besides the reference inputs."""
 SCENES_SEED = 2026
-SOURCE_PICTURES = 256
-"""Pictures of the user's own source that are compared: enough for the mean to mean something."""
+SOURCE_IMAGES = 256
+"""Images of the user's own source that are compared: enough for the mean to mean something."""
 
 FLOORS = {"float32": 0.999999, "float16": 0.9999, "int8": 0.99}
-"""Cosine on the golden inputs below which an export is not published."""
+"""Cosine on the reference inputs below which an export is not published."""
 LARGEST_DIFFERENCE = 1e-5
 """Of a float32 export's unit embeddings: what rounding in another order leaves of 24 layers is a tenth."""
 
@@ -48,7 +48,7 @@ class Parity:
 
     Attributes:
         count: inputs compared.
-        golden_cosine_min: smallest cosine on the golden inputs, which loading checks again.
+        reference_cosine_min: smallest cosine on the reference inputs, which loading checks again.
         cosine_min: smallest cosine.
         cosine_mean: mean cosine.
         centred_cosine_min: smallest cosine after the mean embedding is taken from both sides.
@@ -57,7 +57,7 @@ class Parity:
     """
 
     count: int
-    golden_cosine_min: float
+    reference_cosine_min: float
     cosine_min: float
     cosine_mean: float
     centred_cosine_min: float
@@ -65,11 +65,11 @@ class Parity:
     largest_difference: float
 
 
-def parity(found: Floats, expected: Floats, *, golden: int) -> Parity:
-    """Compare unit embeddings (N, E); the first `golden` rows are those of the golden inputs.
+def parity(found: Floats, expected: Floats, *, stored: int) -> Parity:
+    """Compare unit embeddings (N, E); the first `stored` rows are those of the reference inputs.
 
     >>> one = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], np.float32)
-    >>> parity(one, one, golden=2).centred_cosine_min
+    >>> parity(one, one, stored=2).centred_cosine_min
     1.0
     """
     cosines = _cosines(found, expected)
@@ -77,7 +77,7 @@ def parity(found: Floats, expected: Floats, *, golden: int) -> Parity:
     centred = _cosines(found - mean, expected - mean)
     return Parity(
         count=len(found),
-        golden_cosine_min=_round(cosines[:golden].min()),
+        reference_cosine_min=_round(cosines[:stored].min()),
         cosine_min=_round(cosines.min()),
         cosine_mean=_round(cosines.mean()),
         centred_cosine_min=_round(centred.min()),
@@ -98,7 +98,7 @@ def _round(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Pictures and texts that both models embed.
+    """Images and texts that both models embed.
 
     Attributes:
         images: encoded files.
@@ -119,22 +119,22 @@ def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int 
     """
     pairs = list(scene_pairs(SCENES, seed=seed, split="test"))
     if source is not None:
-        pairs += islice(source.pairs(Counts()), part, 2 * SOURCE_PICTURES, 2)
+        pairs += islice(source.pairs(Counts()), part, 2 * SOURCE_IMAGES, 2)
     return Probe(
         tuple(pair.image for pair in pairs), tuple(pair.captions[0] for pair in pairs if pair.captions)
     )
 
 
 def compare(
-    model: "Model", exported: "ExportedModel", golden: Mapping[str, NDArray[Any]], inputs: Probe
+    model: "Model", exported: "ExportedModel", stored: Mapping[str, NDArray[Any]], inputs: Probe
 ) -> dict[str, Parity]:
     """Embed the same inputs with both.
 
     Args:
         model: the original, in float32.
         exported: its export.
-        golden: the original's golden tensors.
-        inputs: further pictures and texts.
+        stored: the original's reference tensors.
+        inputs: further images and texts.
 
     Returns:
         By tower.
@@ -147,16 +147,16 @@ def compare(
     readable = np.isfinite(images[1][:, 0])
     images = [rows[readable] for rows in images]
     own = {
-        "image": exported.image_rows(golden["pixels"]),
-        "text": exported.text_rows(golden["tokens"]),
+        "image": exported.image_rows(stored["pixels"]),
+        "text": exported.text_rows(stored["tokens"]),
     }
     result = {}
     for tower, (found, expected) in {"image": images, "text": texts}.items():
-        reference = golden[f"{tower}_embeds"]
+        reference = stored[f"{tower}_embeds"]
         result[tower] = parity(
             np.concatenate([own[tower], found]),
             np.concatenate([reference, expected]),
-            golden=len(reference),
+            stored=len(reference),
         )
     return result
 
@@ -169,12 +169,12 @@ def require(found: Mapping[str, Parity], precision: str, *, where: Path) -> None
     """
     for tower, told in found.items():
         exact = precision != "float32" or told.largest_difference <= LARGEST_DIFFERENCE
-        if exact and told.golden_cosine_min >= FLOORS[precision]:
+        if exact and told.reference_cosine_min >= FLOORS[precision]:
             continue
         raise IntegrityError(
             f"the exported {tower} tower does not give what the model gives",
             where=where,
-            found=f"cosine {told.golden_cosine_min:.6f}, difference {told.largest_difference:.1e}",
+            found=f"cosine {told.reference_cosine_min:.6f}, difference {told.largest_difference:.1e}",
             expected=f"cosine {FLOORS[precision]:g} or more"
             + (f", difference up to {LARGEST_DIFFERENCE:g}" if precision == "float32" else ""),
             fix="export with --precision float32" if precision != "float32" else "report this as a bug",
@@ -197,7 +197,7 @@ def zero_shot_change(
     return {
         "source": source.name,
         "labels": labels,
-        "pictures": max((metric.n for metric in scores[0].values()), default=0),
+        "images": max((metric.n for metric in scores[0].values()), default=0),
         "original": {name: metric.value for name, metric in scores[0].items()},
         "exported": {name: metric.value for name, metric in scores[1].items()},
     }

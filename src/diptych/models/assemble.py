@@ -35,7 +35,7 @@ from diptych.models.tokenizers import (
     VOCABULARIES,
     AnyTokenizer,
     is_padded,
-    open_words,
+    open_tokenizer,
     vocabulary_file,
     with_ids,
 )
@@ -86,18 +86,18 @@ def _from_parts(place: Place, parts: Parts, options: _Options, hub: Hub) -> Mode
     with ThreadPoolExecutor(1) as pool:
         # Digests take as long as everything else together, so they run beside it.
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
-        words, files = _tokenizer(parts, options.tokenizer, hub)
+        tokenizer, files = _tokenizer(parts, options.tokenizer, hub)
         digests |= {path: pool.submit(sha256_file, path) for path in files}
         parts.check()
         rows = parts.config.text.vocab_size
-        fitting = with_ids(parts.config, words, file=next(iter(files), "tokenizer="), where=parts.where)
+        fitting = with_ids(parts.config, tokenizer, file=next(iter(files), "tokenizer="), where=parts.where)
         parts = parts.with_config(fitting)
         origin: dict[str, Any] = {"format": parts.format, **place.origin}
         if parts.taken_from:
             origin["taken_from"] = parts.taken_from
         if unused := rows - parts.config.text.vocab_size:
             origin["unused_vocabulary_rows"] = unused
-        found = Model(_build(parts), words, _preprocess(parts, options.preprocess), origin)
+        found = Model(_build(parts), tokenizer, _preprocess(parts, options.preprocess), origin)
         stated = _stated_digests(parts)
         found.provenance["files"] = [
             _entry(path, digest, stated.get(path)) for path, digest in digests.items()
@@ -140,7 +140,7 @@ def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
         given = named_preprocess(given, size)
     if parts.preprocess is None and given is None:
         raise UsageError(
-            "nothing here tells how pictures are prepared for these weights",
+            "nothing here tells how images are prepared for these weights",
             where=parts.where,
             expected="preprocess=",
             fix='pass preprocess="clip" (the paper\'s; most models), "siglip" (squash, 0.5), "half" (0.5; '
@@ -160,7 +160,7 @@ def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
 
 
 def _seen(preprocess: Preprocess) -> tuple[object, ...]:
-    """Return what an evaluation picture depends on; training margins and flips do not count."""
+    """Return what an evaluation image depends on; training margins and flips do not count."""
     return (
         tuple(preprocess.size), preprocess.resize, preprocess.interpolation, preprocess.mean, preprocess.std,
     )  # fmt: skip
@@ -172,7 +172,7 @@ def _tokenizer(
     """Return the tokenizer and the files that it was read from."""
     text = parts.config.text
     path = given if isinstance(given, AnyTokenizer) else _vocabulary(parts, given, hub)
-    found = path if isinstance(path, AnyTokenizer) else open_words(path, text, cleaning=parts.cleaning)
+    found = path if isinstance(path, AnyTokenizer) else open_tokenizer(path, text, cleaning=parts.cleaning)
     if parts.folder == path and parts.format == "transformers":  # open_clip's length is the tower's
         require_length(read_object(parts.folder / TOKENIZER_CONFIG), text.context_length, parts.folder)
     file = None

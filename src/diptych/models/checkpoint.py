@@ -1,11 +1,11 @@
 """A checkpoint is a folder that describes itself and proves on loading that it still means the same.
 
 Reads and writes: ``model.safetensors`` (weights), ``config.json`` (architecture with activation,
-preprocessing, tokenizer facts, provenance), the tokenizer's own files, ``golden.safetensors`` (fixed pictures
-and captions with the embeddings they had when the checkpoint was written) and ``manifest.json`` (sizes and
-digests of all the others).
+preprocessing, tokenizer facts, provenance), the tokenizer's own files, ``reference_outputs.safetensors``
+(fixed images and captions with the embeddings they had when the checkpoint was written; older folders have
+``golden.safetensors``) and ``manifest.json`` (sizes and digests of all the others).
 
-Digests catch every changed byte. The golden embeddings catch what digests cannot: another activation,
+Digests catch every changed byte. The reference outputs catch what digests cannot: another activation,
 tokenizer, transform or arithmetic behind the same bytes.
 """
 
@@ -30,11 +30,15 @@ from diptych.core.machine import processor
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files.verification_cache import VerificationCache
+from diptych.models.files.verification_cache import (
+    REFERENCE_OUTPUTS,
+    VerificationCache,
+    reference_file,
+)
 from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
-from diptych.models.reference_outputs import golden_tensors, verify_golden
-from diptych.models.tokenizers import open_words, vocabulary_file
+from diptych.models.reference_outputs import reference_tensors, verify_reference
+from diptych.models.tokenizers import open_tokenizer, vocabulary_file
 from diptych.models.towers.clip import Clip, meta_init
 from diptych.models.towers.config import ClipConfig, check_sizes
 from diptych.models.towers.numerics import current_engine, device_of, require_float32
@@ -43,7 +47,6 @@ KIND = "checkpoint"
 FORMAT: Literal[1] = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-GOLDEN = "golden.safetensors"
 RUN_MODEL = "model"  # the checkpoint's place in a run's folder
 REMEDY = "restore the checkpoint from a copy, or write it again with save()"
 
@@ -96,7 +99,7 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
             provenance=model.provenance,
         )
         write_json(staged / CONFIG, to_mapping(description))
-        write_bytes(staged / GOLDEN, save_tensors(golden_tensors(model)))
+        write_bytes(staged / REFERENCE_OUTPUTS, save_tensors(reference_tensors(model)))
         outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
         manifest = Manifest(
             kind=KIND, format=FORMAT, outputs=outputs, seconds=round(time.monotonic() - started, 3)
@@ -138,7 +141,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         _check_tokenizer(vocabulary_file(folder, description.model.text), description.tokenizer)
         model = Model(
             _load_clip(description.model, folder / WEIGHTS),
-            open_words(folder, description.model.text),
+            open_tokenizer(folder, description.model.text),
             description.preprocess,
             description.provenance,
         )
@@ -150,7 +153,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         ) from error
     key = f"{processor()}, torch {torch.__version__} {current_engine()}"
     if check or cache.get(key) is None:
-        verify_golden(model, _read_tensors(folder / GOLDEN), where=folder)
+        verify_reference(model, _read_tensors(reference_file(folder)), where=folder)
         cache.put(key, {})
     return model.to(device)
 

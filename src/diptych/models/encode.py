@@ -1,6 +1,6 @@
-"""Turn texts and pictures of any kind, mixed, into rows, in the order given.
+"""Turn texts and images of any kind, mixed, into rows, in the order given.
 
-This is the one path from inputs to towers: `Model.encode` and `diptych.embed` both go through it. Pictures
+This is the one path from inputs to towers: `Model.encode` and `diptych.embed` both go through it. Images
 are decoded and cut to size in a few threads while the model works; texts are de-duplicated and bucketed by
 length, so that a thousand prompts are a handful of batches and no padding is computed.
 
@@ -22,7 +22,7 @@ from diptych.core import checks
 from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, unknown_name
 from diptych.core.progress import Progress
 from diptych.data.images.transforms import Mode, Pixels, Preprocess, check_mode
-from diptych.models.inputs import Picture, as_items, is_text, picture_pixels, require_image
+from diptych.models.inputs import ImageInput, as_items, image_pixels, is_text, require_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +32,8 @@ Precision = Literal["float32", "bfloat16"]
 
 BATCHES_AHEAD = 2
 """Batches that are decoded while one is computed: more only costs memory."""
-TEXTS_PER_PICTURE = 16
-"""Texts in a batch where one number serves both: a caption is that much less work than a picture."""
+TEXTS_PER_IMAGE = 16
+"""Texts in a batch where one number serves both: a caption is that much less work than an image."""
 
 
 class Towers(Protocol):
@@ -72,7 +72,7 @@ class EncodeSettings:
     Attributes:
         precision: what the towers compute in; rows are float32 either way.
         preprocessing: "fast" or "exact", see `data/images/transforms`; None: the model's `bulk_mode`, fast.
-        on_bad: an unreadable picture is an error, once all others are encoded ("raise"), or a row of NaN.
+        on_bad: an unreadable image is an error, once all others are encoded ("raise"), or a row of NaN.
         workers: decoding threads.
     """
 
@@ -111,24 +111,24 @@ def encode_items(
     settings: EncodeSettings,
     progress: Progress | None = None,
 ) -> Floats:
-    """Encode texts and pictures; row i is that of item i.
+    """Encode texts and images; row i is that of item i.
 
     Returns:
         (N, E) float32, not normalised.
 
     Raises:
-        UsageError: an item is neither a text nor a picture.
-        BadInputsError: some pictures cannot be read; it holds the rows of all others.
+        UsageError: an item is neither a text nor an image.
+        BadInputsError: some images cannot be read; it holds the rows of all others.
     """
     texts: list[int] = []
-    pictures: list[int] = []
+    images: list[int] = []
     for position, item in enumerate(items):
-        (texts if is_text(item, position) else pictures).append(position)
+        (texts if is_text(item, position) else images).append(position)
     rows = np.full((len(items), model.config.embed_dim), np.nan, dtype=np.float32)
     encoded = encode_texts(
         model,
         [items[place] for place in texts],
-        batch_size=batch_size * TEXTS_PER_PICTURE,
+        batch_size=batch_size * TEXTS_PER_IMAGE,
         settings=settings,
         unit=False,
     )
@@ -136,13 +136,13 @@ def encode_items(
         rows[texts] = encoded
     bad: dict[int, BadSampleError] = {}
     done = 0
-    batches = encode_pictures(
-        model, (items[place] for place in pictures), batch_size=batch_size, settings=settings, unit=False
+    batches = encode_images(
+        model, (items[place] for place in images), batch_size=batch_size, settings=settings, unit=False
     )
     if progress is not None:
         progress.advance(len(texts))
     for batch, errors in batches:
-        places = pictures[done : done + len(batch)]
+        places = images[done : done + len(batch)]
         rows[places] = batch
         bad.update({places[row]: error for row, error in errors.items()})
         done += len(batch)
@@ -180,21 +180,21 @@ def encode_texts(
     return rows[[place[text] for text in texts]]
 
 
-def encode_pictures(
-    model: Towers, pictures: Iterable[Picture], *, batch_size: int, settings: EncodeSettings, unit: bool
+def encode_images(
+    model: Towers, images: Iterable[ImageInput], *, batch_size: int, settings: EncodeSettings, unit: bool
 ) -> Iterator[tuple[Floats, dict[int, BadSampleError]]]:
-    """Encode pictures batch by batch.
+    """Encode images batch by batch.
 
     Yields:
         (batch_size, E) float32 (the last one shorter), of unit length if `unit`, with a row of NaN for each
-        unreadable picture; and the reason by row of the batch.
+        unreadable image; and the reason by row of the batch.
 
     Raises:
         UsageError: an item is no image, or a batch size below 1.
     """
     checks.whole(batch_size, "batch_size")
     with ThreadPoolExecutor(max_workers=max(1, settings.workers)) as pool:
-        decoded = _decoded(pool, model, pictures, settings, ahead=batch_size * BATCHES_AHEAD)
+        decoded = _decoded(pool, model, images, settings, ahead=batch_size * BATCHES_AHEAD)
         while batch := list(islice(decoded, batch_size)):
             bad = {row: found for row, found in enumerate(batch) if isinstance(found, BadSampleError)}
             readable = [row for row in range(len(batch)) if row not in bad]
@@ -208,24 +208,24 @@ def encode_pictures(
 def _decoded(
     pool: ThreadPoolExecutor,
     model: Towers,
-    pictures: Iterable[Picture],
+    images: Iterable[ImageInput],
     settings: EncodeSettings,
     *,
     ahead: int,
 ) -> Iterator[Pixels | BadSampleError]:
-    """Yield pixels or the reason there are none, in order, with at most `ahead` pictures in flight."""
+    """Yield pixels or the reason there are none, in order, with at most `ahead` images in flight."""
     mode = settings.preprocessing or model.bulk_mode
 
-    def work(picture: Picture) -> Pixels | BadSampleError:
+    def work(image: ImageInput) -> Pixels | BadSampleError:
         try:
-            return picture_pixels(picture, model.preprocess, mode)
+            return image_pixels(image, model.preprocess, mode)
         except BadSampleError as error:
             return error
 
     waiting: deque[Future[Pixels | BadSampleError]] = deque()
-    for position, picture in enumerate(pictures):
-        require_image(picture, position)
-        waiting.append(pool.submit(work, picture))
+    for position, image in enumerate(images):
+        require_image(image, position)
+        waiting.append(pool.submit(work, image))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
@@ -279,8 +279,8 @@ class Encodes:
     """The face of every model that has towers: `encode` and `logits`; see `Towers` for what it builds on.
 
     Attributes:
-        bulk_mode: how pictures are preprocessed where nobody says; a model that runs without torch sets
-            "exact", because importing torch takes longer than the fast mode wins on a few pictures.
+        bulk_mode: how images are preprocessed where nobody says; a model that runs without torch sets
+            "exact", because importing torch takes longer than the fast mode wins on a few images.
     """
 
     bulk_mode: Mode = "fast"
@@ -308,14 +308,14 @@ class Encodes:
         show_progress_bar: bool | None = None,
         **options: Unpack[EncodeOptions],
     ) -> "Floats | Tensor":
-        """Encode texts and pictures, alone or in any mixture.
+        """Encode texts and images, alone or in any mixture.
 
-        A `str` is a text, whatever it says, except `data:image/…;base64,…`. Pictures come as `pathlib.Path`,
-        encoded bytes, Pillow pictures or uint8 arrays (H, W, 3); the path of a picture has to be a `Path`.
+        A `str` is a text, whatever it says, except `data:image/…;base64,…`. Images come as `pathlib.Path`,
+        encoded bytes, Pillow images or uint8 arrays (H, W, 3); the path of an image has to be a `Path`.
 
         Args:
-            inputs: one input, or N of them in any iterable; an array (N, H, W, 3) is N pictures.
-            batch_size: pictures per step; texts go by sixteen times as many.
+            inputs: one input, or N of them in any iterable; an array (N, H, W, 3) is N images.
+            batch_size: images per step; texts go by sixteen times as many.
             normalize_embeddings: scale rows to unit length.
             truncate_dim: keep only this many numbers of each row (before normalising).
             convert_to_numpy: return an array; otherwise a tensor, on the model's device.
@@ -327,9 +327,9 @@ class Encodes:
             (N, E) float32 in the order given; (E,) for one input.
 
         Raises:
-            BadInputsError: some pictures cannot be read. It names their positions, and holds the rows of all
+            BadInputsError: some images cannot be read. It names their positions, and holds the rows of all
                 others in `embeddings`.
-            UsageError: an input is neither a text nor a picture; nothing was encoded.
+            UsageError: an input is neither a text nor an image; nothing was encoded.
         """
         model: Any = self
         settings = EncodeSettings.of(options)
@@ -350,7 +350,7 @@ class Encodes:
         return torch.from_numpy(found).to(model.device)
 
     def logits(self, images: Any, texts: Any) -> Any:
-        """Compare pictures with texts: scale times cosine, plus the bias of models that have one.
+        """Compare images with texts: scale times cosine, plus the bias of models that have one.
 
         Args:
             images: what `encode` takes, or normalised pixels (B_image, 3, H, W) float.
@@ -358,7 +358,7 @@ class Encodes:
 
         Returns:
             logits_per_image (B_image, B_text) float32, of the kind that `encode_image` returns; its transpose
-            compares texts with pictures. `probabilities` says what they mean.
+            compares texts with images. `probabilities` says what they mean.
         """
         model: Any = self
         pixels = getattr(images, "ndim", 0) == 4 and "float" in str(images.dtype)

@@ -1,12 +1,12 @@
-"""What may be encoded: texts, and pictures in any form.
+"""What may be encoded: texts, and images in any form.
 
-What is a text and what is a picture is decided by the type alone, never by looking for a file:
+What is a text and what is an image is decided by the type alone, never by looking for a file:
 
-- `str`: a text, also if it reads like the name of a file; only `data:image/…;base64,…` is a picture
-- `pathlib.Path` (anything with `__fspath__`): a picture's file
-- `bytes`, `bytearray`, `memoryview`: an encoded picture
-- `PIL.Image.Image`: a picture, taken as it is (nothing is turned)
-- `numpy.ndarray` of uint8: a picture, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
+- `str`: a text, also if it reads like the name of a file; only `data:image/…;base64,…` is an image
+- `pathlib.Path` (anything with `__fspath__`): an image's file
+- `bytes`, `bytearray`, `memoryview`: an encoded image
+- `PIL.Image.Image`: an image, taken as it is (nothing is turned)
+- `numpy.ndarray` of uint8: an image, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
 
 Reads: files that are named by a path. Writes: nothing.
 """
@@ -26,7 +26,7 @@ from diptych.core.errors import BadSampleError, Reason, UsageError
 from diptych.data.images.limits import DEFAULT_LIMITS
 from diptych.data.images.transforms import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
 
-Picture = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
+ImageInput = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
 
 DATA_URL = "data:image/"
 CHANNELS = (1, 3, 4)
@@ -54,7 +54,7 @@ def is_single(inputs: Any) -> bool:
 
 
 def is_text(item: Any, position: int) -> bool:
-    """Tell texts from pictures.
+    """Tell texts from images.
 
     Raises:
         UsageError: the item is neither.
@@ -120,45 +120,43 @@ def require_tokens(tokens: Any, vocab_size: int) -> None:
         )
 
 
-def picture_pixels(picture: Picture, preprocess: Preprocess, mode: Mode) -> Pixels:
-    """Return (H, W, 3) uint8 of a picture of any kind.
+def image_pixels(image: ImageInput, preprocess: Preprocess, mode: Mode) -> Pixels:
+    """Return (H, W, 3) uint8 of an image of any kind.
 
     Raises:
         BadSampleError: with the reason.
     """
-    if isinstance(picture, np.ndarray):
-        grey = picture.ndim == 3 and picture.shape[-1] == 1
-        picture = Image.fromarray(np.ascontiguousarray(picture[..., 0] if grey else picture))
-    if isinstance(picture, Image.Image):
+    if isinstance(image, np.ndarray):
+        grey = image.ndim == 3 and image.shape[-1] == 1
+        image = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
+    if isinstance(image, Image.Image):
         try:
-            return evaluation_pixels(picture, preprocess, mode=mode)
+            return evaluation_pixels(image, preprocess, mode=mode)
         except (OSError, ValueError, SyntaxError) as error:  # opened, but not decoded before
-            raise BadSampleError(
-                Reason.UNREADABLE_IMAGE, "the picture cannot be read", found=error
-            ) from error
-    return read_pixels(_bytes_of(picture), preprocess, mode=mode)
+            raise BadSampleError(Reason.UNREADABLE_IMAGE, "the image cannot be read", found=error) from error
+    return read_pixels(_bytes_of(image), preprocess, mode=mode)
 
 
-def _bytes_of(picture: Any) -> bytes:
+def _bytes_of(image: Any) -> bytes:
     """Return the encoded file behind bytes, a path or a data URL."""
-    if isinstance(picture, str):
-        _, found, coded = picture.partition(";base64,")
+    if isinstance(image, str):
+        _, found, coded = image.partition(";base64,")
         try:
             return base64.b64decode(coded.encode("ascii"), validate=bool(found))
         except (binascii.Error, UnicodeEncodeError) as error:
             raise BadSampleError(
-                Reason.UNREADABLE_IMAGE, "the data URL is not base64", found=f"{picture[:40]!r}…"
+                Reason.UNREADABLE_IMAGE, "the data URL is not base64", found=f"{image[:40]!r}…"
             ) from error
-    if isinstance(picture, os.PathLike):
-        path = Path(picture)
+    if isinstance(image, os.PathLike):
+        path = Path(image)
         try:
             with path.open("rb") as file:
                 return file.read(DEFAULT_LIMITS.max_bytes + 1)  # one more, so that too long a file is seen
         except OSError as error:
             raise BadSampleError(
-                Reason.MISSING_IMAGE, "the picture's file cannot be read", where=path, found=error.strerror
+                Reason.MISSING_IMAGE, "the image's file cannot be read", where=path, found=error.strerror
             ) from error
-    return bytes(picture)
+    return bytes(image)
 
 
 def _strange(item: Any, where: str) -> UsageError:
@@ -166,9 +164,9 @@ def _strange(item: Any, where: str) -> UsageError:
     if isinstance(item, np.ndarray):
         found = f"array of shape {item.shape}, {item.dtype}"
     return UsageError(
-        "this is neither a text nor a picture",
+        "this is neither a text nor an image",
         where=where,
         found=found,
-        expected="str, pathlib.Path, bytes, a Pillow picture, or uint8 pixels (H, W, 3)",
+        expected="str, pathlib.Path, bytes, a Pillow image, or uint8 pixels (H, W, 3)",
         fix="tensors of normalised pixels and of tokens go into encode_image and encode_text",
     )

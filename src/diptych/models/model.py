@@ -32,12 +32,12 @@ from diptych.models.towers.text import TextTransformer
 
 
 class Model(Encodes):
-    """Everything that is needed to turn pictures and texts into embeddings.
+    """Everything that is needed to turn images and texts into embeddings.
 
     Args:
         clip: the towers.
         tokenizer: the one that the text tower learned with.
-        preprocess: the transform that the picture tower learned with; called with a Pillow picture it
+        preprocess: the transform that the image tower learned with; called with a Pillow image it
             returns (3, H, W) float32, bit-equal to open_clip's.
         provenance: where the weights come from, plain values.
 
@@ -59,7 +59,7 @@ class Model(Encodes):
         _check_tokenizer(clip.config, tokenizer)
         if tuple(preprocess.size) != tuple(clip.config.vision.image_size):
             raise SettingsError(
-                "preprocessing and picture tower disagree on the picture's size",
+                "preprocessing and image tower disagree on the image's size",
                 where="preprocess.size",
                 found=str(tuple(preprocess.size)),
                 expected=f"{tuple(clip.config.vision.image_size)} (height, width)",
@@ -78,7 +78,7 @@ class Model(Encodes):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the picture tower computes in; pixels are brought to it."""
+        """What the image tower computes in; pixels are brought to it."""
         return next(self.clip.vision.parameters()).dtype
 
     @property
@@ -140,13 +140,13 @@ class Model(Encodes):
         return self.preprocess.normalize(moved)
 
     def preprocess_images(self, images: Iterable[Image.Image]) -> Tensor:
-        """Return (B, 3, H, W) float32, normalised, on the model's device, for pictures of any size."""
+        """Return (B, 3, H, W) float32, normalised, on the model's device, for images of any size."""
         arrays = [evaluation_pixels(image, self.preprocess) for image in images]
         stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
         return self.normalize_pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2))
 
     def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
-        """Return image_features (B, E) of normalised pictures (B, 3, H, W); no gradients, evaluation mode.
+        """Return image_features (B, E) of normalised images (B, 3, H, W); no gradients, evaluation mode.
 
         With `normalize` they come as image_embeds, float32 of unit length.
         """
@@ -156,7 +156,7 @@ class Model(Encodes):
             return unit_length(features) if normalize else features
 
     def pool_image(self, pixels: Tensor) -> Tensor:
-        """Return (B, D) of normalised pictures (B, 3, H, W): what the tower knows before the projection.
+        """Return (B, D) of normalised images (B, 3, H, W): what the tower knows before the projection.
 
         Linear probes read it; see `diptych.embed.penultimate`.
         """

@@ -1,7 +1,7 @@
-"""Fixed pictures and captions, and the embeddings that a model gave for them when it was saved.
+"""Fixed images and captions, and the embeddings that a model gave for them when it was saved.
 
-The pictures are drawn by a formula and stored as pixels, so a later version of the formula cannot change what
-is compared. Each step from picture and caption to embedding is stored: a difference is reported where it
+The images are drawn by a formula and stored as pixels, so a later version of the formula cannot change what
+is compared. Each step from image and caption to embedding is stored: a difference is reported where it
 begins.
 """
 
@@ -42,15 +42,15 @@ _ASPECTS = ((1.0, 1.0), (1.25, 1.0), (1.0, 1.5), (0.75, 0.875))
 _ADDED_TOKENS_IN_A_CAPTION = 8
 
 
-def golden_captions(model: Model) -> tuple[str, ...]:
+def reference_captions(model: Model) -> tuple[str, ...]:
     """Return the captions that a model is checked on: `CAPTIONS`, then all tokens added to its vocabulary."""
     added = model.tokenizer.added
     step = max(1, min(_ADDED_TOKENS_IN_A_CAPTION, (model.tokenizer.context_length - 2) // 2))
     return (*CAPTIONS, *(" a ".join(added[start : start + step]) for start in range(0, len(added), step)))
 
 
-def golden_pictures(size: tuple[int, int]) -> list[np.ndarray]:
-    """Draw four pictures whose shapes exercise resizing and cropping.
+def reference_images(size: tuple[int, int]) -> list[np.ndarray]:
+    """Draw four images whose shapes exercise resizing and cropping.
 
     Args:
         size: the model's (height, width).
@@ -58,56 +58,56 @@ def golden_pictures(size: tuple[int, int]) -> list[np.ndarray]:
     Returns:
         Four (H', W', 3) uint8 arrays: crossing waves of growing frequency, no two channels alike.
     """
-    pictures = []
+    images = []
     for number, (tall, wide) in enumerate(_ASPECTS):
         height, width = round(size[0] * tall), round(size[1] * wide)
         y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
         turns = 2.0 ** (number + 1)
         waves = [np.sin(2 * np.pi * (turns * x * (1 + c) + turns * y * (3 - c) + c / 3)) for c in range(3)]
-        pictures.append(np.round(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8))
-    return pictures
+        images.append(np.round(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8))
+    return images
 
 
-def golden_tensors(model: Model) -> dict[str, Tensor]:
-    """Return pictures, pixels, tokens and float32 embeddings of the model as it is now."""
+def reference_tensors(model: Model) -> dict[str, Tensor]:
+    """Return images, pixels, tokens and float32 embeddings of the model as it is now."""
     tensors: dict[str, Tensor] = {}
-    pictures = golden_pictures(model.preprocess.size)
-    for number, picture in enumerate(pictures):
-        tensors[f"picture_{number}"] = torch.from_numpy(picture)
-    tensors["pixels"] = _pixels(model, pictures)
-    tensors["tokens"] = model.tokenize(golden_captions(model))
+    images = reference_images(model.preprocess.size)
+    for number, image in enumerate(images):
+        tensors[f"picture_{number}"] = torch.from_numpy(image)
+    tensors["pixels"] = _pixels(model, images)
+    tensors["tokens"] = model.tokenize(reference_captions(model))
     tensors["image_embeds"], tensors["text_embeds"] = _embeds(model, tensors)
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def verify_golden(model: Model, golden: Mapping[str, Tensor], *, where: str | Path) -> None:
+def verify_reference(model: Model, stored: Mapping[str, Tensor], *, where: str | Path) -> None:
     """Hold the model against the embeddings it was saved with.
 
     Args:
         model: in evaluation mode or not, on the CPU.
-        golden: as written by `golden_tensors`.
+        stored: as written by `reference_tensors`.
         where: the checkpoint, for the message.
 
     Raises:
         IntegrityError: preprocessing, tokenizer or towers give something else; says which.
     """
     try:
-        require_kinds(golden, where)
-        pictures = [golden[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
-        pixels = _pixels(model, pictures)
-        _compare("the preprocessing", pixels, golden["pixels"], PIXEL_TOLERANCE, where)
-        _compare("the tokenizer", model.tokenize(golden_captions(model)), golden["tokens"], 0, where)
-        image_embeds, text_embeds = _embeds(model, golden)
-        _compare("the picture tower", image_embeds, golden["image_embeds"], TOLERANCE, where)
-        _compare("the text tower", text_embeds, golden["text_embeds"], TOLERANCE, where)
+        require_kinds(stored, where)
+        images = [stored[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
+        pixels = _pixels(model, images)
+        _compare("the preprocessing", pixels, stored["pixels"], PIXEL_TOLERANCE, where)
+        _compare("the tokenizer", model.tokenize(reference_captions(model)), stored["tokens"], 0, where)
+        image_embeds, text_embeds = _embeds(model, stored)
+        _compare("the image tower", image_embeds, stored["image_embeds"], TOLERANCE, where)
+        _compare("the text tower", text_embeds, stored["text_embeds"], TOLERANCE, where)
     except KeyError as error:
         raise IntegrityError(
-            "the golden embeddings are incomplete", where=where, found=f"no tensor {error}"
+            "the reference outputs are incomplete", where=where, found=f"no tensor {error}"
         ) from error
 
 
-def _pixels(model: Model, pictures: list[np.ndarray]) -> Tensor:
-    arrays = [evaluation_pixels(Image.fromarray(picture), model.preprocess) for picture in pictures]
+def _pixels(model: Model, images: list[np.ndarray]) -> Tensor:
+    arrays = [evaluation_pixels(Image.fromarray(image), model.preprocess) for image in images]
     return torch.from_numpy(np.stack(arrays))
 
 
@@ -117,14 +117,14 @@ def _embeds(model: Model, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
     return images.cpu().clone(), texts.cpu().clone()
 
 
-def _compare(part: str, found: Tensor, golden: Tensor, tolerance: float, where: str | Path) -> None:
-    if found.shape == golden.shape:
-        difference = (found.double() - golden.double()).abs().max().item()
+def _compare(part: str, found: Tensor, stored: Tensor, tolerance: float, where: str | Path) -> None:
+    if found.shape == stored.shape:
+        difference = (found.double() - stored.double()).abs().max().item()
         if difference <= tolerance:
             return
         told = f"a difference of {difference:.2g}"
     else:
-        told = f"shape {list(found.shape)} instead of {list(golden.shape)}"
+        told = f"shape {list(found.shape)} instead of {list(stored.shape)}"
     raise IntegrityError(
         f"{part} no longer gives what it gave when the checkpoint was saved",
         where=where,

@@ -24,7 +24,7 @@ VOCABULARIES: dict[str, tuple[str, ...]] = {
 """Files that hold a vocabulary, by the kind of the text tower."""
 
 
-def open_words(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = None) -> AnyTokenizer:
+def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = None) -> AnyTokenizer:
     """Open the tokenizer of a text tower.
 
     Args:
@@ -43,12 +43,12 @@ def open_words(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = N
     )
 
 
-def with_ids(config: ClipConfig, words: AnyTokenizer, *, file: object, where: object) -> ClipConfig:
+def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where: object) -> ClipConfig:
     """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell.
 
     Args:
         config: as `formats` read it.
-        words: the tokenizer.
+        tokenizer: the tokenizer.
         file: the vocabulary, for messages.
         where: the weights, likewise.
 
@@ -56,35 +56,40 @@ def with_ids(config: ClipConfig, words: AnyTokenizer, *, file: object, where: ob
         SettingsError: tokenizer and text tower do not fit.
     """
     text = config.text
-    if isinstance(words, SiglipTokenizer):
+    if isinstance(tokenizer, SiglipTokenizer):
         return config.with_tokenizer(
-            vocab_size=text.vocab_size, start_id=words.start_id, end_id=words.end_id, pad_id=words.pad_id
+            vocab_size=text.vocab_size,
+            start_id=tokenizer.start_id,
+            end_id=tokenizer.end_id,
+            pad_id=tokenizer.pad_id,
         )
     told = text.end_id != NO_TOKEN
-    padded = told or (words.is_published and is_padded(text.vocab_size))
-    if not told and words.end_id != words.vocab_size - 1:
+    padded = told or (tokenizer.is_published and is_padded(text.vocab_size))
+    if not told and tokenizer.end_id != tokenizer.vocab_size - 1:
         raise SettingsError(
             "these weights read a text at its largest id, and the tokenizer has ids beyond its end token",
             where=where,
-            found=f"the end token {words.end_id} of {words.vocab_size} ids",
+            found=f"the end token {tokenizer.end_id} of {tokenizer.vocab_size} ids",
             expected="a configuration that states the end token",
-            fix=f"set eos_token_id {words.end_id} in transformers' config.json (in text_config), or "
-            f'pool_type "eos" and eos_id {words.end_id} in open_clip\'s (in text_cfg)',
+            fix=f"set eos_token_id {tokenizer.end_id} in transformers' config.json (in text_config), or "
+            f'pool_type "eos" and eos_id {tokenizer.end_id} in open_clip\'s (in text_cfg)',
         )
     for name, expected, fits in (
-        ("context_length", text.context_length, words.context_length == text.context_length),
-        ("end_id", text.end_id, not told or words.end_id == text.end_id),
-        ("vocab_size", text.vocab_size, words.vocab_size == text.vocab_size or padded),
+        ("context_length", text.context_length, tokenizer.context_length == text.context_length),
+        ("end_id", text.end_id, not told or tokenizer.end_id == text.end_id),
+        ("vocab_size", text.vocab_size, tokenizer.vocab_size == text.vocab_size or padded),
     ):
-        if not fits or words.vocab_size > text.vocab_size:
+        if not fits or tokenizer.vocab_size > text.vocab_size:
             raise SettingsError(
                 "tokenizer and text tower do not fit",
                 where=f"{file}: {name}",
-                found=getattr(words, name),
+                found=getattr(tokenizer, name),
                 expected=f"{expected} as in the weights and configuration of {where}",
                 fix="pass tokenizer= with the vocabulary that the model learned with",
             )
-    return config.with_tokenizer(vocab_size=words.vocab_size, start_id=words.start_id, end_id=words.end_id)
+    return config.with_tokenizer(
+        vocab_size=tokenizer.vocab_size, start_id=tokenizer.start_id, end_id=tokenizer.end_id
+    )
 
 
 def is_padded(rows: int) -> bool:

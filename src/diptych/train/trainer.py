@@ -24,7 +24,7 @@ from diptych.data.loader import Loader
 from diptych.models import checkpoint
 from diptych.models.model import Model
 from diptych.models.towers.config import ClipConfig, TextConfig
-from diptych.models.towers.text import plan_reading
+from diptych.models.towers.text import pack_sequences
 from diptych.train import state
 from diptych.train.loss import contrastive_loss
 from diptych.train.metrics_log import MetricsLog, evaluations
@@ -321,7 +321,7 @@ def prepare_loader(loader: Loader, model: Model) -> None:
     text = model.config.text
     if isinstance(text, TextConfig):
         one_group = model.device.type != "cpu"
-        loader.pack = partial(plan_reading, end_id=text.end_id, one_group=one_group)
+        loader.pack = partial(pack_sequences, end_id=text.end_id, one_group=one_group)
 
 
 def require_loss(config: ClipConfig, loss: Loss = contrastive_loss) -> None:

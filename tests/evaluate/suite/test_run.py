@@ -265,7 +265,7 @@ def test_features_go_on_where_they_stopped_and_damage_is_found(
     def never(*words: object, **options: object) -> None:
         raise AssertionError("the picture was embedded again")
 
-    monkeypatch.setattr(features_cache, "encode_pictures", never)
+    monkeypatch.setattr(features_cache, "encode_images", never)
     again = cached_pairs(Colours(), source, tmp_path / "features", **words)
     assert np.array_equal(again.image_embeds, rows.image_embeds) and again.counts == rows.counts
     (file,) = (tmp_path / "features").rglob("rows.npy")

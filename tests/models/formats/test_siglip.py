@@ -30,7 +30,7 @@ from diptych.models.towers.config import (
 from diptych.models.towers.timm_trunks import Trunk
 
 CONTEXT, VOCABULARY = 12, 90
-# SO400M's traps: a picture size that is no multiple of the patch, an MLP width that is none of the tower's.
+# SO400M's traps: an image size that is no multiple of the patch, an MLP width that is none of the tower's.
 TEXT = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
@@ -83,7 +83,7 @@ def theirs(**changes: Any) -> SiglipModel:
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Return 4 pictures and 8 texts: one empty, one that fills the context, the others padded with 1."""
+    """Return 4 images and 8 texts: one empty, one that fills the context, the others padded with 1."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randn(4, 3, 52, 52, generator=generator)
     tokens = torch.randint(2, VOCABULARY, (8, CONTEXT), generator=generator)

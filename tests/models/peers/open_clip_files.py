@@ -7,7 +7,7 @@ write: reads setup.json (model_cfg, preprocess_cfg), builds the model with rando
 `plain/` (a folder without tokenizer) and `archive.pt` (TorchScript, half precision where OpenAI's is).
 read: loads `model/` with open_clip's own loader, or `model/model.pt` with its loader of OpenAI's files.
 
-Both write out.safetensors: pixels of picture_*.png, tokens of captions.json, features of both.
+Both write out.safetensors: pixels of image_*.png, tokens of captions.json, features of both.
 """
 
 import contextlib
@@ -116,8 +116,8 @@ def read(folder: Path) -> None:
 
 
 def answer(folder: Path, model: torch.nn.Module, transform: object, tokenizer: object) -> None:
-    pictures = [Image.open(path) for path in sorted(folder.glob("picture_*.png"))]
-    pixels = torch.stack([transform(picture) for picture in pictures])
+    images = [Image.open(path) for path in sorted(folder.glob("image_*.png"))]
+    pixels = torch.stack([transform(image) for image in images])
     tokens = tokenizer(json.loads((folder / "captions.json").read_text()))
     bias = getattr(model, "logit_bias", None)
     with torch.no_grad():

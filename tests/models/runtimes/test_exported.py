@@ -73,7 +73,7 @@ def test_the_whole_path_from_files_to_scores_is_the_models(
     exported = load_exported(written, backend)
     files = [pair.image for pair in scene_pairs(9, seed=3)]
     texts = ["two dogs", "", "a red circle above a blue square " * 9, "two dogs"]
-    for embed, given in ((embed_images, [*files, b"no picture"]), (embed_texts, texts)):
+    for embed, given in ((embed_images, [*files, b"no image"]), (embed_texts, texts)):
         ours, theirs = embed(exported, given), embed(original, given)  # type: ignore[operator]
         assert ours.dtype == np.float32
         assert np.nanmax(np.abs(ours - theirs)) < 1e-5
@@ -88,9 +88,9 @@ def test_the_whole_path_from_files_to_scores_is_the_models(
 
 def test_arrays_and_tensors_go_in_and_come_out(original: Model, written: Path) -> None:
     exported = load_exported(written, "onnx")
-    pictures = [Image.new("RGB", (90, 40), "red"), Image.new("L", (30, 70), 9)]
-    pixels = exported.preprocess_images(pictures)
-    expected = original.preprocess_images(pictures)
+    images = [Image.new("RGB", (90, 40), "red"), Image.new("L", (30, 70), 9)]
+    pixels = exported.preprocess_images(images)
+    expected = original.preprocess_images(images)
     assert np.abs(pixels - expected.numpy()).max() < 1e-6
     array, tensor = exported.embed_image(pixels), exported.embed_image(expected)
     assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
@@ -131,7 +131,7 @@ def test_the_first_embedding_needs_no_torch(written: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["image.onnx", "text.onnx", "config.json", "golden.safetensors", "tokenizer.json"]
+    "name", ["image.onnx", "text.onnx", "config.json", "reference_outputs.safetensors", "tokenizer.json"]
 )
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_every_damaged_file_is_named_even_after_a_good_load(copied: Path, name: str, damage: str) -> None:
@@ -194,7 +194,7 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    real, tried = verification_cache.check_file, backend_choice.check_golden
+    real, tried = verification_cache.check_file, backend_choice.check_reference
 
     def counting(folder: Path, entry: object) -> Path:
         checked.append(entry.name)  # type: ignore[attr-defined]
@@ -202,7 +202,7 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
 
     monkeypatch.setattr(verification_cache, "check_file", counting)
     monkeypatch.setattr(
-        backend_choice, "check_golden", lambda *a, **k: (checked.append("golden"), tried(*a, **k))[1]
+        backend_choice, "check_reference", lambda *a, **k: (checked.append("reference"), tried(*a, **k))[1]
     )
 
     def loading(**options: bool) -> set[str]:
@@ -210,12 +210,12 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
         load_exported(copied, "onnx", **options)  # type: ignore[arg-type]
         return set(checked)
 
-    everything = {entry.name for entry in read_manifest(copied).outputs} | {"golden"}
+    everything = {entry.name for entry in read_manifest(copied).outputs} | {"reference"}
     assert loading() == everything
     assert loading() == set()
     assert loading(verify=True) == everything
     os.utime(copied / "text.onnx")
-    assert loading() == {"text.onnx", "golden"}
+    assert loading() == {"text.onnx", "reference"}
     for rubbish in ("{", '{"files": 3}', '{"files": {"image.onnx": ["x"]}, "cosines": {}}', "[]"):
         (copied / "verification_cache.json").write_text(rubbish)
         assert loading() == everything
@@ -248,7 +248,7 @@ def test_auto_takes_the_first_plan_that_keeps_the_cosine_and_checks_it_once(
 
     monkeypatch.setattr(backend_choice, "plans", lambda *_, **__: plans)
     monkeypatch.setattr(backend_choice, "version", lambda _: "1")
-    monkeypatch.setattr(backend_choice, "check_golden", checking)
+    monkeypatch.setattr(backend_choice, "check_reference", checking)
     assert load_exported(copied).plan == plans[chosen]
     assert load_exported(copied).plan == plans[chosen]
     assert tries == plans[: chosen + 1]

@@ -55,10 +55,10 @@ def test_groups_do_not_see_each_other(causal: bool) -> None:
     assert torch.allclose(together, apart, atol=1e-12)
 
 
-@pytest.mark.parametrize(("causal", "readers"), [(False, [0, 3, 6]), (True, [2, 5, 10])])
-def test_reading_one_token_equals_that_row_of_the_whole_block(causal: bool, readers: list[int]) -> None:
+@pytest.mark.parametrize(("causal", "pool_rows"), [(False, [0, 3, 6]), (True, [2, 5, 10])])
+def test_reading_one_token_equals_that_row_of_the_whole_block(causal: bool, pool_rows: list[int]) -> None:
     one, x, groups = block(causal=causal), rows(11), [(2, 3), (1, 5)]
-    index = torch.tensor(readers)
+    index = torch.tensor(pool_rows)
     whole, read = one(x, groups)[index], one.pooled(x, groups, index, [None, None])
     assert torch.allclose(read, whole, atol=1e-12)
     parameters = list(one.parameters())

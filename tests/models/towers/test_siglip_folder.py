@@ -14,7 +14,7 @@ from diptych.core.errors import UnknownNameError, UsageError
 from diptych.data.tokenizers.siglip import SiglipTokenizer
 from diptych.models.formats.convert import convert
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, golden_pictures
+from diptych.models.reference_outputs import CAPTIONS, reference_images
 
 sentencepiece = pytest.importorskip("sentencepiece")
 
@@ -54,28 +54,28 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures() -> list[Image.Image]:
-    return [Image.fromarray(picture) for picture in golden_pictures((SIDE, SIDE))]
+def images() -> list[Image.Image]:
+    return [Image.fromarray(image) for image in reference_images((SIDE, SIDE))]
 
 
 def peers_embeds(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return transformers' image_embeds, text_embeds and logits_per_image for pictures and captions."""
+    """Return transformers' image_embeds, text_embeds and logits_per_image for images and captions."""
     from transformers import SiglipModel
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
     from transformers.models.siglip.tokenization_siglip import SiglipTokenizer as Theirs
 
-    words, images = Theirs.from_pretrained(folder), SiglipImageProcessorPil.from_pretrained(folder)
-    ids = words(list(CAPTIONS), padding="max_length", truncation=True, max_length=CONTEXT)["input_ids"]
+    tokenizer, processor = Theirs.from_pretrained(folder), SiglipImageProcessorPil.from_pretrained(folder)
+    ids = tokenizer(list(CAPTIONS), padding="max_length", truncation=True, max_length=CONTEXT)["input_ids"]
     with torch.no_grad():
         found = SiglipModel.from_pretrained(folder).eval()(
-            input_ids=torch.tensor(ids), pixel_values=images(pictures(), return_tensors="pt")["pixel_values"]
+            input_ids=torch.tensor(ids), pixel_values=processor(images(), return_tensors="pt")["pixel_values"]
         )
     return found.image_embeds, found.text_embeds, found.logits_per_image
 
 
 def embeds(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     rows = [model.encode(items, normalize_embeddings=True, preprocessing="exact") for items in
-            (pictures(), list(CAPTIONS))]  # fmt: skip
+            (images(), list(CAPTIONS))]  # fmt: skip
     return torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
 
 
@@ -90,7 +90,7 @@ def test_folder_of_transformers_is_the_same_model(written: Path) -> None:
     assert isinstance(model.tokenizer, SiglipTokenizer)
     assert (model.preprocess.resize, model.preprocess.mean) == ("squash", (0.5, 0.5, 0.5))
     near(model, written)
-    found, expected = model.logits(pictures(), list(CAPTIONS)), peers_embeds(written)[2]
+    found, expected = model.logits(images(), list(CAPTIONS)), peers_embeds(written)[2]
     assert (found - expected).abs().max() < 1e-4
     assert model.bias != 0
     for kind in (found, found.numpy()):
@@ -104,9 +104,9 @@ def test_classify_says_whether_each_name_fits_by_itself(written: Path, tmp_path:
     from diptych.cli.queries import classify_images
 
     names = list(CAPTIONS[1:4])
-    pictures()[0].save(tmp_path / "0.png")
+    images()[0].save(tmp_path / "0.png")
     (found,), unreadable = classify_images(str(written), [tmp_path / "0.png"], names, "")
-    assert not unreadable
+    assert not unreadable.dropped
     expected = peers_embeds(written)[2][0, 1:4].sigmoid()
     shares = {entry["label"]: entry["probability"] for entry in found["labels"]}
     for name, share in zip(names, expected.tolist(), strict=True):
@@ -142,10 +142,10 @@ def exported(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_has_the_same_face_and_numbers(written: Path, exported: Path) -> None:
     model, torchs = diptych.load(exported, backend="onnx"), diptych.load(written)
     near(model, written)
-    mixed = [CAPTIONS[1], pictures()[0], CAPTIONS[0], pictures()[1]]
+    mixed = [CAPTIONS[1], images()[0], CAPTIONS[0], images()[1]]
     assert np.abs(model.encode(mixed) - torchs.encode(mixed, preprocessing="exact")).max() < 1e-4
     assert (
-        np.abs(np.asarray(model.logits(pictures(), list(CAPTIONS))) - peers_embeds(written)[2].numpy()).max()
+        np.abs(np.asarray(model.logits(images(), list(CAPTIONS))) - peers_embeds(written)[2].numpy()).max()
         < 1e-3
     )
 

@@ -1,4 +1,4 @@
-"""SigLIP's towers beside open_clip's (timm's picture tower), with weights of either side."""
+"""SigLIP's towers beside open_clip's (timm's image tower), with weights of either side."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CONTEXT, VOCABULARY = 16, 120
 
 TEXT = SiglipTextConfig(CONTEXT, VOCABULARY, width=96, layers=3, heads=4, mlp_ratio=3.7362)
 HEADLESS = SiglipTextConfig(CONTEXT, VOCABULARY, width=768, layers=1, heads=12, head=False)
-# Picture towers that timm builds (it has no smaller ones), small text towers.
+# Image towers that timm builds (it has no smaller ones), small text towers.
 CONFIGS = {
     "SigLIP 2, exact and tanh": replace(preset("ViT-B-16-SigLIP2-256"), text=TEXT),
     "no text head": replace(preset("ViT-B-32-SigLIP2-256"), text=HEADLESS),

@@ -10,7 +10,7 @@ from diptych.core.errors import DataError
 from diptych.models.towers.blocks import Block
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
-from diptych.models.towers.text import TextTransformer, plan_reading, text_lengths
+from diptych.models.towers.text import TextTransformer, pack_sequences, text_lengths
 
 CONFIG = TextConfig(context_length=32, vocab_size=300, width=64, layers=3, heads=4, start_id=298, end_id=299)
 
@@ -102,8 +102,8 @@ def test_one_padded_group_equals_many_exact_ones(monkeypatch: pytest.MonkeyPatch
     with torch.no_grad():
         many = text(tokens)
         monkeypatch.setattr(
-            "diptych.models.towers.text.plan_reading",
-            lambda ids, end, one_group: plan_reading(ids, end, one_group=True),
+            "diptych.models.towers.text.pack_sequences",
+            lambda ids, end, one_group: pack_sequences(ids, end, one_group=True),
         )
         one = text(tokens)
     assert torch.allclose(many, one, atol=1e-5)
@@ -125,11 +125,11 @@ def test_the_first_end_token_is_read_even_where_larger_ids_follow() -> None:
 
 def test_plan_holds_exactly_the_needed_tokens() -> None:
     tokens = torch.tensor([[8, 1, 2, 9, 0], [8, 9, 0, 0, 0], [8, 3, 4, 9, 5]])
-    plan = plan_reading(tokens, 9)
+    plan = pack_sequences(tokens, 9)
     assert plan.ids.tolist() == [8, 9, 8, 1, 2, 9, 8, 3, 4, 9]
     assert plan.positions.tolist() == [0, 1, 0, 1, 2, 3, 0, 1, 2, 3]
     assert plan.groups == ((1, 2), (2, 4))
-    assert plan.readers.tolist() == [1, 5, 9]
+    assert plan.eot_positions.tolist() == [1, 5, 9]
     assert plan.ranks.tolist() == [1, 0, 2]
 
 

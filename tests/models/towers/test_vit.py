@@ -1,4 +1,4 @@
-"""The vision Transformer against transformers' CLIPVisionModel; position grids; non-square pictures."""
+"""The vision Transformer against transformers' CLIPVisionModel; position grids; non-square images."""
 
 import pytest
 import torch
@@ -54,7 +54,7 @@ def test_vision_tower_equals_transformers(activation: str) -> None:
     assert (found - expected).abs().max() < 1e-5
 
 
-def test_non_square_pictures_and_channels_last_give_the_same_features() -> None:
+def test_non_square_images_and_channels_last_give_the_same_features() -> None:
     ours = tower(VitConfig((32, 16), 8, 32, 2, 2))
     pixels = torch.randn(3, 3, 32, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -27,7 +27,7 @@ from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS, MAX_PIXELS
 from diptych.data.images.transforms import Mode
 from diptych.embed.features import IMAGE_BATCH, EmbeddedPairs, Precision
-from diptych.models.encode import EncodeSettings, Floats, Towers, encode_pictures
+from diptych.models.encode import EncodeSettings, Floats, Towers, encode_images
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -187,7 +187,7 @@ def _embedded(tower: Towers, chunk: Sequence[Pair], settings: FeatureSettings, *
     encoding = EncodeSettings(settings.precision, settings.preprocessing, workers=settings.workers)
     rows: list[Floats] = []
     reasons = [""] * len(chunk)
-    batches = encode_pictures(
+    batches = encode_images(
         tower, (pair.image for pair in chunk), batch_size=settings.batch_size, settings=encoding, unit=unit
     )
     start = 0

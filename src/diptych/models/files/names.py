@@ -69,7 +69,7 @@ def public_names() -> Mapping[str, PublicName]:
 
 
 def named_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
-    """Return the transform of this name for pictures of a size.
+    """Return the transform of this name for images of a size.
 
     Raises:
         UnknownNameError: no transform has the name; the message holds the nearest one.

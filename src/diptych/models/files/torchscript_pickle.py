@@ -5,8 +5,8 @@ names, calls become records of what would have been called, and any other name o
 runs as a script in a process of its own with limits on memory and time, so that a hostile archive costs its
 reader an error message.
 
-Usage: python -I inert_pickle.py ARCHIVE. Writes one JSON object to stdout: `tensors` (where each one lies in
-the archive) and `modules` (the class name of each module), or `error`.
+Usage: python -I torchscript_pickle.py ARCHIVE. Writes one JSON object to stdout: `tensors` (where each one
+lies in the archive) and `modules` (the class name of each module), or `error`.
 
 Source: Python's `pickletools` for the instructions; PyTorch's `csrc/jit/serialization/pickler.cpp` for the
 dialect. Standard library only, because it starts alone.

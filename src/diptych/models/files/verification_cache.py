@@ -20,8 +20,17 @@ from diptych.core.manifest import Manifest, check_file, created_by
 
 CACHE_NAME = "verification_cache.json"
 
+REFERENCE_OUTPUTS = "reference_outputs.safetensors"
+OLD_REFERENCE_OUTPUTS = "golden.safetensors"
+
 Cosines = dict[str, float]
 """Of each tower, the smallest with the reference outputs."""
+
+
+def reference_file(folder: Path) -> Path:
+    """Return the file of a model's reference inputs and outputs, under the name that its version gave it."""
+    old = folder / OLD_REFERENCE_OUTPUTS
+    return old if old.is_file() else folder / REFERENCE_OUTPUTS
 
 
 class VerificationCache:

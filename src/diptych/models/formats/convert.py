@@ -1,7 +1,7 @@
 """Carry a model from one library's files to another's, and prove that nothing changed on the way.
 
 Writes: a folder that the target library loads by itself (weights, configuration, tokenizer, preprocessing),
-`parity.json` (token ids and embeddings of the golden inputs, before and after) and, for foreign formats,
+`parity.json` (token ids and embeddings of the reference inputs, before and after) and, for foreign formats,
 `manifest.json`. The folder appears when its files have been read back and agree, or not at all.
 
 Source: open_clip 3.3 (`create_model_and_transforms("local-dir:…")`), transformers 5.23 (`from_pretrained`),
@@ -35,7 +35,7 @@ from diptych.models.formats.siglip import to_open_clip_siglip
 from diptych.models.formats.transformers import preprocess_to_transformers
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import golden_tensors
+from diptych.models.reference_outputs import reference_tensors
 from diptych.models.towers.config import ClipConfig, ResNetConfig
 from diptych.models.towers.numerics import require_float32
 
@@ -87,14 +87,14 @@ def _write_diptych(model: Model, folder: Path) -> None:
 
 
 def _write_open_clip(model: Model, folder: Path) -> None:
-    words, ours = model.tokenizer, model.clip.state_dict()
-    if isinstance(words, SiglipTokenizer):
-        clean = words.save_for_open_clip(folder)
+    tokenizer, ours = model.tokenizer, model.clip.state_dict()
+    if isinstance(tokenizer, SiglipTokenizer):
+        clean = tokenizer.save_for_open_clip(folder)
         model_cfg, state = to_open_clip_siglip(model.config, ours, clean=clean)
     else:
-        words.save(folder)
+        tokenizer.save(folder)
         model_cfg, state = to_open_clip(model.config, ours)
-        if not words.is_published:
+        if not tokenizer.is_published:
             # open_clip's own tokenizer holds OpenAI's merges; with a name here it reads the folder's files.
             model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
     write_bytes(folder / "open_clip_model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
@@ -117,7 +117,7 @@ def _write_transformers(model: Model, folder: Path) -> None:
 
 def _write_openai(model: Model, folder: Path) -> None:
     """Write an archive for `clip.load`; what it does not say is fixed in OpenAI's code and must be theirs."""
-    words = model.tokenizer
+    tokenizer = model.tokenizer
     state = _plain(to_openai_state(model.clip.state_dict()))
     usual = Preprocess(size=model.config.vision.image_size)
     checks = {
@@ -125,7 +125,7 @@ def _write_openai(model: Model, folder: Path) -> None:
         "the activation": (model.config.activation, "quick_gelu"),
         "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
         "no logit_bias": (model.config.logit_bias_init, None),
-        "the vocabulary": (isinstance(words, Tokenizer) and words.is_published, True),
+        "the vocabulary": (isinstance(tokenizer, Tokenizer) and tokenizer.is_published, True),
     }
     for name, (found, expected) in checks.items():
         if found != expected:
@@ -245,10 +245,10 @@ def _read_back(model: Model, folder: Path, to: Target) -> Model:
 
 
 def _parity(model: Model, back: Model) -> dict[str, Any]:
-    """Compare two models on the golden pictures and captions."""
-    before, after = golden_tensors(model), golden_tensors(back)
+    """Compare two models on the reference images and captions."""
+    before, after = reference_tensors(model), reference_tensors(back)
     report: dict[str, Any] = {
-        "pictures": len(before["image_embeds"]),
+        "images": len(before["image_embeds"]),
         "captions": len(before["text_embeds"]),
         "token_ids_equal": torch.equal(before["tokens"], after["tokens"]),
         "pixels_equal": torch.equal(before["pixels"], after["pixels"]),

@@ -309,8 +309,8 @@ def _vision_cfg(config: ClipConfig) -> dict[str, Any]:
     if not isinstance(vision, ResNetConfig) or not vision.stem_pool or isinstance(size, list):
         stemless = isinstance(vision, ResNetConfig) and not vision.stem_pool
         raise UsageError(
-            "open_clip has no such picture tower",
-            found="a ResNet without the stem's pool" if stemless else f"{vision.kind}, pictures of {size}",
-            expected="the paper's ModifiedResNet on square pictures",
+            "open_clip has no such image tower",
+            found="a ResNet without the stem's pool" if stemless else f"{vision.kind}, images of {size}",
+            expected="the paper's ModifiedResNet on square images",
         )
     return found | {"layers": list(vision.layers), "head_width": vision.width * 32 // vision.heads}

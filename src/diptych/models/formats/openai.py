@@ -1,6 +1,6 @@
 """Translate weights between our names and those of OpenAI's CLIP, which open_clip shares.
 
-Both sides agree on most names. The differences: theirs call the picture tower ``visual`` and leave the text
+Both sides agree on most names. The differences: theirs call the image tower ``visual`` and leave the text
 tower without a prefix, nest blocks in ``transformer.resblocks``, and pack query, key and value into one
 ``in_proj``.
 
@@ -54,7 +54,7 @@ def from_openai_state(
             of published towers alone.
 
     Returns:
-        The architecture that the shapes imply (square pictures), and our tensors by name in float32, which
+        The architecture that the shapes imply (square images), and our tensors by name in float32, which
         may share memory with theirs.
 
     Raises:

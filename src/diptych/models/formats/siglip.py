@@ -1,7 +1,7 @@
 """SigLIP and SigLIP 2 in the layouts of transformers and open_clip: pure functions, tensors by name.
 
 transformers keeps ``SiglipModel`` (SigLIP 2 at a fixed resolution too) under ``vision_model`` and
-``text_model``; open_clip puts timm's picture tower under ``visual.trunk`` and its own text tower under
+``text_model``; open_clip puts timm's image tower under ``visual.trunk`` and its own text tower under
 ``text``. Both pack some of query, key and value. Every tensor is used and none may be missing.
 
 The ids of end and pad token are in neither layout (transformers' defaults are CLIP's and mean nothing here):
@@ -173,7 +173,7 @@ def from_open_clip_siglip(
     Args:
         config: ``model_cfg`` of its open_clip_config.json.
         state: its tensors by name.
-        trunks: timm's picture towers by name; their heads and activation are recorded nowhere else.
+        trunks: timm's image towers by name; their heads and activation are recorded nowhere else.
 
     Returns:
         The architecture, and our tensors by name in float32.
@@ -238,7 +238,7 @@ def to_open_clip_siglip(
         config: the architecture.
         state: our tensors by name.
         clean: how open_clip cleans texts before its tokenizer (`SiglipTokenizer.save_for_open_clip`).
-        trunks: timm's picture towers by name.
+        trunks: timm's image towers by name.
 
     Returns:
         ``model_cfg`` and its tensors by name, in the dtype of ours.

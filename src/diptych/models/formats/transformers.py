@@ -184,8 +184,8 @@ def to_transformers(
         bias = ", a logit_bias" * (config.logit_bias_init is not None)
         raise UsageError(
             "transformers has no such towers",
-            found=f"{vision.kind} on pictures of {vision.image_size}, text of {text.kind}{bias}",
-            expected="a vision Transformer on square pictures, and CLIP's text Transformer",
+            found=f"{vision.kind} on images of {vision.image_size}, text of {text.kind}{bias}",
+            expected="a vision Transformer on square images, and CLIP's text Transformer",
         )
     shared = {
         "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
@@ -229,7 +229,7 @@ def preprocess_from_transformers(
 
     Args:
         processor: preprocessor_config.json, or processor_config.json with `image_processor` in it.
-        size: (height, width) that the picture tower wants.
+        size: (height, width) that the image tower wants.
         family: `model_type` of the model.
 
     Raises:
@@ -297,12 +297,12 @@ def preprocess_to_transformers(preprocess: Preprocess, family: str = "clip") -> 
 
 
 def _resize(keys: ImageKeys, size: tuple[int, int]) -> str:
-    """Return how the picture reaches the tower's size, or refuse a size that it does not reach."""
+    """Return how the image reaches the tower's size, or refuse a size that it does not reach."""
     wanted = {"height": size[0], "width": size[1]}
     given = {"shortest_edge": keys.size} if isinstance(keys.size, int) else _sides(keys.size)
     cut = _sides((keys.crop_size,) * 2 if isinstance(keys.crop_size, int) else keys.crop_size)
     if keys.do_center_crop and cut != wanted:
-        raise _cannot("crop_size", str(cut), f"{wanted}, the size of the picture tower")
+        raise _cannot("crop_size", str(cut), f"{wanted}, the size of the image tower")
     if given == wanted:
         return "squash"
     if given == {"shortest_edge": min(size)} and size[0] == size[1] and keys.do_center_crop:

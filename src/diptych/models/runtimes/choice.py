@@ -44,7 +44,7 @@ KINDS = {
     "image_embeds": ("float32", 2),
     "text_embeds": ("float32", 2),
 }
-"""Type and number of dimensions of the reference inputs and outputs in `golden.safetensors`."""
+"""Type and number of dimensions of the reference inputs and outputs in `reference_outputs.safetensors`."""
 SHOWN_CHARACTERS = 60
 
 
@@ -149,7 +149,7 @@ def choose(
         cosines = None if force else cache.get(_key(plan))
         try:
             if cosines is None:
-                cosines = check_golden(model, _read(reference), where=reference.parent)
+                cosines = check_reference(model, _read(reference), where=reference.parent)
                 cache.put(_key(plan), cosines)
             _require_cosine(model, cosines, reference.parent, floor=_floor(model, named=len(candidates) == 1))
         except DiptychError as error:
@@ -160,8 +160,9 @@ def choose(
 
 
 def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the smallest cosine on the golden inputs that an export states."""
-    return min((part.get("golden_cosine_min", 1.0) for part in parity.values()), default=1.0)
+    """Return the smallest cosine on the reference inputs that an export states."""
+    names = ("reference_cosine_min", "golden_cosine_min")  # the second in older exports
+    return min((part[name] for part in parity.values() for name in names if name in part), default=1.0)
 
 
 def _floor(model: Any, *, named: bool) -> float:
@@ -180,22 +181,22 @@ def _require_cosine(model: Any, cosines: Cosines, where: Path, *, floor: float) 
             raise _different(f"the {tower} tower", where, told, f"{floor:.5f} with the original's")
 
 
-def require_kinds(golden: Mapping[str, Any], where: str | Path) -> None:
+def require_kinds(stored: Mapping[str, Any], where: str | Path) -> None:
     """Check types and shapes of stored reference inputs and outputs before anything is computed with them.
 
     Args:
-        golden: arrays or tensors by name.
+        stored: arrays or tensors by name.
         where: the folder, for the message.
 
     Raises:
         IntegrityError: one is of another kind than this package writes, or unknown.
     """
-    for name, array in golden.items():
+    for name, array in stored.items():
         kind, dimensions = KINDS.get("picture" if name.startswith("picture_") else name, ("nothing", 0))
         found = str(array.dtype).removeprefix("torch.")
         if found != kind or len(array.shape) != dimensions or 0 in array.shape:
             raise IntegrityError(
-                "the golden embeddings are damaged",
+                "the reference outputs are damaged",
                 where=f"{where}: {name[:SHOWN_CHARACTERS]}",
                 found=f"{found} {list(array.shape)}",
                 expected=f"{kind}, {dimensions} dimensions, none of them empty",
@@ -203,27 +204,27 @@ def require_kinds(golden: Mapping[str, Any], where: str | Path) -> None:
             )
 
 
-def check_golden(model: Any, golden: Mapping[str, NDArray[Any]], *, where: Path) -> Cosines:
+def check_reference(model: Any, stored: Mapping[str, NDArray[Any]], *, where: Path) -> Cosines:
     """Hold an exported model against the embeddings of the original; return each tower's smallest cosine.
 
     Raises:
         IntegrityError: preprocessing or tokenizer give something else, or a tower does that should be exact.
     """
-    require_kinds(golden, where)
+    require_kinds(stored, where)
     try:
-        pictures = [golden[name] for name in sorted(golden) if name.startswith("picture_")]
-        pixels = np.stack([evaluation_pixels(Image.fromarray(x), model.preprocess) for x in pictures])
-        if not np.abs(pixels.astype(int) - golden["pixels"]).max() <= PIXEL_LEVELS:
+        images = [stored[name] for name in sorted(stored) if name.startswith("picture_")]
+        pixels = np.stack([evaluation_pixels(Image.fromarray(x), model.preprocess) for x in images])
+        if not np.abs(pixels.astype(int) - stored["pixels"]).max() <= PIXEL_LEVELS:
             raise _different("the preprocessing", where, "other pixels", f"at most {PIXEL_LEVELS} level")
-        if not np.array_equal(model.tokenize(model.description.captions), golden["tokens"]):
+        if not np.array_equal(model.tokenize(model.description.captions), stored["tokens"]):
             raise _different("the tokenizer", where, "other ids", "the same ids")
-        rows = {"image": model.image_rows(golden["pixels"]), "text": model.text_rows(golden["tokens"])}
-        expected = {tower: golden[f"{tower}_embeds"] for tower in TOWERS}
+        rows = {"image": model.image_rows(stored["pixels"]), "text": model.text_rows(stored["tokens"])}
+        expected = {tower: stored[f"{tower}_embeds"] for tower in TOWERS}
         width = model.config.embed_dim
         if any(not rows[t].shape == expected[t].shape == (len(rows[t]), width) for t in TOWERS):
             raise ValueError("embeddings of another shape")
     except (KeyError, ValueError, DataError) as error:
-        raise _different("the golden embeddings", where, f"incomplete ({error})", "all of them") from error
+        raise _different("the reference outputs", where, f"incomplete ({error})", "all of them") from error
     exact = model.description.precision == "float32" and model.plan.precision == "float32"
     for tower in TOWERS if exact else ():
         far = float(np.abs(rows[tower] - expected[tower]).max())
@@ -251,7 +252,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         return dict(load(path.read_bytes()))
     except (OSError, SafetensorError, KeyError) as error:
         raise IntegrityError(
-            "cannot read the golden embeddings", where=path, found=str(error)[:200]
+            "cannot read the reference outputs", where=path, found=str(error)[:200]
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Run an exported model with onnxruntime or OpenVINO, behind the face of `diptych.models.model.Model`.
 
-Nothing here imports torch: a process embeds its first picture while torch would still be importing. Arrays go
+Nothing here imports torch: a process embeds its first image while torch would still be importing. Arrays go
 in and arrays come out; tensors of torch are taken too, and are then what comes back.
 
 Reads: a folder that `diptych.export` wrote. Writes: its verification cache
@@ -34,17 +34,16 @@ from diptych.core.manifest import Manifest, content_digest, is_done, read_manife
 from diptych.core.settings import from_mapping
 from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
 from diptych.models.encode import Encodes
-from diptych.models.files.verification_cache import VerificationCache
+from diptych.models.files.verification_cache import VerificationCache, reference_file
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower
-from diptych.models.tokenizers import AnyTokenizer, open_words, vocabulary_file
+from diptych.models.tokenizers import AnyTokenizer, open_tokenizer, vocabulary_file
 from diptych.models.towers.config import ClipConfig, check_sizes
 
 KIND = "export"
 FORMAT: Literal[1] = 1
 CONFIG = "config.json"
-GOLDEN = "golden.safetensors"
 IMAGE, TEXT = "image.onnx", "text.onnx"
 REMEDY = "restore the export from a copy, or write it again with `diptych export`"
 
@@ -61,13 +60,13 @@ class ExportDescription:
     Attributes:
         format: version of the folder's layout.
         model: the architecture.
-        preprocess: the transform of pictures.
+        preprocess: the transform of images.
         tokenizer_sha256: digest of tokenizer.json.
         precision: what the files' weights are held in.
         logit_scale: the stored logarithm of the temperature's inverse.
         logit_bias: added to the logits of models that learned one.
         model_digest: of the model that was exported.
-        captions: the texts of the golden embeddings.
+        captions: the texts of the reference outputs.
         parity: how near to the float32 original the files come, by tower; plain values.
         provenance: where the weights come from.
     """
@@ -118,7 +117,7 @@ class ExportedModel(Encodes):
 
     @property
     def preprocess(self) -> Preprocess:
-        """The transform of pictures."""
+        """The transform of images."""
         return self.description.preprocess
 
     @property
@@ -146,7 +145,7 @@ class ExportedModel(Encodes):
 
     @cached_property
     def image_tower(self) -> Tower:
-        """The opened picture tower: pixels (B, 3, H, W) float32 -> (B, E) float32."""
+        """The opened image tower: pixels (B, 3, H, W) float32 -> (B, E) float32."""
         return open_tower(self.folder / IMAGE, self.plan)
 
     @cached_property
@@ -169,14 +168,14 @@ class ExportedModel(Encodes):
         return _like(pixels, floats)
 
     def preprocess_images(self, images: Iterable[Image.Image]) -> Floats:
-        """Return (B, 3, H, W) float32, normalised, for pictures of any size."""
+        """Return (B, 3, H, W) float32, normalised, for images of any size."""
         arrays = [evaluation_pixels(image, self.preprocess) for image in images]
         stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
         normalised: Floats = self.normalize_pixels(stacked.transpose(0, 3, 1, 2))
         return normalised
 
     def encode_image(self, pixels: Any, *, normalize: bool = False) -> Any:
-        """Return image_features (B, E) of normalised pictures (B, 3, H, W); of unit length if `normalize`.
+        """Return image_features (B, E) of normalised images (B, 3, H, W); of unit length if `normalize`.
 
         Raises:
             UsageError: images of another shape.
@@ -278,7 +277,7 @@ def load_exported(
         precision: what the runtime computes in; None leaves it to "auto" and is float32 with a named backend.
             bfloat16 only with OpenVINO; a warning names its cost on processors without it.
         threads: of the runtime; None takes the processor's cores.
-        verify: hash every byte and embed the golden inputs even if this machine has done so before.
+        verify: hash every byte and embed the reference inputs even if this machine has done so before.
 
     Raises:
         UsageError: the folder is no export, or the backend cannot do what is asked.
@@ -293,14 +292,14 @@ def load_exported(
     cache = VerificationCache(folder, manifest)
     cache.check_files(force=verify)
     description = _describe(folder, manifest)
-    tokenizer = open_words(folder, description.model.text)
+    tokenizer = open_tokenizer(folder, description.model.text)
     content = content_digest(manifest)
 
     def opened(plan: Plan) -> ExportedModel:
         return ExportedModel(description, tokenizer, folder, plan, content=content)
 
     plans = backend_choice.plans(backend, precision, threads, files=description.precision)
-    return backend_choice.choose(plans, opened, cache, reference=folder / GOLDEN, force=verify)
+    return backend_choice.choose(plans, opened, cache, reference=reference_file(folder), force=verify)
 
 
 def _describe(folder: Path, manifest: Manifest) -> ExportDescription:

@@ -56,16 +56,16 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Patches(nn.Conv2d):
-    """The convolution whose windows lie side by side: it cuts a picture into patches and projects each."""
+    """The convolution whose windows lie side by side: it cuts an image into patches and projects each."""
 
     def __init__(self, width: int, size: int, *, bias: bool) -> None:
         super().__init__(3, width, size, stride=size, bias=bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, P, D), row by row, for pictures (B, 3, H, W).
+        """Return (B, P, D), row by row, for images (B, 3, H, W).
 
         GPUs do it as one matrix product: cuDNN's convolution took 15 times as long, forward and backward
-        (ViT-B/32, 1,024 pictures, H200: 15 of 130 ms a step).
+        (ViT-B/32, 1,024 images, H200: 15 of 130 ms a step).
         """
         if pixels.device.type == "cpu":
             return super().forward(pixels).flatten(2).transpose(1, 2)
@@ -115,19 +115,19 @@ class Attention(nn.Module):
                 mixed = attend(*floats, groups, heads=self.heads, causal=self.causal).to(q.dtype)
         return cast(Tensor, self.out_proj(mixed))
 
-    def pooled(self, rows: Tensor, groups: Groups, readers: Tensor, visible: Visible) -> Tensor:
+    def pooled(self, rows: Tensor, groups: Groups, pool_rows: Tensor, visible: Visible) -> Tensor:
         """Attend from one token of each sequence only; the same numbers as `forward` has in those rows.
 
         Args:
             rows: (T, D).
             groups: as in `forward`.
-            readers: (N,) index of the reading row of each sequence, in order.
+            pool_rows: (N,) index of the row of each sequence that is computed, in order.
             visible: per group None, or (n, L) bool: the keys that a sequence's reader may see.
 
         Returns:
             (N, D).
         """
-        mixed = one_query_attention(self, rows.index_select(0, readers), rows, groups, visible)
+        mixed = one_query_attention(self, rows.index_select(0, pool_rows), rows, groups, visible)
         return cast(Tensor, self.out_proj(mixed))
 
 
@@ -274,10 +274,10 @@ class Block(nn.Module):
         rows = rows + self.attn(self.ln_1(rows), groups)
         return cast(Tensor, rows + self.mlp(self.ln_2(rows)))
 
-    def pooled(self, rows: Tensor, groups: Groups, readers: Tensor, visible: Visible) -> Tensor:
-        """Run the block for one token per sequence: (N, D), equal to `forward` in the rows ``readers``."""
-        mixed = self.attn.pooled(self.ln_1(rows), groups, readers, visible)
-        read = rows.index_select(0, readers) + mixed
+    def pooled(self, rows: Tensor, groups: Groups, pool_rows: Tensor, visible: Visible) -> Tensor:
+        """Run the block for one token per sequence: (N, D), equal to `forward` in the rows ``pool_rows``."""
+        mixed = self.attn.pooled(self.ln_1(rows), groups, pool_rows, visible)
+        read = rows.index_select(0, pool_rows) + mixed
         return cast(Tensor, read + self.mlp(self.ln_2(read)))
 
 
@@ -290,7 +290,9 @@ class Transformer(nn.ModuleList):
             rows = block(rows, groups)
         return rows
 
-    def read(self, rows: Tensor, groups: Groups, readers: Tensor, visible: Visible | None = None) -> Tensor:
+    def pooled(
+        self, rows: Tensor, groups: Groups, pool_rows: Tensor, visible: Visible | None = None
+    ) -> Tensor:
         """Return (N, D): one token per sequence after all blocks. Arguments as in `Attention.pooled`.
 
         The last block computes queries, output and MLP for those tokens alone.
@@ -298,4 +300,4 @@ class Transformer(nn.ModuleList):
         for block in list(self)[:-1]:
             rows = block(rows, groups)
         seen = [None] * len(groups) if visible is None else visible
-        return cast(Block, self[-1]).pooled(rows, groups, readers, seen)
+        return cast(Block, self[-1]).pooled(rows, groups, pool_rows, seen)

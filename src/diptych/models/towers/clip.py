@@ -17,10 +17,10 @@ from diptych.core import checks
 from diptych.models.towers import siglip
 from diptych.models.towers.blocks import Attention, Mlp
 from diptych.models.towers.config import ClipConfig, SiglipVisionConfig, TextConfig, VitConfig
-from diptych.models.towers.init import Draw
+from diptych.models.towers.init import Initializer
 from diptych.models.towers.resnet import ModifiedResNet
 from diptych.models.towers.siglip import SiglipText, SiglipVision
-from diptych.models.towers.text import ReadingPlan, TextTransformer
+from diptych.models.towers.text import PackedBatch, TextTransformer
 from diptych.models.towers.vit import VisionTransformer
 
 TOKEN_STD = 0.02
@@ -44,22 +44,22 @@ class Clip(nn.Module):
         self.logit_bias = nn.Parameter(torch.empty(())) if has_bias else None
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Return image_features (B, E) of normalised pictures (B, 3, H, W)."""
+        """Return image_features (B, E) of normalised images (B, 3, H, W)."""
         return cast(Tensor, self.vision(pixels))
 
     def pool_image(self, pixels: Tensor) -> Tensor:
-        """Return (B, D) of normalised pictures (B, 3, H, W): the tower's output before the projection."""
+        """Return (B, D) of normalised images (B, 3, H, W): the tower's output before the projection."""
         return self.vision.pooled(pixels)
 
-    def encode_text(self, tokens: Tensor | ReadingPlan) -> Tensor:
+    def encode_text(self, tokens: Tensor | PackedBatch) -> Tensor:
         """Return text_features (B, E) of token ids (B, L) int64, or of the plan that was made of them."""
         return cast(Tensor, self.text(tokens))
 
-    def forward(self, pixels: Tensor, tokens: Tensor | ReadingPlan) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed pictures and texts.
+    def forward(self, pixels: Tensor, tokens: Tensor | PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed images and texts.
 
         Args:
-            pixels: (B_image, 3, H, W) normalised pictures.
+            pixels: (B_image, 3, H, W) normalised images.
             tokens: (B_text, L) int64 token ids, or the plan that was made of them.
 
         Returns:
@@ -101,12 +101,12 @@ def build(config: ClipConfig, *, seed: int) -> Clip:
     with torch.device("meta"):
         clip = Clip(config)
     clip = clip.to_empty(device="cpu")
-    initialise(clip, torch.Generator().manual_seed(seed))
+    initialize(clip, torch.Generator().manual_seed(seed))
     return clip
 
 
 @torch.no_grad()
-def initialise(clip: Clip, generator: torch.Generator) -> None:
+def initialize(clip: Clip, generator: torch.Generator) -> None:
     """Fill every parameter and buffer with its starting value.
 
     Args:
@@ -116,7 +116,7 @@ def initialise(clip: Clip, generator: torch.Generator) -> None:
     Source: OpenAI's ``clip/model.py`` ``initialize_parameters``; PyTorch defaults for what it leaves alone
     (the vision Transformer's blocks, convolutions, biases).
     """
-    draw = Draw(generator)
+    init = Initializer(generator)
     for module in clip.modules():
         if isinstance(module, nn.LayerNorm):
             module.reset_parameters()
@@ -124,60 +124,60 @@ def initialise(clip: Clip, generator: torch.Generator) -> None:
             module.reset_running_stats()
             module.reset_parameters()
         elif isinstance(module, nn.Linear | nn.Conv2d):
-            draw.default(module)
+            init.default(module)
     if isinstance(clip.text, TextTransformer):
-        _initialise_text(clip.text, draw)
+        _initialize_text(clip.text, init)
     else:
-        siglip.initialise_text(clip.text, draw)
+        siglip.initialize_text(clip.text, init)
     if isinstance(clip.vision, VisionTransformer):
-        _initialise_vit(clip.vision, draw)
+        _initialize_vit(clip.vision, init)
     elif isinstance(clip.vision, SiglipVision):
-        siglip.initialise_vision(clip.vision, draw)
+        siglip.initialize_vision(clip.vision, init)
     else:
-        _initialise_resnet(clip.vision, draw)
+        _initialize_resnet(clip.vision, init)
     clip.logit_scale.fill_(clip.config.logit_scale_init)
     if clip.logit_bias is not None and clip.config.logit_bias_init is not None:
         clip.logit_bias.fill_(clip.config.logit_bias_init)
 
 
-def _initialise_text(text: TextTransformer, draw: Draw) -> None:
+def _initialize_text(text: TextTransformer, init: Initializer) -> None:
     width, layers = text.config.width, text.config.layers
     residual_std = width**-0.5 * (2 * layers) ** -0.5
-    draw.normal(text.token_embedding.weight, TOKEN_STD)
-    draw.normal(text.positional_embedding, TEXT_POSITION_STD)
-    draw.normal(text.text_projection, width**-0.5)
+    init.normal(text.token_embedding.weight, TOKEN_STD)
+    init.normal(text.positional_embedding, TEXT_POSITION_STD)
+    init.normal(text.text_projection, width**-0.5)
     for block in text.blocks:
         attention, mlp = cast(Attention, block.attn), cast(Mlp, block.mlp)
         for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
-            draw.normal(layer.weight, width**-0.5)
+            init.normal(layer.weight, width**-0.5)
             layer.bias.zero_()
-        draw.normal(attention.out_proj.weight, residual_std)
+        init.normal(attention.out_proj.weight, residual_std)
         attention.out_proj.bias.zero_()
-        draw.normal(mlp.c_fc.weight, (2 * width) ** -0.5)
-        draw.normal(mlp.c_proj.weight, residual_std)
+        init.normal(mlp.c_fc.weight, (2 * width) ** -0.5)
+        init.normal(mlp.c_proj.weight, residual_std)
 
 
-def _initialise_vit(vision: VisionTransformer, draw: Draw) -> None:
+def _initialize_vit(vision: VisionTransformer, init: Initializer) -> None:
     width = vision.config.width
-    draw.normal(vision.class_embedding, width**-0.5)
-    draw.normal(vision.positional_embedding, width**-0.5)
-    draw.normal(vision.proj, width**-0.5)
+    init.normal(vision.class_embedding, width**-0.5)
+    init.normal(vision.positional_embedding, width**-0.5)
+    init.normal(vision.proj, width**-0.5)
     # nn.MultiheadAttention draws the packed (3 D, D) matrix Xavier-uniform, and zeroes all its biases.
     bound = math.sqrt(6 / (width + 3 * width))
     for block in vision.blocks:
         attention = cast(Attention, block.attn)
         for layer in (attention.q_proj, attention.k_proj, attention.v_proj):
-            draw.uniform(layer.weight, bound)
+            init.uniform(layer.weight, bound)
             layer.bias.zero_()
         attention.out_proj.bias.zero_()
 
 
-def _initialise_resnet(vision: ModifiedResNet, draw: Draw) -> None:
+def _initialize_resnet(vision: ModifiedResNet, init: Initializer) -> None:
     pool = vision.attnpool
     std = pool.c_proj.in_features**-0.5
-    draw.normal(pool.positional_embedding, std)
+    init.normal(pool.positional_embedding, std)
     for layer in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
-        draw.normal(layer.weight, std)
+        init.normal(layer.weight, std)
     for name, parameter in vision.named_parameters():
         # At the paper's gain of 0 a residual block starts as its shortcut.
         if name.startswith("layer") and name.endswith("bn3.weight"):

@@ -33,12 +33,12 @@ RESNET_EXPANSION = 4
 """Every bottleneck widens its planes by this factor."""
 
 RESNET_STAGES = 4
-"""Stages of a ModifiedResNet; the last three halve the picture."""
+"""Stages of a ModifiedResNet; the last three halve the image."""
 
 
 @dataclass(frozen=True, slots=True)
 class VitConfig:
-    """Shape of a vision Transformer: square patches over a picture of (height, width) pixels."""
+    """Shape of a vision Transformer: square patches over an image of (height, width) pixels."""
 
     image_size: tuple[int, int] = (224, 224)
     patch_size: int = 32
@@ -64,7 +64,7 @@ class ResNetConfig:
     """Shape of a ModifiedResNet: blocks per stage, stem width, heads of the attention pool.
 
     ``stem_pool=False`` leaves out the stem's average pool, so the total stride is 16 instead of 32 and a
-    small picture keeps a grid worth pooling over (64 pixels: 4x4 instead of 2x2).
+    small image keeps a grid worth pooling over (64 pixels: 4x4 instead of 2x2).
 
     ``residual_gain`` is where the gain of every block's last BatchNorm starts. The paper's 0 makes each block
     begin as its shortcut, so its 3x3 convolution has to grow in first: right for 32 epochs of deep towers,
@@ -113,7 +113,7 @@ class ResNetConfig:
 class SiglipVisionConfig:
     """Shape of SigLIP's vision Transformer: no class token, an attention pool with a learned query on top.
 
-    A picture's size need not be a multiple of the patch: what is left at the right and bottom is not looked
+    An image's size need not be a multiple of the patch: what is left at the right and bottom is not looked
     at (SO400M/14 at 384 pixels sees 378 of them). The width is the width of the shared space.
     """
 
@@ -130,7 +130,7 @@ class SiglipVisionConfig:
         _require_heads("vision", self.width, self.heads, self.mlp_ratio)
         if len(self.image_size) != 2 or min(self.image_size) < self.patch_size:
             raise SettingsError(
-                "the picture is smaller than a patch",
+                "the image is smaller than a patch",
                 where="vision.image_size",
                 found=str(self.image_size),
                 expected=f"(height, width), both {self.patch_size} or more",
@@ -348,7 +348,7 @@ def _require_heads(part: str, width: int, heads: int, mlp_ratio: float = 1.0) ->
 def _require_grid(image_size: tuple[int, int], stride: int) -> None:
     if len(image_size) != 2 or any(side < stride or side % stride for side in image_size):
         raise UnsupportedError(
-            "the picture size does not fit the tower",
+            "the image size does not fit the tower",
             where="vision.image_size",
             found=str(image_size),
             expected=f"(height, width), both multiples of {stride}",

@@ -8,7 +8,7 @@ TRUNCATED_STD = 0.87962566103423978
 """Standard deviation of a standard normal cut off at two: what is drawn is divided by it."""
 
 
-class Draw:
+class Initializer:
     """Fills tensors in place; the order of the calls and the generator's seed decide every value."""
 
     def __init__(self, generator: Generator) -> None:

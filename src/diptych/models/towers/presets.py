@@ -99,7 +99,7 @@ _SIGLIP_SO400M = SiglipTextConfig(width=1152, layers=27, heads=16, mlp_ratio=3.7
 
 
 def _siglip(trunk: str, text: SiglipTextConfig, *, tanh: bool = False) -> ClipConfig:
-    """Put a text tower, with exact GELU or its tanh approximation, beside timm's picture tower."""
+    """Put a text tower, with exact GELU or its tanh approximation, beside timm's image tower."""
     row = TRUNKS[trunk]
     size = (row.image_size, row.image_size)
     text_activation: Activation = "gelu_tanh" if tanh else "gelu"

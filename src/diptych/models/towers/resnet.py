@@ -1,4 +1,4 @@
-"""The ModifiedResNet that looks at pictures.
+"""The ModifiedResNet that looks at images.
 
 Three changes to a plain ResNet-50: a stem of three convolutions, average pooling before every strided
 convolution (anti-aliasing), and an attention pool, whose one query is the mean of the last feature map, in
@@ -77,7 +77,7 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """Maps pictures (B, 3, H, W) to features (B, E)."""
+    """Maps images (B, 3, H, W) to features (B, E)."""
 
     def __init__(self, config: ResNetConfig, *, embed_dim: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ModifiedResNet(nn.Module):
         self.attnpool = AttentionPool(config, embed_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        """Return (B, E) features of normalised images (B, 3, H, W)."""
         return cast(Tensor, self.attnpool(self._map(pixels)))
 
     def pooled(self, pixels: Tensor) -> Tensor:

@@ -151,7 +151,7 @@ def _read(tower: TextTransformer, tokens: Ids, plan: SharingPlan, batch: Ids, kn
     ids = torch.from_numpy(tokens[np.repeat(batch, own), positions])
     places = F.embedding(torch.from_numpy(positions), tower.positional_embedding)
     rows = tower.token_embedding(ids) + places
-    readers = torch.from_numpy(starts + own - 1)
+    eot_positions = torch.from_numpy(starts + own - 1)
     shapes = list(_shapes(own, shared, known.starts[plan.owner[batch]]))
     layers = cast(list[Block], list(tower.blocks))
     for number, block in enumerate(layers):
@@ -159,7 +159,7 @@ def _read(tower: TextTransformer, tokens: Ids, plan: SharingPlan, batch: Ids, kn
         keys, values = block.attn.k_proj(inner), block.attn.v_proj(inner)
         last = number == len(layers) - 1
         if last:
-            inner, rows = inner.index_select(0, readers), rows.index_select(0, readers)
+            inner, rows = inner.index_select(0, eot_positions), rows.index_select(0, eot_positions)
         queries = block.attn.q_proj(inner)
         before = (known.keys[number], known.values[number])
         mixed = _attend(block.attn, (queries, keys, values), before, shapes, last=last)

@@ -1,6 +1,6 @@
 """SigLIP's two towers.
 
-The picture tower has no class token and no projection: a learned query (the probe) attends to all patches of
+The image tower has no class token and no projection: a learned query (the probe) attends to all patches of
 the last layer. The text tower sees in both directions and is read at the last position of a context of fixed
 length, so its padding takes part in the result and is computed; only the last block spares it.
 
@@ -25,14 +25,14 @@ from diptych.models.towers.blocks import (
     one_query_attention,
 )
 from diptych.models.towers.config import Activation, SiglipTextConfig, SiglipVisionConfig
-from diptych.models.towers.init import Draw
+from diptych.models.towers.init import Initializer
 from diptych.models.towers.text import require_context
 
 MLP_BIAS_STD = 1e-6
 
 
 class AttentionHead(nn.Module):
-    """Pools the tokens of a picture: one learned query attends to them, then a residual MLP ("MAP")."""
+    """Pools the tokens of an image: one learned query attends to them, then a residual MLP ("MAP")."""
 
     def __init__(self, config: SiglipVisionConfig, *, activation: Activation, eps: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class AttentionHead(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio), activation)
 
     def forward(self, rows: Tensor, batch: int) -> Tensor:
-        """Return (B, D) for the (B * P, D) tokens of ``batch`` pictures."""
+        """Return (B, D) for the (B * P, D) tokens of ``batch`` images."""
         probes = self.probe.to(rows.dtype).expand(batch, -1)
         mixed = one_query_attention(self.attn, probes, rows, [(batch, len(rows) // batch)], [None])
         pooled = self.attn.out_proj(mixed)
@@ -51,7 +51,7 @@ class AttentionHead(nn.Module):
 
 
 class SiglipVision(nn.Module):
-    """Maps pictures (B, 3, H, W) to features (B, E); E is the tower's width."""
+    """Maps images (B, 3, H, W) to features (B, E); E is the tower's width."""
 
     def __init__(self, config: SiglipVisionConfig, *, activation: Activation, eps: float) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class SiglipVision(nn.Module):
         self.head = AttentionHead(config, activation=activation, eps=eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        """Return (B, E) features of normalised images (B, 3, H, W)."""
         patches = self.conv1(pixels)
         batch, length, width = patches.shape
         if batch == 0:
@@ -116,46 +116,46 @@ class SiglipText(nn.Module):
             return cast(Tensor, self.head(self.ln_final(self.positional_embedding.new_zeros((0, width)))))
         full = F.pad(tokens, (0, context - tokens.shape[1]), value=self.config.pad_id)
         rows = (self.token_embedding(full) + self.positional_embedding).view(batch * context, width)
-        readers = torch.arange(1, batch + 1, device=rows.device) * context - 1
-        read = self.blocks.read(rows, [(batch, context)], readers)
+        pool_rows = torch.arange(1, batch + 1, device=rows.device) * context - 1
+        read = self.blocks.pooled(rows, [(batch, context)], pool_rows)
         return cast(Tensor, self.head(self.ln_final(read)))
 
 
-def initialise_vision(vision: SiglipVision, draw: Draw) -> None:
-    """Fill a new picture tower: LeCun-normal patches, Xavier-uniform blocks and probe, as in big_vision."""
+def initialize_vision(vision: SiglipVision, init: Initializer) -> None:
+    """Fill a new image tower: LeCun-normal patches, Xavier-uniform blocks and probe, as in big_vision."""
     width = vision.config.width
-    draw.lecun(vision.conv1)
-    draw.normal(vision.positional_embedding, width**-0.5)
-    _initialise_blocks(vision.blocks, draw)
+    init.lecun(vision.conv1)
+    init.normal(vision.positional_embedding, width**-0.5)
+    _initialize_blocks(vision.blocks, init)
     head = vision.head
-    draw.xavier(head.probe[None])  # Flax counts the one query as the fan in
-    _initialise_attention(head.attn, draw)
-    _initialise_mlp(head.mlp, draw)
+    init.xavier(head.probe[None])  # Flax counts the one query as the fan in
+    _initialize_attention(head.attn, init)
+    _initialize_mlp(head.mlp, init)
 
 
-def initialise_text(text: SiglipText, draw: Draw) -> None:
-    """Fill a new text tower: tokens and positions of deviation D^-0.5, the rest as in the picture tower."""
+def initialize_text(text: SiglipText, init: Initializer) -> None:
+    """Fill a new text tower: tokens and positions of deviation D^-0.5, the rest as in the image tower."""
     width = text.config.width
-    draw.normal(text.token_embedding.weight, width**-0.5)
-    draw.normal(text.positional_embedding, width**-0.5)
-    _initialise_blocks(text.blocks, draw)
+    init.normal(text.token_embedding.weight, width**-0.5)
+    init.normal(text.positional_embedding, width**-0.5)
+    _initialize_blocks(text.blocks, init)
     if isinstance(text.head, nn.Linear):
-        draw.lecun(text.head)
+        init.lecun(text.head)
 
 
-def _initialise_blocks(blocks: Transformer, draw: Draw) -> None:
+def _initialize_blocks(blocks: Transformer, init: Initializer) -> None:
     for block in blocks:
-        _initialise_attention(cast(Attention, block.attn), draw)
-        _initialise_mlp(cast(Mlp, block.mlp), draw)
+        _initialize_attention(cast(Attention, block.attn), init)
+        _initialize_mlp(cast(Mlp, block.mlp), init)
 
 
-def _initialise_attention(attention: Attention, draw: Draw) -> None:
+def _initialize_attention(attention: Attention, init: Initializer) -> None:
     for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
-        draw.xavier(layer.weight)
+        init.xavier(layer.weight)
         layer.bias.zero_()
 
 
-def _initialise_mlp(mlp: Mlp, draw: Draw) -> None:
+def _initialize_mlp(mlp: Mlp, init: Initializer) -> None:
     for layer in (mlp.c_fc, mlp.c_proj):
-        draw.xavier(layer.weight)
-        draw.normal(layer.bias, MLP_BIAS_STD)
+        init.xavier(layer.weight)
+        init.normal(layer.bias, MLP_BIAS_STD)

@@ -24,14 +24,14 @@ from diptych.models.towers.config import Activation, TextConfig
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingPlan:
+class PackedBatch:
     """Where every needed token of a batch goes.
 
     Attributes:
         ids: (T,) int64 token ids, sorted by length of text.
         positions: (T,) int64 place of each token in its text.
         groups: runs (n, L) of texts that share a length.
-        readers: (B,) int64 row of each text's end token.
+        eot_positions: (B,) int64 row of each text's end token.
         visible: per group None, or (n, L) bool where shorter texts were padded to the group's length.
         ranks: (B,) int64 place of each of the caller's texts in the sorted order.
     """
@@ -39,22 +39,24 @@ class ReadingPlan:
     ids: Tensor
     positions: Tensor
     groups: tuple[tuple[int, int], ...]
-    readers: Tensor
+    eot_positions: Tensor
     visible: tuple[Tensor | None, ...]
     ranks: Tensor
 
-    def to(self, device: torch.device, *, non_blocking: bool = True) -> "ReadingPlan":
+    def to(self, device: torch.device, *, non_blocking: bool = True) -> "PackedBatch":
         """Return the plan on a device; from pinned memory nothing waits for the copies."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> "ReadingPlan":
+    def pin_memory(self) -> "PackedBatch":
         """Return the plan in memory that a GPU reads while it computes."""
         return self._each(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "ReadingPlan":
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
         visible = tuple(None if mask is None else change(mask) for mask in self.visible)
         ids, positions = change(self.ids), change(self.positions)
-        return ReadingPlan(ids, positions, self.groups, change(self.readers), visible, change(self.ranks))
+        return PackedBatch(
+            ids, positions, self.groups, change(self.eot_positions), visible, change(self.ranks)
+        )
 
 
 def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
@@ -84,7 +86,7 @@ def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
     return cast(np.ndarray, lengths)
 
 
-def plan_reading(tokens: Tensor, end_id: int, *, one_group: bool = False) -> ReadingPlan:
+def pack_sequences(tokens: Tensor, end_id: int, *, one_group: bool = False) -> PackedBatch:
     """Lay out a batch of texts without the tokens behind their end.
 
     The lengths are found once, on the host: on an accelerator this is the tower's only synchronisation.
@@ -119,8 +121,8 @@ def plan_reading(tokens: Tensor, end_id: int, *, one_group: bool = False) -> Rea
     def place(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(tokens.device, non_blocking=True)
 
-    readers = place(starts + lengths - 1)
-    return ReadingPlan(place(ids), place(positions), groups, readers, visible, place(ranks))
+    eot_positions = place(starts + lengths - 1)
+    return PackedBatch(place(ids), place(positions), groups, eot_positions, visible, place(ranks))
 
 
 class TextTransformer(nn.Module):
@@ -145,7 +147,7 @@ class TextTransformer(nn.Module):
         self.ln_final = LayerNorm(config.width, eps=eps)
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
 
-    def forward(self, tokens: Tensor | ReadingPlan) -> Tensor:
+    def forward(self, tokens: Tensor | PackedBatch) -> Tensor:
         """Return (B, E) features of texts (B, L) int64, start token first, end token in every row.
 
         A plan of the texts, made where no device waits, takes the place of the tokens.
@@ -153,16 +155,16 @@ class TextTransformer(nn.Module):
         Raises:
             DataError: a row has no end token, or a text is longer than the context.
         """
-        if isinstance(tokens, ReadingPlan):
+        if isinstance(tokens, PackedBatch):
             plan = tokens
         elif tokens.shape[0] == 0:
             return self.text_projection.new_zeros((0, self.text_projection.shape[1]))
         else:
-            plan = plan_reading(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
+            plan = pack_sequences(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
         require_context(max(length for _, length in plan.groups), self.config.context_length)
         places = F.embedding(plan.positions, self.positional_embedding)
         rows = self.token_embedding(plan.ids) + places
-        read = self.ln_final(self.blocks.read(rows, plan.groups, plan.readers, plan.visible))
+        read = self.ln_final(self.blocks.pooled(rows, plan.groups, plan.eot_positions, plan.visible))
         return cast(Tensor, read @ self.text_projection).index_select(0, plan.ranks)
 
 

@@ -1,4 +1,4 @@
-"""timm's SigLIP picture towers by name: what open_clip's configurations point to and do not say.
+"""timm's SigLIP image towers by name: what open_clip's configurations point to and do not say.
 
 Source: timm 1.0 ``models/vision_transformer.py``. SigLIP was trained with the tanh approximation of GELU
 (Flax's default); timm runs most towers with the exact function: who loads weights by its names gets that.
@@ -70,14 +70,14 @@ def trunk_name(vision: SiglipVisionConfig, activation: Activation, trunks: Mappi
     other = next(iter(alike), None)
     if other is None:
         raise SettingsError(
-            "timm, and so open_clip, builds no such picture tower",
+            "timm, and so open_clip, builds no such image tower",
             where="vision",
             found=str(vision),
             expected=f"one of {', '.join(trunks)}",
             fix="convert to transformers or diptych",
         )
     raise SettingsError(
-        "timm, and so open_clip, builds this picture tower with another activation",
+        "timm, and so open_clip, builds this image tower with another activation",
         where="activation",
         found=activation,
         expected=f"{alike[other].activation}, as in {other}",

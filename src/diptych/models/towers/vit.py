@@ -1,6 +1,6 @@
-"""The vision Transformer that looks at pictures.
+"""The vision Transformer that looks at images.
 
-Patches of the picture and one class token, learned positions, a LayerNorm before and after the blocks, and a
+Patches of the image and one class token, learned positions, a LayerNorm before and after the blocks, and a
 linear projection of the class token into the shared space.
 
 Source: Dosovitskiy et al. 2021; Radford et al. 2021 (CLIP), section 2.4 (extra LayerNorm before the
@@ -18,7 +18,7 @@ from diptych.models.towers.config import Activation, VitConfig
 
 
 class VisionTransformer(nn.Module):
-    """Maps pictures (B, 3, H, W) to features (B, E)."""
+    """Maps images (B, 3, H, W) to features (B, E)."""
 
     def __init__(self, config: VitConfig, *, embed_dim: int, activation: Activation, eps: float) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, E) features of normalised pictures (B, 3, H, W)."""
+        """Return (B, E) features of normalised images (B, 3, H, W)."""
         return self.pooled(pixels) @ self.proj
 
     def pooled(self, pixels: Tensor) -> Tensor:
@@ -49,17 +49,17 @@ class VisionTransformer(nn.Module):
         x = torch.cat([first, patches], dim=1) + self.positional_embedding.to(patches.dtype)
         length = x.shape[1]
         rows = self.ln_pre(x).view(batch * length, width)
-        readers = torch.arange(batch, device=rows.device) * length
-        return cast(Tensor, self.ln_post(self.blocks.read(rows, [(batch, length)], readers)))
+        pool_rows = torch.arange(batch, device=rows.device) * length
+        return cast(Tensor, self.ln_post(self.blocks.pooled(rows, [(batch, length)], pool_rows)))
 
 
 def interpolate_positions(
     positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], *, extra: int = 1
 ) -> Tensor:
-    """Stretch learned positions to another grid, for pictures of another size.
+    """Stretch learned positions to another grid, for images of another size.
 
     An extra first position (class token, or the mean token of a ResNet's attention pool) is no place in the
-    picture and is kept.
+    image and is kept.
 
     Args:
         positions: (extra + rows * columns, D) of the old grid.
