@@ -4,7 +4,7 @@ A row says which of our tensors make up which of theirs. Reading and writing go 
 is the inverse of the other, and a tensor that no row names is an error.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,15 +23,24 @@ class Row:
         theirs: its name.
         ours: our name, or several: theirs holds them behind one another in its first dimension.
         dimensions: None, or how many ours and theirs have: theirs has more, of size 1, in front.
+        transposed: theirs is the transpose of ours, a matrix.
     """
 
     theirs: str
     ours: tuple[str, ...]
     dimensions: tuple[int, int] | None = None
+    transposed: bool = False
 
 
-def read_rows(rows: Iterable[Row], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_rows(
+    rows: Iterable[Row], state: Mapping[str, Tensor], *, complete: bool = True
+) -> dict[str, Tensor]:
     """Return our tensors by name, floats in float32; those of theirs that are unchanged are shared.
+
+    Args:
+        rows: the layout.
+        state: their tensors by name.
+        complete: refuse missing and left-over tensors here; else `files.parts.Parts.check` does.
 
     Raises:
         DataError: a tensor is missing or left over, or has another number of dimensions than it should.
@@ -43,6 +52,8 @@ def read_rows(rows: Iterable[Row], state: Mapping[str, Tensor]) -> dict[str, Ten
             continue
         value = rest.pop(row.theirs).detach()
         value = value.float() if value.is_floating_point() else value
+        if row.transposed and value.ndim == 2:
+            value = value.t().contiguous()
         if row.dimensions is not None:
             value = _shape(value, row.dimensions[0], row.theirs)
         if len(row.ours) == 1:
@@ -52,8 +63,9 @@ def read_rows(rows: Iterable[Row], state: Mapping[str, Tensor]) -> dict[str, Ten
             raise _wrong_shape(row.theirs, value, f"{len(row.ours)} equal parts behind one another")
         for name, part in zip(row.ours, value.chunk(len(row.ours)), strict=True):
             ours[name] = part.clone()
-    _require_none("missing", missing)
-    _require_none("left over", rest)
+    if complete:
+        _require_none("missing", missing)
+        _require_none("left over", rest)
     return ours
 
 
@@ -73,7 +85,7 @@ def write_rows(rows: Iterable[Row], state: Mapping[str, Tensor]) -> dict[str, Te
         value = parts[0] if len(parts) == 1 else torch.cat(parts)
         if row.dimensions is not None:
             value = _shape(value, row.dimensions[1], row.theirs)
-        theirs[row.theirs] = value.contiguous()
+        theirs[row.theirs] = (value.t() if row.transposed else value).contiguous()
     _require_none("missing", missing)
     _require_none("left over", rest)
     return theirs
@@ -105,3 +117,33 @@ def _require_none(how: str, names: Iterable[str]) -> None:
             expected="exactly the tensors of the architecture that the configuration describes",
             fix="give weights and configuration of the same model",
         )
+
+
+# Layers of ours → the name of theirs; several of ours are packed into one.
+Layers = Mapping[tuple[str, ...], str]
+
+QKV = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
+
+
+def layer(ours: tuple[str, ...], theirs: str) -> Iterator[Row]:
+    """Yield the rows of one layer: weight and bias."""
+    for kind in ("weight", "bias"):
+        yield Row(f"{theirs}.{kind}", tuple(f"{name}.{kind}" for name in ours))
+
+
+def packed(ours: str, theirs: str) -> Iterator[Row]:
+    """Yield the rows of torch's nn.MultiheadAttention, which joins kind and name with an underscore."""
+    for kind in ("weight", "bias"):
+        yield Row(f"{theirs}.in_proj_{kind}", tuple(f"{ours}.{part}.{kind}" for part in QKV))
+
+
+def layers(ours: str, theirs: str, table: Layers) -> Iterator[Row]:
+    """Yield the rows of a table of layers below two names."""
+    for names, their_name in table.items():
+        yield from layer(tuple(f"{ours}.{name}" for name in names), f"{theirs}.{their_name}")
+
+
+def blocks(ours: str, theirs: str, table: Layers, count: int) -> Iterator[Row]:
+    """Yield the rows of `count` blocks, numbered from 0 on both sides."""
+    for index in range(count):
+        yield from layers(f"{ours}.{index}", f"{theirs}.{index}", table)

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError, UnsupportedError
+from diptych.models.formats.layouts import openai_rows
+from diptych.models.formats.mapping import read_rows, write_rows
 from diptych.models.towers.config import (
     NO_TOKEN,
     Activation,
@@ -37,8 +38,6 @@ HEAD_WIDTH = 64
 
 T = TypeVar("T", VitConfig | ResNetConfig, TextConfig)
 
-_PACKED = re.compile(r"(?P<stem>.*\.attn)\.in_proj_(?P<kind>weight|bias)")
-_SEPARATE = re.compile(r"(?P<stem>.*\.blocks\.\d+\.attn)\.(?P<part>[qkv])_proj\.(?P<kind>weight|bias)")
 _NOT_WEIGHTS = re.compile(r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(.*\.)?position_ids")
 
 
@@ -83,18 +82,7 @@ def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return our tensors by name, in float32, for theirs; the inverse of `to_openai_state`."""
-    ours: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        value = tensor.detach()
-        if value.is_floating_point():
-            value = value.float()
-        if packed := _PACKED.fullmatch(name):
-            for part, piece in zip("qkv", value.chunk(3), strict=True):
-                key = f"{_our_name(packed['stem'])}.{part}_proj.{packed['kind']}"
-                ours[key] = piece.clone()  # files refuse tensors that share memory
-        else:
-            ours[_our_name(name)] = value
-    return ours
+    return read_rows(openai_rows(state), state, complete=False)
 
 
 def to_openai_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -106,32 +94,7 @@ def to_openai_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns:
         Their tensors by name, on the device and in the dtype of ours.
     """
-    theirs: dict[str, Tensor] = {}
-    packs: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        value = tensor.detach()
-        if separate := _SEPARATE.fullmatch(name):
-            pack = packs.setdefault((_their_name(separate["stem"]), separate["kind"]), {})
-            pack[separate["part"]] = value
-        else:
-            theirs[_their_name(name)] = value.clone()
-    for (stem, kind), parts in packs.items():
-        theirs[f"{stem}.in_proj_{kind}"] = torch.cat([parts[part] for part in "qkv"])
-    return theirs
-
-
-def _our_name(name: str) -> str:
-    name = name.replace("transformer.resblocks.", "blocks.")
-    if name in ("logit_scale", "logit_bias"):
-        return name
-    prefix, dot, rest = name.partition(".")
-    return f"vision.{rest}" if dot and prefix == "visual" else f"text.{name}"
-
-
-def _their_name(name: str) -> str:
-    name = name.replace(".blocks.", ".transformer.resblocks.")
-    prefix, _, rest = name.partition(".")
-    return {"vision": f"visual.{rest}", "text": rest}.get(prefix, name)
+    return write_rows(openai_rows(state), state)
 
 
 def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int | None) -> ClipConfig:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from diptych.core.errors import DataError, UnsupportedError, unknown_name
 from diptych.core.settings import from_mapping, wrong_type
+from diptych.models.formats.layouts import open_clip_siglip_rows, transformers_siglip_rows
 from diptych.models.formats.mapping import read_rows, write_rows
-from diptych.models.formats.siglip_rows import open_clip_rows, transformers_rows
 from diptych.models.formats.siglip_settings import OpenClip, TransformersText, TransformersVision
 from diptych.models.towers.config import (
     NO_CEILING,
@@ -104,7 +104,7 @@ def from_transformers_siglip(
     )
     check_sizes(ours)
     wanted = {name: tensor for name, tensor in state.items() if not name.endswith(".position_ids")}
-    return ours, _fitting(ours, read_rows(transformers_rows(*_towers(ours)), wanted))
+    return ours, _fitting(ours, read_rows(transformers_siglip_rows(*_towers(ours)), wanted))
 
 
 def to_transformers_siglip(config: ClipConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], State]:
@@ -162,7 +162,7 @@ def to_transformers_siglip(config: ClipConfig, state: Mapping[str, Tensor]) -> t
         full["text.head.bias"] = scale.new_zeros(text.width)
     if config.logit_bias_init is None:
         full["logit_bias"] = torch.zeros_like(state["logit_scale"])
-    return theirs, write_rows(transformers_rows(vision, text), full)
+    return theirs, write_rows(transformers_siglip_rows(vision, text), full)
 
 
 def from_open_clip_siglip(
@@ -219,7 +219,7 @@ def from_open_clip_siglip(
         logit_bias_init=found.init_logit_bias,
     )
     check_sizes(ours)
-    return ours, _fitting(ours, read_rows(open_clip_rows(*_towers(ours), bias=_has_bias(ours)), state))
+    return ours, _fitting(ours, read_rows(open_clip_siglip_rows(*_towers(ours), bias=_has_bias(ours)), state))
 
 
 def to_open_clip_siglip(
@@ -281,7 +281,7 @@ def to_open_clip_siglip(
         },
         "text_cfg": text_cfg,
     }
-    return theirs, write_rows(open_clip_rows(vision, text, bias=_has_bias(config)), state)
+    return theirs, write_rows(open_clip_siglip_rows(vision, text, bias=_has_bias(config)), state)
 
 
 def _known(cls: type[T], section: Any, where: str) -> T:

@@ -17,6 +17,8 @@ from torch import Tensor
 from diptych.core.errors import DataError, UnsupportedError, UsageError
 from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD, Preprocess
+from diptych.models.formats.layouts import transformers_rows
+from diptych.models.formats.mapping import read_rows, write_rows
 from diptych.models.towers.config import NO_TOKEN, Activation, ClipConfig, TextConfig, VitConfig, mlp_ratio
 
 T = TypeVar("T")
@@ -41,32 +43,6 @@ _NO_PIXELS = {
 LEGACY_END = 2
 """Configurations from before 2023 say this whatever the vocabulary; texts are read at the largest id then."""
 
-_PAIRS = (
-    (r"text_model\.embeddings\.token_embedding\.weight", "text.token_embedding.weight"),
-    (r"text_model\.embeddings\.position_embedding\.weight", "text.positional_embedding"),
-    (r"text_model\.final_layer_norm\.(weight|bias)", r"text.ln_final.\1"),
-    (r"text_projection\.weight", "text.text_projection"),
-    (r"vision_model\.embeddings\.patch_embedding\.weight", "vision.conv1.weight"),
-    (r"vision_model\.embeddings\.class_embedding", "vision.class_embedding"),
-    (r"vision_model\.embeddings\.position_embedding\.weight", "vision.positional_embedding"),
-    (r"vision_model\.pre_layrnorm\.(weight|bias)", r"vision.ln_pre.\1"),  # their spelling
-    (r"vision_model\.post_layernorm\.(weight|bias)", r"vision.ln_post.\1"),
-    (r"visual_projection\.weight", "vision.proj"),
-    (r"logit_scale", "logit_scale"),
-)
-_IN_BLOCK = (
-    ("layer_norm1", "ln_1"),
-    ("layer_norm2", "ln_2"),
-    ("self_attn.q_proj", "attn.q_proj"),
-    ("self_attn.k_proj", "attn.k_proj"),
-    ("self_attn.v_proj", "attn.v_proj"),
-    ("self_attn.out_proj", "attn.out_proj"),
-    ("mlp.fc1", "mlp.c_fc"),
-    ("mlp.fc2", "mlp.c_proj"),
-)
-_BLOCK = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_OUR_BLOCK = re.compile(r"(text|vision)\.blocks\.(\d+)\.(.+)\.(weight|bias)")
-_TRANSPOSED = {"text.text_projection", "vision.proj"}
 _NOT_WEIGHTS = re.compile(r".*\.embeddings\.position_ids")
 
 
@@ -144,11 +120,15 @@ def from_transformers(
     projection = config.get("projection_dim", 512)
     if type(projection) is not int:
         raise wrong_type("projection_dim", projection, "a whole number")
-    ours = {}
-    for name, tensor in without_positions(state).items():
-        key, value = _our_name(name), tensor.detach()
-        value = value.float() if value.is_floating_point() else value
-        ours[key] = value.t().contiguous() if key in _TRANSPOSED and value.ndim == 2 else value
+    rows = transformers_rows(vision.num_hidden_layers, text.num_hidden_layers)
+    tensors = without_positions(state)
+    if unknown := sorted(set(tensors) - {row.theirs for row in rows}):
+        raise DataError(
+            "the weights are not those of transformers' CLIPModel",
+            found=f"a tensor called {unknown[0]}",
+            expected="the names of CLIPModel",
+            fix="save the whole CLIPModel with save_pretrained",
+        )
     return (
         ClipConfig(
             projection,
@@ -157,7 +137,7 @@ def from_transformers(
             activation=cast(Activation, ACTIVATIONS[text.hidden_act]),
             layer_norm_eps=text.layer_norm_eps,
         ),
-        ours,
+        read_rows(rows, tensors, complete=False),
     )
 
 
@@ -216,10 +196,7 @@ def to_transformers(
             **shared,
         },
     }
-    return theirs, {
-        _their_name(name): (tensor.detach().t() if name in _TRANSPOSED else tensor.detach()).contiguous()
-        for name, tensor in state.items()
-    }
+    return theirs, write_rows(transformers_rows(vision.layers, text.layers), state)
 
 
 def preprocess_from_transformers(
@@ -368,30 +345,3 @@ def _shape(tower: TextConfig | VitConfig) -> dict[str, int]:
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
     }
-
-
-def _our_name(name: str) -> str:
-    if block := _BLOCK.fullmatch(name):
-        part = dict(_IN_BLOCK).get(block[3])
-        if part is not None:
-            return f"{block[1]}.blocks.{block[2]}.{part}.{block[4]}"
-    for theirs, ours in _PAIRS:
-        if found := re.fullmatch(theirs, name):
-            return found.expand(ours)
-    raise DataError(
-        "the weights are not those of transformers' CLIPModel",
-        found=f"a tensor called {name}",
-        expected="the names of CLIPModel",
-        fix="save the whole CLIPModel with save_pretrained",
-    )
-
-
-def _their_name(name: str) -> str:
-    if block := _OUR_BLOCK.fullmatch(name):
-        part = next(theirs for theirs, ours in _IN_BLOCK if ours == block[3])
-        return f"{block[1]}_model.encoder.layers.{block[2]}.{part}.{block[4]}"
-    stem, _, kind = name.rpartition(".")
-    for theirs, ours in _PAIRS:
-        if ours in (name, rf"{stem}.\1"):
-            return theirs.replace(r"\.", ".").replace("(weight|bias)", kind)
-    raise AssertionError(name)
