@@ -1,7 +1,7 @@
 """Build a classifier out of words: one direction per class.
 
 Each class is the mean of the unit embeddings of its prompts, brought back to unit length: the paper's
-ensemble in embedding space, which costs no more than one prompt when pictures are scored. The ensemble in
+ensemble in embedding space, which costs no more than one prompt when images are scored. The ensemble in
 probability space, which the paper compares it with, keeps the templates apart and averages what each
 would have answered.
 

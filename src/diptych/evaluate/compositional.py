@@ -1,6 +1,6 @@
 """Does a model know who does what: captions that differ by a word, an order, a relation.
 
-Every score is a share of strict wins: a caption that scores as high as the right one, or a picture that
+Every score is a share of strict wins: a caption that scores as high as the right one, or an image that
 cannot be read, is a miss.
 
 Reads and writes: nothing; `readers.choices` reads the data sets.
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precision = "float32") -> Doubles:
-    """Return the cosines (N, K) of N pictures and their captions, the right one first.
+    """Return the cosines (N, K) of N images and their captions, the right one first.
 
-    -inf where a picture has fewer than K captions; NaN where it is unreadable.
+    -inf where an image has fewer than K captions; NaN where it is unreadable.
     """
     captions = embedded.captions
     places = {
@@ -47,7 +47,7 @@ def choice_hits(scores: Doubles) -> Bools:
     """Say where the first caption scores more than every other.
 
     Args:
-        scores: (N, K); -inf where a row has fewer captions, NaN where the picture is unreadable.
+        scores: (N, K); -inf where a row has fewer captions, NaN where the image is unreadable.
 
     >>> choice_hits(np.array([[0.3, 0.2], [0.3, 0.3], [np.nan, np.nan]]))
     array([ True, False, False])
@@ -56,14 +56,14 @@ def choice_hits(scores: Doubles) -> Bools:
 
 
 def quadruples(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
-    """Return (N / 2, 2, 2), picture by caption, of pictures that follow each other as pairs.
+    """Return (N / 2, 2, 2), image by caption, of images that follow each other as pairs.
 
     Args:
-        scores: (N, 2), a picture's own caption first.
+        scores: (N, 2), an image's own caption first.
         embedded: the pictures, with the field `pair`.
 
     Raises:
-        DataError: a picture has no partner behind it.
+        DataError: an image has no partner behind it.
     """
     names = [fields.get(PAIR) for fields in embedded.fields]
     if names[::2] != names[1::2] or scores.shape[1] != 2:
@@ -79,10 +79,10 @@ def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
     """Return Winoground's three scores row by row.
 
     Args:
-        scores: (N, 2, 2), picture by caption.
+        scores: (N, 2, 2), image by caption.
 
     Returns:
-        text: both pictures prefer their own caption; image: both captions prefer their own picture; group:
+        text: both images prefer their own caption; image: both captions prefer their own image; group:
         both. (N,) bool each.
 
     >>> hits = quadruple_hits(np.array([[[0.9, 0.5], [0.6, 0.7]], [[0.9, 0.5], [0.95, 0.99]]]))

@@ -33,7 +33,7 @@ class ZeroShotClassifier(Classifier):
     Args:
         model: a `diptych.Model`; copies of the classifier share it.
         templates: captions with one `{}` each that the names are written into; see `Templates`.
-        batch_size: pictures per step.
+        batch_size: images per step.
         precision: what the towers compute in.
         preprocessing: "exact" or "fast", see `diptych.data.images.transforms`.
 
@@ -71,7 +71,7 @@ class ZeroShotClassifier(Classifier):
 
         Args:
             X: ignored, but for its width where it holds embeddings; may be left out.
-            y: class names, or the labels of all pictures: the distinct ones are the classes. What is not a
+            y: class names, or the labels of all images: the distinct ones are the classes. What is not a
                 str is written as one.
 
         Raises:
@@ -97,7 +97,7 @@ class ZeroShotClassifier(Classifier):
 
         Raises:
             ArrayError: X does not fit the classifier.
-            BadInputsError: some pictures cannot be read; it names their positions.
+            BadInputsError: some images cannot be read; it names their positions.
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits

@@ -1,4 +1,4 @@
-"""Find the text of a picture and the pictures of a text.
+"""Find the text of an image and the images of a text.
 
 Items are distinct: a caption that several images share (up to case and white space, which towers do not
 read) is one text with several right images, and an image with several captions has several right texts. A
@@ -46,10 +46,10 @@ class RetrievalResult:
         task: the task's name.
         texts: M distinct captions, in order of first appearance.
         text_embeds: (M, E) float32, unit length.
-        pairs: (P, 2) int64, rows (picture, text) that belong together.
-        image_ranks: (N,) int64, wrong texts before the best right one, per picture that has a caption.
-        text_ranks: (M,) int64, wrong pictures before the best right one, per text.
-        unreadable: pictures that could not be decoded; they count as wrong, and are never found.
+        pairs: (P, 2) int64, rows (image, text) that belong together.
+        image_ranks: (N,) int64, wrong texts before the best right one, per image that has a caption.
+        text_ranks: (M,) int64, wrong images before the best right one, per text.
+        unreadable: images that could not be decoded; they count as wrong, and are never found.
         uncaptioned: images without a caption, in a source that other tasks share; they are no part of N.
         caption_ranks: (N,) of images and (Q,) of captions where every one of the Q captions is a query and an
             item by itself; None where all are distinct, for these are the ranks above then.
@@ -107,10 +107,10 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
     """List distinct captions and who has them.
 
     Args:
-        captions: the captions of each of N pictures.
+        captions: the captions of each of N images.
 
     Returns:
-        M texts in order of first appearance, and (P, 2) int64 rows (picture, text), one for each caption.
+        M texts in order of first appearance, and (P, 2) int64 rows (image, text), one for each caption.
 
     >>> distinct_texts([["a", "b"], ["A "]])
     (('a', 'b'), array([[0, 0],
@@ -130,7 +130,7 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalEvaluator:
-    """Retrieval between the pictures of a source and its distinct captions.
+    """Retrieval between the images of a source and its distinct captions.
 
     Attributes:
         name: the task's name in metrics and reports.

@@ -1,4 +1,4 @@
-"""Run several tasks on one source, whose pictures are embedded once.
+"""Run several tasks on one source, whose images are embedded once.
 
 Reads: the source. Writes: nothing.
 """
@@ -23,7 +23,7 @@ class Result(Protocol):
 
 
 class Task(Protocol):
-    """A task that can share embedded pictures with others."""
+    """A task that can share embedded images with others."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class SuiteResult:
 
     Attributes:
         source: where the pairs came from.
-        embedded: its pictures after the image tower.
+        embedded: its images after the image tower.
         results: one per task, in the order of the tasks.
     """
 

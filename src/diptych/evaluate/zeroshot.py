@@ -1,4 +1,4 @@
-"""Classify pictures by words alone, and say how much the words mattered.
+"""Classify images by words alone, and say how much the words mattered.
 
 Reads: an embedded source and one of its columns as labels. Writes: nothing.
 Source: Radford et al. 2021, section 3.1 (top-k, mean per class; the gain of prompts in section 3.1.4).
@@ -47,8 +47,8 @@ class PromptScore:
     Attributes:
         name: the set's name.
         metrics: top1, top5 and mean_per_class.
-        hits: (N,) bool, which pictures were right at top-1.
-        predicted: (N,) int64, the answers; -1 for an unreadable picture.
+        hits: (N,) bool, which images were right at top-1.
+        predicted: (N,) int64, the answers; -1 for an unreadable image.
         gain: top-1 over bare names in [-1, 1] with its interval; None for bare names themselves.
         example: the first prompt of the first class.
     """
@@ -68,11 +68,11 @@ class ZeroShotResult:
     Attributes:
         task: the task's name.
         class_names: C labels as the data has them.
-        rows: (N,) int64, the places of the labelled pictures in the embedded source.
+        rows: (N,) int64, the places of the labelled images in the embedded source.
         labels: (N,) int64 in [0, C).
         scores: one entry per set of prompts, the simplest first; the last is the task's own.
-        unlabelled: pictures without a label; they are no part of N.
-        unreadable: pictures that could not be decoded; they are part of N, and wrong.
+        unlabelled: images without a label; they are no part of N.
+        unreadable: images that could not be decoded; they are part of N, and wrong.
     """
 
     task: str
@@ -103,10 +103,10 @@ class ZeroShotResult:
 def zero_shot(
     image_embeds: Floats, labels: Ints, classifier: Floats, *, task: str = "zeroshot", seed: int = 0
 ) -> list[Metric]:
-    """Score pictures against a classifier.
+    """Score images against a classifier.
 
     Args:
-        image_embeds: (N, E) float32, unit length; NaN rows are unreadable pictures and count as wrong.
+        image_embeds: (N, E) float32, unit length; NaN rows are unreadable images and count as wrong.
         labels: (N,) int64 in [0, C).
         classifier: (C, E) float32, unit length.
         task: the name the metrics carry.
@@ -144,7 +144,7 @@ def compare_prompts(
     task: str = "zeroshot",
     precision: Precision = "float32",
 ) -> tuple[PromptScore, ...]:
-    """Score the same pictures with several sets of prompts; gains are over the first."""
+    """Score the same images with several sets of prompts; gains are over the first."""
     scores: list[PromptScore] = []
     for prompts, classifier in classifiers(model, class_names, prompt_sets, precision=precision):
         metrics = zero_shot(image_embeds, labels, classifier, task=task)
@@ -219,7 +219,7 @@ class ZeroShotEvaluator:
         source: where the pairs come from.
         label_field: the column that holds the true class.
         class_names: the classes to choose from; empty means every label that occurs or has a cleaned name in
-            the templates, in natural order: a class without a picture can still be answered, wrongly.
+            the templates, in natural order: a class without an image can still be answered, wrongly.
         templates: the task's own prompts; None leaves bare names and the paper's default.
         precision: what the towers compute in.
     """

@@ -1,1 +1,1 @@
-"""Ask an embedded source for its nearest pictures."""
+"""Ask an embedded source for its nearest images."""

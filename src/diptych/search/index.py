@@ -1,4 +1,4 @@
-"""An index: the pictures of a source as rows of unit length, in files that are opened where they lie.
+"""An index: the images of a source as rows of unit length, in files that are opened where they lie.
 
 Writes, in the index's folder:
 
@@ -130,18 +130,18 @@ class Index:
     ) -> "Index":
         """Embed a source into a folder, or open what is there if the same model made it from the same source.
 
-        Rows go to the file batch by batch: memory grows with keys and captions only, not with pictures.
+        Rows go to the file batch by batch: memory grows with keys and captions only, not with images.
 
         Args:
-            model: what embeds the pictures.
+            model: what embeds the images.
             source: where they come from, best opened with `need=Need.IMAGE`: captions are not needed.
                 Unreadable images are counted and left out.
             folder: of the index; an index that was made from something else is replaced.
-            batch_size: pictures per step.
+            batch_size: images per step.
             dtype: of the file.
 
         Raises:
-            DataError: the source has no picture that can be read.
+            DataError: the source has no image that can be read.
             UsageError: the folder holds something that is no index.
         """
         folder = Path(folder)
@@ -187,7 +187,7 @@ def _write_rows(
     batch_size: int,
     dtype: Dtype,
 ) -> None:
-    """Write the rows of all readable pictures, then the number of rows into the header."""
+    """Write the rows of all readable images, then the number of rows into the header."""
     passed: list[Entry] = []
 
     def pairs() -> Iterator[Pair]:

@@ -1,4 +1,4 @@
-"""Answer a text or a picture with the nearest pictures of an index, exactly.
+"""Answer a text or an image with the nearest images of an index, exactly.
 
 Every row is compared, a block at a time: 1 to 2 seconds for a million rows of 512 on two busy cores.
 
@@ -29,7 +29,7 @@ BLOCK_ROWS = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One picture that was found.
+    """One image that was found.
 
     Attributes:
         key: the sample's name in its source.
@@ -70,14 +70,14 @@ class Searcher:
         self._model, self.index = model, index
 
     def text(self, query: str, k: int = 10) -> list[Hit]:
-        """Find the k pictures nearest to a text, best first."""
+        """Find the k images nearest to a text, best first."""
         return self._hits(embed_texts(self._model, [query])[0], k)
 
     def image(self, query: "Image | bytes", k: int = 10) -> list[Hit]:
-        """Find the k pictures nearest to a picture, best first.
+        """Find the k images nearest to an image, best first.
 
         Raises:
-            UsageError: the picture cannot be read.
+            UsageError: the image cannot be read.
         """
         counts = Counts()
         row = embed_images(self._model, [query], counts=counts)[0]

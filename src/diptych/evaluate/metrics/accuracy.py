@@ -4,7 +4,7 @@ Three rules hold in every function here:
 
 - **Ties are pessimistic.** A wrong answer that scores exactly as high as the right one stands before it. A
   model that gives every class the same score has 0 % accuracy, never 100 %.
-- **A row of NaN is wrong.** Unreadable pictures arrive as NaN rows; they stay in the denominator, at every k.
+- **A row of NaN is wrong.** Unreadable images arrive as NaN rows; they stay in the denominator, at every k.
 - **Memory is bounded, ties are exact.** Scores are compared in chunks and never kept; see `ranks`.
 
 Source: Radford et al. 2021, section 3.1 (top-k, mean per class); Wilson 1927 (interval of a share); Efron
@@ -37,7 +37,7 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
     """Count the other classes that score as high as the true class or higher.
 
     Args:
-        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable picture.
+        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable image.
         labels: (N,) int64, the true class, in [0, C).
         classifier: (C, E) float32, unit length.
 
@@ -57,7 +57,7 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
 
 
 def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
-    """Name the best class of every picture; among equal scores the first; -1 where the picture is unreadable.
+    """Name the best class of every image; among equal scores the first; -1 where the image is unreadable.
 
     Args:
         image_embeds: (N, E) float32, unit length, NaN rows where unreadable.
@@ -73,7 +73,7 @@ def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
 
 
 def class_accuracies(hits: Bools, labels: Ints, class_count: int) -> NDArray[np.float64]:
-    """Return the share of hits of each class: (C,) float64 in [0, 1], NaN for a class without pictures."""
+    """Return the share of hits of each class: (C,) float64 in [0, 1], NaN for a class without images."""
     hits, labels = _hits(hits, labels, class_count)
     totals = np.bincount(labels, minlength=class_count)
     right = np.bincount(labels[hits], minlength=class_count)
@@ -82,7 +82,7 @@ def class_accuracies(hits: Bools, labels: Ints, class_count: int) -> NDArray[np.
 
 
 def mean_per_class(hits: Bools, labels: Ints, class_count: int) -> float:
-    """Average the accuracies of the classes that have pictures, each class counting the same.
+    """Average the accuracies of the classes that have images, each class counting the same.
 
     >>> mean_per_class(np.array([True, True, False]), np.array([0, 0, 2]), 3)
     0.5
@@ -102,7 +102,7 @@ def confusion_matrix(labels: Ints, predicted: Ints, class_count: int) -> Ints:
 
     Returns:
         (C, C + 1) int64; the last column holds the pictures without an answer, so that rows add up to all
-        pictures.
+        images.
 
     >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, -1]), 2)
     array([[1, 0, 0],
@@ -141,8 +141,8 @@ def bootstrap_mean_per_class(
 ) -> Interval | None:
     """Return the 95 % percentile interval of `mean_per_class` when pictures are drawn anew with replacement.
 
-    A draw of N pictures is one multinomial over the (class, hit) cells, so 2,000 draws cost 2,000 x 2C
-    numbers and no pass over the pictures. A class that a draw misses is left out of that draw's mean.
+    A draw of N images is one multinomial over the (class, hit) cells, so 2,000 draws cost 2,000 x 2C
+    numbers and no pass over the images. A class that a draw misses is left out of that draw's mean.
     """
     hits, labels = _hits(hits, labels, class_count)
     count = len(labels)
@@ -165,7 +165,7 @@ def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
     """Return how much the share of hits rises from `before` to `after` on the same pictures, and its 95 %
     interval.
 
-    Only pictures on which the two differ carry information; one is added to both kinds so that the interval
+    Only images on which the two differ carry information; one is added to both kinds so that the interval
     has width when there are none.
 
     Source: Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions
@@ -174,7 +174,7 @@ def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
 
     Args:
         before: (N,) bool, hits of the one.
-        after: (N,) bool, hits of the other, picture by picture.
+        after: (N,) bool, hits of the other, image by image.
 
     Returns:
         The gain in [-1, 1], and its interval (None when N is 0).

@@ -1,12 +1,12 @@
 """What a score means: match probability, z-score, a threshold at a stated rate, and "none of these".
 
 A cosine by itself means nothing: 0.25 is a match for one text and noise for the next. Held against a bank of
-background pictures and texts it becomes a z-score (how far above what this text, and this picture, score by
+background images and texts it becomes a z-score (how far above what this text, and this image, score by
 chance), and from matched and mismatched pairs of a source a probability is fitted to the two z-scores. No
 label is needed, only pairs that the model did not learn from.
 
-The reject option is conformal: a picture is turned away when its best z-score is among the usual ones of the
-bank. Of pictures like those of the bank, the stated share passes, whatever the model.
+The reject option is conformal: an image is turned away when its best z-score is among the usual ones of the
+bank. Of images like those of the bank, the stated share passes, whatever the model.
 
 Reads and writes: `calibration.npz` (arrays, no pickle) through `save` and `load`.
 Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines"; Vovk et al. 2005 for the
@@ -31,16 +31,16 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 BANK = 2000
-"""Pictures and texts in the bank; a p-value is then exact to 1/1501."""
+"""Images and texts in the bank; a p-value is then exact to 1/1501."""
 
 FIT_SHARE = 4
 """One pair of so many is kept out of the bank to fit the probabilities on: three numbers need few pairs."""
 
 USUAL_SHARE = 4
-"""One picture of so many of the bank says what a text scores by chance; the others are what new ones meet."""
+"""One image of so many of the bank says what a text scores by chance; the others are what new ones meet."""
 
 MISMATCHES = 8
-"""Wrong texts that a picture is paired with for fitting."""
+"""Wrong texts that an image is paired with for fitting."""
 
 LEAST = 20
 """Different images, and pairs of an image and a wrong text, that a fit needs."""
@@ -56,7 +56,7 @@ class Calibration:
     Attributes:
         picture_bank: (M, E) float32, unit length.
         text_bank: (M', E) float32, unit length; without rows if it was made of images alone.
-        weights: (3,) of the logistic function: per text z-score, per picture z-score, constant; for even
+        weights: (3,) of the logistic function: per text z-score, per image z-score, constant; for even
             odds. Zeros if it was made of images alone.
         model_digest: of the model whose embeddings these are; empty if nobody said.
     """
@@ -77,7 +77,7 @@ class Calibration:
         return _z_scores(image_embeds, text_embeds, self.picture_bank)
 
     def probabilities(self, image_embeds: Floats, text_embeds: Floats, *, prior: float = 0.5) -> Doubles:
-        """Return (N, C): how probable it is that a text belongs to a picture.
+        """Return (N, C): how probable it is that a text belongs to an image.
 
         Args:
             image_embeds: (N, E) unit length.
@@ -108,8 +108,8 @@ class Calibration:
         NaN for an unreadable image.
         """
         image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
-        # Some say what is usual for a text, the others are held against it as new pictures are: only so are
-        # the bank's and a new picture's scores exchangeable.
+        # Some say what is usual for a text, the others are held against it as new images are: only so are
+        # the bank's and a new image's scores exchangeable.
         says = np.arange(len(self.picture_bank)) % USUAL_SHARE == 0
         known, held = self.picture_bank[says], self.picture_bank[~says]
         usual = np.sort(_z_scores(held, text_embeds, known).max(axis=1))
@@ -158,7 +158,7 @@ def calibrate(
 
     Args:
         image_embeds: (N, E) unit length; rows of NaN are left out with their texts.
-        text_embeds: (N, E) unit length, the text of each picture; None leaves match probabilities out.
+        text_embeds: (N, E) unit length, the text of each image; None leaves match probabilities out.
         seed: of the draws of the bank and of wrong texts.
         model_digest: of the model that made the embeddings; kept, so that no other one is held against them.
 

@@ -29,7 +29,7 @@ def score_ranks(scores: NDArray[np.floating], labels: Ints) -> Ints:
     """Count the other classes that score as high as the true class or higher.
 
     Args:
-        scores: (N, C); a row of NaN is an unreadable picture.
+        scores: (N, C); a row of NaN is an unreadable image.
         labels: (N,) int64 in [0, C).
 
     Returns:

@@ -83,7 +83,7 @@ def search(
     value are tried: 15 fits. Of equally good values the strongest penalty is taken.
 
     Args:
-        features: (N, D) of training; a row of NaN is an unreadable picture.
+        features: (N, D) of training; a row of NaN is an unreadable image.
         labels: (N,) any labels.
         val_features: (M, D) of validation.
         val_labels: (M,); one that training does not have is always wrong.

@@ -1,7 +1,7 @@
 """The prompt lab: what each template is worth, how many are enough, and which to take.
 
-Everything that is chosen (a set of templates, their weights) is chosen on validation pictures alone and
-scored on test pictures that had no say. Ensembles are in embedding space unless they say otherwise.
+Everything that is chosen (a set of templates, their weights) is chosen on validation images alone and
+scored on test images that had no say. Ensembles are in embedding space unless they say otherwise.
 
 Source: Radford et al. 2021, section 3.1.4 and figure 4 (ensembles in embedding space, 80 templates of
 ImageNet, gain over bare names); Caruana et al. 2004 for greedy forward selection with repetition.
@@ -34,7 +34,7 @@ TASK = "ablation"
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Embedded pictures with their classes.
+    """Embedded images with their classes.
 
     Attributes:
         image_embeds: (N, E) float32, unit length; NaN rows are unreadable and count as wrong.
@@ -66,7 +66,7 @@ class LabSettings:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way to write prompts, scored on the test pictures.
+    """One way to write prompts, scored on the test images.
 
     Attributes:
         name: of it.
@@ -102,8 +102,8 @@ class Ablation:
         sets: bare names, the default template, the plain ensembles in both spaces, the chosen ones.
         templates: each template by itself, the best first.
         sizes: random nested ensembles, by size.
-        validation: pictures that choices were made on.
-        test: pictures that everything was scored on.
+        validation: images that choices were made on.
+        test: images that everything was scored on.
     """
 
     sets: tuple[Row, ...]
@@ -140,7 +140,7 @@ def ensemble(classifiers: Floats, weights: NDArray[np.float64] | None = None) ->
 
 
 def accuracy(examples: Examples, classifier: Floats) -> float:
-    """Return the share of pictures whose class scores highest, ties counting as wrong."""
+    """Return the share of images whose class scores highest, ties counting as wrong."""
     return float(_hits(examples, classifier).mean())
 
 
@@ -148,7 +148,7 @@ def choose_greedily(validation: Examples, classifiers: Floats) -> NDArray[np.flo
     """Add the template that helps most, again and again, until none helps; a template may be added twice.
 
     Args:
-        validation: pictures to choose on.
+        validation: images to choose on.
         classifiers: (T, C, E).
 
     Returns:
@@ -173,7 +173,7 @@ def choose_weights(validation: Examples, classifiers: Floats, settings: LabSetti
     """Search weights coordinate by coordinate, without gradients, from equal ones.
 
     Args:
-        validation: pictures to choose on.
+        validation: images to choose on.
         classifiers: (T, C, E).
         settings: rounds and seed of the order in which templates are tried.
 
@@ -200,7 +200,7 @@ def ensemble_sizes(test: Examples, classifiers: Floats, settings: LabSettings) -
     """Score random nested ensembles: each draw orders the templates and grows by them.
 
     Args:
-        test: pictures.
+        test: images.
         classifiers: (T, C, E).
         settings: draws and seed.
 
@@ -242,11 +242,11 @@ def ablate(
     model: "Model",
     settings: LabSettings | None = None,
 ) -> Ablation:
-    """Score every way to write prompts on the test pictures.
+    """Score every way to write prompts on the test images.
 
     Args:
-        validation: pictures to choose on; none of them is in the test.
-        test: pictures to score on.
+        validation: images to choose on; none of them is in the test.
+        test: images to score on.
         classifiers: (T, C, E), one for each template.
         templates: T texts.
         plain: further classifiers with their names, bare names the first.

@@ -1,7 +1,7 @@
 """Write class names into sentences: templates, cleaned names, and the files that hold them.
 
 A template is a caption with one `{}` where the class name goes. A file may also clean the names, because data
-sets label pictures with words that nobody writes under them ("Tshirts", "crane"). Upper case is left alone:
+sets label images with words that nobody writes under them ("Tshirts", "crane"). Upper case is left alone:
 the tokenizer lowers it.
 
 Reads: a prompts file, one of
@@ -12,7 +12,7 @@ Reads: a prompts file, one of
 
 A name may be cleaned into several (`"happy": ["happy", "smiling"]`, as the paper did for facial emotions):
 the class then gets the prompts of all of them. A label with a cleaned name is a class to choose from, also
-where no picture has it.
+where no image has it.
 
 Source: Radford et al. 2021, section 3.1.4.
 """

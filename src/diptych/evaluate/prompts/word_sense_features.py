@@ -32,7 +32,7 @@ WORD_WEIGHT = 0.5
 PICTURED = frozenset(
     f"noun.{name}" for name in ("animal", "artifact", "body", "food", "object", "person", "plant", "Tops")
 )
-"""Lexicographer files of things that have a picture."""
+"""Lexicographer files of things that have an image."""
 
 _GENUS_END = re.compile(
     r"[;:,()]| (?:of|that|which|with|used|having|in|for|from|to|on|by|who|whose|where|when|and|or|as|at"

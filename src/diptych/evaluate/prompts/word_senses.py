@@ -2,7 +2,7 @@
 
 A sense is likely when it resembles likely senses of the other names more than it resembles nouns at large,
 and when its lexicographer file is a likely one for the set; this is repeated until it settles (relaxation
-labelling). Things that have a picture have a small advantage. How frequent a sense is in texts, which some
+labelling). Things that have an image have a small advantage. How frequent a sense is in texts, which some
 WordNets tell, is left aside: it gained nothing on ImageNet, whose first senses are right for a third.
 
 Source: Radford et al. 2021, section 3.1.4 (polysemy: construction cranes and cranes that fly, boxers);
@@ -38,7 +38,7 @@ class SenseWeights:
         neighbours: a sense is held against as many other classes as resemble it most, and against all.
         sharpness: what a unit of support multiplies the odds of a sense with, as a logarithm.
         field: of the set's lexicographer files, against how common they are among nouns.
-        pictured: of things that have a picture.
+        pictured: of things that have an image.
     """
 
     neighbours: int = 12

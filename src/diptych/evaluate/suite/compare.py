@@ -1,4 +1,4 @@
-"""Hold two models against each other picture by picture, and either against published tables.
+"""Hold two models against each other image by image, and either against published tables.
 
 Reads: the answers that two runs of a suite kept; a CSV as open_clip publishes its results.
 Source: McNemar 1947 and Efron and Tibshirani 1993 through `metrics_intervals`.
@@ -26,7 +26,7 @@ RENAMED = "-quickgelu"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One task of two models, on the same pictures.
+    """One task of two models, on the same images.
 
     Attributes:
         task: its name.
@@ -36,7 +36,7 @@ class Comparison:
         gain: the difference.
         ci95: of the gain, from a paired bootstrap.
         p_value: McNemar's exact test; of hits averaged over draws, the paired bootstrap's.
-        n: pictures, or texts.
+        n: images, or texts.
     """
 
     task: str
@@ -57,7 +57,7 @@ def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
     """Compare two models on every task and protocol that both have.
 
     Raises:
-        UsageError: a task of theirs is not over the same pictures.
+        UsageError: a task of theirs is not over the same images.
     """
     found: list[Comparison] = []
     places = {result["task"]: place for place, result in enumerate(other.results)}

@@ -1,7 +1,7 @@
-"""Embed a source's pictures once, keep the rows on disk, and go on where a killed process stopped.
+"""Embed a source's images once, keep the rows on disk, and go on where a killed process stopped.
 
 Rows belong to a model, to data and to a way of making pixels; all three name the folder, so rows of two
-models can never mix. An unreadable picture keeps its place as a row of NaN, and its reason is counted.
+models can never mix. An unreadable image keeps its place as a row of NaN, and its reason is counted.
 
 Writes: `FOLDER/MODEL-DATA-MODE-KIND/`: `rows.npy` (N, E) float32, opened memory-mapped; `pairs.jsonl` (key,
 captions and fields of each row); `manifest.json`, last. While they are made: `part-00000.npz`, ….
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 KIND = "features"
 
 PART_ROWS = 1024
-"""Pictures between two durable steps: minutes of work on a slow machine, and their files fit in memory."""
+"""Images between two durable steps: minutes of work on a slow machine, and their files fit in memory."""
 
 PATIENCE_SECONDS = 1800.0
 """How long a process waits for the next part of another one: a part of a large model on a slow machine."""
@@ -53,7 +53,7 @@ class FeatureSettings:
     Attributes:
         preprocessing: "exact" where scores are compared with published ones.
         precision: what the image tower computes in.
-        batch_size: pictures per step; no row depends on it beyond rounding.
+        batch_size: images per step; no row depends on it beyond rounding.
         workers: decoding threads.
         shard: (rank, world): of `world` processes that fill one folder, this one embeds every world-th part
             from `rank` on; process 0 joins them. The rows are the same with any number of processes.
@@ -90,7 +90,7 @@ def cached_pairs(
 
     Args:
         tower: the model, or a part of it that gives other rows.
-        source: where the pictures come from; it is read only if something is missing.
+        source: where the images come from; it is read only if something is missing.
         folder: that keeps the rows of all sources and models.
         model_digest: of the model.
         data_digest: of what `source` reads.
@@ -204,7 +204,7 @@ def _embedded(tower: Towers, chunk: Sequence[Pair], settings: FeatureSettings, *
 
 
 def _assemble(parts: Sequence[Path], place: Path, width: int, counts: Counts) -> list[Any]:
-    """Join the parts into the two files, and count the pictures in them."""
+    """Join the parts into the two files, and count the images in them."""
     reasons: list[str] = []
     for path in parts:
         reasons += _part(path)["reasons"].tolist()

@@ -1,6 +1,6 @@
-"""Read the right answers of a task from the columns of its pictures.
+"""Read the right answers of a task from the columns of its images.
 
-Reads: the fields that a data set's reader, or a table of the user's own, gave each picture.
+Reads: the fields that a data set's reader, or a table of the user's own, gave each image.
 """
 
 from collections.abc import Sequence
@@ -39,16 +39,16 @@ class TaskLabels:
 
 
 def labels_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] = ()) -> TaskLabels:
-    """Read the labels of all pictures.
+    """Read the labels of all images.
 
     Args:
         opened: the task.
-        embedded: its pictures, or those that probes learn from.
+        embedded: its images, or those that probes learn from.
         beside: classes whose numbers are given already, for sources that name their own.
 
     Raises:
-        UnknownNameError: no picture has the label column.
-        DataError: no picture has a label.
+        UnknownNameError: no image has the label column.
+        DataError: no image has a label.
     """
     if opened.row is not None:
         return _numbered(opened, embedded)
@@ -72,7 +72,7 @@ def labels_of(opened: Opened, embedded: EmbeddedPairs, *, beside: Sequence[str] 
 
 
 def groups_of(opened: Opened, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:
-    """Return the group of each picture where the metric asks for the worst one, and the field that says it.
+    """Return the group of each image where the metric asks for the worst one, and the field that says it.
 
     Raises:
         DataError: no field does.

@@ -1,6 +1,6 @@
-"""Score the tasks of a suite with and without the pictures that the model was trained on.
+"""Score the tasks of a suite with and without the images that the model was trained on.
 
-Reads: the pictures of the tasks and of the training set, once each, and the answers of a run.
+Reads: the images of the tasks and of the training set, once each, and the answers of a run.
 Writes: nothing.
 Source: Radford et al. 2021, section 5, through `curate.overlap`.
 """
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from diptych.data.sources.open import Source
 
 PART = 512
-"""Encoded pictures held at a time."""
+"""Encoded images held at a time."""
 
 TOGETHER = 100_000
-"""Training pictures whose fingerprints are compared at a time: some 150 MB."""
+"""Training images whose fingerprints are compared at a time: some 150 MB."""
 
 ASKED = ("zeroshot", "probe", "retrieval")
 """Whose answers are split, the first that was asked."""
@@ -35,7 +35,7 @@ ASKED = ("zeroshot", "probe", "retrieval")
 def seen_in_training(
     outcome: SuiteOutcome, training: "Source", counts: Counts | None = None
 ) -> list[OverlapReport]:
-    """Split every task into pictures with a near copy in a training set and pictures without.
+    """Split every task into images with a near copy in a training set and images without.
 
     Args:
         outcome: a suite's results.
@@ -43,7 +43,7 @@ def seen_in_training(
         counts: receives its images; one that cannot be read is a copy of nothing.
 
     Returns:
-        A report for each task that was asked by words, a probe or retrieval; unreadable pictures count as
+        A report for each task that was asked by words, a probe or retrieval; unreadable images count as
         wrong. A missing one is a copy of nothing, a damaged one of the same bytes.
     """
     asked = []

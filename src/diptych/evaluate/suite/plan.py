@@ -46,7 +46,7 @@ RESERVED = frozenset({"suite", "comparison", "robustness", "overlap"})
 """Names of other JSON files in the folder of a run."""
 MAX_NAME_BYTES = 150  # a file's name has 255, and protocol and ending follow
 SHOTS = (1, 2, 4, 8, 16)
-"""Pictures per class in the paper's figure 6."""
+"""Images per class in the paper's figure 6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Opened:
     Attributes:
         spec: what was asked for.
         title: of the data set.
-        source: the pictures that are scored.
+        source: the images that are scored.
         kind: classification, multilabel, retrieval or caption_choice.
         metric: the main one.
         protocols: what is run, zero-shot, retrieval or caption_choice first.

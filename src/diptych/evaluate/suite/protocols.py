@@ -1,7 +1,7 @@
-"""Ask a model in one way after the other: words, a probe, a few pictures, retrieval, a choice of captions.
+"""Ask a model in one way after the other: words, a probe, a few images, retrieval, a choice of captions.
 
-Every protocol answers about the same pictures in the same order, so two of them, or two models, can be
-compared picture by picture.
+Every protocol answers about the same images in the same order, so two of them, or two models, can be
+compared image by image.
 
 Reads: the pictures of a task, once (see `features_cache`). Writes: nothing but the caches.
 Source: Radford et al. 2021, sections 3.1 (zero-shot), 3.2 (probe), figure 6 (few shots), appendix E.1.
@@ -56,13 +56,13 @@ if TYPE_CHECKING:
     from diptych.models.model import Model
 
 FEW_SHOT_C = 0.316
-"""OpenAI's README fits with it; k pictures of a class leave none to choose by."""
+"""OpenAI's README fits with it; k images of a class leave none to choose by."""
 
 SHOT_DRAWS = 3
-"""Draws of training pictures whose answers are averaged."""
+"""Draws of training images whose answers are averaged."""
 
 HELD_OUT = 5
-"""Where a data set has no validation split, a fifth of the training pictures is one."""
+"""Where a data set has no validation split, a fifth of the training images is one."""
 
 DIGITS = 4
 """Decimals of confidences: what a diagram shows, and the same whatever the batch size."""
@@ -79,7 +79,7 @@ class Answers:
         metrics: further ones.
         slices: the share of hits by values of fields.
         extra: whatever else a report of it shows, plain values.
-        arrays: per picture, by name: what another model's answers are compared with.
+        arrays: per image, by name: what another model's answers are compared with.
     """
 
     metric: Metric
@@ -90,7 +90,7 @@ class Answers:
 
 
 class TaskRunner:
-    """A model in front of one task, whose pictures are embedded once.
+    """A model in front of one task, whose images are embedded once.
 
     Args:
         model: the model.
@@ -181,7 +181,7 @@ def zeroshot(runner: TaskRunner) -> Answers:
 
 
 def probe(runner: TaskRunner) -> Answers:
-    """Fit the paper's linear probe on the training pictures and score the same test pictures."""
+    """Fit the paper's linear probe on the training images and score the same test images."""
     from diptych.evaluate.probe.search import search  # brings scikit-learn, where it is installed
 
     task_labels = runner.labelled()
@@ -201,10 +201,10 @@ def probe(runner: TaskRunner) -> Answers:
 
 
 def few_shot(runner: TaskRunner) -> Answers:
-    """Fit probes on a few pictures of each class; the value is that of the most pictures.
+    """Fit probes on a few images of each class; the value is that of the most images.
 
-    A class with fewer pictures gives those it has. Hits are averaged over a few draws; the interval is that
-    of the test pictures.
+    A class with fewer images gives those it has. Hits are averaged over a few draws; the interval is that
+    of the test images.
     """
     from diptych.evaluate.probe.probe import LinearProbe
 
@@ -230,7 +230,7 @@ def few_shot(runner: TaskRunner) -> Answers:
 
 
 def retrieval(runner: TaskRunner) -> Answers:
-    """Find texts of pictures and pictures of texts; the value is the mean of recall at 1 both ways."""
+    """Find texts of images and images of texts; the value is the mean of recall at 1 both ways."""
     spec, embedded = runner.opened.spec, runner.embedded
     evaluator = RetrievalEvaluator(spec.name, runner.opened.source, runner.settings.precision)
     result = evaluator.score(runner.model, embedded)
@@ -255,7 +255,7 @@ def retrieval(runner: TaskRunner) -> Answers:
 
 
 def caption_choice(runner: TaskRunner) -> Answers:
-    """Tell right captions from wrong ones; of pictures in pairs, Winoground's three scores."""
+    """Tell right captions from wrong ones; of images in pairs, Winoground's three scores."""
     embedded, task = runner.embedded, runner.opened.spec.name
     scores = caption_scores(runner.model, embedded, precision=runner.settings.precision)
     if runner.opened.metric == "group_score":
@@ -302,7 +302,7 @@ def probe_outcome(probe: "LinearProbe", features: Floats, labels: Ints, class_co
 
 
 class _Learning:
-    """The training pictures of a task with their class numbers, and the test pictures, before projection."""
+    """The training images of a task with their class numbers, and the test images, before projection."""
 
     def __init__(self, runner: TaskRunner) -> None:
         opened, self.names = runner.opened, runner.labelled().class_names
@@ -314,7 +314,7 @@ class _Learning:
 
     @property
     def class_count(self) -> int:
-        """Classes of the task, and those that only training pictures have."""
+        """Classes of the task, and those that only training images have."""
         return len(self.names)
 
     def _labelled(self, runner: TaskRunner, source: "Source") -> tuple[Floats, Ints]:
@@ -324,7 +324,7 @@ class _Learning:
         return np.asarray(embedded.image_embeds[task_labels.rows]), task_labels.class_ids
 
     def split(self) -> tuple[tuple[Floats, Ints], tuple[Floats, Ints]]:
-        """Return training and validation pictures."""
+        """Return training and validation images."""
         if self.val is not None:
             return (self.train, self.labels), self.val
         order = numpy_rng(0, "validation").permutation(len(self.labels))
@@ -340,7 +340,7 @@ def few(labels: Ints, readable: Bools, shots: int, draw: int) -> Ints:
     Args:
         labels: (N,) class numbers.
         readable: (N,) bool.
-        shots: pictures of each class.
+        shots: images of each class.
         draw: which draw.
 
     Returns:

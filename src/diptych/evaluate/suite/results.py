@@ -26,7 +26,7 @@ RENAMED_PROTOCOLS = {"kshot": "few_shot", "choice": "caption_choice"}
 
 TOLERANCE = 0.005
 """A published number is met if it is inside the interval, or this near: half a point, for rounding and for
-pictures that other libraries decode differently."""
+images that other libraries decode differently."""
 
 
 def plain(metric: Metric) -> dict[str, Any]:
@@ -45,10 +45,10 @@ def record(
         runner: the model and the task.
         answers: by protocol.
         model: name and digest, and the public name if it is known.
-        arrays_digest: SHA-256 of the file with the answer for each picture.
+        arrays_digest: SHA-256 of the file with the answer for each image.
     """
     opened, embedded, task_labels = runner.opened, runner.embedded, runner.task_labels
-    # The source's own drops come first; rows that are NaN are the pictures that could not be decoded.
+    # The source's own drops come first; rows that are NaN are the images that could not be decoded.
     unreadable = int(np.isnan(embedded.image_embeds[:, 0]).sum())
     stated = opened.row.items.get(opened.spec.split) if opened.row is not None else None
     return {
@@ -123,7 +123,7 @@ def _held_against(protocol: str, name: str, value: float, metric: Metric) -> dic
 
 
 def write_answers(path: Path, runner: TaskRunner, answers: Mapping[str, Answers]) -> str:
-    """Write the answer for each picture and return the file's digest."""
+    """Write the answer for each image and return the file's digest."""
     rows = runner.task_labels.rows if runner.task_labels is not None else np.arange(len(runner.embedded.keys))
     arrays: dict[str, NDArray[Any]] = {"rows": rows}
     if runner.task_labels is not None:
@@ -139,7 +139,7 @@ def write_answers(path: Path, runner: TaskRunner, answers: Mapping[str, Answers]
 
 
 def read_answers(path: Path, result: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Read the answer for each picture.
+    """Read the answer for each image.
 
     Raises:
         IntegrityError: the file is missing, or is not the one that the result was written with.

@@ -1,7 +1,7 @@
 """Score answers in the metric of their data set, with an interval, and split the score by groups.
 
-Shares carry exact intervals (Clopper-Pearson), everything else a percentile bootstrap over pictures. An
-unreadable picture stays in the denominator and counts as wrong in every metric: no rank, no answer, the
+Shares carry exact intervals (Clopper-Pearson), everything else a percentile bootstrap over images. An
+unreadable image stays in the denominator and counts as wrong in every metric: no rank, no answer, the
 lowest score where it should have been found and the highest where it should not.
 
 Source: Radford et al. 2021, section 3.1 and appendix A (a metric per data set); Koh et al. 2021 (WILDS) and
@@ -35,7 +35,7 @@ PRECISION_RESAMPLES = 200
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of each picture.
+    """What became of each image.
 
     Attributes:
         labels: (N,) int64 in [0, C); of several classes the first, -1 for none.
@@ -76,7 +76,7 @@ def classify(
     groups: Ints | None = None,
     probabilities: NDArray[np.floating] | None = None,
 ) -> Outcome:
-    """Answer for every picture.
+    """Answer for every image.
 
     Args:
         image_embeds: (N, E) float32, unit length; NaN rows are unreadable.
@@ -152,7 +152,7 @@ def mean_of_shares(first: Metric, second: Metric, *, task: str, name: str, seed:
 
 
 def macro_f1(labels: Ints, predicted: Ints, class_count: int) -> float:
-    """Average F1 over the classes that have pictures, as WILDS does.
+    """Average F1 over the classes that have images, as WILDS does.
 
     >>> macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1]), 3) == (2 / 3 + 2 / 3) / 2
     True

@@ -1,6 +1,6 @@
 """Evaluation sets: one row each, opened in whatever form they lie on disk.
 
-A task is a source of pairs like any other, with its classes and templates beside it. A picture that is
+A task is a source of pairs like any other, with its classes and templates beside it. An image that is
 missing or damaged stays in it, without bytes: whoever scores it counts it as wrong.
 
 Reads: a data set in one of its authors' forms, as WebDataset or as Parquet.
@@ -34,7 +34,7 @@ LABEL, LABELS, IGNORED = "label", "labels", "ignored"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture of a task with its class numbers; see Example for the rest."""
+    """One image of a task with its class numbers; see Example for the rest."""
 
     key: str
     image: bytes | Path
@@ -83,10 +83,10 @@ class Task:
         return self.row.metric
 
     def items(self) -> Iterator[Item]:
-        """Yield the pictures in a fixed order; none is left out.
+        """Yield the images in a fixed order; none is left out.
 
         Raises:
-            DataError: a picture's class is not among the classes, or it has not exactly one (one or more
+            DataError: an image's class is not among the classes, or it has not exactly one (one or more
                 captions in retrieval sets).
             IntegrityError: a file of the data set is damaged.
         """
@@ -114,7 +114,7 @@ class Task:
             yield build_pair(Need.NOTHING, item.key, _image(item), item.captions, fields, path)
 
     def inputs(self) -> tuple[FileEntry, ...]:
-        """Digest every picture with its labels and captions; see Source."""
+        """Digest every image with its labels and captions; see Source."""
         digest, size = hashlib.sha256(), 0
         for item in self.items():
             image = _image(item)
@@ -183,7 +183,7 @@ def open_task(
         form: the kind of reader to use, such as `webdataset`; empty takes the first form that is there.
 
     Returns:
-        The task; its pictures are not looked at yet.
+        The task; its images are not looked at yet.
 
     Raises:
         UnknownNameError: no such row, split or form.

@@ -1,4 +1,4 @@
-"""Data sets whose pictures are arrays in a few large files: MNIST, STL-10, PatchCamelyon, CIFAR.
+"""Data sets whose images are arrays in a few large files: MNIST, STL-10, PatchCamelyon, CIFAR.
 
 Reads: IDX files, packed or not; STL-10's binaries; CIFAR's binaries, or its pickles without running them (see
 arrays_pickle); HDF5 through h5py.
@@ -26,7 +26,7 @@ _STL_SHAPE = (3, 96, 96)
 
 @dataclass(frozen=True, slots=True)
 class IdxReader(Unnamed):
-    """Two IDX files: pictures and class numbers.
+    """Two IDX files: images and class numbers.
 
     Attributes:
         folder: where they lie below the root, if not in it.
@@ -184,7 +184,7 @@ def numbered(images: Any, labels: NDArray[Any], path: Path) -> Iterator[Example]
         path: the file, for the error.
 
     Raises:
-        IntegrityError: there are not as many labels as pictures.
+        IntegrityError: there are not as many labels as images.
     """
     if len(images) != len(labels):
         raise damaged(path, f"{len(images)} pictures and {len(labels)} labels", "as many of both")

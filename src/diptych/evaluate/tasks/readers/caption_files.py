@@ -1,4 +1,4 @@
-"""Pictures with several captions each: Karpathy's split of COCO and Flickr30k, COCO's own files, XM3600.
+"""Images with several captions each: Karpathy's split of COCO and Flickr30k, COCO's own files, XM3600.
 
 Reads: `dataset_coco.json`, `dataset_flickr30k.json` (Karpathy and Fei-Fei 2015); `captions_val2017.json`;
 `captions.jsonl` (Thapliyal et al. 2022).
@@ -23,12 +23,12 @@ from diptych.evaluate.tasks.readers.examples import (
 
 @dataclass(frozen=True, slots=True)
 class KarpathyReader(OneFile):
-    """One JSON file with pictures, their sentences and their split.
+    """One JSON file with images, their sentences and their split.
 
     Attributes:
         file: the JSON file.
         image: a picture's path, made of its `filename` and `filepath`.
-        captions: so many of a picture's captions are taken, the first ones; 0 takes all.
+        captions: so many of an image's captions are taken, the first ones; 0 takes all.
         kind: names this reader in a row.
     """
 
@@ -57,12 +57,12 @@ class KarpathyReader(OneFile):
 
 @dataclass(frozen=True, slots=True)
 class CocoReader(Unnamed):
-    """COCO's captions: pictures and annotations apart, joined by number.
+    """COCO's captions: images and annotations apart, joined by number.
 
     Attributes:
         file: the JSON file; `{split}` is replaced.
         images: the folder of the pictures; `{split}` is replaced.
-        captions: so many of a picture's captions are taken, the first ones; 0 takes all.
+        captions: so many of an image's captions are taken, the first ones; 0 takes all.
         kind: names this reader in a row.
     """
 
@@ -76,7 +76,7 @@ class CocoReader(Unnamed):
         return (root / self.file.format(split=split)).is_file()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
-        """Yield by the list of pictures; see Reader.
+        """Yield by the list of images; see Reader.
 
         Raises:
             IntegrityError: the file is damaged.
@@ -96,12 +96,12 @@ class CocoReader(Unnamed):
 
 @dataclass(frozen=True, slots=True)
 class Xm3600Reader(OneFile):
-    """Crossmodal-3600: a line of JSON for each picture, with captions in 36 languages; a split is a language.
+    """Crossmodal-3600: a line of JSON for each image, with captions in 36 languages; a split is a language.
 
     Attributes:
         file: the file of captions.
-        images: the folder of the pictures, KEY.jpg each.
-        captions: so many of a picture's captions are taken, the first ones; 0 takes all.
+        images: the folder of the images, KEY.jpg each.
+        captions: so many of an image's captions are taken, the first ones; 0 takes all.
         kind: names this reader in a row.
     """
 

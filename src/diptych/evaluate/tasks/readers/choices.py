@@ -1,11 +1,11 @@
-"""Pictures with captions of which one is right: SugarCrepe, Winoground and ARO, as published.
+"""Images with captions of which one is right: SugarCrepe, Winoground and ARO, as published.
 
 An example's first caption is the right one. `group` says what the case is about; examples with one `pair`
 follow each other, and each one's right caption is the other's wrong one.
 
-Reads: SugarCrepe's JSON files, Winoground's examples.jsonl, ARO's JSON files, and the pictures beside them.
+Reads: SugarCrepe's JSON files, Winoground's examples.jsonl, ARO's JSON files, and the images beside them.
 Source: Hsieh et al. 2023 (SugarCrepe); Thrush et al. 2022 (Winoground); Yuksekgonul et al. 2023 (ARO, whose
-pictures are cut to the box of the two objects).
+images are cut to the box of the two objects).
 """
 
 import io
@@ -61,11 +61,11 @@ class SugarCrepeReader(Unnamed):
 
 @dataclass(frozen=True, slots=True)
 class WinogroundReader(OneFile):
-    """Lines of JSON with two pictures and two captions of the same words.
+    """Lines of JSON with two images and two captions of the same words.
 
     Attributes:
         file: the lines.
-        images: the folder of the pictures, NAME.png each.
+        images: the folder of the images, NAME.png each.
         kind: names this reader in a row.
     """
 
@@ -74,7 +74,7 @@ class WinogroundReader(OneFile):
     kind: Literal["winoground"] = "winoground"
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
-        """Yield both pictures of each line; see Reader.
+        """Yield both images of each line; see Reader.
 
         Raises:
             DataError: a row lacks something.
@@ -99,7 +99,7 @@ class AroReader(OneFile):
 
     Attributes:
         file: the JSON file.
-        images: the folder of the pictures.
+        images: the folder of the images.
         kind: names this reader in a row.
     """
 
@@ -133,7 +133,7 @@ class AroReader(OneFile):
 
 
 def _cut(file: Path, box: Box) -> bytes | Path:
-    """Return a picture cut to its box; a file that cannot be read is left to the decoder to refuse."""
+    """Return an image cut to its box; a file that cannot be read is left to the decoder to refuse."""
     buffer = io.BytesIO()
     try:
         with Image.open(file) as image:

@@ -1,7 +1,7 @@
 """What every reader of an evaluation set gives, and the checks that all of them share.
 
 A reader is a row's settings and three questions: is the set here, what does it call its classes, and its
-examples one by one. A picture that is missing or damaged is still an example: it counts as wrong, and it
+examples one by one. An image that is missing or damaged is still an example: it counts as wrong, and it
 never leaves the denominator.
 """
 
@@ -33,11 +33,11 @@ def _no_fields() -> Mapping[str, Field]:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture with what is known about it.
+    """One image with what is known about it.
 
     Attributes:
         key: its name, unique in the split.
-        image: the encoded file, or the path of a picture or video.
+        image: the encoded file, or the path of an image or video.
         labels: its classes: one, in multi-label sets any number, in retrieval sets none.
         ignored: classes of which the annotators could not tell (Pascal VOC's "difficult").
         captions: its texts, in retrieval sets.

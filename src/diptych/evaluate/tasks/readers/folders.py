@@ -1,4 +1,4 @@
-"""Folders of pictures or videos, one folder a class.
+"""Folders of images or videos, one folder a class.
 
 Reads: `PATH/CLASS/**/*.jpg` (or another image format; mp4, avi, mkv, webm).
 """

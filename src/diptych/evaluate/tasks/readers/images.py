@@ -1,6 +1,6 @@
-"""Turn what a data set holds, videos and old formats included, into the bytes of one picture.
+"""Turn what a data set holds, videos and old formats included, into the bytes of one image.
 
-Reads: pictures as they are; PPM (German Traffic Signs); the middle frame of a video, as the paper does.
+Reads: images as they are; PPM (German Traffic Signs); the middle frame of a video, as the paper does.
 Source: Radford et al. 2021, appendix A.1, for the frame.
 """
 
@@ -18,10 +18,10 @@ VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mkv", ".webm"})
 
 
 def picture_bytes(image: bytes | Path) -> bytes:
-    """Return the encoded picture of an example.
+    """Return the encoded image of an example.
 
     Args:
-        image: encoded bytes, or the path of a picture or video.
+        image: encoded bytes, or the path of an image or video.
 
     Raises:
         BadSampleError: it is missing or cannot be read.

@@ -30,7 +30,7 @@ class CarsReader(Unnamed):
 
     Attributes:
         annotations: the file; `{split}` is replaced.
-        images: the folder of the pictures.
+        images: the folder of the images.
         kind: names this reader in a row.
     """
 
@@ -105,7 +105,7 @@ class VocReader(Unnamed):
         """Yield by the list of the split; see Reader.
 
         Raises:
-            IntegrityError: a list is damaged or lacks a picture.
+            IntegrityError: a list is damaged or lacks an image.
         """
         lists = root / self.folder / "ImageSets" / "Main"
         names = [line.split()[0] for line in text_lines(lists / f"{split}.txt")]
@@ -130,8 +130,8 @@ class VocReader(Unnamed):
 class KittiReader(Unnamed):
     """KITTI's objects, turned into the distance of the nearest car, van or truck, as VTAB does.
 
-    The labelled pictures are parted by video: a tenth of the videos is for testing, drawn as TFDS draws them,
-    which gives the paper's 711 pictures.
+    The labelled images are parted by video: a tenth of the videos is for testing, drawn as TFDS draws them,
+    which gives the paper's 711 images.
 
     Attributes:
         mapping: the folder `mapping` of the object devkit, below the root.
@@ -168,7 +168,7 @@ class KittiReader(Unnamed):
                 )
 
     def _videos(self, root: Path) -> list[str]:
-        """Return the video of every labelled picture."""
+        """Return the video of every labelled image."""
         order = root / self.mapping / "train_rand.txt"
         lines = text_lines(root / self.mapping / "train_mapping.txt")
         try:
@@ -237,7 +237,7 @@ def _clevr_distance(objects: list[dict[str, Any]]) -> int:
 class ObjectNetReader:
     """ObjectNet with its `mappings`; only the classes that ImageNet has too, under ObjectNet's own names.
 
-    The pictures keep their border of one red pixel, as in the published results of public models.
+    The images keep their border of one red pixel, as in the published results of public models.
     """
 
     kind: Literal["objectnet"] = "objectnet"

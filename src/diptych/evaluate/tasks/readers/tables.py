@@ -1,4 +1,4 @@
-"""Lists and tables of pictures: text files with one example a line, CSV, TSV and JSON lines.
+"""Lists and tables of images: text files with one example a line, CSV, TSV and JSON lines.
 
 Reads: text matched by a pattern; tables with a header, or JSON objects, by column.
 """
@@ -26,9 +26,9 @@ class ListReader(Unnamed):
     Attributes:
         file: the list; `{split}` is replaced.
         pattern: regular expression for a whole line, with a group `label`; the other groups are for `image`.
-        image: the picture's path, made of the groups.
+        image: the image's path, made of the groups.
         header: lines to pass over.
-        but_not: another list of the same kind whose pictures are left out.
+        but_not: another list of the same kind whose images are left out.
         kind: names this reader in a row.
     """
 
@@ -71,7 +71,7 @@ class TableReader(Unnamed):
 
     Attributes:
         file: the table; `.jsonl` holds JSON objects, everything else is CSV; `{split}` is replaced.
-        image: the picture's path, with columns in braces.
+        image: the image's path, with columns in braces.
         label: the column of the class; numbers count from 0.
         pixels: a column of grey values instead of `image`, separated by spaces, of a square picture.
         delimiter: between cells.

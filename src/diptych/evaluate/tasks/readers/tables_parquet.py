@@ -1,4 +1,4 @@
-"""Parquet as Hugging Face publishes data sets: pictures as structs {bytes, path}, and labels.
+"""Parquet as Hugging Face publishes data sets: images as structs {bytes, path}, and labels.
 
 Reads: `SPLIT-*.parquet` or `SPLIT.parquet` at any depth, else the files of folders called `SPLIT`; the names
 of the classes from what the `datasets` library writes into the schema.
@@ -26,10 +26,10 @@ CAPTIONS = ("caption", "captions", "sentences", "raw", "txt", "text")
 
 @dataclass(frozen=True, slots=True)
 class ParquetReader:
-    """Parquet files with pictures.
+    """Parquet files with images.
 
     Attributes:
-        image: the column of the pictures; empty takes a usual name.
+        image: the column of the images; empty takes a usual name.
         label: the column of the class, a number, a name or a list of them; empty takes a usual name.
         caption: the column of the texts; empty takes a usual name.
         kind: names this reader in a row.
@@ -62,7 +62,7 @@ class ParquetReader:
         """Yield file by file, row by row; see Reader.
 
         Raises:
-            UnknownNameError: no column of pictures.
+            UnknownNameError: no column of images.
             IntegrityError: a file is damaged, or a cell holds no label.
         """
         number = 0

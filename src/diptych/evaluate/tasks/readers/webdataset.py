@@ -30,7 +30,7 @@ MAX_BESIDE_BYTES = 2**20  # a label, captions or metadata of one picture
 
 @dataclass(frozen=True, slots=True)
 class WebDatasetReader:
-    """Tars with class numbers or captions beside the pictures."""
+    """Tars with class numbers or captions beside the images."""
 
     kind: Literal["webdataset"] = "webdataset"
 
