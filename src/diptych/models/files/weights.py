@@ -184,18 +184,19 @@ def _deepest_tuple(file: IO[bytes]) -> int:
     for code, argument, _ in pickletools.genops(file):
         if code.name in ("BINGET", "LONG_BINGET"):
             stack.append(memo.get(int(str(argument)), 0))
-        elif code.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            continue
+        if code.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else int(str(argument))] = stack[-1]
-        else:
-            taken, before = [0], code.stack_before
-            if pickletools.markobject in before:
-                while (depth := stack.pop()) != MARK:
-                    taken.append(depth)
-                before = before[: before.index(pickletools.markobject)]
-            taken += [stack.pop() for _ in before]
-            depth = MARK if code.name == "MARK" else max(taken) + code.name.startswith("TUPLE")
-            stack += [depth] * len(code.stack_after)
-            deepest = max(deepest, depth)
+            continue
+        depths, before = [0], code.stack_before
+        if pickletools.markobject in before:
+            while (depth := stack.pop()) != MARK:
+                depths.append(depth)
+            before = before[: before.index(pickletools.markobject)]
+        depths += [stack.pop() for _ in before]
+        depth = MARK if code.name == "MARK" else max(depths) + code.name.startswith("TUPLE")
+        stack += [depth] * len(code.stack_after)
+        deepest = max(deepest, depth)
     return deepest
 
 
