@@ -1,6 +1,6 @@
 """Shards: pairs in WebDataset-layout tars, with an index for random access and a digest for every byte.
 
-A shard set is a folder: ``00000.tar`` …, ``index.npy`` (see ``shards_index``) and ``manifest.json``, which is
+A shard set is a folder: ``00000.tar`` …, ``index.npy`` (see `index`) and ``manifest.json``, which is
 written last. A sample is its members side by side: KEY.jpg (or png, webp, …, by content), KEY.txt (its
 first caption) and, where there is more to say, KEY.json. The byte ranges of the samples tile a shard from its
 first byte to its last, so reading every sample once proves every byte. The same pairs always make the same

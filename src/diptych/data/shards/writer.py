@@ -122,7 +122,7 @@ def write_shards(
 
 
 def write_index(index: Index, folder: Path) -> FileEntry:
-    """Write the index of a shard set durably; see `shards_index`."""
+    """Write the index of a shard set durably; see `index`."""
     buffer = io.BytesIO()
     np.save(buffer, index, allow_pickle=False)
     data = buffer.getvalue()

@@ -1,7 +1,7 @@
 """Samples from a folder of images, with captions where they lie beside them.
 
-Reads: ``NAME.jpg`` (png, webp, …: `image_formats`), at any depth, with ``NAME.txt`` (one caption a line) and
-``NAME.json`` (``captions`` or ``caption``; other scalar keys become fields; see `sources_texts`). An image in
+Reads: ``NAME.jpg`` (png, webp, …: `formats`), at any depth, with ``NAME.txt`` (one caption a line) and
+``NAME.json`` (``captions`` or ``caption``; other scalar keys become fields; see `data.captions`). An image in
 a subfolder has the name of the first subfolder as its field ``label``, unless its JSON says another.
 """
 
