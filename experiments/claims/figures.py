@@ -67,29 +67,29 @@ def fill_readme() -> None:
 
 def _efficiency_figures(result: Result) -> dict[str, str]:
     return {
-        _file("efficiency", exam): line_chart(
-            f"Three objectives, {exam}", [_series(name, points) for name, points in curves.items()],
+        _file("efficiency", eval_set): line_chart(
+            f"Three objectives, {eval_set}", [_series(name, points) for name, points in curves.items()],
             SEEN, ACCURACY,
         )
-        for exam, curves in result["exams"].items()
+        for eval_set, curves in result["eval_sets"].items()
     }  # fmt: skip
 
 
 def _prompts_figures(result: Result) -> dict[str, str]:
     return {
-        _file("prompts", exam): bar_chart(
-            f"Prompts, {exam}",
+        _file("prompts", eval_set): bar_chart(
+            f"Prompts, {eval_set}",
             [(row["name"], row["value"], tuple(row["ci95"])) for row in found["rows"]],
             ACCURACY.name,
         )
-        for exam, found in result["exams"].items()
+        for eval_set, found in result["eval_sets"].items()
     }
 
 
 def _scaling_figures(result: Result) -> dict[str, str]:
     figures = {}
     compute = [value / GIGA for value in result["compute"]]
-    for exam, found in result["exams"].items():
+    for eval_set, found in result["eval_sets"].items():
         law = PowerLaw(found["exponent"], found["factor"], None, found["r_squared"])
         ends = (min(compute), max(compute))
         series = [
@@ -106,8 +106,8 @@ def _scaling_figures(result: Result) -> dict[str, str]:
         fit = Series(
             f"compute^{found['exponent']:.3f}", ends, tuple(law.at(end * GIGA) for end in ends), dashed=True
         )
-        figures[_file("scaling", exam)] = line_chart(
-            f"Error against compute, {exam}", [*series, fit],
+        figures[_file("scaling", eval_set)] = line_chart(
+            f"Error against compute, {eval_set}", [*series, fit],
             Axis("billions of operations in training", logarithmic=True),
             Axis("zero-shot error", logarithmic=True, percent=True),
         )  # fmt: skip
@@ -133,12 +133,12 @@ def _shots_figures(result: Result) -> dict[str, str]:
 
 def _efficiency_table(result: Result) -> str:
     lines = []
-    for exam, curves in result["exams"].items():
-        lines += [f"| {exam}: pairs seen | " + " | ".join(curves) + " |", "|--:|" + "--:|" * len(curves)]
+    for eval_set, curves in result["eval_sets"].items():
+        lines += [f"| {eval_set}: pairs seen | " + " | ".join(curves) + " |", "|--:|" + "--:|" * len(curves)]
         for points in zip(*curves.values(), strict=True):
             lines.append(f"| {points[0]['samples']:,} | " + " | ".join(_shown(p) for p in points) + " |")
         lines.append("")
-        for ratio in result["ratios"][exam]:
+        for ratio in result["ratios"][eval_set]:
             lines.append(f"- {_told(ratio)}")
         lines.append("")
     return "\n".join(lines)
@@ -158,8 +158,8 @@ def _told(ratio: dict[str, Any]) -> str:
 
 def _prompts_table(result: Result) -> str:
     lines = []
-    for exam, found in result["exams"].items():
-        lines += [f"| {exam}: asked with | top-1 |", "|---|--:|"]
+    for eval_set, found in result["eval_sets"].items():
+        lines += [f"| {eval_set}: asked with | top-1 |", "|---|--:|"]
         lines += [f"| `{row['name']}` | {_shown(row)} |" for row in found["rows"]]
         lines += ["", "| gain of | over | points | 95 % |", "|---|---|--:|--:|"]
         for gain in found["gains"]:
@@ -173,22 +173,24 @@ def _prompts_table(result: Result) -> str:
 
 
 def _scaling_table(result: Result) -> str:
-    exams = list(result["exams"])
+    eval_sets = list(result["eval_sets"])
     lines = [
-        "| width | parameters | pairs | operations, 10⁹ | " + " | ".join(f"{exam}" for exam in exams) + " |",
-        "|--:|--:|--:|--:|" + "--:|" * len(exams),
+        "| width | parameters | pairs | operations, 10⁹ | "
+        + " | ".join(f"{eval_set}" for eval_set in eval_sets)
+        + " |",
+        "|--:|--:|--:|--:|" + "--:|" * len(eval_sets),
     ]
     for place, run in enumerate(result["runs"]):
-        shown = " | ".join(_shown(result["exams"][exam]["points"][place]) for exam in exams)
+        shown = " | ".join(_shown(result["eval_sets"][eval_set]["points"][place]) for eval_set in eval_sets)
         lines.append(
             f"| {run['factor']:g} | {run['parameters']:,} | {run['samples']:,} | "
             f"{result['compute'][place] / GIGA:,.0f} | {shown} |"
         )
     lines.append("")
-    for exam, found in result["exams"].items():
+    for eval_set, found in result["eval_sets"].items():
         low, high = found["interval"]
         lines.append(
-            f"- {exam}: error ∝ compute^{found['exponent']:.3f} ({low:.3f} to {high:.3f}), "
+            f"- {eval_set}: error ∝ compute^{found['exponent']:.3f} ({low:.3f} to {high:.3f}), "
             f"R² {found['r_squared']:.2f}"
         )
     return "\n".join([*lines, ""])
@@ -217,8 +219,8 @@ _FIGURES: dict[str, Callable[[Result], dict[str, str]]] = {
 }
 
 
-def _file(name: str, exam: str) -> str:
-    return f"{name}-{exam.replace(' ', '-')}.svg"
+def _file(name: str, eval_set: str) -> str:
+    return f"{name}-{eval_set.replace(' ', '-')}.svg"
 
 
 def _series(name: str, points: list[dict[str, Any]]) -> Series:

@@ -22,9 +22,9 @@ from diptych.evaluate.probe.search import Trainer, strength
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
 from diptych.evaluate.zeroshot import compare_prompts
 from experiments.claims.recipe import ShotsPart
-from experiments.claims.run import OBJECTIVES, Workshop
+from experiments.claims.run import OBJECTIVES, ExperimentContext
 from experiments.claims.scaling import error_law, needed
-from experiments.claims.training import Exam, embeds_of
+from experiments.claims.training import EvalSet, embeds_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,53 +38,56 @@ PROBE_STEPS, PROBE_TOLERANCE = 100, 1e-3
 a loss near 0 take thousands of steps and change no answer."""
 
 
-def measure_efficiency(shop: Workshop) -> Result:
-    """Train one learner per objective and compare the pairs they need."""
-    part = shop.recipe.claims
-    runs = [shop.run(objective, factor=part.factor, samples=part.samples) for objective in OBJECTIVES]
-    exams = {
+def measure_efficiency(context: ExperimentContext) -> Result:
+    """Train one model per objective and compare the pairs they need."""
+    part = context.recipe.claims
+    runs = [context.run(objective, factor=part.factor, samples=part.samples) for objective in OBJECTIVES]
+    eval_sets = {
         name: {run["objective"]: [_point(record, name) for record in run["curve"]] for run in runs}
         for name in runs[0]["curve"][0]["hits"]
     }
-    ratios = {name: _ratios(curves) for name, curves in exams.items()}
-    return {"runs": [_facts(run) for run in runs], "exams": exams, "ratios": ratios}
+    ratios = {name: _ratios(curves) for name, curves in eval_sets.items()}
+    return {"runs": [_facts(run) for run in runs], "eval_sets": eval_sets, "ratios": ratios}
 
 
-def measure_prompts(shop: Workshop) -> Result:
+def measure_prompts(context: ExperimentContext) -> Result:
     """Ask one model with bare names, single prompts and their ensemble."""
-    model = shop.best()
-    exams = {exam.name: _ask(model, exam, shop.recipe.claims.templates) for exam in shop.exams(model)}
-    return {"run": _facts(shop.best_run()), "exams": exams}
+    model = context.best()
+    eval_sets = {
+        eval_set.name: _ask(model, eval_set, context.recipe.claims.templates)
+        for eval_set in context.eval_sets(model)
+    }
+    return {"run": _facts(context.best_run()), "eval_sets": eval_sets}
 
 
-def measure_scaling(shop: Workshop) -> Result:
+def measure_scaling(context: ExperimentContext) -> Result:
     """Train models of several widths for several lengths, and fit their error to their compute."""
-    runs = [shop.run("contrastive", factor=f, samples=n) for f, n in shop.recipe.claims.scaling]
+    runs = [context.run("contrastive", factor=f, samples=n) for f, n in context.recipe.claims.scaling]
     compute = [run["operations_per_pair"] * run["samples"] for run in runs]
-    exams: dict[str, Any] = {}
+    eval_sets: dict[str, Any] = {}
     for name in runs[0]["curve"][0]["hits"]:
         points = [_point(run["curve"][-1], name) for run in runs]
-        law = error_law(compute, [point["hits"] for point in points], points[0]["count"], seed=shop.seed)
-        exams[name] = {
+        law = error_law(compute, [point["hits"] for point in points], points[0]["count"], seed=context.seed)
+        eval_sets[name] = {
             "points": points,
             "exponent": law.exponent,
             "factor": law.factor,
             "interval": law.interval,
             "r_squared": law.r_squared,
         }
-    return {"runs": [_facts(run) for run in runs], "compute": compute, "exams": exams}
+    return {"runs": [_facts(run) for run in runs], "compute": compute, "eval_sets": eval_sets}
 
 
-def measure_shots(shop: Workshop) -> Result:
+def measure_shots(context: ExperimentContext) -> Result:
     """Hold zero-shot against linear probes on few labelled pictures, on the same embeddings.
 
     Raises:
         SettingsError: the recipe has no `[claims.shots]`.
     """
-    part, task = shop.recipe.claims.shots, shop.recipe.evaluate[0]
+    part, task = context.recipe.claims.shots, context.recipe.evaluate[0]
     if part is None:
         raise SettingsError("the recipe says nothing about shots", where="claims.shots", fix="add the table")
-    model = shop.best()
+    model = context.best()
     train, test = (embed_pairs(model, open_source(ref)) for ref in (part.train, part.test))
     rows = rows_by_class(train, task.labels, part)
     names = tuple(sorted(rows))
@@ -92,7 +95,7 @@ def measure_shots(shop: Workshop) -> Result:
     kept = [row for row, text in enumerate(texts) if text in rows]
     right = np.array([names.index(texts[row]) for row in kept])
     pictures = test.image_embeds[kept]
-    prompts = Templates("ensemble", shop.recipe.claims.templates or BARE.templates, shop.names_of(task))
+    prompts = Templates("ensemble", context.recipe.claims.templates or BARE.templates, context.names_of(task))
     zero = int((label_ranks(pictures, right, build_classifier(model, names, prompts)) < 1).sum())
     points = [
         {"shots": shots, **_probe(train.image_embeds, rows, (pictures, right), shots, part.validation)}
@@ -102,7 +105,7 @@ def measure_shots(shop: Workshop) -> Result:
         [point["shots"] for point in points], [point["value"] for point in points], zero / len(kept)
     )
     return {
-        "run": _facts(shop.best_run()),
+        "run": _facts(context.best_run()),
         "classes": len(names),
         "zero_shot": _share(zero, len(kept)),
         "probes": points,
@@ -110,7 +113,7 @@ def measure_shots(shop: Workshop) -> Result:
     }
 
 
-EXPERIMENTS: dict[str, Callable[[Workshop], Result]] = {
+EXPERIMENTS: dict[str, Callable[[ExperimentContext], Result]] = {
     "efficiency": measure_efficiency,
     "prompts": measure_prompts,
     "scaling": measure_scaling,
@@ -172,8 +175,8 @@ def _probe(
     return {"C": probe.C, **_share(hits, len(test[1]))}
 
 
-def _ask(model: "Model", exam: Exam, templates: Sequence[str]) -> dict[str, Any]:
-    names = {name: (prompt,) for name, prompt in zip(exam.class_names, exam.prompts, strict=True)}
+def _ask(model: "Model", eval_set: EvalSet, templates: Sequence[str]) -> dict[str, Any]:
+    names = {name: (prompt,) for name, prompt in zip(eval_set.class_names, eval_set.prompts, strict=True)}
     singles = [text for text in templates if text not in BARE.templates]
     whole = Templates(f"ensemble of {len(templates)}", tuple(templates), names)
     sets = [
@@ -183,8 +186,10 @@ def _ask(model: "Model", exam: Exam, templates: Sequence[str]) -> dict[str, Any]
         whole,
     ]
     with torch.inference_mode():
-        embeds = embeds_of(model, exam).numpy()
-    scores = compare_prompts(model, embeds, exam.labels, exam.class_names, prompt_sets=sets, task=exam.name)
+        embeds = embeds_of(model, eval_set).numpy()
+    scores = compare_prompts(
+        model, embeds, eval_set.labels, eval_set.class_names, prompt_sets=sets, task=eval_set.name
+    )
     bare, photo, *_, last = scores
     gains = [(photo, bare), (last, photo), (last, bare)]
     return {
@@ -198,7 +203,7 @@ def _ask(model: "Model", exam: Exam, templates: Sequence[str]) -> dict[str, Any]
 
 
 def _ratios(curves: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Compare learners two by two at what the one that ends behind has reached by then."""
+    """Compare models two by two at what the one that ends behind has reached by then."""
     found = []
     for pair in combinations(curves, 2):
         fast, slow = sorted(pair, key=lambda name: -curves[name][-1]["value"])
@@ -212,8 +217,8 @@ def _ratios(curves: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return found
 
 
-def _point(record: dict[str, Any], exam: str) -> dict[str, Any]:
-    return {"samples": record["samples"], **_share(record["hits"][exam], record["count"][exam])}
+def _point(record: dict[str, Any], eval_set: str) -> dict[str, Any]:
+    return {"samples": record["samples"], **_share(record["hits"][eval_set], record["count"][eval_set])}
 
 
 def _share(hits: int, count: int) -> dict[str, Any]:

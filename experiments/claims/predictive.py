@@ -148,60 +148,60 @@ def caption_loss(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
 
 def bag_of_words(config: ClipConfig, *, seed: int) -> BagOfWords:
     """Return a new `BagOfWords` whose picture tower starts as that of `build(config, seed=seed)`."""
-    learner = BagOfWords(config)
-    learner.load_state_dict(build(config, seed=seed).state_dict(), strict=False)
+    model = BagOfWords(config)
+    model.load_state_dict(build(config, seed=seed).state_dict(), strict=False)
     nn.init.normal_(
-        learner.words.weight, std=config.embed_dim**-0.5, generator=torch.Generator().manual_seed(seed)
+        model.words.weight, std=config.embed_dim**-0.5, generator=torch.Generator().manual_seed(seed)
     )
-    nn.init.zeros_(learner.words.bias)
-    return learner
+    nn.init.zeros_(model.words.bias)
+    return model
 
 
 def captioner(config: ClipConfig, *, seed: int) -> Captioner:
     """Return a new `Captioner` with the starting weights of `build(config, seed=seed)`."""
-    learner = Captioner(config)
-    learner.load_state_dict(build(config, seed=seed).state_dict())
-    return learner
+    model = Captioner(config)
+    model.load_state_dict(build(config, seed=seed).state_dict())
+    return model
 
 
 @torch.inference_mode()
-def word_scores(learner: BagOfWords, image_features: Tensor, tokens: Tensor) -> Tensor:
+def word_scores(model: BagOfWords, image_features: Tensor, tokens: Tensor) -> Tensor:
     """Score texts by the log-probabilities of their words, summed.
 
     Args:
-        learner: a trained one.
+        model: a trained one.
         image_features: (N, E).
         tokens: (C, L) int64, one text per class.
 
     Returns:
         (N, C) float32.
     """
-    held = (word_shares(tokens, _text(learner.config)) > 0).float()
-    return cast(Tensor, learner.words(image_features)).float().log_softmax(dim=1) @ held.T
+    held = (word_shares(tokens, _text(model.config)) > 0).float()
+    return cast(Tensor, model.words(image_features)).float().log_softmax(dim=1) @ held.T
 
 
 @torch.inference_mode()
-def caption_scores(learner: Captioner, image_features: Tensor, tokens: Tensor) -> Tensor:
+def caption_scores(model: Captioner, image_features: Tensor, tokens: Tensor) -> Tensor:
     """Score texts by the log-probability that the picture's caption begins with each.
 
     The end token is not asked for: a caption may go on behind a name. Texts that differ in their last token
     only are read once.
 
     Args:
-        learner: a trained one.
+        model: a trained one.
         image_features: (N, E).
         tokens: (C, L) int64, one text of at least one token per class.
 
     Returns:
         (N, C) float32.
     """
-    end_id = _text(learner.config).end_id
+    end_id = _text(model.config).end_id
     beginnings, last = _without_last(tokens, end_id)
     distinct, of_class = torch.unique(beginnings, dim=0, return_inverse=True)
     count = len(distinct)
     found = [torch.empty(0, len(tokens))]
     for rows in torch.split(image_features, max(1, TEXTS_AT_ONCE // count)):
-        logits, targets, owners = learner.next_tokens(
+        logits, targets, owners = model.next_tokens(
             rows.repeat_interleave(count, dim=0), distinct.repeat(len(rows), 1)
         )
         known = logits.float().log_softmax(dim=1)

@@ -30,9 +30,9 @@ class ClaimsPart:
     """How large the experiments are.
 
     Attributes:
-        samples: pairs that the learners of figure 2 see.
+        samples: pairs that the models of figure 2 see.
         factor: their width, as a fraction of the preset's.
-        watch: pairs seen after which learners are examined.
+        watch: pairs seen after which models are examined.
         scaling: width and pairs of each scaling run, each with a schedule of its own, the largest last: its
             model is that of the other experiments.
         examined: test pictures per task at most.
@@ -51,7 +51,7 @@ class ClaimsPart:
 
 @dataclass(frozen=True, slots=True)
 class ClaimsRecipe(Recipe):
-    """A recipe whose zero-shot tasks are the exams.
+    """A recipe whose zero-shot tasks are the eval_sets.
 
     All runs share `[train]` but for their length, and their warm-up, which is a tenth of it.
     """

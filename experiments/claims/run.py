@@ -5,7 +5,7 @@
 - `scaling`: zero-shot error against compute (figure 9).
 - `shots`: zero-shot beside a linear probe on few labelled pictures (figure 6).
 
-Writes, in the folder: `data/` and `tokenizer/` (once), `runs/` (one file per trained learner: what is there
+Writes, in the folder: `data/` and `tokenizer/` (once), `runs/` (one file per trained model: what is there
 is not trained again). The experiments are in `claims_results.py`, their figures in `claims_figures.py`.
 Source: Radford et al. 2021.
 """
@@ -30,13 +30,13 @@ from diptych.train.settings import TrainSettings
 from diptych.train.state import machine_facts
 from experiments.claims.recipe import ClaimsRecipe
 from experiments.claims.training import (
-    Exam,
+    EvalSet,
     Objective,
     learn,
     narrowed,
-    new_learner,
+    new_model,
     operations_per_pair,
-    prepare_exam,
+    read_eval_set,
 )
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ WARMUP_SHARE = 10
 """A tenth of a run is warm-up: runs of every length get the same share."""
 
 
-class Workshop:
+class ExperimentContext:
     """What all experiments of one folder share, made when it is first needed.
 
     Args:
@@ -59,7 +59,7 @@ class Workshop:
 
     def __init__(self, recipe: ClaimsRecipe, folder: Path, *, seed: int = 0) -> None:
         self.recipe, self.folder, self.seed = recipe, make_folder(folder), seed
-        self._exams: tuple[Exam, ...] = ()
+        self._eval_sets: tuple[EvalSet, ...] = ()
         self._shards: ShardSet | None = None
 
     @property
@@ -73,10 +73,10 @@ class Workshop:
         tokenizer = vocabulary_once(self.recipe, self.shards, self.folder)
         return build_model(self.recipe, tokenizer, seed=self.seed)
 
-    def exams(self, model: "Model") -> tuple[Exam, ...]:
+    def eval_sets(self, model: "Model") -> tuple[EvalSet, ...]:
         """Return the test pictures of every zero-shot task of the recipe."""
-        self._exams = self._exams or tuple(
-            prepare_exam(
+        self._eval_sets = self._eval_sets or tuple(
+            read_eval_set(
                 task.name,
                 open_source(task.source),
                 task.labels,
@@ -86,10 +86,10 @@ class Workshop:
             )
             for task in self.recipe.evaluate
         )
-        return self._exams
+        return self._eval_sets
 
     def run(self, objective: Objective, *, factor: float, samples: int) -> dict[str, Any]:
-        """Train one learner, or recall what it did.
+        """Train one model, or recall what it did.
 
         Args:
             objective: what it learns by.
@@ -106,7 +106,7 @@ class Workshop:
             return read_json(path)
         blank = self.blank()
         config = narrowed(blank.config, factor) if factor != 1.0 else blank.config
-        model = new_learner(objective, config, blank.tokenizer, blank.preprocess, seed=self.seed)
+        model = new_model(objective, config, blank.tokenizer, blank.preprocess, seed=self.seed)
         settings = self._settings(samples)
         facts = {
             "objective": objective, "factor": factor, "samples": samples, "seed": self.seed,
@@ -115,7 +115,9 @@ class Workshop:
             "operations_per_pair": self._operations(model, settings) if objective == "contrastive" else None,
             "machine": {"processor": processor(), **machine_facts(settings.resolved_device())},
         }  # fmt: skip
-        curve = learn(model, objective, self.shards, settings, exams=self.exams(model), watch=part.watch)
+        curve = learn(
+            model, objective, self.shards, settings, eval_sets=self.eval_sets(model), watch=part.watch
+        )
         if objective == "contrastive":
             checkpoint.save(self.folder / "runs" / name, model, replace=True)
         write_json(path, {**facts, "curve": curve})
@@ -178,9 +180,9 @@ def run_claims(
         if name not in EXPERIMENTS:
             raise unknown_name("experiment", name, EXPERIMENTS)
     wanted = only or [name for name in EXPERIMENTS if name != "shots" or recipe.claims.shots is not None]
-    shop = Workshop(recipe, folder, seed=seed)
+    context = ExperimentContext(recipe, folder, seed=seed)
     results: dict[str, dict[str, Any]] = {}
     for name in wanted:
-        results[name] = EXPERIMENTS[name](shop)
+        results[name] = EXPERIMENTS[name](context)
         write_results(folder, results)  # what is measured stays if the next one is stopped
     return results

@@ -1,6 +1,6 @@
 """Say how fast one thing falls with another, and how early a curve reaches a level.
 
-Source: Radford et al. 2021, figure 2 (learners compared by the pairs they need for equal accuracy) and figure
+Source: Radford et al. 2021, figure 2 (models compared by the pairs they need for equal accuracy) and figure
 9 (log of the zero-shot error against log of compute, least squares).
 """
 

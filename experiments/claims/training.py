@@ -1,4 +1,4 @@
-"""Train small learners by one of three objectives and watch what they can name along the way.
+"""Train small models by one of three objectives and watch what they can name along the way.
 
 Reads: packed shards and a test source. Writes: nothing; see `claims.py` for what is kept.
 Source: Radford et al. 2021, section 2.3 and figure 2 (three objectives), figure 9 (models of several sizes).
@@ -54,7 +54,7 @@ _STARTS: dict[Objective, tuple[Callable[..., Clip], Loss]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Exam:
+class EvalSet:
     """Test pictures and the names to choose from.
 
     Attributes:
@@ -72,9 +72,9 @@ class Exam:
     prompts: tuple[str, ...]
 
 
-def prepare_exam(
+def read_eval_set(
     name: str, source: "Source", field: str, templates: Templates, preprocess: "Preprocess", *, most: int
-) -> Exam:
+) -> EvalSet:
     """Read test pictures once.
 
     Args:
@@ -91,7 +91,7 @@ def prepare_exam(
     names = tuple(sorted({*texts, *templates.names}))
     place = {name: number for number, name in enumerate(names)}
     pixels = np.stack([image_pixels(pair.image, preprocess, "exact") for pair in pairs])
-    return Exam(
+    return EvalSet(
         name,
         torch.from_numpy(pixels).permute(0, 3, 1, 2),
         np.array([place[text] for text in texts]),
@@ -100,33 +100,37 @@ def prepare_exam(
     )
 
 
-def hits_of(model: Model, exam: Exam) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-    """Return (N,) bool: which pictures a learner names right among all classes, asked with bare names."""
-    features, clip = features_of(model, exam), model.clip
-    tokens = model.tokenize(exam.prompts)
+def hits_of(model: Model, eval_set: EvalSet) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """Return (N,) bool: which pictures a model names right among all classes, asked with bare names."""
+    features, clip = features_of(model, eval_set), model.clip
+    tokens = model.tokenize(eval_set.prompts)
     if isinstance(clip, predictive.BagOfWords):
         scores = predictive.word_scores(clip, features, tokens)
     elif isinstance(clip, predictive.Captioner):
         scores = predictive.caption_scores(clip, features, tokens)
     else:
-        written = {name: (prompt,) for name, prompt in zip(exam.class_names, exam.prompts, strict=True)}
+        written = {
+            name: (prompt,) for name, prompt in zip(eval_set.class_names, eval_set.prompts, strict=True)
+        }
         names = Templates(BARE.name, BARE.templates, written)
-        scores = unit_length(features) @ torch.from_numpy(build_classifier(model, exam.class_names, names)).T
-    return score_ranks(scores.numpy(), exam.labels) < 1
+        scores = (
+            unit_length(features) @ torch.from_numpy(build_classifier(model, eval_set.class_names, names)).T
+        )
+    return score_ranks(scores.numpy(), eval_set.labels) < 1
 
 
-def features_of(model: Model, exam: Exam) -> Tensor:
+def features_of(model: Model, eval_set: EvalSet) -> Tensor:
     """Return image_features (N, E) float32 of the test pictures."""
-    parts = torch.split(exam.pixels, PICTURES_AT_ONCE)
+    parts = torch.split(eval_set.pixels, PICTURES_AT_ONCE)
     return torch.cat([model.encode_image(model.normalize_pixels(part)).float() for part in parts])
 
 
-def embeds_of(model: Model, exam: Exam) -> Tensor:
+def embeds_of(model: Model, eval_set: EvalSet) -> Tensor:
     """Return image_embeds (N, E) float32 of unit length."""
-    return unit_length(features_of(model, exam))
+    return unit_length(features_of(model, eval_set))
 
 
-def new_learner(
+def new_model(
     objective: Objective,
     config: ClipConfig,
     tokenizer: "AnyTokenizer",
@@ -134,7 +138,7 @@ def new_learner(
     *,
     seed: int,
 ) -> Model:
-    """Build a learner; learners of one seed start with the same picture tower, whatever their objective."""
+    """Build a model; models of one seed start with the same picture tower, whatever their objective."""
     start, _ = _STARTS[objective]
     return Model(start(config, seed=seed), tokenizer, preprocess)
 
@@ -145,21 +149,21 @@ def learn(
     shards: "ShardSet",
     settings: TrainSettings,
     *,
-    exams: Sequence[Exam],
+    eval_sets: Sequence[EvalSet],
     watch: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """Train a learner in place and examine it on the way.
+    """Train a model in place and examine it on the way.
 
     Args:
-        model: see `new_learner`.
+        model: see `new_model`.
         objective: decides the loss.
         shards: what to learn from.
         settings: the run; ends at its last step.
-        exams: what to ask.
+        eval_sets: what to ask.
         watch: pairs seen after which to ask; the end is always asked.
 
     Returns:
-        One record per examination: `samples`, `hits` and `count` by exam, `loss` (mean since the one before),
+        One record per examination: `samples`, `hits` and `count` by set, `loss` (mean since the one before),
         `seconds` (of learning alone).
     """
     loader = Loader(
@@ -180,11 +184,11 @@ def learn(
                 continue
             seconds += time.monotonic() - begun
             model.clip.eval()
-            hits = {exam.name: int(hits_of(model, exam).sum()) for exam in exams}
+            hits = {eval_set.name: int(hits_of(model, eval_set).sum()) for eval_set in eval_sets}
             model.clip.train()
             records.append({
                 "samples": batch.samples_seen, "hits": hits,
-                "count": {exam.name: len(exam.labels) for exam in exams},
+                "count": {eval_set.name: len(eval_set.labels) for eval_set in eval_sets},
                 "loss": round(float(np.mean(losses)), 4), "seconds": round(seconds, 1),
             })  # fmt: skip
             progress.log(f"{objective}: {records[-1]}")

@@ -19,7 +19,7 @@ from experiments.claims.__main__ import main
 from experiments.claims.figures import figures_of, table_of
 from experiments.claims.measure import EXPERIMENTS, _ratios, rows_by_class
 from experiments.claims.recipe import ClaimsRecipe, ShotsPart
-from experiments.claims.run import Workshop, run_claims
+from experiments.claims.run import ExperimentContext, run_claims
 from experiments.claims.training import hits_of, narrowed
 
 RECIPE = """
@@ -91,7 +91,7 @@ def test_what_was_trained_is_not_trained_again(done: Any, monkeypatch: pytest.Mo
 
 
 def test_the_curve_has_a_point_at_every_watch_and_at_the_end(done: Any) -> None:
-    curves = done[2]["efficiency"]["exams"]["unseen"]
+    curves = done[2]["efficiency"]["eval_sets"]["unseen"]
     assert list(curves) == ["contrastive", "bag of words", "caption"]
     for points in curves.values():
         assert [point["samples"] for point in points] == [16, 32, 48]
@@ -113,15 +113,15 @@ def test_the_learner_that_ends_ahead_is_compared_at_the_level_of_the_other() -> 
 
 def test_a_kept_model_gives_the_hits_that_its_curve_ends_with(done: Any) -> None:
     folder, recipe, results = done
-    shop = Workshop(recipe, folder)
-    model = shop.best()
-    (exam,) = shop.exams(model)
-    hits = hits_of(model, exam)
-    assert int(hits.sum()) == results["scaling"]["exams"]["unseen"]["points"][-1]["hits"]
+    context = ExperimentContext(recipe, folder)
+    model = context.best()
+    (eval_set,) = context.eval_sets(model)
+    hits = hits_of(model, eval_set)
+    assert int(hits.sum()) == results["scaling"]["eval_sets"]["unseen"]["points"][-1]["hits"]
     with torch.inference_mode():
-        features = model.encode_image(model.normalize_pixels(exam.pixels), normalize=True).numpy()
-    texts = model.encode_text(model.tokenize(exam.prompts), normalize=True).numpy()
-    np.testing.assert_array_equal(hits, label_ranks(features, exam.labels, texts) < 1)
+        features = model.encode_image(model.normalize_pixels(eval_set.pixels), normalize=True).numpy()
+    texts = model.encode_text(model.tokenize(eval_set.prompts), normalize=True).numpy()
+    np.testing.assert_array_equal(hits, label_ranks(features, eval_set.labels, texts) < 1)
 
 
 def test_compute_is_operations_times_pairs_and_wider_costs_more(done: Any) -> None:
@@ -132,7 +132,7 @@ def test_compute_is_operations_times_pairs_and_wider_costs_more(done: Any) -> No
 
 
 def test_gains_are_differences_of_the_rows(done: Any) -> None:
-    found = done[2]["prompts"]["exams"]["unseen"]
+    found = done[2]["prompts"]["eval_sets"]["unseen"]
     values = {row["name"]: row["value"] for row in found["rows"]}
     assert [row["name"] for row in found["rows"]] == [
         "bare names", "a photo of a {}.", "a {}", "ensemble of 2",

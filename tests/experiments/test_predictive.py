@@ -54,12 +54,12 @@ def test_word_loss_and_its_gradient_are_those_of_softmax_minus_target() -> None:
     torch.testing.assert_close(logits.grad.double(), expected, atol=1e-7, rtol=1e-5)
 
 
-def plain_captions(learner: predictive.Captioner, features: Tensor, tokens: Tensor) -> list[Tensor]:
+def plain_captions(model: predictive.Captioner, features: Tensor, tokens: Tensor) -> list[Tensor]:
     """Write captions one text at a time with a mask of our own: log-probabilities (L - 1, V) of each."""
     found = []
     for picture, row in zip(features, tokens, strict=True):
         length = int((row == END).nonzero()[0]) + 1
-        text = learner.text
+        text = model.text
         x = text.token_embedding.weight[row[:length]] + text.positional_embedding[:length]
         x = torch.cat([x[:1] + text.text_projection @ picture, x[1:]])
         later = torch.full((length, length), float("-inf")).triu(1)
@@ -78,56 +78,56 @@ def plain_captions(learner: predictive.Captioner, features: Tensor, tokens: Tens
 
 
 def test_captioner_reads_pictures_and_earlier_tokens_only() -> None:
-    learner = predictive.captioner(CONFIG, seed=3).eval()
-    features = learner.encode_image(pixels(3)).detach()
-    plain = plain_captions(learner, features, TOKENS)
+    model = predictive.captioner(CONFIG, seed=3).eval()
+    features = model.encode_image(pixels(3)).detach()
+    plain = plain_captions(model, features, TOKENS)
     total = sum(
         -plain[i][place, TOKENS[i, place + 1]].item() for i in range(3) for place in range(len(plain[i]))
     )
     with torch.no_grad():
-        loss = predictive.caption_loss(*learner(pixels(3), TOKENS))
+        loss = predictive.caption_loss(*model(pixels(3), TOKENS))
     assert loss.item() == pytest.approx(total / sum(map(len, plain)), rel=1e-5)
 
 
 def test_captioner_gradients_are_those_of_the_plain_formula() -> None:
-    learner = predictive.captioner(CONFIG, seed=3).eval()
-    features = learner.encode_image(pixels(3)).detach()
-    logits, targets, _ = learner.next_tokens(features, TOKENS)
+    model = predictive.captioner(CONFIG, seed=3).eval()
+    features = model.encode_image(pixels(3)).detach()
+    logits, targets, _ = model.next_tokens(features, TOKENS)
     predictive.caption_loss(logits, targets, torch.tensor(0.0)).backward()
-    found = {name: p.grad.clone() for name, p in learner.text.named_parameters() if p.grad is not None}
-    learner.zero_grad()
-    plain = plain_captions(learner, features, TOKENS)
+    found = {name: p.grad.clone() for name, p in model.text.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    plain = plain_captions(model, features, TOKENS)
     picked = [plain[i][place, TOKENS[i, place + 1]] for i in range(3) for place in range(len(plain[i]))]
     (-torch.stack(picked).mean()).backward()
-    for name, parameter in learner.text.named_parameters():
+    for name, parameter in model.text.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(found[name], parameter.grad, atol=2e-6, rtol=1e-4)
 
 
 def test_caption_scores_are_the_likelihoods_of_beginnings() -> None:
-    learner = predictive.captioner(CONFIG, seed=4).eval()
-    features = learner.encode_image(pixels(5)).detach()
-    scores = predictive.caption_scores(learner, features, TOKENS)
+    model = predictive.captioner(CONFIG, seed=4).eval()
+    features = model.encode_image(pixels(5)).detach()
+    scores = predictive.caption_scores(model, features, TOKENS)
     for i in range(5):
-        plain = plain_captions(learner, features[i].expand(3, -1), TOKENS)
+        plain = plain_captions(model, features[i].expand(3, -1), TOKENS)
         for c in range(3):
             expected = sum(plain[c][place, TOKENS[c, place + 1]].item() for place in range(len(plain[c]) - 1))
             assert scores[i, c].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_word_scores_sum_the_log_probabilities_of_a_names_words() -> None:
-    learner = predictive.bag_of_words(CONFIG, seed=5).eval()
-    features = learner.encode_image(pixels(2)).detach()
-    scores = predictive.word_scores(learner, features, TOKENS)
-    shares = (features @ learner.words.weight.T + learner.words.bias).softmax(1).detach()
+    model = predictive.bag_of_words(CONFIG, seed=5).eval()
+    features = model.encode_image(pixels(2)).detach()
+    scores = predictive.word_scores(model, features, TOKENS)
+    shares = (features @ model.words.weight.T + model.words.bias).softmax(1).detach()
     expected = torch.stack([shares[:, [3, 0, 5]].log().sum(1), shares[:, 7].log(), shares[:, 3].log()], dim=1)
     torch.testing.assert_close(scores, expected)
 
 
 @pytest.mark.parametrize("start", [predictive.bag_of_words, predictive.captioner])
 def test_learners_of_one_seed_start_with_clips_picture_tower(start) -> None:  # type: ignore[no-untyped-def]
-    clip, learner = build(CONFIG, seed=6), start(CONFIG, seed=6)
-    for (name, mine), theirs in zip(learner.vision.named_parameters(), clip.vision.parameters(), strict=True):
+    clip, model = build(CONFIG, seed=6), start(CONFIG, seed=6)
+    for (name, mine), theirs in zip(model.vision.named_parameters(), clip.vision.parameters(), strict=True):
         assert torch.equal(mine, theirs), name
 
 
