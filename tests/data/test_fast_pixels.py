@@ -11,7 +11,8 @@ from tests.data.odd_files import ORIENTATION_TAG, encoded, odd_files, rgb, turne
 
 from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.data.images import jpeg
-from diptych.data.images.resize import cover, exact_window, fast_window
+from diptych.data.images.resize import cover, exact_window
+from diptych.data.images.resize_fast import fast_window
 from diptych.data.images.transforms import Preprocess, evaluation_pixels, read_pixels, training_pixels
 
 SMALL = Preprocess(size=(32, 32))

@@ -32,7 +32,8 @@ from diptych.data.images.decode import (
 )
 from diptych.data.images.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
 from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
-from diptych.data.images.resize import FILTERS, boxed_window, cover, exact_window, fast_window, size_of
+from diptych.data.images.resize import FILTERS, boxed_window, cover, exact_window, size_of
+from diptych.data.images.resize_fast import fast_window
 from diptych.data.images.resize_weights import Size
 
 if TYPE_CHECKING:
