@@ -23,9 +23,6 @@ from diptych.data.images.jpeg import Pixels
 from diptych.data.images.limits import MAX_PIXELS
 from diptych.data.images.resize_weights import PRECISION_BITS, REACH, Size, window_weights
 
-if TYPE_CHECKING:
-    pass
-
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 PLAIN_MODES = frozenset({"RGB", "L", "CMYK"})
 """Modes whose channels are resized as they are; some of the others Pillow converts first."""
