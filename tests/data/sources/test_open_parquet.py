@@ -8,7 +8,7 @@ import pytest
 from tests.data.source_files import images, make_image, read
 
 from diptych.core.errors import IntegrityError, UsageError
-from diptych.curate.candidates.candidates import CandidatesSettings, candidates_of, units_of
+from diptych.curate.candidates.candidates import CandidatesSettings, candidates_of, partitions_of
 from diptych.data.sources.open import Columns, open_source
 from diptych.evaluate.tasks.readers.tables_parquet import ParquetReader
 
@@ -47,7 +47,7 @@ def test_what_nobody_asked_for_does_not_stop_the_reading(tmp_path: Path) -> None
 def test_curation_reads_the_same_table(tmp_path: Path) -> None:
     pq.write_table(odd_table(), tmp_path / "t.parquet")
     settings = CandidatesSettings(sources=(str(tmp_path / "t.parquet"),))
-    tables = [candidates_of(unit, settings)[0] for unit in units_of(settings)]
+    tables = [candidates_of(partition, settings)[0] for partition in partitions_of(settings)]
     assert [caption for table in tables for caption in table["caption"].to_pylist()] == ["a", "b"]
 
 
