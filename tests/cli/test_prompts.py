@@ -68,17 +68,15 @@ def test_the_lab_answers_and_draws(diptych: Callable[..., Said], run: Run, tmp_p
     (tmp_path / "t.txt").write_text("{}\na {}\na drawing of a {}.\n", encoding="utf-8")
     page = tmp_path / "lab.html"
     words = ("--labels", "label", "--templates", tmp_path / "t.txt", "--report", page)
-    said = diptych("prompts", "ablate", run.folder, DRAWN, *words)
+    said = diptych("ablate", run.folder, DRAWN, *words)
     assert said.code == 0, said.err
     found = json.loads(said.out)
     assert (found["validation"], found["test"], len(found["templates"])) == (20, 20, 3)
     assert [size["templates"] for size in found["sizes"]] == [1, 2, 3]
     assert "a drawing of a {}." in page.read_text(encoding="utf-8")
-    said = diptych("prompts", "ablate", run.folder, "scenes:unseen?count=1", *words[:4])
+    said = diptych("ablate", run.folder, "scenes:unseen?count=1", *words[:4])
     assert said.code == 3 and "0 to choose on, 1 to score" in said.err
-    said = diptych(
-        "prompts", "ablate", run.folder, DRAWN, *words[:4], "--validation", "scenes:unseen?count=9"
-    )
+    said = diptych("ablate", run.folder, DRAWN, *words[:4], "--validation", "scenes:unseen?count=9")
     assert said.code == 0, said.err
     assert (json.loads(said.out)["validation"], json.loads(said.out)["test"]) == (9, 40)
 
