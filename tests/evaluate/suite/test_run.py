@@ -189,7 +189,7 @@ def test_a_process_whose_partner_is_lost_does_not_wait_for_ever(
         run(quick, tmp_path / "out", features=FeatureSettings(shard=(0, 2)))
     run(quick, tmp_path / "out")  # alone, it uses what is there
     for wrong in ("2/2", "1", "a/b"):
-        with pytest.raises(SettingsError, match="share"):
+        with pytest.raises(SettingsError, match="shard"):
             FeatureSettings(shard=parse_shard(wrong))
 
 
