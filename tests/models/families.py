@@ -331,7 +331,7 @@ def _ask_transformers(name: str, folder: Path, captions: tuple[str, ...]) -> dic
 
 def _open_clip(command: str, folder: Path, name: str, captions: tuple[str, ...]) -> dict[str, Tensor]:
     for number, image in enumerate(images(towers(name))):
-        image.save(folder / f"picture_{number}.png")
+        image.save(folder / f"image_{number}.png")
     (folder / "captions.json").write_text(json.dumps(captions))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_HUB_OFFLINE"] = "1"

@@ -74,7 +74,7 @@ def published(folder: Path) -> Tokenizer:
 
 def ask(folder: Path, size: tuple[int, int]) -> None:
     for number, image in enumerate(reference_images(size)):
-        Image.fromarray(image).save(folder / f"picture_{number}.png")
+        Image.fromarray(image).save(folder / f"image_{number}.png")
     (folder / "captions.json").write_text(json.dumps(CAPTIONS))
 
 
