@@ -7,6 +7,7 @@ archives in which OpenAI published CLIP. The kind is told by the first bytes, no
 Source: the safetensors format; PyTorch's `torch.save` and TorchScript serialization.
 """
 
+import io
 import json
 import pickletools
 import re
@@ -16,6 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any
 
@@ -176,7 +178,7 @@ def _zipped(path: Path) -> Weights:
     return _state(_torch_load(path, mapped=True), path)
 
 
-def _deepest_tuple(file: IO[bytes]) -> int:
+def _deepest_tuple(file: Any) -> int:
     """Return how many tuples stand inside each other in one pickle, which is read and not run."""
     stack: list[int] = []
     memo: dict[int, int] = {}
@@ -203,14 +205,15 @@ def _deepest_tuple(file: IO[bytes]) -> int:
 def _require_shallow(path: Path, *, zipped: bool) -> None:
     """Refuse tuples without end: torch's reader takes twice the time for each level of a dictionary's key."""
     try:
-        with zipfile.ZipFile(path) if zipped else path.open("rb") as opened:
-            if isinstance(opened, zipfile.ZipFile):
-                names = [name for name in opened.namelist() if name.endswith("/data.pkl")]
-                files: list[IO[bytes]] = [opened.open(name) for name in names]
-            else:
-                files = [opened] * PICKLES_OF_A_FILE
-            deep = any(_deepest_tuple(file) > MAX_TUPLES for file in files)
-    except (ValueError, IndexError, KeyError, AttributeError, UnicodeDecodeError, EOFError):
+        # In memory or mapped: a length that is damaged must not make `read` ask for as many bytes.
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+                deep = any(_deepest_tuple(io.BytesIO(archive.read(name))) > MAX_TUPLES for name in names)
+        else:
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+                deep = any(_deepest_tuple(mapped) > MAX_TUPLES for _ in range(PICKLES_OF_A_FILE))
+    except (ValueError, IndexError, KeyError, AttributeError, EOFError, OverflowError, zlib.error):
         return  # no pickle: torch says what is wrong with it
     if deep:
         raise _damaged(path, found=f"tuples inside each other, more than {MAX_TUPLES}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.core.errors import DataError
+from diptych.models.towers.config import MAX_LAYERS
 
 SHOWN_NAMES = 4
 
@@ -144,6 +145,9 @@ def layers(ours: str, theirs: str, table: Layers) -> Iterator[Row]:
 
 
 def blocks(ours: str, theirs: str, table: Layers, count: int) -> Iterator[Row]:
-    """Yield the rows of `count` blocks, numbered from 0 on both sides."""
-    for index in range(count):
+    """Yield the rows of `count` blocks, numbered from 0 on both sides.
+
+    No more than a model may have: a file that claims 10^100 blocks is refused for its size (`check_sizes`).
+    """
+    for index in range(min(count, MAX_LAYERS)):
         yield from layers(f"{ours}.{index}", f"{theirs}.{index}", table)
