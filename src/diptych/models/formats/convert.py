@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from diptych.core.errors import DiptychError, IntegrityError, UsageError, unknown_name
+from diptych.core.errors import DataError, DiptychError, IntegrityError, UsageError, unknown_name
 from diptych.core.files.durable import staging_folder, write_bytes, write_json, writing
 from diptych.core.manifest import FileEntry, Manifest, file_entry, write_manifest
 from diptych.data.images.transforms import Preprocess
@@ -118,7 +118,10 @@ def _write_transformers(model: Model, folder: Path) -> None:
 def _write_openai(model: Model, folder: Path) -> None:
     """Write an archive for `clip.load`; what it does not say is fixed in OpenAI's code and must be theirs."""
     tokenizer = model.tokenizer
-    state = _plain(to_openai_state(model.clip.state_dict()))
+    try:
+        state = _plain(to_openai_state(model.clip.state_dict()))
+    except DataError:  # no rows for towers of another kind: the architecture is what differs
+        state = {}
     usual = Preprocess(size=model.config.vision.image_size)
     checks = {
         "the architecture": (_shape(model.config), _inferred(state)),
