@@ -154,8 +154,8 @@ def test_export_has_the_same_face_and_numbers(written: Path, exported: Path) -> 
     ("options", "message"),
     [
         ({"backend": "torch"}, "torch does not read exports"),
-        ({"activation": "gelu"}, "an export has its own activation"),
-        ({"preprocess": "clip"}, "an export has its own activation"),
+        ({"activation": "gelu"}, "an export says all of this itself"),
+        ({"preprocess": "clip"}, "an export says all of this itself"),
     ],
 )
 def test_what_an_export_cannot_be_told_is_refused(exported: Path, options: Any, message: str) -> None:
