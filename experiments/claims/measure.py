@@ -16,7 +16,8 @@ from diptych.core.errors import DataError, SettingsError
 from diptych.data.sources.open import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics.accuracy import label_ranks, paired_gain, wilson
+from diptych.evaluate.metrics.accuracy import label_ranks, paired_gain
+from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.evaluate.probe.probe import LinearProbe
 from diptych.evaluate.probe.search import Trainer, strength
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
@@ -222,7 +223,7 @@ def _point(record: dict[str, Any], eval_set: str) -> dict[str, Any]:
 
 
 def _share(hits: int, count: int) -> dict[str, Any]:
-    return {"hits": hits, "count": count, "value": hits / count, "ci95": wilson(hits, count)}
+    return {"hits": hits, "count": count, "value": hits / count, "ci95": clopper_pearson(hits, count)}
 
 
 def _facts(run: Result) -> Result:

@@ -96,10 +96,9 @@ ARRAYS: dict[str, Callable[[], Any]] = {
     "a query of another width": lambda: top_k(np.ones(2, np.float32), EYE, 1),
 }
 COUNTS: dict[str, Callable[[], Any]] = {
-    "more hits than trials": lambda: metrics.wilson(12, 10),
-    "hits of NaN": lambda: metrics.wilson(float("nan"), 10),
-    "trials below none": lambda: metrics.wilson(0, -5),
-    "more exact hits than trials": lambda: metrics_intervals.clopper_pearson(12, 10),
+    "more hits than trials": lambda: metrics_intervals.clopper_pearson(12, 10),
+    "hits of NaN": lambda: metrics_intervals.clopper_pearson(float("nan"), 10),
+    "trials below none": lambda: metrics_intervals.clopper_pearson(0, -5),
     "a first of nothing": lambda: metrics_scores.top_k(np.arange(3), 0),
     "half a hit of a list": lambda: top_k(EYE[0], EYE, 1.5),  # type: ignore[arg-type]
     "no bins": lambda: metrics_scores.reliability(np.ones(1), np.ones(1, bool), bins=0),

@@ -13,7 +13,8 @@ from diptych.cli.recipe import load_recipe_as
 from diptych.core.errors import DataError, SettingsError, UnknownNameError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.metrics.accuracy import label_ranks, wilson
+from diptych.evaluate.metrics.accuracy import label_ranks
+from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.models.towers.presets import preset
 from experiments.claims.__main__ import main
 from experiments.claims.figures import figures_of, table_of
@@ -101,7 +102,12 @@ def test_the_curve_has_a_point_at_every_watch_and_at_the_end(done: Any) -> None:
 def test_the_learner_that_ends_ahead_is_compared_at_the_level_of_the_other() -> None:
     def curve(*hits: int) -> list[dict[str, Any]]:
         return [
-            {"samples": 100 * place, "hits": found, "value": found / 1000, "ci95": wilson(found, 1000)}
+            {
+                "samples": 100 * place,
+                "hits": found,
+                "value": found / 1000,
+                "ci95": clopper_pearson(found, 1000),
+            }
             for place, found in enumerate(hits, start=1)
         ]
 

@@ -16,7 +16,7 @@ import numpy as np
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_texts
-from diptych.evaluate.metrics.accuracy import wilson
+from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import Bools, Doubles, exact_scores
 from diptych.evaluate.tasks.readers.choices import PAIR
 
@@ -108,17 +108,12 @@ def choice_metrics(groups: Sequence[str], hits: Bools, *, task: str) -> list[Met
         found.setdefault(group, []).append(hit)
     mean = float(np.mean([np.mean(of) for of in found.values()])) if found else float("nan")
     return [
-        _share(task, "accuracy", hits),
+        share(task, "accuracy", int(hits.sum()), len(hits)),
         Metric(task, "mean_per_group", mean, None, len(hits)),
-        *(_share(task, f"accuracy[{name}]", np.array(of)) for name, of in sorted(found.items())),
+        *(share(task, f"accuracy[{name}]", sum(of), len(of)) for name, of in sorted(found.items())),
     ]
 
 
 def quadruple_metrics(hits: dict[str, Bools], *, task: str) -> list[Metric]:
     """List the text, image and group score with 95 % intervals."""
-    return [_share(task, f"{name}_score", found) for name, found in hits.items()]
-
-
-def _share(task: str, name: str, hits: Bools) -> Metric:
-    count, right = len(hits), int(hits.sum())
-    return Metric(task, name, right / count if count else float("nan"), wilson(right, count), count)
+    return [share(task, f"{name}_score", int(found.sum()), len(found)) for name, found in hits.items()]

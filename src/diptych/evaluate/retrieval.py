@@ -25,7 +25,8 @@ from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.data.tokenizers.cleaning import clean
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
-from diptych.evaluate.metrics.accuracy import Bools, Floats, Ints, wilson
+from diptych.evaluate.metrics.accuracy import Bools, Floats, Ints
+from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import median_rank, paired_ranks
 
 if TYPE_CHECKING:
@@ -94,13 +95,7 @@ def recalls(ranks: Ints, *, task: str, direction: str, depths: Sequence[int] = D
     >>> [metric.value for metric in recalls(np.array([0, 4, 5, 99]), task="t", direction="image_to_text")]
     [0.25, 0.5, 0.75]
     """
-    count = len(ranks)
-    found = []
-    for k in depths:
-        hits = int((ranks < k).sum())
-        value = hits / count if count else float("nan")
-        found.append(Metric(task, f"{direction}_recall@{k}", value, wilson(hits, count), count))
-    return found
+    return [share(task, f"{direction}_recall@{k}", int((ranks < k).sum()), len(ranks)) for k in depths]
 
 
 def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], Ints]:

@@ -27,8 +27,8 @@ from diptych.evaluate.metrics.accuracy import (
     mean_per_class,
     paired_gain,
     predictions,
-    wilson,
 )
+from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates, fill
 
 if TYPE_CHECKING:
@@ -122,12 +122,7 @@ def zero_shot(
     """
     ranks = label_ranks(image_embeds, labels, classifier)
     count, classes = len(labels), len(classifier)
-    found = []
-    for k in (1, 5):
-        hits = int((ranks < k).sum())
-        found.append(
-            Metric(task, f"top{k}", hits / count if count else float("nan"), wilson(hits, count), count)
-        )
+    found = [share(task, f"top{k}", int((ranks < k).sum()), count) for k in (1, 5)]
     right = ranks < 1
     mean = mean_per_class(right, labels, classes)
     interval = bootstrap_mean_per_class(right, labels, classes, seed=seed)

@@ -20,7 +20,8 @@ import numpy as np
 from diptych.core.files.durable import write_text
 from diptych.core.records import Counts, Pair
 from diptych.embed.features import embed_texts
-from diptych.evaluate.metrics.accuracy import confusion_matrix, wilson
+from diptych.evaluate.metrics.accuracy import confusion_matrix
+from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.evaluate.retrieval import (
     FOUND_IMAGES,
     RetrievalResult,
@@ -220,7 +221,7 @@ def choose_cards(result: ZeroShotResult) -> tuple[Cards, Cards]:
     count = len(result.class_names)
     totals = np.bincount(result.labels, minlength=count)
     right = np.bincount(result.labels[score.hits], minlength=count)
-    ends = {c: wilson(float(right[c]), int(totals[c])) or (0.0, 1.0) for c in range(count) if totals[c]}
+    ends = {c: clopper_pearson(int(right[c]), int(n)) or (0.0, 1.0) for c, n in enumerate(totals) if n}
     shown = min(CARDS, max(1, len(ends) // 2))
     best = [c for c in sorted(ends, key=lambda c: -ends[c][0]) if right[c]][:shown]
     worst = [c for c in sorted(ends, key=lambda c: ends[c][1]) if right[c] < totals[c] and c not in best][

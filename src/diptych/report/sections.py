@@ -162,10 +162,8 @@ def left_out(counts: Sequence[tuple[str, int]]) -> Section | None:
     return Section("Left out", words, table(rows, scroll=False))
 
 
-def all_numbers(
-    metrics: Sequence[Metric], commands: Sequence[tuple[str, str]], *, interval: str = "Wilson"
-) -> Section | None:
-    """Return the section of every metric and the commands; `interval` names the intervals of accuracies."""
+def all_numbers(metrics: Sequence[Metric], commands: Sequence[tuple[str, str]]) -> Section | None:
+    """Return the section of every metric and the commands."""
     if not metrics and not commands:
         return None
     rows = [
@@ -176,7 +174,7 @@ def all_numbers(
     ]
     words = tag(
         "p",
-        f"Accuracies and recalls carry {interval} intervals, means over classes a bootstrap over images, "
+        "Accuracies and recalls carry Clopper-Pearson intervals, means over classes a bootstrap over images, "
         "gains an interval for paired shares. A tie with a wrong answer counts as wrong.",
     )
     content = join(table(rows, ("task", "metric", "value", "95 % interval", "n")) if rows else "", *again)

@@ -98,11 +98,7 @@ def write_suite_report(
         ),
         suite_sections.not_found(outcome.missing, _not_run(outcome)),
         sections.left_out(_left_out(outcome.results)),
-        sections.all_numbers(
-            _numbers(outcome.results),
-            (("this report", command),) if command else (),
-            interval="Clopper-Pearson",
-        ),
+        sections.all_numbers(_numbers(outcome.results), (("this report", command),) if command else ()),
     ]
     cover = [
         image for number in range(COVER_IMAGES) for task in shown for image in task.cover[number : number + 1]

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from diptych.evaluate.metrics import accuracy as metrics
@@ -94,32 +93,6 @@ def test_a_model_that_scores_everything_alike_is_never_right() -> None:
     labels = np.zeros(10, dtype=np.int64)
     ranks = metrics.label_ranks(images, labels, classifier)
     assert (ranks == 3).all()
-
-
-def test_wilson_solves_its_own_equation() -> None:
-    """The end points are where the score test just rejects: (p - x)^2 = z^2 x (1 - x) / n."""
-    z = stats.norm.ppf(0.975)
-    for count in (1, 2, 10, 97, 3649):
-        for hits in {0, 1, count // 3, count - 1, count} & set(range(count + 1)):
-            interval = metrics.wilson(hits, count)
-            assert interval is not None
-            for end in interval:
-                if 0 < end < 1:
-                    assert (hits / count - end) ** 2 == pytest.approx(
-                        z * z * end * (1 - end) / count, abs=1e-12
-                    )
-            assert interval[0] <= hits / count + 1e-15
-            assert interval[1] >= hits / count - 1e-15
-
-
-def test_wilson_equals_scipy() -> None:
-    for hits, count in [(0, 5), (1, 7), (29, 100), (2847, 3649), (3649, 3649)]:
-        theirs = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
-        assert metrics.wilson(hits, count) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-
-
-def test_wilson_of_nothing_is_no_interval() -> None:
-    assert metrics.wilson(0, 0) is None
 
 
 def test_bootstrap_agrees_with_resampling_picture_by_picture() -> None:

@@ -7,8 +7,8 @@ Three rules hold in every function here:
 - **A row of NaN is wrong.** Unreadable images arrive as NaN rows; they stay in the denominator, at every k.
 - **Memory is bounded, ties are exact.** Scores are compared in chunks and never kept; see `ranks`.
 
-Source: Radford et al. 2021, section 3.1 (top-k, mean per class); Wilson 1927 (interval of a share); Efron
-1979 (percentile bootstrap); Bonett and Price 2012 (interval of a paired difference).
+Source: Radford et al. 2021, section 3.1 (top-k, mean per class); Efron 1979 (percentile bootstrap); Bonett
+and Price 2012 (interval of a paired difference).
 """
 
 import math
@@ -113,27 +113,6 @@ def confusion_matrix(labels: Ints, predicted: Ints, class_count: int) -> Ints:
     answers = np.where(predicted < 0, class_count, predicted)
     cells = np.bincount(labels * (class_count + 1) + answers, minlength=class_count * (class_count + 1))
     return cells.reshape(class_count, class_count + 1).astype(np.int64)
-
-
-def wilson(hits: float, count: int) -> Interval | None:
-    """Return the 95 % score interval of a share, None when nothing was counted.
-
-    Stays inside [0, 1] and keeps its coverage for small counts and shares near 0 and 1, where `p ± z·se` does
-    not.
-
-    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-
-    >>> low, high = wilson(8, 10)
-    >>> round(low, 4), round(high, 4)
-    (0.4902, 0.9433)
-    """
-    checks.part(hits, count)
-    if count == 0:
-        return None
-    share, spread = hits / count, Z95 * Z95 / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def bootstrap_mean_per_class(

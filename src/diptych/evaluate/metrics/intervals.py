@@ -7,12 +7,14 @@ in its exact form (paired shares); Efron and Tibshirani 1993, chapter 16 (paired
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
 from diptych.core.intervals import exact_interval
+from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.metrics.accuracy import RESAMPLES, Interval
 from diptych.evaluate.metrics.ranks import Bools, Ints
@@ -20,6 +22,7 @@ from diptych.evaluate.metrics.ranks import Bools, Ints
 LEVEL = 0.95
 
 
+@lru_cache(maxsize=4096)
 def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval | None:
     """Return the exact interval of a share: it never covers the truth less often than `level` says.
 
@@ -39,6 +42,11 @@ def clopper_pearson(hits: int, count: int, *, level: float = LEVEL) -> Interval 
     if count == 0:
         return None
     return exact_interval(hits, count, level=level)
+
+
+def share(task: str, name: str, hits: int, count: int) -> Metric:
+    """Return a share of hits with its exact 95 % interval; NaN without an interval of nothing."""
+    return Metric(task, name, hits / count if count else math.nan, clopper_pearson(hits, count), count)
 
 
 def bootstrap(

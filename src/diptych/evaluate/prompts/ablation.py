@@ -19,8 +19,8 @@ from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.classifier import ensemble_probabilities
-from diptych.evaluate.metrics.accuracy import Bools, Floats, Interval, Ints, label_ranks, paired_gain, wilson
-from diptych.evaluate.metrics.intervals import mcnemar
+from diptych.evaluate.metrics.accuracy import Bools, Floats, Interval, Ints, label_ranks, paired_gain
+from diptych.evaluate.metrics.intervals import mcnemar, share
 from diptych.evaluate.metrics.scores import score_ranks
 
 if TYPE_CHECKING:
@@ -302,8 +302,7 @@ def _hits(examples: Examples, classifier: Floats) -> Bools:
 
 
 def _row(name: str, hits: Bools, bare: Bools, whole: Bools, weights: dict[str, float] | None = None) -> Row:
-    count = len(hits)
-    found = Metric(TASK, f"top1[{name}]", float(hits.mean()), wilson(int(hits.sum()), count), count)
+    found = share(TASK, f"top1[{name}]", int(hits.sum()), len(hits))
     return Row(
         name,
         found,

@@ -41,7 +41,6 @@ from diptych.evaluate.suite.plan import WITHOUT_CLASSES, Opened, Protocol
 from diptych.evaluate.suite.scoring import (
     Outcome,
     classify,
-    exact,
     further_metrics,
     main_metric,
     mean_of_shares,
@@ -234,7 +233,7 @@ def retrieval(runner: TaskRunner) -> Answers:
     spec, embedded = runner.opened.spec, runner.embedded
     evaluator = RetrievalEvaluator(spec.name, runner.opened.source, runner.settings.precision)
     result = evaluator.score(runner.model, embedded)
-    metrics = [exact(found) if "recall" in found.metric else found for found in result.metrics()]
+    metrics = result.metrics()
     named = {found.metric: found for found in metrics}
     main = mean_of_shares(*(named[name] for name in SOURCE_OF_PICTURES), task=spec.name, name="recall")
     hits = result.image_ranks < 1

@@ -24,7 +24,7 @@ from diptych.evaluate.metrics.accuracy import (
     mean_per_class,
     predictions,
 )
-from diptych.evaluate.metrics.intervals import bootstrap, clopper_pearson
+from diptych.evaluate.metrics.intervals import bootstrap, share
 from diptych.evaluate.metrics.ranks import Bools, Floats, Ints
 from diptych.evaluate.metrics.scores import mean_average_precision, mean_eleven_point_ap, roc_auc
 from diptych.evaluate.tasks.registry import MetricName
@@ -97,8 +97,7 @@ def main_metric(outcome: Outcome, metric: MetricName, *, task: str, seed: int = 
     """Return the metric of a data set with its 95 % interval, in [0, 1]."""
     count = len(outcome.labels)
     if metric == "accuracy":
-        hits = int(outcome.hits.sum())
-        return Metric(task, metric, hits / count if count else math.nan, clopper_pearson(hits, count), count)
+        return share(task, metric, int(outcome.hits.sum()), count)
     if metric == "mean_per_class":
         told = (outcome.hits, outcome.labels, outcome.class_count)
         return Metric(task, metric, mean_per_class(*told), bootstrap_mean_per_class(*told, seed=seed), count)
@@ -115,8 +114,7 @@ def further_metrics(outcome: Outcome, *, task: str) -> list[Metric]:
     depths = (1, 5) if outcome.label_matrix is None else (1,)
     for k in depths:
         hits = int((outcome.hits if k == 1 else outcome.ranks < k).sum())
-        value = hits / count if count else math.nan
-        found.append(Metric(task, f"top{k}", value, clopper_pearson(hits, count), count))
+        found.append(share(task, f"top{k}", hits, count))
     if outcome.label_matrix is None:
         found.append(main_metric(outcome, "mean_per_class", task=task))
     elif outcome.scores is not None:  # as CLIP_benchmark has it: cosines, and what is difficult is there
@@ -136,16 +134,14 @@ def sliced(hits: Bools, fields: Sequence[object], *, task: str, name: str) -> li
     found = []
     for value in sorted(set(texts.tolist())):
         of_value = hits[texts == value]
-        right, count = int(of_value.sum()), len(of_value)
-        share = right / count
-        found.append(Metric(task, f"{name}={value}", share, clopper_pearson(right, count), count))
+        found.append(share(task, f"{name}={value}", int(of_value.sum()), len(of_value)))
     return found
 
 
 def mean_of_shares(first: Metric, second: Metric, *, task: str, name: str, seed: int = 0) -> Metric:
     """Average two shares over different items, such as recall both ways; the interval draws both anew."""
     rng = numpy_rng(seed, "mean_of_shares")
-    drawn = sum(rng.binomial(share.n, share.value, size=RESAMPLES) / share.n / 2 for share in (first, second))
+    drawn = sum(rng.binomial(one.n, one.value, size=RESAMPLES) / one.n / 2 for one in (first, second))
     low, high = np.quantile(drawn, [0.025, 0.975])
     value = (first.value + second.value) / 2
     return Metric(task, name, value, (float(low), float(high)), first.n + second.n)
@@ -218,13 +214,3 @@ _STATISTICS: dict[str, Callable[[Outcome], Statistic]] = {
     "roc_auc": _auc,
     "map_11pt": _precision,
 }
-
-
-def exact(metric: Metric) -> Metric:
-    """Give a share its exact interval.
-
-    >>> exact(Metric("t", "top1", 0.5, None, 2)).ci95 is None
-    False
-    """
-    hits = round(metric.value * metric.n) if metric.n else 0
-    return Metric(metric.task, metric.metric, metric.value, clopper_pearson(hits, metric.n), metric.n)
