@@ -17,7 +17,7 @@ from tests.models.published import openai_clip, write_archive
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.evaluate.tasks.readers.arrays_pickle import read_batch
-from diptych.models.files.torchscript_pickle import RefusedError, describe, interpret
+from diptych.models.files.torchscript_pickle import RefusedError, interpret
 from diptych.models.files.weights import read_weights
 
 State = dict[str, torch.Tensor]
@@ -257,13 +257,13 @@ def test_a_payload_at_any_position_of_the_pickle_is_refused(tmp_path: Path) -> N
         b"(S'x'\nios\nmkdir\n.",  # INST
         b"(cos\nmkdir\nS'x'\no.",  # OBJ
         b"\x82\x01.",  # EXT1
-        b"c__torch__.A\n)\x81c__torch__.A\n)\x81b.",  # BUILD with an object
+        b"c__torch__\nA\n)\x81c__torch__\nA\n)\x81b.",  # BUILD with an object
         b"ctorch._utils\n_rebuild_tensor_v2\n)\x81.",  # NEWOBJ of a function
         b"ctorch._utils\n_rebuild_tensor_v2\n}b.",  # BUILD of a function
         b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNtR.",  # a tensor of nothing
-        b"c__torch__.A\n)R.",  # calling a class
+        b"c__torch__\nA\n)R.",  # calling a class
         b"ctorch\nFloatStorage\n)R.",  # calling a storage
-        b"N", b"", b".", b"0.", b"h\x05.", b"t.",
+        b"Nr\xff\xff\xff\x7f.", b"N", b"", b".", b"0.", b"h\x05.", b"t.",
     ],
 )  # fmt: skip
 def test_other_instructions_are_refused(code: bytes) -> None:
@@ -334,7 +334,7 @@ def test_a_key_of_pairs_without_end_is_refused_before_torch_reads_it(zipped: boo
 
 
 def test_an_archive_cannot_claim_memory_or_time(tmp_path: Path) -> None:
-    header = b"\x80\x02c__torch__.A\n)\x81"
+    header = b"\x80\x02c__torch__\nA\n)\x81"
     loop = header + b"q\x00}X\x01\x00\x00\x00ah\x00sb."  # a module that is its own child
     wide = header + b"q\x00}(" + b"".join(
         b"X\x02\x00\x00\x00" + str(n).encode() + b"h\x00" for n in range(10, 40)
@@ -360,17 +360,6 @@ def test_an_archive_cannot_claim_memory_or_time(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_the_reader_sees_no_module_that_lies_beside_the_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive(tmp_path / "good.pt")
-    (tmp_path / "zipfile.py").write_text("import pathlib; pathlib.Path('canary').touch()")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    read_weights(Path("good.pt"))
-    assert not (tmp_path / "canary").exists()
-
-
 def test_errors_of_damaged_archives_are_ours(tmp_path: Path) -> None:
     source = archive(tmp_path / "good.pt")
     for change in (
@@ -381,4 +370,3 @@ def test_errors_of_damaged_archives_are_ours(tmp_path: Path) -> None:
         path = replace_member(source, tmp_path / "changed.pt", change)
         with pytest.raises(DiptychError, match=r"changed\.pt"):
             read_weights(path)
-    assert describe(str(source))["root"]

@@ -1,75 +1,45 @@
-"""Read the pickle of a TorchScript archive as inert records: nothing it names is imported, called or built.
+"""Read a pickle without running what it says: of TorchScript archives, and of data sets (CIFAR).
 
-A pickle is a program. This is an interpreter for the few instructions that TorchScript writes; classes become
-names, calls become records of what would have been called, and any other name or instruction is refused. It
-runs as a script in a process of its own with limits on memory and time, so that a hostile archive costs its
-reader an error message.
+A pickle is a program. Python's unpickler runs it, but what it may name comes from a table of stand-ins that
+only record; any other name or instruction is refused, and nothing is imported. Needs no torch.
 
-Usage: python -I torchscript_pickle.py ARCHIVE. Writes one JSON object to stdout: `tensors` (where each one
-lies in the archive) and `modules` (the class name of each module), or `error`.
-
-Source: Python's `pickletools` for the instructions; PyTorch's `csrc/jit/serialization/pickler.cpp` for the
-dialect. Standard library only, because it starts alone.
+Source: Python's `pickletools`; PyTorch's `csrc/jit/serialization/pickler.cpp` for TorchScript's names.
 """
 
-import contextlib
-import json
+import io
 import math
+import pickle
 import pickletools
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-MAX_PICKLE_BYTES = 16 * 2**20  # the largest published archive's takes less than 1 MiB
-MAX_MEMORY_BYTES = 2 * 2**30
-MAX_SECONDS = 60
+MAX_PICKLE_BYTES = 4 * 2**20  # the largest published archive's takes less than 1 MiB; 64 bytes of memory each
+MAX_TUPLE_ITEMS = 10_000  # of a tuple and those inside it, which is what its hash costs; a tensor's are 20
 MAX_DEPTH = 32  # modules in modules
 MAX_DIMENSIONS = 8
 MAX_NAMES = 100_000  # modules and tensors; RN50x64, the largest of OpenAI's, has some 2,000
 SHOWN_CHARACTERS = 80  # of a name in a message
 
-CLASSES = "__torch__."
-REBUILD_TENSOR, REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-ORDERED_DICT, RESTORE_TYPE = "collections.OrderedDict", "torch.jit._pickle.restore_type_tag"
-BUILD_LIST = tuple(f"torch.jit._pickle.build_{kind}list" for kind in ("int", "double", "bool", "tensor"))
-FUNCTIONS = (REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT, RESTORE_TYPE, *BUILD_LIST)
+# What TorchScript writes; the others, such as EXT1 and STACK_GLOBAL, are not needed.
+_WRITTEN = (
+    "PROTO STOP MARK POP GLOBAL REDUCE NEWOBJ BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 "
+    "LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING BINSTRING EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST "
+    "APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET"
+)
+INSTRUCTIONS = frozenset(_WRITTEN.split())
 DTYPES = {
-    "torch.HalfStorage": "float16",
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.FloatStorage": "float32",
-    "torch.DoubleStorage": "float64",
-    "torch.LongStorage": "int64",
-    "torch.IntStorage": "int32",
-    "torch.ShortStorage": "int16",
-    "torch.CharStorage": "int8",
-    "torch.ByteStorage": "uint8",
-    "torch.BoolStorage": "bool",
-}
+    "Half": "float16", "BFloat16": "bfloat16", "Float": "float32", "Double": "float64", "Long": "int64",
+    "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",
+}  # fmt: skip
 
 
 class RefusedError(ValueError):
-    """The pickle holds something that TorchScript's weights do not need."""
+    """The pickle is damaged, or holds something that its kind does not need."""
 
 
-@dataclass(frozen=True)
-class Name:
-    """What a class or function is called; it is never looked up."""
-
-    text: str
-
-
-@dataclass
-class Record:
-    """A module: the name of its class and its attributes."""
-
-    name: str
-    state: dict[Any, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Storage:
+class Storage(NamedTuple):
     """Bytes in the archive: the member's number, the elements' type and count."""
 
     key: str
@@ -77,8 +47,7 @@ class Storage:
     elements: int
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A tensor: a window on a storage, in elements."""
 
     storage: Storage
@@ -87,111 +56,78 @@ class View:
     stride: tuple[int, ...]
 
 
-def shown(value: Any) -> str:
-    """Return a name, or the type of anything else: 60 nested pairs have 2^60 elements, and are 500 bytes."""
-    return value.text[:SHOWN_CHARACTERS] if isinstance(value, Name) else f"a {type(value).__name__}"
+class Call(NamedTuple):
+    """A stand-in for a function. Unlike a function, it has no attributes that a pickle could set."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return what stands for the result."""
+        return self.function(*arguments)
 
 
-MARK = object()
+class Module:
+    """A stand-in for a module of TorchScript: its attributes; the name of its class is that of the type."""
 
-
-class Machine:
-    """The stack, the memo, and one method per kind of instruction."""
+    __slots__ = ("state",)
 
     def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        raise RefusedError("a class is called")
 
-    def pop(self) -> Any:
-        """Take the top of the stack."""
-        if not self.stack:
-            raise RefusedError("an instruction finds nothing to work on")
-        return self.stack.pop()
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, dict):
+            raise RefusedError(f"a state that is a {type(state).__name__}")
+        self.state = state
 
-    def to_mark(self) -> list[Any]:
-        """Take everything above the last mark."""
-        items: list[Any] = []
-        while (item := self.pop()) is not MARK:
-            items.append(item)
-        return items[::-1]
 
-    def push_name(self, argument: Any) -> None:
-        """Push the name of a class or function, if it is a known one."""
-        name = str(argument).replace(" ", ".")
-        if not name.startswith(CLASSES) and name not in FUNCTIONS and name not in DTYPES:
-            raise RefusedError(f"the pickle names {shown(Name(name))}")
-        self.stack.append(Name(name))
+def interpret(data: bytes, stand_in: Callable[[str], Any] | None = None) -> Any:
+    """Return what the pickle holds, made of plain values and stand-ins.
 
-    def make_tuple(self, length: int) -> None:
-        """Make a tuple of the top of the stack."""
-        items = [self.pop() for _ in range(length)]
-        self.stack.append(tuple(items[::-1]))
+    Args:
+        data: the pickle.
+        stand_in: gives what a dotted name stands for, or raises KeyError; None: that of TorchScript.
 
-    def set_items(self, items: list[Any]) -> None:
-        """Set keys and values of the table on top."""
-        target = self.pop()
-        if not isinstance(target, dict) or len(items) % 2 or any(not _is_key(key) for key in items[::2]):
-            raise RefusedError("items are set on something that is no table")
-        target.update(zip(items[::2], items[1::2], strict=True))
-        self.stack.append(target)
+    Raises:
+        RefusedError: an instruction or a name that is not known here, or no pickle.
+    """
+    try:
+        if largest_tuple(io.BytesIO(data), INSTRUCTIONS) > MAX_TUPLE_ITEMS:
+            raise RefusedError("tuples inside each other without end")
+        return _Unpickler(data, stand_in or _of_torchscript).load()
+    except RefusedError:
+        raise
+    except Exception as error:  # whatever a damaged pickle makes the unpickler trip over
+        raise RefusedError(f"no pickle: {error}"[:200]) from error
 
-    def append(self, items: list[Any]) -> None:
-        """Append to the list on top."""
-        target = self.pop()
-        if not isinstance(target, list):
-            raise RefusedError("items are appended to something that is no list")
-        target.extend(items)
-        self.stack.append(target)
 
-    def new(self) -> None:
-        """Push a record in place of a new object."""
-        arguments, name = self.pop(), self.pop()
-        if not isinstance(name, Name) or not name.text.startswith(CLASSES) or arguments != ():
-            raise RefusedError(f"an object is made of {shown(name)}")
-        self.stack.append(Record(name.text))
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, stand_in: Callable[[str], Any]) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin-1")
+        self._stand_in = stand_in
 
-    def build(self) -> None:
-        """Give the record below its state."""
-        state, record = self.pop(), self.pop()
-        if not isinstance(record, Record) or not isinstance(state, dict):
-            raise RefusedError(f"a state is given to {type(record).__name__}")
-        record.state = state
-        self.stack.append(record)
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._stand_in(f"{module}.{name}")
+        except KeyError:
+            raise RefusedError(f"the pickle names {module}.{name}"[:SHOWN_CHARACTERS]) from None
 
-    def persistent(self) -> None:
-        """Push a storage in place of a reference to one."""
-        told = self.pop()
-        if not (isinstance(told, tuple) and len(told) == 5 and told[0] == "storage"):
+    def persistent_load(self, reference: Any) -> Storage:
+        if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
             raise RefusedError("a reference that is no storage")
-        _, kind, key, _, elements = told
-        if not isinstance(kind, Name) or kind.text not in DTYPES:
-            raise RefusedError(f"a storage of unknown type {shown(kind)}")
-        if not isinstance(key, str) or not key.isdecimal() or not is_size(elements):
-            raise RefusedError("a storage without number or size")
-        self.stack.append(Storage(key, DTYPES[kind.text], elements))
-
-    def call(self) -> None:
-        """Push what a call stands for."""
-        arguments, function = self.pop(), self.pop()
-        if not isinstance(function, Name) or function.text not in FUNCTIONS:
-            raise RefusedError(f"the pickle calls {shown(function)}")
-        if not isinstance(arguments, tuple):
-            raise RefusedError("a call without a tuple of arguments")
-        self.stack.append(_result(function.text, arguments))
+        _, dtype, key, _, elements = reference
+        known = isinstance(dtype, str) and dtype in DTYPES.values()
+        if not known or not isinstance(key, str) or not key.isdecimal() or not is_size(elements):
+            raise RefusedError("a storage of unknown type, without number or size")
+        return Storage(key, dtype, elements)
 
 
-def _result(name: str, arguments: tuple[Any, ...]) -> Any:
-    """Return what the call stands for, without calling anything."""
-    if name == REBUILD_TENSOR and len(arguments) >= 4:
-        return _view(*arguments[:4])
-    if name == ORDERED_DICT and not arguments:
-        return {}
-    if name != REBUILD_TENSOR and name != ORDERED_DICT and arguments:
-        return arguments[0]  # a parameter is its tensor; a typed list is the list
-    raise RefusedError(f"{name} with {len(arguments)} arguments")
+def _of_torchscript(name: str) -> Any:
+    if name.startswith("__torch__."):
+        return type(name.rpartition(".")[2][:SHOWN_CHARACTERS], (Module,), {"__slots__": ()})
+    return _TORCHSCRIPT[name]
 
 
-def _view(storage: Any, offset: Any, shape: Any, stride: Any) -> View:
+def _view(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> View:
     sizes = (*shape, *stride) if isinstance(shape, tuple) and isinstance(stride, tuple) else (None,)
     fits = isinstance(storage, Storage) and all(map(is_size, (offset, *sizes)))
     if not fits or len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS:
@@ -203,138 +139,107 @@ def _view(storage: Any, offset: Any, shape: Any, stride: Any) -> View:
     return View(storage, offset, shape, stride)
 
 
+_FIRST = Call(lambda value, *_: value)  # a parameter is its tensor; a typed list is the list
+_TORCHSCRIPT: dict[str, Any] = {
+    "torch._utils._rebuild_tensor_v2": Call(_view),
+    "torch._utils._rebuild_parameter": _FIRST,
+    "torch.jit._pickle.restore_type_tag": _FIRST,
+    **{f"torch.jit._pickle.build_{kind}list": _FIRST for kind in ("int", "double", "bool", "tensor")},
+    "collections.OrderedDict": Call(dict),
+    **{f"torch.{kind}Storage": dtype for kind, dtype in DTYPES.items()},
+}
+
+
 def is_size(value: Any) -> bool:
     """Tell whether a value is a whole number from 0 that fits 64 bits."""
     return type(value) is int and 0 <= value < 2**62
 
 
-def _is_key(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool)
+def largest_tuple(file: Any, allowed: frozenset[str] | None = None) -> int:
+    """Return how many items the largest tuple of a pickle has, with those of the tuples inside it.
 
-
-PLAIN = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "BINSTRING"}
-CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "MARK": lambda: MARK,
-}
-ACTIONS: dict[str, Callable[[Machine, Any], Any]] = {
-    "PROTO": lambda _machine, _: None,
-    "POP": lambda machine, _: machine.pop(),
-    "GLOBAL": lambda machine, argument: machine.push_name(argument),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.to_mark())),
-    "TUPLE1": lambda machine, _: machine.make_tuple(1),
-    "TUPLE2": lambda machine, _: machine.make_tuple(2),
-    "TUPLE3": lambda machine, _: machine.make_tuple(3),
-    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.to_mark()),
-    "APPEND": lambda machine, _: machine.append([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.to_mark()),
-    "NEWOBJ": lambda machine, _: machine.new(),
-    "BUILD": lambda machine, _: machine.build(),
-    "BINPERSID": lambda machine, _: machine.persistent(),
-    "REDUCE": lambda machine, _: machine.call(),
-    "BINPUT": lambda machine, place: machine.memo.__setitem__(place, machine.stack[-1]),
-    "LONG_BINPUT": lambda machine, place: machine.memo.__setitem__(place, machine.stack[-1]),
-    "BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
-    "LONG_BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
-}
-
-
-def interpret(data: bytes, machine: Machine | None = None) -> Any:
-    """Return what the pickle holds, made of plain values, `Record` and `View`.
+    The pickle is scanned and not run. Sixty pairs inside each other are 300 bytes and have 2^60 items, all of
+    which are hashed where the tuple is the key of a dictionary.
 
     Args:
-        data: the pickle.
-        machine: one that knows other names; that of TorchScript's weights by default.
+        file: one that can be read; it stands behind the pickle afterwards.
+        allowed: instructions; others are refused, and numbers of the memo that Python's own never has, which
+            would claim memory. None: all.
 
     Raises:
-        RefusedError: an instruction or a name that the machine does not know.
+        RefusedError: an instruction is not allowed.
+        ValueError, IndexError, ...: it is no pickle.
     """
-    machine = Machine() if machine is None else machine
-    try:
-        for instruction, argument, place in pickletools.genops(data):
-            name = instruction.name
-            if name == "STOP":
-                return machine.pop()
-            if name in CONSTANTS:
-                machine.stack.append(CONSTANTS[name]())
-            elif name in PLAIN:
-                machine.stack.append(argument)
-            elif name in ACTIONS:
-                ACTIONS[name](machine, argument)
-            else:
-                raise RefusedError(f"the instruction {name} at byte {place}")
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        raise (
-            error if isinstance(error, RefusedError) else RefusedError(f"no pickle: {error}"[:200])
-        ) from error
-    raise RefusedError("the pickle has no end")
+    stack: list[int] = []  # items of each value; 0 stands for a mark
+    memo: dict[int, int] = {}
+    largest = 0
+    for code, argument, position in pickletools.genops(file):
+        if allowed is not None and code.name not in allowed:
+            raise RefusedError(f"the instruction {code.name} at byte {position}")
+        if code.name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo.get(int(str(argument)), 1))
+            continue
+        if code.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            number = len(memo) if argument is None else int(str(argument))
+            if allowed is not None and number > (position or 0):
+                raise RefusedError(f"the number {number} of a value at byte {position}")
+            memo[number] = stack[-1]
+            continue
+        sizes, before = [1], code.stack_before
+        if pickletools.markobject in before:
+            while (size := stack.pop()) != 0:
+                sizes.append(size)
+            before = before[: before.index(pickletools.markobject)]
+        sizes += [stack.pop() for _ in before]
+        size = 0 if code.name == "MARK" else sum(sizes) if code.name.startswith("TUPLE") else 1
+        stack += [size] * len(code.stack_after)
+        largest = max(largest, size)
+    return largest
 
 
-def walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name of every module and tensor below a record, each module once per place."""
-    open_records: list[tuple[str, Any, int]] = [("", root, 0)]
-    seen = 0
-    while open_records:
-        prefix, record, depth = open_records.pop()
-        seen += 1 + len(record.state)
-        if depth > MAX_DEPTH or seen > MAX_NAMES:
-            raise RefusedError("modules inside each other without end")
-        yield prefix, record
-        for key, value in record.state.items():
-            name = f"{prefix}.{key}" if prefix else str(key)
-            if isinstance(value, Record):
-                open_records.append((name, value, depth + 1))
-            elif isinstance(value, View):
-                yield name, value
-
-
-def describe(path: str) -> dict[str, Any]:
-    """Return where the tensors of an archive lie and what its modules are called.
+def read_archive(path: Path) -> tuple[str, dict[str, View], dict[str, str]]:
+    """Return the root of an archive, where its tensors lie by name, and the class name of each module.
 
     Raises:
         RefusedError: the archive holds more than weights, or is damaged.
     """
-    with zipfile.ZipFile(path) as archive:
-        names = [info for info in archive.infolist() if info.filename.count("/") == 1]
-        found = [info for info in names if info.filename.endswith("/data.pkl")]
-        if len(found) != 1:
-            raise RefusedError("not one data.pkl")
-        if found[0].file_size > MAX_PICKLE_BYTES or found[0].compress_type != zipfile.ZIP_STORED:
-            raise RefusedError(f"a data.pkl of {found[0].file_size:,} bytes, or a packed one")
-        root = interpret(archive.read(found[0]))
-    if not isinstance(root, Record):
-        raise RefusedError(f"the pickle holds {type(root).__name__}, not a module")
-    tensors: dict[str, Any] = {}
-    modules: dict[str, str] = {}
-    for name, value in walk(root):
-        if isinstance(value, Record):
-            modules[name] = value.name.rpartition(".")[2]
-        else:
-            view = [value.storage.key, value.storage.dtype, value.storage.elements]
-            tensors[name] = [*view, value.offset, list(value.shape), list(value.stride)]
-    return {"root": found[0].filename.partition("/")[0], "tensors": tensors, "modules": modules}
-
-
-def limit_this_process() -> None:
-    """Bound memory and time, and forbid writing files, where the system can."""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
-if __name__ == "__main__":
-    limit_this_process()
     try:
-        told = describe(sys.argv[1])
-    except (RefusedError, zipfile.BadZipFile, OSError, EOFError, MemoryError, NotImplementedError) as error:
-        told = {"error": str(error) or type(error).__name__}
-    sys.stdout.write(json.dumps(told))
+        with zipfile.ZipFile(path) as archive:
+            names = [info for info in archive.infolist() if info.filename.count("/") == 1]
+            pickles = [info for info in names if info.filename.endswith("/data.pkl")]
+            if len(pickles) != 1:
+                raise RefusedError("not one data.pkl")
+            if pickles[0].file_size > MAX_PICKLE_BYTES or pickles[0].compress_type != zipfile.ZIP_STORED:
+                raise RefusedError(f"a data.pkl of {pickles[0].file_size:,} bytes, or a packed one")
+            root = interpret(archive.read(pickles[0]))
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        raise RefusedError(str(error) or type(error).__name__) from error
+    if not isinstance(root, Module):
+        raise RefusedError(f"the pickle holds {type(root).__name__}, not a module")
+    tensors: dict[str, View] = {}
+    modules: dict[str, str] = {}
+    for name, value in _walk(root):
+        if isinstance(value, View):
+            tensors[name] = value
+        else:
+            modules[name] = type(value).__name__
+    return pickles[0].filename.partition("/")[0], tensors, modules
+
+
+def _walk(root: Module) -> Iterator[tuple[str, Module | View]]:
+    """Yield the dotted name of every module and tensor, each module once per place."""
+    waiting = [("", root, 0)]
+    seen = 0
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        state = getattr(module, "state", {})
+        seen += 1 + len(state)
+        if depth > MAX_DEPTH or seen > MAX_NAMES:
+            raise RefusedError("modules inside each other without end")
+        yield prefix, module
+        for key, value in state.items():
+            name = f"{prefix}.{key}" if prefix else str(key)
+            if isinstance(value, Module):
+                waiting.append((name, value, depth + 1))
+            elif isinstance(value, View):
+                yield name, value
