@@ -10,6 +10,8 @@ PACKAGE = ROOT / "src" / "diptych"
 
 REACHED_FROM_OUTSIDE = {
     "operations": "failpoints: tests count the durable steps",
+    "find_class": "Python's unpickler calls it",
+    "persistent_load": "Python's unpickler calls it",
     "guessed": "named in recipes as `diptych.curate.language:guessed`",
     "predict_proba": "scikit-learn calls it",
     "preprocess_images": "public: pixels of a model",
