@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from diptych.report.page import Html, tag
+from markupsafe import Markup, escape
+
 from diptych.report.plots import number, ticks
 
 WIDTH, HEIGHT = 760, 440
@@ -137,6 +138,14 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, tuple[float, float] |
     ) + "\n"  # fmt: skip
 
 
+def tag(name: str, *children: str, **attributes: str | float) -> Markup:
+    """Return one element; text is escaped, markup is kept, underscores become hyphens."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
+    )
+    return Markup(f"<{name}{written}>{''.join(map(escape, children))}</{name}>")
+
+
 Place = Callable[[float], float]
 
 
@@ -173,7 +182,7 @@ def _scale(values: Sequence[float], axis: Axis, ends: tuple[float, float]) -> tu
     return place, marks
 
 
-def _drawn(one: Series, across: Place, up: Place, colour: str) -> list[Html]:
+def _drawn(one: Series, across: Place, up: Place, colour: str) -> list[Markup]:
     points = [(across(a), up(b)) for a, b in zip(one.x, one.y, strict=True)]
     parts = [
         mark
@@ -192,7 +201,7 @@ def _drawn(one: Series, across: Place, up: Place, colour: str) -> list[Html]:
     return parts
 
 
-def _whisker(start: tuple[float, float], end: tuple[float, float], colour: str) -> list[Html]:
+def _whisker(start: tuple[float, float], end: tuple[float, float], colour: str) -> list[Markup]:
     """Draw an interval: a line with a short stroke across each end."""
     (x1, y1), (x2, y2) = start, end
     dx, dy = (0, 4) if y1 == y2 else (4, 0)
@@ -211,7 +220,7 @@ def _is_low(series: Sequence[Series], across: Place, up: Place) -> bool:
     return low_right < high_left
 
 
-def _legend(names: Sequence[str], colours: Sequence[str], *, low: bool) -> list[Html]:
+def _legend(names: Sequence[str], colours: Sequence[str], *, low: bool) -> list[Markup]:
     left = (LEFT + WIDTH - RIGHT) / 2 + 30 if low else LEFT + 16
     top = HEIGHT - BOTTOM - LEGEND_ROW * len(names) - 6 if low else TOP + 12
     parts = []
@@ -222,27 +231,27 @@ def _legend(names: Sequence[str], colours: Sequence[str], *, low: bool) -> list[
     return parts
 
 
-def _grid(x: float | None, y: float | None, label: str) -> Html:
+def _grid(x: float | None, y: float | None, label: str) -> Markup:
     """Draw a line across the paper at x or y, and what it stands for."""
     if x is not None:
         line = _line(x, TOP, x, HEIGHT - BOTTOM, FAINT)
-        return Html(line + _text(label, x, HEIGHT - BOTTOM + 18, anchor="middle"))
+        return Markup(line + _text(label, x, HEIGHT - BOTTOM + 18, anchor="middle"))
     assert y is not None
-    return Html(_line(LEFT, y, WIDTH - RIGHT, y, FAINT) + _text(label, LEFT - 8, y + 4, anchor="end"))
+    return Markup(_line(LEFT, y, WIDTH - RIGHT, y, FAINT) + _text(label, LEFT - 8, y + 4, anchor="end"))
 
 
 def _shown(value: float, axis: Axis) -> str:
     return f"{100 * value:.4g} %" if axis.percent else number(value)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> Html:
+def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> Markup:
     return tag("line", x1=_at(x1), y1=_at(y1), x2=_at(x2), y2=_at(y2), stroke=colour)
 
 
 def _text(
     text: str, x: float, y: float, *, size: int = 13, anchor: str = "start", weight: str = "400",
     transform: str = "",
-) -> Html:  # fmt: skip
+) -> Markup:  # fmt: skip
     moved: dict[str, str] = {"transform": transform} if transform else {}
     return tag(
         "text", text, x=_at(x), y=_at(y), font_size=size, text_anchor=anchor, font_weight=weight, **moved

@@ -13,7 +13,7 @@ from diptych.core.errors import SettingsError, UsageError
 from diptych.evaluate.suite.compare import best_published, compare, find_published, read_published
 from diptych.evaluate.suite.plan import Plan, TaskSpec, load_plan
 from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, run_suite
-from diptych.report.plots import reliability_diagram
+from diptych.report.page import environment
 from diptych.report.suite import write_suite_report
 
 
@@ -110,7 +110,11 @@ def test_the_published_table_is_read(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_the_reliability_diagram_draws_the_bins_that_hold_something() -> None:
-    drawn = reliability_diagram([None, 0.75], [None, 0.5], [0, 8])
+    drawn = (
+        environment()
+        .get_template("macros.html")
+        .module.reliability_diagram([None, 0.75], [None, 0.5], [0, 8])
+    )
     assert drawn.count("<rect") == 1 and "confidence 75.0" in drawn and "8 predictions" in drawn
 
 

@@ -6,8 +6,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.records import Metric
-from diptych.report.page import ImageExample
-from diptych.report.plots import Curve
+
+
+@dataclass(frozen=True, slots=True)
+class ImageExample:
+    """An encoded image with its caption and, optionally, whether it is right.
+
+    Attributes:
+        data: the encoded file, as the source has it; unreadable ones are shown as an empty frame.
+        caption: also the alternative text.
+        right: whether it was predicted right, or is a right hit; None where neither applies.
+        note: text under it, such as the predicted class.
+    """
+
+    data: bytes
+    caption: str
+    right: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over the run.
+
+    Attributes:
+        x: positions, rising; x_name is what they count.
+        y: values, as many as positions; gaps are NaN.
+        reference: name and value of a level to compare with, such as ("chance, ln 512", 6.24).
+        band: lower and upper values, as many as positions.
+        beside: name and values of a second quantity at the same positions, drawn in the other color.
+    """
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    x_name: str = "pairs seen"
+    reference: tuple[str, float] | None = None
+    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    beside: tuple[str, tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

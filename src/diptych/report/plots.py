@@ -1,51 +1,19 @@
-"""Draw numbers as inline SVG and HTML, without a plotting library.
-
-Lines are SVG that stretches with the page; every label is HTML beside it, so that text keeps its size on a
-small screen.
-"""
+"""Numbers as text, and the geometry of the plots that the templates draw as SVG and HTML."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.report.page import Html, join, tag
+from diptych.report.data import ClassStudy, Curve, PromptTable
 
-MAX_POINTS = 600
-"""Points drawn of a curve; more than pixels only make the file larger."""
-
-SMOOTHING = 40
-"""The running mean is over 1 / 40 of the points."""
-
-ROOMY = 8
-"""Up to this many columns a heat map has room for large cells."""
-
+MAX_POINTS = 600  # drawn of a curve; more than pixels only make the file larger
+SMOOTHING = 40  # the running mean is over 1 / 40 of the points
 SPACE = "\u202f"  # a narrow space that does not break: between a number and its unit
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A quantity over the run.
-
-    Attributes:
-        name: what it is, such as "loss".
-        x: positions, rising.
-        y: values, as many as positions; gaps are NaN.
-        x_name: what the positions count.
-        reference: a level to compare with and its name, such as ("chance, ln 512", 6.24).
-        band: lower and upper values, as many as positions.
-        beside: a second quantity at the same positions and its name, drawn in the other color.
-    """
-
-    name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    x_name: str = "pairs seen"
-    reference: tuple[str, float] | None = None
-    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    beside: tuple[str, tuple[float, ...]] | None = None
+SHOWN_CLASSES = 20  # in the heat map: more cannot be read; with more, those with the most errors are shown
+SHOWN_CONFUSIONS = 12  # in the list: two columns of six
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -102,159 +70,62 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def curve_chart(curve: Curve, *, tall: bool = False) -> Html:
-    """Draw one curve: the values thin, their running mean bold, the reference dashed."""
+def across(value: float, top: float = 1.0) -> float:
+    """Return a value on [0, top] as per cent of the width of its bar."""
+    return 0.0 if math.isnan(value) else 100 * min(max(value / top, 0.0), 1.0)
+
+
+class Drawing(NamedTuple):
+    """The geometry of a curve: points in a square of 1000, positions in per cent from the top or the left."""
+
+    label: str
+    last: float
+    levels: list[tuple[float, float]]
+    ticks: list[tuple[float, float]]
+    values: str
+    mean: str
+    dot: bool
+    beside: str
+    band: str
+    reference: float
+
+
+def drawing(curve: Curve) -> Drawing | None:
+    """Return the geometry of a curve, None where it has no finite value."""
     x, y = np.asarray(curve.x, dtype=np.float64), np.asarray(curve.y, dtype=np.float64)
     finite = np.isfinite(x) & np.isfinite(y)
-    edges = [thin(np.asarray(edge, dtype=np.float64)[finite]) for edge in curve.band or ()]
-    x, y = thin(x[finite]), thin(y[finite])
-    other = np.asarray(curve.beside[1], dtype=np.float64) if curve.beside is not None else y[:0]
-    other = thin(other[finite]) if len(other) else other
+    more = [*(curve.band or ()), *([curve.beside[1]] if curve.beside else ())]
+    x, y, *others = [thin(np.asarray(part, dtype=np.float64)[finite]) for part in (x, y, *more)]
     if not len(x):
-        return tag(
-            "figure", tag("figcaption", curve.name), tag("p", "No values were logged."), class_="curve"
-        )
-    low, high = _range(np.concatenate([y, other, *edges]), curve.reference)
-    left = float(x[0]) if len(x) > 1 else 0.0
-    right = float(x[-1]) if x[-1] > left else left + 1
+        return None
+    low, high = _range(np.concatenate([y, *others]), curve.reference)
+    left, right = float(x[0]) if len(x) > 1 else 0.0, float(x[-1])
+    right = right if right > left else left + 1
 
-    def place(values: NDArray[np.float64], x: NDArray[np.float64] = x) -> str:
-        across, up = (x - left) / (right - left), (values - low) / (high - low)
-        points = [f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(across, up, strict=True)]
-        return " ".join(points if len(points) > 1 else 2 * points)  # a line of no length is a dot
+    def top(level: float) -> float:
+        return 100 * (1 - (level - low) / (high - low))
 
-    line_class = "mean" if len(x) > 1 else "mean dot"
-    levels = [level for level in ticks(low, high) if low <= level <= high]
-    grid = [_level(level, low, high, class_="grid") for level in levels]
-    lines = [
-        *(
-            tag("polygon", points=f"{place(low_edge)} {place(high_edge[::-1], x[::-1])}", class_="band")
-            for low_edge, high_edge in ([edges] if edges else [])
-        ),
-        tag("polyline", points=place(y), class_="raw"),
-        tag("polyline", points=place(smooth(y) if curve.beside is None else y), class_=line_class),
-    ]
-    name = Html("")
-    if curve.beside is not None:
-        lines.append(tag("polyline", points=place(other), class_="beside"))
-    if curve.reference is not None:
-        text, level = curve.reference
-        grid.append(_level(level, low, high, class_="reference"))
-        name = tag("span", text, class_="reference-name", style=f"top:{_from_top(level, low, high):.2f}%")
-    ends = f"from {number(float(y[0]))} to {number(float(smooth(y)[-1]))}"
-    label = f"{curve.name}: {ends} over {number(right)} {curve.x_name}"
-    drawing = tag(
-        "svg", *grid, *lines, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
-        aria_label=label,
-    )  # fmt: skip
-    return tag(
-        "figure",
-        tag("figcaption", *_named(curve, float(smooth(y)[-1]))),
-        tag(
-            "div",
-            tag("div", *_y_labels(levels, low, high), class_="y"),
-            tag("div", drawing, name, class_="plot"),
-            class_="frame",
-        ),
-        tag("div", *_x_labels(left, right), class_="x"),
-        tag("p", curve.x_name, class_="axis"),
-        class_="curve tall" if tall else "curve",
-    )
+    def path(values: NDArray[np.float64]) -> list[str]:
+        up, along = (values - low) / (high - low), (x - left) / (right - left)
+        return [f"{1000 * a:.1f},{1000 * (1 - b):.1f}" for a, b in zip(along, up, strict=True)]
 
+    def joined(values: NDArray[np.float64]) -> str:
+        drawn = path(values)
+        return " ".join(drawn if len(drawn) > 1 else 2 * drawn)  # a line of no length is a dot
 
-def _y_labels(levels: Sequence[float], low: float, high: float) -> list[Html]:
-    return [tag("span", number(level), style=f"top:{_from_top(level, low, high):.2f}%") for level in levels]
-
-
-def _x_labels(left: float, right: float) -> list[Html]:
-    """Label the ticks; a label at the right end ends there, or the page would scroll sideways."""
-    places = [(tick, 100 * (tick - left) / (right - left)) for tick in ticks(left, right, 3)]
-    return [
-        tag("span", number(tick), style=f"left:{place:.2f}%" + ";transform:translateX(-100%)" * (place > 90))
-        for tick, place in places
-    ]
-
-
-def _named(curve: Curve, last: float) -> tuple[Html, Html]:
-    if curve.beside is None:
-        return tag("span", curve.name), tag("b", number(last))
-    return tag("span", curve.name, class_="in-right"), tag("span", curve.beside[0], class_="in-wrong")
-
-
-def interval_bar(value: float, interval: tuple[float, float] | None, *, top: float = 1.0) -> Html:
-    """Draw a share as a bar on [0, top] with its interval as a whisker."""
-    parts = [tag("span", class_="bar", style=f"width:{_across(value, top):.2f}%")]
-    if interval is not None:
-        low, high = (_across(end, top) for end in interval)
-        parts.append(
-            tag("span", class_="whisker", style=f"left:{low:.2f}%;width:{max(high - low, 0.3):.2f}%")
-        )
-    return tag("span", *parts, class_="track", aria_hidden="true")
-
-
-def heat_map(
-    matrix: NDArray[np.int64], rows: Sequence[str], columns: Sequence[str], *, diagonal: bool = True
-) -> Html:
-    """Draw counts as a table of tinted cells; each row is tinted by its own shares.
-
-    Args:
-        matrix: (R, C) counts.
-        rows: R names, the true classes.
-        columns: C names, the predictions.
-        diagonal: whether cell (i, i) is a right prediction, drawn in the other color.
-    """
-    totals = matrix.sum(axis=1)
-    head = tag("tr", tag("td"), *(tag("th", tag("span", name), scope="col") for name in columns))
-    body = []
-    for i, row in enumerate(rows):
-        cells = [
-            _cell(int(count), count / totals[i] if totals[i] else 0.0, right=diagonal and i == j)
-            for j, count in enumerate(matrix[i])
-        ]
-        body.append(tag("tr", tag("th", row, scope="row"), *cells))
-    kind = "heat roomy" if len(columns) <= ROOMY else "heat"
-    return tag(
-        "div", tag("table", tag("thead", head), tag("tbody", *body), class_=kind), class_="scroll", tabindex=0
-    )
-
-
-def reliability_diagram(
-    confidences: Sequence[float | None], accuracies: Sequence[float | None], counts: Sequence[int]
-) -> Html:
-    """Draw accuracy over confidence; on the dashed diagonal they are equal.
-
-    Args:
-        confidences: the mean of each of B bins in [0, 1]; None in an empty one.
-        accuracies: the accuracy in each; None in an empty one.
-        counts: predictions in each; bars are as wide as their share of the fullest bin.
-    """
-    room, most = 1000 / max(1, len(counts)), max(counts, default=1) or 1
-    drawn = [
-        tag("line", x1=0, x2=1000, y1=1000 * level, y2=1000 * level, class_="grid") for level in (0, 0.5, 1)
-    ]
-    for place, (confidence, accuracy, count) in enumerate(zip(confidences, accuracies, counts, strict=True)):
-        if confidence is None or accuracy is None:
-            continue
-        width = max(0.08, count / most) * room * 0.9
-        left = (place + 0.5) * room - width / 2
-        bar = {"x": f"{left:.1f}", "y": f"{1000 * (1 - accuracy):.1f}", "width": f"{width:.1f}"}
-        description = (
-            f"confidence {percent(confidence)}, accuracy {percent(accuracy)}, {whole(count)} predictions"
-        )
-        drawn.append(tag("rect", tag("title", description), **bar, height=f"{1000 * accuracy:.1f}"))
-    drawn.append(tag("line", x1=0, y1=1000, x2=1000, y2=0, class_="reference"))
-    drawing = tag(
-        "svg", *drawn, viewBox="0 0 1000 1000", preserveAspectRatio="none", role="img",
-        aria_label="accuracy over confidence",
-    )  # fmt: skip
-    y_labels = [tag("span", f"{level:.0%}", style=f"top:{100 * (1 - level):.0f}%") for level in (0, 0.5, 1)]
-    x_labels = [tag("span", f"{level:.0%}", style=f"left:{100 * level:.0f}%") for level in (0, 0.5, 1)]
-    return tag(
-        "figure",
-        tag("div", tag("div", *y_labels, class_="y"), tag("div", drawing, class_="plot"), class_="frame"),
-        tag("div", *x_labels, class_="x"),
-        tag("p", "confidence", class_="axis"),
-        class_="curve reliability",
+    smoothed = smooth(y)
+    ends = f"from {number(float(y[0]))} to {number(float(smoothed[-1]))}"
+    return Drawing(
+        label=f"{curve.name}: {ends} over {number(right)} {curve.x_name}",
+        last=float(smoothed[-1]),
+        levels=[(level, top(level)) for level in ticks(low, high) if low <= level <= high],
+        ticks=[(tick, 100 * (tick - left) / (right - left)) for tick in ticks(left, right, 3)],
+        values=joined(y),
+        mean=joined(y if curve.beside else smoothed),
+        dot=len(x) == 1,
+        beside=joined(others[-1]) if curve.beside else "",
+        band=" ".join(path(others[0]) + path(others[1])[::-1]) if curve.band else "",
+        reference=top(curve.reference[1]) if curve.reference else 0.0,
     )
 
 
@@ -266,12 +137,12 @@ def thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the centred running mean; the window shrinks at the ends."""
+    """Return the centered running mean; the window shrinks at the ends."""
     reach = len(values) // SMOOTHING // 2
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    place = np.arange(len(values))
-    half = np.minimum(reach, np.minimum(place, len(values) - 1 - place))
-    return np.asarray((sums[place + half + 1] - sums[place - half]) / (2 * half + 1), dtype=np.float64)
+    index = np.arange(len(values))
+    half = np.minimum(reach, np.minimum(index, len(values) - 1 - index))
+    return np.asarray((sums[index + half + 1] - sums[index - half]) / (2 * half + 1), dtype=np.float64)
 
 
 def _range(y: NDArray[np.float64], reference: tuple[str, float] | None) -> tuple[float, float]:
@@ -285,22 +156,62 @@ def _range(y: NDArray[np.float64], reference: tuple[str, float] | None) -> tuple
     return (low if low == 0 else low - margin), high + margin
 
 
-def _cell(count: int, share: float, *, right: bool) -> Html:
-    if not count:
-        return tag("td")
-    return tag(
-        "td", str(count), class_="right" if right else "wrong", style=f"--share:{max(share, 0.06):.3f}"
-    )
+class Heat(NamedTuple):
+    """A table of counts: names of columns, and a name and the counts of each row."""
+
+    columns: list[str]
+    rows: list[tuple[str, list[int]]]
 
 
-def _across(value: float, top: float) -> float:
-    return 0.0 if math.isnan(value) else 100 * min(max(value / top, 0.0), 1.0)
+def heat(study: ClassStudy) -> Heat:
+    """Return all classes, or those with the most errors; classes not shown are summed as "other"."""
+    matrix, count = study.confusion, len(study.class_names)
+    chosen = np.arange(count)
+    if count > SHOWN_CLASSES:
+        square = matrix[:, :count]
+        errors = square.sum(axis=1) + square.sum(axis=0) - 2 * square.diagonal()
+        chosen = np.sort(np.argsort(-errors, kind="stable")[:SHOWN_CLASSES])
+    shown = matrix[np.ix_(chosen, chosen)]
+    names = [study.class_names[c] for c in chosen]
+    columns = list(names)
+    other = matrix[chosen, :count].sum(axis=1) - shown.sum(axis=1)
+    for name, rest in (("other", other), ("no prediction", matrix[chosen, count])):
+        if rest.any():
+            shown = np.column_stack([shown, rest])
+            columns.append(name)
+    return Heat(columns, list(zip(names, shown.tolist(), strict=True)))
 
 
-def _from_top(level: float, low: float, high: float) -> float:
-    return 100 * (1 - (level - low) / (high - low))
+def confusions(study: ClassStudy) -> list[tuple[str, str, int, float]]:
+    """List the most frequent confusions: true class, predicted class, count, share of the true class."""
+    count = len(study.class_names)
+    wrong = study.confusion[:, :count].copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
+    totals = study.confusion.sum(axis=1)
+    pairs = [divmod(int(cell), count) for cell in order if wrong.flat[cell]]
+    return [
+        (study.class_names[i], study.class_names[j], int(wrong[i, j]), wrong[i, j] / totals[i])
+        for i, j in pairs
+    ]
 
 
-def _level(level: float, low: float, high: float, *, class_: str) -> Html:
-    at = f"{10 * _from_top(level, low, high):.1f}"
-    return join(tag("line", x1=0, x2=1000, y1=at, y2=at, class_=class_))
+def axis_top(table: PromptTable) -> float:
+    """Return the end of the axis of a prompt table: the next tenth above every interval."""
+    ends = [bar.metric.ci95[1] if bar.metric.ci95 else bar.metric.value for bar in table.bars]
+    finite = [end for end in ends if not math.isnan(end)]
+    return min(1.0, math.ceil(10 * max(finite, default=1.0)) / 10) or 1.0
+
+
+def first_against_last(table: PromptTable) -> str:
+    """Return whether the last prompts of a task beat the first, by intervals that do not overlap."""
+    first, last = table.bars[0], table.bars[-1]
+    if first is last or first.metric.ci95 is None or last.metric.ci95 is None:
+        return ""
+    intervals: Sequence[tuple[float, float]] = (first.metric.ci95, last.metric.ci95)
+    (low, high), (last_low, last_high) = intervals
+    ends = f"({percent(low)} to {percent(high)} against {percent(last_low)} to {percent(last_high)})"
+    if low <= last_high and last_low <= high:
+        return f"“{last.name}” does not clearly beat “{first.name}”: their intervals overlap {ends}."
+    word = "beats" if last_low > high else "is worse than"
+    return f"“{last.name}” {word} “{first.name}”: their intervals do not overlap {ends}."

@@ -33,10 +33,11 @@ from diptych.evaluate.retrieval import (
 )
 from diptych.evaluate.source import SuiteResult
 from diptych.evaluate.zeroshot import ZeroShotResult
-from diptych.report import sections
 from diptych.report.data import (
     ClassCard,
     ClassStudy,
+    Curve,
+    ImageExample,
     ImageQuery,
     PromptBar,
     PromptTable,
@@ -44,8 +45,9 @@ from diptych.report.data import (
     TextQuery,
     Tile,
 )
-from diptych.report.page import COVER_IMAGES, Header, ImageExample, page
-from diptych.report.plots import Curve, percent
+from diptych.report.page import COVER_IMAGES, Header
+from diptych.report.page import render as render_page
+from diptych.report.plots import percent, whole
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -250,24 +252,14 @@ def _tiles(result: object) -> list[Tile]:
         return [*tiles, Tile(f"{result.task}, mean over classes", mean)]
     if isinstance(result, RetrievalResult):
         named = {metric.metric: metric for metric in result.metrics()}
+        texts = f"Among {whole(len(result.texts))} texts."
+        images = f"Among {whole(len(result.image_ranks))} images."
         return [
-            Tile(
-                "image to text, recall@1",
-                named["image_to_text_recall@1"],
-                _among(len(result.texts), "texts"),
-            ),
+            Tile("image to text, recall@1", named["image_to_text_recall@1"], texts),
             Tile("image to text, recall@10", named["image_to_text_recall@10"]),
-            Tile(
-                "text to image, recall@10",
-                named["text_to_image_recall@10"],
-                _among(len(result.image_ranks), "images"),
-            ),
+            Tile("text to image, recall@10", named["text_to_image_recall@10"], images),
         ]
     return []
-
-
-def _among(count: int, things: str) -> str:
-    return f"Among {count:,} {things}.".replace(",", "\u202f")
 
 
 def _prompt_table(result: ZeroShotResult) -> PromptTable:
@@ -304,16 +296,4 @@ def write_report(path: str | Path, report: Report) -> None:
 def render(report: Report) -> str:
     """Return the whole page as text; the same report gives the same bytes."""
     head = Header("report of a run", report.title, report.summary, report.facts, report.cover)
-    return page(
-        head,
-        [
-            sections.headline(report.tiles),
-            sections.learning(report.curves),
-            *(sections.comparison(part) for part in report.comparisons),
-            sections.prompts(report.prompts),
-            *(sections.classes(study) for study in report.classes),
-            sections.retrieval(report.text_queries, report.image_queries),
-            sections.left_out(report.left_out),
-            sections.all_numbers(report.metrics, report.commands),
-        ],
-    )
+    return render_page("run.html", head, report=report)

@@ -18,16 +18,17 @@ from diptych.evaluate.suite.compare import best_published, compare, read_publish
 from diptych.evaluate.suite.run import SuiteOutcome
 from diptych.evaluate.tasks.registry import task_models, task_rows
 from diptych.evaluate.zeroshot import PromptScore, ZeroShotResult
-from diptych.report import sections, suite_sections
 from diptych.report.data import (
     ClassStudy,
+    Curve,
+    ImageExample,
     ImageQuery,
     PromptBar,
     PromptTable,
     TextQuery,
     Tile,
 )
-from diptych.report.page import COVER_IMAGES, Header, ImageExample, Section, write_page
+from diptych.report.page import COVER_IMAGES, Header, write_page
 from diptych.report.plots import percent
 from diptych.report.run import (
     ExampleRow,
@@ -80,48 +81,60 @@ def write_suite_report(
         _examples_of(outcome, number, cards=MANY_CARDS if len(outcome.results) <= FEW_TASKS else FEW_CARDS)
         for number in range(len(outcome.results))
     ]
-    name = str(outcome.summary["model"]["name"])
-    content = [
-        sections.headline(_tiles(outcome)),
-        suite_sections.results(outcome.results, _references(outcome, published)),
-        suite_sections.robustness(shifts),
-        suite_sections.seen(seen),
-        _side_by_side(outcome, baseline),
-        sections.prompts([table for table in map(_prompts, outcome.results) if table is not None]),
-        suite_sections.few_shots(outcome.results),
-        suite_sections.slices(outcome.results),
-        suite_sections.trust(outcome.results),
-        *(sections.classes(study) for task in shown for study in task.studies),
-        sections.retrieval(
-            [query for task in shown for query in task.texts],
-            [query for task in shown for query in task.images],
-        ),
-        suite_sections.not_found(outcome.missing, _not_run(outcome)),
-        sections.left_out(_left_out(outcome.results)),
-        sections.all_numbers(_numbers(outcome.results), (("this report", command),) if command else ()),
-    ]
     cover = [
         image for number in range(COVER_IMAGES) for task in shown for image in task.cover[number : number + 1]
     ]
+    name = str(outcome.summary["model"]["name"])
     head = Header(
         "suite", f"{outcome.name}: {name}", _means(outcome), _facts(outcome), tuple(cover[:COVER_IMAGES])
     )
-    write_page(path, head, content)
+    results = outcome.results
+    write_page(
+        path,
+        "suite.html",
+        head,
+        outcome=outcome,
+        tiles=_tiles(outcome),
+        rows=[(result, *scored) for result in results for scored in result["protocols"].items()],
+        references=_references(outcome, published),
+        shifts=shifts,
+        seen=seen,
+        compared=compare(outcome, baseline) if baseline is not None else (),
+        names=[name, baseline.summary["model"]["name"] if baseline is not None else ""],
+        prompts=[table for table in map(_prompts, results) if table is not None],
+        few_shots=[_few_shots(result) for result in results if result["protocols"].get("few_shot")],
+        calibrated=_calibrated(results),
+        studies=[study for task in shown for study in task.studies],
+        text_queries=[query for task in shown for query in task.texts],
+        image_queries=[query for task in shown for query in task.images],
+        not_scored=_not_scored(outcome),
+        left_out=_left_out(results),
+        metrics=_numbers(results),
+        commands=[("this report", command)] if command else [],
+    )
 
 
-def _side_by_side(outcome: SuiteOutcome, baseline: SuiteOutcome | None) -> Section | None:
-    if baseline is None:
-        return None
-    name, other = (str(one.summary["model"]["name"]) for one in (outcome, baseline))
-    return suite_sections.side_by_side(name, other, compare(outcome, baseline))
+def _few_shots(result: Mapping[str, Any]) -> Curve:
+    scores, zero = (result["protocols"].get(name) for name in ("few_shot", "zeroshot"))
+    return Curve(
+        f"{result['task']}: accuracy",
+        tuple(float(shots) for shots in scores["shots"]),
+        tuple(metric["value"] for metric in scores["metrics"]),
+        "training images per class",
+        ("zero-shot", zero["metrics"][0]["value"]) if zero else None,
+    )
 
 
-def _not_run(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
-    return [
-        (result["task"], protocol, reason)
-        for result in outcome.results
-        for protocol, reason in result["not_run"].items()
-    ]
+def _calibrated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    bins = [(each["task"], each["protocols"].get("zeroshot", {}).get("reliability")) for each in results]
+    return [(task, each) for task, each in bins if each and each["ece"] is not None]
+
+
+def _not_scored(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
+    rows = [(lost.name, f"not found in {lost.looked_in}", lost.get_from) for lost in outcome.missing]
+    for result in outcome.results:
+        rows += [(result["task"], protocol, reason) for protocol, reason in result["not_run"].items()]
+    return rows
 
 
 def _means(outcome: SuiteOutcome) -> str:
