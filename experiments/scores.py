@@ -26,7 +26,7 @@ from diptych.data.sources.open import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs, embed_texts
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.metrics.calibration import calibrate
-from diptych.evaluate.metrics.scores import Reliability, reliability
+from diptych.evaluate.metrics.classification import Reliability, reliability
 from diptych.evaluate.prompts.ablation import Ablation
 from diptych.evaluate.prompts.templates import load as load_prompts
 from diptych.models.load import load

@@ -16,8 +16,8 @@ from diptych.core.errors import DataError, SettingsError
 from diptych.data.sources.open import open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics.accuracy import label_ranks, paired_gain
-from diptych.evaluate.metrics.intervals import clopper_pearson
+from diptych.evaluate.metrics.classification import label_ranks
+from diptych.evaluate.metrics.intervals import clopper_pearson, paired_gain
 from diptych.evaluate.probe.probe import LinearProbe
 from diptych.evaluate.probe.search import Trainer, strength
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates

@@ -12,7 +12,7 @@ import numpy as np
 
 from diptych.core.errors import ArrayError
 from diptych.core.seeds import numpy_rng
-from diptych.evaluate.metrics.accuracy import RESAMPLES, Interval
+from diptych.evaluate.metrics.intervals import RESAMPLES, Interval
 
 
 @dataclass(frozen=True, slots=True)

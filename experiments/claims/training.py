@@ -20,7 +20,7 @@ from diptych.core.progress import Progress
 from diptych.core.records import Counts
 from diptych.data.loader import Batch, Loader, LoaderSettings
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics.scores import score_ranks
+from diptych.evaluate.metrics.classification import score_ranks
 from diptych.evaluate.prompts.templates import BARE, Templates
 from diptych.models.inputs import image_pixels
 from diptych.models.model import Model

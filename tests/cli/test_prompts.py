@@ -100,7 +100,7 @@ def test_a_calibrated_model_may_say_none_of_these(
     plain = json.loads(diptych(*asked).out)[0]
     assert "p_value" not in plain and "match" not in plain["labels"][0]
     held = Calibration.load(tmp_path / "c.npz")
-    Calibration(held.picture_bank, held.text_bank, held.weights, "another").save(tmp_path / "c.npz")
+    Calibration(held.image_bank, held.text_bank, held.weights, "another").save(tmp_path / "c.npz")
     said = diptych(*asked, "--reject", "0.05", "--calibration", tmp_path / "c.npz")
     assert said.code == 5 and "another model" in said.err
     said = diptych(*asked, "--reject", "5", "--calibration", tmp_path / "c.npz")

@@ -12,16 +12,14 @@ from tests.evaluate.metrics.test_calibration import pairs
 
 from diptych.core.errors import ArrayError, DataError, IntegrityError, UsageError
 from diptych.evaluate import retrieval
-from diptych.evaluate.metrics import accuracy as metrics
-from diptych.evaluate.metrics import calibration
-from diptych.evaluate.metrics import intervals as metrics_intervals
-from diptych.evaluate.metrics import scores as metrics_scores
+from diptych.evaluate.metrics import calibration, intervals
+from diptych.evaluate.metrics import classification as metrics
 from diptych.search.query import top_k
 
 SCORES = np.array([0.1, 0.4, 0.4, 0.8, 0.3])
 PAIRS: list[tuple[Any, Any]] = [
-    (metrics_scores.roc_auc, theirs.roc_auc_score),
-    (metrics_scores.average_precision, theirs.average_precision_score),
+    (metrics.roc_auc, theirs.roc_auc_score),
+    (metrics.average_precision, theirs.average_precision_score),
 ]
 EYE = np.eye(3, dtype=np.float32)
 
@@ -56,11 +54,8 @@ def test_curves_take_zeros_and_ones_of_any_type(ours: Any, oracle: Any, kind: An
 
 def test_hits_of_zeros_and_ones_count_like_flags() -> None:
     """As numbers they would pick the rows 0 and 1 again and again."""
-    labels, hits = [0, 1, 1, 2], [1, 0, 1, 0]
-    expected = [1.0, 0.5, 0.0]
-    assert metrics.class_accuracies(np.array(hits), np.array(labels), 3).tolist() == expected
-    assert metrics.mean_per_class(hits, labels, 3) == 0.5  # type: ignore[arg-type]
-    gain, _ = metrics.paired_gain([0, 0, 1], [1, 1, 1])  # type: ignore[arg-type]
+    assert metrics.mean_per_class([1, 0, 1, 0], [0, 1, 1, 2], 3) == 0.5  # type: ignore[arg-type]
+    gain, _ = intervals.paired_gain([0, 0, 1], [1, 1, 1])  # type: ignore[arg-type]
     assert gain == pytest.approx(2 / 3)
 
 
@@ -78,30 +73,30 @@ ARRAYS: dict[str, Callable[[], Any]] = {
     "an answer behind the classes": lambda: metrics.confusion_matrix(np.arange(3), np.arange(3) + 1, 3),
     "fewer answers": lambda: metrics.confusion_matrix(np.arange(3), np.arange(1), 3),
     "hits of three kinds": lambda: metrics.mean_per_class(np.arange(3), np.arange(3), 3),  # type: ignore[arg-type]
-    "fewer hits": lambda: metrics.bootstrap_mean_per_class(np.ones(2, bool), np.arange(3), 3),
-    "classes beyond the count": lambda: metrics.class_accuracies(np.ones(3, bool), np.arange(3), 2),
-    "two lengths of hits": lambda: metrics.paired_gain(np.ones(1, bool), np.ones(2, bool)),
-    "two lengths of flags": lambda: metrics_intervals.mcnemar(np.ones(1, bool), np.ones(2, bool)),
-    "NaN in a comparison": lambda: metrics_intervals.paired_bootstrap(np.array([np.nan]), np.ones(1)),
-    "a row of which one score is NaN": lambda: metrics_scores.score_ranks(
+    "fewer hits": lambda: intervals.bootstrap_mean_per_class(np.ones(2, bool), np.arange(3), 3),
+    "classes beyond the count": lambda: metrics.mean_per_class(np.ones(3, bool), np.arange(3), 2),
+    "two lengths of hits": lambda: intervals.paired_gain(np.ones(1, bool), np.ones(2, bool)),
+    "two lengths of flags": lambda: intervals.mcnemar(np.ones(1, bool), np.ones(2, bool)),
+    "NaN in a comparison": lambda: intervals.paired_bootstrap(np.array([np.nan]), np.ones(1)),
+    "a row of which one score is NaN": lambda: metrics.score_ranks(
         np.array([[np.nan, 1.0, 2.0]]), np.array([1])
     ),
-    "a score's label behind": lambda: metrics_scores.score_ranks(EYE, np.array([0, 1, 3])),
-    "truth of other numbers": lambda: metrics_scores.mean_eleven_point_ap(EYE, np.full((3, 3), 2)),
-    "truth of another shape": lambda: metrics_scores.mean_eleven_point_ap(EYE, np.ones((2, 3), int)),
-    "confidence above one": lambda: metrics_scores.reliability(np.array([1.5]), np.array([True])),
-    "confidence of NaN": lambda: metrics_scores.reliability(np.array([np.nan]), np.array([True])),
-    "right of three kinds": lambda: metrics_scores.reliability(np.ones(3), np.arange(3)),  # type: ignore[arg-type]
+    "a score's label behind": lambda: metrics.score_ranks(EYE, np.array([0, 1, 3])),
+    "truth of other numbers": lambda: metrics.mean_eleven_point_ap(EYE, np.full((3, 3), 2)),
+    "truth of another shape": lambda: metrics.mean_eleven_point_ap(EYE, np.ones((2, 3), int)),
+    "confidence above one": lambda: metrics.reliability(np.array([1.5]), np.array([True])),
+    "confidence of NaN": lambda: metrics.reliability(np.array([np.nan]), np.array([True])),
+    "right of three kinds": lambda: metrics.reliability(np.ones(3), np.arange(3)),  # type: ignore[arg-type]
     "a query of NaN": lambda: top_k(EYE[0] * np.float32("nan"), EYE, 1),
     "a query of another width": lambda: top_k(np.ones(2, np.float32), EYE, 1),
 }
 COUNTS: dict[str, Callable[[], Any]] = {
-    "more hits than trials": lambda: metrics_intervals.clopper_pearson(12, 10),
-    "hits of NaN": lambda: metrics_intervals.clopper_pearson(float("nan"), 10),
-    "trials below none": lambda: metrics_intervals.clopper_pearson(0, -5),
-    "a first of nothing": lambda: metrics_scores.top_k(np.arange(3), 0),
+    "more hits than trials": lambda: intervals.clopper_pearson(12, 10),
+    "hits of NaN": lambda: intervals.clopper_pearson(float("nan"), 10),
+    "trials below none": lambda: intervals.clopper_pearson(0, -5),
+    "a first of nothing": lambda: metrics.top_k(np.arange(3), 0),
     "half a hit of a list": lambda: top_k(EYE[0], EYE, 1.5),  # type: ignore[arg-type]
-    "no bins": lambda: metrics_scores.reliability(np.ones(1), np.ones(1, bool), bins=0),
+    "no bins": lambda: metrics.reliability(np.ones(1), np.ones(1, bool), bins=0),
     "letters for captions": lambda: retrieval.distinct_texts(["ab", "cd"]),
 }
 
@@ -173,7 +168,7 @@ def test_pairs_that_cannot_be_told_apart_are_not_calibrated_on() -> None:
 def test_a_calibration_file_of_other_arrays_is_refused(tmp_path: Path) -> None:
     images, texts = pairs(200, seed=3)
     held = calibration.calibrate(images, texts)
-    for change in ({"weights": np.ones(2)}, {"text_bank": texts[:, :-1]}, {"picture_bank": images * np.nan}):
+    for change in ({"weights": np.ones(2)}, {"text_bank": texts[:, :-1]}, {"image_bank": images * np.nan}):
         path = tmp_path / "calibration.npz"
         np.savez(path, **({name: getattr(held, name) for name in calibration._FIELDS} | change))
         with pytest.raises(IntegrityError, match="calibration"):

@@ -13,7 +13,7 @@ from diptych.cli.recipe import load_recipe_as
 from diptych.core.errors import DataError, SettingsError, UnknownNameError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.metrics.accuracy import label_ranks
+from diptych.evaluate.metrics.classification import label_ranks
 from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.models.towers.presets import preset
 from experiments.claims.__main__ import main

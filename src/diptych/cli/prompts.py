@@ -147,7 +147,7 @@ def calibrate(
     calibration = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
     path = out or calibration_path(model)
     calibration.save(path)
-    bank = {"images": len(calibration.picture_bank), "texts": len(calibration.text_bank)}
+    bank = {"images": len(calibration.image_bank), "texts": len(calibration.text_bank)}
     weights = None if images else [round(float(weight), 6) for weight in calibration.weights]
     return answer({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
 

@@ -2,8 +2,6 @@
 
 An array that does not fit is an `ArrayError`, which is a `ValueError`, in scikit-learn's words; any other
 argument a `UsageError`.
-
-Reads and writes: nothing.
 """
 
 from collections.abc import Iterable
@@ -15,6 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import ArrayError, UsageError
+
+Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 UNIT_TOLERANCE = 0.01
 """Of the length of unit rows; rows kept in float16 or bfloat16 are within 0.004."""
@@ -73,12 +76,8 @@ def texts(values: Any, name: str) -> list[str]:
     result = list(values)
     for position, item in enumerate(result):
         if not isinstance(item, str):
-            raise UsageError(
-                f"{name} has to be a list of texts",
-                where=f"{name}, item {position}",
-                found=type(item).__name__,
-                expected="str",
-            )
+            what, where = f"{name} has to be a list of texts", f"{name}, item {position}"
+            raise UsageError(what, where=where, found=type(item).__name__, expected="str")
     return result
 
 

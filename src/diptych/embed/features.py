@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diptych.core.checks import Floats
 from diptych.core.errors import Reason, UsageError
 from diptych.core.records import Counts, Field, Pair
 from diptych.data.captions import plain
 from diptych.data.images.transforms import Mode
-from diptych.models.encode import (
-    EncodeSettings,
-    Floats,
-    Towers,
-    encode_images,
-    encode_texts,
-)
+from diptych.models.encode import EncodeSettings, Towers, encode_images, encode_texts
 from diptych.models.encode import (
     Precision as Precision,
 )

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Floats
 from diptych.core.errors import UsageError
-from diptych.models.encode import Floats, Precision
+from diptych.models.encode import Precision
 
 if TYPE_CHECKING:
     from diptych.models.model import Model

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diptych.core.checks import Bools, Doubles
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_texts
 from diptych.evaluate.metrics.intervals import share
-from diptych.evaluate.metrics.ranks import Bools, Doubles, exact_scores
+from diptych.evaluate.metrics.ranks import exact_scores
 from diptych.evaluate.tasks.readers.choices import PAIR
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diptych.core import checks
+from diptych.core.checks import Bools, Floats, Ints
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.data.tokenizers.cleaning import clean
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
-from diptych.evaluate.metrics.accuracy import Bools, Floats, Ints
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import median_rank, paired_ranks
 

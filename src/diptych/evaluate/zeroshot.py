@@ -14,21 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools, Floats, Ints
 from diptych.core.errors import DataError, UnknownNameError, UsageError, unknown_name
 from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
 from diptych.evaluate.classifier import build_classifier
-from diptych.evaluate.metrics.accuracy import (
-    Bools,
-    Floats,
-    Ints,
-    bootstrap_mean_per_class,
-    label_ranks,
-    mean_per_class,
-    paired_gain,
-    predictions,
-)
-from diptych.evaluate.metrics.intervals import share
+from diptych.evaluate.metrics.classification import label_ranks, mean_per_class, predictions
+from diptych.evaluate.metrics.intervals import bootstrap_mean_per_class, paired_gain, share
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates, fill
 
 if TYPE_CHECKING:

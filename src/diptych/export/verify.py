@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Floats
 from diptych.core.errors import IntegrityError
 from diptych.core.records import Counts, Metric
 from diptych.data.synthetic.dataset import scene_pairs
@@ -38,8 +39,6 @@ FLOORS = {"float32": 0.999999, "float16": 0.9999, "int8": 0.99}
 """Cosine on the reference inputs below which an export is not published."""
 LARGEST_DIFFERENCE = 1e-5
 """Of a float32 export's unit embeddings: what rounding in another order leaves of 24 layers is a tenth."""
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

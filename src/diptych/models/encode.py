@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
+from diptych.core.checks import Floats
 from diptych.core.errors import BadInputsError, BadSampleError, SettingsError, unknown_name
 from diptych.core.progress import Progress
 from diptych.data.images.transforms import Mode, Pixels, Preprocess, check_mode
@@ -27,7 +28,6 @@ from diptych.models.inputs import ImageInput, as_items, image_pixels, is_text, r
 if TYPE_CHECKING:
     from torch import Tensor
 
-Floats = NDArray[np.float32]
 Precision = Literal["float32", "bfloat16"]
 
 BATCHES_AHEAD = 2

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from diptych.core.checks import Floats
 from diptych.core.errors import SettingsError
 from diptych.core.machine import warn_of_emulated_bfloat16
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import Preprocess, evaluation_pixels
 from diptych.data.tokenizers.siglip import SiglipTokenizer
-from diptych.models.encode import Encodes, Floats, Precision
+from diptych.models.encode import Encodes, Precision
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.tokenizers import AnyTokenizer
 from diptych.models.towers.clip import Clip, unit_length

@@ -20,7 +20,7 @@ import numpy as np
 from diptych.core.files.durable import write_text
 from diptych.core.records import Counts, Pair
 from diptych.embed.features import embed_texts
-from diptych.evaluate.metrics.accuracy import confusion_matrix
+from diptych.evaluate.metrics.classification import confusion_matrix
 from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.evaluate.retrieval import (
     FOUND_IMAGES,

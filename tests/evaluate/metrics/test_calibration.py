@@ -1,4 +1,4 @@
-"""Scores that mean something: rates hold, probabilities are honest, damage is told."""
+"""Calibrated scores: rates hold, probabilities are calibrated, a damaged file is refused."""
 
 from pathlib import Path
 
@@ -16,29 +16,29 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def pairs(count: int, *, seed: int, noise: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-    """Texts that are noisy copies of their pictures, in a cone as CLIP's are."""
+    """Texts that are noisy copies of their images, in a cone as CLIP's are."""
     rng = np.random.default_rng(seed)
     meaning = rng.normal(size=(count, DIMENSIONS))
-    pictures = meaning + noise * rng.normal(size=meaning.shape) + np.r_[4.0, np.zeros(DIMENSIONS - 1)]
+    images = meaning + noise * rng.normal(size=meaning.shape) + np.r_[4.0, np.zeros(DIMENSIONS - 1)]
     texts = meaning + noise * rng.normal(size=meaning.shape) + np.r_[0.0, 4.0, np.zeros(DIMENSIONS - 2)]
-    return unit(pictures), unit(texts)
+    return unit(images), unit(texts)
 
 
 def test_z_scores_are_deviations_over_the_bank() -> None:
-    pictures, texts = pairs(300, seed=1)
-    calibration = Calibration(pictures[:200], texts[:200], np.zeros(3))
-    over_bank = pictures[:200].astype(np.float64) @ texts[250:].astype(np.float64).T
-    scores = pictures[250:].astype(np.float64) @ texts[250:].astype(np.float64).T
+    images, texts = pairs(300, seed=1)
+    calibration = Calibration(images[:200], texts[:200], np.zeros(3))
+    over_bank = images[:200].astype(np.float64) @ texts[250:].astype(np.float64).T
+    scores = images[250:].astype(np.float64) @ texts[250:].astype(np.float64).T
     expected = (scores - over_bank.mean(axis=0)) / over_bank.std(axis=0)
-    assert np.abs(calibration.z_scores(pictures[250:], texts[250:]) - expected).max() < 1e-4
+    assert np.abs(calibration.z_scores(images[250:], texts[250:]) - expected).max() < 1e-4
 
 
 def test_probabilities_are_honest_on_pairs_never_seen() -> None:
     """Of pairs that are called 80 % probable about 80 % match: expected calibration error below 0.03."""
     calibration = calibrate(*pairs(3000, seed=2))
-    pictures, texts = pairs(2000, seed=3)
-    right = np.diag(calibration.probabilities(pictures, texts))
-    wrong = np.diag(calibration.probabilities(pictures, np.roll(texts, 1, axis=0)))
+    images, texts = pairs(2000, seed=3)
+    right = np.diag(calibration.probabilities(images, texts))
+    wrong = np.diag(calibration.probabilities(images, np.roll(texts, 1, axis=0)))
     stated = np.r_[right, wrong]
     truth = np.r_[np.ones(2000), np.zeros(2000)]
     bins = np.minimum((stated * 10).astype(int), 9)
@@ -53,9 +53,9 @@ def test_probabilities_are_honest_on_pairs_never_seen() -> None:
 
 def test_a_prior_moves_the_odds_by_itself() -> None:
     calibration = calibrate(*pairs(500, seed=4))
-    pictures, texts = pairs(20, seed=5)
-    even = calibration.probabilities(pictures, texts)
-    rare = calibration.probabilities(pictures, texts, prior=0.01)
+    images, texts = pairs(20, seed=5)
+    even = calibration.probabilities(images, texts)
+    rare = calibration.probabilities(images, texts, prior=0.01)
     odds, fewer = even / (1 - even), rare / (1 - rare)
     assert fewer == pytest.approx(odds * (0.01 / 0.99), rel=1e-6)
 
@@ -70,13 +70,16 @@ def test_unknown_pictures_pass_at_the_stated_rate(rate: float) -> None:
     assert abs(passed - rate) < 3 * np.sqrt(rate * (1 - rate) * (1 / 4000 + 1 / 1000))
 
 
-def test_a_calibration_is_kept_and_found_again(tmp_path: Path) -> None:
+def test_a_calibration_is_saved_and_loaded(tmp_path: Path) -> None:
     calibration = calibrate(*pairs(100, seed=11))
     calibration.save(tmp_path / "calibration.npz")
     again = Calibration.load(tmp_path / "calibration.npz")
     assert all(
         np.array_equal(getattr(again, name), getattr(calibration, name)) for name in Calibration.__slots__
     )
+    arrays = {name: getattr(calibration, name) for name in Calibration.__slots__}
+    np.savez(tmp_path / "old.npz", picture_bank=arrays.pop("image_bank"), **arrays)
+    assert np.array_equal(Calibration.load(tmp_path / "old.npz").image_bank, calibration.image_bank)
     data = (tmp_path / "calibration.npz").read_bytes()
     (tmp_path / "calibration.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(IntegrityError, match="diptych calibrate"):
@@ -84,8 +87,8 @@ def test_a_calibration_is_kept_and_found_again(tmp_path: Path) -> None:
 
 
 def test_unreadable_pictures_are_left_out_and_too_few_refused() -> None:
-    pictures, texts = pairs(60, seed=12)
-    pictures[::2] = np.nan
-    assert np.isfinite(calibrate(pictures, texts).weights).all()
+    images, texts = pairs(60, seed=12)
+    images[::2] = np.nan
+    assert np.isfinite(calibrate(images, texts).weights).all()
     with pytest.raises(DataError, match="too few images"):
-        calibrate(pictures[:30], texts[:30])
+        calibrate(images[:30], texts[:30])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diptych.evaluate.metrics import ranks
-from diptych.evaluate.metrics.accuracy import label_ranks, predictions
+from diptych.evaluate.metrics.classification import label_ranks, predictions
 
 
 def close_case(case: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

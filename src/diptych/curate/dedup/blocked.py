@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.checks import Bools
 from diptych.core.errors import DataError, EnvironmentFault
 from diptych.core.files.text import read_text
 from diptych.data.near_copies.fingerprints import hashes_of
 from diptych.data.near_copies.groups import DEFAULT_SETTINGS, DedupSettings
 from diptych.data.near_copies.kernels import within_bits
-from diptych.data.near_copies.stars import Bools, Words64
+from diptych.data.near_copies.stars import Words64
 
 SHA256_DIGITS, HASH_DIGITS = 64, 16
 

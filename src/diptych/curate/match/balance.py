@@ -16,7 +16,6 @@ the same of the query's text and seed + 1. Keys are unique in a run: equal ones 
 A pair that is kept for one query still counts among the matches of its others, so a frequent query may have
 more than `cap` matches in the result; it has no more than `cap` draws.
 
-Reads: keys and matches, partition by partition. Writes: nothing.
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), algorithm 1 and section 3.3.
 """
 
@@ -28,13 +27,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from diptych.core.checks import Ints
 from diptych.core.errors import SettingsError
 from diptych.curate.match.balance_kernels import count_numbers, draw, numbers_in, row_hashes
 from diptych.curate.match.match import Matches
 from diptych.curate.words import text_buffers
 
 Hashes = NDArray[np.uint64]
-Ints = NDArray[np.int64]
 Part = tuple[pa.ChunkedArray, Matches]
 """Keys and matches of one partition."""
 

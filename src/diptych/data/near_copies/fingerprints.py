@@ -16,13 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from diptych.core.checks import Floats
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.records import Counts
 from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits, decode
 from diptych.data.images.jpeg import plain_jpeg
 
 Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 SIDE = 72
 """Pixels of a side that windows are taken from."""

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, WINDOWS, column_bytes, hashes_of
 from diptych.data.near_copies.kernels import join_neighbours, join_rows, resembling, root_of
-from diptych.data.near_copies.stars import Bools, Rows, Words64, buckets, rows_by_key, stars
+from diptych.data.near_copies.stars import Rows, Words64, buckets, rows_by_key, stars
 
 HASH_PARTS = 8
 """A 64-bit hash is eight bytes; a table's key is one, two or three of them, so that buckets stay small."""

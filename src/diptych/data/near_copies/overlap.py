@@ -15,12 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from diptych.core.checks import Bools
 from diptych.core.errors import ArrayError
 from diptych.core.intervals import exact_interval, incomplete_beta
-
-Bools = NDArray[np.bool_]
 
 LEVEL = 0.995
 """Level of the intervals in the paper's figure 17."""

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools
 from diptych.core.errors import ArrayError
 from diptych.data.near_copies.kernels import root_of
 
 Rows = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Words64 = NDArray[np.uint64]
 
 

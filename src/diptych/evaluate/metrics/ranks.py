@@ -1,9 +1,9 @@
-"""Count who scores as high as the right answer, exactly, in memory that does not grow with the data.
+"""Exact ranks of right answers among all scores, in memory that does not grow with the data.
 
-The score of two rows is their dot product in float64, its terms added in one fixed order. Computing all
-scores so would be slow; float32 products of whole chunks decide every comparison that they can decide for
-sure, and only cells nearer to the threshold than float32 can tell are computed again. So equal rows tie
-exactly, and no result depends on chunk sizes, threads or the library behind the products.
+The score of two rows is their dot product in float64, its terms added in one fixed order. float32 products of
+whole chunks decide every comparison that they can decide for sure; only cells nearer to the threshold than
+float32 can tell are computed again. So equal rows tie exactly, and no result depends on chunk sizes, threads
+or the library behind the products.
 
 Source: Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1 (|error of a dot product of
 E terms| <= E u |x| |y| in any order of addition, u = 2^-24).
@@ -12,37 +12,17 @@ E terms| <= E u |x| |y| in any order of addition, u = 2^-24).
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from diptych.core.checks import Bools, Doubles, Floats, Ints
 
-CHUNK_CELLS = 1 << 20
-"""Scores held at once: 4 MiB of float32 and their masks stay in the processor's cache."""
-
-MAX_ROWS = 255
-"""Rows of a chunk: column counts of a chunk are added up in bytes."""
-
-EXACT_PAIRS = 1 << 13
-"""Pairs whose exact scores are computed at once: 32 MiB at 512 columns."""
-
-NEVER = np.iinfo(np.int64).max
-"""The rank of an answer that no list, however long, would contain."""
+CHUNK_CELLS = 1 << 20  # scores held at once: 4 MiB of float32 and their masks stay in the processor's cache
+MAX_ROWS = 255  # of a chunk: its column counts are added up in bytes
+EXACT_PAIRS = 1 << 13  # pairs whose exact scores are computed at once: 32 MiB at 512 columns
+NEVER = np.iinfo(np.int64).max  # the rank of an answer that no list, however long, would contain
 
 
 def exact_scores(left: Floats, right: Floats, pairs: Ints) -> Doubles:
-    """Return the score of each pair.
-
-    Args:
-        left: (N, E) float32.
-        right: (M, E) float32.
-        pairs: (P, 2) int64, rows of the two.
-
-    Returns:
-        (P,) float64, NaN where a row is.
-    """
+    """Return the score (P,) of each pair (P, 2) of rows of `left` and `right`, NaN where a row is."""
     scores = np.empty(len(pairs), dtype=np.float64)
     for start in range(0, len(pairs), EXACT_PAIRS):
         part = pairs[start : start + EXACT_PAIRS]
@@ -52,53 +32,15 @@ def exact_scores(left: Floats, right: Floats, pairs: Ints) -> Doubles:
     return scores
 
 
-def count_competitors(
-    left: Floats, right: Floats, left_best: Doubles, right_best: Doubles | None = None
-) -> tuple[Ints, Ints]:
-    """Count, for every row of each side, the rows of the other that score its threshold or more.
-
-    Args:
-        left: (N, E) float32.
-        right: (M, E) float32.
-        left_best: (N,) float64, a threshold per row of `left`; NaN counts nothing.
-        right_best: (M,) float64, a threshold per row of `right`; None leaves its counts at 0.
-
-    Returns:
-        (N,) and (M,) int64.
-    """
-    left_counts, right_counts = np.zeros(len(left), np.int64), np.zeros(len(right), np.int64)
-    left_tolerance, right_tolerance = _tolerance(left, right), _tolerance(right, left)
-    for rows in chunks(len(left), len(right)):
-        scores = left[rows] @ right.T
-        best, tolerance = left_best[rows, None], left_tolerance[rows, None]
-        sure, near = _sides(scores, best, tolerance)
-        left_counts[rows] += np.bitwise_count(np.packbits(sure, axis=1)).sum(axis=1, dtype=np.int64)
-        pairs = np.argwhere(near) + np.array((rows.start, 0))
-        equal = exact_scores(left, right, pairs) >= left_best[pairs[:, 0]]
-        left_counts += np.bincount(pairs[equal, 0], minlength=len(left))
-        if right_best is None:
-            continue
-        sure, near = _sides(scores, right_best, right_tolerance)
-        right_counts += np.add.reduce(sure.view(np.uint8), axis=0, dtype=np.uint8)
-        pairs = np.argwhere(near) + np.array((rows.start, 0))
-        equal = exact_scores(left, right, pairs) >= right_best[pairs[:, 1]]
-        right_counts += np.bincount(pairs[equal, 1], minlength=len(right))
-    return left_counts, right_counts
-
-
 def first_best(left: Floats, right: Floats) -> Ints:
     """Return, for every row of `left`, the row of `right` that scores most; of equal ones the first.
 
-    Args:
-        left: (N, E) float32; a row of NaN has no best one.
-        right: (M, E) float32, at least one.
-
     Returns:
-        (N,) int64 in [-1, M).
+        (N,) int64 in [-1, M); -1 for a row of NaN.
     """
     best = np.full(len(left), -1, dtype=np.int64)
     tolerance = _tolerance(left, right)
-    for rows in chunks(len(left), len(right)):
+    for rows in _chunks(len(left), len(right)):
         scores = left[rows] @ right.T
         tops = np.fmax.reduce(scores, axis=1)
         pairs = np.argwhere(scores >= (tops - 2 * tolerance[rows])[:, None])
@@ -116,7 +58,7 @@ def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True)
         left: (N, E) float32; a row of NaN never finds anything and is never found. So for `right`.
         right: (M, E) float32.
         pairs: (P, 2) int64, rows that belong together, several per row welcome; a repeated pair counts once.
-        both: whether the rows of `right` look for theirs too, over the same products.
+        both: whether the rows of `right` are ranked too, over the same products.
 
     Returns:
         (N,) and (M,) int64; `NEVER` for a row that cannot find anything right.
@@ -124,8 +66,11 @@ def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True)
     pairs = np.unique(pairs.reshape(-1, 2), axis=0)
     scores = exact_scores(left, right, pairs)
     pairs, scores = pairs[~np.isnan(scores)], scores[~np.isnan(scores)]
-    best = [_best_scores(pairs[:, side], scores, len(rows)) for side, rows in enumerate((left, right))]
-    counts = count_competitors(left, right, best[0], best[1] if both else None)
+    best = []
+    for side, rows in enumerate((left, right)):
+        best.append(np.full(len(rows), np.nan))
+        np.fmax.at(best[side], pairs[:, side], scores)
+    counts = _count_competitors(left, right, best[0], best[1] if both else None)
     ranks = []
     for side in range(2):
         # Right ones at the best score were counted as well, and right ones never score more than that.
@@ -135,18 +80,42 @@ def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True)
 
 
 def median_rank(ranks: Ints) -> float:
-    """Return the median place of the best right answer, counted from 1; infinite if it was never found.
+    """Return the median rank of the best right answer, counted from 1; infinite if it was never found.
 
     >>> median_rank(np.array([0, 2, 9])), median_rank(np.array([0, 1])), median_rank(np.array([0, NEVER]))
     (3.0, 1.5, inf)
     """
-    if not len(ranks):
-        return float("nan")
-    places = np.where(ranks == NEVER, np.inf, ranks + 1.0)
-    return float(np.median(places))
+    return float(np.median(np.where(ranks == NEVER, np.inf, ranks + 1.0))) if len(ranks) else float("nan")
 
 
-def chunks(rows: int, columns: int) -> Iterator[slice]:
+def _count_competitors(
+    left: Floats, right: Floats, left_best: Doubles, right_best: Doubles | None
+) -> tuple[Ints, Ints]:
+    """Count, for every row of each side, the rows of the other that score its threshold or more.
+
+    A threshold of NaN counts nothing; without thresholds for `right` its counts are 0.
+    """
+    left_counts, right_counts = np.zeros(len(left), np.int64), np.zeros(len(right), np.int64)
+    left_tolerance, right_tolerance = _tolerance(left, right), _tolerance(right, left)
+    for rows in _chunks(len(left), len(right)):
+        scores = left[rows] @ right.T
+        best, tolerance = left_best[rows, None], left_tolerance[rows, None]
+        sure, near = _sides(scores, best, tolerance)
+        left_counts[rows] += np.bitwise_count(np.packbits(sure, axis=1)).sum(axis=1, dtype=np.int64)
+        pairs = np.argwhere(near) + np.array((rows.start, 0))
+        equal = exact_scores(left, right, pairs) >= left_best[pairs[:, 0]]
+        left_counts += np.bincount(pairs[equal, 0], minlength=len(left))
+        if right_best is None:
+            continue
+        sure, near = _sides(scores, right_best, right_tolerance)
+        right_counts += np.add.reduce(sure.view(np.uint8), axis=0, dtype=np.uint8)
+        pairs = np.argwhere(near) + np.array((rows.start, 0))
+        equal = exact_scores(left, right, pairs) >= right_best[pairs[:, 1]]
+        right_counts += np.bincount(pairs[equal, 1], minlength=len(right))
+    return left_counts, right_counts
+
+
+def _chunks(rows: int, columns: int) -> Iterator[slice]:
     """Cut `rows` so that each part times `columns` stays below `CHUNK_CELLS`, and below `MAX_ROWS`."""
     step = min(MAX_ROWS, max(1, CHUNK_CELLS // max(1, columns)))
     for start in range(0, rows, step):
@@ -154,7 +123,7 @@ def chunks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def _tolerance(rows: Floats, others: Floats) -> Doubles:
-    """Return (N,) float64: how far, at most, a float32 score of each row may be from the exact one.
+    """Return (N,): how far, at most, a float32 score of each row may be from the exact one.
 
     Twice the bound, for the rounding of thresholds to float32 and of the norms.
     """
@@ -169,10 +138,3 @@ def _sides(scores: Floats, best: Doubles, tolerance: Doubles) -> tuple[Bools, Bo
     near = scores >= (best - tolerance).astype(np.float32)
     near ^= sure
     return sure, near
-
-
-def _best_scores(owners: Ints, scores: Doubles, count: int) -> Doubles:
-    """Return the best score of each owner: (count,) float64, NaN for one without any."""
-    best = np.full(count, np.nan)
-    np.fmax.at(best, owners, scores)
-    return best

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
+from diptych.core.checks import Doubles, Ints
 from diptych.core.errors import ArrayError, DataError, unknown_name
-from diptych.evaluate.metrics.ranks import Doubles, Ints
 from diptych.evaluate.sklearn_base import Classifier, ConvergenceWarning, as_labels
 
 PRECISE_CELLS = 1 << 20

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.evaluate.metrics.ranks import Doubles, Ints
-from diptych.evaluate.metrics.scores import score_ranks, top_k
+from diptych.core.checks import Doubles, Ints
+from diptych.evaluate.metrics.classification import score_ranks, top_k
 from diptych.evaluate.probe.probe import LinearProbe, checked, penalty_of, prepared
 
 STEPS_PER_DECADE = 8

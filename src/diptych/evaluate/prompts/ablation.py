@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools, Floats, Ints
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.evaluate.classifier import ensemble_probabilities
-from diptych.evaluate.metrics.accuracy import Bools, Floats, Interval, Ints, label_ranks, paired_gain
-from diptych.evaluate.metrics.intervals import mcnemar, share
-from diptych.evaluate.metrics.scores import score_ranks
+from diptych.evaluate.metrics.classification import label_ranks, score_ranks
+from diptych.evaluate.metrics.intervals import Interval, mcnemar, paired_gain, share
 
 if TYPE_CHECKING:
     from diptych.models.model import Model

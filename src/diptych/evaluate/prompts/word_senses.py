@@ -16,12 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Doubles, Ints
 from diptych.core.errors import UsageError
 from diptych.data.wordnet import Synset, WordNet
 from diptych.evaluate.prompts.word_sense_features import PICTURED, SenseBook
-
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 ROUNDS = 6
 """Nothing changes after that."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Floats
 from diptych.core.errors import EnvironmentFault, IntegrityError, Reason, SettingsError
 from diptych.core.files.durable import clean_temporaries, make_folder, remove, write_bytes, writing
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
@@ -27,7 +28,7 @@ from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS, MAX_PIXELS
 from diptych.data.images.transforms import Mode
 from diptych.embed.features import IMAGE_BATCH, EmbeddedPairs, Precision
-from diptych.models.encode import EncodeSettings, Floats, Towers, encode_images
+from diptych.models.encode import EncodeSettings, Towers, encode_images
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diptych.core.checks import Ints
 from diptych.core.errors import DataError
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.metrics.ranks import Ints
 from diptych.evaluate.suite.plan import Opened
 from diptych.evaluate.tasks.tasks import IGNORED, LABELS
 from diptych.evaluate.zeroshot import natural_order, unknown_labels

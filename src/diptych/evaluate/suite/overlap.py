@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from diptych.core.checks import Bools, Ints
 from diptych.core.records import Counts
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, fingerprint_partition
 from diptych.data.near_copies.groups import in_both
 from diptych.data.near_copies.overlap import OverlapReport, overlap_report
-from diptych.evaluate.metrics.ranks import Bools, Ints
 from diptych.evaluate.suite.run import SuiteOutcome
 
 if TYPE_CHECKING:

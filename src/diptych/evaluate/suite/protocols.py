@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools, Doubles, Floats, Ints
 from diptych.core.errors import DataError, unknown_name
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
@@ -29,10 +30,9 @@ from diptych.evaluate.compositional import (
     quadruple_metrics,
     quadruples,
 )
-from diptych.evaluate.metrics.accuracy import NEVER, paired_gain
-from diptych.evaluate.metrics.intervals import bootstrap
-from diptych.evaluate.metrics.ranks import Bools, Doubles, Floats, Ints
-from diptych.evaluate.metrics.scores import reliability, score_ranks
+from diptych.evaluate.metrics.classification import reliability, score_ranks
+from diptych.evaluate.metrics.intervals import bootstrap, paired_gain
+from diptych.evaluate.metrics.ranks import NEVER
 from diptych.evaluate.prompts.templates import PHOTO, fill
 from diptych.evaluate.retrieval import RetrievalEvaluator, image_queries, text_queries
 from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools, Floats, Ints
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
-from diptych.evaluate.metrics.accuracy import (
-    RESAMPLES,
-    bootstrap_mean_per_class,
+from diptych.evaluate.metrics.classification import (
     label_ranks,
+    mean_average_precision,
+    mean_eleven_point_ap,
     mean_per_class,
     predictions,
+    roc_auc,
 )
-from diptych.evaluate.metrics.intervals import bootstrap, share
-from diptych.evaluate.metrics.ranks import Bools, Floats, Ints
-from diptych.evaluate.metrics.scores import mean_average_precision, mean_eleven_point_ap, roc_auc
+from diptych.evaluate.metrics.intervals import RESAMPLES, bootstrap, bootstrap_mean_per_class, share
 from diptych.evaluate.tasks.registry import MetricName
 
 PRECISION_RESAMPLES = 200

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diptych.core.checks import Floats
 from diptych.core.errors import (
     DataError,
     DiptychError,
@@ -49,8 +50,6 @@ REMEDY = "restore the export from a copy, or write it again with `diptych export
 
 ExportPrecision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[ExportPrecision, ...] = ("float32", "float16", "int8")
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
