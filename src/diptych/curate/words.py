@@ -1,8 +1,7 @@
 """What a word is, for counting and for matching alike: runs of letters, marks and digits, case folded.
 
 Text is put in Unicode's compatibility form, its case is folded, and whatever is not a letter, a mark or a
-number separates words. So "(Dog)," holds the word "dog", "T-Shirt" the words "t shirt", and full-width or
-composed letters are the plain ones. One definition in Python, and the same for whole columns at once.
+number separates words: "T-Shirt" holds "t shirt". One definition in Python, and the same for whole columns.
 
 Source: Unicode Standard, section 3.13 (default case folding) and annex 15 (NFKC).
 """
@@ -16,12 +15,17 @@ import pyarrow as pa
 import regex
 from numpy.typing import NDArray
 
-from diptych.curate.kernels import pieces_beyond_ascii, spaced
-
-_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+from diptych.curate.kernels import SPACE, grown, njit
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
+
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+_BEYOND_ASCII = 128
+# Each ASCII byte in lower case, or a space where it separates words.
+_FOLDED = np.array(
+    [ord(chr(code).lower()) if chr(code).isalnum() else SPACE for code in range(128)], np.uint8
+)
 
 
 def normalized(text: str) -> str:
@@ -36,11 +40,11 @@ def normalized(text: str) -> str:
 def normalized_column(
     column: pa.Array | pa.ChunkedArray, *, by: Callable[[str], str] = normalized
 ) -> tuple[Bytes, Offsets]:
-    """Normalise every text of a column; a null is a text without words.
+    """Normalize every text of a column; a null is a text without words.
 
     Args:
         column: (N,) strings.
-        by: what makes words of a piece, between spaces, that holds more than ASCII.
+        by: normalizes a piece, between spaces, that holds more than ASCII.
 
     Returns:
         UTF-8 bytes of all texts behind each other, and (N + 1,) where each begins and the last ends.
@@ -50,40 +54,103 @@ def normalized_column(
     (b'a dogno 5', [0, 5, 5, 9])
     """
     data, offsets = text_buffers(column)
-    starts, ends = pieces_beyond_ascii(data, offsets)
-    pool, pool_offsets, which = _normalized_pieces(data, starts, ends, by)
-    result: tuple[Bytes, Offsets] = spaced(data, offsets, (starts, ends, which), (pool, pool_offsets))
+    starts, ends = _pieces_beyond_ascii(data, offsets)
+    # Such pieces are rare and repeat: each spelling is normalized once.
+    spellings: dict[bytes, int] = {}
+    entries = np.empty(len(starts), np.int64)
+    raw: Any = memoryview(data)  # type: ignore[arg-type]  # no copy: a slice of a column has the whole column's bytes
+    for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        entries[row] = spellings.setdefault(bytes(raw[start:end]), len(spellings))
+    pool = [by(piece.decode("utf-8")).encode("utf-8") for piece in spellings]
+    pool_offsets = np.cumsum([0, *map(len, pool)], dtype=np.int64)
+    pool_data = np.frombuffer(b"".join(pool) or b"\0", np.uint8)
+    result: tuple[Bytes, Offsets] = _spaced(data, offsets, (starts, ends, entries), (pool_data, pool_offsets))
     return result
 
 
 def text_buffers(column: pa.Array | pa.ChunkedArray) -> tuple[Bytes, Offsets]:
-    """Return the UTF-8 bytes of a column of strings, and (N + 1,) offsets into them.
-
-    Args:
-        column: (N,) strings; nulls are empty.
-    """
+    """Return the UTF-8 bytes of (N,) strings, nulls as empty ones, and (N + 1,) offsets into them."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     filled = whole.cast(pa.large_string()).fill_null("")
     if len(filled) == 0:
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
     _, offsets, data = filled.buffers()
-    held = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
-    return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), held
+    own = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
+    return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), own
 
 
-def _normalized_pieces(
-    data: Bytes, starts: Offsets, ends: Offsets, by: Callable[[str], str]
-) -> tuple[Bytes, Offsets, Offsets]:
-    """Normalise the pieces that hold more than ASCII, each spelling once: it is rare, and it repeats.
+def text_array(data: Bytes, offsets: Offsets) -> pa.LargeStringArray:
+    """Return strings from what `text_buffers` or `normalized_column` returned.
 
-    Returns:
-        The pool of normalized pieces, its offsets, and which entry each piece is.
+    >>> text_array(*normalized_column(pa.array(["A dog!", None]))).to_pylist()
+    ['a dog', '']
     """
-    seen: dict[bytes, int] = {}
-    which = np.empty(len(starts), np.int64)
-    raw: Any = memoryview(data)  # type: ignore[arg-type]  # no copy of it: a slice of a column has the whole column's bytes
-    for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-        which[row] = seen.setdefault(bytes(raw[start:end]), len(seen))
-    done = [by(piece.decode("utf-8")).encode("utf-8") for piece in seen]
-    pool_offsets = np.concatenate([[0], np.cumsum([len(piece) for piece in done], dtype=np.int64)])
-    return np.frombuffer(b"".join(done) or b"\0", np.uint8), pool_offsets.astype(np.int64), which
+    buffers = (pa.py_buffer(np.ascontiguousarray(array)) for array in (offsets, data))
+    return pa.LargeStringArray.from_buffers(len(offsets) - 1, *buffers)
+
+
+@njit(cache=True, nogil=True)
+def _pieces_beyond_ascii(data: Any, offsets: Any) -> Any:
+    """Return (K,) starts and (K,) ends of the pieces between spaces with bytes beyond ASCII, ascending."""
+    starts, ends = np.empty(1024, np.int64), np.empty(1024, np.int64)
+    count = 0
+    for row in range(len(offsets) - 1):
+        start, beyond = offsets[row], False
+        for place in range(offsets[row], offsets[row + 1] + 1):
+            if place < offsets[row + 1] and data[place] != SPACE:
+                beyond |= data[place] >= _BEYOND_ASCII
+                continue
+            if beyond:
+                starts, ends = grown(starts, count), grown(ends, count)
+                starts[count], ends[count] = start, place
+                count += 1
+            start, beyond = place + 1, False
+    return starts[:count], ends[:count]
+
+
+@njit(cache=True, nogil=True)
+def _put(out: Any, size: int, begin: int, word: Any) -> int:
+    """Write a word behind what a text has so far, after a space unless it is the first; return the size."""
+    if len(word) == 0:
+        return size
+    if size > begin:
+        out[size] = SPACE
+        size += 1
+    out[size : size + len(word)] = word
+    return size + len(word)
+
+
+@njit(cache=True, nogil=True)
+def _spaced(data: Any, offsets: Any, pieces: Any, pool: Any) -> Any:
+    """Write every text again as words with one space between them.
+
+    `pieces` are the starts, ends and entries in the pool of those with more than ASCII; `pool` has the bytes
+    of the normalized pieces and their offsets.
+    """
+    starts, ends, entries = pieces
+    words, word_offsets = pool
+    room = offsets[-1] - offsets[0] + 1
+    for entry in entries:
+        room += word_offsets[entry + 1] - word_offsets[entry] + 1
+    out, out_offsets = np.empty(room, np.uint8), np.zeros(len(offsets), np.int64)
+    size, piece = 0, 0
+    for row in range(len(offsets) - 1):
+        begin, place, gap = size, offsets[row], False
+        while place < offsets[row + 1]:
+            if piece < len(starts) and place == starts[piece]:
+                entry = entries[piece]
+                size = _put(out, size, begin, words[word_offsets[entry] : word_offsets[entry + 1]])
+                place, gap = ends[piece], True
+                piece += 1
+                continue
+            byte = _FOLDED[data[place]]
+            place += 1
+            if byte != SPACE and gap and size > begin:
+                out[size] = SPACE
+                size += 1
+            if byte != SPACE:
+                out[size] = byte
+                size += 1
+            gap = byte == SPACE
+        out_offsets[row + 1] = size
+    return out[:size], out_offsets

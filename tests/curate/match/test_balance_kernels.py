@@ -11,9 +11,8 @@ from scipy import stats
 
 from diptych.core.errors import SettingsError
 from diptych.core.settings import from_mapping
-from diptych.curate.kernels import byte_hash, mixed
+from diptych.curate.kernels import byte_hash, mixed, row_hashes
 from diptych.curate.match.balance import BalanceSettings, balance_partition, count_matches, make_plan
-from diptych.curate.match.balance_kernels import row_hashes
 from diptych.curate.match.match import Matches
 from diptych.curate.words import text_buffers
 

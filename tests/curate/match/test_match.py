@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import IntegrityError
-from diptych.curate.match.match import Matches, MatchSettings, QueryIndex, Rule
+from diptych.curate.match.match import ARRAYS, Matches, MatchSettings, QueryIndex, Rule
 
 UNSPACED = [(0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF),
             (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0x20000, 0x3134F)]  # fmt: skip
@@ -244,7 +244,7 @@ def test_slices_and_chunks_of_columns() -> None:
 
 def test_matches_are_flat_arrays() -> None:
     found = QueryIndex.build(["dog", "cat"], MatchSettings()).match(pa.array(["cat dog", "", "cat"]))
-    assert (found.offsets.dtype, found.ids.dtype, len(found)) == (np.int64, np.int32, 3)
+    assert (found.offsets.dtype, found.ids.dtype, len(found.offsets)) == (np.int64, np.int32, 4)
     assert found.offsets.tolist() == [0, 2, 2, 3] and found.ids.tolist() == [0, 1, 1]
     chunks = pa.chunked_array([found.to_arrow()[:1], found.to_arrow()[1:]])
     again = Matches.from_arrow(chunks)
@@ -259,7 +259,7 @@ def test_a_saved_index_finds_the_same_and_is_the_same_bytes(tmp_path: Path) -> N
         index.save(tmp_path / rule)
         QueryIndex.build(queries, MatchSettings(rule)).save(tmp_path / "again" / rule)
         opened = QueryIndex.open(tmp_path / rule)
-        assert opened.settings == index.settings and opened.nbytes == index.nbytes
+        assert opened.settings == index.settings
         assert opened.match(captions).to_arrow() == index.match(captions).to_arrow()
         for path in (tmp_path / rule).iterdir():
             assert path.read_bytes() == (tmp_path / "again" / rule / path.name).read_bytes()
@@ -283,4 +283,5 @@ def test_500_000_queries_take_less_than_250_megabytes() -> None:
     queries = [
         " ".join(str(rng.randrange(50_000)) for _ in range(rng.randrange(1, 5))) for _ in range(500_000)
     ]
-    assert QueryIndex.build(queries, MatchSettings()).nbytes < 250e6
+    index = QueryIndex.build(queries, MatchSettings())
+    assert sum(getattr(index, name).nbytes for name in ARRAYS) < 250e6

@@ -1,4 +1,4 @@
-"""At most so many pairs per query, so that the few things everybody photographs do not drown the rest.
+"""At most so many pairs per query, so that the most photographed things do not crowd out the rest.
 
 A pair has a number in [0, 2^64) for each query that it matches: a hash of its key, the query's text and the
 seed. It is drawn for a query if the number is at or below the query's limit, and kept if it is drawn for one
@@ -21,7 +21,7 @@ Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), algorithm 1
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -29,18 +29,19 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Ints
 from diptych.core.errors import SettingsError
-from diptych.curate.match.balance_kernels import count_numbers, draw, numbers_in, row_hashes
+from diptych.curate.kernels import mixed, njit, row_hashes
 from diptych.curate.match.match import Matches
 from diptych.curate.words import text_buffers
 
 Hashes = NDArray[np.uint64]
-Part = tuple[pa.ChunkedArray, Matches]
-"""Keys and matches of one partition."""
+Keys: TypeAlias = pa.Array | pa.ChunkedArray
+Part = tuple[Keys, Matches]  # keys and matches of one partition
 
 ALL = np.uint64(2**64 - 1)
-BINS = 1024
-"""Bins of numbers per query above the cap: 8 kB each. 16,000 such queries, as MetaCLIP had, take 130 MB; the
-numbers of one bin of each, a thousandth of all matches, 12 bytes each."""
+# Numbers of a query above the cap are counted in bins of their leading bits, 8 kB a query: 16,000 queries, as
+# MetaCLIP had, take 130 MB; the numbers of one bin of each, a thousandth of all matches, 12 bytes each.
+BIN_BITS = 10
+BIN_SHIFT = np.uint64(64 - BIN_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,8 @@ class BalanceSettings:
         if self.cap < 1:
             raise SettingsError("a cap below 1 keeps nothing", where="balance.cap", found=self.cap)
         if not 0 <= self.seed < 2**64 - 1:
-            raise SettingsError(
-                "no such seed", where="balance.seed", found=self.seed, expected="0 to 2^64 - 2"
-            )
+            expected = "0 to 2^64 - 2"
+            raise SettingsError("no such seed", where="balance.seed", found=self.seed, expected=expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,11 @@ def count_matches(matches: Matches, counts: Ints) -> None:
 
 
 def make_plan(
-    queries: pa.Array | pa.ChunkedArray,
+    queries: Keys,
     counts: Ints,
     settings: BalanceSettings,
     *,
-    parts: Callable[[], Iterable[Part]] | None = None,
+    parts: Callable[[], Iterable[Part]] = lambda: (),
 ) -> Plan:
     """Decide the limits.
 
@@ -107,15 +107,10 @@ def make_plan(
     # Of 2^64 numbers, cap / count are drawn: in whole numbers, for floats end at 53 bits.
     limits[head] = [(settings.cap * 2**64) // int(count) - 1 for count in counts[head]]
     plan = Plan(names, limits, settings.seed)
-    if settings.mode == "independent" or not len(head):
-        return plan
-    assert parts is not None
-    return _exact(plan, head, settings.cap, parts)
+    return _exact(plan, head, settings.cap, parts) if settings.mode == "exact" and len(head) else plan
 
 
-def balance_partition(
-    keys: pa.Array | pa.ChunkedArray, matches: Matches, plan: Plan
-) -> tuple[NDArray[np.bool_], Matches]:
+def balance_partition(keys: Keys, matches: Matches, plan: Plan) -> tuple[NDArray[np.bool_], Matches]:
     """Draw the pairs of a partition.
 
     Args:
@@ -124,20 +119,19 @@ def balance_partition(
         plan: see `make_plan`.
 
     Returns:
-        (N,) bool, who is kept; and for whom each was drawn.
+        (N,) bool, which pairs are kept; and the queries for which each was drawn.
 
     >>> plan = make_plan(pa.array(["dog"]), np.array([2]), BalanceSettings(cap=2))
-    >>> found = Matches(np.array([0, 1, 1]), np.array([0], np.int32))
-    >>> keep, drawn = balance_partition(pa.array(["a", "b"]), found, plan)
+    >>> matches = Matches(np.array([0, 1, 1]), np.array([0], np.int32))
+    >>> keep, drawn = balance_partition(pa.array(["a", "b"]), matches, plan)
     >>> keep.tolist(), drawn.ids.tolist()
     ([True, False], [0])
     """
-    ends, ids = draw(_hashes(keys, plan), plan.names, matches.offsets, matches.ids, plan.limits)
-    drawn = Matches(ends, ids)
-    return np.diff(ends) > 0, drawn
+    drawn = Matches(*_draw(_hashes(keys, plan), plan.names, matches.offsets, matches.ids, plan.limits))
+    return np.diff(drawn.offsets) > 0, drawn
 
 
-def _hashes(keys: pa.Array | pa.ChunkedArray, plan: Plan) -> Hashes:
+def _hashes(keys: Keys, plan: Plan) -> Hashes:
     hashes: Hashes = row_hashes(*text_buffers(keys), np.uint64(plan.seed))
     return hashes
 
@@ -146,23 +140,64 @@ def _exact(plan: Plan, head: Ints, cap: int, parts: Callable[[], Iterable[Part]]
     """Find the cap-th smallest number of each frequent query: first its bin, then itself."""
     heads = np.full(len(plan.limits), -1, np.int32)
     heads[head] = np.arange(len(head))
-    counts = np.zeros((len(head), BINS), np.int64)
-    for keys, matches in parts():
-        pair = (matches.offsets, matches.ids)
-        count_numbers(_hashes(keys, plan), plan.names, pair, heads, counts)
-    running = np.cumsum(counts, axis=1, out=counts)
+    counts = np.zeros((len(head), 1 << BIN_BITS), np.int64)
+
+    def pick(bins: Ints) -> tuple[NDArray[np.int32], Hashes]:
+        """Add all numbers to the counts; return the queries and numbers that lie in their query's bin."""
+        picked = [
+            _pick(_hashes(keys, plan), plan.names, (matches.offsets, matches.ids), heads, (counts, bins))
+            for keys, matches in parts()
+        ]
+        owners, numbers = zip(*picked, strict=True)
+        return np.concatenate(owners), np.concatenate(numbers)
+
+    pick(np.full(len(head), -1))
+    running = np.cumsum(counts, axis=1)
     bins = (running < cap).sum(axis=1)
     before = np.where(bins > 0, running[np.arange(len(head)), np.maximum(bins, 1) - 1], 0)
-    wanted = (bins.astype(np.uint64), np.uint64(64 - int(np.log2(BINS))))
-    owners, numbers = [], []
-    for keys, matches in parts():
-        pair = (matches.offsets, matches.ids)
-        whose, found = numbers_in(_hashes(keys, plan), plan.names, pair, heads, wanted)
-        owners.append(whose)
-        numbers.append(found)
-    all_owners, all_numbers = np.concatenate(owners), np.concatenate(numbers)
-    order = np.lexsort((all_numbers, all_owners))
-    starts = np.searchsorted(all_owners[order], np.arange(len(head)))
+    owners, numbers = pick(bins)
+    order = np.lexsort((numbers, owners))
+    starts = np.searchsorted(owners[order], np.arange(len(head)))
     limits = plan.limits.copy()
-    limits[head] = all_numbers[order][starts + cap - 1 - before]
+    limits[head] = numbers[order][starts + cap - 1 - before]
     return replace(plan, limits=limits)
+
+
+@njit(cache=True, nogil=True)
+def _draw(keys: Any, names: Any, offsets: Any, ids: Any, limits: Any) -> Any:
+    """Return (N + 1,) offsets and int32 ids of the queries for which each of N pairs was drawn.
+
+    `keys` and `names` are the (N,) and (Q,) uint64 hashes of pairs and queries.
+    """
+    chosen, ends, size = np.empty(len(ids), np.int32), np.zeros(len(offsets), np.int64), 0
+    for row in range(len(keys)):
+        for place in range(offsets[row], offsets[row + 1]):
+            query = ids[place]
+            if mixed(keys[row] ^ names[query]) <= limits[query]:
+                chosen[size] = query
+                size += 1
+        ends[row + 1] = size
+    return ends, chosen[:size].copy()
+
+
+@njit(cache=True, nogil=True)
+def _pick(keys: Any, names: Any, matches: Any, heads: Any, binned: Any) -> Any:
+    """Return the int32 queries and uint64 numbers of the matches whose number lies in its query's bin.
+
+    `heads` (Q,) int32 has the place of a query among the H above the cap, or -1; `binned` is (H, bins) int64,
+    to which all numbers are added by their leading bits, and the (H,) bins that are asked for.
+    """
+    (offsets, ids), (counts, bins) = matches, binned
+    owners, numbers, size = np.empty(len(ids), np.int32), np.empty(len(ids), np.uint64), 0
+    for row in range(len(keys)):
+        for place in range(offsets[row], offsets[row + 1]):
+            head = heads[ids[place]]
+            if head < 0:
+                continue
+            number = mixed(keys[row] ^ names[ids[place]])
+            leading = np.int64(number >> BIN_SHIFT)
+            counts[head, leading] += 1
+            if leading == bins[head]:
+                owners[size], numbers[size] = head, number
+                size += 1
+    return owners[:size].copy(), numbers[:size].copy()

@@ -19,17 +19,16 @@ Three rules:
 
 A query without words never matches; of queries with the same words, all do.
 
-Runs of words are walked through a tree of words (match_tree.py), runs of characters by Aho-Corasick. The tree
-is ours because the stage is 2.9 to 3.5 times as fast with it as with ahocorasick_rs alone (1,000,000
-captions from Parquet to Parquet, 500,000 queries, one core; LOG.md, 2026-11-29).
+Runs of words are walked through a tree of words (`tree`), runs of characters by Aho-Corasick. The tree is
+ours because the stage is 2.9 to 3.5 times as fast with it as with ahocorasick_rs alone (1,000,000 captions
+from Parquet to Parquet, 500,000 queries, one core; LOG.md, 2026-11-29).
 
-Reads: arrays of strings. Writes: an index as `.npy` files, which worker processes map and so share.
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023, "Demystifying CLIP data", algorithm 1; Aho and
 Corasick 1975, "Efficient string matching".
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -38,6 +37,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import regex
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
@@ -46,11 +46,11 @@ from diptych.core.errors import IntegrityError
 from diptych.core.files.arrays import save_array
 from diptych.core.files.durable import make_folder, write_json
 from diptych.curate.kernels import SPACE
-from diptych.curate.match.kernels import matched, merged, spaced_out
-from diptych.curate.match.tree import NONE, inserted, token_ids
+from diptych.curate.match.tree import NONE, inserted, matched, token_ids
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
 
 Rule = Literal["words", "anywhere", "metaclip"]
+Ids = NDArray[np.int32]
 
 INDEX_FILE = "index.json"
 ARRAYS = ("word_slots", "words", "gram_slots", "duplicates", "runs", "run_data", "run_offsets")
@@ -61,17 +61,13 @@ _UNSPACED = "".join(
 _UNSPACED_RUN = regex.compile(rf"((?:[{_UNSPACED}]\p{{M}}*)+)")
 _STARTS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
 _ENDS_UNSPACED = regex.compile(rf"[{_UNSPACED}]\p{{M}}*$")
+# Every character of these scripts takes three or four bytes of UTF-8; Latin, Greek, Cyrillic take fewer.
 _FIRST_UNSPACED_BYTE = 0xE0
-"""Every character of these scripts takes three or four bytes of UTF-8; Latin, Greek, Cyrillic take fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class MatchSettings:
-    """How queries are found in captions.
-
-    Attributes:
-        rule: "words", "anywhere" or "metaclip", as above.
-    """
+    """The rule by which queries are found in captions, as above."""
 
     rule: Rule = "words"
 
@@ -86,11 +82,7 @@ class Matches:
     """
 
     offsets: Offsets
-    ids: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        """Return the number of captions."""
-        return len(self.offsets) - 1
+    ids: Ids
 
     def to_arrow(self) -> pa.LargeListArray:
         """Return a column: (N,) lists of int32."""
@@ -106,8 +98,7 @@ class Matches:
         """
         whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         lists = whole.cast(pa.large_list(pa.int32()))
-        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0).to_numpy())])
-        return cls(offsets.astype(np.int64), lists.flatten().to_numpy())
+        return cls(_starts(lists.value_lengths().fill_null(0).to_numpy()), lists.flatten().to_numpy())
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ class QueryIndex:
 
     Attributes:
         settings: the rule by which they are.
-        word_slots: (2^k,) uint64, the table of words; match_tree.py tells how the tree is laid out.
+        word_slots: (2^k,) uint64, the table of words; `tree` says how the tree is laid out.
         words: int32, their records.
         gram_slots: (2^k · 2,) int64, the table of runs of words.
         duplicates: (Q,) int32, for each query another one with the same words, or -1.
@@ -130,52 +121,36 @@ class QueryIndex:
     words: NDArray[np.int32]
     gram_slots: NDArray[np.int64]
     duplicates: NDArray[np.int32]
-    runs: NDArray[np.int32]
+    runs: Ids
     run_data: Bytes
     run_offsets: Offsets
 
     @classmethod
     def build(cls, queries: pa.Array | pa.ChunkedArray | Sequence[str], settings: MatchSettings) -> Self:
-        """Build the index.
-
-        Args:
-            queries: (Q,) texts; the id of a query is its place.
-            settings: the rule.
+        """Build the index of (Q,) texts; the id of a query is its position.
 
         >>> index = QueryIndex.build(["dog", "hot dog", "T-shirt"], MatchSettings())
         >>> index.match(pa.array(["A (Dog), hot dog!", None, "t shirts"])).to_arrow().to_pylist()
         [[0, 1], [], []]
         """
-        column = (
-            queries if isinstance(queries, pa.Array | pa.ChunkedArray) else pa.array(queries, pa.string())
-        )
-        data, offsets = _in_form(column, settings.rule, is_query=True)
+        if not isinstance(queries, pa.Array | pa.ChunkedArray):
+            queries = pa.array(queries, pa.string())
+        data, offsets = _in_form(queries, settings.rule, is_query=True)
         lengths = np.diff(offsets)
-        as_runs = (lengths > 0) & _found_as_runs(data, offsets, settings.rule)
+        as_runs = (lengths > 0) & _are_runs(data, offsets, settings.rule)
         tree = _tree(data, offsets, (lengths > 0) & ~as_runs)
         run_data = data[np.repeat(as_runs, lengths)]
         runs = np.flatnonzero(as_runs).astype(np.int32)
-        return cls(settings, *_fixed(*tree, runs, run_data, _starts(lengths[runs])))
+        return cls(settings, *_read_only(*tree, runs, run_data, _starts(lengths[runs])))
 
     def match(self, captions: pa.Array | pa.ChunkedArray) -> Matches:
-        """Find all queries in all captions.
-
-        Args:
-            captions: (N,) texts; a null contains nothing.
-        """
-        data, offsets = _fixed(*_in_form(captions, self.settings.rule))
-        found = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.duplicates)
-        if len(self.runs):
-            found = merged(found, self._match_runs(data, offsets))
-        return Matches(*found)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of the arrays; the automaton of the runs is not among them."""
-        return sum(getattr(self, name).nbytes for name in ARRAYS)
+        """Find all queries in all (N,) captions; a null contains nothing."""
+        data, offsets = _read_only(*_in_form(captions, self.settings.rule))
+        matches = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.duplicates)
+        return _merged(matches, self._match_runs(data, offsets)) if len(self.runs) else Matches(*matches)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index; the same queries make the same bytes."""
+        """Write the index as `.npy` files; the same queries make the same bytes."""
         path = make_folder(folder)
         for name in ARRAYS:
             save_array(path / f"{name}.npy", getattr(self, name))
@@ -215,18 +190,18 @@ class QueryIndex:
             implementation=Implementation.ContiguousNFA,
         )
 
-    def _match_runs(self, data: Bytes, offsets: Offsets) -> tuple[Offsets, NDArray[np.int32]]:
+    def _match_runs(self, data: Bytes, offsets: Offsets) -> tuple[Offsets, Ids]:
         """Find the queries that are runs of characters, in the captions that can hold any."""
         rows = np.arange(len(offsets) - 1)
         if self.settings.rule == "words":
-            rows = rows[_rows_with(data >= _FIRST_UNSPACED_BYTE, offsets)]
+            rows = rows[_has_unspaced_bytes(data, offsets)]
         raw, counts, ids = data.tobytes(), np.zeros(len(offsets) - 1, np.int64), []
         for row in rows.tolist():
             padded = b" %b " % raw[offsets[row] : offsets[row + 1]]
             hits = self._automaton.find_matches_as_indexes(padded, overlapping=True)
-            found = sorted({pattern for pattern, _, _ in hits})  # runs ascend, and so do their ids
-            counts[row] = len(found)
-            ids += found
+            patterns = sorted({pattern for pattern, _, _ in hits})  # runs ascend, and so do their ids
+            counts[row] = len(patterns)
+            ids += patterns
         return _starts(counts), self.runs[np.array(ids, np.int64)]
 
 
@@ -238,27 +213,27 @@ def _in_form(
         return normalized_column(column, by=_parted)
     if rule == "anywhere":
         return normalized_column(column)
+    if not is_query:
+        spaced = pc.replace_substring_regex(column.cast(pa.large_string()), "([,.;:?!`])", r" \1 ")
+        column = pc.replace_substring_regex(spaced, "[\t\n\r]", " ")
     data, offsets = text_buffers(column)
-    if is_query:
-        return data[offsets[0] : offsets[-1]].copy(), offsets - offsets[0]
-    spaced: tuple[Bytes, Offsets] = spaced_out(data, offsets)
-    return spaced
+    return data[offsets[0] : offsets[-1]].copy(), offsets - offsets[0]
 
 
-def _tree(data: Bytes, offsets: Offsets, held: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+def _tree(data: Bytes, offsets: Offsets, inside: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
     """Return the tree of the queries that belong into it; each table is made once with room to spare, and
     again with what that took.
     """
-    data, offsets = _fixed(data, offsets)
+    data, offsets = _read_only(data, offsets)
     used = int((data == SPACE).sum())
-    known = used + len(held)
+    known = used + len(inside)
     for _ in range(2):
         word_slots = np.zeros(_room(known), np.uint64)
-        words, known = token_ids(data, offsets, held, word_slots)
+        words, known = token_ids(data, offsets, inside, word_slots)
     for _ in range(2):
         valued = words.copy()
-        gram_slots, duplicates = np.zeros(2 * _room(used), np.int64), np.full(len(held), NONE, np.int32)
-        used = inserted(data, offsets, held, (word_slots, valued), gram_slots, duplicates)
+        gram_slots, duplicates = np.zeros(2 * _room(used), np.int64), np.full(len(inside), NONE, np.int32)
+        used = inserted(data, offsets, inside, (word_slots, valued), gram_slots, duplicates)
     return word_slots, valued, gram_slots, duplicates
 
 
@@ -268,7 +243,7 @@ def _room(entries: int) -> int:
 
 
 def _parted(text: str) -> str:
-    """Normalise a text, with a space wherever writing without spaces meets any other."""
+    """Normalize a text, with a space wherever writing without spaces meets any other."""
     return " ".join(_UNSPACED_RUN.sub(r" \1 ", normalized(text)).split())
 
 
@@ -278,21 +253,31 @@ def _needle(query: str) -> str:
     return f"{before}{query}{'' if _ENDS_UNSPACED.search(query) else ' '}"
 
 
-def _found_as_runs(data: Bytes, offsets: Offsets, rule: Rule) -> NDArray[np.bool_]:
+def _are_runs(data: Bytes, offsets: Offsets, rule: Rule) -> NDArray[np.bool_]:
     """Tell which queries are found as runs of characters and not of words: (Q,)."""
-    found = np.full(len(offsets) - 1, rule == "anywhere")
-    if rule == "words":
-        found = _rows_with(data >= _FIRST_UNSPACED_BYTE, offsets)
-        for row in np.flatnonzero(found).tolist():
-            text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8")
-            found[row] = _UNSPACED_RUN.search(text) is not None
-    return found
+    if rule != "words":
+        return np.full(len(offsets) - 1, rule == "anywhere")
+    are_runs = _has_unspaced_bytes(data, offsets)
+    for row in np.flatnonzero(are_runs).tolist():
+        text = data[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8")
+        are_runs[row] = _UNSPACED_RUN.search(text) is not None
+    return are_runs
 
 
-def _rows_with(marked: NDArray[np.bool_], offsets: Offsets) -> NDArray[np.bool_]:
-    """Tell which texts have a marked byte: (N,)."""
-    before = _starts(marked)
+def _has_unspaced_bytes(data: Bytes, offsets: Offsets) -> NDArray[np.bool_]:
+    """Tell which texts may hold writing without spaces: (N,)."""
+    before = _starts(data >= _FIRST_UNSPACED_BYTE)
     return before[offsets[1:]] > before[offsets[:-1]]
+
+
+def _merged(one: tuple[Offsets, Ids], other: tuple[Offsets, Ids]) -> Matches:
+    """Merge two lists of matches of the same captions, which have no id in common."""
+
+    def sort_keys(offsets: Offsets, ids: Ids) -> Offsets:
+        return np.repeat(np.arange(len(offsets) - 1) << 32, np.diff(offsets)) | ids
+
+    places = np.searchsorted(sort_keys(*one), sort_keys(*other))
+    return Matches(one[0] + other[0], np.insert(one[1], places, other[1]))
 
 
 def _starts(counts: NDArray[Any]) -> Offsets:
@@ -300,8 +285,8 @@ def _starts(counts: NDArray[Any]) -> Offsets:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
-def _fixed(*arrays: NDArray[Any]) -> Iterable[Any]:
-    """Return read-only views: mapped arrays are so too, and one kind of array means compiling once."""
+def _read_only(*arrays: NDArray[Any]) -> Iterator[Any]:
+    """Yield read-only views: mapped arrays are so too, and one kind of array means compiling once."""
     for array in arrays:
         view = array.view()
         view.flags.writeable = False

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from diptych.core.errors import Reason
 from diptych.core.files.arrays import load_array, save_array
 from diptych.core.records import Counts
-from diptych.curate.match.balance_kernels import row_hashes
+from diptych.curate.kernels import row_hashes
 from diptych.curate.words import text_buffers
 
 SEED = np.uint64(0)

@@ -1,4 +1,4 @@
-"""A tree of words as two hash tables: how the queries are laid out for matching, and the look-ups.
+"""A tree of words as two hash tables, and the walk of captions through it, many words at a time.
 
 A text is words with one space between them; two spaces in a row have a word of no letters between them.
 
@@ -14,6 +14,9 @@ exact: `gram_slots` (open addressed) has two int64 each, so that a look-up touch
 
 The number of a node is its slot; that of a single word is its record behind all slots. Words have the same
 values. Where several queries have the same words, `duplicates` has for each the next of them or -1.
+
+Captions are walked in blocks of some BATCH words. Nearly every look-up waits for memory, so every step is a
+loop that asks memory for all that it needs before the next loop looks at it: these waits overlap.
 """
 
 from typing import Any
@@ -27,15 +30,14 @@ LENGTH, HEADER = 1, 2
 NONE = -1
 LOWER_HALF = np.uint64(0xFFFFFFFF)
 N32 = np.uint64(32)
+# An odd number whose product spreads a key over all bits: a multiplier of MurmurHash3's finalizer.
 COMBINE = np.uint64(0xFF51AFD7ED558CCD)
-"""An odd number whose product spreads a key over all bits: a multiplier of MurmurHash3's finaliser."""
-
 BATCH = 1024
-"""Words that are walked together. Nearly every look-up waits for memory, and these waits overlap."""
+SHORT = 48  # most captions have fewer matches; up to it comparing all with all beats a general sort
 
 
 @njit(cache=True, nogil=True)
-def cut_words(data: Any, start: Any, end: Any, words: Any, count: int) -> int:
+def _cut_words(data: Any, start: Any, end: Any, words: Any, count: int) -> int:
     """Write where the words of a text start and end, and their hashes, behind others; return how many now."""
     starts, ends, hashes = words
     begin = start
@@ -59,7 +61,7 @@ def _holds(numbers: Any, letters: Any, record: Any, data: Any, start: Any, end: 
 
 
 @njit(cache=True, nogil=True)
-def word_record(slots: Any, numbers: Any, letters: Any, text: Any, hash_: Any) -> Any:
+def _word_record(slots: Any, numbers: Any, letters: Any, text: Any, hash_: Any) -> Any:
     """Return the record of a word, or -1, and the slot where the search ended."""
     data, start, end = text
     mask, place = len(slots) - 1, np.int64(hash_ & LOWER_HALF)
@@ -75,14 +77,14 @@ def word_record(slots: Any, numbers: Any, letters: Any, text: Any, hash_: Any) -
 
 
 @njit(cache=True, nogil=True)
-def home_of(key: Any, mask: Any) -> Any:
+def _home_of(key: Any, mask: Any) -> Any:
     """Return the slot at which the search for a key begins."""
     state = np.uint64(key) * COMBINE
     return np.int64(state >> N32) & mask
 
 
 @njit(cache=True, nogil=True)
-def node_of(slots: Any, key: Any, place: Any) -> Any:
+def _node_of(slots: Any, key: Any, place: Any) -> Any:
     """Return the slot that a key has, or the free one where it would go."""
     mask = len(slots) // 2 - 1
     while slots[2 * place] != key and slots[2 * place] != 0:
@@ -91,26 +93,34 @@ def node_of(slots: Any, key: Any, place: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def token_ids(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
-    """Write a record of every word of the queries that belong into the tree, and find it a slot.
+def _word_scratch(offsets: Any) -> Any:
+    """Return buffers for the words of some texts: of the longest one, and of BATCH words."""
+    longest = BATCH
+    for row in range(len(offsets) - 1):
+        longest = max(longest, BATCH + offsets[row + 1] - offsets[row] + 2)
+    return np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.uint64)
+
+
+@njit(cache=True, nogil=True)
+def token_ids(data: Any, offsets: Any, inside: Any, slots: Any) -> Any:
+    """Write a record of every word of the queries that are `inside` the tree, and find it a slot.
 
     Args:
         data: uint8, the queries' bytes.
         offsets: (Q + 1,) int64.
-        held: (Q,) bool: which of them do.
+        inside: (Q,) bool.
         slots: (2^k,) uint64 of zeros, more than there are words.
 
     Returns:
         int32 numbers, and how many different words there are.
     """
     numbers, size, known = np.zeros(1024, np.int32), 0, 0
-    words = word_scratch(offsets)
-    for query in np.flatnonzero(held):
-        count = cut_words(data, offsets[query], offsets[query + 1], words, 0)
+    words = _word_scratch(offsets)
+    for query in np.flatnonzero(inside):
+        count = _cut_words(data, offsets[query], offsets[query + 1], words, 0)
         for place in range(count):
             start, end, hash_ = words[0][place], words[1][place], words[2][place]
-            letters = numbers.view(np.uint8)
-            record, slot = word_record(slots, numbers, letters, (data, start, end), hash_)
+            record, slot = _word_record(slots, numbers, numbers.view(np.uint8), (data, start, end), hash_)
             if record != NONE:
                 continue
             slots[slot] = (hash_ & ~LOWER_HALF) | np.uint64(size + 1)
@@ -124,15 +134,6 @@ def token_ids(data: Any, offsets: Any, held: Any, slots: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def word_scratch(offsets: Any) -> Any:
-    """Return buffers for the words of some texts: of the longest one, and of BATCH words."""
-    longest = BATCH
-    for row in range(len(offsets) - 1):
-        longest = max(longest, BATCH + offsets[row + 1] - offsets[row] + 2)
-    return np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.uint64)
-
-
-@njit(cache=True, nogil=True)
 def _named(value: Any, query: Any, duplicates: Any) -> Any:
     """Return the value of a node that is a query, and link the query with those that were there before."""
     before = (value >> QUERY_BITS) - 1
@@ -141,28 +142,25 @@ def _named(value: Any, query: Any, duplicates: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def inserted(data: Any, offsets: Any, held: Any, words: Any, slots: Any, duplicates: Any) -> int:
-    """Grow the tree of queries.
+def inserted(data: Any, offsets: Any, inside: Any, words: Any, slots: Any, duplicates: Any) -> int:
+    """Grow the tree of queries; return how many slots are in use.
 
     Args:
         data: uint8, the queries' bytes.
         offsets: (Q + 1,) int64.
-        held: (Q,) bool: which queries belong into it.
+        inside: (Q,) bool: which queries belong into it.
         words: `word_slots` and numbers, see `token_ids`; values are written here.
         slots: (2^k · 2,) int64 of zeros, more than there are runs.
         duplicates: (Q,) int32, written here.
-
-    Returns:
-        How many slots are in use.
     """
     word_slots, numbers = words
     letters, mask, used = numbers.view(np.uint8), len(slots) // 2 - 1, 0
-    scratch = word_scratch(offsets)
-    for query in np.flatnonzero(held):
-        count, node = cut_words(data, offsets[query], offsets[query + 1], scratch, 0), 0
+    scratch = _word_scratch(offsets)
+    for query in np.flatnonzero(inside):
+        count, node = _cut_words(data, offsets[query], offsets[query + 1], scratch, 0), 0
         for place in range(count):
             text = data, scratch[0][place], scratch[1][place]
-            record, _ = word_record(word_slots, numbers, letters, text, scratch[2][place])
+            record, _ = _word_record(word_slots, numbers, letters, text, scratch[2][place])
             last = place == count - 1
             if place == 0:
                 node = mask + 1 + record
@@ -170,9 +168,183 @@ def inserted(data: Any, offsets: Any, held: Any, words: Any, slots: Any, duplica
                 numbers[record] = _named(value, query, duplicates) if last else value | LONGER
                 continue
             key = node << 32 | (record + 1)
-            node = node_of(slots, key, home_of(key, mask))
+            node = _node_of(slots, key, _home_of(key, mask))
             used += slots[2 * node] == 0
             slots[2 * node] = key
             value = slots[2 * node + 1]
             slots[2 * node + 1] = _named(value, query, duplicates) if last else value | LONGER
     return used
+
+
+@njit(cache=True, nogil=True)
+def _recognized(data: Any, words: Any, count: int, table: Any, known: Any) -> None:
+    """Find the records of some words; all their slots and then all their records are asked for at once."""
+    starts, ends, hashes = words
+    slots, numbers, letters, seen = table
+    mask = np.uint64(len(slots) - 1)
+    for place in range(count):
+        seen[place] = slots[np.int64(hashes[place] & mask)]
+    for place in range(count):
+        record = np.int64(seen[place] & LOWER_HALF) - 1
+        known[place] = numbers[record + LENGTH] if record >= 0 else 0
+    for place in range(count):
+        known[place] = NONE
+        if ends[place] >= starts[place]:
+            text = data, starts[place], ends[place]
+            known[place], _ = _word_record(slots, numbers, letters, text, hashes[place])
+
+
+@njit(cache=True, nogil=True)
+def _step(slots: Any, known: Any, level: int, walk: Any, active: int) -> None:
+    """Lengthen runs by a word, and ask for all their slots at once."""
+    firsts, nodes, keys, seen = walk
+    mask = len(slots) // 2 - 1
+    for place in range(active):
+        keys[place] = nodes[place] << 32 | (known[firsts[place] + level] + 1)
+        nodes[place] = _home_of(keys[place], mask)
+    for place in range(active):
+        seen[place] = slots[2 * nodes[place]]
+
+
+@njit(cache=True, nogil=True)
+def _with_duplicates(hits: Any, size: int, duplicates: Any) -> Any:
+    """Write the queries with the same words behind those that were hit."""
+    places, ids = hits
+    for hit in range(size):
+        query = duplicates[ids[hit]]
+        while query != NONE:
+            places, ids = grown(places, size), grown(ids, size)
+            places[size], ids[size] = places[hit], query
+            size, query = size + 1, duplicates[query]
+    return (places, ids), size
+
+
+@njit(cache=True, nogil=True)
+def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
+    """Find the queries among some words: those of one word, of two, and so on while longer ones begin so.
+
+    Behind the last word of each text stands an unknown one, so that no run goes on into the next text.
+    """
+    numbers, slots, duplicates = tree
+    firsts, nodes, keys, seen = walk
+    places, ids = grown(hits[0], count), grown(hits[1], count)
+    level, roots = 1, len(slots) // 2
+    active: Any = 0
+    size: Any = 0
+    kinds: Any = 0
+    for first in range(count):
+        word = known[first]
+        value = np.int64(numbers[word]) if word != NONE else np.int64(0)
+        places[size], ids[size] = first, (value >> QUERY_BITS) - 1
+        size += value >= 1 << QUERY_BITS
+        firsts[active], nodes[active] = first, roots + word
+        active += (value & LONGER) & (known[first + 1] != NONE)
+        kinds |= value
+    while active > 0:
+        _step(slots, known, level, walk, active)
+        places, ids = grown(places, size + active), grown(ids, size + active)
+        begun, active = active, 0
+        for place in range(begun):
+            first, node = firsts[place], nodes[place]
+            if seen[place] != keys[place]:
+                node = _node_of(slots, keys[place], node)
+            value = slots[2 * node + 1]  # 0 in a free slot
+            places[size], ids[size] = first, (value >> QUERY_BITS) - 1
+            size += value >= 1 << QUERY_BITS
+            firsts[active], nodes[active] = first, node
+            active += (value & LONGER) & (known[first + level + 1] != NONE)
+            kinds |= value
+        level += 1
+    if kinds & DUPLICATES:
+        return _with_duplicates((places, ids), size, duplicates)
+    return (places, ids), size
+
+
+@njit(cache=True, nogil=True)
+def _unique(ids: Any, begin: Any, end: Any, scratch: Any) -> Any:
+    """Sort the ids from `begin` to `end` and drop repetitions; return where they now end.
+
+    Up to SHORT of them each goes where the number of smaller ones says: no step waits for another.
+    """
+    size = begin
+    if end - begin > SHORT:
+        ids[begin:end] = np.sort(ids[begin:end])
+        for place in range(begin, end):
+            if size == begin or ids[size - 1] != ids[place]:
+                ids[size] = ids[place]
+                size += 1
+        return size
+    own = ids[begin:end]  # known to begin at 0: numba then compares many at once, four times as fast
+    for place in range(len(own)):
+        scratch[place] = NONE
+    for place in range(len(own)):
+        entry, smaller = own[place], 0
+        for other in range(len(own)):
+            smaller += own[other] < entry
+        scratch[smaller] = entry
+    for place in range(len(own)):
+        own[size - begin] = scratch[place]
+        size += scratch[place] != NONE
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _shared_out(hits: Any, size: int, texts: Any, ends: Any, ids: Any) -> Any:
+    """Give each text its hits, sorted and once each; return all ids, in a larger array when they are full.
+
+    `hits` are places of words and ids; `texts` has each word's text within the block; of `ends` (B + 1,) the
+    first has where the ids end so far, and those of the B texts are written here.
+    """
+    places, queries = hits
+    begin = ends[0]
+    ids = grown(ids, begin + size)
+    ends[1:] = 0
+    for hit in range(size):
+        ends[1 + texts[places[hit]]] += 1
+    for text in range(1, len(ends)):
+        ends[text] += ends[text - 1]
+    for hit in range(size - 1, -1, -1):
+        text = 1 + texts[places[hit]]
+        ends[text] -= 1
+        ids[ends[text]] = queries[hit]
+    scratch = np.empty(SHORT, np.int32)
+    # Each entry now has where its text's ids begin.
+    after = begin
+    for text in range(1, len(ends)):
+        start = ends[text]
+        stop = ends[text + 1] if text + 1 < len(ends) else begin + size
+        stop = _unique(ids, start, stop, scratch)
+        for place in range(start, stop):
+            ids[after + place - start] = ids[place]
+        after += stop - start
+        ends[text] = after
+    return ids
+
+
+@njit(cache=True, nogil=True)
+def matched(data: Any, offsets: Any, words: Any, slots: Any, duplicates: Any) -> Any:
+    """Find the queries in every caption of (N + 1,) offsets into the bytes; the tree is that of `inserted`.
+
+    Returns:
+        (N + 1,) int64 offsets into the ids, and (M,) int32 ids, ascending within a caption.
+    """
+    word_slots, numbers = words
+    scratch = _word_scratch(offsets)
+    most = len(scratch[0])
+    known, texts = np.empty(most, np.int64), np.empty(most, np.int64)
+    table = word_slots, numbers, numbers.view(np.uint8), np.empty(most, np.uint64)
+    rows = np.empty((4, most), np.int64)
+    walk = rows[0], rows[1], rows[2], rows[3]
+    hits = np.empty(2 * BATCH, np.int64), np.empty(2 * BATCH, np.int64)
+    ids, ends, row = np.empty(4 * len(offsets), np.int32), np.zeros(len(offsets), np.int64), 0
+    while row < len(offsets) - 1:
+        first_row, count = row, 0
+        while row < len(offsets) - 1 and count < BATCH:
+            following = _cut_words(data, offsets[row], offsets[row + 1], scratch, count)
+            texts[count : following + 1] = row - first_row
+            scratch[0][following], scratch[1][following], scratch[2][following] = 0, NONE, 0
+            count, row = following + 1, row + 1
+        _recognized(data, scratch, count, table, known)
+        hits, size = _walked(known, count, (numbers, slots, duplicates), walk, hits)
+        ids = _shared_out(hits, size, texts, ends[first_row : row + 1], ids)
+    return ends, ids[: ends[-1]]

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.core.errors import UsageError
-from diptych.curate.words import normalized_column
+from diptych.curate.words import normalized_column, text_array
 
 COUNTS = pa.schema([pa.field("word", pa.large_string(), nullable=False), pa.field("count", pa.int64())])
 """Of runs and merged tables: a word, or two with a space between them, in the order of their bytes."""
@@ -112,11 +112,7 @@ def count_part(texts: Iterable[pa.Array], write: Write, settings: CountingSettin
 
 def _pieces(data: NDArray[np.uint8], offsets: NDArray[np.int64], size: int) -> Iterator[pa.LargeStringArray]:
     """Yield texts in groups of about `size` bytes."""
-    texts = pa.LargeStringArray.from_buffers(
-        len(offsets) - 1,
-        pa.py_buffer(np.ascontiguousarray(offsets)),
-        pa.py_buffer(np.ascontiguousarray(data)),
-    )
+    texts = text_array(data, offsets)
     groups = (offsets[1:] - offsets[0]) // size
     starts = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(texts)]
     return (texts.slice(start, end - start) for start, end in pairwise(starts) if end > start)

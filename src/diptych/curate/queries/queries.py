@@ -30,7 +30,7 @@ import pyarrow.csv as pc_csv
 from diptych.core.errors import DataError, UsageError
 from diptych.curate.columns import QUERIES
 from diptych.curate.queries.counting import COUNTS
-from diptych.curate.words import normalized_column
+from diptych.curate.words import normalized_column, text_array
 from diptych.data.wordnet import WordNet
 
 SOURCES = ("words", "bigrams", "titles", "wordnet", "list")
@@ -182,9 +182,7 @@ def _normalized(table: pa.Table) -> pa.Table:
     """Return queries in the form of `words.normalized` and their counts added up, in the order they first
     come.
     """
-    data, offsets = normalized_column(table.column(0))
-    buffers = pa.py_buffer(np.ascontiguousarray(offsets)), pa.py_buffer(np.ascontiguousarray(data))
-    query = pa.LargeStringArray.from_buffers(table.num_rows, *buffers)
+    query = text_array(*normalized_column(table.column(0)))
     plain = pa.table({"query": query, "count": table.column(1)})
     summed = plain.group_by("query", use_threads=False).aggregate([("count", "sum")])
     return (
