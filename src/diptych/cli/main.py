@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from diptych.core.errors import DiptychError, EnvironmentFault, UsageError, unknown_name
-from diptych.core.threads import sleep_where_contended
+from diptych.core.machine import sleep_where_contended
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 

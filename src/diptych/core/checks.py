@@ -19,16 +19,11 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-UNIT_TOLERANCE = 0.01
-"""Of the length of unit rows; rows kept in float16 or bfloat16 are within 0.004."""
+UNIT_TOLERANCE = 0.01  # of the length of unit rows; rows kept in float16 or bfloat16 are within 0.004
 
 
 def whole(value: Any, name: str, *, least: int = 1) -> int:
-    """Return a whole number of at least `least`.
-
-    Raises:
-        UsageError: it is another number, or none; True and False are none.
-    """
+    """Return a whole number of at least `least`; True and False are none."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < least:
         actual = value if isinstance(value, int | float) else type(value).__name__
         raise UsageError(f"{name} is not a count", found=actual, expected=f"a whole number, {least} or more")
@@ -36,11 +31,7 @@ def whole(value: Any, name: str, *, least: int = 1) -> int:
 
 
 def fraction(value: Any, name: str, *, zero: bool = False) -> float:
-    """Return a number between 0 and 1, both excluded; `zero`: 0 is allowed.
-
-    Raises:
-        UsageError: it is anything else.
-    """
+    """Return a number between 0 and 1, both excluded; `zero`: 0 is allowed."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not is_number or not (0 < value < 1 or (zero and value == 0)):
         actual = value if is_number else type(value).__name__
@@ -51,20 +42,13 @@ def fraction(value: Any, name: str, *, zero: bool = False) -> float:
 
 
 def part(hits: float, count: int) -> None:
-    """Refuse hits that are no part of a count.
-
-    Raises:
-        UsageError: they are fewer than none, more than all, or NaN.
-    """
+    """Refuse hits that are no part of a count: fewer than none, more than all, or NaN."""
     if not 0 <= hits <= whole(count, "count", least=0):
         raise UsageError("hits are no part of the count", found=hits, expected=f"0 to {count}")
 
 
 def texts(values: Any, name: str) -> list[str]:
-    """Return a list of texts.
-
-    Raises:
-        UsageError: a single text, whose letters would be taken for texts, or items of another type.
+    """Return a list of texts; a single one is refused, because its letters would be taken for texts.
 
     >>> texts(("a cat", "a dog"), "texts")
     ['a cat', 'a dog']
@@ -82,22 +66,14 @@ def texts(values: Any, name: str) -> list[str]:
 
 
 def kind(value: Any, wanted: type, name: str, *, fix: str = "") -> None:
-    """Refuse what is not of a type.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """Refuse what is not of a type."""
     if not isinstance(value, wanted):
         actual, expected = type(value).__name__, f"a {wanted.__name__}"
         raise UsageError(f"{name} is of another type", found=actual, expected=expected, fix=fix)
 
 
 def path(value: Any, name: str) -> str:
-    """Return a path or name as text.
-
-    Raises:
-        UsageError: it is empty, which would mean the working directory, or of another type.
-    """
+    """Return a path or name as text; an empty one, which would mean the working directory, is refused."""
     if not isinstance(value, str | PathLike) or not (text := str(value)):
         actual = "an empty text" if value == "" else type(value).__name__
         raise UsageError(f"{name} is no path or name", found=actual)
@@ -105,11 +81,7 @@ def path(value: Any, name: str) -> str:
 
 
 def array(values: Any, name: str, axes: int) -> NDArray[Any]:
-    """Return real numbers with so many axes.
-
-    Raises:
-        ArrayError: what is wrong with them, in scikit-learn's words.
-    """
+    """Return real numbers with so many axes."""
     if hasattr(values, "toarray"):
         raise ArrayError(f"sparse data was passed as {name}, but it is dense", fix="call .toarray() on it")
     try:
@@ -146,9 +118,6 @@ def rows(
         least: rows.
         missing: rows of NaN are allowed: they stand for unreadable images.
         unit: rows have unit length.
-
-    Raises:
-        ArrayError: it is anything else.
     """
     result = array(values, name, 2)
     if result.dtype not in (np.float32, np.float64):
@@ -171,11 +140,7 @@ def rows(
 
 
 def numbers(values: Any, name: str, *, length: int | None = None) -> NDArray[np.floating]:
-    """Return (N,) numbers without NaN.
-
-    Raises:
-        ArrayError: it is anything else.
-    """
+    """Return (N,) numbers without NaN."""
     result = array(values, name, 1)
     same_length(result, name, length)
     if np.isnan(result).any():
@@ -186,11 +151,7 @@ def numbers(values: Any, name: str, *, length: int | None = None) -> NDArray[np.
 def classes(
     values: Any, name: str, class_count: int, *, length: int | None = None, least: int = 0
 ) -> NDArray[np.int64]:
-    """Return (N,) int64 class numbers from `least` up to, and without, `class_count`.
-
-    Raises:
-        ArrayError: it is anything else.
-    """
+    """Return (N,) int64 class numbers from `least` up to, and without, `class_count`."""
     result = numbers(values, name, length=length)
     if result.dtype.kind == "f" and (result != np.floor(result)).any():
         raise ArrayError(f"{name} are not class numbers: continuous is not supported")
@@ -203,11 +164,7 @@ def classes(
 
 
 def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bool_]:
-    """Return (N,) bool; 0 and 1 stand for False and True.
-
-    Raises:
-        ArrayError: it is anything else, such as the numbers of three classes.
-    """
+    """Return (N,) bool; 0 and 1 stand for False and True, the numbers of three classes are refused."""
     result = numbers(values, name, length=length)
     if result.dtype.kind != "b" and not np.isin(result, (0, 1)).all():
         raise ArrayError(f"{name} has to be True or False: multiclass format is not supported")
@@ -215,11 +172,7 @@ def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bo
 
 
 def same_length(rows: NDArray[Any], name: str, length: int | None) -> None:
-    """Refuse arrays of which each row belongs to a row of another, and that are longer or shorter.
-
-    Raises:
-        ArrayError: they are.
-    """
+    """Refuse arrays of which each row belongs to a row of another, and that are longer or shorter."""
     if length is not None and len(rows) != length:
         raise ArrayError(
             "Found input variables with inconsistent numbers of samples",

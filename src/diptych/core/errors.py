@@ -89,14 +89,7 @@ class Reason(StrEnum):
 
 
 class DiptychError(Exception):
-    """Base of all errors that a user can meet: a message of four short parts.
-
-    Args:
-        what: what failed, in one clause.
-        where: file, row, setting or step.
-        found: what was there.
-        expected: what should have been there.
-        fix: what the user can do.
+    """Base of all errors that a user can meet: what failed, where, found against expected, what to do.
 
     >>> print(DiptychError("cannot read the shard", where="a.tar", found="12 bytes", expected="512"))
     cannot read the shard
@@ -157,19 +150,8 @@ class DataError(DiptychError):
 class BadSampleError(DataError):
     """One sample cannot be used: whoever catches it counts it under `reason` and goes on."""
 
-    def __init__(
-        self,
-        reason: Reason,
-        what: str = "",
-        *,
-        where: object = "",
-        found: object = "",
-        expected: object = "",
-        fix: str = "",
-    ) -> None:
-        super().__init__(
-            what or f"bad sample: {reason}", where=where, found=found, expected=expected, fix=fix
-        )
+    def __init__(self, reason: Reason, what: str = "", **parts: Any) -> None:
+        super().__init__(what or f"bad sample: {reason}", **parts)
         self.reason = reason
         self.args = (reason, self.what)
 
@@ -190,14 +172,11 @@ class BadInputsError(DataError):
         self,
         what: str = "",
         *,
-        where: object = "",
-        found: object = "",
-        expected: object = "",
-        fix: str = "",
         reasons: Mapping[int, Reason] | None = None,
         embeddings: Any = None,
+        **parts: Any,
     ) -> None:
-        super().__init__(what, where=where, found=found, expected=expected, fix=fix)
+        super().__init__(what, **parts)
         self.reasons = dict(reasons or {})
         self.embeddings = embeddings
 

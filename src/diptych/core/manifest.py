@@ -2,8 +2,6 @@
 
 A folder with a `manifest.json` is finished; one without is not. The manifest carries a digest of itself, so
 that a changed manifest is as loud as a changed file.
-
-Reads and writes: `manifest.json` in the folder of a stage.
 """
 
 import hashlib
@@ -50,13 +48,10 @@ class Manifest:
     Attributes:
         kind: what the folder is: "shards", "checkpoint", "run", …
         format: version of that kind's layout.
-        created_by: name and version of the writer.
-        settings: as the stage ran with them, plain values.
         inputs: the files that it read; names as the user gave them.
         outputs: the files that it wrote; names relative to the folder.
         counts: in, out, dropped by reason.
-        seed: of the stage, or None where nothing is random.
-        seconds: how long it took.
+        seed: None where nothing is random.
         extra: whatever else the kind needs, plain values.
     """
 
@@ -73,12 +68,7 @@ class Manifest:
 
 
 def file_entry(path: Path, *, root: Path | None = None) -> FileEntry:
-    """Measure one file.
-
-    Args:
-        path: the file.
-        root: folder that the entry's name is relative to; None keeps the path as it was given.
-    """
+    """Measure one file; its name is relative to `root`, or the path as it was given."""
     name = (path.relative_to(root) if root is not None else path).as_posix()
     return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256_file(path))
 
@@ -104,11 +94,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
-    """Read a manifest and check it against its own digest.
-
-    Args:
-        folder: of the finished stage.
-        kind: what it must be; None takes any.
+    """Read a manifest of a kind, or of any, and check it against its own digest.
 
     Raises:
         UsageError: there is none (the stage never finished), or it is of another kind.
@@ -137,21 +123,13 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
 
 
 def is_done(folder: Path, kind: str) -> bool:
-    """Tell whether a stage of this kind has finished in the folder.
-
-    Raises:
-        IntegrityError: there is a manifest, but a damaged one.
-    """
+    """Tell whether a stage of this kind has finished in the folder; a damaged manifest is an error."""
     path = Path(folder) / MANIFEST_NAME
     return path.is_file() and read_manifest(folder).kind == kind
 
 
 def verify(folder: Path, manifest: Manifest | None = None) -> Manifest:
-    """Hold every file that a stage wrote against its manifest.
-
-    Args:
-        folder: of the stage.
-        manifest: its manifest, if it was read already.
+    """Hold every file that a stage wrote against its manifest, which is read unless it is given.
 
     Raises:
         IntegrityError: a file is missing, or has another size or digest; names it with both.
@@ -190,13 +168,8 @@ def _check_name(path: Path, name: str) -> None:
 
 
 def _damaged(path: Path, *, found: str, expected: str) -> IntegrityError:
-    return IntegrityError(
-        "the file is not what was written",
-        where=path,
-        found=found,
-        expected=expected,
-        fix=REMEDY,
-    )
+    what = "the file is not what was written"
+    return IntegrityError(what, where=path, found=found, expected=expected, fix=REMEDY)
 
 
 def _digest(value: Any) -> str:

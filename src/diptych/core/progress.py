@@ -18,12 +18,6 @@ SECONDS_PER_MINUTE, SECONDS_PER_HOUR = 60, 3600
 class Progress:
     """Says how far a long job is, how fast it goes and what its figures are.
 
-    Args:
-        title: what is being done, e.g. "packing".
-        total: number of items, or None if nobody knows it yet.
-        stream: where to write; None means stderr.
-        clock: seconds that only go forward.
-
     Usage: `with Progress("packing", total=1000) as progress: progress.advance(10, dropped=1)`.
     """
 

@@ -16,15 +16,11 @@ EXAMPLE_CHARACTERS = 300  # keys and names of untrusted data may be megabytes lo
 EXAMPLES_PER_REASON = 5  # enough to find the fault by hand, few enough to print
 
 
+# The setting that decides whether an image is dropped for a reason, in every command but `curate`.
 SETTING_OF: Mapping[Reason, str] = {
     Reason.TOO_MANY_BYTES: "DIPTYCH_MAX_BYTES=N in the environment",
     Reason.TOO_MANY_PIXELS: "DIPTYCH_MAX_PIXELS=N in the environment",
 }
-"""The setting that decides whether an image is dropped for a reason, in every command but `curate`."""
-
-
-def _no_fields() -> Mapping[str, Field]:
-    return {}
 
 
 class Need(Flag):
@@ -56,7 +52,7 @@ class Pair:
     key: str
     image: bytes
     captions: tuple[str, ...]
-    fields: Mapping[str, Field] = field(default_factory=_no_fields)
+    fields: Mapping[str, Field] = field(default_factory=dict)
     path: str = field(default="", compare=False)
     fault: Reason | None = field(default=None, compare=False)
 
@@ -135,9 +131,6 @@ class Counts:
         >>> counts.drop(Reason.DAMAGED, "row 7")
         >>> Counts.from_dict(counts.as_dict()) == counts
         True
-
-        Raises:
-            IntegrityError: it is nothing that `as_dict` writes.
         """
         try:
             return cls(
@@ -153,14 +146,11 @@ class Counts:
             ) from error  # fmt: skip
 
     def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD_SETTING) -> None:
-        """Hold the counts against the allowed rate of dropped samples.
+        """Raise a `TooMuchBadDataError` if more than a share of the seen samples was dropped.
 
         Args:
-            max_bad_fraction: share of the seen samples that may be dropped, in [0, 1].
+            max_bad_fraction: the share, in [0, 1]; rows that were not downloaded are not part of it.
             setting: its name for the user.
-
-        Raises:
-            TooMuchBadDataError: above that share.
         """
         dropped = self.dropped.total()
         assert self.seen == self.kept + dropped, f"{self.seen} in is not {self.kept} out + {dropped} dropped"
@@ -182,9 +172,7 @@ class Metric:
     """One measured number with its interval.
 
     Attributes:
-        task: what was asked, e.g. "zeroshot:articleType".
-        metric: e.g. "top1" or "image_to_text_r@10".
-        value: fractions in [0, 1] unless the name says otherwise.
+        value: fractions in [0, 1] unless the metric's name says otherwise.
         ci95: 95 % confidence interval, or None where none can be given.
         n: number of items that the value is an average over.
     """

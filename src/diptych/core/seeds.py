@@ -13,14 +13,7 @@ SEED_BITS = 63  # fits a signed 64-bit integer, as torch.Generator.manual_seed a
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """Derive a seed for one named use.
-
-    Args:
-        seed: the seed of the whole run.
-        names: what it is for, e.g. ("augment", epoch, sample). 1 and "1" are different names.
-
-    Returns:
-        A number in [0, 2**63), the same on every machine.
+    """Derive a seed in [0, 2**63) for one named use, such as ("augment", epoch, sample).
 
     >>> derive(0, "order", 1) == derive(0, "order", 1), derive(0, "order", 1) == derive(0, "order", "1")
     (True, False)

@@ -1,7 +1,6 @@
 """Settings: plain mappings (TOML, JSON, `--set a.b=1`) become frozen dataclasses, checked, and back.
 
-Reads: TOML files (JSON: `core/files/json_objects`). A wrong setting is named with its table; an unknown one
-with the nearest known.
+A wrong setting is named with its table; an unknown one with the nearest known.
 """
 
 import copy
@@ -19,13 +18,13 @@ from diptych.core.files.text import read_text
 
 T = TypeVar("T")
 
+# Settings of earlier versions and what they are called now. Files that a run wrote still load; recipes are
+# told the new name.
 RENAMED: Mapping[str, str] = {
     "floor_fraction": "min_lr_ratio",
     "gradient_clip": "max_grad_norm",
     "max_bad": "max_bad_fraction",
 }
-"""Settings of earlier versions and what they are called now. Files that a run wrote still load; recipes are
-told the new name."""
 
 SHOWN_CHARACTERS = 60  # of a wrong value in a message
 
@@ -87,20 +86,14 @@ def wrong_type(where: str, value: object, expected: str) -> SettingsError:
 def to_mapping(settings: Any) -> dict[str, Any]:
     """Turn a settings dataclass into plain values; `from_mapping` gives the equal dataclass back."""
     assert dataclasses.is_dataclass(settings), type(settings)
-    plain = _plain(settings)
-    assert isinstance(plain, dict)
+    plain: dict[str, Any] = _plain(settings)
     return plain
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        UsageError: there is no such file.
-        SettingsError: it is not TOML; names the line.
-    """
+    """Read a TOML file; a `SettingsError` names the line that is none."""
     try:
-        content = tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise UsageError("no such file", where=path, expected="a TOML file", fix="check the path") from error
     except IsADirectoryError as error:
@@ -111,7 +104,6 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:
         raise SettingsError("the file is not TOML", where=path, found=str(error)) from error
-    return content
 
 
 def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -120,9 +112,6 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     Args:
         mapping: plain values, possibly nested.
         assignments: "a.b=1" each; the value is read as TOML, a bare word as a string.
-
-    Raises:
-        SettingsError: an assignment has no "=", or goes through something that is not a table.
 
     >>> override({"train": {"steps": 10}}, ["train.steps=20", "train.name=small"])
     {'train': {'steps': 20, 'name': 'small'}}
@@ -203,16 +192,12 @@ def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
             if RENAMED.get(name) in known:
                 fix = f"write {RENAMED[name]}: the setting was renamed"
             raise (place / name).unsupported(
-                "unknown setting",
-                expected=f"one of {', '.join(sorted(known))}",
-                fix=fix,
+                "unknown setting", expected=f"one of {', '.join(sorted(known))}", fix=fix
             )
     built = {name: _convert(_hints(cls)[name], item, place / name) for name, item in value.items()}
     for name, field in known.items():
-        optional = (
-            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        )
-        if name not in built and not optional:
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if name not in built and required:
             raise (place / name).error("a setting is missing", expected=_type_name(_hints(cls)[name]))
     try:
         return cls(**built)
@@ -257,11 +242,8 @@ def _one_of(allowed: tuple[Any, ...], value: Any, place: _Place) -> Any:
     for choice in allowed:
         if choice == value and type(choice) is type(value):
             return choice
-    guess = (
-        nearest(value, [choice for choice in allowed if isinstance(choice, str)])
-        if isinstance(value, str)
-        else None
-    )
+    names = [choice for choice in allowed if isinstance(choice, str)]
+    guess = nearest(value, names) if isinstance(value, str) else None
     fits = any(type(choice) is type(value) for choice in allowed)
     raise (place.unsupported if fits else place.error)(
         "a setting has a wrong value",

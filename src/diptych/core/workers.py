@@ -25,8 +25,7 @@ from typing import Any
 from diptych.core.errors import EnvironmentFault
 
 Blobs = Sequence[bytes]
-Handler = Callable[[list[bytes]], Blobs]
-"""What a task makes of its settings: it answers requests."""
+Handler = Callable[[list[bytes]], Blobs]  # what a task makes of its settings: it answers requests
 
 START_SECONDS = 60.0  # importing Pillow takes 0.2 s; a busy network disk may take far longer
 _LENGTH = struct.Struct("<Q")
@@ -42,12 +41,7 @@ class WorkerDiedError(Exception):
 
 
 def handler_of(task: str, settings: Mapping[str, Any]) -> Handler:
-    """Return what answers the requests of a task, in this process.
-
-    Args:
-        task: "module:function".
-        settings: plain values, for the function.
-    """
+    """Return what answers the requests of a task, "module:function", in this process."""
     module, _, name = task.partition(":")
     handler: Handler = getattr(import_module(module), name)(settings)
     return handler
@@ -162,14 +156,14 @@ class _Worker:
         return status
 
 
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.001, deadline - time.monotonic())
-
-
 def _send(wire: socket.socket, blobs: Blobs, deadline: float | None) -> None:
     lengths = b"".join(_LENGTH.pack(len(blob)) for blob in blobs)
-    wire.settimeout(_left(deadline))
+    _limit(wire, deadline)
     wire.sendall(b"".join((_COUNT.pack(len(blobs)), lengths, *blobs)))
+
+
+def _limit(wire: socket.socket, deadline: float | None) -> None:
+    wire.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
 
 
 def _receive(wire: socket.socket, deadline: float | None) -> list[bytes]:
@@ -187,7 +181,7 @@ def _exactly(wire: socket.socket, size: int, deadline: float | None) -> bytearra
     buffer = bytearray(size)
     view = memoryview(buffer)
     while view:
-        wire.settimeout(_left(deadline))
+        _limit(wire, deadline)
         received = wire.recv_into(view)
         if not received:
             raise EOFError

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.files.durable import append_line, write_text
+from diptych.core.machine import seconds_waited
 from diptych.core.progress import Progress
 from diptych.core.records import Metric
-from diptych.core.threads import seconds_waited
 from diptych.data.loader import Batch
 from diptych.train.steps import StepResult
 

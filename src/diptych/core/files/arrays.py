@@ -1,7 +1,4 @@
-"""Arrays on disk: written durably, read without trust.
-
-Reads and writes: `.npy` files.
-"""
+"""Arrays on disk (`.npy`): written durably, read without trust."""
 
 import io
 from pathlib import Path
@@ -22,18 +19,10 @@ def save_array(path: Path, array: NDArray[Any]) -> None:
 
 
 def load_array(path: Path) -> NDArray[Any]:
-    """Map an array that `save_array` wrote.
-
-    Raises:
-        IntegrityError: the file is gone or damaged.
-    """
+    """Map an array that `save_array` wrote."""
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise IntegrityError(
-            "an array cannot be read",
-            where=path,
-            found=str(error)[:100],
-            fix="remove this file and make it again",
-        ) from error
+        actual, fix = str(error)[:100], "remove this file and make it again"
+        raise IntegrityError("an array cannot be read", where=path, found=actual, fix=fix) from error
     return array

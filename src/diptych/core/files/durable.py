@@ -4,8 +4,6 @@ A file is written beside its final name, flushed to the disk (fsync), renamed, a
 flushed (fsync of the folder). A folder is filled under a temporary name and renamed whole. What a killed
 process leaves behind begins with `TEMP_PREFIX` and is swept away by `clean_temporaries`.
 
-Each step that could be the last one before a crash goes through `failpoint` (see core/failpoints).
-
 Source: Pillai et al. 2014, "All File Systems Are Not Created Equal": a rename without fsync may lose both.
 """
 
@@ -96,11 +94,7 @@ def _temporary(final: Path, mark: str = "") -> Path:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder and the missing ones above it, durably; an existing one is fine.
-
-    Raises:
-        EnvironmentFault: the disk refuses.
-    """
+    """Create a folder and the missing ones above it, durably; an existing one is fine."""
     folder = Path(path)
     with _disk(folder, "create the folder"):
         for part in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
@@ -119,9 +113,6 @@ def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]
     Args:
         path: the final name; missing folders are created, an existing file is replaced.
         mode: "wb" for bytes, "w" for UTF-8 text with "\\n" line ends.
-
-    Raises:
-        EnvironmentFault: the disk refuses; the old file is then still there.
     """
     assert mode in ("wb", "w"), mode
     final = Path(path)
@@ -189,9 +180,6 @@ def append_line(path: str | os.PathLike[str], line: str, *, fsync: bool = False)
         path: the log, created if missing.
         line: text without line ends.
         fsync: wait for the disk; without it a power cut may lose the last lines (a kill loses none).
-
-    Raises:
-        EnvironmentFault: the disk refuses.
     """
     assert "\n" not in line, line
     log, data = Path(path), line.encode("utf-8") + b"\n"
@@ -222,12 +210,7 @@ def _cut_torn_line(file: io.FileIO) -> None:
 def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
     """Give a file a second name durably; where the file system cannot, write a copy.
 
-    Args:
-        source: the file; from now on neither name may be written through.
-        target: the second name; an existing file is replaced.
-
-    Raises:
-        EnvironmentFault: the disk refuses.
+    From now on neither name may be written through; an existing file of the second name is replaced.
     """
     final = Path(target)
     temporary = _temporary(final)
@@ -249,11 +232,7 @@ def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None
 
 
 def remove(path: str | os.PathLike[str]) -> None:
-    """Remove a file or a folder; a folder vanishes whole before its files are deleted. Missing is fine.
-
-    Raises:
-        EnvironmentFault: the disk refuses.
-    """
+    """Remove a file or a folder; a folder vanishes whole before its files are deleted. Missing is fine."""
     victim = Path(path)
     if not victim.exists() and not victim.is_symlink():
         return
@@ -268,12 +247,7 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 
 def commit_folder(temp: Path, final: Path) -> None:
-    """Flush every file and folder of `temp`, then rename it to `final`.
-
-    Raises:
-        UsageError: `final` exists and holds something.
-        EnvironmentFault: the disk refuses.
-    """
+    """Flush every file and folder of `temp`, then rename it to `final`, which must not hold anything."""
     _refuse_filled(final)
     make_folder(final.parent)
     with _disk(final):
@@ -300,11 +274,8 @@ def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> I
 
     Args:
         final: the final name; what a killed run left for it is swept away first.
-        replace: swap an existing folder against the new one; without it an existing one is refused.
-
-    Raises:
-        UsageError: `final` exists, is not empty, and `replace` is off; or another command is writing it.
-        EnvironmentFault: the disk refuses; an old folder is then still there.
+        replace: swap an existing folder against the new one; without it an existing one is refused, as is
+            one that another command is writing.
     """
     target = Path(final).resolve()  # a link to another disk: stage there, because a rename cannot cross disks
     make_folder(target.parent)
@@ -370,14 +341,9 @@ def _exchange(one: Path, other: Path) -> bool:
 def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None) -> int:
     """Sweep away what killed processes left in a folder, and finish a swap that was cut in two.
 
-    Call it only where no other process is writing: a living writer's temporary file looks the same.
-
-    Args:
-        folder: looked through with everything below it; not below if `only` is given.
-        only: the final name whose leftovers are meant; None means all.
-
-    Returns:
-        How many leftovers were found.
+    Call it only where no other process is writing: a living writer's temporary file looks the same. `only` is
+    the final name whose leftovers are meant; without it everything below the folder is looked through. The
+    number of leftovers is returned.
     """
     leftovers, root = 0, Path(folder)
     below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")

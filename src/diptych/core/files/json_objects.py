@@ -1,8 +1,7 @@
 """Read a JSON file that holds one object: the only reader of whole JSON files in this package.
 
-Reads: manifests, configurations, descriptions of data sets; whoever wrote them is not trusted. A file that is
-no regular file, too large, too deep or holds NaN is refused before anything is made of it; the types of its
-values are checked by `diptych.core.settings.from_mapping`.
+Whoever wrote it is not trusted. What is no regular file, too large, too deep or holds NaN is refused before
+anything is made of it; the types of its values are checked by `diptych.core.settings.from_mapping`.
 """
 
 import json
@@ -20,18 +19,7 @@ SHOWN_CHARACTERS = 200  # of the parser's message
 def read_json(
     path: str | Path, *, max_bytes: int = MAX_BYTES, fix: str = "restore the file from a copy"
 ) -> dict[str, Any]:
-    """Read one JSON object.
-
-    Args:
-        path: the file.
-        max_bytes: larger ones are refused.
-        fix: what to do about a damaged file, for the message.
-
-    Raises:
-        UsageError: there is no such file.
-        IntegrityError: it holds anything else, is too large, or has numbers that are not finite.
-        EnvironmentFault: it cannot be read.
-    """
+    """Read one JSON object; `fix` says what to do about a damaged file."""
     path = Path(path)
     try:
         if not path.is_file():

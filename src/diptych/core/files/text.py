@@ -1,7 +1,4 @@
-"""Text files that somebody else wrote: UTF-8, with or without a byte order mark.
-
-Reads: configurations, lists, templates, captions.
-"""
+"""Text files that somebody else wrote: UTF-8, with or without a byte order mark."""
 
 import codecs
 from pathlib import Path
@@ -10,20 +7,12 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file; see `decode_text`.
-
-    Raises:
-        OSError: it cannot be read.
-        UnicodeDecodeError: it is not UTF-8.
-    """
+    """Read a text file; see `decode_text`."""
     return decode_text(Path(path).read_bytes())
 
 
 def decode_text(data: bytes) -> str:
     """Decode UTF-8; a byte order mark at the start, as Windows programs write it, is no part of the text.
-
-    Raises:
-        UnicodeDecodeError: it is not UTF-8; UTF-16 is named.
 
     >>> decode_text(b"\\xef\\xbb\\xbftitle")
     'title'
