@@ -72,7 +72,7 @@ def our_side() -> None:
     import pyarrow as pa
 
     from diptych.core.manifest import created_by
-    from diptych.curate.dedup.captions import caption_signatures
+    from diptych.curate.dedup import caption_signatures
     from diptych.data.near_copies.fingerprints import fingerprint_partition
 
     def hashes(folder: str) -> float:

@@ -15,7 +15,7 @@ from diptych.core.files.json_objects import read_json
 from diptych.core.files.text import read_text
 from diptych.core.settings import load_toml
 from diptych.curate.candidates.filter import read_list
-from diptych.curate.dedup.blocked import read_blocked_images
+from diptych.curate.dedup import read_blocked_images
 from diptych.data.shards.edit import read_keys
 from diptych.data.tokenizers.siglip_engines import JsonEngine
 from diptych.data.tokenizers.vocabulary import read_merges

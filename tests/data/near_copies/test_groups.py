@@ -12,8 +12,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from diptych.core.errors import DataError, EnvironmentFault
-from diptych.curate.dedup.blocked import blocked_rows, read_blocked_images
-from diptych.curate.dedup.captions import caption_signatures
+from diptych.curate.dedup import blocked_rows, caption_signatures, read_blocked_images
 from diptych.curate.words import normalized
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, fingerprint_partition
 from diptych.data.near_copies.groups import DedupSettings, duplicate_groups, in_both

@@ -20,8 +20,7 @@ from diptych.core.files.arrays import load_array, save_array
 from diptych.core.records import Counts, Need
 from diptych.curate.candidates.filter import FilterSettings, filter_table
 from diptych.curate.columns import FETCHED
-from diptych.curate.dedup.blocked import blocked_rows, read_blocked_images
-from diptych.curate.dedup.captions import caption_signatures
+from diptych.curate.dedup import blocked_rows, caption_signatures, read_blocked_images
 from diptych.curate.fetch.fetch import OK, fetch_partition
 from diptych.curate.pipeline.stages import Run, Stage, Write, partition_table, read_table, write_table
 from diptych.curate.pipeline.stages_texts import partitions, rows_table

@@ -1,1 +1,0 @@
-"""Signatures of captions and blocked images."""
