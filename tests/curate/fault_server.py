@@ -47,7 +47,7 @@ class FaultServer:
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.robots: dict[str, bytes] = {}  # whole responses, by host; 404 where there is none
-        self.pictures: dict[str, bytes] = {}  # further files, by path
+        self.images: dict[str, bytes] = {}  # further files, by path
         self.asked: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
         self.agents: set[str] = set()
@@ -109,7 +109,7 @@ class FaultServer:
         self.open[host] += 1
         self.most_open[host] = max(self.most_open[host], self.open[host])
         try:
-            return await self._answer(host, target, writer)
+            return await self._respond(host, target, writer)
         finally:
             self.open[host] -= 1
 
@@ -118,15 +118,15 @@ class FaultServer:
         await writer.drain()
         self.sent[path] += len(data)
 
-    async def _answer(self, host: str, target: str, writer: asyncio.StreamWriter) -> bool:
+    async def _respond(self, host: str, target: str, writer: asyncio.StreamWriter) -> bool:
         parts = urlsplit(target)
         path, words = parts.path, parts.path.strip("/").split("/")
         if path == "/robots.txt":
             await self._send(writer, path, self.robots.get(host, response(404)))
             return True
-        if path in self.pictures:
+        if path in self.images:
             await asyncio.sleep(0.002)
-            await self._send(writer, path, response(200, self.pictures[path]))
+            await self._send(writer, path, response(200, self.images[path]))
             return True
         whole = self._whole(words, dict(parse_qsl(parts.query)), path)
         if whole is not None:

@@ -4,14 +4,18 @@ import hashlib
 import io
 import json
 import time
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from PIL import Image
 from tests.curate.fault_server import FaultServer, jpeg, response
+from tests.data.test_damage import mutants
 
-from diptych.core.errors import Reason, SettingsError
+from diptych.core.errors import EnvironmentFault, Reason, SettingsError
 from diptych.core.records import Counts
 from diptych.curate.columns import CANDIDATES, FETCHED
 from diptych.curate.fetch.fetch import fetch_partition
@@ -61,96 +65,61 @@ def fetched(urls: Sequence[str], settings: FetchSettings) -> tuple[list[dict[str
     return rows, counts
 
 
-# path: what becomes of it, and how often it is asked with two retries
+# path: what becomes of it, and how often it is requested with two retries
 FAULTS: dict[str, tuple[str, int]] = {
-    "/ok/1": ("ok", 1),
-    "/packed": ("ok", 1),
-    "/chain/5": ("ok", 2),  # by /chain/6 too
-    "/busy/2/429": ("ok", 3),
-    "/busy/1/503/0": ("ok", 2),
-    "/busy/3/503": ("http_server_error", 3),
-    "/busy/9/429": ("rate_limited", 3),
-    "/busy/9/429/60": ("rate_limited", 1),
-    "/status/404": ("http_client_error", 1),
-    "/status/410": ("http_client_error", 1),
-    "/status/403": ("http_client_error", 1),
-    "/status/204": ("http_client_error", 1),
-    "/status/302": ("http_client_error", 1),
-    "/status/500": ("http_server_error", 1),
-    "/status/502": ("http_server_error", 3),
-    "/status/504": ("http_server_error", 3),
+    "/ok/1": ("ok", 1), "/packed": ("ok", 1), "/chain/5": ("ok", 2),  # by /chain/6 too
+    "/busy/2/429": ("ok", 3), "/busy/1/503/0": ("ok", 2), "/busy/3/503": ("http_server_error", 3),
+    "/busy/9/429": ("rate_limited", 3), "/busy/9/429/60": ("rate_limited", 1),
+    "/status/404": ("http_client_error", 1), "/status/410": ("http_client_error", 1),
+    "/status/403": ("http_client_error", 1), "/status/204": ("http_client_error", 1),
+    "/status/302": ("http_client_error", 1), "/status/500": ("http_server_error", 1),
+    "/status/502": ("http_server_error", 3), "/status/504": ("http_server_error", 3),
     "/hangup": ("connection", 6),  # aiohttp asks once more by itself
-    "/reset": ("connection", 3),
-    "/long": ("connection", 3),
-    "/short": ("connection", 3),
-    "/garbage": ("connection", 3),
-    "/endless-head": ("connection", 3),
-    "/silent": ("timeout", 1),
-    "/drip": ("timeout", 1),
-    "/slow-head": ("timeout", 1),
-    "/endless": ("too_many_bytes", 1),
-    "/announced": ("too_many_bytes", 1),
-    "/bomb": ("too_many_bytes", 1),
-    "/loop": ("redirects", 6),
-    "/chain/6": ("redirects", 1),
-    "/page": ("not_an_image", 1),
-    "/empty": ("not_an_image", 1),
-    "/misnamed": ("not_an_image", 1),
-    "/brotli": ("not_an_image", 1),
-    "/svg": ("format_not_allowed", 1),
-    "/cut": ("truncated_image", 1),
-}
+    "/reset": ("connection", 3), "/long": ("connection", 3), "/short": ("connection", 3),
+    "/garbage": ("connection", 3), "/endless-head": ("connection", 3),
+    "/silent": ("timeout", 1), "/drip": ("timeout", 1), "/slow-head": ("timeout", 1),
+    "/endless": ("too_many_bytes", 1), "/announced": ("too_many_bytes", 1), "/bomb": ("too_many_bytes", 1),
+    "/loop": ("redirects", 6), "/chain/6": ("redirects", 1),
+    "/page": ("not_an_image", 1), "/empty": ("not_an_image", 1), "/misnamed": ("not_an_image", 1),
+    "/brotli": ("not_an_image", 1), "/svg": ("format_not_allowed", 1), "/cut": ("truncated_image", 1),
+}  # fmt: skip
 
 
 def test_every_fault_ends_in_time_and_is_told() -> None:
     # A host of its own for each, since one that asks to be left alone is.
     with FaultServer() as server:
-        urls = [server.url(path, f"h{place}.example.org") for place, path in enumerate(FAULTS)]
+        urls = [server.url(path, f"h{position}.example.org") for position, path in enumerate(FAULTS)]
         started = time.monotonic()
         rows, counts = fetched(urls, settings_for(server))
-        seconds = time.monotonic() - started
-    assert {path: row["status"] for path, row in zip(FAULTS, rows, strict=True)} == {
-        path: reason for path, (reason, _) in FAULTS.items()
-    }
-    assert {path: server.asked[path] for path in FAULTS} == {
-        path: times for path, (_, times) in FAULTS.items()
-    }
-    assert seconds < 2 * DEADLINE  # robots.txt, then the picture
+        assert time.monotonic() - started < 2 * DEADLINE  # robots.txt, then the image
+    statuses = [row["status"] for row in rows]
+    assert {
+        path: (status, server.asked[path]) for path, status in zip(FAULTS, statuses, strict=True)
+    } == FAULTS
     assert counts.kept == 5
     assert all(row["robots"] == "absent" for row in rows)
     assert max(row["bytes"] or 0 for row in rows) <= MAX_BYTES + 2**16  # type: ignore[operator]
 
 
 def test_what_is_known_of_a_row_is_kept(server: FaultServer) -> None:
-    rows, _ = fetched(
-        [server.url("/chain/2"), server.url("/status/404"), server.url("/page")], settings_for(server)
-    )
-    chained, gone, page = rows
-    assert chained["url"] == server.url("/chain/0")
-    assert chained["sha256"] == hashlib.sha256(jpeg(7)).hexdigest()
-    assert (chained["image"], chained["width"], chained["height"]) == (jpeg(7), 64, 48)
-    assert (chained["http_status"], chained["content_type"], chained["bytes"]) == (
-        200,
-        "image/jpeg",
-        len(jpeg(7)),
-    )
-    assert (chained["license"], chained["robots"], chained["opt_out"]) == ("cc0", "absent", None)
+    urls = [server.url(path) for path in ("/chain/2", "/status/404", "/page")]
+    (chained, gone, page), _ = fetched(urls, settings_for(server))
+    assert chained == {
+        "key": "0000", "status": "ok", "image": jpeg(7), "sha256": hashlib.sha256(jpeg(7)).hexdigest(),
+        "width": 64, "height": 48, "bytes": len(jpeg(7)), "url": server.url("/chain/0"), "http_status": 200,
+        "content_type": "image/jpeg", "robots": "absent", "opt_out": None, "license": "cc0",
+    }  # fmt: skip
     assert (gone["http_status"], gone["image"], gone["sha256"]) == (404, None, None)
     assert (page["http_status"], page["content_type"]) == (200, "image/jpeg")
     assert server.agents == {"diptych/0.1 (+test@example.org)"}
 
 
 def test_hosts_that_cannot_be_reached_are_told_apart(server: FaultServer) -> None:
-    closed = FaultServer()
-    with closed:
+    with FaultServer() as closed:
         pass
-    settings = settings_for(server, allow_ports=(server.port, closed.port))
-    urls = [
-        f"http://dead.example.org:{closed.port}/x",
-        server.url("/ok/1", "nowhere.example.org"),
-        "http://x.org:1/",
-    ]
-    rows, _ = fetched(urls, settings)
+    dead = f"http://dead.example.org:{closed.port}/x"
+    urls = [dead, server.url("/ok/1", "nowhere.example.org"), "http://x.org:1/"]
+    rows, _ = fetched(urls, settings_for(server, allow_ports=(server.port, closed.port)))
     assert [row["status"] for row in rows] == ["connection", "name_not_found", "forbidden_address"]
 
 
@@ -171,8 +140,6 @@ def test_nobody_on_the_web_is_asked_without_a_contact(server: FaultServer) -> No
     rows, _ = fetched([server.url("/ok/1", "127.0.0.1")], settings_for(server, contact=""))
     assert rows[0]["status"] == "ok"
 
-
-# --- manners ---------------------------------------------------------------------------------------
 
 ROBOTS = b"User-agent: diptych\nDisallow: /ok/2\nDisallow: /chain/0\nContent-Usage: /ok/3 train-ai=n\n"
 
@@ -201,11 +168,19 @@ def test_robots_txt_is_kept_to_on_the_way_too() -> None:
         assert [row["robots"] for row in fetched([server.url("/ok/2")], ignoring)[0]] == [None]
 
 
-def test_robots_txt_is_asked_for_once_a_host() -> None:
+def test_names_and_robots_txt_are_asked_for_once_a_host() -> None:
+    names: list[str] = []
+
+    async def counting(host: str) -> Sequence[str]:
+        names.append(host)
+        return await here(host)
+
     with FaultServer() as server:
-        urls = [server.url(f"/ok/{place}", f"{host}.example.org") for place in range(30) for host in "ab"]
-        _, counts = fetched(urls, settings_for(server))
+        urls = [server.url(f"/ok/{n}", f"{host}.example.org") for n in range(30) for host in "ab"]
+        table = candidates([{"url": url} for url in urls])
+        _, counts = fetch_partition(table, settings_for(server), lookup=counting)
         assert (counts.kept, server.asked["/robots.txt"]) == (60, 2)
+    assert sorted(names) == ["a.example.org", "b.example.org"]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +205,8 @@ def test_owners_who_say_no_are_heard(server: FaultServer, query: str, signals: s
 
 def test_a_host_is_asked_by_few_at_a_time_and_not_too_often() -> None:
     with FaultServer() as server:
-        server.pictures = {f"/{place}.jpg": jpeg(place) for place in range(40)}
-        urls = [server.url(path, f"{host}.example.org") for path in server.pictures for host in "ab"]
+        server.images = {f"/{place}.jpg": jpeg(place) for place in range(40)}
+        urls = [server.url(path, f"{host}.example.org") for path in server.images for host in "ab"]
         _, counts = fetched(urls, settings_for(server, per_host=2, delay_seconds=0.01))
         assert counts.kept == 80
         assert max(server.most_open.values()) <= 2
@@ -243,9 +218,8 @@ def test_crawl_delay_is_kept_to_within_reason() -> None:
     with FaultServer() as server:
         server.robots = {"a.example.org": response(200, b"User-agent: *\nCrawl-delay: 900")}
         started = time.monotonic()
-        _, counts = fetched(
-            [server.url(f"/ok/{n}") for n in range(4)], settings_for(server, max_crawl_delay_seconds=0.2)
-        )
+        urls = [server.url(f"/ok/{n}") for n in range(4)]
+        _, counts = fetched(urls, settings_for(server, max_crawl_delay_seconds=0.2))
         assert (counts.kept, time.monotonic() - started >= 0.6) == (4, True)
 
 
@@ -255,47 +229,35 @@ def test_retry_after_is_waited_for_and_a_host_that_wants_rest_gets_it() -> None:
         rows, _ = fetched([server.url("/busy/1/503/1")], settings_for(server))
         assert rows[0]["status"] == "ok"
         assert 1.0 <= time.monotonic() - started < DEADLINE
-        urls = [server.url("/busy/99/429/3600", "b.example.org")] + [
-            server.url(f"/ok/{n}", "b.example.org") for n in range(50)
-        ]
+        paths = ["/busy/99/429/3600", *(f"/ok/{n}" for n in range(50))]
+        urls = [server.url(path, "b.example.org") for path in paths]
         rows, counts = fetched(urls, settings_for(server, per_host=1))
         assert counts.dropped == {Reason.RATE_LIMITED: 51}
         assert sum(server.asked[f"/ok/{n}"] for n in range(50)) == 0
 
 
-# --- pictures --------------------------------------------------------------------------------------
-
-
 def test_exactly_the_images_that_changed_since_they_were_indexed_are_dropped() -> None:
     """Whoever buys an expired domain can put any image under an old URL (Carlini et al. 2023)."""
     changed = set(range(5, 1000, 27))
-    assert len(changed) == 37
+    files = [jpeg(n, (16, 16)) for n in range(1000)]
+    digests = [json.dumps({"sha256": hashlib.sha256(data).hexdigest()}) for data in files]
     with FaultServer() as server:
-        files = [jpeg(place, (16, 16)) for place in range(1000)]
-        server.pictures = {
-            f"/{place}.jpg": jpeg(5000 + place, (16, 16)) if place in changed else data
-            for place, data in enumerate(files)
+        server.images = {
+            f"/{n}.jpg": jpeg(5000 + n, (16, 16)) if n in changed else data for n, data in enumerate(files)
         }
-        rows = [
-            {
-                "url": server.url(f"/{n}.jpg"),
-                "fields": json.dumps({"sha256": hashlib.sha256(data).hexdigest()}),
-            }
-            for n, data in enumerate(files)
-        ]
+        rows = [{"url": server.url(f"/{n}.jpg"), "fields": fields} for n, fields in enumerate(digests)]
         done, counts = fetch_partition(candidates(rows), settings_for(server), lookup=here)
-        trusting, _ = fetch_partition(
-            candidates(rows[:32]), settings_for(server, verify_sha256=False), lookup=here
-        )
+        trusting = settings_for(server, verify_sha256=False)
+        trusted, _ = fetch_partition(candidates(rows[:32]), trusting, lookup=here)
     status = done["status"].to_pylist()
-    assert {place for place, state in enumerate(status) if state == "hash_mismatch"} == changed
+    assert {n for n, state in enumerate(status) if state == "hash_mismatch"} == changed
     assert counts.dropped == {Reason.HASH_MISMATCH: 37}
     assert done["image"].to_pylist() == [None if n in changed else data for n, data in enumerate(files)]
-    assert set(trusting["status"].to_pylist()) == {"ok"}
+    assert set(trusted["status"].to_pylist()) == {"ok"}
 
 
 def test_images_are_made_smaller_when_asked_and_never_larger(server: FaultServer) -> None:
-    server.pictures |= {"/wide.jpg": jpeg(1, (300, 100)), "/small.jpg": jpeg(2, (40, 30))}
+    server.images |= {"/wide.jpg": jpeg(1, (300, 100)), "/small.jpg": jpeg(2, (40, 30))}
     urls = [server.url("/wide.jpg"), server.url("/small.jpg")]
     sizes = {}
     for resize in ("none", "keep_ratio", "center_crop"):
@@ -311,11 +273,11 @@ def test_images_are_made_smaller_when_asked_and_never_larger(server: FaultServer
 
 
 def test_the_centre_is_what_a_crop_keeps(server: FaultServer) -> None:
-    picture = Image.new("RGB", (300, 100), "blue")
-    picture.paste("red", (100, 0, 200, 100))
+    image = Image.new("RGB", (300, 100), "blue")
+    image.paste("red", (100, 0, 200, 100))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    server.pictures |= {"/flag.png": buffer.getvalue()}
+    image.save(buffer, "PNG")
+    server.images |= {"/flag.png": buffer.getvalue()}
     (row,), _ = fetched([server.url("/flag.png")], settings_for(server, resize="center_crop", size=50))
     inner = Image.open(io.BytesIO(row["image"])).crop((4, 4, 46, 46))  # type: ignore[arg-type]
     for _, (red, green, blue) in inner.getcolors(9999) or ():
@@ -325,9 +287,9 @@ def test_the_centre_is_what_a_crop_keeps(server: FaultServer) -> None:
 def test_a_turned_photo_has_the_size_of_what_a_viewer_shows(server: FaultServer) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    server.pictures |= {"/turned.jpg": jpeg(3, (60, 20), exif=exif)}
+    server.images |= {"/turned.jpg": jpeg(3, (60, 20), exif=exif)}
     (row,), _ = fetched([server.url("/turned.jpg")], settings_for(server))
-    assert (row["width"], row["height"], row["image"]) == (20, 60, server.pictures["/turned.jpg"])
+    assert (row["width"], row["height"], row["image"]) == (20, 60, server.images["/turned.jpg"])
 
 
 def test_images_that_candidates_bring_are_judged_without_the_network(server: FaultServer) -> None:
@@ -351,16 +313,78 @@ def test_images_that_candidates_bring_are_judged_without_the_network(server: Fau
 
 
 def test_the_same_answers_make_the_same_bytes(server: FaultServer) -> None:
-    server.pictures |= {f"/s{n}.jpg": jpeg(n, (90, 70)) for n in range(30)}
-    urls = [
-        server.url(path) for path in (*(f"/s{n}.jpg" for n in range(30)), "/status/404", "/page", "/hangup")
-    ]
-    tables = [
-        fetch_partition(
-            candidates([{"url": url} for url in urls]),
-            settings_for(server, resize="center_crop", size=32, concurrency=concurrency, decoders=decoders),
-            lookup=here,
-        )[0]
-        for concurrency, decoders in ((1, 0), (64, 2))
-    ]
-    assert tables[0].equals(tables[1])
+    server.images |= {f"/s{n}.jpg": jpeg(n, (90, 70)) for n in range(30)}
+    paths = [*(f"/s{n}.jpg" for n in range(30)), "/status/404", "/page", "/hangup"]
+    table = candidates([{"url": server.url(path)} for path in paths])
+    results = []
+    for concurrency, decoders in ((1, 0), (64, 2)):
+        cropped = {"resize": "center_crop", "size": 32, "concurrency": concurrency, "decoders": decoders}
+        results.append(fetch_partition(table, settings_for(server, **cropped), lookup=here)[0])
+    assert results[0].equals(results[1])
+
+
+MISBEHAVING = """
+import os, time
+from diptych.data.images.transforms import decode as honest
+
+def decode(data, limits):
+    if b"KILL" in data:
+        os.kill(os.getpid(), 11)
+    if b"HANG" in data:
+        time.sleep(600)
+    if b"GREEDY" in data:
+        bytearray(2**36)
+    return honest(data, limits)
+"""
+
+
+def test_a_decoder_that_dies_costs_its_own_image_only(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly_decoder.py").write_text(MISBEHAVING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    marks = {10: b"KILL", 20: b"HANG", 30: b"GREEDY"}
+    server.images |= {f"/d{n}.jpg": jpeg(n, comment=marks.get(n, b"fine")) for n in range(60)}
+    urls = [server.url(f"/d{n}.jpg") for n in range(60)]
+    deadly = settings_for(server, decoder="deadly_decoder:decode", decoders=2, decode_seconds=1.0)
+    rows, counts = fetched(urls, deadly)
+    assert counts.kept == 57
+    assert {n: row["status"] for n, row in enumerate(rows) if row["status"] != "ok"} == {
+        10: "decoder_crash", 20: "timeout", 30: "too_many_pixels",
+    }  # fmt: skip
+
+
+def test_a_decoder_that_cannot_start_is_told_and_leaves_nothing_running(server: FaultServer) -> None:
+    settings = settings_for(server, decoder="diptych.data.images.transforms:absent", decoders=1)
+    with pytest.raises(EnvironmentFault, match="does not start"):
+        fetched([server.url(f"/ok/{n}") for n in range(5)], settings)
+
+
+def test_10000_mutated_images_are_fetched_and_every_one_is_counted(server: FaultServer) -> None:
+    count = 10_000
+    sent = list(mutants(count, seed=3))
+    server.images |= {f"/m{n}.img": data for n, data in enumerate(sent)}
+    urls = [server.url(f"/m{n}.img") for n in range(count)]
+    rows, counts = fetched(urls, settings_for(server, decoders=2, per_host=32))
+    statuses = Counter(row["status"] for row in rows)
+    assert counts.seen == count == len(rows) == counts.kept + sum(counts.dropped.values())
+    assert statuses == Counter({"ok": counts.kept, **counts.dropped})
+    assert 0.02 * count < counts.kept < 0.9 * count
+    assert not {"decoder_crash", "timeout", "connection"} & set(statuses)
+    for row, data in zip(rows, sent, strict=True):
+        if row["status"] == "ok":
+            assert row["image"] == data
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                Image.open(io.BytesIO(data)).load()  # Pillow, asked directly, agrees
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"user_agent": "x\r\nHost: y"}, {"contact": "\n"}, {"per_host": 0}, {"quality": 0}, {"retries": -1},
+     {"respect_opt_out": ("nothing",)}, {"timeout_seconds": 0}, {"formats": ("EPS",)},
+     {"allow_networks": ("x",)}],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        FetchSettings(**wrong)  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""robots.txt is read as RFC 9309 says; the examples are the RFC's own."""
+"""robots.txt is read as RFC 9309 says, by its own examples; every way in which owners say no is heard."""
 
 import time
 
 import pytest
 
-from diptych.curate.fetch.robots import MAX_ROBOTS_BYTES, Record, parse_robots
+from diptych.curate.fetch.robots import MAX_ROBOTS_BYTES, SIGNALS, opt_outs, parse_robots
 
 SIMPLE = """\
 User-Agent: *
@@ -28,26 +28,22 @@ EOF
 
 
 @pytest.mark.parametrize(
-    ("token", "path", "allowed"),
+    ("token", "allowed", "refused"),
     [
-        ("anybot", "/a.gif", False),
-        ("anybot", "/a.gif?x", True),
-        ("anybot", "/example/", False),
-        ("anybot", "/publications/a", True),
-        ("anybot", "/", True),
-        ("foobot", "/", False),
-        ("FooBot", "/example/page.html", True),
-        ("foobot", "/example/allowed.gif", True),
-        ("foobot", "/example/other.gif", False),
-        ("barbot", "/example/page.html", False),
-        ("barbot", "/a.gif", True),
-        ("bazbot", "/example/page.html", False),
-        ("quxbot", "/example/page.html", True),
-        ("foobot", "/robots.txt", True),
+        ("anybot", ["/a.gif?x", "/publications/a", "/"], ["/a.gif", "/example/"]),
+        (
+            "FooBot",
+            ["/example/page.html", "/example/allowed.gif", "/robots.txt"],
+            ["/", "/example/other.gif"],
+        ),
+        ("barbot", ["/a.gif"], ["/example/page.html"]),
+        ("bazbot", [], ["/example/page.html"]),
+        ("quxbot", ["/example/page.html"], []),
     ],
 )
-def test_the_simple_example_of_the_rfc(token: str, path: str, allowed: bool) -> None:
-    assert parse_robots(SIMPLE, token).allows(path) is allowed
+def test_the_simple_example_of_the_rfc(token: str, allowed: list[str], refused: list[str]) -> None:
+    robots = parse_robots(SIMPLE, token)
+    assert [path for path in (*allowed, *refused) if robots.allows(path)] == allowed
 
 
 def test_the_longest_match_decides() -> None:
@@ -66,39 +62,28 @@ def test_allow_wins_a_tie_in_either_order() -> None:
 
 def test_groups_of_one_crawler_are_one_group() -> None:
     """RFC 9309, section 2.2.1."""
-    text = (
-        "user-agent: ExampleBot\ndisallow: /foo\ndisallow: /bar\n\nuser-agent: ExampleBot\ndisallow: /baz\n"
-    )
-    robots = parse_robots(text, "examplebot")
-    assert robots.rules == ((b"/bar", False), (b"/baz", False), (b"/foo", False))
+    text = "user-agent: ExampleBot\ndisallow: /foo\ndisallow: /bar\n\nuser-agent: ExampleBot\ndisallow: /baz"
+    rules = parse_robots(text, "examplebot").rules
+    assert rules == ((b"/bar", False), (b"/baz", False), (b"/foo", False))
 
 
 @pytest.mark.parametrize(
     ("pattern", "path", "matches"),
     [
         # RFC 9309, section 2.2.2
-        ("/foo/bar?baz=quz", "/foo/bar?baz=quz", True),
+        ("/foo/bar?baz=quz", "/foo/bar?baz=quz", True), ("/foo/bar/\u30c4", "/foo/bar/%E3%83%84", True),
         ("/foo/bar?baz=https://foo.bar", "/foo/bar?baz=https%3A%2F%2Ffoo.bar", False),
-        ("/foo/bar/\u30c4", "/foo/bar/%E3%83%84", True),
-        ("/foo/bar/%E3%83%84", "/foo/bar/%E3%83%84", True),
-        ("/foo/bar/%e3%83%84", "/foo/bar/\u30c4", True),
+        ("/foo/bar/%E3%83%84", "/foo/bar/%E3%83%84", True), ("/foo/bar/%e3%83%84", "/foo/bar/\u30c4", True),
         ("/foo/bar/%62%61%7A", "/foo/bar/baz", True),
         # section 2.2.3
-        ("/path/file-with-a-%2A.html", "/path/file-with-a-*.html", True),
-        ("/path/foo-%24", "/path/foo-$", True),
-        ("/path/foo-%24", "/path/foo-", False),
-        ("/allow/this/$", "/allow/this/", True),
-        ("/allow/this/$", "/allow/this/x", False),
-        ("/this/*/exactly", "/this/a/b/exactly/c", True),
-        ("/fish*.php", "/fish.php?x", True),
-        ("/*.php$", "/a.php.php", True),
-        ("/*.php$", "/a.php5", False),
-        ("/a*a$", "/a", False),
-        ("/a*a$", "/aa", True),
-        ("*", "/", True),
-        ("/a", "/A", False),
+        ("/path/file-with-a-%2A.html", "/path/file-with-a-*.html", True), ("*", "/", True),
+        ("/path/foo-%24", "/path/foo-$", True), ("/path/foo-%24", "/path/foo-", False),
+        ("/allow/this/$", "/allow/this/", True), ("/allow/this/$", "/allow/this/x", False),
+        ("/this/*/exactly", "/this/a/b/exactly/c", True), ("/fish*.php", "/fish.php?x", True),
+        ("/*.php$", "/a.php.php", True), ("/*.php$", "/a.php5", False),
+        ("/a*a$", "/a", False), ("/a*a$", "/aa", True), ("/a", "/A", False),
     ],
-)
+)  # fmt: skip
 def test_patterns(pattern: str, path: str, matches: bool) -> None:
     assert parse_robots(f"User-agent: *\nDisallow: {pattern}", "x").allows(path) is not matches
 
@@ -149,7 +134,60 @@ def test_delays_and_preferences_are_kept_with_their_group() -> None:
     )
     robots = parse_robots(text, "x")
     assert robots.delay() == 3.0
-    signal = Record("content-signal", "search=yes, ai-train=no")
-    assert robots.preferences("/a.jpg") == (Record("content-usage", "train-ai=y"), signal)
-    assert robots.preferences("/art/a.jpg") == (Record("content-usage", "train-ai=n"), signal)
+    signal = ("content-signal", "search=yes, ai-train=no")
+    assert robots.preferences("/a.jpg") == (("content-usage", "train-ai=y"), signal)
+    assert robots.preferences("/art/a.jpg") == (("content-usage", "train-ai=n"), signal)
     assert parse_robots(text + "User-agent: x\nAllow: /", "x").preferences("/a.jpg") == ()
+
+
+# Headers, and the signals that they hold.
+SIGNAL_TABLE = """
+X-Robots-Tag: noai => noai
+x-robots-tag: NoImageAI => noimageai
+X-Robots-Tag: noindex => noindex
+X-Robots-Tag: noimageindex => noimageindex
+X-Robots-Tag: none => none
+X-Robots-Tag: all =>
+X-Robots-Tag: nofollow, noarchive =>
+X-Robots-Tag: =>
+X-Robots-Tag: nofollow,noai , noimageai => noai noimageai
+X-Robots-Tag: noai | X-Robots-Tag: noindex => noai noindex
+X-Robots-Tag: diptych: noai => noai
+X-Robots-Tag: Diptych:noai,noindex => noai noindex
+X-Robots-Tag: otherbot: noai, noindex =>
+X-Robots-Tag: otherbot: nofollow, diptych: noindex, noai => noai noindex
+X-Robots-Tag: noai, otherbot: noindex => noai
+X-Robots-Tag: otherbot: noai | X-Robots-Tag: noindex => noindex
+X-Robots-Tag: *: noindex => noindex
+X-Robots-Tag: unavailable_after: 25 Jun 2030 15:00:00 PST, noai => noai
+X-Robots-Tag: max-image-preview:large, noindex => noindex
+Content-Usage: train-ai=n => content-usage
+content-usage: search=y, train-ai=n;exceptions=x => content-usage
+Content-Usage: train-ai=y =>
+Content-Usage: bots=n => content-usage
+Content-Usage: bots=n, train-ai=y =>
+Content-Usage: search=n =>
+Content-Usage: train-ai=y | Content-Usage: train-ai=n => content-usage
+Content-Signal: ai-train=no => content-signal
+Content-Signal: search=yes, ai-train=no, ai-input=yes => content-signal
+Content-Signal: search=yes,ai-train=yes =>
+Content-Signal: ai-input=no =>
+tdm-reservation: 1 => tdm-reservation
+TDM-Reservation:  1 => tdm-reservation
+tdm-reservation: 0 =>
+tdm-reservation: 1 | Content-Usage: bots=n | X-Robots-Tag: none => none content-usage tdm-reservation
+Content-Type: image/jpeg | X-Other: noai =>
+=>
+"""
+
+
+@pytest.mark.parametrize("row", SIGNAL_TABLE.strip("\n").split("\n"))
+def test_signals(row: str) -> None:
+    headers, signals = row.split("=>")
+    pairs = [(name, value) for name, _, value in (one.partition(":") for one in headers.split(" | "))]
+    assert opt_outs(pairs, "diptych") == tuple(signals.split())
+
+
+def test_every_signal_is_in_the_table() -> None:
+    signals = [row.partition("=>")[2].split() for row in SIGNAL_TABLE.split("\n")]
+    assert {signal for row in signals for signal in row} == set(SIGNALS)

@@ -1,111 +1,101 @@
-"""Which addresses of strangers may be asked: strict reading of URLs, and what a public IP address is.
+"""Which addresses may be requested: strict reading of URLs, and SSRF protection down to the socket.
 
-Anyone can put a URL into a crawl. One that two parsers read differently, or that leads to the machine itself,
-to its neighbours or to a cloud's metadata service, is refused before anything is sent.
-
-Reads: URLs. Writes: nothing.
-Source: RFC 3986 (URLs), RFC 5891 and UTS 46 (names beyond ASCII), RFC 6761 (special names), RFC 6890 and
-IANA's special-purpose address registries; the WHATWG URL Standard's numeric hosts, which are refused here.
+Anyone can put a URL into a crawl. One that two parsers read differently, or that leads to this machine, its
+network or a cloud's metadata service, is refused before anything is sent. Source: RFC 3986, 5891, 6761, 6890;
+UTS 46; IANA's special-purpose registries; the WHATWG URL Standard's numeric hosts, which are refused here.
 """
 
+import asyncio
 import re
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import NoReturn
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, NoReturn
 from urllib.parse import quote, urljoin
+
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from diptych.core.errors import BadSampleError, Reason, SettingsError
 
 Ip = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-MAX_URL = 4096
-"""Characters. Longer ones are data or mistakes; servers refuse from 8,000 on."""
+Lookup = Callable[[str], Awaitable[Sequence[str]]]
+"""Gives the IP addresses of a name as text, or raises `OSError`."""
+
+MAX_URL = 4096  # characters; longer ones are data or mistakes, and servers refuse from 8,000 on
 MAX_HOST, MAX_PORT = 253, 65535
 DEFAULT_PORTS = {"http": 80, "https": 443}
 WEB_PORTS = tuple(DEFAULT_PORTS.values())
 
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-_WEB = re.compile(r"//(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?")
-_AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]*)(?::(?P<port>[0-9]*))?")
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?", re.IGNORECASE
+)
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]@]*)(?::(?P<port>[0-9]*))?")
 # Control characters, a space's invisible relatives, and the backslash, which browsers take for a slash.
 _NEVER_IN_URL = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029\ufeff\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _KEPT_IN_PATH = "%/:@!$&'()*+,;=~[]|"
 
+# Last labels that never name a public host (RFC 6761, 6762, 7686, 9476; ICANN's list of internal ones).
 SPECIAL_ENDINGS = frozenset(
     {"alt", "corp", "home", "internal", "intranet", "invalid", "lan", "local", "localdomain", "localhost"}
     | {"onion", "private", "test"}
 )
-"""Last labels that never name a public host (RFC 6761, 6762, 7686, 9476; ICANN's list of internal ones)."""
 SPECIAL_NAMES = (".home.arpa", ".in-addr.arpa", ".ip6.arpa")
 
 # What `ip.is_global` lets through on some Python version, or takes for public although it leads elsewhere.
 SPECIAL_NETWORKS: tuple[Network, ...] = tuple(
-    ip_network(network)
-    for network in (
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",  # carrier-grade NAT; a cloud keeps its metadata at 100.100.100.200
-        "127.0.0.0/8",
-        "168.63.129.16/32",  # a public number that Azure's hosts answer to every guest
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",
-        "192.88.99.0/24",
-        "192.168.0.0/16",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/3",  # multicast, reserved, broadcast
-        "2001::/23",  # Teredo, ORCHID, benchmarking
-        "2001:db8::/32",
-        "2002::/16",  # 6to4: an IPv4 address inside
-        "3fff::/20",
+    map(
+        ip_network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"),
+            "100.64.0.0/10",  # carrier-grade NAT; a cloud keeps its metadata at 100.100.100.200
+            "168.63.129.16/32",  # a public number that Azure's hosts answer to every guest
+            *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24"),
+            *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+            "224.0.0.0/3",  # multicast, reserved, broadcast
+            *("2001:db8::/32", "3fff::/20"),
+            "2001::/23",  # Teredo, ORCHID, benchmarking
+            "2002::/16",  # 6to4: an IPv4 address inside
+        ),
     )
 )
+# All that IANA hands out; mapped, NAT64, local and multicast addresses are outside.
 _IPV6_UNICAST = IPv6Network("2000::/3")
-"""All that IANA hands out; mapped, NAT64, local and multicast addresses are outside."""
+
+_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 @cache
 def _networks(texts: tuple[str, ...]) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(text) for text in texts)
+        return tuple(map(ip_network, texts))
     except ValueError as error:
-        raise SettingsError(
-            "allow_networks holds no network", found=str(error), expected="such as 127.0.0.1/32"
-        ) from error
+        what = "allow_networks holds no network"
+        raise SettingsError(what, found=str(error), expected="such as 127.0.0.1/32") from error
 
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """What may be asked besides public hosts at the web's own ports.
-
-    Attributes:
-        allow_ports: port numbers.
-        allow_networks: networks such as "127.0.0.1/32" that may be asked although they are not public.
-    """
+    """Ports that may be requested, and networks ("127.0.0.1/32") that may be although they are not public."""
 
     allow_ports: tuple[int, ...] = WEB_PORTS
     allow_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what is no port or network.
-
-        Raises:
-            SettingsError: names it.
-        """
-        wrong = next((port for port in self.allow_ports if not 0 < port <= MAX_PORT), None)
-        if wrong is not None:
-            raise SettingsError("there is no such port", found=wrong, expected=f"1 to {MAX_PORT}")
+        """Raise SettingsError for what is no port or network."""
+        for port in self.allow_ports:
+            if not 0 < port <= MAX_PORT:
+                raise SettingsError("there is no such port", found=port, expected=f"1 to {MAX_PORT}")
         _networks(self.allow_networks)
 
     def allow(self, ip: Ip) -> bool:
-        """Tell whether an address may be dialled.
+        """Tell whether an address may be dialed.
 
         >>> AddressRules().allow(IPv4Address("127.0.0.1")), AddressRules().allow(IPv4Address("9.9.9.9"))
         (False, True)
@@ -119,20 +109,16 @@ class AddressRules:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL that may be asked.
+    """A URL that may be requested.
 
     Attributes:
         url: as it will be sent: ASCII, without a fragment.
-        scheme: http or https.
         host: in lower case, ASCII; an IP address without brackets.
-        port: number.
-        target: path and query, as robots.txt judges them.
+        target: path and query, which robots.txt speaks of.
     """
 
     url: str
-    scheme: str
     host: str
-    port: int
     target: str
 
     @property
@@ -145,14 +131,9 @@ WEB_RULES = AddressRules()
 
 
 def checked_url(url: str, rules: AddressRules = WEB_RULES) -> Address:
-    """Read a URL strictly.
+    """Read an absolute URL strictly; spaces and non-ASCII letters of its path are encoded as browsers do.
 
-    Args:
-        url: absolute; spaces and letters beyond ASCII in its path are encoded as browsers do it.
-        rules: ports and networks.
-
-    Returns:
-        The address; a host that is a name has yet to be resolved (`resolver`).
+    A host that is a name has yet to be resolved (`Resolver`).
 
     Raises:
         BadSampleError: BAD_ADDRESS if it is not an unambiguous web address, FORBIDDEN_ADDRESS if it leads
@@ -163,32 +144,27 @@ def checked_url(url: str, rules: AddressRules = WEB_RULES) -> Address:
     """
     if len(url) > MAX_URL:
         _refuse("the URL is too long", f"{len(url)} characters", f"at most {MAX_URL}")
-    if found := _NEVER_IN_URL.search(url):
-        _refuse("the URL holds a character that no URL may", repr(found[0]))
+    if bad := _NEVER_IN_URL.search(url):
+        _refuse("the URL holds a character that no URL may", repr(bad[0]))
     whole = _URL.fullmatch(url)
-    if whole is None or whole["scheme"].lower() not in DEFAULT_PORTS:
-        _refuse("this is no web address", repr(url[:40]), "http or https")
-    scheme, parts = whole["scheme"].lower(), _WEB.fullmatch(whole["rest"])
-    authority = _AUTHORITY.fullmatch(parts["authority"]) if parts else None
-    if parts is None or authority is None or "@" in parts["authority"]:
+    if whole is None:
+        _refuse("this is no web address", repr(url[:80]), "http(s)://host/path")
+    authority = _AUTHORITY.fullmatch(whole["authority"])
+    if authority is None:
         _refuse("the URL names no host, or hides it", repr(url[:80]), "scheme://host/path")
-    host = _checked_host(authority["host"], rules)
-    port = _checked_port(authority["port"], scheme, rules)
-    target = quote(parts["path"] or "/", safe=_KEPT_IN_PATH)
-    if parts["query"] is not None:
-        target += "?" + quote(parts["query"][1:], safe=_KEPT_IN_PATH + "?")
-    shown = f"[{host}]" if ":" in host else host
-    origin = f"{scheme}://{shown}" + ("" if port == DEFAULT_PORTS[scheme] else f":{port}")
-    return Address(origin + target, scheme, host, port, target)
+    scheme, host = whole["scheme"].lower(), _checked_host(authority["host"], rules)
+    port = int(authority["port"][:6]) if authority["port"] else DEFAULT_PORTS[scheme]
+    if port not in rules.allow_ports:
+        _forbid("this port is not asked", str(port), ", ".join(map(str, rules.allow_ports)))
+    target = quote(whole["path"] or "/", safe=_KEPT_IN_PATH)
+    if whole["query"] is not None:
+        target += "?" + quote(whole["query"][1:], safe=_KEPT_IN_PATH + "?")
+    origin = f"{scheme}://" + (f"[{host}]" if ":" in host else host)
+    return Address(origin + (f":{port}" if port != DEFAULT_PORTS[scheme] else "") + target, host, target)
 
 
 def next_address(address: Address, location: str, rules: AddressRules = WEB_RULES) -> Address:
-    """Check where a redirect leads, as if it had been given in the first place.
-
-    Args:
-        address: what was asked.
-        location: the answer's header, relative or absolute.
-        rules: ports and networks.
+    """Check where a redirect leads (its `Location`, relative or absolute), as if it had been given first.
 
     Raises:
         BadSampleError: for a bad or forbidden address, and REDIRECTS for a way from https back to http.
@@ -196,17 +172,16 @@ def next_address(address: Address, location: str, rules: AddressRules = WEB_RULE
     >>> next_address(checked_url("https://example.org/a/b.jpg"), "../c.jpg").url
     'https://example.org/c.jpg'
     """
-    if found := _NEVER_IN_URL.search(location):
-        _refuse("the redirect holds a character that no URL may", repr(found[0]))
+    if bad := _NEVER_IN_URL.search(location):
+        _refuse("the redirect holds a character that no URL may", repr(bad[0]))
     try:
         joined = urljoin(address.url, location)
     except ValueError as error:
         _refuse("the redirect leads to no address", f"{location[:80]!r}: {error}")
     following = checked_url(joined, rules)
-    if address.scheme == "https" and following.scheme == "http":
-        raise BadSampleError(
-            Reason.REDIRECTS, "the redirect gives encryption up", where=address.url, found=following.url
-        )
+    if address.url.startswith("https:") and following.url.startswith("http:"):
+        what = "the redirect gives encryption up"
+        raise BadSampleError(Reason.REDIRECTS, what, where=address.url, found=following.url)
     return following
 
 
@@ -223,20 +198,14 @@ def is_public(ip: Ip) -> bool:
 
 def _checked_host(host: str, rules: AddressRules) -> str:
     if host.startswith("["):
-        try:
-            return _checked_ip(IPv6Address(host[1:-1]), rules)
-        except ValueError:
-            _refuse("the host is no IPv6 address", host)
+        return _checked_ip(IPv6Address, host[1:-1], rules)
     name = host.lower() if host.isascii() else _ascii_name(host)
     labels = name.split(".")
     if len(name) > MAX_HOST or not all(_LABEL.fullmatch(label) for label in labels):
         # A last dot makes an empty label: one host under two names, of which block lists know one.
         _refuse("the host is no name", repr(host[:80]))
     if _NUMBER.fullmatch(labels[-1]):
-        try:
-            return _checked_ip(IPv4Address(name), rules)
-        except ValueError:
-            _refuse("the host is a number that parsers read differently", name, "four decimal numbers")
+        return _checked_ip(IPv4Address, name, rules)
     if len(labels) == 1 or labels[-1] in SPECIAL_ENDINGS or f".{name}".endswith(SPECIAL_NAMES):
         _forbid("the host is a name of some inner network", name)
     return name
@@ -252,17 +221,16 @@ def _ascii_name(host: str) -> str:
         _refuse("the host is no international name", f"{host[:80]!r}: {error}")
 
 
-def _checked_ip(ip: Ip, rules: AddressRules) -> str:
+def _checked_ip(kind: type[Ip], text: str, rules: AddressRules) -> str:
+    try:
+        ip = kind(text)
+    except ValueError:
+        if kind is IPv6Address:
+            _refuse("the host is no IPv6 address", text)
+        _refuse("the host is a number that parsers read differently", text, "four decimal numbers")
     if not rules.allow(ip):
         _forbid("the address is not public", str(ip))
     return str(ip)
-
-
-def _checked_port(text: str | None, scheme: str, rules: AddressRules) -> int:
-    port = int(text[:6]) if text else DEFAULT_PORTS[scheme]
-    if port not in rules.allow_ports:
-        _forbid("this port is not asked", str(port), ", ".join(map(str, rules.allow_ports)))
-    return port
 
 
 def _refuse(what: str, found: str, expected: str = "") -> NoReturn:
@@ -271,3 +239,77 @@ def _refuse(what: str, found: str, expected: str = "") -> NoReturn:
 
 def _forbid(what: str, found: str, expected: str = "a public host") -> NoReturn:
     raise BadSampleError(Reason.FORBIDDEN_ADDRESS, what, found=found, expected=expected)
+
+
+class AddressRefusedError(OSError):
+    """A host that may not be dialed, or has no address; `OSError` is what aiohttp expects from resolvers."""
+
+    def __init__(self, reason: Reason, host: str, found: str) -> None:
+        super().__init__(f"{host}: {reason} ({found})")
+        self.reason = reason
+
+
+class Resolver(AbstractResolver):
+    """Resolves names; one is refused if any of its addresses is not public.
+
+    The connector dials and remembers exactly the addresses that were checked: nobody resolves again in
+    between, so an answer that changes meanwhile ("rebinding") changes nothing.
+    """
+
+    def __init__(self, rules: AddressRules, lookup: Lookup) -> None:
+        self._rules = rules
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return what may be dialed for a host.
+
+        Raises:
+            AddressRefusedError: one of its addresses is not allowed, or there is none.
+        """
+        try:
+            ips = [ip_address(text) for text in await self._lookup(host)]
+        except (OSError, ValueError) as error:  # a name that is no Unicode is a ValueError too
+            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, str(error)) from error
+        if not ips:
+            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, "no address")
+        results: list[ResolveResult] = []
+        for ip in ips:
+            if not self._rules.allow(ip):
+                raise AddressRefusedError(Reason.FORBIDDEN_ADDRESS, host, str(ip))
+            kind = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+            ready = ResolveResult(
+                hostname=host, host=str(ip), port=port, family=kind, proto=0, flags=_NUMERIC
+            )
+            results.append(ready)
+        return [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
+
+    async def close(self) -> None:
+        """Do nothing: the resolver holds nothing open."""
+
+
+async def system_lookup(host: str, *, threads: ThreadPoolExecutor) -> Sequence[str]:
+    """Ask the system's resolver, which may take seconds over a name; of families that this machine has."""
+
+    def ask() -> Any:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+    entries = await asyncio.get_running_loop().run_in_executor(threads, ask)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
+
+
+def guarded_socket(rules: AddressRules) -> Callable[[Any], socket.socket]:
+    """Return the connector's maker of sockets, which checks each address again before it is dialed.
+
+    It raises AddressRefusedError for an address that the rules do not allow.
+    """
+
+    def make(info: Any) -> socket.socket:
+        family, kind, protocol, _, address = info
+        ip = str(address[0])
+        if not rules.allow(ip_address(ip)):
+            raise AddressRefusedError(Reason.FORBIDDEN_ADDRESS, ip, ip)
+        return socket.socket(family, kind, protocol)
+
+    return make

@@ -1,20 +1,19 @@
 """Asynchronous image downloader: per-host rate limits, robots.txt, SSRF protection, one row per candidate.
 
-Each host is asked by few at a time and not too often; its robots.txt and its owner's signals against
-training are respected; who asks and how to reach them is told. Every request has a deadline and a cap on
-bytes, and what comes back is decoded in processes that may die. What became of a candidate is kept row for
-row.
-
-Reads: a table of candidates, the network. Writes: nothing; the stage does.
-Source: RFC 9309 (robots.txt); RFC 9110, section 10.1.5 (User-Agent); Carlini et al. 2023, "Poisoning
-Web-Scale Training Datasets is Practical" (why an image is held against the hash of its index).
+Every request has a deadline and a limit on bytes, and images are decoded in processes that may die. An image
+is compared with the hash of its index because whoever buys an expired domain may put any image there (Carlini
+et al. 2023, "Poisoning Web-Scale Training Datasets is Practical").
 """
 
 import asyncio
+import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -22,60 +21,55 @@ import pyarrow as pa
 from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.core.records import Counts
 from diptych.curate.columns import FETCHED
-from diptych.curate.fetch.addresses import Address, checked_url
-from diptych.curate.fetch.hosts import DISALLOWED, Hosts
-from diptych.curate.fetch.images import CheckedImage, ImageChecker
-from diptych.curate.fetch.optout import SIGNALS, opt_outs
-from diptych.curate.fetch.resolver import Lookup, SystemLookup
-from diptych.curate.fetch.responses import Client, Request, Response, check_status
+from diptych.curate.fetch.addresses import Address, Lookup, checked_url, system_lookup
+from diptych.curate.fetch.client import DISALLOWED, Client, Request, Response, check_status
+from diptych.curate.fetch.robots import SIGNALS, opt_outs
 from diptych.curate.fetch.settings import FetchSettings
 from diptych.data.images.formats import sniff
 from diptych.data.images.limits import ImageLimits, check_format
+from diptych.data.images.sandbox import Decode, DecodeResult, DecoderPool, DecoderSettings
 
 OK = "ok"
 _ACCEPT = "image/*,*/*;q=0.1"
+_LOOKUP_THREADS = 64  # waiting is all they do
+_WAITING_IMAGES = 64  # for a decoder, before whoever brings the next one has to wait
+_BATCH_ITEMS, _BATCH_BYTES = 32, 2**20
 
 
 @dataclass(slots=True)
 class _Row:
-    """A candidate, and what is known of it so far; the first names are those of `columns.FETCHED`."""
+    """A candidate, and what is known of it so far; attributes in `columns.FETCHED` are the table's values."""
 
     key: str
     license: str | None
+    given: bytes | None
     address: Address | None = None
-    own: bytes | None = None
     expected_sha256: str = ""
     status: str = OK
     image: bytes | None = None
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
+    bytes: int | None = None
+    url: str | None = None
+    http_status: int | None = None
+    content_type: str | None = None
     robots: str | None = None
+    opt_out: str | None = None
     permitted: str = ""
     signals: set[str] = field(default_factory=set)
     response: Response | None = None
 
-    def values(self) -> tuple[object, ...]:
-        """Return the values of the columns, in their order."""
-        response = self.response
-        size = len(self.own) if self.own is not None else response.received if response else None
-        url = response.url if response else self.address.url if self.address else None
-        signals = ",".join(signal for signal in SIGNALS if signal in self.signals)
-        return (
-            self.key,
-            self.status,
-            self.image,
-            self.sha256,
-            self.width,
-            self.height,
-            size,
-            url,
-            response.status if response else None,
-            (response.header("content-type")[:200] or None) if response else None,
-            self.robots,
-            signals or None,
-            self.license,
-        )
+    def fill(self) -> None:
+        """Set the columns that tell of the response."""
+        if self.address is not None:
+            self.url = self.address.url
+        if (response := self.response) is not None:
+            self.url, self.http_status, self.bytes = response.url, response.status, response.received
+            self.content_type = response.header("content-type")[:200] or None
+        if self.given is not None:
+            self.bytes = len(self.given)
+        self.opt_out = ",".join(signal for signal in SIGNALS if signal in self.signals) or None
 
 
 def fetch_partition(
@@ -97,36 +91,33 @@ def fetch_partition(
         `columns.FETCHED`, row for row, and the counts.
 
     Raises:
-        SettingsError: there is something to ask for on the public web, and no contact to give.
+        SettingsError: there is something to request on the public web, and no contact to give.
         EnvironmentFault: no decoder can be started.
     """
     records = table.select(["key", "url", "image", "license", "fields"]).to_pylist()
     rows = [_row(record, settings) for record in records]
     _require_contact(rows, settings)
-    if lookup is not None:
-        asyncio.run(_fetch_all(rows, settings, lookup))
-    else:
-        system = SystemLookup()
-        try:
-            asyncio.run(_fetch_all(rows, settings, system))
-        finally:
-            system.close()
+    threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
+    try:
+        asyncio.run(_fetch_all(rows, settings, lookup or partial(system_lookup, threads=threads)))
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # what they still ask is of no use
     counts = Counts()
     for row in rows:
+        row.fill()
         if row.status == OK:
             counts.keep()
         else:
             counts.drop(Reason(row.status), row.key)
-    columns = zip(*(row.values() for row in rows), strict=True) if rows else ((),) * len(FETCHED)
-    arrays = [pa.array(column, name.type) for name, column in zip(FETCHED, columns, strict=True)]
+    arrays = [pa.array([getattr(row, column.name) for row in rows], column.type) for column in FETCHED]
     return pa.table(arrays, schema=FETCHED), counts
 
 
 def _row(record: dict[str, Any], settings: FetchSettings) -> _Row:
-    """Read a candidate; what cannot be asked for has its reason at once."""
-    row = _Row(record["key"], record["license"], own=record["image"])
+    """Read a candidate; what cannot be requested has its reason at once."""
+    row = _Row(record["key"], record["license"], record["image"])
     try:
-        if row.own is None:
+        if row.given is None:
             if settings.verify_sha256:
                 row.expected_sha256 = _expected_sha256(record["fields"])
             if not record["url"]:
@@ -141,21 +132,16 @@ def _expected_sha256(fields: str | None) -> str:
     if not fields or '"sha256"' not in fields:
         return ""
     try:
-        found = json.loads(fields)["sha256"]
+        digest = json.loads(fields)["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadSampleError(Reason.BAD_ROW, "the fields are no JSON object") from error
-    return found.lower() if isinstance(found, str) else ""
+    return digest.lower() if isinstance(digest, str) else ""
 
 
 def _require_contact(rows: Iterable[_Row], settings: FetchSettings) -> None:
-    if settings.contact:
-        return
-    rules = settings.rules()
-    for row in rows:
-        if row.address is None or row.own is not None:
-            continue
+    for row in rows if not settings.contact else ():
         try:
-            known = rules.lists(ip_address(row.address.host))
+            known = row.address is None or settings.rules().lists(ip_address(row.address.host))
         except ValueError:  # a name
             known = False
         if not known:
@@ -169,34 +155,103 @@ def _require_contact(rows: Iterable[_Row], settings: FetchSettings) -> None:
 
 
 async def _fetch_all(rows: list[_Row], settings: FetchSettings, lookup: Lookup) -> None:
-    client = Client(settings, settings.rules(), lookup)
-    hosts = Hosts(settings, client, settings.rules())
+    client = Client(settings, lookup)
     try:
-        async with ImageChecker(settings.decoding(), settings.decoders) as checker:
-            fetcher = _Fetcher(settings, client, hosts, checker)
+        async with _ImageChecker(settings.decoding(), settings.decoders) as checker:
+            fetcher = _Fetcher(settings, client, checker)
             await asyncio.gather(*(fetcher.fetch(row) for row in rows if row.status == OK))
     finally:
-        hosts.close()
         await client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckedImage:
+    """The decoder's result for an image, and the SHA-256 of its bytes as they came."""
+
+    result: DecodeResult
+    sha256: str
+
+
+_Future = asyncio.Future[_CheckedImage]
+
+
+class _ImageChecker:
+    """Decoder processes behind a queue; without workers a thread decodes, unprotected."""
+
+    def __init__(self, settings: DecoderSettings, workers: int) -> None:
+        self._pool = DecoderPool(settings) if workers else None
+        self._decode = self._pool.check if self._pool else partial(map, Decode(settings))
+        self._workers = max(1, workers)
+        self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="images")
+        self._queue: asyncio.Queue[tuple[bytes, _Future]] = asyncio.Queue(_WAITING_IMAGES)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "_ImageChecker":
+        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._workers)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._pool is not None:
+            self._pool.close()
+        self._threads.shutdown(wait=True)
+
+    async def submit(self, image: bytes) -> _Future:
+        """Queue an image, waiting while too many are queued; the future is done when it is checked."""
+        checked: _Future = asyncio.get_running_loop().create_future()
+        await self._queue.put((image, checked))
+        return checked
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self._queue.get()]
+            size = len(batch[0][0])
+            while not self._queue.empty() and len(batch) < _BATCH_ITEMS and size < _BATCH_BYTES:
+                batch.append(self._queue.get_nowait())
+                size += len(batch[-1][0])
+            images, waiting = zip(*batch, strict=True)
+            results: Sequence[_CheckedImage | Exception]
+            try:
+                results = await loop.run_in_executor(self._threads, self._check, images)
+            except Exception as error:  # no decoder starts: everybody who waits has to know
+                results = [error] * len(images)
+            for future, checked in zip(waiting, results, strict=True):
+                _settle(future, checked)
+
+    def _check(self, images: Sequence[bytes]) -> list[_CheckedImage]:
+        digests = [hashlib.sha256(image).hexdigest() for image in images]
+        return list(map(_CheckedImage, self._decode(images), digests))
+
+
+def _settle(future: _Future, checked: _CheckedImage | Exception) -> None:
+    if future.done():  # whoever waited was canceled
+        return
+    if isinstance(checked, Exception):
+        future.set_exception(checked)
+    else:
+        future.set_result(checked)
 
 
 class _Fetcher:
     """State shared by the rows of one partition."""
 
-    def __init__(self, settings: FetchSettings, client: Client, hosts: Hosts, checker: ImageChecker) -> None:
+    def __init__(self, settings: FetchSettings, client: Client, checker: _ImageChecker) -> None:
         self._settings = settings
         self._client = client
-        self._hosts = hosts
         self._checker = checker
-        self._places = asyncio.Semaphore(settings.concurrency)
+        self._slots = asyncio.Semaphore(settings.concurrency)
         self._respected = set(settings.respect_opt_out)
         self._limits = ImageLimits(formats=settings.formats)
 
     async def fetch(self, row: _Row) -> None:
         """Fetch and check one image; the outcome is stored in the row."""
         try:
-            if row.own is not None:
-                _finish(row, row.own, await (await self._checker.submit(row.own)))
+            if row.given is not None:
+                _finish(row, row.given, await (await self._checker.submit(row.given)))
                 return
             assert row.address is not None, row.key
             body, checked = await self._download(row, row.address)
@@ -204,39 +259,38 @@ class _Fetcher:
         except BadSampleError as error:
             row.status = error.reason
 
-    async def _download(self, row: _Row, address: Address) -> tuple[bytes, "asyncio.Future[CheckedImage]"]:
+    async def _download(self, row: _Row, address: Address) -> tuple[bytes, _Future]:
         """Download an image under its host's rate limit, and queue it for the decoders."""
-        host = self._hosts.of(address)
+        host, settings = self._client.host(address), self._settings
         request = Request(
             row.key,
             _ACCEPT,
-            self._settings.max_bytes,
-            permit=lambda one: self._permit(row, one),
-            check=lambda response: self._check_response(row, response),
+            settings.max_bytes,
+            permit=partial(self._permit, row),
+            check=partial(self._check_response, row),
             begin=self._begin,
-            cooldown=host.cooldown,
         )
         async with host.semaphore:
-            # Before a place is taken, so that a slow host holds up nobody else.
+            # Before a slot is held, so that a slow host holds up nobody else.
             await self._permit(row, address)
-            await host.acquire(self._hosts.delay(await self._hosts.robots(address)))
-            async with self._places:
+            robots = (await self._client.robots(address)).robots
+            wished = min(robots.delay(), settings.max_crawl_delay_seconds)
+            await host.acquire(max(settings.delay_seconds, wished))
+            async with self._slots:
                 response = await self._client.ask(address, request)
                 return response.body, await self._checker.submit(response.body)
 
     async def _permit(self, row: _Row, address: Address) -> None:
         if row.permitted == address.url:
             return
-        robots = await self._hosts.robots(address)
-        row.robots = robots.state or None
-        if robots.reason is not None:
-            raise BadSampleError(robots.reason, "robots.txt cannot be read")
-        if not robots.robots.allows(address.target):
+        result = await self._client.robots(address)
+        row.robots = result.state or None
+        if result.reason is not None:
+            raise BadSampleError(result.reason, "robots.txt cannot be read")
+        if not result.robots.allows(address.target):
             row.robots = DISALLOWED
             raise BadSampleError(Reason.ROBOTS)
-        self._record_opt_outs(
-            row, ((one.name, one.value) for one in robots.robots.preferences(address.target))
-        )
+        self._record_opt_outs(row, result.robots.preferences(address.target))
         row.permitted = address.url
 
     def _check_response(self, row: _Row, response: Response) -> None:
@@ -256,7 +310,7 @@ class _Fetcher:
             raise BadSampleError(Reason.OPTED_OUT)
 
 
-def _finish(row: _Row, body: bytes, checked: CheckedImage) -> None:
+def _finish(row: _Row, body: bytes, checked: _CheckedImage) -> None:
     """Store the decoder's result in the row."""
     row.sha256 = checked.sha256
     if row.expected_sha256 not in ("", checked.sha256):
@@ -265,4 +319,4 @@ def _finish(row: _Row, body: bytes, checked: CheckedImage) -> None:
         raise BadSampleError(checked.result.reason)
     if checked.result.size is not None:
         row.width, row.height = checked.result.size
-    row.image = checked.result.image or (body if row.own is None else None)
+    row.image = checked.result.image or (body if row.given is None else None)

@@ -1,7 +1,4 @@
-"""How images are fetched: the settings of `fetch`.
-
-Source: RFC 9110, section 10.1.5 (User-Agent: a product, and how to reach whoever runs it).
-"""
+"""The settings of `fetch`."""
 
 import re
 from dataclasses import dataclass
@@ -9,24 +6,23 @@ from typing import Literal
 
 from diptych.core.errors import SettingsError
 from diptych.curate.fetch.addresses import WEB_PORTS, AddressRules
-from diptych.curate.fetch.optout import SIGNALS
+from diptych.curate.fetch.robots import SIGNALS
 from diptych.data.images.formats import WEB_FORMATS
 from diptych.data.images.limits import MAX_BYTES, MAX_PIXELS, ImageLimits
 from diptych.data.images.sandbox import DECODER, JPEG_QUALITY, DecoderSettings
 
 _PRODUCT = re.compile(r"(?P<token>[A-Za-z_-]+)(?:/[\x21-\x7e]+)?(?: [\x20-\x7e]+)?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
-_LEAST = {
-    "concurrency": 1,
-    "per_host": 1,
-    "size": 1,
-    "max_bytes": 1,
-    "retries": 0,
-    "decoders": 0,
-    "max_redirects": 0,
-    "delay_seconds": 0,
-    "max_crawl_delay_seconds": 0,
-    "backoff_seconds": 0,
+_AT_LEAST = {
+    1: ("concurrency", "per_host", "size", "max_bytes"),
+    0: (
+        "retries",
+        "decoders",
+        "max_redirects",
+        "delay_seconds",
+        "max_crawl_delay_seconds",
+        "backoff_seconds",
+    ),
 }
 
 
@@ -35,35 +31,31 @@ class FetchSettings:
     """How images are fetched.
 
     Attributes:
-        user_agent: product and version; robots.txt is read for the product.
-        contact: e-mail address or page of whoever runs this, told to every server; only hosts given by
+        user_agent: product and version (RFC 9110, section 10.1.5); robots.txt is read for the product.
+        contact: e-mail address or page of whoever runs this, sent to every server; only hosts given by
             `allow_networks` are asked without.
-        concurrency: requests at a time.
-        per_host: of them, to one host.
+        concurrency, per_host: requests at a time, in all and to one host.
         delay_seconds: between the starts of two requests to one host.
         max_crawl_delay_seconds: the longest Crawl-delay of a robots.txt that is kept to.
         timeout_seconds: of one try, redirects and body included.
         deadline_seconds: of an image, all tries and the waits between them included.
         retries: after failures that may pass.
         backoff_seconds: before the first retry, on average; doubled with each.
-        max_redirects: that are followed.
-        robots: whether robots.txt is asked for and kept to.
-        respect_opt_out: which signals against training drop an image, of `optout.SIGNALS`.
+        robots: whether robots.txt is requested and kept to.
+        respect_opt_out: which signals against training drop an image, of `robots.SIGNALS`.
         verify_sha256: drop a downloaded image whose SHA-256 is not the `sha256` of the candidate's fields.
             Images that candidates bring are not compared: img2dataset notes the digest of the download, and
             stores the image encoded again.
-        resize: "none" keeps the bytes; "keep_ratio" scales the shortest side down to `size`; "center_crop"
-            keeps the square in the centre of that. Nothing is ever enlarged.
-        size: in pixels.
+        resize: "none" keeps the bytes; "keep_ratio" scales the shortest side down to `size` pixels;
+            "center_crop" keeps the square in the center of that. Nothing is ever enlarged.
         quality: of the JPEGs that resizing writes.
-        max_bytes: of a file.
-        max_pixels: width times height.
+        max_bytes, max_pixels: of a file, and of width times height.
         formats: Pillow's names of those that are kept.
         decoders: processes that decode; 0 decodes in this one, unprotected.
         decoder: the function that decodes, as "module:name".
         decode_seconds: for one image.
-        allow_ports: that may be asked.
-        allow_networks: that may be asked although they are not public, such as "127.0.0.1/32".
+        allow_ports: that may be requested.
+        allow_networks: that may be requested although they are not public, such as "127.0.0.1/32".
     """
 
     user_agent: str = "diptych/0.1"
@@ -93,34 +85,24 @@ class FetchSettings:
     allow_networks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            SettingsError: names the setting.
-        """
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise SettingsError(
-                    f"{name} is too small", found=getattr(self, name), expected=f"{least} or more"
-                )
+        """Raise SettingsError for what cannot be meant."""
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                if (value := getattr(self, name)) < least:
+                    raise SettingsError(f"{name} is too small", found=value, expected=f"{least} or more")
         if min(self.timeout_seconds, self.deadline_seconds, self.decode_seconds) <= 0:
             raise SettingsError("a time limit must be positive")
         if not 1 <= self.quality <= 100:
             raise SettingsError("there is no such quality", found=self.quality, expected="1 to 100")
-        if self.resize not in ("none", "keep_ratio", "center_crop"):
-            raise SettingsError(
-                "unknown way to resize", found=self.resize, expected="none, keep_ratio or center_crop"
-            )
         if unknown := set(self.respect_opt_out) - set(SIGNALS):
             raise SettingsError("unknown signal", found=", ".join(unknown), expected=", ".join(SIGNALS))
         if not _PRODUCT.fullmatch(self.user_agent) or not _PRINTABLE.fullmatch(self.contact):
-            raise SettingsError(
-                "the user agent is no product", found=repr(self.user_agent), expected="such as name/1.0"
-            )
+            what = "the user agent is no product"
+            raise SettingsError(what, found=repr(self.user_agent), expected="such as name/1.0")
         self.rules(), self.decoding()
 
     def agent(self) -> str:
-        """Return the header that tells servers who asks."""
+        """Return the User-Agent header."""
         return f"{self.user_agent} (+{self.contact})" if self.contact else self.user_agent
 
     def token(self) -> str:
@@ -134,7 +116,7 @@ class FetchSettings:
         return product["token"]
 
     def rules(self) -> AddressRules:
-        """Return which addresses may be asked."""
+        """Return which addresses may be requested."""
         return AddressRules(self.allow_ports, self.allow_networks)
 
     def decoding(self) -> DecoderSettings:
