@@ -61,18 +61,17 @@ class Bench:
 
     def ours(self) -> dict[str, Any]:
         """Run the whole search, without the last fit on everything."""
-        from diptych.evaluate.probe.probe import LinearProbe
-        from diptych.evaluate.probe.search import Trainer, strength
+        from diptych.evaluate.probe.linear_probe import LinearProbe, PenaltySearch, strength
 
         watch = time.perf_counter()
-        trainer = Trainer(*self.train, *self.val, LinearProbe(), None)
+        search = PenaltySearch(*self.train, *self.val, LinearProbe())
         prepared = time.perf_counter() - watch
         fits: list[dict[str, Any]] = []
-        for step in trainer.steps():
+        for step in search.steps():
             begun = time.perf_counter()
-            trainer.attempt(step)
+            search.attempt(step)
             fit = {"C": strength(step), "seconds": time.perf_counter() - begun}
-            solution = trainer.solutions[step]
+            solution = search.trials[step].solution
             scores = self.score(solution.coef, solution.intercept, fit["C"])
             fits.append({**fit, "iterations": solution.iterations, **scores})
         return {"fits": fits, "prepare_seconds": prepared}

@@ -18,8 +18,7 @@ from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.metrics.classification import label_ranks
 from diptych.evaluate.metrics.intervals import clopper_pearson, paired_gain
-from diptych.evaluate.probe.probe import LinearProbe
-from diptych.evaluate.probe.search import Trainer, strength
+from diptych.evaluate.probe.linear_probe import LinearProbe, PenaltySearch, strength
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
 from diptych.evaluate.zeroshot import compare_prompts
 from experiments.claims.recipe import ShotsPart
@@ -168,10 +167,10 @@ def _probe(
 
     train = taken(validation, validation + shots)
     fit = LinearProbe(max_iterations=PROBE_STEPS, tolerance=PROBE_TOLERANCE)
-    trainer = Trainer(*train, *taken(0, validation), fit, None)
-    for step in trainer.steps():
-        trainer.attempt(step)
-    probe = LinearProbe(strength(trainer.best()), tolerance=PROBE_TOLERANCE).fit(*train)
+    search = PenaltySearch(*train, *taken(0, validation), fit)
+    for step in search.steps():
+        search.attempt(step)
+    probe = LinearProbe(strength(search.best()), tolerance=PROBE_TOLERANCE).fit(*train)
     hits = int((probe.predict(test[0]) == test[1]).sum())
     return {"C": probe.C, **_share(hits, len(test[1]))}
 

@@ -20,7 +20,7 @@ from tests.evaluate.conftest import BLUE, GREEN, RED, ColorModel, solid
 
 from diptych.core.errors import ArrayError, BadInputsError, SettingsError
 from diptych.evaluate.estimator import ZeroShotClassifier
-from diptych.evaluate.probe.probe import LinearProbe
+from diptych.evaluate.probe.linear_probe import LinearProbe
 from diptych.models.encode import Encodes
 
 NAMES = ["red", "green", "blue"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from diptych.evaluate.probe.probe import LinearProbe
+from diptych.evaluate.probe.linear_probe import LinearProbe
 from diptych.evaluate.suite.protocols import FEW_SHOT_C, few, probe_outcome
 
 

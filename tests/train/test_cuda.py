@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 import torch
 
-from diptych.evaluate.probe.probe import LinearProbe
+from diptych.evaluate.probe.linear_probe import LinearProbe
 from diptych.models import checkpoint
 from diptych.models.model import Model
 from diptych.train.loss import contrastive_loss

@@ -1,1 +1,1 @@
-"""The linear probe of the paper: solver, search of the penalty, few shots."""
+"""The linear probe of the paper: the classifier, the search for its penalty, the solver."""

@@ -1,12 +1,12 @@
-"""Minimise multinomial logistic regression with an L2 penalty, on the CPU or a GPU.
+"""Solver of multinomial logistic regression with an L2 penalty, on the CPU or a GPU.
 
 The objective is scikit-learn's, divided by C times the number of rows as scikit-learn does inside:
 
     f(W, b) = mean over rows of -log softmax(x W' + b)[label]  +  |W|^2 / (2 C N)
 
-It is minimised by L-BFGS in coordinates in which it is nearly round, which changes the path and not the goal:
+It is minimized by L-BFGS in coordinates in which it is nearly round, which changes the path and not the goal:
 
-- columns are centred (the intercept, which is not penalised, takes up the mean);
+- columns are centered (the intercept, which is not penalized, takes up the mean);
 - they are rotated to their principal axes (the penalty does not see a rotation);
 - L-BFGS starts each step from the inverse diagonal of the Hessian there, estimated on a few thousand rows.
 
@@ -27,69 +27,31 @@ from torch import Tensor
 
 from diptych.models.towers.numerics import device_of, linear
 
-MEMORY = 20
-"""Pairs of steps that L-BFGS remembers: 20 pairs of 100 x 513 are 8 MB, and more no longer saves steps."""
-
-DIAGONAL_ROWS = 4096
-"""Rows behind the Hessian's diagonal: a scale within a few percent is as good as the exact one."""
-
-REFRESH = 10
-"""Steps between two estimates of the diagonal: predictions grow sure, and the curvature falls."""
-
-FLATNESS = 0.5
-"""A step ends where the slope along it is at most this share of the slope at its start."""
-
-NOISE = 3e-7
-"""Relative rounding of the float32 objective: below it, more or less is not told apart."""
-
-TRIES = 30
-"""Lengths that are tried along one direction before the search is given up."""
-
+MEMORY = 20  # pairs of steps that L-BFGS remembers: 20 pairs of 100 x 513 are 8 MB, more save no steps
+DIAGONAL_ROWS = 4096  # behind the Hessian's diagonal: a scale within a few percent is as good as exact
+REFRESH = 10  # steps between two estimates of the diagonal: predictions grow sure, and the curvature falls
+FLATNESS = 0.5  # a step ends where the slope along it is at most this fraction of the slope at its start
+NOISE = 3e-7  # relative rounding of the float32 objective: below it, more or less is not told apart
+TRIES = 30  # lengths that are tried along one direction before the search is given up
+# The estimated distance to the minimum, as a fraction of the objective or in nats, that ends the search. A
+# small gradient alone says little where the penalty is weak and the start was warm.
 EXCESS, FLOOR = 1e-3, 1e-5
-"""The estimated distance to the minimum, as a share of the objective or in nats, that ends the search.
-A small gradient alone says little where the penalty is weak and the start was warm."""
-
-CHECK_ROWS = 8192
-"""Rows of the float64 check at a time."""
-
-SMALLEST = 1e-6
-"""The least entry of the diagonal, as a share of its largest."""
+CHECK_ROWS = 8192  # rows of the float64 check at a time
+SMALLEST = 1e-6  # the least entry of the diagonal, as a fraction of its largest
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Where the search ended.
-
-    Attributes:
-        coef: (C, D) float64, in the given coordinates.
-        intercept: (C,) float64; zeros without an intercept.
-        objective: f at the end, as scikit-learn's solver counts it.
-        gradient_norm: the largest absolute entry of its gradient, in the given coordinates.
-        iterations: steps taken.
-        evaluations: times that f and its gradient were computed.
-        converged: whether the gradient norm went below the tolerance.
-    """
+    """Where the search ended: coef (C, D) and intercept (C,), zeros without one; steps taken."""
 
     coef: NDArray[np.float64]
     intercept: NDArray[np.float64]
-    objective: float
-    gradient_norm: float
     iterations: int
-    evaluations: int
     converged: bool
 
 
 class Problem:
-    """Rows and labels, prepared once for all strengths of the penalty.
-
-    Args:
-        rows: (N, D) finite numbers.
-        labels: (N,) in [0, C).
-        class_count: C, at least 2.
-        fit_intercept: whether there is an intercept.
-        device: where to compute.
-        dtype: what to compute in.
-    """
+    """Finite rows (N, D) and labels (N,) in [0, C), prepared once for all strengths of the penalty."""
 
     def __init__(
         self,
@@ -105,18 +67,12 @@ class Problem:
         device = device_of(device)
         self.labels = torch.from_numpy(np.require(labels, requirements=("C", "W"))).to(device)
         given = torch.from_numpy(np.require(rows, requirements=("C", "W"))).to(device, dtype)
-        width = given.shape[1]
         mean = given.mean(0, dtype=torch.float64).to(dtype)
-        self.mean = mean if fit_intercept else given.new_zeros(width)
-        centred = given - self.mean
-        self.rotation = torch.linalg.eigh((centred.T @ centred).double())[1].to(dtype)
-        self.rows = linear(centred, self.rotation.T.contiguous(), None)
+        self.mean = mean if fit_intercept else given.new_zeros(given.shape[1])
+        centered = given - self.mean
+        self.rotation = torch.linalg.eigh((centered.T @ centered).double())[1].to(dtype)
+        self.rows = linear(centered, self.rotation.T.contiguous(), None)
         self.columns = self.rows.T.contiguous()
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.rows.shape[1]
 
     @cached_property
     def sample(self) -> Tensor:
@@ -125,8 +81,8 @@ class Problem:
         return torch.linspace(0, len(self.rows) - 1, count, device=self.rows.device).long()
 
     def zero(self) -> Tensor:
-        """Return the starting point (C, D + 1): no opinion."""
-        return self.rows.new_zeros(self.class_count, self.width + 1)
+        """Return the starting point (C, D + 1)."""
+        return self.rows.new_zeros(self.class_count, self.rows.shape[1] + 1)
 
     def logits(self, point: Tensor) -> Tensor:
         """Return (N, C) for a point (C, D + 1) of rotated coordinates."""
@@ -153,8 +109,8 @@ class Problem:
     def curvature(self, point: Tensor, penalty: float) -> Tensor:
         """Estimate the diagonal (C, D + 1) of the Hessian at a point, from some of the rows."""
         rows = self.rows[self.sample]
-        shares = linear(rows, point[:, :-1].contiguous(), point[:, -1].contiguous()).softmax(1)
-        spread = (shares * (1 - shares)).T.contiguous() / len(rows)
+        probabilities = linear(rows, point[:, :-1].contiguous(), point[:, -1].contiguous()).softmax(1)
+        spread = (probabilities * (1 - probabilities)).T.contiguous() / len(rows)
         diagonal = torch.empty_like(point)
         diagonal[:, :-1] = spread @ rows.square() + penalty
         diagonal[:, -1] = spread.sum(1)
@@ -166,7 +122,7 @@ class Problem:
         turned = gradient[:, :-1] @ self.rotation.T + gradient[:, -1:] * self.mean
         return float(max(turned.abs().max(), gradient[:, -1].abs().max()))
 
-    def place(self, coef: NDArray[np.floating], intercept: NDArray[np.floating]) -> Tensor:
+    def point_of(self, coef: NDArray[np.floating], intercept: NDArray[np.floating]) -> Tensor:
         """Return the point (C, D + 1) of coefficients (C, D) and an intercept (C,); undoes `restore`."""
         given, bias = (torch.from_numpy(part).to(self.rows) for part in (coef, intercept))
         return torch.cat([given @ self.rotation, (bias + given @ self.mean)[:, None]], dim=1)
@@ -180,7 +136,7 @@ class Problem:
 
 @dataclass(slots=True)
 class _State:
-    """Where the search stands: the point, what follows from it, and the steps that led there."""
+    """The point, what follows from it, and the last steps."""
 
     point: Tensor
     logits: Tensor
@@ -192,18 +148,18 @@ class _State:
     def direction(self) -> Tensor:
         """Return the step of L-BFGS: minus the estimated inverse Hessian times the gradient."""
         step = self.gradient.neg()
-        shares = []
+        factors = []
         for change, turn, curvature in reversed(self.memory):
-            share = (change * step).sum() / curvature
-            step.sub_(share * turn)
-            shares.append(share)
+            factor = (change * step).sum() / curvature
+            step.sub_(factor * turn)
+            factors.append(factor)
         step *= self.inverse
-        for (change, turn, curvature), share in zip(self.memory, reversed(shares), strict=True):
-            step.add_(change * (share - (turn * step).sum() / curvature))
+        for (change, turn, curvature), factor in zip(self.memory, reversed(factors), strict=True):
+            step.add_(change * (factor - (turn * step).sum() / curvature))
         return step
 
 
-def minimise(
+def minimize(
     problem: Problem,
     penalty: float,
     *,
@@ -211,32 +167,32 @@ def minimise(
     tolerance: float = 1e-4,
     max_iterations: int = 1000,
 ) -> Solution:
-    """Minimise f.
+    """Minimize f.
 
     Args:
-        problem: the rows.
+        problem: rows and labels.
         penalty: 1 / (C N), the factor of |W|^2 / 2.
         start: coefficients (C, D) and intercept (C,), e.g. where another penalty ended; None: zeros.
         tolerance: the gradient norm to reach, in the given coordinates; scikit-learn's default.
         max_iterations: steps at most; the paper's.
 
     Returns:
-        The last point, whether it is near enough or not: see `Solution.converged`.
+        The last point, near enough (`converged`) or not.
     """
-    state = _begin(problem, penalty, problem.zero() if start is None else problem.place(*start))
-    iterations, evaluations = 0, 1
+    state = _begin(problem, penalty, problem.zero() if start is None else problem.point_of(*start))
+    iterations = 0
     norm = problem.gradient_norm(state.gradient)
     step = state.direction()
-    while not (done := norm <= tolerance and _promise(state, step) <= max(EXCESS * state.value, FLOOR)):
-        if iterations == max_iterations or not (tries := _move(problem, penalty, state, step)):
+    while not (done := norm <= tolerance and _expected_gain(state, step) <= max(EXCESS * state.value, FLOOR)):
+        if iterations == max_iterations or not _move(problem, penalty, state, step):
             break
-        iterations, evaluations = iterations + 1, evaluations + tries
+        iterations += 1
         if iterations % REFRESH == 0:
             state.inverse = problem.curvature(state.point, penalty).reciprocal_()
         norm = problem.gradient_norm(state.gradient)
         step = state.direction()
     coef, intercept = problem.restore(state.point)
-    return Solution(coef, intercept, state.value, norm, iterations, evaluations, done)
+    return Solution(coef, intercept, iterations, done)
 
 
 def _begin(problem: Problem, penalty: float, point: Tensor) -> _State:
@@ -248,43 +204,39 @@ def _begin(problem: Problem, penalty: float, point: Tensor) -> _State:
     return _State(point, logits, value, gradient, inverse, deque(maxlen=MEMORY))
 
 
-def _promise(state: _State, step: Tensor) -> float:
-    """Return how much a step promises to lower f, half the slope along it."""
+def _expected_gain(state: _State, step: Tensor) -> float:
+    """Return how much a step is expected to lower f: half the slope along it."""
     return -0.5 * _dot(state.gradient, step)
 
 
-def _move(problem: Problem, penalty: float, state: _State, step: Tensor) -> int:
+def _move(problem: Problem, penalty: float, state: _State, step: Tensor) -> bool:
     """Go along a step to where it is flat enough; f is convex, so the slope alone says where that is.
 
-    Logits are linear in the point: all lengths are tried with one product.
-
-    Returns:
-        Lengths tried; 0 if no length is better, and nothing has moved.
+    Logits are linear in the point: all lengths are tried with one product. Returns False, and has not moved,
+    if no length is better.
     """
     along = problem.logits(step)
     point, weights = state.point, step[:, :-1]
-    slope, slack = _dot(state.gradient, step), NOISE * abs(state.value)
+    slope, tolerance = _dot(state.gradient, step), NOISE * abs(state.value)
     size, cross, square = (
         _dot(left, right)
         for left, right in ((point[:, :-1], point[:, :-1]), (point[:, :-1], weights), (weights, weights))
     )
     low, low_slope, high, high_slope, length = 0.0, slope, math.inf, 0.0, 1.0
-    tries = 0
-    while True:
-        if tries == TRIES:
-            return 0
-        tries += 1
+    for _ in range(TRIES):
         logits = torch.add(state.logits, along, alpha=length)
         value, wrong = problem.loss(logits)
         value += 0.5 * penalty * (size + length * (2 * cross + length * square))
-        found = _dot(wrong, along) + penalty * (cross + length * square)
-        if abs(found) <= FLATNESS * abs(slope) and value <= state.value + slack:
+        slope_there = _dot(wrong, along) + penalty * (cross + length * square)
+        if abs(slope_there) <= FLATNESS * abs(slope) and value <= state.value + tolerance:
             break
-        if found < 0:
-            low, low_slope = length, found
+        if slope_there < 0:
+            low, low_slope = length, slope_there
         else:
-            high, high_slope = length, found
+            high, high_slope = length, slope_there
         length = _next_length(low, low_slope, high, high_slope)
+    else:
+        return False
     change = length * step
     state.point, state.logits, state.value = point + change, logits, value
     gradient = problem.gradient(wrong, state.point, penalty)
@@ -293,7 +245,7 @@ def _move(problem: Problem, penalty: float, state: _State, step: Tensor) -> int:
     if curvature > 0:
         state.memory.append((change, turn, curvature))
     state.gradient = gradient
-    return tries
+    return True
 
 
 def measure(
@@ -312,10 +264,10 @@ def measure(
         logits = part @ coef.T + intercept
         logits -= logits.max(axis=1, keepdims=True)
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        places = np.arange(len(part)), right
-        value -= float(logits[places].sum()) / len(rows)
+        cells = np.arange(len(part)), right
+        value -= float(logits[cells].sum()) / len(rows)
         wrong = np.exp(logits)
-        wrong[places] -= 1
+        wrong[cells] -= 1
         gradient += wrong.T @ part / len(rows)
         bias += wrong.sum(axis=0) / len(rows)
     norm = max(float(np.abs(gradient).max()), float(np.abs(bias).max()) if fit_intercept else 0.0)

@@ -51,7 +51,7 @@ from diptych.evaluate.zeroshot import classifiers, prompt_ladder
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
-    from diptych.evaluate.probe.probe import LinearProbe
+    from diptych.evaluate.probe.linear_probe import LinearProbe
     from diptych.models.model import Model
 
 FEW_SHOT_C = 0.316
@@ -181,7 +181,7 @@ def zeroshot(runner: TaskRunner) -> Answers:
 
 def probe(runner: TaskRunner) -> Answers:
     """Fit the paper's linear probe on the training images and score the same test images."""
-    from diptych.evaluate.probe.search import search  # brings scikit-learn, where it is installed
+    from diptych.evaluate.probe.linear_probe import search  # brings scikit-learn, where it is installed
 
     task_labels = runner.labelled()
     learn = _Learning(runner)
@@ -205,7 +205,7 @@ def few_shot(runner: TaskRunner) -> Answers:
     A class with fewer images gives those it has. Hits are averaged over a few draws; the interval is that
     of the test images.
     """
-    from diptych.evaluate.probe.probe import LinearProbe
+    from diptych.evaluate.probe.linear_probe import LinearProbe
 
     task_labels, spec = runner.labelled(), runner.opened.spec
     learn = _Learning(runner)

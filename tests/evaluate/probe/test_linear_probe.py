@@ -9,9 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import check_estimator
 
 from diptych.core.errors import ArrayError, DataError
-from diptych.evaluate.probe import probe as probe_module
-from diptych.evaluate.probe.probe import LinearProbe
-from diptych.evaluate.probe.search import search, strength
+from diptych.evaluate.probe import linear_probe as probe_module
+from diptych.evaluate.probe.linear_probe import LinearProbe, PenaltySearch, Trial, search, strength
 
 
 def features_of(seed: int, count: int, classes: int, width: int = 12, noise: float = 1.0):
@@ -99,13 +98,13 @@ def test_the_search_tries_what_the_paper_tries() -> None:
     steps = [round(np.log10(trial.C) * 8) for trial in result.trials]
     assert len(steps) <= 15
     assert set(range(-48, 49, 16)) <= set(steps)
-    assert all(trial.converged for trial in result.trials)
+    assert all(trial.solution.converged for trial in result.trials)
     scores = {}
     for trial in result.trials:
         theirs = LogisticRegression(C=trial.C, tol=1e-8, max_iter=20_000).fit(rows, labels)
         scores[trial.C] = theirs.score(val_rows, val_labels)
-        assert trial.selected_by == pytest.approx(scores[trial.C], abs=0.011)
-    best = max(result.trials, key=lambda trial: trial.selected_by)
+        assert trial.accuracy == pytest.approx(scores[trial.C], abs=0.011)
+    best = max(result.trials, key=lambda trial: trial.accuracy)
     assert result.probe.C == best.C
     both = LogisticRegression(C=best.C, tol=1e-8, max_iter=20_000)
     both.fit(np.concatenate([rows, val_rows]), np.concatenate([labels, val_labels]))
@@ -115,15 +114,11 @@ def test_the_search_tries_what_the_paper_tries() -> None:
 def test_the_search_ends_at_eight_steps_a_decade_beside_the_best() -> None:
     wanted = 13  # C = 10 ** (13 / 8)
     rows, labels = features_of(0, 60, 3)
-    seen: list[float] = []
-
-    def select(scores: np.ndarray, right: np.ndarray) -> float:
-        seen.append(0.0)
-        step = [-48, -32, -16, 0, 16, 32, 48, 8, 24, 12, 20, 10, 14, 11, 13][len(seen) - 1]
-        return -abs(step - wanted)
-
-    result = search(rows, labels, rows, labels, select=select)
-    assert strength(wanted) == result.probe.C
+    tried = PenaltySearch(rows, labels, rows, labels, LinearProbe())
+    for step in tried.steps():
+        tried.trials[step] = Trial(strength(step), -abs(step - wanted), None)
+    assert list(tried.trials) == [-48, -32, -16, 0, 16, 32, 48, 8, 24, 12, 20, 10, 14, 11, 13]
+    assert tried.best() == wanted
 
 
 def test_what_cannot_be_fitted_is_told() -> None:
