@@ -1,10 +1,74 @@
-"""The words that several commands take, as tyro wants them described."""
+"""What commands read: the words that several take, as tyro wants them described, and lists in one word."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
-ModelFolder = Annotated[Positional[str], arg(metavar="MODEL")]
+from diptych.core.errors import UsageError
+from diptych.core.files.text import read_text
+
+if TYPE_CHECKING:
+    from diptych.data.sources.open import Columns
+
+MODEL_HELP = "a checkpoint's or run's folder, another library's files, a hub id or a public short name."
+COLUMNS_HELP = "names of the table's columns, for example image=photo,caption=title."
+ModelName = Annotated[Positional[str], arg(metavar="MODEL", help=MODEL_HELP)]
 SourceName = Annotated[Positional[str], arg(metavar="SOURCE")]
 OutFolder = Annotated[Positional[Path], arg(metavar="OUT")]
+ColumnNames = Annotated[str, arg(help=COLUMNS_HELP)]
+JsonFile = Annotated[str, arg(help="where the results go: a file, or - for stdout.")]
+Assignments = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")]
+
+MAX_BAD_FRACTION = 0.1  # share of a source's samples that may be bad, where no other is given
+
+
+def parse_columns(text: str) -> "Columns":
+    """Read `image=photo,caption=title`.
+
+    >>> parse_columns("caption=title").caption
+    'title'
+    """
+    from diptych.core.settings import from_mapping
+    from diptych.data.sources.open import Columns
+
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    for name, sign, value in pairs:
+        if not (name.strip() and sign and value.strip()):
+            raise UsageError(
+                "columns are given as name=column",
+                where="--columns",
+                found=text,
+                expected="for example image=photo,caption=title",
+            )
+    return from_mapping(Columns, {name.strip(): value.strip() for name, _, value in pairs}, where="--columns")
+
+
+def parse_names(values: Sequence[str], *, where: str) -> list[str]:
+    """Read class names: a text with commas, the path of a file with one a line, or several names as they are.
+
+    Raises:
+        UsageError: fewer than two names, or a file that is not UTF-8.
+
+    >>> parse_names(["a cat, a dog"], where="--labels"), parse_names(["cat, asleep", "dog"], where="--labels")
+    (['a cat', 'a dog'], ['cat, asleep', 'dog'])
+    """
+    listed = list(values)
+    if len(listed) == 1:
+        path = Path(listed[0])
+        try:
+            is_file = os.path.isfile(path)  # noqa: PTH113 — Path.is_file raises for a text of 300 letters
+            listed = read_text(path).splitlines() if is_file else listed[0].split(",")
+        except UnicodeDecodeError as error:
+            raise UsageError("names are not text", where=path, found=error.reason, expected="UTF-8") from None
+    names = [name.strip() for name in listed if name.strip()]
+    if len(names) < 2:
+        raise UsageError(
+            "there is nothing to choose between",
+            where=where,
+            found=", ".join(names) or "no name",
+            expected='at least two, such as "a cat,a dog", or a file with one name a line',
+        )
+    return names

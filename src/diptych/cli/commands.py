@@ -7,10 +7,20 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
-from diptych.cli.arguments import ModelFolder, OutFolder, SourceName
+from diptych.cli.arguments import (
+    MAX_BAD_FRACTION,
+    Assignments,
+    ColumnNames,
+    JsonFile,
+    ModelName,
+    OutFolder,
+    SourceName,
+    parse_columns,
+    parse_names,
+)
 from diptych.cli.curate import curate
 from diptych.cli.evaluate import evaluate
+from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.cli.prompts import ablate, calibrate, prompts
 from diptych.core.errors import DataError, UsageError
 from diptych.core.machine import keep_freed_memory
@@ -45,7 +55,7 @@ def tokenizer(
     out: OutFolder,
     *,
     size: int = 8192,
-    columns: str = "",
+    columns: ColumnNames = "",
     context: int = 77,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> int:
@@ -55,7 +65,6 @@ def tokenizer(
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:train.
         out: folder for tokenizer.json, vocab.json and merges.txt.
         size: entries, specials included; CLIP's is 49408.
-        columns: names of the table's columns, for example image=photo,caption=title.
         context: longest text in tokens that models with this vocabulary read.
         max_bad_fraction: share of samples without a caption above which nothing is written.
     """
@@ -75,14 +84,14 @@ def tokenizer(
                 "there is no caption to learn from", where=source, fix="check --columns caption=NAME"
             )
         trained.save(staged)
-    return answer({"tokenizer": str(out), "entries": trained.vocab_size, **counts.as_dict()})
+    return print_json({"tokenizer": str(out), "entries": trained.vocab_size, **counts.as_dict()})
 
 
 def pack(
     source: SourceName,
     out: OutFolder,
     *,
-    columns: str = "",
+    columns: ColumnNames = "",
     workers: int = 2,
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> int:
@@ -91,7 +100,6 @@ def pack(
     Args:
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:train.
         out: folder for the shards.
-        columns: names of the table's columns, for example image=photo,caption=title.
         workers: decoding processes.
         max_bad_fraction: share of bad pairs above which nothing is written.
     """
@@ -103,8 +111,8 @@ def pack(
 
     settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad_fraction))
     manifest = pack_source(open_source(source, columns=parse_columns(columns)), out, settings=settings)
-    show_dropped(Counts.from_dict(manifest.counts))
-    return answer({"shards": str(out), **manifest.counts})
+    print_dropped(Counts.from_dict(manifest.counts))
+    return print_json({"shards": str(out), **manifest.counts})
 
 
 def remove(
@@ -135,13 +143,13 @@ def remove(
     manifest = remove_samples(data, names, reason=reason, drop_others=drop_others)
     changed = {name: manifest.extra[name] for name in ("version", "samples") if name in manifest.extra}
     removed = sum(record["count"] for record in manifest.extra.get("removals", ()))
-    return answer({"shards": str(data), **changed, "removed_in_all": removed})
+    return print_json({"shards": str(data), **changed, "removed_in_all": removed})
 
 
 def train(
     recipe: Annotated[Positional[Path], arg(metavar="RECIPE")],
     *,
-    assignments: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")] = (),
+    assignments: Assignments = (),
     out: Path | None = None,
     resume: bool = False,
 ) -> int:
@@ -168,33 +176,31 @@ def train(
         assignments=assignments,
     )
     if outcome.trained.stopped_by is None:
-        show(outcome.metrics)
+        print_metrics(outcome.metrics)
         sys.stderr.write(NEXT.format(run=folder))
-        answer([metric.as_dict() for metric in outcome.metrics])
+        print_json([metric.as_dict() for metric in outcome.metrics])
     return outcome.trained.exit_code
 
 
 def classify(
-    model: ModelFolder,
+    model: ModelName,
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE")],
     *,
     labels: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAMES")],
     templates: str = "",
     reject: float | None = None,
     calibration: Path | None = None,
-    json: str = "-",
+    json: JsonFile = "-",
 ) -> int:
     """Say which of your labels fits each image best, and whether any does.
 
     Args:
-        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         images: image files, or folders of them.
         labels: names to choose from, separated by commas, or a file with one a line; given several times,
             each is one name.
         templates: prompts file, or the name of a known set such as imagenet; bare names without one.
         reject: of unrelated images, the share that may still get a label, such as 0.05; see calibrate.
         calibration: what `diptych calibrate` wrote; beside the model by default.
-        json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
     from diptych.cli.queries import classify_images, image_files, open_calibration
@@ -202,8 +208,8 @@ def classify(
     names, files = parse_names(labels, where="--labels"), image_files(images)
     held = None if reject is None else open_calibration(model, calibration, reject)
     found, counts = classify_images(model, files, names, templates, held=held)
-    answer(found, json)
-    show_dropped(counts)
+    print_json(found, json)
+    print_dropped(counts)
     if counts.dropped:
         raise DataError(
             "some images cannot be read",
@@ -213,27 +219,24 @@ def classify(
 
 
 def search(
-    model: ModelFolder,
+    model: ModelName,
     source: SourceName,
     query: Annotated[Positional[str], arg(metavar="QUERY")],
     *,
     k: Annotated[int, arg(name="k", aliases=["-k"], metavar="N")] = 10,
     index: Path | None = None,
-    columns: str = "",
+    columns: ColumnNames = "",
     max_bad_fraction: float = MAX_BAD_FRACTION,
-    json: str = "-",
+    json: JsonFile = "-",
 ) -> int:
     """Find the images that a text describes.
 
     Args:
-        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder of images, CSV/TSV, Parquet, tar shards, or scenes:test; captions are not needed.
         query: what to look for.
         k: how many images.
         index: folder that keeps the images' embeddings for next time; beside the model by default.
-        columns: names of the table's columns, for example image=photo,caption=title.
         max_bad_fraction: share of images that cannot be read above which nothing is returned.
-        json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
     from diptych.cli.queries import search_source
@@ -247,11 +250,11 @@ def search(
         columns=parse_columns(columns),
         max_bad_fraction=max_bad_fraction,
     )
-    return answer(found, json)
+    return print_json(found, json)
 
 
 def convert(
-    model: ModelFolder,
+    model: ModelName,
     out: OutFolder,
     *,
     to: Literal["diptych", "openai", "open_clip", "transformers"],
@@ -263,7 +266,6 @@ def convert(
     """Carry a model to another library's files and prove that it stayed the same.
 
     Args:
-        model: whatever can be loaded: a folder, a weights file, a hub id or a public short name.
         out: folder for the files.
         to: whose format; that library's own loader reads the folder.
         activation: for weights that lie without a configuration.
@@ -282,29 +284,27 @@ def convert(
         "activation": activation, "config": config, "tokenizer": tokenizer, "preprocess": preprocess
     }  # fmt: skip
     loaded = load(model, backend="torch", **options)
-    return answer({"out": str(out), **convert_model(loaded, out, to)})
+    return print_json({"out": str(out), **convert_model(loaded, out, to)})
 
 
 def export(
-    model: ModelFolder,
+    model: ModelName,
     out: OutFolder,
     *,
     to: Literal["onnx"] = "onnx",
     precision: Literal["float32", "float16", "int8"] = "float32",
     source: str = "",
     labels: str = "",
-    columns: str = "",
+    columns: ColumnNames = "",
 ) -> int:
     """Write a model for other runtimes, checked against the original before it appears.
 
     Args:
-        model: whatever can be loaded: a folder, a weights file, a hub id or a public short name.
         out: folder for image.onnx, text.onnx and all that belongs to them.
         to: the format; onnxruntime and OpenVINO read it.
         precision: of the weights; int8 is the fastest and states the cosine that it keeps.
         source: images and captions of your own to compare on as well.
         labels: a column of the source: states the zero-shot accuracy of both.
-        columns: names of the table's columns, for example image=photo,caption=title.
     """
     del to  # the one format there is; named so that a second one changes no command that is written down
     keep_freed_memory()
@@ -322,7 +322,7 @@ def export(
 
     loaded = load(model, backend="torch")
     manifest = export_model(loaded, out, precision=precision, source=given, labels=labels)
-    return answer({"export": str(out), "precision": precision, **manifest.extra})
+    return print_json({"export": str(out), "precision": precision, **manifest.extra})
 
 
 COMMANDS: dict[str, Callable[..., int]] = {

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
+from diptych.cli.arguments import Assignments
 from diptych.core.errors import UsageError
 
 NEXT = """
@@ -41,7 +42,7 @@ class EstimateOptions:
 def curate(
     words: Annotated[Positional[tuple[str, ...]], arg(metavar="[STAGE] RECIPE")] = (),
     *,
-    assignments: Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")] = (),
+    assignments: Assignments = (),
     out: Path | None = None,
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
@@ -59,14 +60,14 @@ def curate(
         resume: go on with a curation that was stopped.
         estimate_options: only with --estimate.
     """
-    from diptych.cli.answers import answer
+    from diptych.cli.output import print_json
     from diptych.curate.pipeline.recipe import load_curate_recipe
     from diptych.curate.pipeline.run import STAGES
     from diptych.curate.pipeline.run import curate as run
     from diptych.report.datacard import write_card
 
     if estimate_options.estimate is not None:
-        return answer(_estimate(estimate_options.estimate, estimate_options))
+        return print_json(_estimate(estimate_options.estimate, estimate_options))
     if not 1 <= len(words) <= 2:
         raise UsageError(
             "a curation is a recipe, or the name of a stage and a recipe",
@@ -88,7 +89,7 @@ def curate(
         write_card(folder)
     if not only:
         sys.stderr.write(NEXT.format(pairs=f"{done['shards'].counts['out']:,}", out=folder))
-    return answer({name: {"seconds": m.seconds, **m.counts} for name, m in done.items()})
+    return print_json({name: {"seconds": m.seconds, **m.counts} for name, m in done.items()})
 
 
 def _estimate(folder: Path, options: EstimateOptions) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from diptych.cli.answers import show
+from diptych.cli.output import print_metrics
 from diptych.cli.queries import ask, open_searcher
 from diptych.cli.recipe import Recipe, load_recipe
 from diptych.cli.run import Outcome, run_recipe
@@ -68,7 +68,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> int:
     outcome = _go(ours, folder, control)
     if outcome.trained.stopped_by is not None:
         return outcome.trained.exit_code
-    show(outcome.metrics)
+    print_metrics(outcome.metrics)
     searcher = open_searcher(outcome.model, recipe.evaluate[-1].source, home=folder)
     for query in recipe.report.queries:
         hits = ask(searcher, query, k=3)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, show, show_dropped
+from diptych.cli.arguments import MAX_BAD_FRACTION, ColumnNames, JsonFile, ModelName, parse_columns
+from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.core.errors import UsageError
 from diptych.core.files.durable import make_folder, write_json
 from diptych.core.files.locks import locked
@@ -38,7 +39,6 @@ class SourceOptions:
         labels: the column of the true names; in a folder of images "label" is the name of the subfolder.
         templates: prompts file (.txt, .json, .toml) with templates and cleaned names, or the name of a known
             set such as imagenet.
-        columns: names of the table's columns, for example image=photo,caption=title.
         report: also write a page with curves, confusions and images here.
         max_bad_fraction: share of bad samples above which nothing is scored; up to it, an image that cannot
             be read counts as wrong.
@@ -47,7 +47,7 @@ class SourceOptions:
     task: Literal["zeroshot", "retrieval"] | None = None
     labels: str = ""
     templates: str = ""
-    columns: str = ""
+    columns: ColumnNames = ""
     report: Path | None = None
     max_bad_fraction: float = MAX_BAD_FRACTION
 
@@ -78,23 +78,21 @@ class SuiteOptions:
 
 
 def evaluate(
-    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    model: ModelName,
     source: Annotated[Positional[str], arg(metavar="SOURCE")] = "",
     *,
     suite: str = "",
     source_options: SourceOptions = SourceOptions(),
     suite_options: SuiteOptions = SuiteOptions(),
-    json: str = "-",
+    json: JsonFile = "-",
 ) -> int:
     """Score a model on a source of your own, or with --suite on many data sets.
 
     Args:
-        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
         suite: paper27, datacomp38, imagenet_shift, retrieval, compositional, a data set, or a TOML file.
         source_options: only with SOURCE.
         suite_options: only with --suite.
-        json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
     if bool(source) == bool(suite):
@@ -131,15 +129,15 @@ def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     loaded = load(model)
     result = suite.run(loaded)
     metrics = result.metrics()
-    show_dropped(result.embedded.counts)
+    print_dropped(result.embedded.counts)
     _show_classes(result)
-    show(metrics)
+    print_metrics(metrics)
     if options.report is not None:
         from diptych.report.run import build_report, write_report
 
         title = f"{part.name} on {Path(source).name}"
         write_report(options.report, build_report(loaded, (result,), title=title))
-    return answer([metric.as_dict() for metric in metrics], json)
+    return print_json([metric.as_dict() for metric in metrics], json)
 
 
 def _show_classes(outcome: "SuiteResult") -> None:
@@ -205,7 +203,7 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
             command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
         )
         _say(f"report: {out / 'report.html'}")
-        return answer(dict(outcome.summary), json)
+        return print_json(dict(outcome.summary), json)
 
 
 def _seen(outcome: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
@@ -217,7 +215,7 @@ def _seen(outcome: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
 
     counts = Counts()
     reports = seen_in_training(outcome, open_source(train_data, need=Need.IMAGE), counts)
-    show_dropped(counts)
+    print_dropped(counts)
     write_json(outcome.folder / "overlap.json", [report.as_dict() for report in reports])
     return reports
 

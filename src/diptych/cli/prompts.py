@@ -2,13 +2,22 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.answers import MAX_BAD_FRACTION, answer, parse_columns, parse_names, show, show_dropped
-from diptych.cli.arguments import ModelFolder, SourceName
+from diptych.cli.arguments import (
+    MAX_BAD_FRACTION,
+    ColumnNames,
+    JsonFile,
+    ModelName,
+    SourceName,
+    parse_columns,
+    parse_names,
+)
+from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files.durable import write_text
 from diptych.core.machine import keep_freed_memory
@@ -16,7 +25,11 @@ from diptych.core.records import Need
 from diptych.core.settings import dumps_toml, load_toml, to_mapping
 
 if TYPE_CHECKING:
+    from diptych.data.sources.open import Columns
+    from diptych.evaluate.prompts.ablation import Ablation, Examples
+    from diptych.evaluate.prompts.templates import Templates
     from diptych.evaluate.prompts.word_senses import Choice
+    from diptych.models.model import Model
 
 SHOWN_ALTERNATIVES = 2
 """Other senses that are printed beside the chosen one."""
@@ -35,7 +48,7 @@ def prompts(
     by_hand: Path | None = None,
     out: Path | None = None,
     all_kinds: bool = False,
-    json: str = "-",
+    json: JsonFile = "-",
 ) -> int:
     """Find out which sense each class name has, and write prompts that say so.
 
@@ -65,34 +78,30 @@ def prompts(
         decided = ", ".join(sorted({choice.settled for choice in choices}))
         table = dumps_toml({"templates": list(PHOTO.templates), "names": cleaned})
         write_text(out, HEAD.format(decided=decided) + table)
-    return answer([_record(choice) for choice in choices], json)
+    return print_json([_record(choice) for choice in choices], json)
 
 
 def ablate(
-    model: ModelFolder,
+    model: ModelName,
     source: SourceName,
     *,
     labels: str,
     templates: str,
     validation: str = "",
-    columns: str = "",
+    columns: ColumnNames = "",
     report: Path | None = None,
-    json: str = "-",
+    json: JsonFile = "-",
 ) -> int:
     """Find out what each template is worth, how many are enough, and which to take.
 
     Args:
-        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: folder, CSV/TSV, Parquet, tar shards, or scenes:unseen.
         labels: the column of the true names.
         templates: prompts file (.txt, .json, .toml), or the name of a known set such as imagenet.
         validation: a source to choose templates on; by default half of the first, then not scored on.
-        columns: names of the table's columns, for example image=photo,caption=title.
         report: also write a page with plots here.
-        json: where the results go: a file, or - for stdout.
     """
     keep_freed_memory()
-    from diptych.cli.prompts_lab import run_lab
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import check_task
     from diptych.models.load import load
@@ -103,18 +112,74 @@ def ablate(
         check_task(TaskPart(labels, name, "zeroshot", labels, templates), parse_columns(columns))
     loaded = load(model)
     ablation = run_lab(loaded, sources, labels=labels, templates=templates, columns=parse_columns(columns))
-    show([row.accuracy for row in ablation.sets])
+    print_metrics([row.accuracy for row in ablation.sets])
     if report is not None:
         write_ablation(report, ablation, title=f"Prompts for {labels}", subject=f"{Path(source).name}")
-    return answer(to_mapping(ablation), json)
+    return print_json(to_mapping(ablation), json)
+
+
+def run_lab(
+    model: "Model", sources: Sequence[str], *, labels: str, templates: str, columns: "Columns"
+) -> "Ablation":
+    """Try templates on a labelled source; without a second one to choose on it is cut in halves."""
+    from diptych.evaluate.classifier import build_classifier, build_template_classifiers
+    from diptych.evaluate.prompts.ablation import ablate, split_halves
+    from diptych.evaluate.prompts.sets import open_templates
+    from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
+
+    known = open_templates(templates)
+    if len(known.templates) < 2:
+        raise UsageError("there is nothing to compare", where=templates, expected="two templates or more")
+    parts = [_examples(model, source, labels, known, columns) for source in sources]
+    names = parts[0][0]
+    if len(parts) == 2 and parts[1][0] != names:
+        names = tuple(sorted({*parts[0][0], *parts[1][0]}))
+        parts = [_examples(model, source, labels, known, columns, names) for source in sources]
+    if len(parts) == 2:
+        test, validation = parts[0][1], parts[1][1]
+    else:
+        first, second = split_halves(len(parts[0][1].labels))
+        validation, test = parts[0][1].part(first), parts[0][1].part(second)
+    plain = [("bare names", BARE), (PHOTO.name, PHOTO)]
+    if known.names:
+        plain.append(("cleaned names", Templates("cleaned names", BARE.templates, known.names, known.source)))
+    return ablate(
+        validation,
+        test,
+        build_template_classifiers(model, names, known),
+        templates=known.templates,
+        plain=[(name, build_classifier(model, names, each)) for name, each in plain],
+        model=model,
+    )
+
+
+def _examples(
+    model: "Model",
+    source: str,
+    labels: str,
+    templates: "Templates",
+    columns: "Columns",
+    names: tuple[str, ...] = (),
+) -> "tuple[tuple[str, ...], Examples]":
+    from diptych.data.sources.open import open_source
+    from diptych.embed.features import embed_pairs
+    from diptych.evaluate.prompts.ablation import Examples
+    from diptych.evaluate.zeroshot import ZeroShotEvaluator
+
+    opened = open_source(source, columns=replace(columns, one_value=(labels,)), need=Need.NOTHING)
+    embedded = embed_pairs(model, opened)
+    print_dropped(embedded.counts)
+    evaluator = ZeroShotEvaluator("ablation", opened, labels, names, templates)
+    class_names, rows, numbers = evaluator.labelled(embedded)
+    return class_names, Examples(embedded.image_embeds[rows], numbers)
 
 
 def calibrate(
-    model: ModelFolder,
+    model: ModelName,
     source: SourceName,
     *,
     images: bool = False,
-    columns: str = "",
+    columns: ColumnNames = "",
     out: Path | None = None,
     seed: int = 0,
     max_bad_fraction: float = MAX_BAD_FRACTION,
@@ -122,10 +187,8 @@ def calibrate(
     """Learn from pairs what this model's scores mean: for match probabilities and `classify --reject`.
 
     Args:
-        model: a checkpoint's or run's folder, another library's files, a hub id or a public short name.
         source: pairs that the model did not learn from; its images are what unrelated ones look like.
         images: use images alone, with or without captions: enough for --reject, without match probabilities.
-        columns: names of the table's columns, for example image=photo,caption=title.
         out: the file; calibration.npz beside the model by default.
         seed: of the draws.
         max_bad_fraction: share of bad samples above which nothing is written.
@@ -141,7 +204,7 @@ def calibrate(
     opened = open_source(source, columns=parse_columns(columns), need=need)
     loaded = load(model)
     pairs = embed_pairs(loaded, opened)
-    show_dropped(pairs.counts)
+    print_dropped(pairs.counts)
     pairs.counts.check(max_bad_fraction)
     texts = None if images else embed_texts(loaded, [captions[0] for captions in pairs.captions])
     calibration = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
@@ -149,7 +212,7 @@ def calibrate(
     calibration.save(path)
     bank = {"images": len(calibration.image_bank), "texts": len(calibration.text_bank)}
     weights = None if images else [round(float(weight), 6) for weight in calibration.weights]
-    return answer({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
+    return print_json({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
 
 
 def show_choices(choices: "Sequence[Choice]") -> None:

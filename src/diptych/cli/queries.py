@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.cli.answers import MAX_BAD_FRACTION, show_dropped
+from diptych.cli.arguments import MAX_BAD_FRACTION
+from diptych.cli.output import print_dropped
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Need
@@ -189,7 +190,7 @@ def search_source(
     open_source(ref, columns=columns or Columns(), need=Need.IMAGE)  # before seconds go into the model
     searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
     counts = Counts.from_dict(searcher.index.manifest.counts)
-    show_dropped(counts)
+    print_dropped(counts)
     counts.check(max_bad_fraction)
     return {"hits": ask(searcher, query, k=k), **counts.as_dict()}
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from diptych.cli.answers import parse_names
+from diptych.cli.arguments import parse_names
 from diptych.core.files.json_objects import read_json
 from diptych.core.files.text import read_text
 from diptych.core.settings import load_toml
