@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diptych.data.augment import drop_words
+from diptych.data.loader import drop_words
 
 CAPTION = "puma men black running shoes size nine in a box of ten"
 

@@ -61,7 +61,7 @@ class Memory:
         captions = tuple(f"{number} {word}" for word in range(1 + number % 3))
         return Pair(str(number), IMAGES[number % 8], captions)
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         return f"memory.tar, sample {number}"
 
 

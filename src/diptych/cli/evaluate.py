@@ -116,7 +116,7 @@ def evaluate(
 def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import build_suites, check_task
-    from diptych.data.sources.folder import LABEL
+    from diptych.data.sources.open import LABEL
     from diptych.models.load import load
 
     task = options.task or ("zeroshot" if options.labels else "retrieval")

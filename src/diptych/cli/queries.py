@@ -43,8 +43,7 @@ def image_files(given: Sequence[Path]) -> list[Path]:
     Raises:
         UsageError: no image is given, one is not there, or a folder holds none.
     """
-    from diptych.data.sources.folder import FolderSource
-    from diptych.data.sources.open import Columns
+    from diptych.data.sources.open import FolderSource
 
     if not given:
         raise UsageError("no image is given", where="IMAGE", expected="image files, or folders of them")
@@ -52,7 +51,7 @@ def image_files(given: Sequence[Path]) -> list[Path]:
     for path in given:
         if not path.is_dir() and not path.is_file():
             raise UsageError("there is no such image", where=path, fix="check the path")
-        inside = FolderSource(path, Columns()).images() if path.is_dir() else [path]
+        inside = [*FolderSource(path).images()] if path.is_dir() else [path]
         if not inside:
             raise UsageError("this folder holds no images", where=path, fix="check the path")
         files += inside

@@ -1,7 +1,4 @@
-"""Captions and fields of a sample: one rule for tables, folders and tars.
-
-Reads: values of a row; the bytes of ``NAME.txt`` and ``NAME.json`` in memory.
-"""
+"""Captions and fields of a sample: one rule for tables, folders and tars."""
 
 import json
 import math
@@ -15,11 +12,8 @@ from diptych.core.files.text import decode_text
 from diptych.core.records import Field
 
 MAX_BYTES_BESIDE = 2**20  # a hundred times the longest honest caption file
-_LIST, _ONE = "captions", "caption"
-
-
 MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
-
+_LIST, _ONE = "captions", "caption"
 
 T = TypeVar("T")
 
@@ -61,9 +55,6 @@ def captions_of(value: object) -> tuple[str, ...]:
     """Return the usable captions of one text or a list of texts, stripped.
 
     One good caption of several is enough; if none is good, the first one's fault is raised.
-
-    Raises:
-        BadSampleError: no caption can be used.
 
     >>> captions_of([" a dog ", "", 7])
     ('a dog',)
@@ -137,7 +128,7 @@ def plain(text: str) -> str:
 def texts_beside(
     text: bytes | None, record: bytes | None, columns: Columns
 ) -> tuple[tuple[str, ...] | BadSampleError, dict[str, Field]]:
-    """Return the captions, or why there are none, and the fields.
+    """Return the captions, or why there are none, and the fields of an image by what lies beside it.
 
     The captions are the first of these that can be used: the record's value under the name that `columns`
     gives, its list `captions`, the lines of the text, and its `caption`.
@@ -155,14 +146,13 @@ def texts_beside(
         return body, {}
     names = (_LIST,) if columns.caption == _ONE else (columns.caption, _LIST)
     fields = fields_of({name: value for name, value in body.items() if name not in (*names, _ONE)})
-    values = [body.get(name) for name in names]
-    values += [attempt(lambda: _lines(text)) if text is not None else None, body.get(_ONE)]
+    lines = partial(_lines, text) if text is not None else partial(body.get, "")
     fault = BadSampleError(Reason.MISSING_CAPTION, found="no text beside the image")
-    for value in values:
-        outcome = value if isinstance(value, BadSampleError) else attempt(partial(captions_of, value))
-        if isinstance(outcome, tuple):
-            return outcome, fields
-        fault = outcome if fault.reason == Reason.MISSING_CAPTION else fault
+    for read in (*(partial(body.get, name) for name in names), lines, partial(body.get, _ONE)):
+        try:
+            return captions_of(read()), fields
+        except BadSampleError as error:
+            fault = error if fault.reason == Reason.MISSING_CAPTION else fault
     return fault, fields
 
 

@@ -1,12 +1,11 @@
 """Batches for training: order and augmentation are pure functions of (seed, position); the state is a number.
 
 Position p of the endless sequence holds sample `order.sample_at(p)`; a batch is a run of positions, and each
-worker builds whole batches (read, decode, augment, tokenise). Neither the number of workers nor the number of
+worker builds whole batches (read, decode, augment, tokenize). Neither the number of workers nor the number of
 processes changes what is in a batch, and resuming at any position costs nothing.
-
-Reads: shards. Writes: nothing.
 """
 
+import itertools
 import os
 import signal
 import sys
@@ -21,30 +20,27 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError, Reason, SettingsError
 from diptych.core.records import Counts, Pair
 from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
-from diptych.data.augment import drop_words
 from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.order import epoch_of, sample_at
 
-PREFETCHED_BATCHES = 2
-"""Batches that each worker holds ready: enough to ride out a slow image, little memory."""
+PREFETCHED_BATCHES = 2  # held ready by each worker: enough to ride out a slow image, little memory
+# With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
+# workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
-workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s."""
-WORKER_EXIT_GRACE_SECONDS = 1.0
-"""How long a worker whose connection broke may take to be seen as dead."""
-SAMPLES_BEFORE_CHECK = 1000
-"""The rate of bad samples is checked against the allowed one from this many samples on."""
+WORKER_EXIT_GRACE_SECONDS = 1.0  # how long a worker whose connection broke may take to be seen as dead
+SAMPLES_BEFORE_CHECK = 1000  # the rate of bad samples is checked against the allowed one from here on
+WHOLE_CAPTIONS = 0.5  # share of captions that lose no word (LOG.md, 2026-11-24)
 
 
 class Pairs(Protocol):
-    """What the loader needs of a data set; `diptych.data.shards.reader.ShardSet` is one."""
+    """What the loader needs of a data set, such as `diptych.data.shards.reader.ShardSet`."""
 
     @property
     def digest(self) -> str:
@@ -55,12 +51,12 @@ class Pairs(Protocol):
     def pair(self, number: int) -> Pair:
         """Read one pair, or raise BadSampleError or IntegrityError."""
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """Say where a pair lies, for messages."""
 
 
 class TokenMaker(Protocol):
-    """What the loader needs of a tokenizer; `diptych.data.tokenizers.clip.Tokenizer` is one."""
+    """What the loader needs of a tokenizer, such as `diptych.data.tokenizers.clip.Tokenizer`."""
 
     @property
     def digest(self) -> str:
@@ -101,12 +97,8 @@ class LoaderSettings:
                 expected="batch_size of 1 or more, workers of 0 or more",
             )
         if not 0 <= self.word_dropout < 1:
-            raise SettingsError(
-                "no such share of words",
-                where="loader.word_dropout",
-                found=self.word_dropout,
-                expected="0 to below 1",
-            )
+            what, where = "no such share of words", "loader.word_dropout"
+            raise SettingsError(what, where=where, found=self.word_dropout, expected="0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +111,7 @@ class Batch:
         indices: (B,) int64, the samples' numbers in the data set.
         epoch: of the first position.
         samples_seen: positions done once this batch is, over all processes: the loader's whole state.
-        skipped: reason and place of every sample that could not be used; the batch is shorter by these.
+        skipped: reason and location of every sample that could not be used; the batch is shorter by these.
         packed: what the loader's `pack` made of the tokens; None without one.
     """
 
@@ -178,20 +170,20 @@ class Loader:
         self.pinned = False
         self.pack: Callable[[Tensor], Any] | None = None
         self.count = len(pairs)
-        self._preprocess = preprocess
-        self._builder = _BatchBuilder(pairs, tokenizer, preprocess, settings, rank=rank, world=world)
+        self._builder = _BatchBuilder(
+            pairs, tokenizer, preprocess, settings, rank, settings.batch_size // world
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the sequence of batches depends on, by name; not the workers."""
         settings = to_mapping(self.settings)
+        del settings["workers"], settings["max_bad_fraction"]
         return {
             "data": {"digest": self._builder.pairs.digest},
             "vocabulary": {"digest": self._builder.tokenizer.digest},
-            "preprocess": to_mapping(self._preprocess),
-            "loader": {
-                name: settings[name] for name in settings if name not in ("workers", "max_bad_fraction")
-            },
+            "preprocess": to_mapping(self._builder.preprocess),
+            "loader": settings,
         }
 
     def keys(self, indices: Tensor) -> list[str]:
@@ -216,10 +208,9 @@ class Loader:
         self._builder.pack = self.pack
         loading = DataLoader(
             self._builder,
-            sampler=_Starts(samples_seen, self.settings.batch_size),
+            sampler=itertools.count(samples_seen, self.settings.batch_size),
             batch_size=None,
             num_workers=workers,
-            collate_fn=_as_it_is,
             worker_init_fn=_begin_worker,
             prefetch_factor=PREFETCHED_BATCHES if workers else None,
             multiprocessing_context=START_METHOD if workers else None,
@@ -245,8 +236,8 @@ class Loader:
             return fault
 
     def _count(self, batch: Batch) -> None:
-        for reason, place in batch.skipped:
-            self.counts.drop(reason, place)
+        for reason, where in batch.skipped:
+            self.counts.drop(reason, where)
         self.counts.keep(len(batch.indices))
         if self.counts.seen >= SAMPLES_BEFORE_CHECK or not len(batch.indices):
             self.counts.check(self.settings.max_bad_fraction, setting="max_bad_fraction of the loader")
@@ -261,60 +252,38 @@ class Loader:
             if time.monotonic() > deadline:
                 return None
             time.sleep(WORKER_EXIT_GRACE_SECONDS / 20)
-        places = []
+        reading = []
         for process in sorted(dead):
             worker, sample = started[process]
-            place = self._builder.pairs.place(sample) if sample >= 0 else "nothing yet"
-            places.append(f"worker {worker} (process {process}), reading {place}")
+            where = self._builder.pairs.location(sample) if sample >= 0 else "nothing yet"
+            reading.append(f"worker {worker} (process {process}), reading {where}")
         return EnvironmentFault(
             "a loader worker died",
-            where="; ".join(places),
+            where="; ".join(reading),
             fix="look for lack of memory (dmesg); resume the run, with fewer workers if it happens again",
         )
 
 
-class _Starts(Sampler[int]):
-    """The first positions of all batches, for ever."""
-
-    def __init__(self, start: int, step: int) -> None:
-        self.start, self.step = start, step
-
-    def __iter__(self) -> Iterator[int]:
-        start = self.start
-        while True:
-            yield start
-            start += self.step
-
-
+@dataclass(eq=False)
 class _BatchBuilder(Dataset[Batch]):
-    """Builds the batch that starts at a position; runs inside the workers."""
+    """Builds the batch that starts at a position; runs inside the workers. `size` is this process's share."""
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        tokenizer: TokenMaker,
-        preprocess: Preprocess,
-        settings: LoaderSettings,
-        *,
-        rank: int,
-        world: int,
-    ) -> None:
-        self.pairs = pairs
-        self.tokenizer = tokenizer
-        self.preprocess = preprocess
-        self.settings = settings
-        self.share = settings.batch_size // world
-        self.offset = rank * self.share
-        self.worker_positions: npt.NDArray[np.int64] = np.full((1, 2), -1)
-        self.pack: Callable[[Tensor], Any] | None = None
+    pairs: Pairs
+    tokenizer: TokenMaker
+    preprocess: Preprocess
+    settings: LoaderSettings
+    rank: int
+    size: int
+    worker_positions: npt.NDArray[np.int64] = field(init=False)
+    pack: Callable[[Tensor], Any] | None = None
 
     def __getitem__(self, start: int) -> Batch:
-        count, seed = len(self.pairs), self.settings.seed
-        positions = np.arange(start + self.offset, start + self.offset + self.share)
-        samples = sample_at(positions, count=count, seed=seed)
+        count = len(self.pairs)
+        positions = np.arange(start + self.rank * self.size, start + (self.rank + 1) * self.size)
+        samples = sample_at(positions, count=count, seed=self.settings.seed)
         worker = get_worker_info()
         here = self.worker_positions[worker.id if worker is not None else 0]
-        pixels = np.empty((self.share, *self.preprocess.size, 3), dtype=np.uint8)
+        pixels = np.empty((self.size, *self.preprocess.size, 3), dtype=np.uint8)
         captions: list[str] = []
         used: list[int] = []
         skipped: list[tuple[Reason, str]] = []
@@ -323,7 +292,7 @@ class _BatchBuilder(Dataset[Batch]):
             try:
                 caption = self._fill(pixels[len(used)], sample, epoch)
             except BadSampleError as error:
-                skipped.append((error.reason, error.where or self.pairs.place(sample)))
+                skipped.append((error.reason, error.where or self.pairs.location(sample)))
             except IntegrityError as error:
                 skipped.append((Reason.DAMAGED, error.where))
             else:
@@ -342,20 +311,37 @@ class _BatchBuilder(Dataset[Batch]):
 
     def _fill(self, pixels: npt.NDArray[np.uint8], sample: int, epoch: int) -> str:
         """Write one sample's pixels into its row of the batch and return its caption."""
-        pair = self.pairs.pair(sample)
+        pair, settings = self.pairs.pair(sample), self.settings
         if not pair.captions:
-            raise BadSampleError(Reason.MISSING_CAPTION, where=self.pairs.place(sample))
-        rng = numpy_rng(self.settings.seed, "augment", epoch, sample)
+            raise BadSampleError(Reason.MISSING_CAPTION, where=self.pairs.location(sample))
+        rng = numpy_rng(settings.seed, "augment", epoch, sample)
         number = int(rng.integers(len(pair.captions))) if len(pair.captions) > 1 else 0
-        pixels[:] = read_pixels(
-            pair.image,
-            self.preprocess,
-            limits=self.settings.limits,
-            rng=rng if self.settings.augment else None,
-            mode="fast",
-        )
+        drawn = rng if settings.augment else None
+        pixels[:] = read_pixels(pair.image, self.preprocess, limits=settings.limits, rng=drawn, mode="fast")
         caption = pair.captions[number]
-        return drop_words(caption, self.settings.word_dropout, rng) if self.settings.augment else caption
+        return drop_words(caption, settings.word_dropout, rng) if settings.augment else caption
+
+
+def drop_words(caption: str, largest_share: float, rng: np.random.Generator) -> str:
+    """Leave out some of a caption's words (between white space).
+
+    Every second caption stays whole: what will be looked for later are whole ones. Of the others a share is
+    drawn evenly from 0 to `largest_share`, then each word stays or goes by itself; at least one stays.
+
+    Source: Wei & Zou 2019, "EDA: Easy Data Augmentation", section 2 (random deletion). The paper of CLIP
+    leaves captions as they are: 400 million pairs are not learnt by heart, thirty thousand are.
+
+    >>> drop_words("red shoes", 0.0, np.random.default_rng(0))
+    'red shoes'
+    """
+    words = caption.split()
+    if largest_share <= 0 or len(words) < 2 or rng.random() < WHOLE_CAPTIONS:
+        return caption
+    share = rng.random() * largest_share
+    chances = rng.random(len(words))
+    chances[rng.integers(len(words))] = 1.0  # this one stays
+    kept = [word for word, chance in zip(words, chances.tolist(), strict=True) if chance >= share]
+    return caption if len(kept) == len(words) else " ".join(kept)
 
 
 def _cut(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -368,7 +354,7 @@ def _begin(loading: DataLoader[Batch]) -> Iterator[Batch]:
     """Start the workers, without torch's handler for their death.
 
     That handler raises wherever the main thread happens to be: between two halves of an optimizer step, or in
-    the middle of a save. Without it a dead worker is found where its batch is awaited, within some 5 s.
+    the middle of a save. Without it a dead worker is noticed where its batch is awaited, within some 5 s.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         return iter(loading)
@@ -377,10 +363,6 @@ def _begin(loading: DataLoader[Batch]) -> Iterator[Batch]:
         return iter(loading)
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _begin_worker(worker: int) -> None:

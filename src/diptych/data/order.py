@@ -1,4 +1,4 @@
-"""The place of every sample in training: order as a pure function of (seed, epoch, position).
+"""The order of samples in training, as a pure function of (seed, epoch, position).
 
 Nothing is shuffled and nothing is remembered: position p of the endless sequence belongs to epoch p // count,
 and inside an epoch a keyed permutation says which sample stands there. Resuming, changing the number of
@@ -43,7 +43,7 @@ def sample_at(position: Integers, *, count: int, seed: int) -> Integers: ...
 
 
 def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integers:
-    """Say which sample stands at a position of the endless training sequence.
+    """Return the sample in [0, count) that stands at a position of the endless training sequence.
 
     Each epoch (count consecutive positions) holds every sample exactly once, in an order of its own.
 
@@ -51,10 +51,6 @@ def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integ
         position: one position or an int64 array of them, of any shape, each >= 0.
         count: number of samples in the data set, >= 1.
         seed: the run's seed; another seed gives another order.
-
-    Returns:
-        The sample index or indices in [0, count): an int for an int, an int64 array of the same shape
-        otherwise.
 
     Raises:
         UsageError: the count is not positive or a position is negative.
@@ -65,23 +61,15 @@ def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integ
     np.True_
     """
     if not 1 <= count <= _MAX_COUNT:
-        raise UsageError(
-            "no order over this many samples",
-            found=str(count),
-            expected=f"1 to {_MAX_COUNT}",
-            fix="check that the data set holds samples",
-        )
-    places = np.asarray(position, dtype=np.int64)
-    if places.size and int(places.min()) < 0:
-        raise UsageError(
-            "a position of the training sequence is negative",
-            found=str(int(places.min())),
-            expected="0 or more",
-            fix="count samples seen from 0",
-        )
-    epochs, ranks = np.divmod(places.reshape(-1), np.int64(count))
+        fix, expected = "check that the data set holds samples", f"1 to {_MAX_COUNT}"
+        raise UsageError("no order over this many samples", found=count, expected=expected, fix=fix)
+    positions = np.asarray(position, dtype=np.int64)
+    if positions.size and int(positions.min()) < 0:
+        what, fix = "a position of the training sequence is negative", "count samples seen from 0"
+        raise UsageError(what, found=int(positions.min()), expected="0 or more", fix=fix)
+    epochs, ranks = np.divmod(positions.reshape(-1), np.int64(count))
     keys = _mix(epochs.astype(np.uint64) * _GOLDEN ^ np.uint64(derive(seed, "order")))
-    indices = _permute(ranks.astype(np.uint64), keys, count).astype(np.int64).reshape(places.shape)
+    indices = _permute(ranks.astype(np.uint64), keys, count).astype(np.int64).reshape(positions.shape)
     return int(indices) if isinstance(position, int) else indices
 
 
@@ -92,11 +80,9 @@ def epoch_of(position: int, count: int) -> int:
     1
     """
     if count < 1:
+        fix = "check that the data set holds samples"
         raise UsageError(
-            "no epochs over an empty data set",
-            found=str(count),
-            expected="1 or more samples",
-            fix="check that the data set holds samples",
+            "no epochs over an empty data set", found=count, expected="1 or more samples", fix=fix
         )
     return position // count
 

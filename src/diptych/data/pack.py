@@ -21,8 +21,8 @@ from diptych.core.settings import to_mapping
 from diptych.data.captions import plain
 from diptych.data.images.sandbox import DecoderSettings, decode_all
 from diptych.data.shards.index import KIND
-from diptych.data.shards.reader import ShardSettings, write_shards
-from diptych.data.sources.open import Source
+from diptych.data.shards.writer import ShardSettings, write_shards
+from diptych.data.sources.rows import Source
 
 _SHOWN = 80  # characters of a key in an example of a dropped pair
 
@@ -48,12 +48,7 @@ DEFAULT_SETTINGS = PackSettings()
 
 
 def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT_SETTINGS) -> Manifest:
-    """Pack a source into a new shard set, or find that it is packed already.
-
-    Args:
-        source: where the pairs come from.
-        folder: the new shard set.
-        settings: what is checked, and how the shards are cut.
+    """Pack a source into a new shard set; one that is packed already is left as it is.
 
     Returns:
         The manifest with the counts: in = out + dropped by reason.
@@ -71,40 +66,35 @@ def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT
 
 def _pack(source: Source, final: Path, settings: PackSettings) -> Manifest:
     inputs = source.inputs()
-    recorded = to_mapping(replace(settings, workers=0))
+    recorded = to_mapping(settings)
     recorded.pop("workers")  # says who did the work, not what it was: the bytes are the same for any number
     # Through JSON and back, as the manifest's settings went: tuples are lists there.
     recorded = json.loads(json.dumps(recorded))
     if is_done(final, KIND):
         manifest = read_manifest(final, kind=KIND)
-        if not _difference(manifest, inputs, recorded):
-            return manifest
-        raise UsageError(
-            "this folder holds another pack",
-            where=final,
-            found=_difference(manifest, inputs, recorded),
-            expected=f"no pack, or that of {source.name} as it is now, with these settings",
-            fix="choose another folder, or remove this one",
-        )
+        if difference := _difference(manifest, inputs, recorded):
+            raise UsageError(
+                "this folder holds another pack",
+                where=final,
+                found=difference,
+                expected=f"no pack, or that of {source.name} as it is now, with these settings",
+                fix="choose another folder, or remove this one",
+            )
+        return manifest
     counts = Counts()
     # Closed at once after an error: a traceback would keep the decoders alive as long as it is kept itself.
     with closing(_checked(source, counts, settings)) as pairs:
+        recorded = {"source": plain(source.name), **recorded}
         return write_shards(
-            pairs,
-            final,
-            settings=settings.shards,
-            counts=counts,
-            inputs=inputs,
-            recorded={"source": plain(source.name), **recorded},
+            pairs, final, settings=settings.shards, counts=counts, inputs=inputs, recorded=recorded
         )
 
 
 def _difference(manifest: Manifest, inputs: tuple[FileEntry, ...], settings: dict[str, Any]) -> str:
     """Say how a pack differs from the one that is asked for; nothing if it does not."""
     if manifest.inputs != inputs:
-        return (
-            f"the pack of {manifest.settings.get('source', 'another source')}, or of it before it was changed"
-        )
+        source = manifest.settings.get("source", "another source")
+        return f"the pack of {source}, or of it before it was changed"
     changed = [name for name, value in settings.items() if manifest.settings.get(name) != value]
     return f"other settings: {', '.join(changed)}" if changed else ""
 
@@ -116,14 +106,10 @@ def _checked(source: Source, counts: Counts, settings: PackSettings) -> Generato
         if not settings.verify_decode:
             yield from pairs
             return
-        results = decode_all(
-            pairs, lambda pair: pair.image, settings=settings.decoding, workers=settings.workers
-        )
-        for pair, result in results:
+        decoding, workers = settings.decoding, settings.workers
+        for pair, result in decode_all(pairs, lambda pair: pair.image, settings=decoding, workers=workers):
             progress.advance(1, dropped=counts.dropped.total())
             if result.reason is not None:
                 counts.drop(result.reason, plain(pair.key[:_SHOWN]))
-            elif result.image is not None:
-                yield replace(pair, image=result.image)
             else:
-                yield pair
+                yield pair if result.image is None else replace(pair, image=result.image)

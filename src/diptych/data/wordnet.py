@@ -6,7 +6,6 @@
 - A table `.tsv` with the columns synset, lexfile, pos, members (joined by "|") and definition: no hypernyms,
   and meanings in the order of the rows.
 
-Reads: one of these. Writes: nothing.
 Source: wordnet.princeton.edu, wndb(5WN); globalwordnet.github.io/schemas (WN-LMF 1.3).
 """
 
@@ -14,16 +13,17 @@ import csv
 import gzip
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
+from typing import BinaryIO, cast
+from xml.etree import ElementTree
 
 from diptych.core.errors import DataError, UsageError
 
 PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
-HYPERNYMS = ("@", "@i")
-"""Pointers of WNDB to what a thing is a kind, or an instance, of."""
+HYPERNYMS = ("@", "@i")  # pointers of WNDB to what a thing is a kind, or an instance, of
+# By number, lexnames(5WN).
 LEXFILES = (
     "adj.all", "adj.pert", "adv.all", "noun.Tops", "noun.act", "noun.animal", "noun.artifact",
     "noun.attribute", "noun.body", "noun.cognition", "noun.communication", "noun.event", "noun.feeling",
@@ -34,7 +34,6 @@ LEXFILES = (
     "verb.emotion", "verb.motion", "verb.perception", "verb.possession", "verb.social", "verb.stative",
     "verb.weather", "adj.ppl",
 )  # fmt: skip
-"""By number, lexnames(5WN)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,9 @@ class Synset:
     lexfile: str = ""
 
 
+Senses = dict[tuple[str, str], tuple[str, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class WordNet:
     """All meanings.
@@ -68,7 +70,7 @@ class WordNet:
     """
 
     synsets: dict[str, Synset]
-    senses: dict[tuple[str, str], tuple[str, ...]] = field(repr=False)
+    senses: Senses = field(repr=False)
 
     def meanings(self, lemma: str, pos: str = "n") -> tuple[Synset, ...]:
         """Return the meanings of a word in their order; none if it is unknown."""
@@ -76,36 +78,39 @@ class WordNet:
 
 
 def read_wordnet(path: str | Path) -> WordNet:
-    """Read a WordNet.
-
-    Args:
-        path: a WNDB folder, `.xml`, `.xml.gz` or `.tsv`.
+    """Read a WordNet: a WNDB folder, `.xml`, `.xml.gz` or `.tsv`.
 
     Raises:
         UsageError: there is no such file or folder, or it is of no known kind.
         DataError: it is damaged.
     """
-    place = Path(path)
-    kind = "wndb" if place.is_dir() else "".join(place.suffixes[-2:]).removesuffix(".gz")[-4:]
+    path = Path(path)
+    kind = "wndb" if path.is_dir() else "".join(path.suffixes[-2:]).removesuffix(".gz")[-4:]
     readers = {"wndb": _read_wndb, ".xml": _read_lmf, ".tsv": _read_table}
-    if not place.exists() or kind not in readers or (kind == "wndb" and not (place / "data.noun").is_file()):
+    if not path.exists() or kind not in readers or (kind == "wndb" and not (path / "data.noun").is_file()):
         raise UsageError(
             "this is no WordNet",
-            where=place,
+            where=path,
             expected="a folder with data.noun and index.noun, or a file .xml, .xml.gz or .tsv",
             fix="e.g. apt-get install wordnet-base, and give its folder dict or /usr/share/wordnet",
         )
+    errors = (
+        OSError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        zlib.error,
+        csv.Error,
+        ElementTree.ParseError,
+    )
     try:
-        wordnet = readers[kind](place)
-    except (OSError, EOFError, ValueError, LookupError, zlib.error, csv.Error, expat.ExpatError) as error:
-        raise DataError(
-            "a WordNet cannot be read",
-            where=place,
-            found=f"{type(error).__name__}: {error}"[:200],
-            fix="get it again",
-        ) from error
+        wordnet = readers[kind](path)
+    except errors as error:
+        found = f"{type(error).__name__}: {error}"[:200]
+        raise DataError("a WordNet cannot be read", where=path, found=found, fix="get it again") from error
     if not wordnet.synsets:
-        raise DataError("a WordNet is empty", where=place, fix="get it again")
+        raise DataError("a WordNet is empty", where=path, fix="get it again")
     return wordnet
 
 
@@ -113,31 +118,23 @@ def _plain(pos: str) -> str:
     return "a" if pos == "s" else pos
 
 
-def _in_file_order(synsets: dict[str, Synset]) -> dict[tuple[str, str], tuple[str, ...]]:
-    senses: dict[tuple[str, str], list[str]] = {}
-    for synset in synsets.values():
-        for lemma in synset.lemmas:
-            senses.setdefault((lemma.lower(), _plain(synset.pos)), []).append(synset.id)
-    return {key: tuple(dict.fromkeys(found)) for key, found in senses.items()}
-
-
 def _read_wndb(folder: Path) -> WordNet:
     synsets: dict[str, Synset] = {}
-    senses: dict[tuple[str, str], tuple[str, ...]] = {}
+    senses: Senses = {}
     for name, pos in PARTS_OF_SPEECH.items():
         synsets |= {synset.id: synset for synset in map(_data_row, _rows(folder / f"data.{name}"))}
         for row in _rows(folder / f"index.{name}"):
             words = row.split()
             meanings = words[-int(words[2]) :]
             senses[words[0].replace("_", " "), pos] = tuple(f"{offset}-{pos}" for offset in meanings)
-    unknown = next((one for found in senses.values() for one in found if one not in synsets), None)
+    unknown = next((name for names in senses.values() for name in names if name not in synsets), None)
     if unknown:
         raise ValueError(f"the index names a synset that is not there: {unknown}")
     return WordNet(synsets, senses)
 
 
 def _rows(path: Path) -> Iterator[str]:
-    """Yield the lines of a WNDB file; those of its licence begin with a space."""
+    """Yield the lines of a WNDB file; those of its license begin with a space."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as file:
         yield from (line for line in file if not line.startswith(" "))
 
@@ -155,94 +152,68 @@ def _data_row(row: str) -> Synset:
         for at in range(0, len(pointers), 4)
         if pointers[at] in HYPERNYMS
     )
-    return Synset(
-        f"{words[0]}-{_plain(words[2])}",
-        words[2],
-        tuple(lemmas),
-        gloss.strip(),
-        tuple(hypernyms),
-        LEXFILES[int(words[1])],
-    )
+    name, lexfile = f"{words[0]}-{_plain(words[2])}", LEXFILES[int(words[1])]
+    return Synset(name, words[2], tuple(lemmas), gloss.strip(), tuple(hypernyms), lexfile)
 
 
 def _read_table(path: Path) -> WordNet:
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-        synsets = {
-            row["synset"]: Synset(
-                row["synset"],
-                row["pos"],
-                tuple(row["members"].split("|")),
-                row["definition"],
-                lexfile=row["lexfile"],
-            )
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
-        }
-    return WordNet(synsets, _in_file_order(synsets))
+    synsets: dict[str, Synset] = {}
+    senses: dict[tuple[str, str], dict[str, None]] = {}
+    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True):
+            name, pos, lemmas = row["synset"], row["pos"], tuple(row["members"].split("|"))
+            synsets[name] = Synset(name, pos, lemmas, row["definition"], lexfile=row["lexfile"])
+    for synset in synsets.values():
+        for lemma in synset.lemmas:
+            senses.setdefault((lemma.lower(), _plain(synset.pos)), {})[synset.id] = None
+    return WordNet(synsets, {key: tuple(names) for key, names in senses.items()})
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
 def _read_lmf(path: Path) -> WordNet:
-    reader = _Lmf()
-    parser = expat.ParserCreate("utf-8")
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
-    parser.CharacterDataHandler = reader.characters
-    parser.EntityDeclHandler = reader.refuse
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rb") as file:
-        parser.ParseFile(file)
-    return reader.wordnet()
+    written: dict[str, str] = {}  # by entry
+    lemmas: dict[str, list[str]] = {}  # by synset, where it does not name its members
+    senses: dict[tuple[str, str], list[str]] = {}
+    synsets: dict[str, Synset] = {}
+    with _open(path) as file:
+        if b"<!ENTITY" in file.read(1 << 16):  # they may grow without end; expat bounds those that come later
+            raise ValueError("the file declares entities of its own")
+        file.seek(0)
+        for _, node in ElementTree.iterparse(file):
+            if node.tag == "LexicalEntry":
+                (lemma,) = (child.attrib for child in node.iterfind("Lemma"))
+                word = written[node.attrib["id"]] = lemma["writtenForm"]
+                for sense in node.iterfind("Sense"):
+                    name = sense.attrib["synset"]
+                    senses.setdefault((word.lower(), _plain(lemma["partOfSpeech"])), []).append(name)
+                    lemmas.setdefault(name, []).append(word)
+                node.clear()
+            elif node.tag == "Synset":
+                synset = _lmf_synset(node)
+                synsets[synset.id] = synset
+                node.clear()
+    for name, synset in synsets.items():  # the members are entries, which may come later in the file
+        members = [written[entry] for entry in synset.lemmas if entry in written] or lemmas.get(name, [])
+        synsets[name] = replace(synset, lemmas=tuple(dict.fromkeys(members)))
+    return WordNet(
+        synsets, {key: tuple(name for name in names if name in synsets) for key, names in senses.items()}
+    )
 
 
-class _Lmf:
-    """Collects entries and synsets of WN-LMF as the parser meets them."""
-
-    def __init__(self) -> None:
-        self.lemma, self.text, self.open = ("", ""), "", False
-        self.lemmas: dict[str, dict[str, None]] = {}
-        self.senses: dict[tuple[str, str], list[str]] = {}
-        self.rows: list[tuple[dict[str, str], list[str], list[str]]] = []
-        self.entries: dict[str, str] = {}
-
-    def refuse(self, *_: object) -> None:
-        """Refuse entities of the file's own, which may grow without end."""
-        raise ValueError("the file declares entities of its own")
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        if name == "LexicalEntry":
-            self.entry = attributes["id"]
-        elif name == "Lemma":
-            self.lemma = attributes["writtenForm"], attributes["partOfSpeech"]
-            self.entries[self.entry] = attributes["writtenForm"]
-        elif name == "Sense":
-            written, pos = self.lemma
-            self.senses.setdefault((written.lower(), _plain(pos)), []).append(attributes["synset"])
-            self.lemmas.setdefault(attributes["synset"], {})[written] = None
-        elif name == "Synset":
-            self.rows.append((attributes, [], []))
-        elif name == "SynsetRelation" and attributes["relType"] in ("hypernym", "instance_hypernym"):
-            self.rows[-1][2].append(attributes["target"])
-        self.open, self.text = name == "Definition", ""
-
-    def characters(self, data: str) -> None:
-        if self.open:
-            self.text += data
-
-    def end(self, name: str) -> None:
-        if name == "Definition" and self.rows:
-            self.rows[-1][1].append(self.text.strip())
-        self.open = False
-
-    def wordnet(self) -> WordNet:
-        synsets: dict[str, Synset] = {}
-        for attributes, definitions, hypernyms in self.rows:
-            name = attributes["id"]
-            members = (
-                self.entries[one] for one in attributes.get("members", "").split() if one in self.entries
-            )
-            lemmas = tuple(dict.fromkeys(members)) or tuple(self.lemmas.get(name, {}))
-            lexfile = attributes.get("lexfile", "")
-            gloss = "; ".join(definitions)
-            synsets[name] = Synset(name, attributes["partOfSpeech"], lemmas, gloss, tuple(hypernyms), lexfile)
-        known = {key: tuple(one for one in found if one in synsets) for key, found in self.senses.items()}
-        return WordNet(synsets, known)
+def _lmf_synset(node: ElementTree.Element) -> Synset:
+    """Return the synset of an element, with its entries in the stead of lemmas."""
+    definitions = ((child.text or "").strip() for child in node.iterfind("Definition"))
+    relations = (child.attrib for child in node.iterfind("SynsetRelation"))
+    kinds = ("hypernym", "instance_hypernym")
+    hypernyms = (relation["target"] for relation in relations if relation["relType"] in kinds)
+    return Synset(
+        node.attrib["id"],
+        node.attrib["partOfSpeech"],
+        tuple(node.attrib.get("members", "").split()),
+        "; ".join(definitions),
+        tuple(hypernyms),
+        node.attrib.get("lexfile", ""),
+    )

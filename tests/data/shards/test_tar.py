@@ -93,22 +93,6 @@ def test_a_base_256_size_is_read() -> None:
     assert _members(raw) == [Member("a.jpg", 512, 700, 0)]
 
 
-def test_a_pipe_is_read_forwards_only() -> None:
-    class Pipe(io.BytesIO):
-        def seekable(self) -> bool:
-            return False
-
-        def seek(self, *_: object) -> int:
-            raise AssertionError("a pipe cannot seek")
-
-        tell = seek  # type: ignore[assignment]
-
-    raw = tar.header("a.txt", 5) + b"hello" + tar.padding(5) + tar.header("b.txt", 0) + tar.END
-    assert list(read_members(Pipe(raw))) == _members(raw)
-    with pytest.raises(IntegrityError, match="cut short"):
-        list(read_members(Pipe(raw[:700])))
-
-
 GOOD = tar.header("a.jpg", 600) + b"x" * 600 + tar.padding(600)
 HOSTILE: dict[str, bytes] = {
     "empty file": b"",

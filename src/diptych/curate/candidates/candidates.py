@@ -24,7 +24,7 @@ from diptych.curate.columns import CANDIDATES
 from diptych.data.captions import captions_of, fields_of
 from diptych.data.shards.reader import ShardSet
 from diptych.data.sources.open import Columns, ScenesSource, ShardSource, Source, open_source
-from diptych.data.sources.rows import DRAWN, drop, image_path, read_image, require_downloaded
+from diptych.data.sources.rows import SCENES, drop, image_path, read_image, require_downloaded
 from diptych.data.sources.table_rows import missing_column
 from diptych.data.sources.tables import (
     ARROW_SUFFIXES,
@@ -155,7 +155,7 @@ def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[p
 
 
 def _expanded(ref: str) -> list[str]:
-    if not glob.has_magic(ref) or Path(ref).exists() or "{" in ref or ref.startswith(DRAWN):
+    if not glob.has_magic(ref) or Path(ref).exists() or "{" in ref or ref.startswith(SCENES):
         return [ref]
     return globbed(ref)
 

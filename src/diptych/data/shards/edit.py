@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from diptych.core.errors import DataError, Reason, UsageError
 from diptych.core.files.durable import BUFFER_BYTES, clean_temporaries, link, staging_folder, writing
@@ -31,11 +32,10 @@ from diptych.core.manifest import (
     write_manifest,
 )
 from diptych.data.shards import tar
-from diptych.data.shards.index import INDEX_NAME, KIND, Index, range_digest
+from diptych.data.shards.index import INDEX_NAME, KIND, Index, range_digest, shard_name, write_index
 from diptych.data.shards.reader import ShardSet
-from diptych.data.shards.writer import shard_name, write_index
 
-_SHOWN = 3
+_SHOWN = 3  # keys or files in a message
 
 
 def remove(
@@ -47,7 +47,7 @@ def remove(
 
     Args:
         folder: a shard set of `write_shards`; others' tars have to be packed first.
-        keys: of the samples, as `ShardSet.key` tells them.
+        keys: of the samples, as `ShardSet.key` returns them.
         reason: why, for the record; it must not name what was removed.
         drop_others: delete whatever else lies in the folder, such as the stages of a curation, which may hold
             the samples too; without it such a folder is refused.
@@ -73,12 +73,14 @@ def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) ->
     clean_temporaries(final.parent, only=final.name)
     before = read_manifest(final, KIND)
     started = time.monotonic()
-    opened = ShardSet.open(final)
-    gone = np.array([opened.key(number) in wanted for number in range(len(opened))], np.bool_)
-    opened.close()
-    removed = {opened.key(int(number)) for number in np.flatnonzero(gone)}
-    opened.close()
-    _check_unknown(final, wanted - removed, before)
+    shards = ShardSet.open(final)
+    gone, removed = np.zeros(len(shards), np.bool_), set[str]()
+    for number in range(len(shards)):
+        if (key := shards.key(number)) in wanted:
+            gone[number] = True
+            removed.add(key)
+    shards.close()
+    _refuse_unknown(final, wanted - removed, before)
     if not removed:
         return before
     if not drop_others:
@@ -91,21 +93,15 @@ def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) ->
             fix="remove the whole folder instead",
         )
     record = {"count": len(removed), "reason": reason, "keys_sha256": sorted(map(_key_digest, removed))}
-    index = np.load(final / INDEX_NAME, allow_pickle=False)
     with staging_folder(final, replace=True) as staging:
-        entries, samples, kept = _rewrite(final, staging, before, (index, gone))
-        entries.append(write_index(kept, staging))
-        after = _told(before, entries, samples, record)
+        entries, samples = _rewrite(final, staging, before, gone)
+        after = _recorded(before, entries, samples, record)
         write_manifest(staging, replace(after, seconds=round(time.monotonic() - started, 3)))
     return read_manifest(final, KIND)
 
 
 def read_keys(path: str | Path) -> list[str]:
-    """Read keys from a text file, one a line; empty lines are none.
-
-    Raises:
-        UsageError: the file cannot be read as UTF-8 text.
-    """
+    """Read keys from a text file, one a line; empty lines are none."""
     try:
         lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -113,7 +109,7 @@ def read_keys(path: str | Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _check_unknown(folder: Path, unknown: set[str], manifest: Manifest) -> None:
+def _refuse_unknown(folder: Path, unknown: set[str], manifest: Manifest) -> None:
     """Refuse keys that were never there: a typing mistake must not look like a removal."""
     removed = {digest for record in manifest.extra.get("removals", ()) for digest in record["keys_sha256"]}
     unknown = {key for key in unknown if _key_digest(key) not in removed}
@@ -121,7 +117,7 @@ def _check_unknown(folder: Path, unknown: set[str], manifest: Manifest) -> None:
         raise UsageError(
             "the shard set has no such keys",
             where=folder,
-            found=", ".join(sorted(unknown)[:_SHOWN]) + (" …" if len(unknown) > _SHOWN else ""),
+            found=_first(unknown),
             expected="keys of its samples",
             fix="check the keys; nothing was removed",
         )
@@ -129,15 +125,19 @@ def _check_unknown(folder: Path, unknown: set[str], manifest: Manifest) -> None:
 
 def _refuse_others(folder: Path, manifest: Manifest) -> None:
     own = {MANIFEST_NAME, *(entry.name for entry in manifest.outputs)}
-    others = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    others = {path.name for path in folder.iterdir()} - own
     if others:
         raise UsageError(
             "the folder holds more than the shard set, and that may hold the samples too",
             where=folder,
-            found=", ".join(others[:_SHOWN]) + (" …" if len(others) > _SHOWN else ""),
+            found=_first(others),
             expected="tars, an index and a manifest",
             fix="move what you need elsewhere and allow the rest to be deleted (--drop-others)",
         )
+
+
+def _first(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:_SHOWN]) + (" …" if len(names) > _SHOWN else "")
 
 
 def _key_digest(key: str) -> str:
@@ -145,19 +145,13 @@ def _key_digest(key: str) -> str:
 
 
 def _rewrite(
-    folder: Path, staging: Path, manifest: Manifest, rows: tuple[Index, Any]
-) -> tuple[list[FileEntry], list[int], Index]:
-    """Write the shards again without the samples that are gone.
-
-    Returns:
-        The entries of the shards, how many samples each holds, and the index of those.
-    """
-    index, gone = rows
-    shards = [entry for entry in manifest.outputs if entry.name != INDEX_NAME]
+    folder: Path, staging: Path, manifest: Manifest, gone: npt.NDArray[np.bool_]
+) -> tuple[list[FileEntry], list[int]]:
+    """Write the set again without the samples that are gone; returns files and samples of each shard."""
+    index = np.load(folder / INDEX_NAME, allow_pickle=False)
     entries: list[FileEntry] = []
-    samples: list[int] = []
     parts: list[Index] = []
-    for number, entry in enumerate(shards):
+    for number, entry in enumerate(entry for entry in manifest.outputs if entry.name != INDEX_NAME):
         here = index["shard"] == number
         kept = index[here & ~gone]
         if not len(kept):
@@ -169,9 +163,8 @@ def _rewrite(
         else:
             link(folder / entry.name, staging / name)
             entries.append(FileEntry(name, entry.bytes, entry.sha256))
-        samples.append(len(kept))
         parts.append(kept)
-    return entries, samples, np.concatenate(parts)
+    return [*entries, write_index(np.concatenate(parts), staging)], list(map(len, parts))
 
 
 def _copy_samples(source: Path, target: Path, rows: Index) -> FileEntry:
@@ -179,25 +172,25 @@ def _copy_samples(source: Path, target: Path, rows: Index) -> FileEntry:
     digest, size = hashlib.sha256(), 0
     with source.open("rb", buffering=BUFFER_BYTES) as old, writing(target) as new:
         whole = source.stat().st_size
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             old.seek(int(row["offset"]))
             length = int(row["length"])
             if int(row["offset"]) + length == whole:  # the last sample's range takes in the archive's end
                 length -= len(tar.END)
-            data = old.read(length)
-            last = place == len(rows) - 1
-            if last or length != int(row["length"]):
-                data += tar.END if last else b""
-                rows["digest"][place] = range_digest(data)
-            rows["offset"][place], rows["length"][place] = size, len(data)
+            data = old.read(length) + (tar.END if number == len(rows) - 1 else b"")
+            if len(data) != int(row["length"]):
+                rows["digest"][number] = range_digest(data)
+            rows["offset"][number], rows["length"][number] = size, len(data)
             new.write(data)
             digest.update(data)
             size += len(data)
     return FileEntry(target.name, size, digest.hexdigest())
 
 
-def _told(before: Manifest, entries: list[FileEntry], samples: list[int], record: dict[str, Any]) -> Manifest:
-    """Write the manifest on: version, record, and counts that no longer quote what may be removed."""
+def _recorded(
+    before: Manifest, entries: list[FileEntry], samples: list[int], record: dict[str, Any]
+) -> Manifest:
+    """Return the next manifest: version, record, and counts that no longer quote what may be removed."""
     counts = dict(before.counts)
     removed = record["count"]
     if counts:

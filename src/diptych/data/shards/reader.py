@@ -3,29 +3,34 @@
 A shard set is a folder: ``00000.tar`` …, ``index.npy`` (see `index`) and ``manifest.json``, which is
 written last. A sample is its members side by side: KEY.jpg (or png, webp, …, by content), KEY.txt (its
 first caption) and, where there is more to say, KEY.json. The byte ranges of the samples tile a shard from its
-first byte to its last, so reading every sample once proves every byte. The same pairs always make the same
-bytes.
+first byte to its last, so reading every sample once proves every byte.
 
-Reads: shard sets, and any WebDataset tars of others (their samples carry no digests). Writes: shard sets.
+Reads: shard sets, and any WebDataset tars of others (their samples carry no digests).
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from diptych.core.errors import BadSampleError, IntegrityError, Reason, UsageError
-from diptych.core.manifest import MANIFEST_NAME, FileEntry, content_digest, is_done, read_manifest
+from diptych.core.manifest import MANIFEST_NAME, content_digest, is_done, read_manifest
 from diptych.core.records import Counts, Need, Pair
 from diptych.data.captions import DEFAULT_COLUMNS, Columns, texts_beside
-from diptych.data.shards import index as shards_index
 from diptych.data.shards import tar
-from diptych.data.shards.index import FORMAT, INDEX_DTYPE, INDEX_NAME, KIND, Index, range_digest
+from diptych.data.shards.index import (
+    FORMAT,
+    INDEX_NAME,
+    KIND,
+    Index,
+    damaged,
+    range_digest,
+    read_index,
+    scan,
+    tar_paths,
+)
 from diptych.data.shards.writer import ShardSettings, write_shards
 
 __all__ = ["OnDamage", "ShardSet", "ShardSettings", "write_shards"]
@@ -37,13 +42,13 @@ OnDamage = Literal["error", "skip"]
 class ShardSet:
     """Random access to the pairs of a shard set; every sample of our own is checked as it is read.
 
-    Opening checks the index against its digest and every shard against its size, so a missing or cut shard is
-    found at once and not after hours. It may be handed to forked and to spawned processes.
+    Opening checks the index against its digest and every shard against its size, so a missing or cut shard
+    is an error at once and not after hours. It may be handed to forked and to spawned processes.
 
     Attributes:
         ref: what it was opened with.
         digest: identity of the content (hex SHA-256): for our own shards that of all file digests, for
-            others' that of their index. Neither time nor place of writing change it.
+            others' that of their index. Neither time nor folder of writing change it.
         counts: samples that were left out of the index when tars of others were opened.
     """
 
@@ -62,7 +67,7 @@ class ShardSet:
         self.counts = counts
         self._paths = paths
         self._index = index
-        self._keys = keys
+        self._keys = keys  # of others' tars; None for our own, which are not held in memory
         self._files: dict[int, int] = {}
 
     @classmethod
@@ -88,21 +93,17 @@ class ShardSet:
                 expected=MANIFEST_NAME,
                 fix="fetch the folder again with all its files, or remove its index to read it unchecked",
             )
-        return cls.of_tars(str(ref), shards_index.tar_paths(str(ref)))
+        return cls.of_tars(str(ref), tar_paths(str(ref)))
 
     @classmethod
     def of_tars(cls, ref: str, paths: list[Path]) -> "ShardSet":
-        """Open WebDataset tars of others.
-
-        Args:
-            ref: what to call them.
-            paths: plain tars.
+        """Open plain WebDataset tars of others, called `ref`.
 
         Raises:
             IntegrityError: a tar is damaged.
         """
         counts = Counts()
-        index, keys = shards_index.scan(paths, counts)
+        index, keys = scan(paths, counts)
         identity = hashlib.sha256(index.tobytes())
         identity.update(json.dumps([[path.name for path in paths], keys]).encode())
         return cls(ref, paths, index, keys, digest=identity.hexdigest(), counts=counts)
@@ -113,8 +114,8 @@ class ShardSet:
     def __iter__(self) -> Iterator[Pair]:
         return self.pairs(Counts())
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.ref, self._paths, self._index, self._keys, self.digest, self.counts)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}  # descriptors are of this process
 
     def __del__(self) -> None:
         self.close()
@@ -156,7 +157,7 @@ class ShardSet:
                 yield pair
 
     def key(self, number: int) -> str:
-        """Return the key of a sample (read from its shard, for our own shards keep no keys in memory)."""
+        """Return the key of a sample (for our own shards it is read from the shard)."""
         return self._keys[number] if self._keys is not None else self.pair(number).key
 
     def pair(self, number: int, *, need: Need = Need.PAIR, columns: Columns = DEFAULT_COLUMNS) -> Pair:
@@ -183,20 +184,20 @@ class ShardSet:
         path = str(self._paths[shard])
         if self._keys is not None:
             captions, fields = texts_beside(text, record, columns)
-            if isinstance(captions, BadSampleError) and Need.CAPTION not in need:
-                captions = ()
             if isinstance(captions, BadSampleError):
-                raise BadSampleError(captions.reason, where=self.place(number), found=captions.found)
+                if Need.CAPTION in need:
+                    raise BadSampleError(captions.reason, where=self.location(number), found=captions.found)
+                captions = ()
             return Pair(self._keys[number], image, captions, fields, path)
         try:
-            more = _object(record) if record else {}
-            known = (text.decode(),) if text is not None else ()
-        except (ValueError, RecursionError) as error:
-            raise BadSampleError(
-                Reason.CAPTION_NOT_TEXT, where=self.place(number), found=type(error).__name__
-            ) from None
-        key = more.get("key") or raw[: raw.index(b".", 0, tar.BLOCK)].decode()
-        return Pair(key, image, tuple(more.get("captions", known)), more.get("fields", {}), path)
+            # As text: half a microsecond less than of bytes, whose codec `loads` guesses.
+            more = json.loads(record.decode()) if record else {}
+            first = (text.decode(),) if text is not None else ()
+            key = more.get("key") or raw[: raw.index(b".", 0, tar.BLOCK)].decode()
+        except (ValueError, RecursionError, AttributeError) as error:
+            where, found = self.location(number), type(error).__name__
+            raise BadSampleError(Reason.CAPTION_NOT_TEXT, where=where, found=found) from None
+        return Pair(key, image, tuple(more.get("captions", first)), more.get("fields", {}), path)
 
     def _read(self, shard: int, offset: int, length: int) -> bytes:
         handle = self._files.get(shard)
@@ -211,7 +212,7 @@ class ShardSet:
         finally:
             os.close(handle)
 
-    def place(self, number: int) -> str:
+    def location(self, number: int) -> str:
         """Say where a sample lies (shard, number, byte), for messages; nothing is read."""
         row = self._index[number]
         return f"{self._paths[int(row['shard'])]}, sample {number} at byte {int(row['offset'])}"
@@ -221,29 +222,11 @@ class ShardSet:
         cut = len(raw) != int(row["length"])
         return IntegrityError(
             "a sample of a shard is damaged",
-            where=self.place(number),
+            where=self.location(number),
             found=f"{len(raw)} bytes" if cut else f"digest {range_digest(raw):016x}",
             expected=f"{int(row['length'])} bytes" if cut else f"digest {int(row['digest']):016x}",
             fix="write or fetch this shard again; to go on without the sample, skip damaged samples",
         )
-
-
-def _restored(
-    ref: str, paths: list[Path], index: Index, keys: list[str] | None, digest: str, counts: Counts
-) -> ShardSet:
-    return ShardSet(ref, paths, index, keys, digest=digest, counts=counts)
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data.decode())  # half a microsecond less than of bytes, whose codec it guesses
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def _damaged(what: str, where: Path, found: str = "", expected: str = "") -> IntegrityError:
-    fix = "pack or fetch this set again"
-    return IntegrityError(what, where=where, found=found, expected=expected, fix=fix)
 
 
 def _open_own(folder: Path) -> ShardSet:
@@ -257,35 +240,16 @@ def _open_own(folder: Path) -> ShardSet:
             fix="pack them again, or use the version that wrote them",
         )
     entries = {entry.name: entry for entry in manifest.outputs}
-    names = [name for name in entries if name != INDEX_NAME]
     for entry in entries.values():
         path = folder / entry.name
         actual = path.stat().st_size if entry.name == path.name and path.is_file() else None
         if actual != entry.bytes:
             size = "no file" if actual is None else f"{actual} bytes"
-            raise _damaged(
-                "a file of a shard set is missing or cut short", path, size, f"{entry.bytes} bytes"
-            )
+            what = "a file of a shard set is missing or cut short"
+            raise damaged(what, path, size, f"{entry.bytes} bytes")
     if INDEX_NAME not in entries:
-        raise _damaged("a shard set has no index", folder, expected=INDEX_NAME)
-    index = _load_index(folder / INDEX_NAME, entries[INDEX_NAME], [entries[name].bytes for name in names])
-    identity = content_digest(manifest)
-    paths = [folder / name for name in names]
-    return ShardSet(str(folder), paths, index, None, digest=identity, counts=Counts())
-
-
-def _load_index(path: Path, entry: FileEntry, shard_bytes: list[int]) -> Index:
-    data = path.read_bytes()
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != entry.sha256:
-        raise _damaged("the index of a shard set is damaged", path, f"sha256 {actual}", entry.sha256)
-    try:
-        index = np.load(io.BytesIO(data), allow_pickle=False)
-        limits = np.array(shard_bytes, dtype=np.uint64)[index["shard"]]
-        sound = index.dtype == INDEX_DTYPE and index.ndim == 1
-        sound = sound and bool(np.all(index["offset"] + index["length"] <= limits))
-    except (ValueError, IndexError) as error:
-        raise _damaged("the index of a shard set cannot be read", path, str(error)) from None
-    if not sound:
-        raise _damaged("the index of a shard set points outside its shards", path)
-    return np.asarray(index)
+        raise damaged("a shard set has no index", folder, expected=INDEX_NAME)
+    listing = entries.pop(INDEX_NAME)
+    index = read_index(folder, listing, [entry.bytes for entry in entries.values()])
+    paths = [folder / name for name in entries]
+    return ShardSet(str(folder), paths, index, None, digest=content_digest(manifest), counts=Counts())

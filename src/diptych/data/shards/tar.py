@@ -1,10 +1,10 @@
 """Tar files as WebDataset uses them: headers in, headers out, nothing extracted and nothing trusted.
 
-Why our own: Python's ``tarfile`` stops without an exception at a damaged or zeroed header, so half a shard
-can vanish silently, and a negative size sent it round for ever (CVE-2025-8194). Here every header's checksum
-is checked, sizes are bounded by the file before anything is read, links, devices and sparse files are
-refused, the two zero blocks at the end are required, and whatever follows them must be zero. The payload is
-never read, so the time and memory used depend on the number of headers only.
+Why our own (decision 002): Python's ``tarfile`` stops without an exception at a damaged or zeroed header,
+so half a shard can vanish silently, and a negative size sent it round for ever (CVE-2025-8194). Here every
+checksum is checked, sizes are bounded by the file before anything is read, links, devices and sparse files
+are refused, the two zero blocks at the end are required, and whatever follows them must be zero. The payload
+is never read, so the time and memory used depend on the number of headers only.
 
 Reads: ustar and pax archives, with GNU long names. Writes: header bytes of ustar (pax where a name needs it).
 Source: POSIX.1-2017 "pax", sections "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic
@@ -19,14 +19,13 @@ from typing import BinaryIO, NoReturn
 from diptych.core.errors import DataError, IntegrityError
 
 BLOCK = 512
-END = bytes(2 * BLOCK)
-"""The two zero blocks that end an archive."""
+END = bytes(2 * BLOCK)  # the two zero blocks that end an archive
 
 _MAX_NAME_BYTES = 4096  # PATH_MAX of Linux: a longer name is no file's
 _MAX_PAX_BYTES = 1 << 16  # a pax header carries a path and a few times; GNU tar writes a twentieth of this
 _MAX_SIZE = 1 << 43  # 8 TiB, the largest file of ustar's own octal field times a thousand
 _USTAR_SIZE = 8**11  # sizes from here on do not fit the 11 octal digits of ustar
-_SKIP_CHUNK = 1 << 20
+_CHUNK = 1 << 20
 _NAME_BYTES = 100
 _ZERO_BLOCK = bytes(BLOCK)
 
@@ -46,6 +45,7 @@ _FORBIDDEN = {
     b"D": "a directory dump",
 }
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard", b"PK": "zip"}
+_DO_NOT_USE = "do not use this file; it was made to harm or by a broken writer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +63,7 @@ class Member:
     @property
     def end(self) -> int:
         """Return the offset behind the payload and its padding, where the next header begins."""
-        return self.offset + padded(self.size)
-
-
-def padded(size: int) -> int:
-    """Round a payload size up to whole tar blocks.
-
-    >>> padded(0), padded(1), padded(512)
-    (0, 512, 512)
-    """
-    return -(-size // BLOCK) * BLOCK
+        return self.offset + self.size + len(padding(self.size))
 
 
 def padding(size: int) -> bytes:
@@ -94,86 +85,71 @@ def header(name: str, size: int) -> bytes:
         name: the member's name, relative, with forward slashes.
         size: payload size in bytes.
 
-    Returns:
-        One block, or three and more when a pax header is needed.
-
     Raises:
         DataError: the name is empty, too long, absolute, or steps upwards.
 
     >>> len(header("000000.jpg", 12)), len(header("ä" * 80, 12))
     (512, 1536)
     """
-    raw = name.encode()
     _check_name(name, where=name)
-    if len(raw) <= _NAME_BYTES and raw.isascii() and size < _USTAR_SIZE:
-        return _block(raw, size, b"0")
-    records = b""
+    raw, records = name.encode(), b""
     if len(raw) > _NAME_BYTES or not raw.isascii():
         records += _pax_record(b"path", raw)
     if size >= _USTAR_SIZE:
         records += _pax_record(b"size", b"%d" % size)
+    pax = _block(b"pax", len(records), _PAX) + records + padding(len(records)) if records else b""
     plain = name.encode("ascii", "replace")[:_NAME_BYTES]
-    return (
-        _block(b"pax", len(records), _PAX)
-        + records
-        + padding(len(records))
-        + _block(plain, size if size < _USTAR_SIZE else 0, b"0")
-    )
+    return pax + _block(plain, size if size < _USTAR_SIZE else 0, b"0")
 
 
 def read_members(file: BinaryIO, *, name: str = "tar") -> Iterator[Member]:
-    """Walk the headers of a tar, beginning where the file stands.
-
-    A file that can seek may be read elsewhere between two members. One that cannot is only read forwards, and
-    its offsets count from where it stood.
+    """Yield the regular files of a tar, in order; directories are passed over.
 
     Args:
-        file: an open binary file, or a pipe.
+        file: a binary file that can seek; it may be read elsewhere between two members.
         name: what the file is called in errors.
-
-    Yields:
-        Regular files in the archive's order; directories are passed over.
 
     Raises:
         IntegrityError: the archive is damaged: a checksum is wrong, it is cut short, or data follows its end.
         DataError: the archive is whole but holds what no shard holds: links, devices, sparse files, names
             that step out of the folder, limits exceeded, or it is compressed.
     """
-    yield from _Walk(file, name).members()
+    return _Walk(file, name).members()
 
 
 class _Walk:
     """One pass over an archive; holds the position and what extension headers said about the next member."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
-        self.file = file
-        self.name = name
-        self.seekable = file.seekable()
-        self.position = file.tell() if self.seekable else 0
-        self.end: int | None = None
-        if self.seekable:
-            self.end = file.seek(0, os.SEEK_END)
-            file.seek(self.position)
+        self.file, self.name = file, name
+        self.position = file.tell()
+        self.end = file.seek(0, os.SEEK_END)
         self.long_name: str | None = None
         self.long_size: int | None = None
 
     def members(self) -> Iterator[Member]:
         start = self.position
-        while True:
-            block = self._read(BLOCK, "a header")
-            if block == _ZERO_BLOCK:
-                self._finish()
-                return
+        while (block := self._read(BLOCK, "a header")) != _ZERO_BLOCK:
             flag = self._check(block)
             size = self._size(block)
             if flag in (_PAX, _PAX_GLOBAL, _GNU_NAME):
                 self._extension(flag, size)
                 continue
             member = self._member(block, flag, size, start)
-            self._skip(member.end)
+            self.position = start = member.end
             if flag != _DIRECTORY:
                 yield member
-            start = member.end
+        if self._read(BLOCK, "the end of the archive") != _ZERO_BLOCK:
+            self._broken(
+                "a zeroed header stands inside a tar",
+                found="one zero block and then data",
+                expected="two zero blocks at the end only",
+            )
+        while chunk := self.file.read(_CHUNK):
+            if chunk.count(0) != len(chunk):
+                what, expected = "data follows the end of a tar", "nothing, or zeros"
+                self._broken(what, found="bytes that are not zero", expected=expected)
+            self.position += len(chunk)
 
     def _member(self, block: bytes, flag: bytes, size: int, start: int) -> Member:
         if flag not in (*_FILES, _DIRECTORY):
@@ -194,8 +170,7 @@ class _Walk:
         return Member(name, self.position, size, start)
 
     def _read(self, size: int, what: str) -> bytes:
-        if self.seekable:
-            self.file.seek(self.position)
+        self.file.seek(self.position)
         data = self.file.read(size)
         self.position += len(data)
         if len(data) != size:
@@ -206,16 +181,9 @@ class _Walk:
             )
         return data
 
-    def _skip(self, target: int) -> None:
-        if self.seekable:
-            self.position = target
-            return
-        while self.position < target:
-            self._read(min(_SKIP_CHUNK, target - self.position), "a payload")
-
     def _bound(self, size: int) -> None:
-        left = None if self.end is None else self.end - self.position
-        if left is not None and padded(size) > left:
+        left = self.end - self.position
+        if size + len(padding(size)) > left:
             self._broken(
                 "a tar is cut short, or a size in it is wrong",
                 found=f"a member of {size} bytes",
@@ -223,19 +191,13 @@ class _Walk:
             )
 
     def _check(self, block: bytes) -> bytes:
-        stated = _octal(block[148:156])
-        actual = (
-            sum(block) - sum(block[148:156]) + 8 * 0x20
-        )  # the checksum field itself counts as eight spaces
+        """Check the checksum, which counts its own field as eight spaces, and return the type flag."""
+        stated, actual = _octal(block[148:156]), sum(block) - sum(block[148:156]) + 8 * 0x20
+        packed = _COMPRESSED.get(block[:2]) if self.position == BLOCK else None
+        if stated != actual and packed:
+            fix = "decompress it first: images do not get smaller, and random access is lost"
+            self._refuse(f"is compressed ({packed})", found=packed, expected="a plain tar", fix=fix)
         if stated != actual:
-            packed = _COMPRESSED.get(block[:2]) if self.position == BLOCK else None
-            if packed:
-                self._refuse(
-                    f"is compressed ({packed})",
-                    found=packed,
-                    expected="a plain tar",
-                    fix="decompress it first: images do not get smaller, and random access is lost",
-                )
             self._broken("a tar header is damaged", found=f"checksum {stated}", expected=f"checksum {actual}")
         return block[156:157]
 
@@ -245,20 +207,13 @@ class _Walk:
             value = int.from_bytes(field, "big") - (1 << 95)
             if field[0] & 0x40:
                 self._refuse(
-                    "states a negative size",
-                    found=field.hex(),
-                    expected="0 or more",
-                    fix="do not use this file; it was made to harm or by a broken writer",
+                    "states a negative size", found=field.hex(), expected="0 or more", fix=_DO_NOT_USE
                 )
         else:
             value = _octal(field)
         if not 0 <= value <= _MAX_SIZE:
-            self._refuse(
-                "states an impossible size",
-                found=repr(field),
-                expected=f"0 to {_MAX_SIZE}",
-                fix="do not use this file; it was made to harm or by a broken writer",
-            )
+            expected = f"0 to {_MAX_SIZE}"
+            self._refuse("states an impossible size", found=repr(field), expected=expected, fix=_DO_NOT_USE)
         return value
 
     def _name(self, block: bytes) -> str:
@@ -269,14 +224,10 @@ class _Walk:
     def _extension(self, flag: bytes, size: int) -> None:
         limit = _MAX_NAME_BYTES + 1 if flag == _GNU_NAME else _MAX_PAX_BYTES
         if size > limit:
-            self._refuse(
-                "has an oversized extension header",
-                found=f"{size} bytes",
-                expected=f"at most {limit}",
-                fix="do not use this file; it was made to harm or by a broken writer",
-            )
+            what, expected = "has an oversized extension header", f"at most {limit}"
+            self._refuse(what, found=f"{size} bytes", expected=expected, fix=_DO_NOT_USE)
         self._bound(size)
-        data = self._read(padded(size), "an extension header")[:size]
+        data = self._read(size + len(padding(size)), "an extension header")[:size]
         if flag == _GNU_NAME:
             self.long_name = self._text(data.rstrip(b"\0"))
         elif flag == _PAX:
@@ -288,61 +239,34 @@ class _Walk:
             length = int(digits) if digits.isdigit() and len(digits) <= 5 else 0
             key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
             if not len(digits) + 3 <= length <= len(data) or not equals or data[length - 1 : length] != b"\n":
-                self._broken(
-                    "a pax header is malformed", found=repr(data[:40]), expected="'LENGTH key=value\\n'"
-                )
+                expected = "'LENGTH key=value\\n'"
+                self._broken("a pax header is malformed", found=repr(data[:40]), expected=expected)
             if key == b"path":
                 self.long_name = self._text(value)
             elif key == b"size":
                 self.long_size = int(value) if value.isdigit() and len(value) <= 14 else _MAX_SIZE + 1
             elif key.startswith(b"GNU.sparse"):
-                self._refuse(
-                    "holds a sparse file",
-                    found=repr(key),
-                    expected="regular files",
-                    fix="pack the files themselves, not sparse",
-                )
+                fix = "pack the files themselves, not sparse"
+                self._refuse("holds a sparse file", found=repr(key), expected="regular files", fix=fix)
             data = data[length:]
 
     def _text(self, raw: bytes) -> str:
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            self._refuse(
-                "holds a name that is not UTF-8",
-                found=repr(raw[:60]),
-                expected="names in UTF-8",
-                fix="rename the file and pack it again",
-            )
-
-    def _finish(self) -> None:
-        if self._read(BLOCK, "the end of the archive") != _ZERO_BLOCK:
-            self._broken(
-                "a zeroed header stands inside a tar",
-                found="one zero block and then data",
-                expected="two zero blocks at the end only",
-            )
-        while chunk := self.file.read(_SKIP_CHUNK):
-            if chunk.count(0) != len(chunk):
-                self._broken(
-                    "data follows the end of a tar",
-                    found="bytes that are not zero",
-                    expected="nothing, or zeros",
-                )
-            self.position += len(chunk)
+            what, fix = "holds a name that is not UTF-8", "rename the file and pack it again"
+            self._refuse(what, found=repr(raw[:60]), expected="names in UTF-8", fix=fix)
 
     def _here(self) -> str:
         return f"{self.name} at byte {max(0, self.position - BLOCK)}"
 
     def _broken(self, what: str, *, found: str, expected: str) -> NoReturn:
-        raise IntegrityError(
-            what, where=self._here(), found=found, expected=expected, fix="fetch or write this file again"
-        )
+        fix = "fetch or write this file again"
+        raise IntegrityError(what, where=self._here(), found=found, expected=expected, fix=fix)
 
     def _refuse(self, what: str, *, found: str, expected: str, fix: str) -> NoReturn:
-        raise DataError(
-            f"refused: this tar {what}", where=self._here(), found=found, expected=expected, fix=fix
-        )
+        what = f"refused: this tar {what}"
+        raise DataError(what, where=self._here(), found=found, expected=expected, fix=fix)
 
 
 def _check_name(name: str, *, where: str) -> None:
@@ -364,13 +288,8 @@ def _octal(field: bytes) -> int:
 
 
 def _block(name: bytes, size: int, flag: bytes) -> bytes:
-    front = (
-        name.ljust(_NAME_BYTES, b"\0")
-        + b"0000644\0"
-        + b"0000000\0" * 2
-        + b"%011o\0" % size
-        + b"00000000000\0"
-    )
+    front = name.ljust(_NAME_BYTES, b"\0") + b"0000644\0" + b"0000000\0" * 2
+    front += b"%011o\0" % size + b"00000000000\0"
     back = flag + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
     return front + b"%06o\0 " % (sum(front) + sum(back) + 8 * 0x20) + back
 

@@ -6,7 +6,6 @@ Writes: ``00000.tar`` …, ``index.npy`` and ``manifest.json`` in one new folder
 """
 
 import hashlib
-import io
 import json
 import math
 import re
@@ -32,8 +31,9 @@ from diptych.data.shards.index import (
     INDEX_NAME,
     KIND,
     MAX_SAMPLE_BYTES,
-    Index,
     range_digest,
+    shard_name,
+    write_index,
 )
 
 _MAX_KEY_BYTES = 80  # leaves room for the extension in ustar's 100 bytes, so our own names never need pax
@@ -69,10 +69,10 @@ def write_shards(
     recorded: Mapping[str, Any] | None = None,
     seed: int | None = None,
 ) -> Manifest:
-    """Write pairs into a new shard set, all of it or nothing.
+    """Write pairs, in their order, into a new shard set, all of it or nothing.
 
     Args:
-        pairs: what to write, in this order; read once.
+        pairs: read once.
         folder: the new folder; it must not exist yet, or be empty.
         settings: sizes of the shards and the allowed rate of dropped pairs.
         counts: where kept and dropped pairs are counted; the pairs' source may count its own drops there.
@@ -121,36 +121,24 @@ def write_shards(
     return manifest
 
 
-def write_index(index: Index, folder: Path) -> FileEntry:
-    """Write the index of a shard set durably; see `index`."""
-    buffer = io.BytesIO()
-    np.save(buffer, index, allow_pickle=False)
-    data = buffer.getvalue()
-    files.write_bytes(folder / INDEX_NAME, data)
-    return FileEntry(INDEX_NAME, len(data), hashlib.sha256(data).hexdigest())
-
-
 class _Writer:
-    """Cuts the stream of samples into shards; holds one back, for a shard's last takes the tar's end too."""
+    """Cuts the stream of samples into shards; the range of a shard's last sample takes in the tar's end."""
 
     def __init__(self, folder: Path, settings: ShardSettings, stack: ExitStack) -> None:
-        self.folder = folder
-        self.settings = settings
-        self.stack = stack
+        self.folder, self.settings, self.stack = folder, settings, stack
         self.rows: list[tuple[int, ...]] = []
         self.entries: list[FileEntry] = []
         self.samples: list[int] = []
         self._names: set[bytes] = set()
         self._file: IO[bytes] | None = None
-        self._sha256 = hashlib.sha256()
-        self._size = self._count = 0
-        self._held: tuple[bytes, tuple[int, ...]] | None = None
+        self._last = b""
+        self._sha256, self._size, self._count = hashlib.sha256(), 0, 0
 
     def add(self, pair: Pair, counts: Counts) -> None:
         where = pair.key[:_MAX_KEY_BYTES].encode("utf-8", "backslashreplace").decode()
         try:
             name = member_key(pair.key)
-            blob, places = _sample(pair, name)
+            blob, spans = _sample(pair, name)
         except BadSampleError as error:
             counts.drop(error.reason, where)
             return
@@ -161,42 +149,34 @@ class _Writer:
             return
         self._names.add(digest)
         counts.keep()
-        held = len(self._held[0]) if self._held else 0
-        full = self._size + held + len(blob) + len(tar.END) > self.settings.max_bytes
-        if self._count and (full or self._count >= self.settings.max_samples):
+        full = self._size + len(blob) + len(tar.END) > self.settings.max_bytes
+        if full or self._count >= self.settings.max_samples:
             self.close()
-        self._flush()
-        self._held = blob, places
+        if self._file is None:
+            path = self.folder / shard_name(len(self.entries))
+            self._file = self.stack.enter_context(files.writing(path))
+        self.rows.append((len(self.entries), self._size, len(blob), *spans, range_digest(blob)))
+        self._write(self._file, blob)
+        self._last = blob
         self._count += 1
 
     def close(self) -> None:
         """End the current shard, if one is begun."""
-        self._flush(tar.END)
         if self._file is None:
             return
+        last, row = self._last + tar.END, self.rows[-1]
+        self.rows[-1] = (*row[:2], len(last), *row[3:-1], range_digest(last))
+        self._write(self._file, tar.END)
         self._file = None
         self.stack.close()
         self.entries.append(FileEntry(shard_name(len(self.entries)), self._size, self._sha256.hexdigest()))
         self.samples.append(self._count)
         self._sha256, self._size, self._count = hashlib.sha256(), 0, 0
 
-    def _flush(self, end: bytes = b"") -> None:
-        if self._held is None:
-            return
-        if self._file is None:
-            path = self.folder / shard_name(len(self.entries))
-            self._file = self.stack.enter_context(files.writing(path))
-        blob, places = self._held[0] + end, self._held[1]
-        self.rows.append((len(self.entries), self._size, len(blob), *places, range_digest(blob)))
-        self._file.write(blob)
-        self._sha256.update(blob)
-        self._size += len(blob)
-        self._held = None
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"{number:05d}.tar"
+    def _write(self, file: IO[bytes], data: bytes) -> None:
+        file.write(data)
+        self._sha256.update(data)
+        self._size += len(data)
 
 
 def member_key(key: str) -> str:
@@ -215,7 +195,7 @@ def member_key(key: str) -> str:
     return f"{safe[: _MAX_KEY_BYTES - 9]}-{hashlib.blake2b(raw, digest_size=4).hexdigest()}"
 
 
-def _sample(pair: Pair, name: str) -> tuple[bytes, tuple[int, ...]]:
+def _sample(pair: Pair, name: str) -> tuple[bytes, list[int]]:
     """Lay a pair out as tar members; returns the bytes and (image, text, json) offsets and sizes in them."""
     extension = image_extension(pair.image)
     if extension is None:
@@ -230,17 +210,17 @@ def _sample(pair: Pair, name: str) -> tuple[bytes, tuple[int, ...]]:
     if len(pair.image) + len(text) + len(more) + 8 * tar.BLOCK > MAX_SAMPLE_BYTES:
         raise BadSampleError(Reason.TOO_MANY_BYTES)
     parts: list[bytes] = []
-    places: list[int] = []
+    spans: list[int] = []
     size = 0
     for suffix, data in ((extension, pair.image), ("txt", text), ("json", more)):
         if suffix == "json" and not data:
-            places += (0, 0)
+            spans += (0, 0)
             continue
-        head = tar.header(f"{name}.{suffix}", len(data))
-        parts += (head, data, tar.padding(len(data)))
-        places += (size + len(head), len(data))
-        size += len(head) + tar.padded(len(data))
-    return b"".join(parts), tuple(places)
+        head, tail = tar.header(f"{name}.{suffix}", len(data)), tar.padding(len(data))
+        parts += (head, data, tail)
+        spans += (size + len(head), len(data))
+        size += len(head) + len(data) + len(tail)
+    return b"".join(parts), spans
 
 
 def _more(pair: Pair, name: str) -> bytes:
@@ -284,15 +264,13 @@ def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> 
         rows.append(index)
         samples += manifest.extra["shard_samples"]
         for entry in manifest.outputs:
-            if entry.name == INDEX_NAME:
-                continue
-            name = shard_name(len(entries))
-            files.link(part / entry.name, folder / name)
-            entries.append(FileEntry(name, entry.bytes, entry.sha256))
+            if entry.name != INDEX_NAME:
+                name = shard_name(len(entries))
+                files.link(part / entry.name, folder / name)
+                entries.append(FileEntry(name, entry.bytes, entry.sha256))
     if not entries:
-        raise DataError(
-            "no pair is left to write", where=folder, fix="look at the reasons why pairs were dropped"
-        )
+        fix = "look at the reasons why pairs were dropped"
+        raise DataError("no pair is left to write", where=folder, fix=fix)
     index = write_index(np.concatenate(rows).astype(INDEX_DTYPE), folder)
     joined = Manifest(
         KIND,

@@ -1,10 +1,10 @@
 """Sources of pairs: everything that `diptych pack`, `evaluate` and `search` can read, behind one contract.
 
-Reads: a folder of images with side-car captions; CSV/TSV; Parquet; WebDataset tars and our own shards; the
-drawn scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The format is read
-off the file. Bad rows are dropped and counted.
+Reads: a folder of images with side-car captions; CSV/TSV; Parquet; WebDataset tars and our own shards;
+synthetic scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The format is read off the file.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,29 +15,32 @@ from tempfile import TemporaryDirectory
 from urllib.parse import parse_qsl, urlsplit
 
 from diptych.core import checks
-from diptych.core.errors import DiptychError, UsageError, unknown_name
+from diptych.core.errors import BadSampleError, DiptychError, Reason, UsageError, unknown_name
 from diptych.core.files.json_objects import read_json
 from diptych.core.files.listing import is_data
 from diptych.core.files.text import UTF16
 from diptych.core.manifest import FileEntry, is_done
-from diptych.core.records import Counts, Need, Pair
-from diptych.data.captions import DEFAULT_COLUMNS, Columns
+from diptych.core.records import Counts, Field, Need, Pair
+from diptych.data.captions import DEFAULT_COLUMNS, MAX_BYTES_BESIDE, Columns, plain, texts_beside
+from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.index import KIND, is_packed, is_tar, tar_paths
 from diptych.data.shards.reader import ShardSet
-from diptych.data.sources.folder import FolderSource
-from diptych.data.sources.rows import DRAWN, Source, digest_files, unique
-from diptych.data.sources.table_rows import TABLE_SUFFIXES, table_header, table_suffix, unpack
-from diptych.data.sources.tables import (
-    COLUMNAR_SUFFIXES,
-    ParquetSource,
-    TableSource,
-    image_column,
-    needed_columns,
-    open_parquet,
+from diptych.data.sources.rows import (
+    SCENES,
+    Row,
+    RowSource,
+    Source,
+    digest_files,
+    read_image,
+    short_names,
+    unique,
 )
+from diptych.data.sources.table_rows import TABLE_SUFFIXES, table_suffix, unpack
+from diptych.data.sources.tables import COLUMNAR_SUFFIXES, ParquetSource, TableSource
 
 __all__ = ["Columns", "Need", "Source", "open_source"]
 
+LABEL = "label"
 _SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
 _SHOWN = 5  # names of files in a message
 _PARQUET_MAGIC = b"PAR1"
@@ -57,7 +60,7 @@ def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Ne
         UsageError: there is nothing there, or nothing that can be read.
     """
     text = checks.path(ref, "the source")
-    if text.startswith(DRAWN):
+    if text.startswith(SCENES):
         return _open_scenes(text)
     path = Path(ref)
     if path.is_dir():
@@ -78,60 +81,48 @@ def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Ne
 def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     if is_done(folder, KIND):
         return ShardSource(str(folder), need, columns)
-    saved = _saved_files(folder)
-    if saved:
+    if saved := _saved_files(folder):
         return ParquetSource(str(folder), saved, columns, need)
     files = sorted(path for path in folder.iterdir() if is_data(path.name) and path.is_file())
     tars = [path for path in files if is_tar(path.name)]
     columnar = tuple(path for path in files if path.suffix in COLUMNAR_SUFFIXES)
     texts = [path for path in files if table_suffix(path) in TABLE_SUFFIXES]
     images = FolderSource(folder, columns, need)
-    count = sum(1 for _ in islice(images.walk(), len(tars) + 1))  # enough to see which are more
+    count = sum(1 for _ in islice(images.images(), len(tars) + 1))  # enough to see which are more
     if tars and count == len(tars):
         raise _several(folder, [*tars, *images.images()])
     if len(tars) > count:
-        return _told(ShardSource(str(folder), need, columns), folder, images.images())
-    tables: list[Source] = [TableSource(path, columns, need) for path in texts]
+        return _warned(ShardSource(str(folder), need, columns), folder, [*images.images()])
+    tables = [TableSource(str(path), (path,), columns, need) for path in texts]
     tables += [ParquetSource(str(folder), columnar, columns, need)] if columnar else []
-    listing = [table for table in tables if _names_images(table, columns, need)]
+    listing = [table for table in tables if _lists_images(table)]
     if not listing and (not count or (Need.CAPTION in need and not images.has_texts())):
         listing = tables  # reading it says what it lacks
     if len(listing) > 1:
         raise _several(folder, [*texts, *columnar])
     if not listing and not count:
         return _open_below(folder, files, columns, need)
-    read = {path for table in listing for path in _paths_of(table)}
+    read = {path for table in listing for path in table.paths}
     strays = [path for path in (*tars, *texts, *columnar) if path not in read]
-    return _told(listing[0] if listing else images, folder, strays)
+    return _warned(listing[0] if listing else images, folder, strays)
 
 
-def _paths_of(table: Source) -> tuple[Path, ...]:
-    return table.paths if isinstance(table, ParquetSource) else (Path(table.name),)
-
-
-def _names_images(table: Source, columns: Columns, need: Need) -> bool:
-    """Tell whether a table has the columns that make it a list of images."""
-    path = _paths_of(table)[0]
+def _lists_images(table: TableSource) -> bool:
     try:
-        if not isinstance(table, ParquetSource):
-            names, image = table_header(path, columns), columns.image
-        else:
-            with open_parquet(path) as file:
-                names, image = list(file.schema_arrow.names), image_column(file, columns.image)
+        return table.lists_images()
     except DiptychError:
         return False
-    return {image, *needed_columns(replace(columns, image=image), need)} <= set(names)
 
 
-def _told(source: Source, folder: Path, strays: list[Path]) -> Source:
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:_SHOWN]) + (" …" if len(paths) > _SHOWN else "")
+
+
+def _warned(source: Source, folder: Path, strays: list[Path]) -> Source:
     """Name what lies in a folder and is not read."""
     if strays:
-        names = ", ".join(path.name for path in strays[:_SHOWN]) + (" …" if len(strays) > _SHOWN else "")
-        warnings.warn(
-            f"{folder}: not read: {names}; to read one instead, give the file itself, with --columns if its "
-            "columns have other names",
-            stacklevel=2,
-        )
+        advice = "to read one instead, give the file itself, with --columns if its columns have other names"
+        warnings.warn(f"{folder}: not read: {_names(strays)}; {advice}", stacklevel=2)
     return source
 
 
@@ -139,7 +130,7 @@ def _several(folder: Path, paths: list[Path]) -> UsageError:
     return UsageError(
         "this folder holds several sources",
         where=folder,
-        found=", ".join(path.name for path in paths[:_SHOWN]) + (" …" if len(paths) > _SHOWN else ""),
+        found=_names(paths),
         expected="images, tars, Parquet files of one layout, or one table that lists images",
         fix="give one of the files itself",
     )
@@ -147,9 +138,8 @@ def _several(folder: Path, paths: list[Path]) -> UsageError:
 
 def _open_below(folder: Path, files: list[Path], columns: Columns, need: Need) -> Source:
     """Open the one folder below that holds tars."""
-    below = sorted(
-        {path.parent for path in folder.glob("*/*") if is_tar(path.name) and is_data(path.parent.name)}
-    )
+    tars = (path for path in folder.glob("*/*") if is_tar(path.name) and is_data(path.parent.name))
+    below = sorted({path.parent for path in tars})
     if len(below) == 1:
         return ShardSource(str(below[0]), need, columns)
     if below:
@@ -171,22 +161,18 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
     """
     if (folder / _SPLITS).is_file():
         splits = read_json(folder / _SPLITS).get("splits")
-        raise UsageError(
-            "this folder holds several splits",
-            where=folder,
-            found=", ".join(map(str, splits))[:200] if isinstance(splits, list) else "",
-            fix="give the folder of one of them",
-        )
+        names = ", ".join(map(str, splits))[:200] if isinstance(splits, list) else ""
+        fix = "give the folder of one of them"
+        raise UsageError("this folder holds several splits", where=folder, found=names, fix=fix)
     if not (folder / _STATE).is_file():
         return ()
     files = read_json(folder / _STATE).get("_data_files")
     objects = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    names = [str(file.get("filename", "")) for file in objects]
-    if not names or any(not name or Path(name).name != name for name in names):
-        raise UsageError(
-            "this folder names no files of a data set", where=folder / _STATE, expected="_data_files in it"
-        )
-    return tuple(folder / name for name in names)
+    listed = [str(file.get("filename", "")) for file in objects]
+    if not listed or any(not name or Path(name).name != name for name in listed):
+        what = "this folder names no files of a data set"
+        raise UsageError(what, where=folder / _STATE, expected="_data_files in it")
+    return tuple(folder / name for name in listed)
 
 
 def _open_file(path: Path, columns: Columns, need: Need) -> Source:
@@ -205,10 +191,12 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
             expected="CSV, TSV, JSON lines, COCO captions, Parquet, Arrow or tar",
             fix="for one image use `diptych classify`; for a folder of images give the folder",
         )
-    return TableSource(path, columns, need)
+    return TableSource(str(path), (path,), columns, need)
 
 
 def _open_scenes(ref: str) -> "ScenesSource":
+    from diptych.data.synthetic.dataset import SPLITS
+
     parts = urlsplit(ref)
     settings = dict(_SCENE_DEFAULTS)
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -219,12 +207,73 @@ def _open_scenes(ref: str) -> "ScenesSource":
                 f"{name} is not a number", where=ref, found=repr(value[:40]), expected="a whole number"
             )
         settings[name] = int(value)
-    from diptych.data.synthetic.dataset import SPLITS
-
     split = parts.path or "train"
     if split not in (*SPLITS, "crawl"):
         raise unknown_name("split", split, (*SPLITS, "crawl"), where=ref)
     return ScenesSource(split, **settings)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource(RowSource):
+    """A folder of images with captions beside them, in sorted order; links to folders are not followed.
+
+    Reads: ``NAME.jpg`` (png, webp, …: `formats`), at any depth, with ``NAME.txt`` (one caption a line) and
+    ``NAME.json`` (``captions`` or ``caption``; other scalar keys become fields; see `data.captions`). An
+    image in a subfolder has the name of the first subfolder as its field ``label``, unless its JSON says
+    another.
+    """
+
+    folder: Path
+    columns: Columns = DEFAULT_COLUMNS
+    need: Need = Need.PAIR
+
+    @property
+    def name(self) -> str:
+        """Return the folder's path."""
+        return str(self.folder)
+
+    def inputs(self) -> tuple[FileEntry, ...]:
+        """Digest images and side-cars; see Source."""
+        images = list(self.images())
+        sidecars = [image.with_suffix(suffix) for image in images for suffix in (".txt", ".json")]
+        return digest_files("images and captions", [*images, *sidecars], root=self.folder)
+
+    def images(self) -> Iterator[Path]:
+        """Yield the image files in sorted order, folder by folder."""
+        for folder, folders, names in os.walk(self.folder):
+            folders[:] = sorted(filter(is_data, folders))
+            paths = (Path(folder, name) for name in sorted(filter(is_data, names)))
+            yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+
+    def has_texts(self) -> bool:
+        """Tell whether captions lie beside the first image."""
+        first = next(self.images(), self.folder)
+        return any(first.with_suffix(suffix).is_file() for suffix in (".txt", ".json"))
+
+    def rows(self, counts: Counts) -> Iterator[Row]:
+        """Yield one row an image."""
+        del counts  # every image is a row
+        images = list(self.images())
+        names = [image.relative_to(self.folder).as_posix() for image in images]
+        for image, name, key in zip(images, names, short_names(names), strict=True):
+            captions, fields = self._beside(image)
+            label, slash, _ = name.partition("/")
+            yield Row(name, (key,), image, captions, {LABEL: plain(label), **fields} if slash else fields)
+
+    def _beside(self, image: Path) -> tuple[tuple[str, ...] | BadSampleError, dict[str, Field]]:
+        try:
+            text, record = _read_beside(image.with_suffix(".txt")), _read_beside(image.with_suffix(".json"))
+        except BadSampleError as error:
+            return error, {}
+        return texts_beside(text, record, self.columns)
+
+
+def _read_beside(path: Path) -> bytes | None:
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_BYTES_BESIDE:
+        raise BadSampleError(Reason.CAPTION_TOO_LONG, found=f"{path.stat().st_size} bytes")
+    return read_image(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +303,8 @@ class ShardSource:
         with TemporaryDirectory(prefix="diptych-") as scratch:
             given = {}
             for number, path in enumerate(tar_paths(self.name)):
-                plain = Path(scratch) / str(number) / f"{path.name.partition('.')[0]}.tar"
-                given[unpack(path, plain) if is_packed(path.name) else path] = path
+                target = Path(scratch) / str(number) / f"{path.name.partition('.')[0]}.tar"
+                given[unpack(path, target) if is_packed(path.name) else path] = path
             for pair in self._of(ShardSet.of_tars(self.name, list(given)), counts):
                 yield replace(pair, path=str(given[Path(pair.path)]))
 
@@ -277,10 +326,10 @@ class ScenesSource:
     @property
     def name(self) -> str:
         """Return the full reference."""
-        return f"{DRAWN}{self.split}?count={self.count}&seed={self.seed}&size={self.size}"
+        return f"{SCENES}{self.split}?count={self.count}&seed={self.seed}&size={self.size}"
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
-        """Yield the drawn pairs; see Source."""
+        """Yield the pairs; see Source."""
         del counts  # nothing that our own code draws is bad
         return self.span(0, self.count)
 

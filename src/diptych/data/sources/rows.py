@@ -1,4 +1,4 @@
-"""What every source of pairs shares: the contract, and the checks that a row has to pass.
+"""What every source of pairs shares: the contract, and how rows become pairs.
 
 A row that fails a check raises BadSampleError inside its source, which counts it by reason and goes on.
 """
@@ -10,7 +10,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.durable import sha256_file
@@ -18,14 +18,11 @@ from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.captions import is_unicode, plain
 
+SCENES = "scenes:"  # what references to synthetic scenes begin with; all others are paths
 MAX_FILE_BYTES = 64 * 2**20  # no image file larger than this is read into memory; decoding has its own limit
 _LISTED_INPUTS = 64  # up to this many input files are listed one by one in a manifest, more as one digest
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 80  # characters of a path or key in a count's example
-
-
-DRAWN = "scenes:"
-"""What references to drawn scenes begin with; all others are paths."""
 
 
 def anchored(ref: str, folder: Path) -> str:
@@ -34,7 +31,7 @@ def anchored(ref: str, folder: Path) -> str:
     >>> anchored("a/b.csv", Path("runs")), anchored("scenes:test", Path("runs")), anchored("", Path("runs"))
     ('runs/a/b.csv', 'scenes:test', '')
     """
-    return str(folder / ref) if ref and not ref.startswith(DRAWN) else ref
+    return str(folder / ref) if ref and not ref.startswith(SCENES) else ref
 
 
 class Source(Protocol):
@@ -55,6 +52,45 @@ class Source(Protocol):
         """Digest everything that `pairs` reads; equal inputs give equal pairs."""
 
 
+class Row(NamedTuple):
+    """A row as it stands in a source; for what cannot be used, why.
+
+    `where` names the row in counts, `path` the file that holds the image's bytes. Of `keys` the first one
+    is used that no earlier row has.
+    """
+
+    where: str
+    keys: tuple[str, ...]
+    image: bytes | Path | BadSampleError
+    captions: tuple[str, ...] | BadSampleError
+    fields: Mapping[str, Field]
+    path: str = ""
+
+
+class RowSource:
+    """Base of the sources that are read row by row."""
+
+    __slots__ = ()
+    need: Need
+
+    def rows(self, counts: Counts) -> Iterator[Row]:
+        """Yield the rows, and count those that are none."""
+        raise NotImplementedError
+
+    def pairs(self, counts: Counts) -> Iterator[Pair]:
+        """Yield the pairs; see Source."""
+        keys: set[str] = set()
+        return unique(self._built(counts, keys), counts, keys)
+
+    def _built(self, counts: Counts, keys: set[str]) -> Iterator[Pair]:
+        for row in self.rows(counts):
+            key = next((key for key in row.keys if key not in keys), row.keys[-1])
+            try:
+                yield build_pair(self.need, key, row.image, row.captions, row.fields, row.path)
+            except BadSampleError as error:
+                drop(counts, error, row.where)
+
+
 def build_pair(
     need: Need,
     key: str,
@@ -63,15 +99,7 @@ def build_pair(
     fields: Mapping[str, Field],
     path: str = "",
 ) -> Pair:
-    """Put together what a row holds, if it holds what is needed.
-
-    Args:
-        need: without it there is no pair.
-        key: name of the sample.
-        image: the encoded file, its path, or why there is neither.
-        captions: the texts, or why there are none.
-        fields: further columns.
-        path: the file that the image was read from, where `image` does not say it.
+    """Make a pair of what a row holds; `path` is the file with the image's bytes, where `image` is none.
 
     Raises:
         BadSampleError: what is needed is missing.
@@ -93,10 +121,7 @@ def build_pair(
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Name files as shortly as tells them apart: by stem, else with their folder, else with their suffix too.
-
-    Args:
-        names: N different paths.
+    """Name N different paths as shortly as tells them apart: by stem, else with folder, else with suffix too.
 
     >>> short_names(["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.jpg", "3.png"])
     ['a/1', 'b/1', '2', '3.jpg', '3.png']
@@ -112,11 +137,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def require_downloaded(cells: Mapping[str, object]) -> None:
-    """Refuse a row of img2dataset's whose image was not fetched; call it where a row has no image.
-
-    Raises:
-        BadSampleError: NOT_DOWNLOADED.
-    """
+    """Refuse a row of img2dataset's whose image was not fetched; call it where a row has no image."""
     if cells.get("status") in ("failed_to_download", "failed_to_resize"):
         raise BadSampleError(Reason.NOT_DOWNLOADED)
 
@@ -128,7 +149,7 @@ def read_image(path: Path) -> bytes:
         BadSampleError: it is missing, no regular file (a pipe would hang, /dev/zero never end), or too large.
     """
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadSampleError(Reason.MISSING_IMAGE, where=path, found="no regular file")
@@ -137,10 +158,6 @@ def read_image(path: Path) -> bytes:
             return file.read(MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise BadSampleError(Reason.MISSING_IMAGE, where=path, found=type(error).__name__) from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def image_path(value: object, folder: Path) -> Path:
@@ -161,14 +178,14 @@ def image_path(value: object, folder: Path) -> Path:
     return folder / value
 
 
-def unique(pairs: Iterable[Pair], counts: Counts) -> Iterator[Pair]:
-    """Pass pairs on, the first of each key only."""
-    seen: set[str] = set()
+def unique(pairs: Iterable[Pair], counts: Counts, keys: set[str] | None = None) -> Iterator[Pair]:
+    """Pass pairs on, the first of each key only; the keys are added to `keys`."""
+    keys = set() if keys is None else keys
     for pair in pairs:
-        if pair.key in seen:
+        if pair.key in keys:
             counts.drop(Reason.DUPLICATE_KEY, plain(pair.key[:_SHOWN]))
             continue
-        seen.add(pair.key)
+        keys.add(pair.key)
         yield pair
 
 
@@ -178,12 +195,10 @@ def drop(counts: Counts, error: BadSampleError, where: str) -> None:
 
 
 def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileEntry, ...]:
-    """Digest input files: one entry each when they are few, one for all together when they are many.
+    """Digest input files: one entry each when they are few, one for all together, called `name`, when many.
 
-    Args:
-        name: what the entry for all together is called.
-        paths: files; those that cannot be read are left out, as they are dropped as pairs too.
-        root: the folder that names are relative to, so that another way of writing a path changes nothing.
+    Files that cannot be read are left out, as they are dropped as pairs too. Names are relative to the folder
+    `root`, so that another way of writing a path changes nothing.
     """
     entries: list[FileEntry] = []
     for path in dict.fromkeys(paths):

@@ -29,7 +29,6 @@ from diptych.data.images.formats import IMAGE_SUFFIXES
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", *LINES_SUFFIXES)
-_DOCUMENT = ".json"
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _MAX_RATIO = 100  # images hardly get smaller; gzip can make a terabyte of zeros out of a gigabyte
@@ -38,18 +37,14 @@ _MAX_LINE = 4 * 2**20  # characters; a longer line is cut, so that one line of 1
 _MAX_DOCUMENT_BYTES = 2**30  # COCO's captions take 0.1 GB; the document is held whole
 _END = "\x1fend of the table\x1f"  # follows the last line: a quote that is still open swallows it
 
+Cells = dict[str, Any] | BadSampleError  # values by column, or why they cannot be read
+
 
 class TableRow(NamedTuple):
-    """A row of a table.
-
-    Attributes:
-        line: its first line in the file, from 1; in a JSON document its number.
-        cells: values by column, or why they cannot be read.
-        lines: how many lines it took.
-    """
+    """A row: its first line in the file, from 1 (in a JSON document its number), and how many it took."""
 
     line: int
-    cells: dict[str, Any] | BadSampleError
+    cells: Cells
     lines: int = 1
 
 
@@ -63,26 +58,22 @@ def table_suffix(path: Path) -> str:
 
 
 def table_header(path: Path, columns: Columns) -> list[str]:
-    """Return the names of a table's columns; of JSON, the keys of the first row.
-
-    Raises:
-        UsageError: the table is empty or not UTF-8.
-    """
-    with _opened(path) as file:
-        if table_suffix(path) in TABLE_SUFFIXES[2:]:
-            first = next(_json_lines(file), TableRow(1, {}))
-            return list(first.cells) if isinstance(first.cells, dict) else []
+    """Return the names of a table's columns; of JSON lines, the keys of the first row."""
+    with _open(path) as file:
+        if table_suffix(path) in LINES_SUFFIXES:
+            first = next(_json_lines(file), TableRow(1, {})).cells
+            return list(first) if isinstance(first, dict) else []
         return _header(_lines(file), path, columns)[0]
 
 
 def table_rows(path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[TableRow]:
-    """Yield the rows of a table.
+    """Yield the rows of a table; its suffix says whether it is JSON.
 
     A CSV row whose quotes swallowed rows that follow it is bad, for every line that it took.
 
     Args:
-        path: its suffix says whether it is JSON.
-        columns: by which the delimiter is found.
+        path: the file.
+        columns: by which the delimiter is chosen.
         needed: columns that the table must have.
 
     Raises:
@@ -91,8 +82,8 @@ def table_rows(path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[
         IntegrityError: the gzip stream or the JSON document is damaged.
     """
     suffix = table_suffix(path)
-    with _opened(path) as file:
-        if suffix == _DOCUMENT:
+    with _open(path) as file:
+        if suffix == ".json":
             rows = _document_rows(file, path, columns)
         elif suffix in LINES_SUFFIXES:
             rows = _json_lines(file)
@@ -106,15 +97,14 @@ def table_rows(path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIOWrapper]:
+def _open(path: Path) -> Iterator[TextIOWrapper]:
     """Open a text file, unpacked; bytes that are not UTF-8 become lone surrogates, which are no text."""
-    with path.open("rb") as raw, gzip_damage(path):
+    with path.open("rb") as raw, _gzip_damage(path):
         packed = raw.peek(2).startswith(_GZIP)
         data = cast(BufferedReader, gzip.GzipFile(fileobj=raw)) if packed else raw
         if data.peek(2)[:2] in UTF16:
-            raise UsageError(
-                "a table is not UTF-8", where=path, found="UTF-16", fix="save it as CSV with UTF-8"
-            )
+            fix = "save it as CSV with UTF-8"
+            raise UsageError("a table is not UTF-8", where=path, found="UTF-16", fix=fix)
         with TextIOWrapper(data, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             yield file
 
@@ -139,36 +129,21 @@ def _header(lines: Iterator[str], path: Path, columns: Columns) -> tuple[list[st
             break
     else:
         raise UsageError("a table is empty", where=path, expected="a header line and rows")
-    first = _DELIMITERS if table_suffix(path) != ".tsv" else ("\t", *_DELIMITERS)
+    tried = stated or (_DELIMITERS if table_suffix(path) != ".tsv" else ("\t", *_DELIMITERS))
     wanted = {columns.image, columns.caption, columns.key}
-    split = {delimiter: next(csv.reader([line], delimiter=delimiter)) for delimiter in stated or first}
-    best = max(
-        split, key=lambda delimiter: (len(wanted.intersection(split[delimiter])), len(split[delimiter]))
-    )
+    split = {delimiter: next(csv.reader([line], delimiter=delimiter)) for delimiter in tried}
+    best = max(split, key=lambda one: (len(wanted.intersection(split[one])), len(split[one])))
     return split[best], best, number
 
 
-def _distinct(names: list[str]) -> list[str]:
-    times = [names[:place].count(name) for place, name in enumerate(names)]
-    return [f"{name}.{time}" if time else name for name, time in zip(names, times, strict=True)]
-
-
 def check_columns(names: Sequence[str], needed: Sequence[str], path: Path) -> None:
-    """Refuse a table that lacks a column or has it twice.
-
-    Raises:
-        UsageError: names the column and the nearest one.
-    """
+    """Refuse a table that lacks a column or has it twice; the error names the nearest one."""
     for wanted in needed:
         if wanted not in names:
             raise missing_column(wanted, names, path)
         if names.count(wanted) > 1:
-            raise UsageError(
-                "two columns of a table have one name",
-                where=path,
-                found=wanted[:40],
-                fix="rename one of them",
-            )
+            what = "two columns of a table have one name"
+            raise UsageError(what, where=path, found=wanted[:40], fix="rename one of them")
 
 
 def missing_column(wanted: str, columns: Sequence[str], path: Path) -> DiptychError:
@@ -180,29 +155,30 @@ def missing_column(wanted: str, columns: Sequence[str], path: Path) -> DiptychEr
 
 def _csv_rows(file: TextIOWrapper, path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[TableRow]:
     lines = _lines(file)
-    header, delimiter, number = _header(lines, path, columns)
-    check_columns(header, needed, path)
-    header = _distinct(header)
+    names, delimiter, number = _header(lines, path, columns)
+    check_columns(names, needed, path)
+    times = [names[:column].count(name) for column, name in enumerate(names)]
+    header = [f"{name}.{time}" if time else name for name, time in zip(names, times, strict=True)]
     image_at = header.index(columns.image) if columns.image in header else 0
-    taken: list[str] = []  # the lines of the row that is being read
+    current: list[str] = []  # the lines of the row that is being read
 
     def remembered() -> Iterator[str]:
         for line in lines:
-            taken.append(line)
+            current.append(line)
             yield line
         yield _END
 
     reader = csv.reader(remembered(), delimiter=delimiter)
     while True:
-        number += len(taken)
-        taken.clear()
+        number += len(current)
+        current.clear()
         try:
             row = next(reader)
         except csv.Error as error:
             # The csv module's limit of 131,072 characters a cell is left alone: the process shares it.
-            long = "field larger" in str(error) and len(taken) == 1
+            long = "field larger" in str(error) and len(current) == 1
             fault = BadSampleError(Reason.CAPTION_TOO_LONG if long else Reason.BAD_ROW, found=str(error))
-            yield TableRow(number + 1, fault, len(taken))
+            yield TableRow(number + 1, fault, len(current))
             continue
         if row == [_END]:
             return
@@ -210,53 +186,51 @@ def _csv_rows(file: TextIOWrapper, path: Path, columns: Columns, needed: Sequenc
             raise DataError(
                 "a quote in a table is never closed",
                 where=f"{path} line {number + 1}",
-                found=f"{len(taken)} lines up to the end of the file",
+                found=f"{len(current)} lines up to the end of the file",
                 expected="a closing quote, or no opening one at the start of a cell",
                 fix="double each quote inside a cell and enclose the cell in quotes, or remove it",
             )
         if row:
-            yield TableRow(number + 1, _cells(row, header, delimiter, image_at), len(taken))
+            yield TableRow(number + 1, _cells(row, header, delimiter, image_at), len(current))
 
 
-def _cells(
-    row: list[str], header: list[str], delimiter: str, image_at: int
-) -> dict[str, Any] | BadSampleError:
+def _cells(row: list[str], header: list[str], delimiter: str, image_at: int) -> Cells:
     if len(row) != len(header):
         return BadSampleError(Reason.BAD_ROW, found=f"{len(row)} cells for {len(header)} columns")
-    if any(_swallows(row, place, delimiter, image_at) for place in range(len(row))):
+    if any(_swallows(row, column, delimiter, image_at) for column in range(len(row))):
         return BadSampleError(Reason.BAD_ROW, found="a cell that holds rows: a quote is not closed")
     return dict(zip(header, row, strict=True))
 
 
-def _swallows(row: list[str], place: int, delimiter: str, image_at: int) -> bool:
+def _swallows(row: list[str], column: int, delimiter: str, image_at: int) -> bool:
     """Tell whether a cell with line breaks holds the end of its row and the beginning of another.
 
     Its first line is then this row from the cell on, its last line the other row up to the cell, and the one
     of the two that has the image's column names an image. Captions with delimiters and line breaks do not.
     """
-    lines = row[place].replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = row[column].replace("\r\n", "\n").replace("\r", "\n").split("\n")
     if len(lines) == 1:
         return False
-    after = image_at > place
+    after = image_at > column
     part = lines[0 if after else -1].split(delimiter)
-    if len(part) != (len(row) - place if after else place + 1):
+    if len(part) != (len(row) - column if after else column + 1):
         return False
-    suffix = PurePath(part[image_at - place if after else image_at]).suffix.lower()
+    suffix = PurePath(part[image_at - column if after else image_at]).suffix.lower()
     return suffix in {*IMAGE_SUFFIXES, PurePath(row[image_at]).suffix.lower()}
 
 
 def _json_lines(file: TextIOWrapper) -> Iterator[TableRow]:
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            yield TableRow(number, _json_row(line))
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                row = BadSampleError(Reason.BAD_ROW, found=f"no JSON: {type(error).__name__}")
+            yield TableRow(number, _object(row, "JSON without an object"))
 
 
-def _json_row(line: str) -> dict[str, Any] | BadSampleError:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return BadSampleError(Reason.BAD_ROW, found=f"no JSON: {type(error).__name__}")
-    return row if isinstance(row, dict) else BadSampleError(Reason.BAD_ROW, found="JSON without an object")
+def _object(row: Any, otherwise: str) -> Cells:
+    return row if isinstance(row, dict | BadSampleError) else BadSampleError(Reason.BAD_ROW, found=otherwise)
 
 
 def _document_rows(file: TextIOWrapper, path: Path, columns: Columns) -> Iterator[TableRow]:
@@ -273,8 +247,7 @@ def _document_rows(file: TextIOWrapper, path: Path, columns: Columns) -> Iterato
             expected="a list of objects, or COCO captions: images and annotations",
         ) from None
     for number, row in enumerate(rows, start=1):
-        fault = BadSampleError(Reason.BAD_ROW, found=f"a row of type {type(row).__name__}")
-        yield TableRow(number, row if isinstance(row, dict) else fault)
+        yield TableRow(number, _object(row, f"a row of type {type(row).__name__}"))
 
 
 def _coco_rows(document: dict[str, Any], path: Path, columns: Columns) -> Iterator[dict[str, Any]]:
@@ -294,32 +267,23 @@ def _image_root(path: Path, name: str) -> Path:
 
 
 @contextmanager
-def gzip_damage(path: Path) -> Iterator[None]:
-    """Turn what a damaged stream raises into an error of ours.
-
-    Raises:
-        IntegrityError: the stream is damaged or cut short.
-    """
+def _gzip_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise IntegrityError(
-            "a compressed file is damaged", where=path, found=str(error), fix="fetch or write it again"
-        ) from None
+        fix = "fetch or write it again"
+        raise IntegrityError("a compressed file is damaged", where=path, found=str(error), fix=fix) from None
 
 
 def unpack(path: Path, target: Path) -> Path:
-    """Write the plain content of a gzip file.
-
-    Returns:
-        The target.
+    """Write the plain content of a gzip file, and return the target.
 
     Raises:
         IntegrityError: the stream is damaged.
         DataError: it unpacks to more than a hundred times its size.
     """
     allowed = _MAX_RATIO * path.stat().st_size + _CHUNK
-    with gzip_damage(path), gzip.open(path) as packed, writing(target) as plain:
+    with _gzip_damage(path), gzip.open(path) as packed, writing(target) as plain:
         while chunk := packed.read(_CHUNK):
             allowed -= len(chunk)
             if allowed < 0:

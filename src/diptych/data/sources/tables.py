@@ -1,36 +1,29 @@
 """Pairs from tables: CSV, TSV and JSON, Parquet and Arrow.
 
-Reads: rows of image path and caption (rows that share an image become one pair with several
-captions); Parquet and Arrow with image bytes, Hugging Face image structs {bytes, path}, or image paths, one
-row group at a time.
+Reads: rows of image path and caption (rows that share an image become one pair with several captions);
+Parquet and Arrow with image bytes, Hugging Face's {bytes, path} or image paths, a few rows at a time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from diptych.core.errors import (
-    BadSampleError,
-    DataError,
-    IntegrityError,
-    MissingPackageError,
-    Reason,
-)
+from diptych.core.errors import BadSampleError, DataError, IntegrityError, MissingPackageError, Reason
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Need, Pair
+from diptych.core.records import Counts, Field, Need
 from diptych.data.captions import Columns, attempt, captions_of, fields_of, plain
 from diptych.data.sources.rows import (
-    build_pair,
+    Row,
+    RowSource,
     digest_files,
     drop,
     image_path,
     require_downloaded,
     short_names,
-    unique,
 )
-from diptych.data.sources.table_rows import TableRow, check_columns, table_rows
+from diptych.data.sources.table_rows import TableRow, check_columns, table_header, table_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,75 +32,62 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 64  # rows of Parquet held as Python objects at a time: 64 images of the largest size are 1.3 GB
 ARROW_SUFFIXES = (".arrow", ".feather")
 COLUMNAR_SUFFIXES = (".parquet", *ARROW_SUFFIXES)
-_NUMBER_WIDTH = 8  # row numbers as keys sort as numbers up to 100 million rows
 _BROKEN = object()  # stands for a cell whose bytes are not what its column says
 
 
-@dataclass(slots=True)
-class _Group:
-    """The rows of a table that share an image; without a path, why there is none."""
-
-    path: Path | BadSampleError
-    row: int
-    key: str
-    captions: list[str] = field(default_factory=list)
-    fields: dict[str, Field] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True)
-class TableSource:
+class TableSource(RowSource):
     """A text table (see `table_rows`); image paths are relative to its folder, or absolute."""
 
-    path: Path
+    KIND: ClassVar[str] = "table"
+
+    name: str
+    paths: tuple[Path, ...]
     columns: Columns
     need: Need = Need.PAIR
 
-    @property
-    def name(self) -> str:
-        """Return the file's path."""
-        return str(self.path)
-
-    def pairs(self, counts: Counts) -> Iterator[Pair]:
-        """Yield one pair an image, in the order of first appearance; see Source."""
-        return unique(self._pairs(counts), counts)
+    def lists_images(self) -> bool:
+        """Tell whether the first file has the columns that make it a list of images."""
+        return {*needed_columns(self.columns, self.need)} <= {*table_header(self.paths[0], self.columns)}
 
     def inputs(self) -> tuple[FileEntry, ...]:
-        """Digest the table and the images that it names; see Source."""
-        groups = self._groups(Counts())
-        images = [group.path for group in groups.values() if isinstance(group.path, Path)]
-        root = self.path.parent
+        """Digest the files, and the images that the rows name; see Source."""
+        root = self.paths[0].parent
         return (
-            *digest_files("table", [self.path], root=root),
-            *digest_files("images", images, root=root),
+            *digest_files(self.KIND, self.paths, root=root),
+            *digest_files("images", self._images(), root=root),
         )
 
-    def _pairs(self, counts: Counts) -> Iterator[Pair]:
+    def rows(self, counts: Counts) -> Iterator[Row]:
+        """Yield one row an image, in the order of first appearance."""
         groups = self._groups(counts)
         for name, short in zip(groups, short_names(list(groups)), strict=True):
             group = groups[name]
+            where = f"{self.paths[0].name} row {group.line}: {name[:80]}"
             captions = tuple(group.captions) or BadSampleError(Reason.MISSING_CAPTION)
-            try:
-                yield build_pair(self.need, group.key or short, group.path, captions, group.fields)
-            except BadSampleError as error:
-                drop(counts, error, f"{self.path.name} row {group.row}: {name[:80]}")
+            yield Row(where, (group.key or short,), group.path, captions, group.fields)
 
-    def _groups(self, counts: Counts) -> dict[str, _Group]:
+    def _images(self) -> Iterator[Path]:
+        groups = self._groups(Counts()).values()
+        return (group.path for group in groups if isinstance(group.path, Path))
+
+    def _groups(self, counts: Counts) -> "dict[str, _Group]":
         """Read all rows; the images are read later, one at a time."""
-        groups: dict[str, _Group] = {}
-        for row in table_rows(self.path, self.columns, tuple(needed_columns(self.columns, self.need))):
+        path, groups = self.paths[0], dict[str, _Group]()
+        for row in table_rows(path, self.columns, tuple(needed_columns(self.columns, self.need))):
             try:
                 self._add(groups, row)
             except BadSampleError as error:
                 for _ in range(row.lines if row.cells is error else 1):
-                    drop(counts, error, f"{self.path.name} row {row.line}")
+                    drop(counts, error, f"{path.name} row {row.line}")
         return groups
 
-    def _add(self, groups: dict[str, _Group], row: TableRow) -> None:
+    def _add(self, groups: "dict[str, _Group]", row: TableRow) -> None:
         if isinstance(row.cells, BadSampleError):
             raise row.cells
         cells = row.cells
         name = cells.pop(self.columns.image, None)
-        path = attempt(lambda: image_path(name, self.path.parent))
+        path = attempt(lambda: image_path(name, self.paths[0].parent))
         captions = attempt(lambda: captions_of(cells.pop(self.columns.caption, None)))
         for needed, value in ((Need.IMAGE, path), (Need.CAPTION, captions)):
             if needed in self.need and isinstance(value, BadSampleError):
@@ -120,17 +100,28 @@ class TableSource:
         if isinstance(captions, tuple):
             groups[name].captions += captions
 
-    def _check_one_value(self, group: _Group, fields: Mapping[str, Field], line: int) -> None:
+    def _check_one_value(self, group: "_Group", fields: Mapping[str, Field], line: int) -> None:
         for column in self.columns.one_value:
             first, other = group.fields.get(column), fields.get(column)
             if first != other:
                 raise DataError(
                     "an image has two values in a column that may have one",
-                    where=f"{self.path}, column {column!r}, rows {group.row} and {line}",
+                    where=f"{self.paths[0]}, column {column!r}, rows {group.line} and {line}",
                     found=f"{str(first)[:80]!r} and {str(other)[:80]!r}",
                     expected="one label an image, in each of its rows",
                     fix="remove one of the rows, or list the image under another path",
                 )
+
+
+@dataclass(slots=True)
+class _Group:
+    """The rows of a table that share an image; without a path, why there is none."""
+
+    path: Path | BadSampleError
+    line: int
+    key: str
+    captions: list[str] = field(default_factory=list)
+    fields: dict[str, Field] = field(default_factory=dict)
 
 
 def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
@@ -142,29 +133,28 @@ def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetSource:
-    """Parquet files of one layout, read in order."""
+class ParquetSource(TableSource):
+    """Parquet or Arrow files of one layout, read in order."""
 
-    name: str
-    paths: tuple[Path, ...]
-    columns: Columns
-    need: Need = Need.PAIR
+    KIND: ClassVar[str] = "Parquet"
 
-    def pairs(self, counts: Counts) -> Iterator[Pair]:
-        """Yield the pairs in row order; see Source."""
-        return unique(self._pairs(counts), counts)
+    def lists_images(self) -> bool:
+        """Tell whether the first file has the columns that make it a list of images."""
+        with open_parquet(self.paths[0]) as file:
+            columns = replace(self.columns, image=image_column(file, self.columns.image))
+            return {*needed_columns(columns, self.need)} <= {*file.schema_arrow.names}
 
-    def inputs(self) -> tuple[FileEntry, ...]:
-        """Digest the files, and the images if the rows name them; see Source."""
-        root = self.paths[0].parent
-        return (
-            *digest_files("Parquet", self.paths, root=root),
-            *digest_files("images", self._images(), root=root),
-        )
+    def rows(self, counts: Counts) -> Iterator[Row]:
+        """Yield the rows in their order."""
+        for number, (path, cells) in enumerate(self._cells()):
+            where = f"{path.name} row {number}"
+            try:
+                yield self._row(cells, path, number)._replace(where=where)
+            except BadSampleError as error:
+                drop(counts, error, where)
 
     def _images(self) -> Iterator[Path]:
-        """Name the image files, where the rows hold paths."""
-        for path, cells in self._rows(only_paths=True):
+        for path, cells in self._cells(only_paths=True):
             location = cells[self.columns.image]
             if isinstance(location, dict):
                 location = location.get("path") if location.get("bytes") is None else None
@@ -172,33 +162,25 @@ class ParquetSource:
                 with suppress(BadSampleError):
                     yield image_path(location, path.parent)
 
-    def _pairs(self, counts: Counts) -> Iterator[Pair]:
-        taken: set[str] = set()
-        for number, (path, cells) in enumerate(self._rows()):
-            try:
-                pair = self._pair(cells, path, number, taken)
-            except BadSampleError as error:
-                drop(counts, error, f"{path.name} row {number}")
-            else:
-                taken.add(pair.key)
-                yield pair
-
-    def _rows(self, *, only_paths: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _cells(self, *, only_paths: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield the rows as values by column; `only_paths`: their images, of files that may hold paths."""
         columns = self.columns
         for path in self.paths:
             with open_parquet(path) as file:
                 image = image_column(file, columns.image)
-                asked = tuple(needed_columns(replace(columns, image=image), self.need))
-                check_columns(file.schema_arrow.names, asked, path)
-                if only_paths and not _may_hold_paths(file, image):
-                    continue
-                names = [image] if only_paths else plain_columns(file, (*asked, columns.caption, columns.key))
+                needed = tuple(needed_columns(replace(columns, image=image), self.need))
+                schema = file.schema_arrow
+                check_columns(schema.names, needed, path)
+                if only_paths and (image not in schema.names or _is_bytes(schema.field(image).type)):
+                    continue  # holds no paths
+                names = (
+                    [image] if only_paths else plain_columns(file, (*needed, columns.caption, columns.key))
+                )
                 keys = [columns.image if name == image else name for name in names]
                 for cells in parquet_rows(file, names, path):
                     yield path, dict(zip(keys, cells, strict=True))
 
-    def _pair(self, cells: dict[str, Any], path: Path, number: int, taken: set[str]) -> Pair:
+    def _row(self, cells: dict[str, Any], path: Path, number: int) -> Row:
         key = cells.pop(self.columns.key, cells.get("key"))  # img2dataset's name for it
         image = cells.pop(self.columns.image, None)
         if image is None:
@@ -212,12 +194,15 @@ class ParquetSource:
         if not isinstance(image, bytes):
             image = attempt(lambda: image_path(image, path.parent))
             stem = image.stem if isinstance(image, Path) else stem
-        row = f"{number:0{_NUMBER_WIDTH}d}"
-        ways = (plain(stem), row, f"{row}-{plain(stem)}")  # another image's stem may be this row's number
-        name = next((way for way in ways if way and way not in taken), row)
+        row = f"{number:08d}"  # sorts as numbers up to 100 million rows
+        keys: tuple[str, ...] = (
+            plain(stem) or row,
+            row,
+            f"{row}-{plain(stem)}",
+        )  # another stem may be this row's number
         if isinstance(key, str | int) and str(key):
-            name = plain(str(key))
-        return build_pair(self.need, name, image, captions, fields_of(cells), str(path))
+            keys = (plain(str(key)),)
+        return Row("", keys, image, captions, fields_of(cells), str(path))
 
 
 class _ArrowFile:
@@ -243,10 +228,9 @@ class _ArrowFile:
         self._file.close()
 
     def iter_batches(self, *, batch_size: int, columns: list[str], **_: object) -> Iterator["pa.RecordBatch"]:
-        """Yield batches of at most so many rows; offsets are checked, for Arrow itself trusts them."""
         for batch in self._batches:
             chosen = batch.select(columns)
-            chosen.validate(full=True)
+            chosen.validate(full=True)  # Arrow itself trusts the offsets
             for first in range(0, len(chosen), batch_size):
                 yield chosen.slice(first, batch_size)
 
@@ -269,13 +253,13 @@ def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
     try:
         file = _ArrowFile(path) if path.suffix in ARROW_SUFFIXES else pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise unreadable(path, error) from None
+        raise _unreadable(path, error) from None
     check_columns(file.schema_arrow.names, needed, path)
     return file
 
 
-def plain_columns(file: "pq.ParquetFile", asked: Sequence[str]) -> list[str]:
-    """Return the columns to read: those that are asked for, and others that hold one plain value a row.
+def plain_columns(file: "pq.ParquetFile", wanted: Sequence[str]) -> list[str]:
+    """Return the columns to read: those that are wanted, and others that hold one plain value a row.
 
     What nobody asked for must not stop the reading: columns of one name, lists and bytes are left out.
     """
@@ -286,12 +270,12 @@ def plain_columns(file: "pq.ParquetFile", asked: Sequence[str]) -> list[str]:
         field.name
         for field in file.schema_arrow
         if names.count(field.name) == 1
-        and (field.name in asked or not (pa.types.is_nested(field.type) or _is_bytes(field.type)))
+        and (field.name in wanted or not (pa.types.is_nested(field.type) or _is_bytes(field.type)))
     ]
 
 
 def image_column(file: "pq.ParquetFile", wanted: str) -> str:
-    """Return the column of images: the one that is asked for, or the one that img2dataset writes them to."""
+    """Return the column of images: the one that is wanted, or the one that img2dataset writes them to."""
     import pyarrow as pa
 
     kinds = {field.name: field.type for field in file.schema_arrow}
@@ -311,13 +295,12 @@ def parquet_rows(
 
     try:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=row_groups, columns=names):
-            yield from zip(*(cells_of(batch.column(name)) for name in names), strict=True)
+            yield from zip(*(_values(batch.column(name)) for name in names), strict=True)
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from None
+        raise _unreadable(path, error) from None
 
 
-def unreadable(path: Path, error: Exception) -> IntegrityError:
-    """Build the error for a Parquet file that cannot be read."""
+def _unreadable(path: Path, error: Exception) -> IntegrityError:
     return IntegrityError(
         f"{'an Arrow' if path.suffix in ARROW_SUFFIXES else 'a Parquet'} file is damaged",
         where=path,
@@ -327,30 +310,25 @@ def unreadable(path: Path, error: Exception) -> IntegrityError:
     )
 
 
-def _may_hold_paths(file: "pq.ParquetFile", column: str) -> bool:
-    return column in file.schema_arrow.names and not _is_bytes(file.schema_arrow.field(column).type)
-
-
 def _is_bytes(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
+# What pyarrow raises for a value: text that is not UTF-8, dates out of range, unknown time zones.
 _UNREADABLE = (ValueError, ArithmeticError, LookupError, NotImplementedError)
-"""What pyarrow raises for a value: text that is not UTF-8, dates out of range, unknown time zones."""
 
 
-def cells_of(column: "pa.Array") -> list[Any]:
+def _values(column: "pa.Array") -> list[Any]:
     """Turn a column into Python values; one that Python cannot hold spoils its own cell only."""
     try:
-        values: list[Any] = column.to_pylist()
-        return values
+        return list(column.to_pylist())
     except _UNREADABLE:
-        return [_cell(value) for value in column]
+        return [_value(value) for value in column]
 
 
-def _cell(value: Any) -> Any:
+def _value(value: Any) -> Any:
     try:
         return value.as_py()
     except _UNREADABLE:
