@@ -173,28 +173,32 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
-def _read_lmf(path: Path) -> WordNet:
-    written: dict[str, str] = {}  # by entry
-    lemmas: dict[str, list[str]] = {}  # by synset, where it does not name its members
-    senses: dict[tuple[str, str], list[str]] = {}
-    synsets: dict[str, Synset] = {}
+def _lmf_elements(path: Path) -> Iterator[ElementTree.Element]:
     with _open(path) as file:
         if b"<!ENTITY" in file.read(1 << 16):  # they may grow without end; expat bounds those that come later
             raise ValueError("the file declares entities of its own")
         file.seek(0)
         for _, node in ElementTree.iterparse(file):
-            if node.tag == "LexicalEntry":
-                (lemma,) = (child.attrib for child in node.iterfind("Lemma"))
-                word = written[node.attrib["id"]] = lemma["writtenForm"]
-                for sense in node.iterfind("Sense"):
-                    name = sense.attrib["synset"]
-                    senses.setdefault((word.lower(), _plain(lemma["partOfSpeech"])), []).append(name)
-                    lemmas.setdefault(name, []).append(word)
+            if node.tag in ("LexicalEntry", "Synset"):
+                yield node
                 node.clear()
-            elif node.tag == "Synset":
-                synset = _lmf_synset(node)
-                synsets[synset.id] = synset
-                node.clear()
+
+
+def _read_lmf(path: Path) -> WordNet:
+    written: dict[str, str] = {}  # by entry
+    lemmas: dict[str, list[str]] = {}  # by synset, where it does not name its members
+    senses: dict[tuple[str, str], list[str]] = {}
+    synsets: dict[str, Synset] = {}
+    for node in _lmf_elements(path):
+        if node.tag == "Synset":
+            synsets[node.attrib["id"]] = _lmf_synset(node)
+            continue
+        (lemma,) = (child.attrib for child in node.iterfind("Lemma"))
+        word = written[node.attrib["id"]] = lemma["writtenForm"]
+        for sense in node.iterfind("Sense"):
+            name = sense.attrib["synset"]
+            senses.setdefault((word.lower(), _plain(lemma["partOfSpeech"])), []).append(name)
+            lemmas.setdefault(name, []).append(word)
     for name, synset in synsets.items():  # the members are entries, which may come later in the file
         members = [written[entry] for entry in synset.lemmas if entry in written] or lemmas.get(name, [])
         synsets[name] = replace(synset, lemmas=tuple(dict.fromkeys(members)))
