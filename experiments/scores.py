@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.cli.prompts_lab import run_lab
+from diptych.cli.prompts import run_lab
 from diptych.core import checks
 from diptych.core.files.durable import write_text
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
-from diptych.data.sources.open import open_source
+from diptych.data.sources.open import Columns, open_source
 from diptych.embed.features import EmbeddedPairs, embed_pairs, embed_texts
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.metrics.calibration import calibrate
@@ -49,7 +49,7 @@ def main() -> None:
     """Run all of it."""
     model, data = load(sys.argv[1]), Path(sys.argv[2])
     source = str(data / "fashion" / "test.parquet")
-    lab = run_lab(model, [source], labels="article_type", templates=str(TYPES))
+    lab = run_lab(model, [source], labels="article_type", templates=str(TYPES), columns=Columns())
     fill("prompts.md", "lab", _lab_table(lab))
     write_text(DOCS / "pictures" / "prompts_sizes.svg", _sizes(lab))
     pairs = embed_pairs(model, open_source(source))
