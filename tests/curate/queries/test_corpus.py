@@ -11,7 +11,6 @@ from tests.curate.miniatures import FOOTER, HEADER, page, write_dump
 
 from diptych.core.errors import DataError, UsageError
 from diptych.curate.queries import corpus as dump
-from diptych.curate.queries import mediawiki
 from diptych.curate.queries.corpus import CorpusPart, corpus_partitions, texts_of_part
 
 ARTICLES = {
@@ -128,7 +127,7 @@ def test_damage_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(DataError, match="no XML"):
         all_texts(plain)
     plain.write_text(HEADER + page("A", "b" * 5_000) + FOOTER)
-    monkeypatch.setattr(mediawiki, "MAX_PAGE_BYTES", 1_000)
+    monkeypatch.setattr(dump, "MAX_PAGE_BYTES", 1_000)
     monkeypatch.setattr(dump, "BLOCK_BYTES", 500)
     with pytest.raises(DataError, match="too large"):
         all_texts(plain)

@@ -19,8 +19,7 @@ from diptych.core.records import Counts
 from diptych.curate.pipeline.recipe import files_of
 from diptych.curate.pipeline.stages import Run, Stage, Write, write_table
 from diptych.curate.queries.corpus import CorpusPart, corpus_partitions, texts_of_part
-from diptych.curate.queries.counting import PAIRS_NAME, WORDS_NAME, count_part
-from diptych.curate.queries.merging import merge_counts
+from diptych.curate.queries.counting import PAIRS_NAME, WORDS_NAME, count_part, merge_counts
 from diptych.curate.queries.pageviews import article_views
 from diptych.curate.queries.queries import Sources, build_queries, read_counts, report, with_total
 from diptych.data.sources.rows import digest_files
@@ -37,9 +36,8 @@ def _parts(run: Run) -> tuple[CorpusPart, ...]:
 
 def _count(run: Run, number: int, write: Write) -> Counts:
     part = run.recipe.queries
-    counted = count_part(texts_of_part(_parts(run)[number], column=part.column), write, part.counting)
     counts = Counts()
-    counts.keep(counted.texts)
+    counts.keep(count_part(texts_of_part(_parts(run)[number], column=part.column), write, part.counting))
     return counts
 
 
@@ -104,10 +102,11 @@ def _words(run: Run, folder: Path) -> pa.Table | None:
         )
     if not runs:
         return None
+    least = min(part.choose.min_word_count, part.choose.min_pair_count)  # a pair's words are no rarer
     total, kept = 0, []
     for table in merge_counts(runs, memory_bytes=part.counting.memory_bytes, scratch=folder / SCRATCH):
         total += pc.sum(table["count"]).as_py() or 0
-        kept.append(table.filter(pc.greater_equal(table["count"], part.choose.least_count)))
+        kept.append(table.filter(pc.greater_equal(table["count"], least)))
     return with_total(pa.concat_tables(kept), total) if kept else None
 
 

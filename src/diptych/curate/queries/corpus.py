@@ -1,8 +1,9 @@
 """A corpus as texts: Wikipedia dumps, plain text, tables; cut in parts that are read independently.
 
-Kinds, told by the file's name (whatever follows `.gz`, `.bz2` or `.zst` is packed):
+Kinds, known by the file's name (a `.gz`, `.bz2` or `.zst` at its end is unpacked):
 
-- `….xml…`: a MediaWiki dump, e.g. `enwiki-20260101-pages-articles-multistream.xml.bz2` (see `mediawiki`).
+- `….xml…`: a MediaWiki dump, e.g. `enwiki-20260101-pages-articles-multistream.xml.bz2`, of which the pages of
+  namespace 0 that are no redirects are read, as prose (`wikitext`).
 - `….parquet`: a column of texts, by default the one called `text`, or the only one of strings.
 - any other: plain text, one text a line.
 
@@ -10,51 +11,51 @@ A part is a range of the file's bytes (of its row groups, for Parquet). Plain fi
 `.bz2` at the beginnings of the streams inside it, of which Wikipedia's "multistream" dumps have one per 100
 pages; other packed files are one part. Each text belongs to exactly one part, whatever the parts.
 
-Reads: those files. Writes: nothing. Source: meta.wikimedia.org, "Data dumps/Dump format" (multistream).
+Every `<page>` of a dump is cut out of the stream and parsed by itself. A page can declare no document type,
+so no entity but XML's own five exists and none can grow; the "<" of a text is always written `&lt;`, so the
+bytes `<page>` are always the tag.
+
+Source: meta.wikimedia.org, "Data dumps/Dump format" (multistream); mediawiki.org, "Help:Export" (0.11).
 """
 
 import bz2
 import codecs
 import gzip
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.core.errors import DataError, UsageError
-from diptych.curate.queries.mediawiki import articles
 from diptych.curate.queries.wikitext import lines_of, plain_lines
 
 BLOCK_BYTES = 1 << 20
-BATCH_BYTES = 4 << 20
-"""Texts are handed on in batches of about so many bytes."""
-MAX_LINE_BYTES = 16 << 20
-"""A longer line is cut at a space: it is no sentence, and must not fill the memory."""
-HEAD_BYTES = 2048
-"""Of a file's beginning, which tells its kind; the root of an XML export stands in it."""
-STREAM_MAGIC = b"\x31\x41\x59\x26\x53\x59"
-"""Of a bzip2 block; behind "BZh" and a digit it marks the beginning of a stream."""
-STREAM_HEAD = len(b"BZh9") + len(STREAM_MAGIC)
+BATCH_BYTES = 4 << 20  # about so many bytes of pages are handed on together
+MAX_LINE_BYTES = 16 << 20  # a longer line is no sentence: it is cut at a space, not to fill the memory
+MAX_PAGE_BYTES = 64 << 20  # MediaWiki refuses pages above 2 MiB; more has all revisions, or is no export
+HEAD_BYTES = 2048  # of a file's beginning, which show its kind; the root of an XML export stands in it
 PACKED = (".bz2", ".gz", ".zst")
+STREAM = re.compile(rb"BZh\d1AY&SY")  # where a bzip2 stream with a block begins
+STREAM_BYTES = 10
 
+OPENING, CLOSING, ENDING = b"<page>", b"</page>", b"</mediawiki>"
+NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
+DOWNLOAD_AGAIN = "compare its checksum with the publisher's, and download it again"
+
+# Unpacked bytes, and whether they are still within the part: what follows only completes its last text.
 Blocks = Iterator[tuple[bytes, bool]]
-"""Unpacked bytes, and whether they are still within the part: what follows only completes its last text."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusPart:
-    """A piece of a corpus that one worker reads.
-
-    Attributes:
-        path: the file.
-        start: first byte, or row group.
-        end: the one after the last.
-    """
+    """A piece of a file that one worker reads: bytes, or row groups, from `start` to before `end`."""
 
     path: str
     start: int
@@ -73,9 +74,8 @@ def corpus_partitions(paths: Iterable[str], bytes_per_partition: int) -> tuple[C
         DataError: a file is empty.
     """
     if bytes_per_partition <= 0:
-        raise UsageError(
-            "a corpus cannot be cut", found=f"{bytes_per_partition} bytes per partition", expected="some"
-        )
+        found = f"{bytes_per_partition} bytes per partition"
+        raise UsageError("a corpus cannot be cut", found=found, expected="some")
     parts: list[CorpusPart] = []
     for path in paths:
         if not Path(path).is_file():
@@ -88,14 +88,11 @@ def corpus_partitions(paths: Iterable[str], bytes_per_partition: int) -> tuple[C
 
 
 def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Array]:
-    """Read the texts of a part.
+    """Yield the texts of a part in batches of some megabytes.
 
     Args:
         part: of `corpus_partitions`.
         column: which one of a Parquet file holds the texts.
-
-    Yields:
-        Strings, in batches of some megabytes.
 
     Raises:
         DataError: the file is damaged or cut off.
@@ -103,30 +100,28 @@ def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Arra
     """
     path = Path(part.path)
     try:
-        if part.start == 0 and path.suffix != ".parquet":
-            _check_kind(part)
         if path.suffix == ".parquet":
             yield from _rows(part, column)
-        elif is_mediawiki(path):
-            yield from _in_batches(articles(_blocks(part), path))
+            return
+        if part.start == 0:
+            _check_kind(part)
+        if _is_mediawiki(path):
+            yield from _in_batches(_articles(_blocks(part), path))
         else:
             yield from map(lines_of, _whole_lines(_blocks(part), first=part.start == 0))
     except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
+        found = str(error)[:200]
         raise DataError(
-            "a corpus file cannot be read",
-            where=path,
-            found=str(error)[:200],
-            fix="compare its checksum with the publisher's, and download it again",
+            "a corpus file cannot be read", where=path, found=found, fix=DOWNLOAD_AGAIN
         ) from error
 
 
-def is_mediawiki(path: Path) -> bool:
-    """Tell by its name whether a file is a MediaWiki dump."""
+def _is_mediawiki(path: Path) -> bool:
     return ".xml" in path.suffixes or any(suffix.startswith(".xml-p") for suffix in path.suffixes)
 
 
 def _check_kind(part: CorpusPart) -> None:
-    """Refuse by its first bytes what would be read as no text, or as one of strange letters."""
+    """Refuse by its first bytes what would be read as no text, or as one of wrong letters."""
     head, blocks = b"", _blocks(part)
     while len(head) < HEAD_BYTES and (block := next(blocks, None)):
         head += block[0]
@@ -135,7 +130,7 @@ def _check_kind(part: CorpusPart) -> None:
         kind = "text in UTF-16"
     elif b"\0" in head:
         kind = "NUL bytes"
-    elif is_mediawiki(Path(part.path)) and b"<mediawiki" not in head:
+    elif _is_mediawiki(Path(part.path)) and b"<mediawiki" not in head:
         kind = "XML that is no MediaWiki export"
     if kind:
         raise UsageError(
@@ -182,16 +177,16 @@ def _rows(part: CorpusPart, column: str) -> Iterator[pa.Array]:
 
 
 def _in_batches(pages: Iterator[str]) -> Iterator[pa.Array]:
-    held: list[str] = []
+    batch: list[str] = []
     size = 0
     for page in pages:
-        held.append(page)
+        batch.append(page)
         size += len(page)
         if size >= BATCH_BYTES:
-            yield plain_lines(held)
-            held, size = [], 0
-    if held:
-        yield plain_lines(held)
+            yield plain_lines(batch)
+            batch, size = [], 0
+    if batch:
+        yield plain_lines(batch)
 
 
 def _whole_lines(blocks: Blocks, *, first: bool) -> Iterator[bytes]:
@@ -205,18 +200,15 @@ def _whole_lines(blocks: Blocks, *, first: bool) -> Iterator[bytes]:
         if not first:
             if not inside:
                 return
-            _, found, block = block.partition(b"\n")
-            if not found:
+            _, newline, block = block.partition(b"\n")
+            if not newline:
                 continue
             first = True
-        last = not inside and b"\n" in block
-        if last:
-            block = block[: block.find(b"\n")]
-        cut = len(rest) + block.rfind(b"\n") + 1 if inside and b"\n" in block else 0
-        rest += block
-        if last:
-            yield _as_utf8(rest + b"\n")
+        if not inside and b"\n" in block:
+            yield _as_utf8(rest + block[: block.find(b"\n") + 1])
             return
+        rest += block
+        cut = rest.rfind(b"\n") + 1
         if cut == 0 and len(rest) > MAX_LINE_BYTES:
             cut = rest.rfind(b" ") + 1 or len(rest)
         if cut:
@@ -247,15 +239,11 @@ def _blocks(part: CorpusPart) -> Blocks:
                 unpacked = pa.CompressedInputStream(file, "zstd")
             yield from ((block, True) for block in iter(lambda: unpacked.read(BLOCK_BYTES), b""))
         else:
-            yield from _plain(file, part)
-
-
-def _plain(file: IO[bytes], part: CorpusPart) -> Blocks:
-    file.seek(part.start)
-    left = part.end - part.start
-    while block := file.read(min(BLOCK_BYTES, left) if left > 0 else BLOCK_BYTES):
-        yield block, left > 0
-        left -= len(block)
+            file.seek(part.start)
+            left = part.end - part.start
+            while block := file.read(min(BLOCK_BYTES, left) if left > 0 else BLOCK_BYTES):
+                yield block, left > 0
+                left -= len(block)
 
 
 def _unpacked_streams(file: IO[bytes], part: CorpusPart) -> Blocks:
@@ -283,17 +271,76 @@ def _unpacked_streams(file: IO[bytes], part: CorpusPart) -> Blocks:
 def _next_stream(file: IO[bytes], start: int, end: int) -> int | None:
     """Return where the first bzip2 stream begins at or after `start` and before `end`."""
     file.seek(start)
-    at, held = start, b""
-    while at < end:
-        block = file.read(BLOCK_BYTES)
-        if not block:
-            return None
-        held += block
-        found = -1
-        while (found := held.find(STREAM_MAGIC, found + 1)) >= 0:
-            head = held[max(0, found - 4) : found]
-            if head[:3] == b"BZh" and head[3:].isdigit():
-                return at + found - 4 if at + found - 4 < end else None
-        at += max(0, len(held) - STREAM_HEAD + 1)
-        held = held[-(STREAM_HEAD - 1) :]
+    at, seen = start, b""
+    while at < end and (block := file.read(BLOCK_BYTES)):
+        seen += block
+        if head := STREAM.search(seen):
+            return at + head.start() if at + head.start() < end else None
+        at += max(0, len(seen) - STREAM_BYTES + 1)
+        seen = seen[-(STREAM_BYTES - 1) :]
     return None
+
+
+def _articles(blocks: Blocks, path: Path) -> Iterator[str]:
+    """Yield the wikitext of the articles whose tags begin in a part."""
+    for page in _pages(blocks, path):
+        head = page[: page.find(b"<revision>")]
+        where = f"{path}, page beginning {page[:100]!r}"
+        namespace = NAMESPACE.search(head)
+        if namespace is None:
+            raise UsageError(
+                "a page of the dump names no namespace",
+                where=where,
+                expected="<ns> in every page, as exports have had since 2012 (schema 0.6)",
+                fix="export the wiki again, or give its texts as a plain file, one a line",
+            )
+        if namespace[1] != b"0" or b"<redirect" in head:
+            continue
+        try:
+            revisions = list(ElementTree.fromstring(page).iter("text"))
+        except ElementTree.ParseError as error:
+            what = "a page of the dump is no XML"
+            raise DataError(what, where=where, found=str(error), fix=DOWNLOAD_AGAIN) from error
+        yield "".join(revisions[-1].itertext()) if revisions else ""
+
+
+def _pages(blocks: Blocks, path: Path) -> Iterator[bytes]:
+    """Cut the stream into pages; `limit` is where, in what was not yielded yet, the part ends."""
+    rest, limit, seen, ended = b"", -1, 0, False
+    for block, inside in blocks:
+        if limit < 0 and not inside:
+            limit = len(rest)
+        rest += block
+        seen, done = seen + len(block), 0
+        for start, end in _whole_pages(rest, limit):
+            yield rest[start:end]
+            done = end
+        start = rest.find(OPENING, done)
+        known = start if start >= 0 else max(done, len(rest) - len(ENDING) + 1)
+        if 0 <= limit <= known:
+            return
+        if len(rest) - known > MAX_PAGE_BYTES:
+            raise DataError(
+                "a page of the dump is too large",
+                where=f"{path}, after {rest[known : known + 100]!r}",
+                expected=f"at most {MAX_PAGE_BYTES:,} bytes",
+                fix="use the file of the articles' current revisions, pages-articles",
+            )
+        ended = ended or ENDING in rest[done:]
+        rest, limit = rest[known:], limit - known if limit >= 0 else -1
+    # The last part of a file may begin inside the very last tag.
+    ended = ended or (seen < 2 * len(ENDING) and ENDING.endswith(rest.strip()))
+    if OPENING in rest or not ended:
+        found, expected = f"…{rest[-60:]!r}", f"{ENDING.decode()} at its end"
+        raise DataError("the dump is cut off", where=path, found=found, expected=expected, fix=DOWNLOAD_AGAIN)
+
+
+def _whole_pages(data: bytes, limit: int) -> Iterator[tuple[int, int]]:
+    """Find the pages that are complete and begin before the limit, if there is one."""
+    end = 0
+    while True:
+        start = data.find(OPENING, end)
+        end = data.find(CLOSING, start) + len(CLOSING) if start >= 0 else 0
+        if end < len(CLOSING) or 0 <= limit <= start:
+            return
+        yield start, end

@@ -10,8 +10,6 @@ Two kinds of lines are read, told apart by their number of fields:
 Titles are unquoted, their underscores become spaces. Pages outside the article namespace, the main page and
 "-" (no title) are left out. Files are counted one after the other; what is rare is dropped only in the end.
 
-Reads: page-view files. Writes: sorted runs in a scratch folder if there are more titles than the memory may
-hold.
 Source: dumps.wikimedia.org/other/pageviews/readme.html and /other/pageview_complete/readme.html.
 """
 
@@ -28,18 +26,16 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from diptych.core.errors import DataError, UsageError
-from diptych.curate.queries.counting import COUNTS
-from diptych.curate.queries.merging import merge_counts, write_counts
+from diptych.curate.queries.counting import COUNTS, merge_counts, write_counts
 
+# In English; with "_talk" behind them too.
 NAMESPACES = frozenset((
     "talk", "user", "wikipedia", "wp", "project", "file", "image", "mediawiki", "template", "help",
     "category", "portal", "draft", "module", "special", "media", "book", "timedtext",
     "education_program", "gadget", "gadget_definition", "topic", "mos",
 ))  # fmt: skip
-"""In English; with "_talk" behind them too."""
 NO_ARTICLES = frozenset({"-", "Main_Page", "main_page", "404.php", "index.html", "Undefined", "undefined"})
-BYTES_PER_TITLE = 250
-"""Of memory: a dictionary's entry with its title, its number, and its share when the run is sorted."""
+BYTES_PER_TITLE = 250  # of memory: a dictionary's entry, its title, its number, and its share when sorted
 LEAST_TITLES = 1_000
 HOURLY_FIELDS = 4
 
@@ -52,7 +48,7 @@ def article_views(
     memory_bytes: int = 1 << 30,
     scratch: Path | None = None,
 ) -> Iterator[pa.Table]:
-    """Add up the views of every article over all files.
+    """Add up the views of every article over all files; yield tables of `COUNTS`, sorted by title.
 
     Args:
         paths: `.gz`, `.bz2` or plain.
@@ -60,9 +56,6 @@ def article_views(
         min_views: articles with fewer in all are left out.
         memory_bytes: about what is held at once.
         scratch: folder for what does not fit; the system's if None.
-
-    Yields:
-        Tables of `COUNTS` (title, views), sorted by the bytes of the titles.
 
     Raises:
         UsageError: a file does not exist.
@@ -74,12 +67,12 @@ def article_views(
         views: dict[str, int] = {}
 
         def spill() -> None:
+            titles = sorted(views, key=lambda title: title.encode("utf-8"))
             runs.append(Path(folder) / f"{len(runs):05d}.parquet")
-            write_counts(runs[-1], [_sorted(views)])
+            write_counts(runs[-1], [pa.table([titles, [views[title] for title in titles]], schema=COUNTS)])
             views.clear()
 
-        every = (row for path in paths for row in _articles(Path(path), language))
-        for title, number in every:
+        for title, number in (row for path in paths for row in _articles(Path(path), language)):
             views[title] = views.get(title, 0) + number
             if len(views) >= most:
                 spill()
@@ -96,33 +89,16 @@ def article_views(
         yield from merge_counts(runs, min_count=min_views, memory_bytes=memory_bytes, scratch=Path(folder))
 
 
-def is_article(title: str) -> bool:
-    """Tell whether a title with underscores is that of an article.
-
-    >>> [is_article(title) for title in ("Dog", "Star_Wars:_I", "Talk:Dog", "User_talk:X", "Main_Page")]
-    [True, True, False, False, False]
-    """
-    prefix, colon, _ = title.partition(":")
-    return title not in NO_ARTICLES and not (
-        colon and prefix.lower().replace(" ", "_").removesuffix("_talk") in NAMESPACES
-    )
-
-
-def _sorted(views: dict[str, int]) -> pa.Table:
-    titles = sorted(views, key=lambda title: title.encode("utf-8"))
-    return pa.table([titles, [views[title] for title in titles]], schema=COUNTS)
-
-
 def _articles(path: Path, language: str) -> Iterator[tuple[str, int]]:
     """Yield titles and views of one file."""
     ours = (f"{language} ".encode(), f"{language}.m ".encode(), f"{language}.wikipedia ".encode())
     lines = bad = 0
     with _opened(path) as file:
-        for lines, line in enumerate(file, start=1):  # noqa: B007 — told in the error below
-            found = _views(line) if line.startswith(ours) else ("", 0)
-            bad += found is None
-            if found and found[0]:
-                yield found
+        for lines, line in enumerate(file, start=1):  # noqa: B007 — named in the error below
+            article = _views(line) if line.startswith(ours) else ("", 0)
+            bad += article is None
+            if article and article[0]:
+                yield article
     if bad > lines // 2:
         raise DataError(
             "a file holds no page views",
@@ -140,7 +116,10 @@ def _views(line: bytes) -> tuple[str, int] | None:
         title = unquote(fields[1].decode("utf-8"), errors="strict")
     except (ValueError, IndexError):
         return None
-    return title.replace("_", " ").strip() if is_article(title) else "", views
+    prefix, colon, _ = title.partition(":")
+    namespace = prefix.lower().replace(" ", "_").removesuffix("_talk") if colon else ""
+    is_article = title not in NO_ARTICLES and namespace not in NAMESPACES
+    return title.replace("_", " ").strip() if is_article else "", views
 
 
 @contextmanager
