@@ -172,9 +172,9 @@ def start(name: str, folder: Path, kind: str) -> None:
 
     model = open_ours(name, folder)
     pixels = model.preprocess_images([Image.open(folder / "picture.jpg")])
-    rows = model.embed_image(pixels)
+    rows = model.encode_image(pixels, normalize=True)
     if kind == "both":
-        rows = rows * model.embed_text(model.tokenize(["a photo of a dog"]))
+        rows = rows * model.encode_text(model.tokenize(["a photo of a dog"]), normalize=True)
     print(float(rows.sum()))
 
 

@@ -23,12 +23,13 @@ from diptych.core.files.durable import write_text
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.data.sources.open import Columns, open_source
-from diptych.embed.features import EmbeddedPairs, embed_pairs, embed_texts
+from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.metrics.calibration import calibrate
 from diptych.evaluate.metrics.classification import Reliability, reliability
 from diptych.evaluate.prompts.ablation import Ablation
 from diptych.evaluate.prompts.templates import load as load_prompts
+from diptych.models.encode import encode_texts
 from diptych.models.load import load
 from diptych.models.model import Model
 from experiments.figures import Line, draw
@@ -54,7 +55,7 @@ def main() -> None:
     write_text(DOCS / "pictures" / "prompts_sizes.svg", _sizes(lab))
     pairs = embed_pairs(model, open_source(source))
     halves = np.array_split(numpy_rng(0, "halves").permutation(len(pairs.keys)), 2)
-    texts = embed_texts(model, [captions[0] for captions in pairs.captions])
+    texts = encode_texts(model, [captions[0] for captions in pairs.captions])
     fill("scores.md", "match", _matches(pairs, texts, halves))
     fill("scores.md", "softmax", _softmax(model, pairs, halves))
     fill("scores.md", "reject", _reject(model, pairs, texts))

@@ -25,7 +25,7 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", 
 PUBLIC_NAMES = [
     "ClipConfig", "DiptychError", "Loader", "LoaderSettings", "Model", "Preprocess", "ShardSet",
     "Templates", "Tokenizer", "ZeroShotClassifier", "build", "build_classifier", "contrastive_loss",
-    "embed_images", "embed_texts", "load", "open_source", "pack", "preset", "save",
+    "load", "open_source", "pack", "preset", "save",
 ]  # fmt: skip
 
 # `import diptych` must stay instant: none of these may come with it.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from diptych.data.shards.reader import ShardSet as ShardSet
     from diptych.data.sources.open import open_source as open_source
     from diptych.data.tokenizers.clip import Tokenizer as Tokenizer
-    from diptych.embed.features import embed_images as embed_images
-    from diptych.embed.features import embed_texts as embed_texts
     from diptych.evaluate.classifier import build_classifier as build_classifier
     from diptych.evaluate.estimator import ZeroShotClassifier as ZeroShotClassifier
     from diptych.evaluate.prompts.templates import Templates as Templates
@@ -50,8 +48,6 @@ _MODULES = {
     "build": "models.towers.clip",
     "build_classifier": "evaluate.classifier",
     "contrastive_loss": "train.loss",
-    "embed_images": "embed.features",
-    "embed_texts": "embed.features",
     "load": "models.load",
     "open_source": "data.sources.open",
     "pack": "data.pack",

@@ -1,4 +1,4 @@
-"""Embedding images and texts: order, batches, unreadable files, modes."""
+"""Bulk encoding: order, batches, unreadable files, modes, rows before the projection; pairs with columns."""
 
 import io
 
@@ -12,26 +12,29 @@ from diptych.core.records import Counts
 from diptych.data.images.transforms import Preprocess
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.data.tokenizers.clip import Tokenizer
-from diptych.embed.features import embed_images, embed_pairs, embed_texts
+from diptych.embed.features import embed_pairs
+from diptych.models.encode import EncodeSettings, encode_images, encode_texts
 from diptych.models.model import Model
 from diptych.models.towers.clip import build
-from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
+from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
 
 CAPTIONS = ["a cat", "a photo of a very long sentence about nothing in particular", "a cat", "", "two dogs"]
+VIT = VitConfig((32, 32), 8, 48, 2, 4)
+RESNET = ResNetConfig((32, 32), (1, 1, 1, 1), 8, 4, stem_pool=False)
+EXACT = EncodeSettings(preprocessing="exact")
+
+
+def model_with(vision: VitConfig | ResNetConfig) -> Model:
+    words = [pair.captions[0] for pair in scene_pairs(60, seed=0)]
+    tokenizer = Tokenizer.train(words, size=600, context_length=24)
+    text = TextConfig(24, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id)
+    return Model(build(ClipConfig(16, vision, text), seed=1), tokenizer, Preprocess(size=(32, 32)))
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
     """A ResNet tower, because its BatchNorm would notice the wrong mode; weights as they start."""
-    tokenizer = Tokenizer.train(
-        [pair.captions[0] for pair in scene_pairs(60, seed=0)], size=600, context_length=24
-    )
-    config = ClipConfig(
-        16,
-        ResNetConfig((32, 32), (1, 1, 1, 1), 8, 4, stem_pool=False),
-        TextConfig(24, tokenizer.vocab_size, 32, 2, 2, tokenizer.start_id, tokenizer.end_id),
-    )
-    return Model(build(config, seed=1), tokenizer, Preprocess(size=(32, 32)))
+    return model_with(RESNET)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +51,10 @@ def test_images_are_the_same_in_any_batch_and_with_any_number_of_threads(
         features = model.encode_image(model.preprocess_images(images))
     expected = (features / features.norm(dim=1, keepdim=True)).numpy()
     for workers in (1, 3):
-        embeds = embed_images(model, files, batch_size=batch_size, workers=workers)
+        embeds = encode_images(model, files, batch_size=batch_size, settings=EncodeSettings(workers=workers))
         assert embeds.dtype == np.float32
         assert np.abs(embeds - expected).max() < 1e-5
-    assert np.abs(embed_images(model, images) - expected).max() < 1e-5
+    assert np.abs(encode_images(model, images) - expected).max() < 1e-5
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -59,7 +62,7 @@ def test_texts_keep_their_order_whatever_the_buckets(model: Model, batch_size: i
     with torch.no_grad():
         features = model.encode_text(model.tokenize(CAPTIONS))
     expected = (features / features.norm(dim=1, keepdim=True)).numpy()
-    embeds = embed_texts(model, CAPTIONS, batch_size=batch_size)
+    embeds = encode_texts(model, CAPTIONS, batch_size=batch_size)
     assert np.abs(embeds - expected).max() < 1e-5
     assert np.array_equal(embeds[0], embeds[2])
 
@@ -70,7 +73,7 @@ def test_texts_are_embedded_once_and_in_length_buckets(model: Model, monkeypatch
     monkeypatch.setattr(
         model, "encode_text", lambda tokens: shapes.append(tuple(tokens.shape)) or encode(tokens)
     )
-    embed_texts(model, CAPTIONS * 100, batch_size=2)
+    encode_texts(model, CAPTIONS * 100, batch_size=2)
     assert sum(rows for rows, _ in shapes) == 4
     assert shapes[0][1] < shapes[-1][1] <= 24
 
@@ -78,24 +81,24 @@ def test_texts_are_embedded_once_and_in_length_buckets(model: Model, monkeypatch
 def test_an_unreadable_image_keeps_its_row_and_is_counted(model: Model, files: list[bytes]) -> None:
     broken = [files[0], b"not an image", files[1], files[2][: len(files[2]) // 2]]
     counts = Counts()
-    embeds = embed_images(model, broken, batch_size=2, counts=counts)
+    embeds = encode_images(model, broken, batch_size=2, counts=counts)
     assert np.isnan(embeds).all(axis=1).tolist() == [False, True, False, True]
     assert (counts.seen, counts.kept, counts.dropped.total()) == (4, 2, 2)
     assert counts.examples[Reason.UNREADABLE_IMAGE] == ["image 1"]
-    assert np.abs(embeds[2] - embed_images(model, [files[1]])[0]).max() < 1e-5
+    assert np.abs(embeds[2] - encode_images(model, [files[1]])[0]).max() < 1e-5
 
 
 def test_nothing_in_is_nothing_out(model: Model) -> None:
-    assert embed_images(model, []).shape == (0, 16)
-    assert embed_texts(model, []).shape == (0, 16)
+    assert encode_images(model, []).shape == (0, 16)
+    assert encode_texts(model, []).shape == (0, 16)
 
 
 def test_statistics_and_mode_of_a_model_in_training_are_left_alone(model: Model, files: list[bytes]) -> None:
-    still = embed_images(model, files)
+    still = encode_images(model, files)
     before = {name: tensor.clone() for name, tensor in model.clip.state_dict().items()}
     model.clip.train()
     try:
-        embeds = embed_images(model, files)
+        embeds = encode_images(model, files)
         assert model.clip.training
     finally:
         model.clip.eval()
@@ -104,10 +107,10 @@ def test_statistics_and_mode_of_a_model_in_training_are_left_alone(model: Model,
 
 
 def test_half_precision_stays_close_and_comes_back_as_unit_float32(model: Model, files: list[bytes]) -> None:
-    half = embed_images(model, files, precision="bfloat16")
+    half = encode_images(model, files, settings=EncodeSettings("bfloat16"))
     assert half.dtype == np.float32
     assert np.allclose(np.linalg.norm(half, axis=1), 1, atol=1e-5)
-    assert (half * embed_images(model, files)).sum(axis=1).min() > 0.99
+    assert (half * encode_images(model, files)).sum(axis=1).min() > 0.99
 
 
 def test_pairs_keep_captions_and_columns_beside_their_rows(model: Model) -> None:
@@ -128,3 +131,27 @@ def test_pairs_keep_captions_and_columns_beside_their_rows(model: Model) -> None
     assert [dict(fields) for fields in embedded.fields] == [dict(pair.fields) for pair in drawn]
     assert embedded.image_embeds.shape == (5, 16)
     assert (embedded.counts.seen, embedded.counts.kept) == (6, 5)
+
+
+@pytest.mark.parametrize(("vision", "width"), [(VIT, 48), (RESNET, 256)])
+def test_the_projection_turns_penultimate_rows_into_embeddings(vision, width, files: list[bytes]) -> None:
+    model = model_with(vision)
+    rows = encode_images(model, files, settings=EXACT, output="penultimate")
+    assert rows.shape == (13, width)
+    tower, features = model.clip.vision, torch.from_numpy(rows)
+    with torch.no_grad():
+        projected = features @ tower.proj if vision is VIT else tower.attnpool.c_proj(features)
+    embeds = (projected / projected.norm(dim=1, keepdim=True)).numpy()
+    assert np.abs(embeds - encode_images(model, files, settings=EXACT)).max() < 1e-5
+    assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 0.1  # as the tower gives them
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_bad_images_keep_their_place_among_penultimate_rows(batch: int, files: list[bytes]) -> None:
+    model, counts = model_with(VIT), Counts()
+    given = [*files[:3], b"broken", *files[3:]]
+    rows = encode_images(model, given, batch_size=batch, output="penultimate", counts=counts)
+    assert np.isnan(rows[3]).all()
+    assert (counts.kept, sum(counts.dropped.values())) == (13, 1)
+    assert np.abs(np.delete(rows, 3, axis=0) - encode_images(model, files, output="penultimate")).max() < 1e-5
+    assert encode_images(model, [], output="penultimate").shape == (0, 48)

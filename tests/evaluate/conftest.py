@@ -12,7 +12,7 @@ from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Field, Pair
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import TokenCounts
-from diptych.models.encode import Encodes, EncodeSettings, encode_items
+from diptych.models.encode import Encoder
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 WORDS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
@@ -28,7 +28,7 @@ def solid(colour: tuple[int, int, int]) -> bytes:
     return file.getvalue()
 
 
-class ColorModel(Encodes):
+class ColorModel(Encoder):
     """A picture is its mean colour; a text is the sum of the colours it names, and a bit of everything."""
 
     def __init__(self) -> None:
@@ -53,22 +53,19 @@ class ColorModel(Encodes):
             numbers.append(self.texts.index(text))
         return np.array([[number, END, 0] for number in numbers])
 
-    def text_rows(self, tokens: np.ndarray, precision: str, *, unit: bool) -> np.ndarray:
-        self.batches.append(len(tokens))
+    def encode_batch(self, batch: np.ndarray, precision: str = "", *, output: str = "embeds") -> np.ndarray:
+        if batch.ndim != 2:
+            return self._rows(batch.mean(axis=(1, 2)) / 255, output)
+        self.batches.append(len(batch))
         rows = []
-        for number in tokens[:, 0].tolist():
+        for number in batch[:, 0].tolist():
             words = self.texts[number].replace(".", "").split()
             rows.append(np.sum([WORDS.get(word, (0.01, 0.01, 0.01)) for word in words], axis=0))
-        return self._rows(np.array(rows), unit)
+        return self._rows(np.array(rows), output)
 
-    def image_rows(self, pixels: np.ndarray, precision: str, *, unit: bool) -> np.ndarray:
-        return self._rows(pixels.mean(axis=(1, 2)) / 255, unit)
-
-    def encode(self, inputs: Sequence[object], *, batch_size: int, **options: object) -> np.ndarray:
-        return encode_items(self, inputs, batch_size=batch_size, settings=EncodeSettings(**options))
-
-    def _rows(self, rows: np.ndarray, unit: bool) -> np.ndarray:
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True) if unit else rows).astype(np.float32)
+    def _rows(self, rows: np.ndarray, output: str = "embeds") -> np.ndarray:
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True) if output == "embeds" else 1
+        return (rows / lengths).astype(np.float32)
 
 
 class Swatches:

@@ -9,9 +9,9 @@ from tests.evaluate.conftest import ColorModel
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
-from diptych.embed.features import embed_texts
 from diptych.evaluate.classifier import build_classifier, build_template_classifiers, ensemble_probabilities
 from diptych.evaluate.prompts.templates import BARE, Templates
+from diptych.models.encode import encode_texts
 from diptych.models.model import Model
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
@@ -102,7 +102,7 @@ def test_no_classes_are_refused(color_model) -> None:
 
 
 def test_a_class_without_a_direction_is_refused(color_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diptych.evaluate.classifier.embed_texts", lambda *_, **__: np.array([[np.nan] * 3]))
+    monkeypatch.setattr("diptych.evaluate.classifier.encode_texts", lambda *_, **__: np.array([[np.nan] * 3]))
     with pytest.raises(NonFiniteError, match="no direction") as caught:
         build_classifier(color_model, ["red"], BARE)
     assert "'red'" in str(caught.value)
@@ -156,6 +156,6 @@ def test_prompts_through_a_real_tower_are_the_same_with_and_without_sharing() ->
     templates = Templates("t", ("a photo of a {}.", "a drawing of the {} in a cage", "{}"))
     model = tiny_model([*names, *templates.templates], 24)
     prompts = [template.replace("{}", name) for name in names for template in templates.templates]
-    shared = model.prompt_rows(model.tokenizer.tokens(prompts))
+    shared = model.encode_prompts(model.tokenizer.tokens(prompts))
     assert shared is not None
-    assert np.abs(shared - embed_texts(model, prompts)).max() < 1e-6
+    assert np.abs(shared - encode_texts(model, prompts)).max() < 1e-6

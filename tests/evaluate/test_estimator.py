@@ -21,7 +21,7 @@ from tests.evaluate.conftest import BLUE, GREEN, RED, ColorModel, solid
 from diptych.core.errors import ArrayError, BadInputsError, SettingsError
 from diptych.evaluate.estimator import ZeroShotClassifier
 from diptych.evaluate.probe.linear_probe import LinearProbe
-from diptych.models.encode import Encodes
+from diptych.models.encode import Encoder
 
 NAMES = ["red", "green", "blue"]
 
@@ -34,7 +34,7 @@ class AnyWidth(ZeroShotClassifier):
         return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-class NoPictures(Encodes):
+class NoPictures(Encoder):
     """What is left of a model where only tables are classified."""
 
     scale, bias, config = 10.0, 0.0, SimpleNamespace(logit_bias_init=None)

@@ -19,10 +19,10 @@ from diptych.core.errors import IntegrityError, UnknownNameError, UsageError
 from diptych.core.manifest import read_manifest, verify
 from diptych.data.sources.open import open_source
 from diptych.data.synthetic.dataset import scene_pairs
-from diptych.embed.features import embed_texts
 from diptych.export import onnx as exporting
 from diptych.export.onnx import export, graphs
 from diptych.models.checkpoint import save
+from diptych.models.encode import encode_texts
 from diptych.models.model import Model
 from diptych.models.runtimes.exported import load_exported
 
@@ -115,7 +115,7 @@ def test_smaller_files_state_the_cosine_that_they_keep(
     texts = [pair.captions[0] for pair in pairs]
     stored = exported.description.captions
     ours, theirs = (
-        np.concatenate([embed_texts(one, stored), embed_texts(one, texts)]).astype(np.float64)  # type: ignore[arg-type]
+        np.concatenate([encode_texts(one, stored), encode_texts(one, texts)]).astype(np.float64)  # type: ignore[arg-type]
         for one in (exported, model)
     )
     cosines = (ours * theirs).sum(1)

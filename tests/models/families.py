@@ -299,8 +299,9 @@ def ours(model: Model, captions: tuple[str, ...]) -> dict[str, Tensor]:
     """Return what a model of ours makes of its reference images, and of captions."""
     pixels, tokens = model.preprocess_images(images(model.config)), model.tokenize(captions)
     return {
-        "pixels": pixels, "tokens": tokens, "image": model.embed_image(pixels).clone(),
-        "text": model.embed_text(tokens).clone(), "scale": model.clip.logit_scale.detach().reshape(()),
+        "pixels": pixels, "tokens": tokens, "image": model.encode_image(pixels, normalize=True).clone(),
+        "text": model.encode_text(tokens, normalize=True).clone(),
+        "scale": model.clip.logit_scale.detach().reshape(()),
         "bias": torch.tensor(model.bias),
     }  # fmt: skip
 

@@ -180,8 +180,8 @@ def agrees(model: Model, activation: torch.nn.Module | None = None) -> None:
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         images, texts, scale = openai_clip(activation)(pixels, tokens)
-    assert (model.embed_image(pixels) - images).abs().max() < 1e-5
-    assert (model.embed_text(tokens) - texts).abs().max() < 1e-5
+    assert (model.encode_image(pixels, normalize=True) - images).abs().max() < 1e-5
+    assert (model.encode_text(tokens, normalize=True) - texts).abs().max() < 1e-5
     assert torch.equal(model.clip.logit_scale.exp(), scale)
 
 

@@ -12,6 +12,7 @@ from tests.export.small import small_model
 
 import diptych as package
 from diptych.core.errors import ArrayError, SettingsError, UsageError
+from diptych.models.encode import encode_images, encode_texts
 from diptych.models.model import Model
 
 diptych: Any = package
@@ -33,21 +34,17 @@ ENCODING: dict[str, Callable[[Any], Any]] = {
     "an image without pixels": lambda m: m.encode([SMALL[:0]]),
     "half a dimension": lambda m: m.encode([SMALL], truncate_dim=2.5),
     "workers below nothing": lambda m: m.encode([SMALL], workers=-1),
-    "a path in a str": lambda m: diptych.embed_images(m, ["path as str"]),
-    "one path in a str": lambda m: diptych.embed_images(m, "path.jpg"),
-    "one file": lambda m: diptych.embed_images(m, b"bytes"),
-    "one path": lambda m: diptych.embed_images(m, Path("a.jpg")),
-    "one array, whose rows would be images": lambda m: diptych.embed_images(m, SMALL),
-    "numbers for images": lambda m: diptych.embed_images(m, [5]),
-    "None for an image": lambda m: diptych.embed_images(m, [None]),
-    "floats for pixels": lambda m: diptych.embed_images(m, [SMALL / 255]),
-    "a tensor for an image": lambda m: diptych.embed_images(m, [PIXELS[0]]),
-    "no batch of images": lambda m: diptych.embed_images(m, [SMALL], batch_size=0),
-    "one text": lambda m: diptych.embed_texts(m, "one string"),
-    "no texts": lambda m: diptych.embed_texts(m, None),
-    "bytes for texts": lambda m: diptych.embed_texts(m, [b"a"]),
-    "lists of texts": lambda m: diptych.embed_texts(m, [["a"]]),
-    "another precision": lambda m: diptych.embed_texts(m, ["a"], precision="fp16"),
+    "a number": lambda m: m.encode([5]),
+    "None": lambda m: m.encode(None),
+    "None among images": lambda m: m.encode([SMALL, None]),
+    "a path in a str": lambda m: encode_images(m, ["path as str"]),
+    "floats for pixels": lambda m: m.encode([SMALL / 255]),
+    "a tensor for an image": lambda m: m.encode([PIXELS[0]]),
+    "no texts": lambda m: encode_texts(m, None),
+    "one text": lambda m: encode_texts(m, "one string"),
+    "bytes for texts": lambda m: encode_texts(m, [b"a"]),
+    "lists of texts": lambda m: m.encode([["a"]]),
+    "another precision": lambda m: encode_texts(m, ["a"], precision="fp16"),
     "texts for the tokenizer": lambda m: m.tokenizer.tokens("cat"),
     "None for the tokenizer": lambda m: m.tokenize(None),
     "one class name": lambda m: diptych.build_classifier(m, "cat"),
@@ -58,7 +55,6 @@ TOWERS: dict[str, Callable[[Any], Any]] = {
     "pixels of another size": lambda m: m.encode_image(torch.zeros(1, 3, 40, 40)),
     "pixels without a batch": lambda m: m.encode_image(PIXELS[0]),
     "bytes for pixels": lambda m: m.encode_image(PIXELS.byte()),
-    "pooled pixels of another size": lambda m: m.pool_image(torch.zeros(1, 3, 40, 40)),
     "logits of another size": lambda m: m.logits(torch.zeros(1, 3, 40, 40), ["a"]),
     "tokens without a batch": lambda m: m.encode_text(torch.tensor([1, 2])),
     "floats for tokens": lambda m: m.encode_text(torch.zeros(1, 16)),
@@ -103,11 +99,11 @@ def test_a_missing_gpu_is_said_in_our_words(model: Model, tmp_path: Path) -> Non
 
 def test_what_python_has_for_lists_of_texts_and_images_is_taken(model: Any) -> None:
     texts = ["a cat", "a dog"]
-    expected = diptych.embed_texts(model, texts)
+    expected = encode_texts(model, texts)
     for given in (tuple(texts), np.array(texts), (text for text in texts), dict.fromkeys(texts)):
-        assert np.array_equal(diptych.embed_texts(model, given), expected)
+        assert np.array_equal(encode_texts(model, given), expected)
     image = Image.fromarray(SMALL)
-    assert len(diptych.embed_images(model, (image for _ in range(3)), batch_size=np.int64(2))) == 3
+    assert len(model.encode((image for _ in range(3)), batch_size=np.int64(2))) == 3
     assert np.array_equal(model.encode_image(PIXELS.numpy()), model.encode_image(PIXELS))
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from diptych.core.errors import BadInputsError, Reason, SettingsError, UnknownNameError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
-from diptych.embed.features import embed_images, embed_texts
+from diptych.models.encode import encode_images, encode_texts
 from diptych.models.model import Model
-from diptych.models.towers.clip import build
+from diptych.models.towers.clip import build, unit_length
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig
 
 WORDS = Tokenizer.train(["a red circle above a blue square"] * 9, size=530, context_length=12)
@@ -126,12 +126,12 @@ def test_tensors_come_back_when_asked_for_and_nothing_gives_no_rows(model: Model
     assert model.encode([]).shape == (0, 24)
 
 
-def test_embed_and_encode_are_one_path(model: Model) -> None:
+def test_bulk_rows_are_those_of_encode(model: Model) -> None:
     images = [png(seed) for seed in range(5)]
     unit = model.encode(images, normalize_embeddings=True)
-    assert np.abs(unit - embed_images(model, images)).max() < 1e-6
+    assert np.abs(unit - encode_images(model, images)).max() < 1e-6
     unit = model.encode(CAPTIONS, normalize_embeddings=True)
-    assert np.abs(unit - embed_texts(model, CAPTIONS)).max() < 1e-6
+    assert np.abs(unit - encode_texts(model, CAPTIONS)).max() < 1e-6
 
 
 def test_bad_images_are_named_by_position_and_the_others_kept(model: Model, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_image_that_was_opened_but_cannot_be_decoded_is_a_bad_input(model: Mod
 def test_what_is_neither_text_nor_image_is_refused_before_anything_is_computed(
     model: Model, wrong: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "text_rows", None)
+    monkeypatch.setattr(model, "encode_batch", None)
     with pytest.raises(UsageError, match=r"neither a text nor an image[\s\S]*input 1"):
         model.encode(["a red circle", wrong])
 
@@ -218,5 +218,8 @@ def test_logits_are_scaled_cosines_plus_the_bias(model: Model) -> None:
 
 def test_features_are_normalised_on_request(model: Model) -> None:
     pixels, tokens = model.preprocess_images([image(1)]), model.tokenize("a red circle")
-    assert torch.equal(model.encode_image(pixels, normalize=True), model.embed_image(pixels))
-    assert torch.equal(model.encode_text(tokens, normalize=True), model.embed_text(tokens))
+    for features, embeds in (
+        (model.encode_image(pixels), model.encode_image(pixels, normalize=True)),
+        (model.encode_text(tokens), model.encode_text(tokens, normalize=True)),
+    ):
+        assert torch.equal(unit_length(features), embeds)

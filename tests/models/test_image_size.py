@@ -42,7 +42,7 @@ def test_a_vit_reads_images_of_other_sizes_as_in_open_clip(size: Any, grid: Any,
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = F.normalize(theirs.visual(pixels), dim=-1)
-    assert (ours.embed_image(pixels) - expected).abs().max() < 1e-5
+    assert (ours.encode_image(pixels, normalize=True) - expected).abs().max() < 1e-5
     assert ours.provenance["positions_stretched_from"] == [32, 32]
 
 
@@ -94,4 +94,4 @@ def test_siglips_positions_have_no_class_token_before_them(tmp_path: Path) -> No
     theirs.vision_model.embeddings.position_ids = torch.arange(16)[None]
     with torch.no_grad():
         expected = F.normalize(theirs.vision_model(pixels).pooler_output, dim=-1)
-    assert (ours.embed_image(pixels) - expected).abs().max() < 1e-5
+    assert (ours.encode_image(pixels, normalize=True) - expected).abs().max() < 1e-5

@@ -164,8 +164,8 @@ def test_a_configuration_says_the_heads_of_weights_that_lie_alone(heads: int, tm
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         images, texts, _ = model(pixels, tokens)
-    assert (alone.embed_image(pixels) - images).abs().max() < 1e-5
-    assert (alone.embed_text(tokens) - texts).abs().max() < 1e-5
+    assert (alone.encode_image(pixels, normalize=True) - images).abs().max() < 1e-5
+    assert (alone.encode_text(tokens, normalize=True) - texts).abs().max() < 1e-5
 
 
 def test_a_configuration_is_for_weights_that_lie_alone(tmp_path: Path) -> None:
@@ -339,8 +339,8 @@ def test_bfloat16_weights_embed_nearly_the_same(tmp_path: Path) -> None:
     pixels, tokens = torch.randn(2, 3, 32, 32), exact.tokenize(["a red dog", ""])
     assert short.dtype == torch.bfloat16
     for one, other in (
-        (exact.embed_image(pixels), short.embed_image(pixels)),
-        (exact.embed_text(tokens), short.embed_text(tokens)),
+        (exact.encode_image(pixels, normalize=True), short.encode_image(pixels, normalize=True)),
+        (exact.encode_text(tokens, normalize=True), short.encode_text(tokens, normalize=True)),
     ):
         assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
 

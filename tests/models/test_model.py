@@ -56,8 +56,10 @@ def test_encoding_uses_running_statistics_and_keeps_the_mode() -> None:
 
 def test_embeds_have_unit_length() -> None:
     one = model()
-    texts = one.embed_text(one.tokenize(["a red square", ""]))
-    images = one.embed_image(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    texts = one.encode_text(one.tokenize(["a red square", ""]), normalize=True)
+    images = one.encode_image(
+        torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), normalize=True
+    )
     for embeds in (texts, images):
         assert embeds.shape == (2, 24)
         assert torch.allclose(embeds.norm(dim=-1), torch.ones(2), atol=1e-6)
@@ -77,15 +79,15 @@ def test_bfloat16_keeps_the_direction_and_the_norms_in_float32(vision: str) -> N
     pixels = torch.randn(8, 3, *one.config.vision.image_size, generator=torch.Generator().manual_seed(0))
     tokens = one.tokenize(["two green dogs", "", "a red circle"])
     for ours, theirs in (
-        (other.embed_image(pixels), one.embed_image(pixels)),
-        (other.embed_text(tokens), one.embed_text(tokens)),
+        (other.encode_image(pixels, normalize=True), one.encode_image(pixels, normalize=True)),
+        (other.encode_text(tokens, normalize=True), one.encode_text(tokens, normalize=True)),
     ):
         assert ours.dtype == torch.float32
         assert 0.9998 < (ours * theirs).sum(dim=1).min() < 0.999999999
     held = {name: parameter.dtype for name, parameter in other.clip.named_parameters()}
     assert held["text.ln_final.weight"] == held["logit_scale"] == torch.float32
     assert held["text.blocks.0.mlp.c_fc.weight"] == torch.bfloat16
-    rows = other.image_rows(np.zeros((2, *one.config.vision.image_size, 3), np.uint8))
+    rows = other.encode_batch(np.zeros((2, *one.config.vision.image_size, 3), np.uint8))
     assert rows.dtype == np.float32 and np.allclose(np.linalg.norm(rows, axis=1), 1)
 
 

@@ -89,7 +89,10 @@ def compare(model: Model, folder: Path, theirs: dict[str, torch.Tensor], name: s
         tokens.where(torch.from_numpy(end), 0), theirs["tokens"].where(torch.from_numpy(end), 0)
     )
     assert torch.equal(model.clip.logit_scale.detach(), theirs["logit_scale"].reshape(()))
-    for kind, ours in (("image", model.embed_image(pixels)), ("text", model.embed_text(tokens))):
+    for kind, ours in (
+        ("image", model.encode_image(pixels, normalize=True)),
+        ("text", model.encode_text(tokens, normalize=True)),
+    ):
         expected = F.normalize(theirs[f"{kind}_features"], dim=-1)
         assert (expected[0] - expected[1]).abs().max() > 1e-3, "the tower looks at its input"
         difference = (ours - expected).abs().max().item()

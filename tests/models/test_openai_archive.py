@@ -74,7 +74,7 @@ def test_the_archive_says_its_activation_and_preprocessing(
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = torch.nn.functional.normalize(model.visual(pixels), dim=-1)
-    assert (back.embed_image(pixels) - expected).abs().max() < 1e-5
+    assert (back.encode_image(pixels, normalize=True) - expected).abs().max() < 1e-5
 
 
 def test_a_file_of_torch_save_is_what_clip_load_cannot_read(tmp_path: Path) -> None:

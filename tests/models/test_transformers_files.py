@@ -85,8 +85,8 @@ def compare(ours: Model, model: Any, processor: Any) -> None:
     for row, theirs_row, end in zip(tokens, inputs["input_ids"], ends, strict=True):
         assert torch.equal(row[: end + 1], theirs_row[: end + 1])
     for found, expected in (
-        (ours.embed_image(pixels), theirs.image_embeds),
-        (ours.embed_text(tokens), theirs.text_embeds),
+        (ours.encode_image(pixels, normalize=True), theirs.image_embeds),
+        (ours.encode_text(tokens, normalize=True), theirs.text_embeds),
     ):
         assert (expected[0] - expected[1]).abs().max() > 1e-2, "the tower looks at its input"
         assert (found - expected).abs().max() < TOLERANCE

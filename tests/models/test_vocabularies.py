@@ -41,7 +41,7 @@ def reads_as_transformers(ours: Model, folder: Path, texts: list[str] = TEXTS) -
         found = CLIPModel.from_pretrained(folder).eval().get_text_features(**inputs).pooler_output
     expected = torch.nn.functional.normalize(found, dim=-1)
     assert (expected[0] - expected[1]).abs().max() > 1e-2, "the tower looks at its input"
-    assert (ours.embed_text(ours.tokenize(texts)) - expected).abs().max() < 1e-5
+    assert (ours.encode_text(ours.tokenize(texts), normalize=True) - expected).abs().max() < 1e-5
 
 
 def test_added_tokens_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
@@ -116,7 +116,10 @@ def test_the_published_vocabulary_fits_padded_rows_alone(tmp_path: Path, shared_
     cut = load(tmp_path / "cut.pt", **given | {"config": with_rows(49_408)})
     assert padded.config == cut.config
     tokens = words.tokens(["a photo of a dog", "two"])
-    assert torch.equal(padded.embed_text(torch.from_numpy(tokens)), cut.embed_text(torch.from_numpy(tokens)))
+    assert torch.equal(
+        padded.encode_text(torch.from_numpy(tokens), normalize=True),
+        cut.encode_text(torch.from_numpy(tokens), normalize=True),
+    )
 
 
 def test_open_clips_argmax_is_not_followed_to_an_added_token(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from diptych.core.records import Counts, Pair
 from diptych.data.images.transforms import Preprocess
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.data.tokenizers.clip import Tokenizer
-from diptych.embed.features import embed_images, embed_texts
+from diptych.models.encode import encode_images, encode_texts
 from diptych.models.model import Model
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
@@ -62,8 +62,8 @@ def model(tokenizer: Tokenizer) -> Model:
 def test_hits_are_what_a_full_sort_of_cosines_gives(model: Model, tmp_path: Path) -> None:
     index = Index.build(model, Drawn(broken=None), tmp_path / "index", dtype="float32")
     pairs = list(scene_pairs(20, seed=0))
-    images = embed_images(model, [pair.image for pair in pairs])
-    cosines = images @ embed_texts(model, ["a red circle"])[0]
+    images = encode_images(model, [pair.image for pair in pairs])
+    cosines = images @ encode_texts(model, ["a red circle"])[0]
     hits = Searcher(model, index).text("a red circle", k=7)
     assert [hit.key for hit in hits] == [pairs[row].key for row in np.argsort(-cosines, kind="stable")[:7]]
     assert [hit.score for hit in hits] == pytest.approx(sorted(cosines, reverse=True)[:7], abs=1e-5)

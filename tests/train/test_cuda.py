@@ -32,7 +32,10 @@ def run(work: Path, folder: Path, *, resume: bool = False, **changes: object) ->
 def near(ours: Model, theirs: Model, *, within: float) -> bool:
     pixels = torch.randn(8, 3, *ours.config.vision.image_size)
     tokens = ours.tokenize(["a red picture", "number 7 is quite blue", ""])
-    rows = [torch.cat([model.embed_image(pixels), model.embed_text(tokens)]) for model in (ours, theirs)]
+    rows = [
+        torch.cat([model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)])
+        for model in (ours, theirs)
+    ]
     return torch.allclose(*rows, atol=within)
 
 
@@ -79,10 +82,10 @@ def test_embeddings_of_captions_of_all_lengths_equal_the_processors(work: Path) 
     model = tiny_run.make_model(work)
     tokens = model.tokenize(["", "red", "a red picture", "blue " * 5])
     pixels = torch.randn(5, 3, *model.config.vision.image_size)
-    expected = model.embed_text(tokens), model.embed_image(pixels)
+    expected = model.encode_text(tokens, normalize=True), model.encode_image(pixels, normalize=True)
     model.to("cuda")
-    assert torch.allclose(model.embed_text(tokens).cpu(), expected[0], atol=1e-5)
-    assert torch.allclose(model.embed_image(pixels).cpu(), expected[1], atol=1e-5)
+    assert torch.allclose(model.encode_text(tokens, normalize=True).cpu(), expected[0], atol=1e-5)
+    assert torch.allclose(model.encode_image(pixels, normalize=True).cpu(), expected[1], atol=1e-5)
 
 
 def test_probe_finds_the_processors_coefficients() -> None:

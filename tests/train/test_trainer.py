@@ -157,7 +157,7 @@ def test_warmup_and_lines_are_relative_to_the_run_where_nothing_is_said(
 
 def test_a_model_of_the_sigmoid_loss_is_not_trained_with_the_softmax_loss(work: Path, tmp_path: Path) -> None:
     model = tiny_run.make_model(work, kind="vit")
-    model.clip.config = replace(model.config, logit_bias_init=-10.0)
+    model.config = replace(model.config, logit_bias_init=-10.0)
     with pytest.raises(SettingsError, match="sigmoid loss"):
         run(work, tmp_path, model=model)
     assert not any(tmp_path.iterdir())

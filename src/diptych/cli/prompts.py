@@ -196,8 +196,9 @@ def calibrate(
     keep_freed_memory()
     from diptych.cli.queries import calibration_path
     from diptych.data.sources.open import open_source
-    from diptych.embed.features import embed_pairs, embed_texts
+    from diptych.embed.features import embed_pairs
     from diptych.evaluate.metrics.calibration import calibrate as fit
+    from diptych.models.encode import encode_texts
     from diptych.models.load import load
 
     need = Need.IMAGE if images else Need.PAIR
@@ -206,7 +207,7 @@ def calibrate(
     pairs = embed_pairs(loaded, opened)
     print_dropped(pairs.counts)
     pairs.counts.check(max_bad_fraction)
-    texts = None if images else embed_texts(loaded, [captions[0] for captions in pairs.captions])
+    texts = None if images else encode_texts(loaded, [captions[0] for captions in pairs.captions])
     calibration = fit(pairs.image_embeds, texts, seed=seed, model_digest=loaded.digest)
     path = out or calibration_path(model)
     calibration.save(path)

@@ -82,10 +82,10 @@ def classify_images(
         itself. With a calibration each label also has its match probability, which does not depend on the
         other names, and an image the p-value of belonging to none.
     """
-    from diptych.embed.features import embed_images
     from diptych.evaluate.classifier import build_classifier
     from diptych.evaluate.prompts.sets import open_templates
     from diptych.evaluate.prompts.templates import BARE
+    from diptych.models.encode import encode_images
     from diptych.models.load import load
 
     known = open_templates(templates) if templates else BARE
@@ -100,7 +100,7 @@ def classify_images(
         )
     classifier = build_classifier(model, names, known)
     counts = Counts()
-    embeds = embed_images(model, images, counts=counts)
+    embeds = encode_images(model, images, counts=counts)
     records = [
         {"image": str(path), **_answer(model, embed, classifier, names, held)}
         for path, embed in zip(images, embeds, strict=True)

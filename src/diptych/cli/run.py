@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from diptych.data.shards.reader import ShardSet
     from diptych.data.sources.open import Columns
     from diptych.data.tokenizers.clip import Tokenizer
-    from diptych.embed.features import Precision
     from diptych.evaluate.source import Suite, SuiteResult
+    from diptych.models.encode import Precision
     from diptych.models.model import Model
     from diptych.report.data import Report
     from diptych.train.settings import TrainSettings

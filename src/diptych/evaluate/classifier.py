@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.core.files.arrays import save_array
-from diptych.embed.features import TEXT_BATCH, Precision, embed_texts
 from diptych.evaluate.prompts.templates import PHOTO, Templates, fill
-from diptych.models.encode import tokens_read
+from diptych.models.encode import TEXT_BATCH, Precision, encode_texts, tokens_read
 
 if TYPE_CHECKING:
     from diptych.models.model import Model
@@ -143,10 +142,10 @@ def _embed_prompts(
     precision: Precision,
 ) -> NDArray[np.float32]:
     """Embed prompts, what their templates share only once where the model can do that."""
-    share = getattr(model, "prompt_rows", None)
+    share = getattr(model, "encode_prompts", None)
     rows = share(np.stack(list(tokens.values())), precision) if share is not None else None
     if rows is None:
-        return embed_texts(model, prompts, batch_size=batch_size, precision=precision)
+        return encode_texts(model, prompts, batch_size=batch_size, precision=precision)
     place = {prompt: row for row, prompt in enumerate(tokens)}
     found: NDArray[np.float32] = rows[[place[prompt] for prompt in prompts]]
     return found

@@ -16,10 +16,11 @@ import numpy as np
 from diptych.core.checks import Bools, Doubles
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
-from diptych.embed.features import EmbeddedPairs, Precision, embed_texts
+from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import exact_scores
 from diptych.evaluate.tasks.readers.choices import PAIR
+from diptych.models.encode import Precision, encode_texts
 
 if TYPE_CHECKING:
     from diptych.models.model import Model
@@ -34,7 +35,7 @@ def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precis
     places = {
         text: place for place, text in enumerate(dict.fromkeys(text for row in captions for text in row))
     }
-    texts = embed_texts(model, list(places), precision=precision)
+    texts = encode_texts(model, list(places), precision=precision)
     counts = np.array([len(row) for row in captions], dtype=np.int64)
     rows = np.repeat(np.arange(len(captions)), counts)
     columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)

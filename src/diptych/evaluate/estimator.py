@@ -17,10 +17,10 @@ from PIL import Image
 from diptych.core import checks
 from diptych.core.errors import ArrayError
 from diptych.data.images.transforms import Mode
-from diptych.embed.features import IMAGE_BATCH, Precision
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.prompts.templates import PHOTO, Templates
 from diptych.evaluate.sklearn_base import Classifier, as_labels
+from diptych.models.encode import IMAGE_BATCH, Precision
 from diptych.models.inputs import DATA_URL, FILE
 
 Table = NDArray[np.float64]

@@ -25,9 +25,10 @@ from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.data.tokenizers.cleaning import clean
-from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs, embed_texts
+from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import median_rank, paired_ranks
+from diptych.models.encode import Precision, encode_texts
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -156,7 +157,7 @@ class RetrievalEvaluator:
                 expected="at least one caption",
                 fix="name the caption column, or evaluate another task",
             )
-        text_embeds = embed_texts(model, texts, precision=self.precision)
+        text_embeds = encode_texts(model, texts, precision=self.precision)
         captioned = np.array([bool(of_image) for of_image in embedded.captions])
         image_embeds = np.where(captioned[:, None], embedded.image_embeds, np.float32(np.nan))
         image_ranks, text_ranks = paired_ranks(image_embeds, text_embeds, pairs)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from diptych.core.records import Metric
-from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
+from diptych.embed.features import EmbeddedPairs, embed_pairs
+from diptych.models.encode import Precision
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source

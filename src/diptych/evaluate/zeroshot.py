@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from diptych.core.checks import Bools, Floats, Ints
 from diptych.core.errors import DataError, UnknownNameError, UsageError, unknown_name
 from diptych.core.records import Metric
-from diptych.embed.features import EmbeddedPairs, Precision, embed_pairs
+from diptych.embed.features import EmbeddedPairs, embed_pairs
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.metrics.classification import label_ranks, mean_per_class, predictions
 from diptych.evaluate.metrics.intervals import bootstrap_mean_per_class, paired_gain, share
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates, fill
+from diptych.models.encode import Precision
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source

@@ -21,8 +21,9 @@ from diptych.core.checks import Floats
 from diptych.core.errors import IntegrityError
 from diptych.core.records import Counts, Metric
 from diptych.data.synthetic.dataset import scene_pairs
-from diptych.embed.features import embed_images, embed_texts
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
+from diptych.models.encode import EncodeSettings, encode_images, encode_texts
+from diptych.models.runtimes.choice import INPUTS
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -141,14 +142,12 @@ def compare(
     # The exported model has the face that embedding asks for, though not the class.
     both = cast("Model", exported), model
     # Left to itself each takes its own `bulk_mode`, and the difference of two preprocessings is measured.
-    images = [embed_images(one, inputs.images, preprocessing="exact") for one in both]
-    texts = [embed_texts(one, inputs.texts) for one in both]
+    exact = EncodeSettings(preprocessing="exact")
+    images = [encode_images(one, inputs.images, settings=exact) for one in both]
+    texts = [encode_texts(one, inputs.texts) for one in both]
     readable = np.isfinite(images[1][:, 0])
     images = [rows[readable] for rows in images]
-    own = {
-        "image": exported.image_rows(stored["pixels"]),
-        "text": exported.text_rows(stored["tokens"]),
-    }
+    own = {tower: exported.encode_batch(stored[name]) for tower, name in INPUTS.items()}
     result = {}
     for tower, (found, expected) in {"image": images, "text": texts}.items():
         reference = stored[f"{tower}_embeds"]

@@ -6,7 +6,7 @@ from `encoding`.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from diptych.core.machine import warn_of_emulated_bfloat16
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import Preprocess, evaluation_pixels
 from diptych.data.tokenizers.siglip import SiglipTokenizer
-from diptych.models.encode import Encodes, Precision
+from diptych.models.encode import Encoder, Output, Precision
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.tokenizers import AnyTokenizer
 from diptych.models.towers.clip import Clip, unit_length
@@ -32,7 +32,7 @@ from diptych.models.towers.shared_prefix import PAYS, plan_sharing, read_shared
 from diptych.models.towers.text import TextTransformer
 
 
-class Model(Encodes):
+class Model(Encoder):
     """Everything that is needed to turn images and texts into embeddings.
 
     Args:
@@ -53,7 +53,7 @@ class Model(Encodes):
         preprocess: Preprocess,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        self.clip = clip
+        self.clip, self.config = clip, clip.config
         self.tokenizer = tokenizer
         self.preprocess = preprocess
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -66,11 +66,6 @@ class Model(Encodes):
                 expected=f"{tuple(clip.config.vision.image_size)} (height, width)",
                 fix="give both the same size",
             )
-
-    @property
-    def config(self) -> ClipConfig:
-        """The architecture."""
-        return self.clip.config
 
     @property
     def device(self) -> torch.device:
@@ -147,23 +142,12 @@ class Model(Encodes):
         return self.normalize_pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2))
 
     def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
-        """Return image_features (B, E) of normalised images (B, 3, H, W); no gradients, evaluation mode.
+        """Return image_features (B, E) of normalized images (B, 3, H, W); no gradients, evaluation mode.
 
         With `normalize` they come as image_embeds, float32 of unit length.
         """
-        require_pixels(pixels, self.config.vision.image_size)
-        with self._inference():
-            features = self.clip.encode_image(torch.as_tensor(pixels).to(self.device, self.dtype))
-            return unit_length(features) if normalize else features
-
-    def pool_image(self, pixels: Tensor) -> Tensor:
-        """Return (B, D) of normalised images (B, 3, H, W): what the tower knows before the projection.
-
-        Linear probes read it; see `diptych.embed.penultimate`.
-        """
-        require_pixels(pixels, self.config.vision.image_size)
-        with self._inference():
-            return self.clip.pool_image(torch.as_tensor(pixels).to(self.device, self.dtype))
+        features = self._image_features(pixels, self.clip.vision)
+        return unit_length(features) if normalize else features
 
     def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
         """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode.
@@ -173,66 +157,37 @@ class Model(Encodes):
         require_tokens(tokens, self.config.text.vocab_size)
         with self._inference():
             features = self.clip.encode_text(torch.as_tensor(tokens).to(self.device))
-            return unit_length(features) if normalize else features
+        return unit_length(features) if normalize else features
 
-    def embed_image(self, pixels: Tensor) -> Tensor:
-        """Return image_embeds (B, E) float32, unit length."""
-        return unit_length(self.encode_image(pixels))
-
-    def embed_text(self, tokens: Tensor) -> Tensor:
-        """Return text_embeds (B, E) float32, unit length."""
-        return unit_length(self.encode_text(tokens))
-
-    def image_rows(
-        self,
-        pixels: NDArray[np.uint8],
-        precision: Precision = "float32",
-        *,
-        unit: bool = True,
-        projected: bool = True,
+    def encode_batch(
+        self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
     ) -> Floats:
-        """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
-
-        Args:
-            pixels: as `diptych.data.images.transforms.evaluation_pixels` cuts them.
-            precision: what the tower computes in; "bfloat16" lets torch choose per operation.
-            unit: scale rows to unit length, in float32.
-            projected: into the shared space; else (B, D), the tower's output before that.
-        """
-        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
-        stacked = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        """Return one row per text or image; see `Encoder.encode_batch`."""
+        tensor = torch.from_numpy(batch)
         with self._computing(precision):
-            if projected:
-                features = self.encode_image(self.normalize_pixels(stacked))
+            if batch.ndim == 2:
+                features = self.encode_text(tensor)
             else:
-                features = self.pool_image(self.normalize_pixels(stacked))
-        return _rows(features, unit)
+                # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
+                pixels = self.normalize_pixels(tensor.permute(0, 3, 1, 2))
+                vision = self.clip.vision
+                features = self._image_features(pixels, vision.pooled if output == "penultimate" else vision)
+        return _rows(features, output)
 
-    def text_rows(
-        self, tokens: NDArray[np.int64], precision: Precision = "float32", *, unit: bool = True
-    ) -> Floats:
-        """Return (B, E) float32 for token ids (B, L) int64; see `image_rows`."""
-        with self._computing(precision):
-            features = self.encode_text(torch.from_numpy(tokens))
-        return _rows(features, unit)
-
-    def prompt_rows(self, tokens: NDArray[np.int64], precision: Precision = "float32") -> Floats | None:
-        """Return (B, E) float32, unit length, for prompts that begin alike; None where that spares nothing.
-
-        Args:
-            tokens: (B, L) token ids.
-            precision: what the tower computes in.
-        """
+    def encode_prompts(self, tokens: NDArray[np.int64], precision: Precision = "float32") -> Floats | None:
+        """Return text_embeds (B, E) of prompts (B, L) that begin alike; None where that spares nothing."""
         if not isinstance(self.clip.text, TextTransformer) or self.device.type != "cpu" or not len(tokens):
             return None
         plan = plan_sharing(tokens, self.config.text.end_id)
         if plan.share > PAYS:
             return None
         with self._computing(precision), self._inference():
-            return _rows(read_shared(self.clip.text, tokens, plan), unit=True)
+            return _rows(read_shared(self.clip.text, tokens, plan), "embeds")
 
-    def _own_embeds(self, inputs: Any) -> Tensor:
-        return torch.from_numpy(super()._own_embeds(inputs)).to(self.device)
+    def _image_features(self, pixels: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
+        require_pixels(pixels, self.config.vision.image_size)
+        with self._inference():
+            return tower(torch.as_tensor(pixels).to(self.device, self.dtype))
 
     def _computing(self, precision: Precision) -> torch.autocast:
         if precision == "bfloat16" and self.device.type == "cpu":
@@ -253,11 +208,11 @@ class Model(Encodes):
                 self.clip.train()
 
 
-def _rows(features: Tensor, unit: bool) -> Floats:
+def _rows(features: Tensor, output: Output) -> Floats:
     """Return features of any precision as float32 on the CPU."""
-    rows = unit_length(features.float()) if unit else features.float()
-    found: Floats = rows.cpu().numpy()
-    return found
+    features = features.float()
+    rows: Floats = (unit_length(features) if output == "embeds" else features).cpu().numpy()
+    return rows
 
 
 def _tokenizer_facts(tokenizer: AnyTokenizer) -> dict[str, int]:

@@ -113,7 +113,10 @@ def _pixels(model: Model, images: list[np.ndarray]) -> Tensor:
 
 def _embeds(model: Model, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     pixels = model.normalize_pixels(tensors["pixels"].permute(0, 3, 1, 2))
-    images, texts = model.embed_image(pixels), model.embed_text(tensors["tokens"])
+    images, texts = (
+        model.encode_image(pixels, normalize=True),
+        model.encode_text(tensors["tokens"], normalize=True),
+    )
     return images.cpu().clone(), texts.cpu().clone()
 
 

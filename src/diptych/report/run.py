@@ -19,7 +19,6 @@ import numpy as np
 
 from diptych.core.files.durable import write_text
 from diptych.core.records import Counts, Pair
-from diptych.embed.features import embed_texts
 from diptych.evaluate.metrics.classification import confusion_matrix
 from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.evaluate.retrieval import (
@@ -33,6 +32,7 @@ from diptych.evaluate.retrieval import (
 )
 from diptych.evaluate.source import SuiteResult
 from diptych.evaluate.zeroshot import ZeroShotResult
+from diptych.models.encode import encode_texts
 from diptych.report.data import (
     ClassCard,
     ClassStudy,
@@ -122,7 +122,7 @@ def build_report(
 
 def _source_report(model: "Model", suite: SuiteResult, queries: Sequence[str], seed: int) -> Report:
     embedded = suite.embedded
-    texts = embed_texts(model, list(queries))
+    texts = encode_texts(model, list(queries))
     searches = [
         (query, [ExampleRow(int(row)) for row in nearest(text, embedded.image_embeds, FOUND_IMAGES)])
         for query, text in zip(queries, texts, strict=True)

@@ -32,7 +32,7 @@ from diptych.core.manifest import (
 )
 from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS
-from diptych.embed.features import IMAGE_BATCH, image_batches
+from diptych.models.encode import IMAGE_BATCH, image_batches
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -198,7 +198,7 @@ def _write_rows(
     width = model.config.embed_dim
     _write_header(vectors, (0, width), dtype)
     rows = done = 0
-    for batch in image_batches(model, pairs(), batch_size=batch_size, counts=counts):
+    for batch, _ in image_batches(model, pairs(), batch_size=batch_size, counts=counts):
         readable = ~np.isnan(batch[:, 0])
         vectors.write(batch[readable].astype(dtype).tobytes())
         for entry, kept in zip(passed[done : done + len(batch)], readable, strict=True):

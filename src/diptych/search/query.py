@@ -15,7 +15,7 @@ from diptych.core import checks
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.records import Counts
 from diptych.data.images.formats import READ_FORMATS
-from diptych.embed.features import embed_images, embed_texts
+from diptych.models.encode import encode_images, encode_texts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +71,7 @@ class Searcher:
 
     def text(self, query: str, k: int = 10) -> list[Hit]:
         """Find the k images nearest to a text, best first."""
-        return self._hits(embed_texts(self._model, [query])[0], k)
+        return self._hits(encode_texts(self._model, [query])[0], k)
 
     def image(self, query: "Image | bytes", k: int = 10) -> list[Hit]:
         """Find the k images nearest to an image, best first.
@@ -80,7 +80,7 @@ class Searcher:
             UsageError: the image cannot be read.
         """
         counts = Counts()
-        row = embed_images(self._model, [query], counts=counts)[0]
+        row = encode_images(self._model, [query], counts=counts)[0]
         if counts.dropped:
             raise UsageError(
                 "the query picture cannot be read",

@@ -21,8 +21,10 @@ class Shares(ColorModel):
 
     digest = "c" * 64
 
-    def text_rows(self, tokens: np.ndarray, precision: str, *, unit: bool) -> np.ndarray:
-        return self._rows(np.stack([np.random.default_rng(n).random(3) for n in tokens[:, 0]]), unit)
+    def encode_batch(self, batch: np.ndarray, *words: str, **options: str) -> np.ndarray:
+        if batch.ndim != 2:
+            return super().encode_batch(batch, *words, **options)
+        return self._rows(np.stack([np.random.default_rng(n).random(3) for n in batch[:, 0]]))
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         return -logits

@@ -59,11 +59,6 @@ class Colours(ColorModel):
         self.digest = digest
         self.config.vision = type("Vision", (), {"width": 3})()
 
-    def image_rows(
-        self, pixels: np.ndarray, precision: str = "float32", *, unit: bool = True, projected: bool = True
-    ) -> np.ndarray:
-        return super().image_rows(pixels, precision, unit=unit)
-
 
 def write(folder: Path) -> Path:
     """Six test pictures, one mislabelled and one damaged, twelve for training, and the suite's file."""
@@ -265,7 +260,7 @@ def test_features_go_on_where_they_stopped_and_damage_is_found(
     def never(*words: object, **options: object) -> None:
         raise AssertionError("the picture was embedded again")
 
-    monkeypatch.setattr(features_cache, "encode_images", never)
+    monkeypatch.setattr(features_cache, "image_batches", never)
     again = cached_pairs(Colours(), source, tmp_path / "features", **words)
     assert np.array_equal(again.image_embeds, rows.image_embeds) and again.counts == rows.counts
     (file,) = (tmp_path / "features").rglob("rows.npy")

@@ -27,9 +27,9 @@ from diptych.core.errors import (
 from diptych.core.machine import processor_flags
 from diptych.core.manifest import Manifest, file_entry, read_manifest, write_manifest
 from diptych.data.synthetic.dataset import scene_pairs
-from diptych.embed.features import embed_images, embed_texts
 from diptych.evaluate.classifier import build_classifier
 from diptych.export.onnx import export
+from diptych.models.encode import encode_images, encode_texts
 from diptych.models.files import verification_cache
 from diptych.models.model import Model
 from diptych.models.runtimes import choice as backend_choice
@@ -73,8 +73,8 @@ def test_the_whole_path_from_files_to_scores_is_the_models(
     exported = load_exported(written, backend)
     files = [pair.image for pair in scene_pairs(9, seed=3)]
     texts = ["two dogs", "", "a red circle above a blue square " * 9, "two dogs"]
-    for embed, given in ((embed_images, [*files, b"no image"]), (embed_texts, texts)):
-        ours, theirs = embed(exported, given), embed(original, given)  # type: ignore[operator]
+    for encode, given in ((encode_images, [*files, b"no image"]), (encode_texts, texts)):
+        ours, theirs = encode(exported, given), encode(original, given)  # type: ignore[operator]
         assert ours.dtype == np.float32
         assert np.nanmax(np.abs(ours - theirs)) < 1e-5
         assert np.array_equal(np.isnan(ours), np.isnan(theirs))
@@ -92,9 +92,12 @@ def test_arrays_and_tensors_go_in_and_come_out(original: Model, written: Path) -
     pixels = exported.preprocess_images(images)
     expected = original.preprocess_images(images)
     assert np.abs(pixels - expected.numpy()).max() < 1e-6
-    array, tensor = exported.embed_image(pixels), exported.embed_image(expected)
+    array, tensor = (
+        exported.encode_image(pixels, normalize=True),
+        exported.encode_image(expected, normalize=True),
+    )
     assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
-    assert (tensor - original.embed_image(expected)).abs().max() < 1e-5
+    assert (tensor - original.encode_image(expected, normalize=True)).abs().max() < 1e-5
     assert np.abs(array - tensor.numpy()).max() < 1e-6
     tokens = exported.tokenize(["two dogs", "a"])
     assert np.array_equal(tokens, original.tokenize(["two dogs", "a"]).numpy())
@@ -123,8 +126,8 @@ def test_the_first_embedding_needs_no_torch(written: Path) -> None:
     code = (
         "import sys; from diptych.models.runtimes.exported import load_exported;"
         "m = load_exported(sys.argv[1], 'onnx');"
-        "from diptych.embed.features import embed_texts; assert embed_texts(m, ['a']).shape == (1, 48);"
-        "from PIL import Image; m.embed_image(m.preprocess_images([Image.new('RGB', (9, 9))]));"
+        "from diptych.models.encode import encode_texts; assert encode_texts(m, ['a']).shape == (1, 48);"
+        "from PIL import Image; m.encode_image(m.preprocess_images([Image.new('RGB', (9, 9))]));"
         "assert 'torch' not in sys.modules and 'onnx' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(written)], check=True)
@@ -228,7 +231,7 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
         raise EnvironmentFault("no")
 
     monkeypatch.setattr(verification_cache, "write_json", refuse)
-    assert load_exported(copied, "onnx").embed_text(np.array([[538, 539]])).shape == (1, 48)
+    assert load_exported(copied, "onnx").encode_text(np.array([[538, 539]]), normalize=True).shape == (1, 48)
     assert not (copied / "verification_cache.json").exists()
 
 

@@ -96,7 +96,7 @@ def test_folder_of_transformers_is_the_same_model(written: Path) -> None:
     for kind in (found, found.numpy()):
         shares = torch.as_tensor(model.probabilities(kind))
         assert (shares - expected.sigmoid()).abs().max() < 1e-5
-    rows = diptych.embed_texts(model, list(CAPTIONS))
+    rows = model.encode(list(CAPTIONS), normalize_embeddings=True)
     assert np.abs(rows - peers_embeds(written)[1].numpy()).max() < TOLERANCE
 
 

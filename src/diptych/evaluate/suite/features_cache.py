@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,21 @@ from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, 
 from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS, MAX_PIXELS
 from diptych.data.images.transforms import Mode
-from diptych.embed.features import IMAGE_BATCH, EmbeddedPairs, Precision
-from diptych.models.encode import EncodeSettings, Towers, encode_images
+from diptych.embed.features import EmbeddedPairs
+from diptych.models.encode import (
+    IMAGE_BATCH,
+    Encoder,
+    EncodeSettings,
+    Precision,
+    image_batches,
+    row_width,
+)
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
 
 KIND = "features"
+Kind = Literal["embeds", "penultimate"]
 
 PART_ROWS = 1024
 """Images between two durable steps: minutes of work on a slow machine, and their files fit in memory."""
@@ -78,25 +86,24 @@ class FeatureSettings:
 
 
 def cached_pairs(
-    tower: Towers,
+    model: Encoder,
     source: "Source",
     folder: Path,
     *,
     model_digest: str,
     data_digest: str,
-    kind: str = "embeds",
+    kind: Kind = "embeds",
     settings: FeatureSettings | None = None,
 ) -> EmbeddedPairs:
     """Embed a source, or open what was embedded before.
 
     Args:
-        tower: the model, or a part of it that gives other rows.
+        model: the model.
         source: where the images come from; it is read only if something is missing.
         folder: that keeps the rows of all sources and models.
         model_digest: of the model.
         data_digest: of what `source` reads.
-        kind: "embeds" for rows of unit length in the shared space; any other name takes the tower's rows as
-            they are.
+        kind: which rows, see `Encoder.encode_batch`.
         settings: how rows are made.
 
     Returns:
@@ -112,7 +119,7 @@ def cached_pairs(
     place = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
     told = {"model": model_digest, "data": data_digest, "rows": mode}
     if not is_done(place, KIND):
-        _fill(tower, source, place, told, settings, unit=kind == "embeds")
+        _fill(model, source, place, told, settings, kind)
         if settings.shard[0]:
             _wait(lambda: int(is_done(place, KIND)), 1, place)
     elif not settings.shard[0]:
@@ -122,13 +129,12 @@ def cached_pairs(
 
 
 def _fill(
-    tower: Towers,
+    model: Encoder,
     source: "Source",
     place: Path,
     told: dict[str, Any],
     settings: FeatureSettings,
-    *,
-    unit: bool,
+    kind: Kind,
 ) -> None:
     started = time.monotonic()
     (rank, world), parts = settings.shard, []
@@ -140,11 +146,11 @@ def _fill(
         part = place / f"part-{number:05d}.npz"
         parts.append(part)
         if number % world == rank and not part.is_file():
-            write_bytes(part, _embedded(tower, chunk, settings, unit=unit))
+            write_bytes(part, _embedded(model, chunk, settings, kind))
     if rank:
         return
     _wait(lambda: sum(part.is_file() for part in parts), len(parts), place)
-    entries = _assemble(parts, place, tower.config.embed_dim, counts)
+    entries = _assemble(parts, place, row_width(model, kind), counts)
     manifest = Manifest(
         KIND,
         settings=told,
@@ -183,18 +189,17 @@ def _chunks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
         yield chunk
 
 
-def _embedded(tower: Towers, chunk: Sequence[Pair], settings: FeatureSettings, *, unit: bool) -> bytes:
+def _embedded(model: Encoder, chunk: Sequence[Pair], settings: FeatureSettings, kind: Kind) -> bytes:
     """Return one part as the bytes of an NPZ: rows, the reason of each row that is NaN, the pairs as JSON."""
     encoding = EncodeSettings(settings.precision, settings.preprocessing, workers=settings.workers)
     rows: list[Floats] = []
     reasons = [""] * len(chunk)
-    batches = encode_images(
-        tower, (pair.image for pair in chunk), batch_size=settings.batch_size, settings=encoding, unit=unit
-    )
     start = 0
-    for batch, bad in batches:
-        for row, error in bad.items():
-            reasons[start + row] = str(chunk[start + row].fault or error.reason)
+    for batch, bad in image_batches(
+        model, chunk, batch_size=settings.batch_size, settings=encoding, output=kind
+    ):
+        for row, image in bad.items():
+            reasons[start + row] = str(image.reason)
         start += len(batch)
         rows.append(batch)
     lines = [json.dumps([pair.key, pair.captions, dict(pair.fields)]) for pair in chunk]

@@ -20,7 +20,6 @@ from diptych.core.errors import DataError, unknown_name
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.embed.features import EmbeddedPairs
-from diptych.embed.penultimate import PenultimateTower
 from diptych.evaluate.classifier import class_probabilities
 from diptych.evaluate.compositional import (
     caption_scores,
@@ -35,7 +34,7 @@ from diptych.evaluate.metrics.intervals import bootstrap, paired_gain
 from diptych.evaluate.metrics.ranks import NEVER
 from diptych.evaluate.prompts.templates import PHOTO, fill
 from diptych.evaluate.retrieval import RetrievalEvaluator, image_queries, text_queries
-from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest
+from diptych.evaluate.suite.features_cache import FeatureSettings, Kind, cached_pairs, data_digest
 from diptych.evaluate.suite.labels import TaskLabels, groups_of, labels_of
 from diptych.evaluate.suite.plan import WITHOUT_CLASSES, Opened, Protocol
 from diptych.evaluate.suite.scoring import (
@@ -109,10 +108,10 @@ class TaskRunner:
         if opened.kind not in WITHOUT_CLASSES and set(opened.protocols) - {"retrieval"}:
             self.task_labels = labels_of(opened, self.embedded)
 
-    def features(self, source: "Source", kind: str, digest: str = "") -> EmbeddedPairs:
+    def features(self, source: "Source", kind: Kind, digest: str = "") -> EmbeddedPairs:
         """Return the rows of a source, "embeds" or "penultimate" ones."""
         return cached_pairs(
-            PenultimateTower(self.model) if kind == "penultimate" else self.model,
+            self.model,
             source,
             self.cache / "features",
             model_digest=self.model_digest,

@@ -36,7 +36,7 @@ LARGEST_DIFFERENCE = 1e-4
 CHOSEN_SLACK = 5e-3
 """The same where the user chose runtime and arithmetic: then only a broken model is refused."""
 PIXEL_LEVELS = 1
-TOWERS = ("image", "text")
+INPUTS = {"image": "pixels", "text": "tokens"}
 KINDS = {
     "picture": ("uint8", 3),
     "pixels": ("uint8", 4),
@@ -174,7 +174,7 @@ def _floor(model: Any, *, named: bool) -> float:
 
 
 def _require_cosine(model: Any, cosines: Cosines, where: Path, *, floor: float) -> None:
-    for tower in TOWERS:
+    for tower in INPUTS:
         cosine = cosines.get(tower, 0.0)
         if not cosine >= floor:
             told = f"cosine {cosine:.5f} with {_name(model.plan)}"
@@ -218,20 +218,20 @@ def check_reference(model: Any, stored: Mapping[str, NDArray[Any]], *, where: Pa
             raise _different("the preprocessing", where, "other pixels", f"at most {PIXEL_LEVELS} level")
         if not np.array_equal(model.tokenize(model.description.captions), stored["tokens"]):
             raise _different("the tokenizer", where, "other ids", "the same ids")
-        rows = {"image": model.image_rows(stored["pixels"]), "text": model.text_rows(stored["tokens"])}
-        expected = {tower: stored[f"{tower}_embeds"] for tower in TOWERS}
+        rows = {tower: model.encode_batch(stored[name]) for tower, name in INPUTS.items()}
+        expected = {tower: stored[f"{tower}_embeds"] for tower in INPUTS}
         width = model.config.embed_dim
-        if any(not rows[t].shape == expected[t].shape == (len(rows[t]), width) for t in TOWERS):
+        if any(not rows[t].shape == expected[t].shape == (len(rows[t]), width) for t in INPUTS):
             raise ValueError("embeddings of another shape")
     except (KeyError, ValueError, DataError) as error:
         raise _different("the reference outputs", where, f"incomplete ({error})", "all of them") from error
     exact = model.description.precision == "float32" and model.plan.precision == "float32"
-    for tower in TOWERS if exact else ():
+    for tower in INPUTS if exact else ():
         far = float(np.abs(rows[tower] - expected[tower]).max())
         if not far <= LARGEST_DIFFERENCE:
             told = f"a difference of {far:.2g}"
             raise _different(f"the {tower} tower", where, told, f"at most {LARGEST_DIFFERENCE:g}")
-    return {tower: float((rows[tower] * expected[tower]).sum(axis=1).min()) for tower in TOWERS}
+    return {tower: float((rows[tower] * expected[tower]).sum(axis=1).min()) for tower in INPUTS}
 
 
 def _different(part: str, where: Path, found: str, expected: str) -> IntegrityError:

@@ -34,7 +34,7 @@ from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import Manifest, content_digest, is_done, read_manifest
 from diptych.core.settings import from_mapping
 from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
-from diptych.models.encode import Encodes
+from diptych.models.encode import Encoder, Output, Precision
 from diptych.models.files.verification_cache import VerificationCache, reference_file
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.runtimes import choice as backend_choice
@@ -83,7 +83,7 @@ class ExportDescription:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ExportedModel(Encodes):
+class ExportedModel(Encoder):
     """A model whose towers run in another runtime; the same face as `Model`, with arrays for tensors.
 
     Args:
@@ -96,6 +96,8 @@ class ExportedModel(Encodes):
 
     device = "cpu"
     bulk_mode: Mode = "exact"  # the fast mode would import torch
+    arrays = True
+    tokenizer: AnyTokenizer
 
     def __init__(
         self,
@@ -107,22 +109,8 @@ class ExportedModel(Encodes):
         content: str = "",
     ) -> None:
         self.description, self.tokenizer, self.plan = description, tokenizer, plan
-        self.folder, self._content = folder, content
-
-    @property
-    def config(self) -> ClipConfig:
-        """The architecture."""
-        return self.description.model
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """The transform of images."""
-        return self.description.preprocess
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Where the weights come from."""
-        return self.description.provenance
+        self.config, self.preprocess = description.model, description.preprocess
+        self.folder, self.provenance, self._content = folder, description.provenance, content
 
     @property
     def scale(self) -> float:
@@ -194,34 +182,23 @@ class ExportedModel(Encodes):
         given = np.ascontiguousarray(_array(tokens), dtype=np.int64)
         return _like(tokens, _scaled(self._run(self.text_tower, self._cut(given)), unit=normalize))
 
-    def embed_image(self, pixels: Any) -> Any:
-        """Return image_embeds (B, E) float32, unit length."""
-        return self.encode_image(pixels, normalize=True)
-
-    def embed_text(self, tokens: Any) -> Any:
-        """Return text_embeds (B, E) float32, unit length."""
-        return self.encode_text(tokens, normalize=True)
-
-    def image_rows(
-        self, pixels: NDArray[np.uint8], precision: str = "float32", *, unit: bool = True
+    def encode_batch(
+        self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
     ) -> Floats:
-        """Return (B, E) float32 for uint8 pixels (B, H, W, 3).
-
-        Args:
-            pixels: as `diptych.data.images.transforms.evaluation_pixels` cuts them.
-            precision: not looked at: the plan has it.
-            unit: scale rows to unit length.
-        """
+        """Return one row per text or image; see `Encoder.encode_batch`. The plan has the precision."""
         del precision
-        rows: Floats = self.encode_image(self.normalize_pixels(pixels.transpose(0, 3, 1, 2)), normalize=unit)
-        return rows
-
-    def text_rows(
-        self, tokens: NDArray[np.int64], precision: str = "float32", *, unit: bool = True
-    ) -> Floats:
-        """Return (B, E) float32 for token ids (B, L); see `image_rows`."""
-        del precision
-        rows: Floats = self.encode_text(tokens, normalize=unit)
+        if output == "penultimate":
+            raise UsageError(
+                "an exported model has no features before the projection",
+                fix="load the checkpoint that it was exported from",
+            )
+        normalize = output == "embeds"
+        pixels = None if batch.ndim == 2 else self.normalize_pixels(batch.transpose(0, 3, 1, 2))
+        rows: Floats = (
+            self.encode_text(batch, normalize=normalize)
+            if pixels is None
+            else self.encode_image(pixels, normalize=normalize)
+        )
         return rows
 
     def to(self, device: Any) -> "ExportedModel":

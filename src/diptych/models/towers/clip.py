@@ -47,10 +47,6 @@ class Clip(nn.Module):
         """Return image_features (B, E) of normalised images (B, 3, H, W)."""
         return cast(Tensor, self.vision(pixels))
 
-    def pool_image(self, pixels: Tensor) -> Tensor:
-        """Return (B, D) of normalised images (B, 3, H, W): the tower's output before the projection."""
-        return self.vision.pooled(pixels)
-
     def encode_text(self, tokens: Tensor | PackedBatch) -> Tensor:
         """Return text_features (B, E) of token ids (B, L) int64, or of the plan that was made of them."""
         return cast(Tensor, self.text(tokens))
