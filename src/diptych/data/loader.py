@@ -39,31 +39,22 @@ SAMPLES_BEFORE_CHECK = 1000  # the rate of bad samples is checked against the al
 WHOLE_CAPTIONS = 0.5  # share of captions that lose no word (LOG.md, 2026-11-24)
 
 
-class Pairs(Protocol):
-    """What the loader needs of a data set, such as `diptych.data.shards.reader.ShardSet`."""
-
+class _Pairs(Protocol):  # such as `diptych.data.shards.reader.ShardSet`
     @property
-    def digest(self) -> str:
-        """Identity of the content."""
+    def digest(self) -> str: ...
 
     def __len__(self) -> int: ...
 
-    def pair(self, number: int) -> Pair:
-        """Read one pair, or raise BadSampleError or IntegrityError."""
+    def pair(self, number: int) -> Pair: ...
 
-    def location(self, number: int) -> str:
-        """Say where a pair lies, for messages."""
+    def location(self, number: int) -> str: ...
 
 
-class TokenMaker(Protocol):
-    """What the loader needs of a tokenizer, such as `diptych.data.tokenizers.clip.Tokenizer`."""
-
+class _Tokenizer(Protocol):  # such as `diptych.data.tokenizers.clip.Tokenizer`
     @property
-    def digest(self) -> str:
-        """Identity of the vocabulary."""
+    def digest(self) -> str: ...
 
-    def tokens(self, texts: list[str]) -> npt.NDArray[np.int64]:
-        """Return (B, context_length): start, ids, end, then zeros."""
+    def tokens(self, texts: list[str]) -> npt.NDArray[np.int64]: ...  # (B, L): start, ids, end, then zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +82,9 @@ class LoaderSettings:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.workers < 0:
-            raise SettingsError(
-                "the loader cannot be set like this",
-                found=f"batch_size {self.batch_size}, workers {self.workers}",
-                expected="batch_size of 1 or more, workers of 0 or more",
-            )
+            found = f"batch_size {self.batch_size}, workers {self.workers}"
+            expected = "batch_size of 1 or more, workers of 0 or more"
+            raise SettingsError("the loader cannot be set like this", found=found, expected=expected)
         if not 0 <= self.word_dropout < 1:
             what, where = "no such share of words", "loader.word_dropout"
             raise SettingsError(what, where=where, found=self.word_dropout, expected="0 to below 1")
@@ -148,8 +137,8 @@ class Loader:
 
     def __init__(
         self,
-        pairs: Pairs,
-        tokenizer: TokenMaker,
+        pairs: _Pairs,
+        tokenizer: _Tokenizer,
         preprocess: Preprocess,
         settings: LoaderSettings,
         *,
@@ -159,12 +148,10 @@ class Loader:
         if not len(pairs):
             raise SettingsError("nothing to load: the data set holds no samples", expected="1 or more")
         if settings.batch_size % world or not 0 <= rank < world:
-            raise SettingsError(
-                "the batch cannot be shared out",
-                found=f"batch_size {settings.batch_size}, world {world}, rank {rank}",
-                expected="a batch size that the number of processes divides, and 0 ≤ rank < world",
-                fix="choose another batch size",
-            )
+            what, fix = "the batch cannot be shared out", "choose another batch size"
+            found = f"batch_size {settings.batch_size}, world {world}, rank {rank}"
+            expected = "a batch size that the number of processes divides, and 0 ≤ rank < world"
+            raise SettingsError(what, found=found, expected=expected, fix=fix)
         self.settings = settings
         self.counts = Counts()
         self.pinned = False
@@ -244,9 +231,7 @@ class Loader:
 
     def _dead_worker(self, worker_positions: Tensor) -> EnvironmentFault | None:
         """Return the error about dead workers, or None if all of them live."""
-        started = {
-            process: (worker, sample) for worker, (process, sample) in enumerate(worker_positions.tolist())
-        }
+        started = {row[0]: (worker, row[1]) for worker, row in enumerate(worker_positions.tolist())}
         deadline = time.monotonic() + WORKER_EXIT_GRACE_SECONDS
         while not (dead := started.keys() - {child.pid for child in active_children()} - {-1}):
             if time.monotonic() > deadline:
@@ -257,23 +242,20 @@ class Loader:
             worker, sample = started[process]
             where = self._builder.pairs.location(sample) if sample >= 0 else "nothing yet"
             reading.append(f"worker {worker} (process {process}), reading {where}")
-        return EnvironmentFault(
-            "a loader worker died",
-            where="; ".join(reading),
-            fix="look for lack of memory (dmesg); resume the run, with fewer workers if it happens again",
-        )
+        fix = "look for lack of memory (dmesg); resume the run, with fewer workers if it happens again"
+        return EnvironmentFault("a loader worker died", where="; ".join(reading), fix=fix)
 
 
 @dataclass(eq=False)
 class _BatchBuilder(Dataset[Batch]):
-    """Builds the batch that starts at a position; runs inside the workers. `size` is this process's share."""
+    """Builds the batch that starts at a position; runs inside the workers."""
 
-    pairs: Pairs
-    tokenizer: TokenMaker
+    pairs: _Pairs
+    tokenizer: _Tokenizer
     preprocess: Preprocess
     settings: LoaderSettings
     rank: int
-    size: int
+    size: int  # this process's part of a batch
     worker_positions: npt.NDArray[np.int64] = field(init=False)
     pack: Callable[[Tensor], Any] | None = None
 

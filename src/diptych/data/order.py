@@ -1,9 +1,8 @@
 """The order of samples in training, as a pure function of (seed, epoch, position).
 
 Nothing is shuffled and nothing is remembered: position p of the endless sequence belongs to epoch p // count,
-and inside an epoch a keyed permutation says which sample stands there. Resuming, changing the number of
-processes or the number of loader workers therefore cannot change the order, and the memory used is O(1) for
-any data set size.
+and inside an epoch a keyed permutation says which sample stands there. Resuming, other numbers of processes
+or loader workers therefore cannot change the order, and the memory used is O(1) for any data set size.
 
 Source: Luby & Rackoff 1988 (a Feistel network is a permutation whatever its round function is); Black &
 Rogaway 2002, section 3 ("cycle walking" from a power of two down to any count). We use alternating unequal
@@ -52,9 +51,6 @@ def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integ
         count: number of samples in the data set, >= 1.
         seed: the run's seed; another seed gives another order.
 
-    Raises:
-        UsageError: the count is not positive or a position is negative.
-
     >>> sorted(sample_at(np.arange(5), count=5, seed=0).tolist())
     [0, 1, 2, 3, 4]
     >>> sample_at(3, count=5, seed=0) == sample_at(np.array([3]), count=5, seed=0)[0]
@@ -74,11 +70,7 @@ def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integ
 
 
 def epoch_of(position: int, count: int) -> int:
-    """Return the epoch that a position belongs to: whole passes over the data before it.
-
-    >>> epoch_of(9, 5)
-    1
-    """
+    """Return the epoch that a position belongs to: whole passes over the data before it."""
     if count < 1:
         fix = "check that the data set holds samples"
         raise UsageError(

@@ -50,9 +50,6 @@ DEFAULT_SETTINGS = PackSettings()
 def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT_SETTINGS) -> Manifest:
     """Pack a source into a new shard set; one that is packed already is left as it is.
 
-    Returns:
-        The manifest with the counts: in = out + dropped by reason.
-
     Raises:
         UsageError: the folder holds the pack of another source or of other settings, or is being written.
         TooMuchBadDataError: more pairs were dropped than allowed; nothing is written.
@@ -73,13 +70,9 @@ def _pack(source: Source, final: Path, settings: PackSettings) -> Manifest:
     if is_done(final, KIND):
         manifest = read_manifest(final, kind=KIND)
         if difference := _difference(manifest, inputs, recorded):
-            raise UsageError(
-                "this folder holds another pack",
-                where=final,
-                found=difference,
-                expected=f"no pack, or that of {source.name} as it is now, with these settings",
-                fix="choose another folder, or remove this one",
-            )
+            what, fix = "this folder holds another pack", "choose another folder, or remove this one"
+            expected = f"no pack, or that of {source.name} as it is now, with these settings"
+            raise UsageError(what, where=final, found=difference, expected=expected, fix=fix)
         return manifest
     counts = Counts()
     # Closed at once after an error: a traceback would keep the decoders alive as long as it is kept itself.

@@ -2,11 +2,9 @@
 
 - A folder in WordNet's own format (WNDB: `data.noun`, `index.noun`, … as Debian's wordnet-base installs
   them): with hypernyms, and in `senses` the order of each word's meanings, the most frequent first.
-- Open English WordNet as `.xml` or `.xml.gz` (WN-LMF): the same; the order is that of the senses of an entry.
+- Open English WordNet as `.xml` or `.xml.gz` (WN-LMF 1.3): the same; the order is that of an entry's senses.
 - A table `.tsv` with the columns synset, lexfile, pos, members (joined by "|") and definition: no hypernyms,
   and meanings in the order of the rows.
-
-Source: wordnet.princeton.edu, wndb(5WN); globalwordnet.github.io/schemas (WN-LMF 1.3).
 """
 
 import csv
@@ -88,12 +86,9 @@ def read_wordnet(path: str | Path) -> WordNet:
     kind = "wndb" if path.is_dir() else "".join(path.suffixes[-2:]).removesuffix(".gz")[-4:]
     readers = {"wndb": _read_wndb, ".xml": _read_lmf, ".tsv": _read_table}
     if not path.exists() or kind not in readers or (kind == "wndb" and not (path / "data.noun").is_file()):
-        raise UsageError(
-            "this is no WordNet",
-            where=path,
-            expected="a folder with data.noun and index.noun, or a file .xml, .xml.gz or .tsv",
-            fix="e.g. apt-get install wordnet-base, and give its folder dict or /usr/share/wordnet",
-        )
+        expected = "a folder with data.noun and index.noun, or a file .xml, .xml.gz or .tsv"
+        fix = "e.g. apt-get install wordnet-base, and give its folder dict or /usr/share/wordnet"
+        raise UsageError("this is no WordNet", where=path, expected=expected, fix=fix)
     errors = (
         OSError,
         EOFError,

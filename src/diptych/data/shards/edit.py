@@ -3,9 +3,6 @@
 A new set is written beside the old one and the two are exchanged whole, so a reader that opens the set sees
 the old one or the new one, never a mix. Shards that held none of the samples are linked, not copied; the
 bytes of all other samples stay as they are. A removal that was cut off is simply run again.
-
-Reads and writes: a shard set. Its manifest keeps a record of every removal: how many, why, and digests of the
-keys.
 """
 
 import hashlib
@@ -86,12 +83,8 @@ def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) ->
     if not drop_others:
         _refuse_others(final, before)
     if gone.all():
-        raise DataError(
-            "nothing would be left of the shard set",
-            where=final,
-            found=f"{len(gone)} samples, all named",
-            fix="remove the whole folder instead",
-        )
+        what, fix = "nothing would be left of the shard set", "remove the whole folder instead"
+        raise DataError(what, where=final, found=f"{len(gone)} samples, all named", fix=fix)
     record = {"count": len(removed), "reason": reason, "keys_sha256": sorted(map(_key_digest, removed))}
     with staging_folder(final, replace=True) as staging:
         entries, samples = _rewrite(final, staging, before, gone)
@@ -114,26 +107,18 @@ def _refuse_unknown(folder: Path, unknown: set[str], manifest: Manifest) -> None
     removed = {digest for record in manifest.extra.get("removals", ()) for digest in record["keys_sha256"]}
     unknown = {key for key in unknown if _key_digest(key) not in removed}
     if unknown:
-        raise UsageError(
-            "the shard set has no such keys",
-            where=folder,
-            found=_first(unknown),
-            expected="keys of its samples",
-            fix="check the keys; nothing was removed",
-        )
+        what, fix = "the shard set has no such keys", "check the keys; nothing was removed"
+        raise UsageError(what, where=folder, found=_first(unknown), expected="keys of its samples", fix=fix)
 
 
 def _refuse_others(folder: Path, manifest: Manifest) -> None:
     own = {MANIFEST_NAME, *(entry.name for entry in manifest.outputs)}
     others = {path.name for path in folder.iterdir()} - own
     if others:
-        raise UsageError(
-            "the folder holds more than the shard set, and that may hold the samples too",
-            where=folder,
-            found=_first(others),
-            expected="tars, an index and a manifest",
-            fix="move what you need elsewhere and allow the rest to be deleted (--drop-others)",
-        )
+        what = "the folder holds more than the shard set, and that may hold the samples too"
+        fix = "move what you need elsewhere and allow the rest to be deleted (--drop-others)"
+        expected = "tars, an index and a manifest"
+        raise UsageError(what, where=folder, found=_first(others), expected=expected, fix=fix)
 
 
 def _first(names: set[str]) -> str:

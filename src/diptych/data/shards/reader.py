@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ _MAX_OPEN_SHARDS = 256  # kept open per process, a quarter of the usual limit of
 OnDamage = Literal["error", "skip"]
 
 
+@dataclass(eq=False, repr=False)
 class ShardSet:
     """Random access to the pairs of a shard set; every sample of our own is checked as it is read.
 
@@ -52,23 +54,13 @@ class ShardSet:
         counts: samples that were left out of the index when tars of others were opened.
     """
 
-    def __init__(
-        self,
-        ref: str,
-        paths: list[Path],
-        index: Index,
-        keys: list[str] | None,
-        *,
-        digest: str,
-        counts: Counts,
-    ) -> None:
-        self.ref = ref
-        self.digest = digest
-        self.counts = counts
-        self._paths = paths
-        self._index = index
-        self._keys = keys  # of others' tars; None for our own, which are not held in memory
-        self._files: dict[int, int] = {}
+    ref: str
+    _paths: list[Path]
+    _index: Index
+    _keys: list[str] | None  # of others' tars; None for our own, whose keys are not held in memory
+    digest: str
+    counts: Counts = field(default_factory=Counts)
+    _files: dict[int, int] = field(default_factory=dict, init=False)
 
     @classmethod
     def open(cls, ref: str | Path) -> "ShardSet":
@@ -97,16 +89,12 @@ class ShardSet:
 
     @classmethod
     def of_tars(cls, ref: str, paths: list[Path]) -> "ShardSet":
-        """Open plain WebDataset tars of others, called `ref`.
-
-        Raises:
-            IntegrityError: a tar is damaged.
-        """
+        """Open plain WebDataset tars of others, called `ref`."""
         counts = Counts()
         index, keys = scan(paths, counts)
         identity = hashlib.sha256(index.tobytes())
         identity.update(json.dumps([[path.name for path in paths], keys]).encode())
-        return cls(ref, paths, index, keys, digest=identity.hexdigest(), counts=counts)
+        return cls(ref, paths, index, keys, identity.hexdigest(), counts)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -140,9 +128,6 @@ class ShardSet:
             on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
             need: what a sample must have.
             columns: see `pair`.
-
-        Raises:
-            IntegrityError: a sample is damaged and on_damage is "error".
         """
         for number in range(len(self)):
             try:
@@ -232,13 +217,10 @@ class ShardSet:
 def _open_own(folder: Path) -> ShardSet:
     manifest = read_manifest(folder, kind=KIND)
     if manifest.format != FORMAT:
-        raise UsageError(
-            "these shards are of another format",
-            where=folder,
-            found=f"format {manifest.format}",
-            expected=f"format {FORMAT}",
-            fix="pack them again, or use the version that wrote them",
-        )
+        what = "these shards are of another format"
+        fix = "pack them again, or use the version that wrote them"
+        found, expected = f"format {manifest.format}", f"format {FORMAT}"
+        raise UsageError(what, where=folder, found=found, expected=expected, fix=fix)
     entries = {entry.name: entry for entry in manifest.outputs}
     for entry in entries.values():
         path = folder / entry.name
@@ -252,4 +234,4 @@ def _open_own(folder: Path) -> ShardSet:
     listing = entries.pop(INDEX_NAME)
     index = read_index(folder, listing, [entry.bytes for entry in entries.values()])
     paths = [folder / name for name in entries]
-    return ShardSet(str(folder), paths, index, None, digest=content_digest(manifest), counts=Counts())
+    return ShardSet(str(folder), paths, index, None, content_digest(manifest))

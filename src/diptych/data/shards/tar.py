@@ -6,7 +6,7 @@ checksum is checked, sizes are bounded by the file before anything is read, link
 are refused, the two zero blocks at the end are required, and whatever follows them must be zero. The payload
 is never read, so the time and memory used depend on the number of headers only.
 
-Reads: ustar and pax archives, with GNU long names. Writes: header bytes of ustar (pax where a name needs it).
+Reads: ustar and pax archives, with GNU long names.
 Source: POSIX.1-2017 "pax", sections "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic
 Tar Format".
 """
@@ -32,33 +32,22 @@ _ZERO_BLOCK = bytes(BLOCK)
 _FILES = (b"0", b"\0")  # type flags of a regular file; NUL is from archives before POSIX
 _DIRECTORY, _PAX, _PAX_GLOBAL, _GNU_NAME = b"5", b"x", b"g", b"L"
 _FORBIDDEN = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a character device",
-    b"4": "a block device",
-    b"6": "a named pipe",
-    b"7": "a contiguous file",
-    b"K": "a long link name",
-    b"S": "a sparse file",
-    b"M": "a piece of a multi-volume file",
-    b"V": "a volume label",
-    b"D": "a directory dump",
-}
+    b"1": "a hard link", b"2": "a symbolic link", b"3": "a character device", b"4": "a block device",
+    b"6": "a named pipe", b"7": "a contiguous file", b"K": "a long link name", b"S": "a sparse file",
+    b"M": "a piece of a multi-volume file", b"V": "a volume label", b"D": "a directory dump",
+}  # fmt: skip
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstandard", b"PK": "zip"}
 _DO_NOT_USE = "do not use this file; it was made to harm or by a broken writer"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regular file inside a tar: its name, and where header and payload lie, in bytes from the start.
-
-    ``header_offset`` is that of the first block that belongs to it, a pax header or long name included.
-    """
+    """One regular file inside a tar: its name, and where header and payload lie, in bytes from the start."""
 
     name: str
     offset: int
     size: int
-    header_offset: int
+    header_offset: int  # of the first block that belongs to it, a pax header or long name included
 
     @property
     def end(self) -> int:
@@ -76,14 +65,10 @@ def padding(size: int) -> bytes:
 
 
 def header(name: str, size: int) -> bytes:
-    """Build the header blocks of a regular file: the same bytes for the same name and size, always.
+    """Build the header blocks of a regular file of `size` bytes.
 
     Owner, group and time are zero and the mode is 0644, so that equal data makes equal archives. A name that
     is longer than 100 bytes or not ASCII, or a size of 8 GiB and more, is put in a pax header before it.
-
-    Args:
-        name: the member's name, relative, with forward slashes.
-        size: payload size in bytes.
 
     Raises:
         DataError: the name is empty, too long, absolute, or steps upwards.
@@ -105,9 +90,7 @@ def header(name: str, size: int) -> bytes:
 def read_members(file: BinaryIO, *, name: str = "tar") -> Iterator[Member]:
     """Yield the regular files of a tar, in order; directories are passed over.
 
-    Args:
-        file: a binary file that can seek; it may be read elsewhere between two members.
-        name: what the file is called in errors.
+    The file may be read elsewhere between two members; errors call it `name`.
 
     Raises:
         IntegrityError: the archive is damaged: a checksum is wrong, it is cut short, or data follows its end.
@@ -140,11 +123,8 @@ class _Walk:
             if flag != _DIRECTORY:
                 yield member
         if self._read(BLOCK, "the end of the archive") != _ZERO_BLOCK:
-            self._broken(
-                "a zeroed header stands inside a tar",
-                found="one zero block and then data",
-                expected="two zero blocks at the end only",
-            )
+            what, expected = "a zeroed header stands inside a tar", "two zero blocks at the end only"
+            self._broken(what, found="one zero block and then data", expected=expected)
         while chunk := self.file.read(_CHUNK):
             if chunk.count(0) != len(chunk):
                 what, expected = "data follows the end of a tar", "nothing, or zeros"
@@ -153,12 +133,9 @@ class _Walk:
 
     def _member(self, block: bytes, flag: bytes, size: int, start: int) -> Member:
         if flag not in (*_FILES, _DIRECTORY):
-            self._refuse(
-                f"holds {_FORBIDDEN.get(flag, 'a member of unknown type')}",
-                found=f"type {flag!r}",
-                expected="regular files",
-                fix="pack the files themselves, without links",
-            )
+            what = f"holds {_FORBIDDEN.get(flag, 'a member of unknown type')}"
+            fix = "pack the files themselves, without links"
+            self._refuse(what, found=f"type {flag!r}", expected="regular files", fix=fix)
         name = self._name(block) if self.long_name is None else self.long_name
         size = size if self.long_size is None else self.long_size
         self.long_name = self.long_size = None
@@ -174,21 +151,16 @@ class _Walk:
         data = self.file.read(size)
         self.position += len(data)
         if len(data) != size:
-            self._broken(
-                "a tar is cut short",
-                found=f"{len(data)} of {size} bytes of {what}",
-                expected="a whole archive with two zero blocks at its end",
-            )
+            expected = "a whole archive with two zero blocks at its end"
+            found = f"{len(data)} of {size} bytes of {what}"
+            self._broken("a tar is cut short", found=found, expected=expected)
         return data
 
     def _bound(self, size: int) -> None:
         left = self.end - self.position
         if size + len(padding(size)) > left:
-            self._broken(
-                "a tar is cut short, or a size in it is wrong",
-                found=f"a member of {size} bytes",
-                expected=f"at most the {left} bytes that follow",
-            )
+            what, found = "a tar is cut short, or a size in it is wrong", f"a member of {size} bytes"
+            self._broken(what, found=found, expected=f"at most the {left} bytes that follow")
 
     def _check(self, block: bytes) -> bytes:
         """Check the checksum, which counts its own field as eight spaces, and return the type flag."""
@@ -206,9 +178,8 @@ class _Walk:
         if field[0] & 0x80:
             value = int.from_bytes(field, "big") - (1 << 95)
             if field[0] & 0x40:
-                self._refuse(
-                    "states a negative size", found=field.hex(), expected="0 or more", fix=_DO_NOT_USE
-                )
+                what, found = "states a negative size", field.hex()
+                self._refuse(what, found=found, expected="0 or more", fix=_DO_NOT_USE)
         else:
             value = _octal(field)
         if not 0 <= value <= _MAX_SIZE:

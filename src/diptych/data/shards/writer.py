@@ -31,6 +31,7 @@ from diptych.data.shards.index import (
     INDEX_NAME,
     KIND,
     MAX_SAMPLE_BYTES,
+    Index,
     range_digest,
     shard_name,
     write_index,
@@ -80,9 +81,6 @@ def write_shards(
         recorded: the settings that the manifest should carry; those of the shards when left out.
         seed: the seed behind the pairs, if one was.
 
-    Returns:
-        The manifest, which is also in the folder.
-
     Raises:
         DataError: no pair was left, or more were dropped than allowed.
         UsageError: the folder is in use.
@@ -98,26 +96,33 @@ def write_shards(
             writer.close()
         counts.check(settings.max_bad_fraction)
         if not writer.rows:
+            found = f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen"
+            fix = f"repair the source{counts.settings()}"
             raise DataError(
-                "no pair is left to write",
-                where=final,
-                found=f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen",
-                expected="at least one",
-                fix=f"repair the source{counts.settings()}",
+                "no pair is left to write", where=final, found=found, expected="at least one", fix=fix
             )
-        index = write_index(np.array(writer.rows, dtype=INDEX_DTYPE), staging)
-        manifest = Manifest(
-            kind=KIND,
-            format=FORMAT,
+        index = np.array(writer.rows, dtype=INDEX_DTYPE)
+        return _finish(
+            staging,
+            writer.entries,
+            writer.samples,
+            index,
             settings=dict(recorded) if recorded is not None else to_mapping(settings),
             inputs=inputs,
-            outputs=(*writer.entries, index),
             counts=counts.as_dict(),
             seed=seed,
             seconds=round(time.monotonic() - started, 3),
-            extra={"samples": len(writer.rows), "shard_samples": writer.samples},
         )
-        write_manifest(staging, manifest)
+
+
+def _finish(
+    folder: Path, shards: list[FileEntry], samples: list[int], index: Index, **manifest_fields: Any
+) -> Manifest:
+    """Write index and manifest of a folder whose shards are written."""
+    outputs = (*shards, write_index(index, folder))
+    extra = {"samples": sum(samples), "shard_samples": samples}
+    manifest = Manifest(KIND, format=FORMAT, outputs=outputs, extra=extra, **manifest_fields)
+    write_manifest(folder, manifest)
     return manifest
 
 
@@ -240,14 +245,10 @@ def _finite(value: Field) -> Field:
 
 
 def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> Manifest:
-    """Join shard sets in their order; keys must be unique over all of them.
+    """Join finished shard sets in their order; keys must be unique over all of them.
 
     The bytes of the tars stay as they are; where the file system allows it they are linked, not copied.
-
-    Args:
-        parts: folders of finished sets.
-        folder: where the joined set is to be.
-        manifest_fields: further fields of the manifest (settings, inputs, counts, seed, seconds).
+    `manifest_fields` (settings, inputs, counts, seed, seconds) go into the manifest.
 
     Raises:
         DataError: no part has a sample.
@@ -271,13 +272,4 @@ def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> 
     if not entries:
         fix = "look at the reasons why pairs were dropped"
         raise DataError("no pair is left to write", where=folder, fix=fix)
-    index = write_index(np.concatenate(rows).astype(INDEX_DTYPE), folder)
-    joined = Manifest(
-        KIND,
-        format=FORMAT,
-        outputs=(*entries, index),
-        extra={"samples": sum(samples), "shard_samples": samples},
-        **manifest_fields,
-    )
-    write_manifest(folder, joined)
-    return joined
+    return _finish(folder, entries, samples, np.concatenate(rows).astype(INDEX_DTYPE), **manifest_fields)

@@ -69,12 +69,10 @@ def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Ne
         return _open_file(path, columns, need)
     if "{" in text or "::" in text:
         return ShardSource(text, need, columns)
+    found = "no file or folder of this name"
+    expected = "a folder, a CSV, TSV, Parquet or tar file, 'a/{000..009}.tar', or scenes:train"
     raise UsageError(
-        "there is no such source",
-        where=text,
-        found="no file or folder of this name",
-        expected="a folder, a CSV, TSV, Parquet or tar file, 'a/{000..009}.tar', or scenes:train",
-        fix="check the path",
+        "there is no such source", where=text, found=found, expected=expected, fix="check the path"
     )
 
 
@@ -127,13 +125,9 @@ def _warned(source: Source, folder: Path, strays: list[Path]) -> Source:
 
 
 def _several(folder: Path, paths: list[Path]) -> UsageError:
-    return UsageError(
-        "this folder holds several sources",
-        where=folder,
-        found=_names(paths),
-        expected="images, tars, Parquet files of one layout, or one table that lists images",
-        fix="give one of the files itself",
-    )
+    what, fix = "this folder holds several sources", "give one of the files itself"
+    expected = "images, tars, Parquet files of one layout, or one table that lists images"
+    return UsageError(what, where=folder, found=_names(paths), expected=expected, fix=fix)
 
 
 def _open_below(folder: Path, files: list[Path], columns: Columns, need: Need) -> Source:
@@ -144,21 +138,13 @@ def _open_below(folder: Path, files: list[Path], columns: Columns, need: Need) -
         return ShardSource(str(below[0]), need, columns)
     if below:
         raise _several(folder, below)
-    raise UsageError(
-        "this folder holds no images",
-        where=folder,
-        found=", ".join(path.name for path in files[:_SHOWN]) or "no files",
-        expected="images (captions in .txt or .json beside them), tars, Parquet, or one CSV or TSV",
-        fix="give the file itself if it is one of several",
-    )
+    what, fix = "this folder holds no images", "give the file itself if it is one of several"
+    expected = "images (captions in .txt or .json beside them), tars, Parquet, or one CSV or TSV"
+    raise UsageError(what, where=folder, found=_names(files) or "no files", expected=expected, fix=fix)
 
 
 def _saved_files(folder: Path) -> tuple[Path, ...]:
-    """Return the Arrow files of a folder that Hugging Face's `save_to_disk` wrote; () for any other.
-
-    Raises:
-        UsageError: it holds several splits, or its state names no files of the folder.
-    """
+    """Return the Arrow files of a folder that Hugging Face's `save_to_disk` wrote; () for any other."""
     if (folder / _SPLITS).is_file():
         splits = read_json(folder / _SPLITS).get("splits")
         names = ", ".join(map(str, splits))[:200] if isinstance(splits, list) else ""
@@ -184,13 +170,10 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
         return ShardSource(str(path), need, columns)
     text = table_suffix(path) in (".txt", "") and (b"\0" not in start or start.startswith(UTF16))
     if table_suffix(path) not in (*TABLE_SUFFIXES, ".json") and not text:
-        raise UsageError(
-            "this is no kind of file that holds images",
-            where=path,
-            found=repr(start[:8]),
-            expected="CSV, TSV, JSON lines, COCO captions, Parquet, Arrow or tar",
-            fix="for one image use `diptych classify`; for a folder of images give the folder",
-        )
+        what = "this is no kind of file that holds images"
+        expected = "CSV, TSV, JSON lines, COCO captions, Parquet, Arrow or tar"
+        fix = "for one image use `diptych classify`; for a folder of images give the folder"
+        raise UsageError(what, where=path, found=repr(start[:8]), expected=expected, fix=fix)
     return TableSource(str(path), (path,), columns, need)
 
 
@@ -203,9 +186,8 @@ def _open_scenes(ref: str) -> "ScenesSource":
         if name not in settings:
             raise unknown_name("setting of scenes", name, settings, where=ref)
         if not value.isdecimal() or len(value) > 18:
-            raise UsageError(
-                f"{name} is not a number", where=ref, found=repr(value[:40]), expected="a whole number"
-            )
+            what, found = f"{name} is not a number", repr(value[:40])
+            raise UsageError(what, where=ref, found=found, expected="a whole number")
         settings[name] = int(value)
     split = parts.path or "train"
     if split not in (*SPLITS, "crawl"):

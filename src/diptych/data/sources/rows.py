@@ -137,7 +137,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def require_downloaded(cells: Mapping[str, object]) -> None:
-    """Refuse a row of img2dataset's whose image was not fetched; call it where a row has no image."""
+    """Refuse a row of img2dataset's whose image was not fetched."""
     if cells.get("status") in ("failed_to_download", "failed_to_resize"):
         raise BadSampleError(Reason.NOT_DOWNLOADED)
 

@@ -69,17 +69,13 @@ def table_header(path: Path, columns: Columns) -> list[str]:
 def table_rows(path: Path, columns: Columns, needed: Sequence[str]) -> Iterator[TableRow]:
     """Yield the rows of a table; its suffix says whether it is JSON.
 
-    A CSV row whose quotes swallowed rows that follow it is bad, for every line that it took.
-
-    Args:
-        path: the file.
-        columns: by which the delimiter is chosen.
-        needed: columns that the table must have.
+    A CSV row whose quotes swallowed rows that follow it is bad, for every line that it took. The delimiter is
+    the one by which most `columns` are there; the `needed` ones must be.
 
     Raises:
         UsageError: the table is empty or not UTF-8, lacks a column or has it twice.
         DataError: a quote is never closed.
-        IntegrityError: the gzip stream or the JSON document is damaged.
+        IntegrityError: the gzip stream is damaged.
     """
     suffix = table_suffix(path)
     with _open(path) as file:
@@ -240,12 +236,9 @@ def _document_rows(file: TextIOWrapper, path: Path, columns: Columns) -> Iterato
         document = json.loads(text)
         rows = document if isinstance(document, list) else list(_coco_rows(document, path, columns))
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            "this JSON holds no table",
-            where=path,
-            found=f"{type(error).__name__}: {str(error)[:80]}",
-            expected="a list of objects, or COCO captions: images and annotations",
-        ) from None
+        found = f"{type(error).__name__}: {str(error)[:80]}"
+        expected = "a list of objects, or COCO captions: images and annotations"
+        raise UsageError("this JSON holds no table", where=path, found=found, expected=expected) from None
     for number, row in enumerate(rows, start=1):
         yield TableRow(number, _object(row, f"a row of type {type(row).__name__}"))
 
@@ -276,22 +269,14 @@ def _gzip_damage(path: Path) -> Iterator[None]:
 
 
 def unpack(path: Path, target: Path) -> Path:
-    """Write the plain content of a gzip file, and return the target.
-
-    Raises:
-        IntegrityError: the stream is damaged.
-        DataError: it unpacks to more than a hundred times its size.
-    """
+    """Write the plain content of a gzip file, at most a hundred times its size, and return the target."""
     allowed = _MAX_RATIO * path.stat().st_size + _CHUNK
     with _gzip_damage(path), gzip.open(path) as packed, writing(target) as plain:
         while chunk := packed.read(_CHUNK):
             allowed -= len(chunk)
             if allowed < 0:
-                raise DataError(
-                    "refused: a compressed tar unpacks to far more than its size",
-                    where=path,
-                    expected=f"at most {_MAX_RATIO} times its size",
-                    fix="unpack it yourself if you trust it",
-                )
+                what = "refused: a compressed tar unpacks to far more than its size"
+                expected = f"at most {_MAX_RATIO} times its size"
+                raise DataError(what, where=path, expected=expected, fix="unpack it yourself if you trust it")
             plain.write(chunk)
     return target

@@ -4,7 +4,7 @@ Reads: rows of image path and caption (rows that share an image become one pair 
 Parquet and Arrow with image bytes, Hugging Face's {bytes, path} or image paths, a few rows at a time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BATCH_ROWS = 64  # rows of Parquet held as Python objects at a time: 64 images of the largest size are 1.3 GB
 ARROW_SUFFIXES = (".arrow", ".feather")
 COLUMNAR_SUFFIXES = (".parquet", *ARROW_SUFFIXES)
+_BYTES = ("binary", "large_binary", "binary_view")
 _BROKEN = object()  # stands for a cell whose bytes are not what its column says
 
 
@@ -53,10 +54,8 @@ class TableSource(RowSource):
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the files, and the images that the rows name; see Source."""
         root = self.paths[0].parent
-        return (
-            *digest_files(self.KIND, self.paths, root=root),
-            *digest_files("images", self._images(), root=root),
-        )
+        files = digest_files(self.KIND, self.paths, root=root)
+        return (*files, *digest_files("images", self._images(), root=root))
 
     def rows(self, counts: Counts) -> Iterator[Row]:
         """Yield one row an image, in the order of first appearance."""
@@ -96,21 +95,19 @@ class TableSource(RowSource):
         if name not in groups:
             key = plain(str(cells.pop(self.columns.key, "")))
             groups[name] = _Group(path, row.line, key, [], fields_of(cells))
-        self._check_one_value(groups[name], fields_of(cells), row.line)
-        if isinstance(captions, tuple):
-            groups[name].captions += captions
-
-    def _check_one_value(self, group: "_Group", fields: Mapping[str, Field], line: int) -> None:
+        group, fields = groups[name], fields_of(cells)
         for column in self.columns.one_value:
             first, other = group.fields.get(column), fields.get(column)
             if first != other:
                 raise DataError(
                     "an image has two values in a column that may have one",
-                    where=f"{self.paths[0]}, column {column!r}, rows {group.line} and {line}",
+                    where=f"{self.paths[0]}, column {column!r}, rows {group.line} and {row.line}",
                     found=f"{str(first)[:80]!r} and {str(other)[:80]!r}",
                     expected="one label an image, in each of its rows",
                     fix="remove one of the rows, or list the image under another path",
                 )
+        if isinstance(captions, tuple):
+            group.captions += captions
 
 
 @dataclass(slots=True)
@@ -171,11 +168,10 @@ class ParquetSource(TableSource):
                 needed = tuple(needed_columns(replace(columns, image=image), self.need))
                 schema = file.schema_arrow
                 check_columns(schema.names, needed, path)
-                if only_paths and (image not in schema.names or _is_bytes(schema.field(image).type)):
+                if only_paths and (image not in schema.names or str(schema.field(image).type) in _BYTES):
                     continue  # holds no paths
-                names = (
-                    [image] if only_paths else plain_columns(file, (*needed, columns.caption, columns.key))
-                )
+                wanted = (*needed, columns.caption, columns.key)
+                names = [image] if only_paths else plain_columns(file, wanted)
                 keys = [columns.image if name == image else name for name in names]
                 for cells in parquet_rows(file, names, path):
                     yield path, dict(zip(keys, cells, strict=True))
@@ -195,14 +191,10 @@ class ParquetSource(TableSource):
             image = attempt(lambda: image_path(image, path.parent))
             stem = image.stem if isinstance(image, Path) else stem
         row = f"{number:08d}"  # sorts as numbers up to 100 million rows
-        keys: tuple[str, ...] = (
-            plain(stem) or row,
-            row,
-            f"{row}-{plain(stem)}",
-        )  # another stem may be this row's number
+        keys = [plain(stem) or row, row, f"{row}-{plain(stem)}"]  # another stem may be this row's number
         if isinstance(key, str | int) and str(key):
-            keys = (plain(str(key)),)
-        return Row("", keys, image, captions, fields_of(cells), str(path))
+            keys = [plain(str(key))]
+        return Row("", tuple(keys), image, captions, fields_of(cells), str(path))
 
 
 class _ArrowFile:
@@ -236,20 +228,13 @@ class _ArrowFile:
 
 
 def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
-    """Open a Parquet or Arrow file that has certain columns.
-
-    Raises:
-        MissingPackageError: pyarrow is not installed.
-        IntegrityError: the file is damaged.
-        UnknownNameError: a column is missing.
-    """
+    """Open a Parquet or Arrow file, which must have the columns that are needed."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise MissingPackageError(
-            "reading Parquet needs pyarrow", where=path, fix="pip install 'diptych[data]'"
-        ) from None
+        fix = "pip install 'diptych[data]'"
+        raise MissingPackageError("reading Parquet needs pyarrow", where=path, fix=fix) from None
     try:
         file = _ArrowFile(path) if path.suffix in ARROW_SUFFIXES else pq.ParquetFile(path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -263,34 +248,26 @@ def plain_columns(file: "pq.ParquetFile", wanted: Sequence[str]) -> list[str]:
 
     What nobody asked for must not stop the reading: columns of one name, lists and bytes are left out.
     """
-    import pyarrow as pa
-
     names = file.schema_arrow.names
     return [
-        field.name
-        for field in file.schema_arrow
-        if names.count(field.name) == 1
-        and (field.name in wanted or not (pa.types.is_nested(field.type) or _is_bytes(field.type)))
+        column.name
+        for column in file.schema_arrow
+        if names.count(column.name) == 1
+        and (column.name in wanted or not (column.type.num_fields or str(column.type) in _BYTES))
     ]
 
 
 def image_column(file: "pq.ParquetFile", wanted: str) -> str:
     """Return the column of images: the one that is wanted, or the one that img2dataset writes them to."""
-    import pyarrow as pa
-
-    kinds = {field.name: field.type for field in file.schema_arrow}
-    written = (name for name in ("jpg", "png", "webp") if pa.types.is_binary(kinds.get(name, pa.null())))
+    kinds = {column.name: str(column.type) for column in file.schema_arrow}
+    written = (name for name in ("jpg", "png", "webp") if kinds.get(name) == "binary")
     return wanted if wanted in kinds else next(written, wanted)
 
 
 def parquet_rows(
     file: "pq.ParquetFile", names: list[str], path: Path, *, row_groups: list[int] | None = None
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows (of all row groups, or of some) as tuples of Python values, a few in memory at a time.
-
-    Raises:
-        IntegrityError: the file is damaged.
-    """
+    """Yield the rows, of all row groups or of some, as tuples of Python values; few are held at a time."""
     import pyarrow as pa
 
     try:
@@ -301,19 +278,10 @@ def parquet_rows(
 
 
 def _unreadable(path: Path, error: Exception) -> IntegrityError:
-    return IntegrityError(
-        f"{'an Arrow' if path.suffix in ARROW_SUFFIXES else 'a Parquet'} file is damaged",
-        where=path,
-        found=str(error).splitlines()[0][:160] if str(error) else type(error).__name__,
-        expected="a whole file",
-        fix="fetch or write this file again",
-    )
-
-
-def _is_bytes(kind: "pa.DataType") -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+    what = f"{'an Arrow' if path.suffix in ARROW_SUFFIXES else 'a Parquet'} file is damaged"
+    found = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+    fix = "fetch or write this file again"
+    return IntegrityError(what, where=path, found=found, expected="a whole file", fix=fix)
 
 
 # What pyarrow raises for a value: text that is not UTF-8, dates out of range, unknown time zones.
