@@ -96,7 +96,7 @@ def read_eval_set(
         torch.from_numpy(pixels).permute(0, 3, 1, 2),
         np.array([place[text] for text in texts]),
         names,
-        tuple(templates.cleaned(name)[0] for name in names),
+        tuple(templates.names.get(name, (name,))[0] for name in names),
     )
 
 

@@ -35,8 +35,8 @@ def test_prompts_name_the_kind_of_what_is_ambiguous(
     said = diptych("prompts", "crane,heron", "--wordnet", wordnet, "--out", out)
     assert said.code == 0, said.err
     crane, heron = json.loads(said.out)
-    assert (crane["synset"], crane["settled"]) == ("3-n", "context")
-    assert (heron["senses"], heron["settled"]) == (1, "only sense")
+    assert (crane["synset"], crane["decided_by"]) == ("3-n", "context")
+    assert (heron["sense_count"], heron["decided_by"]) == (1, "only sense")
     assert "1 of 2 names are ambiguous" in said.err and "not 5-n  a machine" in said.err
     assert load(out).names == {"crane": ("crane, a type of wading bird",)}
     assert load(out).templates == ("a photo of a {}.",)

@@ -26,9 +26,9 @@ from diptych.core.settings import dumps_toml, load_toml, to_mapping
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Columns
-    from diptych.evaluate.prompts.ablation import Ablation, Examples
+    from diptych.evaluate.prompts.ablation import Ablation, LabeledImages
     from diptych.evaluate.prompts.templates import Templates
-    from diptych.evaluate.prompts.word_senses import Choice
+    from diptych.evaluate.prompts.word_senses import WordSense
     from diptych.models.model import Model
 
 SHOWN_ALTERNATIVES = 2
@@ -62,12 +62,12 @@ def prompts(
     """
     from diptych.data.wordnet import read_wordnet
     from diptych.evaluate.prompts.templates import PHOTO
-    from diptych.evaluate.prompts.word_senses import choose_senses
+    from diptych.evaluate.prompts.word_senses import disambiguate
 
     if out is not None and out.suffix != ".toml":
         raise UsageError("a prompts file is written as TOML", where="--out", found=out, fix="name it .toml")
     labels = parse_names([names], where="NAMES")
-    choices = choose_senses(labels, read_wordnet(wordnet), by_hand=_decisions(by_hand))
+    choices = disambiguate(labels, read_wordnet(wordnet), by_hand=_decisions(by_hand))
     show_choices(choices)
     if out is not None:
         cleaned = {
@@ -75,7 +75,7 @@ def prompts(
             for choice in choices
             if choice.phrase != choice.name and (choice.ambiguous or all_kinds)
         }
-        decided = ", ".join(sorted({choice.settled for choice in choices}))
+        decided = ", ".join(sorted({choice.decided_by for choice in choices}))
         table = dumps_toml({"templates": list(PHOTO.templates), "names": cleaned})
         write_text(out, HEAD.format(decided=decided) + table)
     return print_json([_record(choice) for choice in choices], json)
@@ -160,10 +160,10 @@ def _examples(
     templates: "Templates",
     columns: "Columns",
     names: tuple[str, ...] = (),
-) -> "tuple[tuple[str, ...], Examples]":
+) -> "tuple[tuple[str, ...], LabeledImages]":
     from diptych.data.sources.open import open_source
     from diptych.embed.features import embed_pairs
-    from diptych.evaluate.prompts.ablation import Examples
+    from diptych.evaluate.prompts.ablation import LabeledImages
     from diptych.evaluate.zeroshot import ZeroShotEvaluator
 
     opened = open_source(source, columns=replace(columns, one_value=(labels,)), need=Need.NOTHING)
@@ -171,7 +171,7 @@ def _examples(
     print_dropped(embedded.counts)
     evaluator = ZeroShotEvaluator("ablation", opened, labels, names, templates)
     class_names, rows, numbers = evaluator.labelled(embedded)
-    return class_names, Examples(embedded.image_embeds[rows], numbers)
+    return class_names, LabeledImages(embedded.image_embeds[rows], numbers)
 
 
 def calibrate(
@@ -216,14 +216,14 @@ def calibrate(
     return print_json({"calibration": str(path), "bank": bank, "weights": weights, **pairs.counts.as_dict()})
 
 
-def show_choices(choices: "Sequence[Choice]") -> None:
+def show_choices(choices: "Sequence[WordSense]") -> None:
     """Print which names were ambiguous and what was chosen, to stderr."""
     ambiguous = [choice for choice in choices if choice.ambiguous]
-    unknown = [choice.name for choice in choices if not choice.senses]
+    unknown = [choice.name for choice in choices if not choice.sense_count]
     sys.stderr.write(f"{len(ambiguous)} of {len(choices)} names are ambiguous\n")
     for choice in ambiguous:
         sys.stderr.write(
-            f"  {choice.name}: {choice.phrase}  [{choice.share:.0%}, {choice.settled}]\n"
+            f"  {choice.name}: {choice.phrase}  [{choice.probability:.0%}, {choice.decided_by}]\n"
             f"    {choice.synset}  {choice.gloss}\n"
         )
         for synset, gloss in choice.competitors[:SHOWN_ALTERNATIVES]:
@@ -247,15 +247,15 @@ def _decisions(path: Path | None) -> dict[str, str]:
     return decided
 
 
-def _record(choice: "Choice") -> dict[str, Any]:
+def _record(choice: "WordSense") -> dict[str, Any]:
     return {
         "name": choice.name,
-        "senses": choice.senses,
+        "sense_count": choice.sense_count,
         "synset": choice.synset,
         "gloss": choice.gloss,
         "kind": choice.kind,
-        "share": choice.share,
-        "settled": choice.settled,
+        "probability": choice.probability,
+        "decided_by": choice.decided_by,
         "phrase": choice.phrase,
         "competitors": [{"synset": synset, "gloss": gloss} for synset, gloss in choice.competitors],
     }

@@ -24,6 +24,7 @@ RENAMED: Mapping[str, str] = {
     "floor_fraction": "min_lr_ratio",
     "gradient_clip": "max_grad_norm",
     "max_bad": "max_bad_fraction",
+    "licence": "license",
 }
 
 SHOWN_CHARACTERS = 60  # of a wrong value in a message

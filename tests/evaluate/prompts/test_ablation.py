@@ -1,4 +1,4 @@
-"""The prompt lab: a set in which one template is right, one wrong and one useless, known by construction."""
+"""Prompt ablation: a set in which one template is right, one wrong and one useless, known by construction."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from tests.evaluate.conftest import ColorModel
 from diptych.core.errors import DataError
 from diptych.evaluate.classifier import ensemble_probabilities
 from diptych.evaluate.prompts.ablation import (
-    Examples,
-    LabSettings,
+    Ablation,
+    LabeledImages,
     ablate,
     accuracy,
     choose_greedily,
@@ -19,6 +19,7 @@ from diptych.evaluate.prompts.ablation import (
 )
 from diptych.report.ablation import write_ablation
 
+Lab = tuple[LabeledImages, LabeledImages, np.ndarray]
 GOOD, WRONG, EVEN = "a {}.", "not a {}.", "thing"
 
 
@@ -27,22 +28,30 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def lab() -> tuple[Examples, Examples, np.ndarray]:
-    """Four classes in eight dimensions; pictures are their class and noise."""
+def lab() -> Lab:
+    """Four classes in eight dimensions; images are their class and noise."""
     rng = np.random.default_rng(0)
     classes = np.eye(4, 8)
     labels = rng.integers(0, 4, 400)
-    pictures = unit(classes[labels] + 0.3 * rng.standard_normal((400, 8)))
+    images = unit(classes[labels] + 0.3 * rng.standard_normal((400, 8)))
     good = unit(classes + 0.05 * rng.standard_normal((4, 8)))
     wrong = unit(np.roll(classes, 1, axis=0) + 0.05 * rng.standard_normal((4, 8)))
     even = unit(np.ones((4, 8)) + 0.05 * rng.standard_normal((4, 8)))
     first, second = split_halves(400)
-    examples = Examples(pictures, labels)
+    examples = LabeledImages(images, labels)
     return examples.part(first), examples.part(second), np.stack([good, wrong, even])
 
 
+def ablated(
+    validation: LabeledImages, test: LabeledImages, classifiers: np.ndarray, first: str = GOOD
+) -> Ablation:
+    plain = [("bare names", classifiers[2])]
+    templates = (first, WRONG, EVEN)
+    return ablate(validation, test, classifiers, templates=templates, plain=plain, model=ColorModel())
+
+
 def test_halves_share_nothing() -> None:
-    first, second = split_halves(101, seed=3)
+    first, second = split_halves(101)
     assert sorted([*first.tolist(), *second.tolist()]) == list(range(101))
 
 
@@ -52,61 +61,57 @@ def test_an_ensemble_is_the_mean_direction() -> None:
     assert np.allclose(ensemble(classifiers, np.array([3.0, 4.0])), [[0.6, 0.8]])
 
 
-def test_choices_find_the_template_that_is_right(lab: tuple[Examples, Examples, np.ndarray]) -> None:
+def test_choices_find_the_template_that_is_right(
+    lab: Lab,
+) -> None:
     validation, _, classifiers = lab
     greedy = choose_greedily(validation, classifiers)
     assert greedy[0] >= 1 and greedy[1] == 0
-    weights = choose_weights(validation, classifiers, LabSettings())
+    weights = choose_weights(validation, classifiers)
     assert weights[0] > weights[1]
     reached = accuracy(validation, ensemble(classifiers, weights))
     assert reached > accuracy(validation, ensemble(classifiers))
-    again = choose_weights(validation, classifiers, LabSettings())
+    again = choose_weights(validation, classifiers)
     assert np.array_equal(weights, again)
 
 
-def test_the_test_pictures_have_no_say(lab: tuple[Examples, Examples, np.ndarray]) -> None:
+def test_the_test_pictures_have_no_say(lab: Lab) -> None:
     """With other labels in the test half the choices stay the same."""
     validation, test, classifiers = lab
-    found = [
-        ablate(
-            validation, Examples(test.image_embeds, labels), classifiers,
-            templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
-        )
+    result = [
+        ablated(validation, LabeledImages(test.image_embeds, labels), classifiers)
         for labels in (test.labels, (test.labels + 1) % 4)
-    ]  # fmt: skip
-    chosen = [[row.weights for row in each.sets] for each in found]
+    ]
+    chosen = [[row.weights for row in each.sets] for each in result]
     assert chosen[0] == chosen[1]
-    assert found[0].sets[0].accuracy.value != found[1].sets[0].accuracy.value
+    assert result[0].sets[0].accuracy.value != result[1].sets[0].accuracy.value
 
 
-def test_every_number_by_hand(lab: tuple[Examples, Examples, np.ndarray]) -> None:
+def test_every_number_by_hand(lab: Lab) -> None:
     validation, test, classifiers = lab
-    found = ablate(
-        validation, test, classifiers,
-        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
-    )  # fmt: skip
+    result = ablated(validation, test, classifiers)
     right = {
         name: (test.image_embeds @ rows.T).argmax(axis=1) == test.labels
         for name, rows in (("bare", classifiers[2]), ("all", unit(classifiers.mean(axis=0))))
     }
-    shares = ensemble_probabilities(ColorModel(), test.image_embeds, classifiers)
-    names = [row.name for row in found.sets]
+    probabilities = ensemble_probabilities(ColorModel(), test.image_embeds, classifiers)
+    names = [row.name for row in result.sets]
     assert names == [
         "bare names", "all 3 templates", "all, in probability space", "best template", "greedy", "weighted",
     ]  # fmt: skip
-    bare, whole, probable, *_ = found.sets
+    bare, whole, probable, *_ = result.sets
     assert bare.accuracy.value == right["bare"].mean() and bare.over_bare is None
     assert whole.accuracy.value == right["all"].mean() and whole.over_all is None and whole.p_value == 1
-    assert probable.accuracy.value == (shares.argmax(axis=1) == test.labels).mean()
+    assert probable.accuracy.value == (probabilities.argmax(axis=1) == test.labels).mean()
     assert whole.over_bare is not None
     assert whole.over_bare.value == pytest.approx(right["all"].mean() - right["bare"].mean())
-    assert found.templates[0].name == GOOD
-    assert (found.validation, found.test) == (200, 200)
+    assert result.templates[0].name == GOOD
+    assert (result.validation, result.test) == (200, 200)
 
 
-def test_sizes_end_in_the_whole_ensemble(lab: tuple[Examples, Examples, np.ndarray]) -> None:
+def test_sizes_end_in_the_whole_ensemble(lab: Lab) -> None:
     _, test, classifiers = lab
-    sizes = ensemble_sizes(test, classifiers, LabSettings(draws=12))
+    sizes = ensemble_sizes(test, classifiers)
     assert [size.templates for size in sizes] == [1, 2, 3]
     whole = accuracy(test, ensemble(classifiers))
     assert sizes[-1].mean == pytest.approx(whole) and sizes[-1].spread == (whole, whole)
@@ -115,36 +120,27 @@ def test_sizes_end_in_the_whole_ensemble(lab: tuple[Examples, Examples, np.ndarr
 
 
 @pytest.mark.parametrize("rows", [(0, 1), (1, 0)])
-def test_without_an_image_to_choose_on_or_to_score_the_lab_ends(
-    lab: tuple[Examples, Examples, np.ndarray], rows: tuple[int, int]
-) -> None:
+def test_without_an_image_to_choose_on_or_to_score_the_lab_ends(lab: Lab, rows: tuple[int, int]) -> None:
     """The greedy choice compared accuracies that were NaN, for ever."""
     validation, test, classifiers = lab
     parts = [part.part(np.arange(count)) for part, count in zip((validation, test), rows, strict=True)]
-    plain = [("bare names", classifiers[0])]
     with pytest.raises(DataError, match=f"{rows[0]} to choose on, {rows[1]} to score"):
-        ablate(*parts, classifiers, templates=(GOOD, WRONG, EVEN), plain=plain, model=ColorModel())
+        ablated(*parts, classifiers)
 
 
-def test_an_unreadable_picture_is_wrong_everywhere(lab: tuple[Examples, Examples, np.ndarray]) -> None:
-    validation, test, classifiers = lab
-    broken = Examples(np.full_like(test.image_embeds, np.nan), test.labels)
-    found = ablate(
-        validation, broken, classifiers,
-        templates=(GOOD, WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
-    )  # fmt: skip
-    assert {row.accuracy.value for row in (*found.sets, *found.templates)} == {0.0}
-
-
-def test_the_page_shows_every_template_and_escapes_it(
-    lab: tuple[Examples, Examples, np.ndarray], tmp_path
+def test_an_unreadable_image_is_wrong_everywhere(
+    lab: Lab,
 ) -> None:
     validation, test, classifiers = lab
-    found = ablate(
-        validation, test, classifiers,
-        templates=("<b>{}", WRONG, EVEN), plain=[("bare names", classifiers[2])], model=ColorModel(),
-    )  # fmt: skip
-    write_ablation(tmp_path / "page.html", found, title="Prompts", subject="points")
+    broken = LabeledImages(np.full_like(test.image_embeds, np.nan), test.labels)
+    result = ablated(validation, broken, classifiers)
+    assert {row.accuracy.value for row in (*result.sets, *result.templates)} == {0.0}
+
+
+def test_the_page_shows_every_template_and_escapes_it(lab: Lab, tmp_path) -> None:
+    validation, test, classifiers = lab
+    result = ablated(validation, test, classifiers, "<b>{}")
+    write_ablation(tmp_path / "page.html", result, title="Prompts", subject="points")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for part in ("&lt;b&gt;{}", WRONG, EVEN, "in probability space", 'class="band"'):
         assert part in page

@@ -61,7 +61,7 @@ def test_the_sets_of_the_paper_have_its_counts(name: str) -> None:
     found = prompt_set(name)
     assert (len(found.class_names), len(found.templates)) == COUNTS[name]
     assert len(found.labels) == len(found.class_names)
-    assert found.source and found.licence
+    assert found.source and found.license
 
 
 def test_the_sets_are_what_was_published(shared_data: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_translation_that_does_not_fit_is_refused(tmp_path: Path, told: object
 def test_a_set_of_the_users_own_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "fruit.toml"
     file.write_text(
-        'source = "me"\nlicence = "CC0"\ntemplates = ["a {}"]\n'
+        'source = "me"\nlicense = "CC0"\ntemplates = ["a {}"]\n'
         'class_names = ["apple", ["pear", "quince"]]\nlabels = ["A", "P"]\n'
     )
     found = prompt_set(file)
@@ -225,7 +225,7 @@ def test_a_set_of_the_users_own_is_read_from_a_file(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_set_that_cannot_work_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.toml"
-    file.write_text(f'source = "me"\nlicence = "CC0"\n{text}\n')
+    file.write_text(f'source = "me"\nlicense = "CC0"\n{text}\n')
     with pytest.raises(SettingsError):
         prompt_set(file)
 

@@ -1,7 +1,7 @@
 """Which sense a class name has.
 
 `imagenet_senses.tsv` holds ImageNet's WordNet ids, the first word for each, and the same sense's id in Open
-English WordNet 2024, found by the whole list of words and the definition (WordNet 3.0 licence, Princeton
+English WordNet 2024, found by the whole list of words and the definition (WordNet 3.0 license, Princeton
 University; Open English WordNet, CC BY 4.0).
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 from diptych.core.errors import DataError, UsageError
 from diptych.data.wordnet import Synset, WordNet, read_wordnet
-from diptych.evaluate.prompts.word_senses import Choice, choose_senses
+from diptych.evaluate.prompts.word_senses import WordSense, disambiguate
 
 IMAGENET = Path(__file__).parents[1].joinpath("imagenet_senses.tsv")
 ROWS = (
@@ -74,33 +74,38 @@ def wordnet(*, hypernyms: bool) -> WordNet:
     ],
 )
 def test_the_other_classes_decide(hypernyms: bool, others: tuple[str, ...], synset: str, phrase: str) -> None:
-    crane, *rest = choose_senses(["crane", *others], wordnet(hypernyms=hypernyms))
-    assert (crane.synset, crane.senses, crane.settled) == (synset, 2, "context")
-    assert crane.share > 0.5 and crane.phrase.startswith(phrase)
+    crane, *rest = disambiguate(["crane", *others], wordnet(hypernyms=hypernyms))
+    assert (crane.synset, crane.sense_count, crane.decided_by) == (synset, 2, "context")
+    assert crane.probability > 0.5 and crane.phrase.startswith(phrase)
     assert [competitor for competitor, _ in crane.competitors] == [{"3": "8", "8": "3"}[synset]]
-    assert {choice.settled for choice in rest} == {"only sense"}
+    assert {choice.decided_by for choice in rest} == {"only sense"}
 
 
 def test_a_decision_by_hand_stands() -> None:
-    crane, *_ = choose_senses(["crane", "heron", "stork"], wordnet(hypernyms=True), by_hand={"crane": "8"})
-    assert (crane.synset, crane.kind, crane.settled, crane.senses) == ("8", "lifting device", "by hand", 2)
+    crane, *_ = disambiguate(["crane", "heron", "stork"], wordnet(hypernyms=True), by_hand={"crane": "8"})
+    assert (crane.synset, crane.kind, crane.decided_by, crane.sense_count) == (
+        "8",
+        "lifting device",
+        "by hand",
+        2,
+    )
 
 
 def test_plurals_and_compounds_are_looked_up_and_unknown_names_are_told() -> None:
-    found = choose_senses(["Cranes", "grey heron", "gizmo"], wordnet(hypernyms=True))
-    assert [choice.senses for choice in found] == [2, 1, 0]
-    assert found[2] == Choice("gizmo") and found[2].phrase == "gizmo"
+    found = disambiguate(["Cranes", "grey heron", "gizmo"], wordnet(hypernyms=True))
+    assert [choice.sense_count for choice in found] == [2, 1, 0]
+    assert found[2] == WordSense("gizmo") and found[2].phrase == "gizmo"
     assert found[1].phrase == "grey heron, a type of wading bird"
 
 
 def test_mistakes_are_refused() -> None:
     known = wordnet(hypernyms=True)
     with pytest.raises(UsageError, match="twice"):
-        choose_senses(["crane", "heron", "crane"], known)
+        disambiguate(["crane", "heron", "crane"], known)
     with pytest.raises(UsageError, match="no class"):
-        choose_senses(["crane", "heron"], known, by_hand={"crain": "3"})
+        disambiguate(["crane", "heron"], known, by_hand={"crain": "3"})
     with pytest.raises(DataError, match="8 a machine"):
-        choose_senses(["crane", "heron"], known, by_hand={"crane": "99"})
+        disambiguate(["crane", "heron"], known, by_hand={"crane": "99"})
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,7 @@ def test_hand_made_sets(english: WordNet) -> None:
     """39 of 41 are right; mercury among planets is taken for a temper, turkey among countries for meat."""
     wrong = []
     for names, fields in SETS:
-        choice = choose_senses(names.split(), english)[0]
+        choice = disambiguate(names.split(), english)[0]
         if english.synsets[choice.synset].lexfile.removeprefix("noun.") not in fields:
             wrong.append(names)
     assert len(wrong) <= 2, wrong
@@ -127,7 +132,7 @@ def test_imagenet(english: WordNet) -> None:
         rows = list(csv.DictReader(file, delimiter="\t"))
     shared = Counter(row["name"] for row in rows)
     rows = [row for row in rows if shared[row["name"]] == 1]
-    found = choose_senses([row["name"] for row in rows], english)
+    found = disambiguate([row["name"] for row in rows], english)
     ambiguous = [
         (english.synsets[choice.synset], english.synsets[row["oewn"]])
         for row, choice in list(zip(rows, found, strict=True))[1::2]

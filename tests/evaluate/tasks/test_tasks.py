@@ -94,7 +94,7 @@ def test_the_rows_state_the_numbers_of_the_paper() -> None:
 @pytest.mark.parametrize("name", sorted(task_rows()))
 def test_every_row_says_where_from_and_under_which_terms(name: str) -> None:
     row = task_rows()[name]
-    assert row.url.startswith("http") and row.licence and row.title and prompt_set(row.prompts)
+    assert row.url.startswith("http") and row.license and row.title and prompt_set(row.prompts)
     assert "test" in row.splits and set(row.items) <= set(row.splits) and row.items["test"] > 0
     assert row.layouts or row.mirror
 
@@ -135,12 +135,12 @@ def own_task(root: Path, names: Sequence[str]) -> Task:
         "image": "{image}",
     }
     row = from_mapping(TaskRow, {
-        "title": "own", "metric": "accuracy", "splits": {"test": "test"}, "items": {}, "licence": "",
+        "title": "own", "metric": "accuracy", "splits": {"test": "test"}, "items": {}, "license": "",
         "url": "here", "layouts": [layout],
     })  # fmt: skip
     mini.put(
         root / "own.toml",
-        f'source = "me"\nlicence = "CC0"\ntemplates = ["{{}}"]\nclass_names = {json.dumps(names)}',
+        f'source = "me"\nlicense = "CC0"\ntemplates = ["{{}}"]\nclass_names = {json.dumps(names)}',
     )
     return open_task("own", root, row=row, prompts=prompt_set(root / "own.toml"))
 

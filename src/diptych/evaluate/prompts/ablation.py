@@ -1,7 +1,7 @@
-"""The prompt lab: what each template is worth, how many are enough, and which to take.
+"""Prompt ablation: what each template is worth, how many are enough, and which to take.
 
-Everything that is chosen (a set of templates, their weights) is chosen on validation images alone and
-scored on test images that had no say. Ensembles are in embedding space unless they say otherwise.
+Templates and weights are chosen on validation images and scored on test images. Ensembles are in embedding
+space unless they say otherwise.
 
 Source: Radford et al. 2021, section 3.1.4 and figure 4 (ensembles in embedding space, 80 templates of
 ImageNet, gain over bare names); Caruana et al. 2004 for greedy forward selection with repetition.
@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from diptych.core.checks import Bools, Floats, Ints
+from diptych.core.checks import Bools, Doubles, Floats, Ints
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
@@ -26,46 +25,26 @@ from diptych.evaluate.metrics.intervals import Interval, mcnemar, paired_gain, s
 if TYPE_CHECKING:
     from diptych.models.model import Model
 
-FACTORS = (0.0, 0.5, 2.0)
-"""What the coordinate search tries to multiply a weight with."""
-
+DRAWS = 20  # random orders of the templates behind the curve of sizes
+ROUNDS = 3  # of the coordinate search, each over all templates
+FACTORS = (0.0, 0.5, 2.0)  # what the coordinate search tries to multiply a weight with
 TASK = "ablation"
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
-    """Embedded images with their classes.
-
-    Attributes:
-        image_embeds: (N, E) float32, unit length; NaN rows are unreadable and count as wrong.
-        labels: (N,) int64 in [0, C).
-    """
+class LabeledImages:
+    """Image embeddings (N, E), unit length or NaN where unreadable, with their classes (N,) in [0, C)."""
 
     image_embeds: Floats
     labels: Ints
 
-    def part(self, rows: Ints) -> "Examples":
+    def part(self, rows: Ints) -> "LabeledImages":
         """Return some of them."""
-        return Examples(self.image_embeds[rows], self.labels[rows])
+        return LabeledImages(self.image_embeds[rows], self.labels[rows])
 
 
 @dataclass(frozen=True, slots=True)
-class LabSettings:
-    """How much is tried.
-
-    Attributes:
-        draws: random orders of the templates behind the curve of sizes.
-        rounds: of the coordinate search, each over all templates.
-        seed: of both.
-    """
-
-    draws: int = 20
-    rounds: int = 3
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
+class PromptScore:
     """One way to write prompts, scored on the test images.
 
     Attributes:
@@ -86,7 +65,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class EnsembleSize:
     """Random ensembles of one size: templates, mean accuracy over draws, and the middle 95 % of the draws."""
 
     templates: int
@@ -96,7 +75,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """What the lab found.
+    """Result of an ablation.
 
     Attributes:
         sets: bare names, the default template, the plain ensembles in both spaces, the chosen ones.
@@ -106,24 +85,24 @@ class Ablation:
         test: images that everything was scored on.
     """
 
-    sets: tuple[Row, ...]
-    templates: tuple[Row, ...]
-    sizes: tuple[Size, ...]
+    sets: tuple[PromptScore, ...]
+    templates: tuple[PromptScore, ...]
+    sizes: tuple[EnsembleSize, ...]
     validation: int
     test: int
 
 
-def split_halves(count: int, *, seed: int = 0) -> tuple[Ints, Ints]:
+def split_halves(count: int) -> tuple[Ints, Ints]:
     """Draw validation and test rows: two halves without a common row.
 
     >>> [len(half) for half in split_halves(5)]
     [2, 3]
     """
-    order = numpy_rng(seed, "ablation split").permutation(count)
+    order = numpy_rng(0, "ablation split").permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
 
 
-def ensemble(classifiers: Floats, weights: NDArray[np.float64] | None = None) -> Floats:
+def ensemble(classifiers: Floats, weights: Doubles | None = None) -> Floats:
     """Average templates into one classifier.
 
     Args:
@@ -133,92 +112,63 @@ def ensemble(classifiers: Floats, weights: NDArray[np.float64] | None = None) ->
     Returns:
         (C, E) float32, unit length.
     """
-    shares = np.ones(len(classifiers)) if weights is None else weights
-    mean = np.tensordot(shares / shares.sum(), classifiers.astype(np.float64), axes=1)
+    weights = np.ones(len(classifiers)) if weights is None else weights
+    mean = np.tensordot(weights / weights.sum(), classifiers.astype(np.float64), axes=1)
     unit: Floats = (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
     return unit
 
 
-def accuracy(examples: Examples, classifier: Floats) -> float:
-    """Return the share of images whose class scores highest, ties counting as wrong."""
-    return float(_hits(examples, classifier).mean())
+def accuracy(images: LabeledImages, classifier: Floats) -> float:
+    """Return the fraction of images whose class scores highest, ties counting as wrong."""
+    return float(_hits(images, classifier).mean())
 
 
-def choose_greedily(validation: Examples, classifiers: Floats) -> NDArray[np.float64]:
-    """Add the template that helps most, again and again, until none helps; a template may be added twice.
-
-    Args:
-        validation: images to choose on.
-        classifiers: (T, C, E).
-
-    Returns:
-        (T,) counts.
-    """
-    weights = np.zeros(len(classifiers))
+def choose_greedily(validation: LabeledImages, classifiers: Floats) -> Doubles:
+    """Add the template that helps most, until none helps; one may be added twice. Return the counts (T,)."""
+    counts = np.zeros(len(classifiers))
     best = -1.0
     while True:
-        tried = []
-        for place in range(len(classifiers)):
-            more = weights.copy()
-            more[place] += 1
-            tried.append(accuracy(validation, ensemble(classifiers, more)))
-        place = int(np.argmax(tried))
-        if tried[place] <= best:
-            return weights
-        best = tried[place]
-        weights[place] += 1
+        candidates = counts + np.eye(len(classifiers))
+        accuracies = [accuracy(validation, ensemble(classifiers, candidate)) for candidate in candidates]
+        chosen = int(np.argmax(accuracies))
+        if accuracies[chosen] <= best:
+            return counts
+        best, counts = accuracies[chosen], candidates[chosen]
 
 
-def choose_weights(validation: Examples, classifiers: Floats, settings: LabSettings) -> NDArray[np.float64]:
-    """Search weights coordinate by coordinate, without gradients, from equal ones.
-
-    Args:
-        validation: images to choose on.
-        classifiers: (T, C, E).
-        settings: rounds and seed of the order in which templates are tried.
-
-    Returns:
-        (T,) weights.
-    """
-    rng = numpy_rng(settings.seed, "ablation weights")
+def choose_weights(validation: LabeledImages, classifiers: Floats) -> Doubles:
+    """Search weights (T,) coordinate by coordinate, without gradients, from equal ones."""
+    rng = numpy_rng(0, "ablation weights")
     weights = np.ones(len(classifiers))
     best = accuracy(validation, ensemble(classifiers, weights))
-    for _ in range(settings.rounds):
+    for _ in range(ROUNDS):
         before = best
-        for place, factor in itertools.product(rng.permutation(len(classifiers)).tolist(), FACTORS):
-            tried = weights.copy()
-            tried[place] *= factor
-            reached = accuracy(validation, ensemble(classifiers, tried)) if tried.any() else -1.0
+        for template, factor in itertools.product(rng.permutation(len(classifiers)).tolist(), FACTORS):
+            candidate = weights.copy()
+            candidate[template] *= factor
+            reached = accuracy(validation, ensemble(classifiers, candidate)) if candidate.any() else -1.0
             if reached > best:
-                best, weights = reached, tried
+                best, weights = reached, candidate
         if best == before:
             break
     return weights
 
 
-def ensemble_sizes(test: Examples, classifiers: Floats, settings: LabSettings) -> tuple[Size, ...]:
-    """Score random nested ensembles: each draw orders the templates and grows by them.
+def ensemble_sizes(test: LabeledImages, classifiers: Floats) -> tuple[EnsembleSize, ...]:
+    """Score random nested ensembles of 1, 2, 3, 4, 6, 8, 12, … and T templates.
 
-    Args:
-        test: images.
-        classifiers: (T, C, E).
-        settings: draws and seed.
-
-    Returns:
-        One entry for each of the sizes 1, 2, 3, 4, 6, 8, 12, 16, 24, … and T.
+    Each draw orders the templates (T, C, E) and grows by them.
     """
-    rng = numpy_rng(settings.seed, "ablation sizes")
-    count = len(classifiers)
-    sizes = sizes_to_try(count)
-    table = np.empty((settings.draws, len(sizes)))
-    for draw in range(settings.draws):
-        order = rng.permutation(count)
-        for place, size in enumerate(sizes):
-            table[draw, place] = accuracy(test, ensemble(classifiers[order[:size]]))
+    rng = numpy_rng(0, "ablation sizes")
+    sizes = sizes_to_try(len(classifiers))
+    table = np.empty((DRAWS, len(sizes)))
+    for draw in range(DRAWS):
+        order = rng.permutation(len(classifiers))
+        table[draw] = [accuracy(test, ensemble(classifiers[order[:size]])) for size in sizes]
     low, high = np.quantile(table, [0.025, 0.975], axis=0)
     return tuple(
-        Size(size, float(table[:, place].mean()), (float(low[place]), float(high[place])))
-        for place, size in enumerate(sizes)
+        EnsembleSize(size, float(table[:, column].mean()), (float(low[column]), float(high[column])))
+        for column, size in enumerate(sizes)
     )
 
 
@@ -233,14 +183,13 @@ def sizes_to_try(count: int) -> list[int]:
 
 
 def ablate(
-    validation: Examples,
-    test: Examples,
+    validation: LabeledImages,
+    test: LabeledImages,
     classifiers: Floats,
     *,
     templates: Sequence[str],
     plain: Sequence[tuple[str, Floats]],
     model: "Model",
-    settings: LabSettings | None = None,
 ) -> Ablation:
     """Score every way to write prompts on the test images.
 
@@ -251,61 +200,53 @@ def ablate(
         templates: T texts.
         plain: further classifiers with their names, bare names the first.
         model: made the rest; for the ensemble in probability space.
-        settings: how much is tried.
 
     Raises:
         DataError: there is no image to choose on, or none to score.
     """
     if not len(validation.labels) or not len(test.labels):
         raise DataError(
-            "too few labelled images to compare templates",
+            "too few labeled images to compare templates",
             found=f"{len(validation.labels)} to choose on, {len(test.labels)} to score",
             expected="one or more of each",
             fix="label more images, or name images to choose on with --validation",
         )
-    settings = settings or LabSettings()
     whole = _hits(test, ensemble(classifiers))
     hits = {name: _hits(test, classifier) for name, classifier in plain}
     bare = hits[plain[0][0]]
-    shares = ensemble_probabilities(model, test.image_embeds, classifiers)
-    rows = [_row(name, found, bare, whole) for name, found in hits.items()]
-    rows.append(_row(f"all {len(templates)} templates", whole, bare, whole))
-    rows.append(_row("all, in probability space", score_ranks(shares, test.labels) < 1, bare, whole))
+    hits[f"all {len(templates)} templates"] = whole
+    probabilities = ensemble_probabilities(model, test.image_embeds, classifiers)
+    hits["all, in probability space"] = score_ranks(probabilities, test.labels) < 1
+    scores = [_score(name, of_set, bare, whole) for name, of_set in hits.items()]
+    alone = np.argmax([accuracy(validation, each) for each in classifiers])
     chosen = {
-        "best template": _one(len(templates), [accuracy(validation, each) for each in classifiers]),
+        "best template": np.eye(len(templates))[alone],
         "greedy": choose_greedily(validation, classifiers),
-        "weighted": choose_weights(validation, classifiers, settings),
+        "weighted": choose_weights(validation, classifiers),
     }
     for name, weights in chosen.items():
-        told = {
-            templates[place]: float(weights[place] / weights.sum())
-            for place in np.flatnonzero(weights).tolist()
-        }
-        rows.append(_row(name, _hits(test, ensemble(classifiers, weights)), bare, whole, told))
+        shares = (weights / weights.sum()).tolist()
+        named = {template: weight for template, weight in zip(templates, shares, strict=True) if weight}
+        scores.append(_score(name, _hits(test, ensemble(classifiers, weights)), bare, whole, named))
     each = [
-        _row(text, _hits(test, classifier), bare, whole)
+        _score(text, _hits(test, classifier), bare, whole)
         for text, classifier in zip(templates, classifiers, strict=True)
     ]
-    each.sort(key=lambda row: -row.accuracy.value)
-    sizes = ensemble_sizes(test, classifiers, settings)
-    return Ablation(tuple(rows), tuple(each), sizes, len(validation.labels), len(test.labels))
+    each.sort(key=lambda score: -score.accuracy.value)
+    sizes = ensemble_sizes(test, classifiers)
+    return Ablation(tuple(scores), tuple(each), sizes, len(validation.labels), len(test.labels))
 
 
-def _one(count: int, scores: Sequence[float]) -> NDArray[np.float64]:
-    weights = np.zeros(count)
-    weights[int(np.argmax(scores))] = 1.0
-    return weights
+def _hits(images: LabeledImages, classifier: Floats) -> Bools:
+    return label_ranks(images.image_embeds, images.labels, classifier) < 1
 
 
-def _hits(examples: Examples, classifier: Floats) -> Bools:
-    return label_ranks(examples.image_embeds, examples.labels, classifier) < 1
-
-
-def _row(name: str, hits: Bools, bare: Bools, whole: Bools, weights: dict[str, float] | None = None) -> Row:
-    found = share(TASK, f"top1[{name}]", int(hits.sum()), len(hits))
-    return Row(
+def _score(
+    name: str, hits: Bools, bare: Bools, whole: Bools, weights: dict[str, float] | None = None
+) -> PromptScore:
+    return PromptScore(
         name,
-        found,
+        share(TASK, f"top1[{name}]", int(hits.sum()), len(hits)),
         _gain(f"top1_gain[{name} over bare names]", bare, hits) if hits is not bare else None,
         _gain(f"top1_gain[{name} over all templates]", whole, hits) if hits is not whole else None,
         mcnemar(whole, hits),

@@ -1,11 +1,11 @@
-"""The prompts of known data sets: templates, cleaned class names, and what the data set's files call a class.
+"""Prompt sets of known data sets: templates, cleaned class names, and what the data set's files call a class.
 
 Class names stand in the order of the data set's own class numbers. A class has one name or several; its label
 is what folders and annotations call it, where that is not its name.
 
 Reads: `templates/NAME.toml` beside this file, or a file of the user's in the same form:
 
-- `source`, `licence`    where it comes from
+- `source`, `license`    where it comes from
 - `templates`            captions with one `{}`
 - `class_names`          names, or lists of names; left out where they come with the data
 - `labels`               left out where the files write the first name (up to case, spaces and punctuation)
@@ -31,8 +31,8 @@ from diptych.evaluate.prompts.templates import Templates, load
 
 FOLDER = Path(__file__).with_name("templates")
 LANGUAGES = FOLDER / "languages.toml"
+# Prompts files of the package by name; the scenes' has all their 288 names.
 FILES = {"scenes": FOLDER.parents[2] / "recipes" / "scene_names.toml"}
-"""Prompts files of the package by name; the scenes' has all their 288 names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class PromptSet:
         class_names: C classes, each with one name or several; empty where the names come with the data.
         labels: C texts, what the data set's files call each class.
         source: where templates and names come from.
-        licence: of the source.
+        license: of the source.
         language: ISO 639-1.
     """
 
@@ -54,7 +54,7 @@ class PromptSet:
     class_names: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
     source: str
-    licence: str
+    license: str
     language: str = "en"
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class PromptSet:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Return the first name of every class, which stands for the class in tables."""
+        """The first name of every class, which stands for the class in tables."""
         return tuple(names[0] for names in self.class_names)
 
     def as_templates(self) -> Templates:
@@ -82,18 +82,17 @@ class PromptSet:
         Raises:
             UnknownNameError: no class has the label.
         """
-        places = {label: place for place, label in enumerate(self.labels)}
+        names = dict(zip(self.labels, self.class_names, strict=True))
         for label in labels:
-            if label not in places:
-                raise unknown_name("class label", label, places, where=self.name)
-        names = tuple(self.class_names[places[label]] for label in labels)
-        return replace(self, class_names=names, labels=tuple(labels))
+            if label not in names:
+                raise unknown_name("class label", label, names, where=self.name)
+        return replace(self, class_names=tuple(names[label] for label in labels), labels=tuple(labels))
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _SetFile:
     source: str
-    licence: str
+    license: str
     templates: tuple[str, ...] = ()
     class_names: tuple[str | tuple[str, ...], ...] = ()
     labels: tuple[str, ...] = ()
@@ -103,8 +102,13 @@ class _File:
 @dataclass(frozen=True, slots=True)
 class _Languages:
     source: str
-    licence: str
+    license: str
     templates: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Translation:
+    names: Mapping[str, str | tuple[str, ...]]
 
 
 _SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015/\\.,;:'\u2019`\"()\[\]{}!?]+")
@@ -113,8 +117,8 @@ _SEPARATORS = re.compile(r"[\s_\-\u2010-\u2015/\\.,;:'\u2019`\"()\[\]{}!?]+")
 def folded(text: str) -> str:
     """Reduce a name to what two ways of writing it share: case and separators do not count.
 
-    What tells names apart is kept: symbols (`C++` and `C#`), separators between digits (`1.5` and `15`) and
-    a dash at an end (`A-` and `A`).
+    What tells names apart is kept: symbols (`C++` and `C#`), separators between digits (`1.5` and `15`) and a
+    dash at an end (`A-` and `A`).
 
     >>> folded("apple_pie") == folded("Apple Pie"), folded("F/A-18"), folded("C++"), folded("1.5 mm")
     (True, 'fa18', 'c++', '1.5mm')
@@ -148,22 +152,19 @@ def prompt_set(name: str | Path, *, language: str = "en", translation: Path | No
         UnknownNameError: no such set or language.
         SettingsError: a file does not fit.
 
-    >>> found = prompt_set("fer2013")
-    >>> len(found.templates), found.class_names[3], found.labels[3]
+    >>> prompts = prompt_set("fer2013")
+    >>> len(prompts.templates), prompts.class_names[3], prompts.labels[3]
     (6, ('happy', 'smiling'), 'happiness')
     """
     path = Path(name)
-    found = _read(path) if path.suffix == ".toml" else _known(str(name))
+    prompts = _read(path) if path.suffix == ".toml" else _known(str(name))
     if language != "en":
-        found = replace(found, templates=language_templates(language), language=language)
-    return translated(found, translation, language) if translation else found
+        prompts = replace(prompts, templates=language_templates(language), language=language)
+    return translated(prompts, translation, language) if translation else prompts
 
 
 def open_templates(ref: str | Path) -> Templates:
-    """Read a prompts file, or take the templates of a known set.
-
-    Args:
-        ref: a path that ends in .txt, .json or .toml, or a known set's name.
+    """Read a prompts file (.txt, .json or .toml), or take the templates of a known set.
 
     Raises:
         UnknownNameError: it is neither.
@@ -210,9 +211,6 @@ def translated(prompts: PromptSet, path: Path, language: str) -> PromptSet:
             or `{label: name or names}`.
         language: the code to take, in whatever case.
 
-    Returns:
-        The set with the classes that the file names.
-
     Raises:
         UnknownNameError: the file lacks the language, or names a class that the set lacks.
         SettingsError: the file has another form.
@@ -235,26 +233,21 @@ def translated(prompts: PromptSet, path: Path, language: str) -> PromptSet:
     )
 
 
-def _names_by_label(told: Any, prompts: PromptSet, where: str) -> dict[str, tuple[str, ...]]:
-    if isinstance(told, list) and len(told) == 2 and all(isinstance(part, list) for part in told):
-        numbers, names = told
-        inside = all(type(number) is int and 0 <= number < len(prompts.labels) for number in numbers)
-        if inside and len(numbers) == len(names):
-            told = {prompts.labels[number]: name for number, name in zip(numbers, names, strict=True)}
-    if not isinstance(told, dict):
+def _names_by_label(content: Any, prompts: PromptSet, where: str) -> dict[str, tuple[str, ...]]:
+    if isinstance(content, list) and len(content) == 2 and all(isinstance(part, list) for part in content):
+        numbers, names = content
+        in_range = all(type(number) is int and 0 <= number < len(prompts.labels) for number in numbers)
+        if in_range and len(numbers) == len(names):
+            content = {prompts.labels[number]: name for number, name in zip(numbers, names, strict=True)}
+    if not isinstance(content, dict):
         raise SettingsError(
             "a file of translated class names has an unknown form",
             where=where,
-            found=type(told).__name__,
+            found=type(content).__name__,
             expected=f"[[numbers below {len(prompts.labels)}], [names]] of equal length, or {{label: name}}",
         )
-    found = from_mapping(_Names, {"names": told}, where=where).names
-    return {label: (name,) if isinstance(name, str) else name for label, name in found.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    names: Mapping[str, str | tuple[str, ...]]
+    by_label = from_mapping(_Translation, {"names": content}, where=where).names
+    return {label: (name,) if isinstance(name, str) else name for label, name in by_label.items()}
 
 
 @cache
@@ -265,7 +258,7 @@ def _known(name: str) -> PromptSet:
 
 
 def _read(path: Path) -> PromptSet:
-    file = from_mapping(_File, load_toml(path), where=path)
+    file = from_mapping(_SetFile, load_toml(path), where=path)
     if file.of:
         whole = _known(file.of)
         kept = replace(whole.only(file.labels), name=path.stem, source=f"{file.source}; {whole.source}")
@@ -273,10 +266,7 @@ def _read(path: Path) -> PromptSet:
     names = tuple((name,) if isinstance(name, str) else name for name in file.class_names)
     labels = file.labels or tuple(of_class[0] for of_class in names)
     if len(labels) != len(names):
-        raise SettingsError(
-            "labels and class names differ in number",
-            where=path,
-            found=f"{len(labels)} labels, {len(names)} class names",
-            expected="one label a class",
-        )
-    return PromptSet(path.stem, file.templates, names, labels, file.source, file.licence)
+        counts = f"{len(labels)} labels, {len(names)} class names"
+        what = "labels and class names differ in number"
+        raise SettingsError(what, where=path, found=counts, expected="one label a class")
+    return PromptSet(path.stem, file.templates, names, labels, file.source, file.license)

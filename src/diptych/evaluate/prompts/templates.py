@@ -1,8 +1,7 @@
-"""Write class names into sentences: templates, cleaned names, and the files that hold them.
+"""Prompt templates: captions with one `{}` where the class name goes, cleaned class names, and their files.
 
-A template is a caption with one `{}` where the class name goes. A file may also clean the names, because data
-sets label images with words that nobody writes under them ("Tshirts", "crane"). Upper case is left alone:
-the tokenizer lowers it.
+A file may also clean the names, because data sets label images with words that nobody writes under them
+("Tshirts", "crane"). Upper case is left alone: the tokenizer lowers it.
 
 Reads: a prompts file, one of
 
@@ -27,8 +26,9 @@ from typing import Any
 from diptych.core import checks
 from diptych.core.errors import SettingsError
 from diptych.core.files.text import read_text
+from diptych.core.settings import from_mapping
 
-PLACE = "{}"
+PLACEHOLDER = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Templates:
         templates: captions with exactly one `{}` each, at least one.
         names: label as the data has it -> the names to write instead; labels that are missing stay as they
             are.
-        source: where the set comes from, for the receipt.
+        source: where the set comes from, for the manifest.
 
     Raises:
         SettingsError: no templates, a template without exactly one `{}`, or a label cleaned into nothing.
@@ -54,11 +54,10 @@ class Templates:
     def __post_init__(self) -> None:
         where = self.source or self.name
         if not self.templates:
-            raise SettingsError(
-                "a set of prompts has no templates", where=where, fix="add one, such as `a photo of a {}.`"
-            )
+            fix = "add one, such as `a photo of a {}.`"
+            raise SettingsError("a set of prompts has no templates", where=where, fix=fix)
         for number, template in enumerate(self.templates, start=1):
-            if template.count(PLACE) != 1:
+            if template.count(PLACEHOLDER) != 1:
                 raise SettingsError(
                     "a template does not say where the class name goes",
                     where=f"{where}, template {number}",
@@ -76,16 +75,9 @@ class Templates:
                     fix="write the name, or leave the label out to keep it as it is",
                 )
 
-    def cleaned(self, label: str) -> tuple[str, ...]:
-        """Return the names to write for a label: its cleaned ones, or itself."""
-        return self.names.get(label, (label,))
 
-
-BARE = Templates("bare names", (PLACE,), source="built in")
-"""The label alone: what every other set is compared with."""
-
+BARE = Templates("bare names", (PLACEHOLDER,), source="built in")  # what every other set is compared with
 PHOTO = Templates("a photo of a {}.", ("a photo of a {}.",), source="Radford et al. 2021, section 3.1.4")
-"""The paper's default."""
 
 
 def fill(templates: Templates, class_names: Sequence[str]) -> list[list[str]]:
@@ -107,20 +99,24 @@ def fill(templates: Templates, class_names: Sequence[str]) -> list[list[str]]:
     checks.kind(templates, Templates, "templates", fix='write Templates("mine", ("a photo of a {}.",))')
     return [
         [
-            template.replace(PLACE, name)
-            for name in templates.cleaned(label)
+            template.replace(PLACEHOLDER, name)
+            for name in templates.names.get(label, (label,))
             for template in templates.templates
         ]
         for label in checks.texts(class_names, "class_names")
     ]
 
 
-def load(path: str | Path, *, name: str = "") -> Templates:
-    """Read a prompts file; the format follows the ending of its name.
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Contents of a prompts file."""
 
-    Args:
-        path: a `.txt`, `.json` or `.toml` file, UTF-8.
-        name: what to call the set; the file's stem by default.
+    templates: tuple[str, ...] = (PLACEHOLDER,)
+    names: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+
+
+def load(path: str | Path, *, name: str = "") -> Templates:
+    """Read a `.txt`, `.json` or `.toml` prompts file; the set is called `name`, or the file's stem.
 
     Raises:
         SettingsError: the file is missing, is not what its ending says, or holds something else than
@@ -130,22 +126,19 @@ def load(path: str | Path, *, name: str = "") -> Templates:
     try:
         content = _parse(path)
     except OSError as error:
-        raise SettingsError(
-            "a prompts file cannot be read",
-            where=str(path),
-            found=error.strerror or str(error),
-            fix="check the path",
-        ) from error
+        what, found = "a prompts file cannot be read", error.strerror or str(error)
+        raise SettingsError(what, where=path, found=found, fix="check the path") from error
     except ValueError as error:
-        raise SettingsError(
-            f"a prompts file is not valid {path.suffix[1:].upper()}",
-            where=str(path),
-            found=str(error),
-            fix="correct the file",
-        ) from error
-    if isinstance(content, list):
-        content = {"templates": content}
-    return _checked(content, name=name or path.stem, where=str(path))
+        what = f"a prompts file is not valid {path.suffix[1:].upper()}"
+        raise SettingsError(what, where=path, found=error, fix="correct the file") from error
+    content = {"templates": content} if isinstance(content, list) else content
+    try:
+        file = from_mapping(Prompts, content, where=path)
+    except SettingsError as error:
+        what, expected = "a prompts file has an unknown shape", "a list of templates, or {templates, names}"
+        raise SettingsError(what, where=error.where, found=error.found, expected=expected) from error
+    names = {label: (name,) if isinstance(name, str) else name for label, name in file.names.items()}
+    return Templates(name or path.stem, file.templates, names, str(path))
 
 
 def _parse(path: Path) -> Any:
@@ -159,38 +152,8 @@ def _parse(path: Path) -> Any:
         return [line for line in lines if line and not line.startswith("# ")]
     raise SettingsError(
         "a prompts file has an ending that says nothing about its format",
-        where=str(path),
+        where=path,
         found=path.suffix or "no ending",
         expected=".txt, .json or .toml",
         fix="rename it",
     )
-
-
-def _checked(content: Any, *, name: str, where: str) -> Templates:
-    """Turn what a file held into `Templates`, refusing every shape that is not documented."""
-    expected = "a list of templates, or {templates: [...], names: {label: name}}"
-    if not isinstance(content, dict) or not set(content) <= {"templates", "names"}:
-        found = f"keys {sorted(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-        raise SettingsError(
-            "a prompts file has an unknown shape", where=where, found=found, expected=expected
-        )
-    templates, names = content.get("templates", [PLACE]), content.get("names", {})
-    if not _is_texts(templates) or not isinstance(names, dict):
-        raise SettingsError(
-            "a prompts file has an unknown shape", where=where, found="other types", expected=expected
-        )
-    cleaned: dict[str, tuple[str, ...]] = {}
-    for label, value in names.items():
-        if not isinstance(value, str) and not _is_texts(value):
-            raise SettingsError(
-                "a cleaned name is not text",
-                where=f"{where}, names.{label}",
-                found=repr(value),
-                expected="text or a list of texts",
-            )
-        cleaned[label] = (value,) if isinstance(value, str) else tuple(value)
-    return Templates(name, tuple(templates), cleaned, where)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -1,196 +1,332 @@
-"""Which sense a class name has: `crane` the bird or the machine is decided by the other classes of the set.
+"""Word-sense disambiguation of class names: `crane` the bird or the machine is decided by the other classes.
 
 A sense is likely when it resembles likely senses of the other names more than it resembles nouns at large,
-and when its lexicographer file is a likely one for the set; this is repeated until it settles (relaxation
-labelling). Things that have an image have a small advantage. How frequent a sense is in texts, which some
-WordNets tell, is left aside: it gained nothing on ImageNet, whose first senses are right for a third.
+and when its lexicographer file (noun.animal, noun.artifact, …) is a likely one for the set; this is repeated
+until it settles (relaxation labeling). Things that have an image have a small advantage. Senses resemble each
+other by the kinds above them (hypernyms; where the file has none, read off the gloss: a crane is a "large
+long-necked wading bird"), by lexicographer file and by the words of the gloss, each weighted by how rare it
+is. How frequent a sense
+is in texts is left aside: it gained nothing on ImageNet, whose first senses are right for a third.
 
-Source: Radford et al. 2021, section 3.1.4 (polysemy: construction cranes and cranes that fly, boxers);
-Rosenfeld, Hummel and Zucker 1976 for relaxation labelling.
+Source: Radford et al. 2021, section 3.1.4 (polysemy); Rosenfeld, Hummel and Zucker 1976 for relaxation
+labeling; Lesk 1986 for glosses; Resnik 1995 for the weight of a kind (its information content, here by nouns
+below it).
 """
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from diptych.core.checks import Doubles, Ints
-from diptych.core.errors import UsageError
+from diptych.core.checks import Doubles, Floats, Ints
+from diptych.core.errors import DataError, UsageError
 from diptych.data.wordnet import Synset, WordNet
-from diptych.evaluate.prompts.word_sense_features import PICTURED, SenseBook
 
-ROUNDS = 6
-"""Nothing changes after that."""
+ROUNDS = 6  # nothing changes after that
+BACKGROUND = 2000  # nouns that stand for nouns at large
+CHAIN = 10  # kinds that are followed upwards: above that everything is an object
+WORD_WEIGHT = 0.5  # of a gloss's word beside a kind's: two glosses share words by chance
+# Chosen on the sets of the tests and every other class of ImageNet.
+NEIGHBORS = 12  # a sense is compared with as many other classes as resemble it most, and with all
+SHARPNESS = 10.0  # a unit of support multiplies the odds of a sense by e to the power of this
+FIELD_WEIGHT = 0.05  # of the set's lexicographer files, against how common they are among nouns
+VISIBLE_WEIGHT = 0.15  # of things that have an image
 
-BACKGROUND = 2000
-"""Nouns that stand for nouns at large."""
+NOUN = "n"
+TOP = "noun.Tops"  # the lexicographer file of the most general nouns, kinds of things in every other file
+VISIBLE = frozenset(
+    f"noun.{name}" for name in ("animal", "artifact", "body", "food", "object", "person", "plant", "Tops")
+)
+_GENUS_END = re.compile(
+    r"[;:,()]| (?:of|that|which|with|used|having|in|for|from|to|on|by|who|whose|where|when|and|or|as|at"
+    r"|resembling|consisting|containing|made|worn|found|native|usually|often|typically|formerly|especially) "
+)
+_KIND_OF = re.compile(
+    r"^(?:(?:an?|the|any|one|some|several|various|numerous|many|most|of|all) )*"
+    r"(?:(?:kind|type|form|variety|species|breed|genus|member|group|class|family|sort)s? of )?"
+    r"(?:(?:an?|the|any|several|various|numerous|many|of|small|large|medium-sized) )*"
+)
+_REMARK = re.compile(r"^\([^)]*\)\s*")
+_WORD = re.compile(r"[a-z][a-z'-]+")
+_STOP = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of or and in to for with that is are by on as from its it be at which used having "
+        "any not who usually one into other made has something someone such very more often can been than",
+    )
+)
+_PLURALS = (("ies", "y"), ("ves", "f"), ("men", "man"), ("es", ""), ("s", ""))
 
 
 @dataclass(frozen=True, slots=True)
-class SenseWeights:
-    """How much each reason counts; chosen on the sets of the tests and every other class of ImageNet.
-
-    Attributes:
-        neighbours: a sense is held against as many other classes as resemble it most, and against all.
-        sharpness: what a unit of support multiplies the odds of a sense with, as a logarithm.
-        field: of the set's lexicographer files, against how common they are among nouns.
-        pictured: of things that have an image.
-    """
-
-    neighbours: int = 12
-    sharpness: float = 10.0
-    field: float = 0.05
-    pictured: float = 0.15
-
-
-WEIGHTS = SenseWeights()
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What a class name was taken to mean.
+class WordSense:
+    """The sense that a class name was taken to have.
 
     Attributes:
         name: as the data set has it.
         synset: the chosen sense's id; empty where WordNet does not know the name.
         gloss: what WordNet says of it.
         kind: what it is a kind of; empty where that is not known.
-        senses: how many noun senses there were to choose from.
-        share: how likely the chosen one is among them, in [0, 1].
+        sense_count: noun senses that there were to choose from.
+        probability: of the chosen one among them.
         competitors: ids and glosses of the others, likely ones first.
-        settled: who decided.
+        decided_by: what decided.
     """
 
     name: str
     synset: str = ""
     gloss: str = ""
     kind: str = ""
-    senses: int = 0
-    share: float = 0.0
+    sense_count: int = 0
+    probability: float = 0.0
     competitors: tuple[tuple[str, str], ...] = ()
-    settled: Literal["unknown name", "only sense", "context", "by hand"] = "unknown name"
+    decided_by: Literal["unknown name", "only sense", "context", "by hand"] = "unknown name"
 
     @property
     def ambiguous(self) -> bool:
-        """Say whether WordNet knows several senses of the name."""
-        return self.senses > 1
+        """Whether WordNet knows several senses of the name."""
+        return self.sense_count > 1
 
     @property
     def phrase(self) -> str:
-        """Return the name with its kind.
+        """The name with its kind.
 
-        >>> Choice("crane", kind="wading bird").phrase
+        >>> WordSense("crane", kind="wading bird").phrase
         'crane, a type of wading bird'
-        >>> Choice("sports car", kind="car").phrase
+        >>> WordSense("sports car", kind="car").phrase
         'sports car'
         """
-        told = set(self.kind.lower().split()) <= set(self.name.lower().split())
-        return self.name if told else f"{self.name}, a type of {self.kind}"
+        is_in_name = set(self.kind.lower().split()) <= set(self.name.lower().split())
+        return self.name if is_in_name else f"{self.name}, a type of {self.kind}"
 
 
-def choose_senses(
-    names: Sequence[str],
-    wordnet: WordNet,
-    *,
-    by_hand: Mapping[str, str] | None = None,
-    weights: SenseWeights = WEIGHTS,
-) -> list[Choice]:
+def disambiguate(
+    names: Sequence[str], wordnet: WordNet, *, by_hand: Mapping[str, str] | None = None
+) -> list[WordSense]:
     """Resolve every class name of a set to a sense.
 
     Args:
         names: the classes, each once.
         wordnet: where to look.
         by_hand: class name -> synset id, for those that a person decided.
-        weights: of the reasons.
 
     Raises:
         UsageError: a name stands twice, or a decision is about a name that is not in the set.
         DataError: a synset given by hand is no noun of this WordNet.
-
-    Returns:
-        One choice per name, in order.
     """
     fixed = dict(by_hand or {})
     _check(names, fixed)
-    book = SenseBook(wordnet)
-    told = [book.senses(name) for name in names]
+    nouns = _Nouns(wordnet)
+    known = [nouns.senses(name) for name in names]
     groups = [
-        (book.get(fixed[name], of=name),) if name in fixed else senses
-        for name, senses in zip(names, told, strict=True)
+        (nouns.get(fixed[name], of=name),) if name in fixed else senses
+        for name, senses in zip(names, known, strict=True)
     ]
     owner = np.repeat(np.arange(len(names)), [len(group) for group in groups])
-    shares = _settle(book, groups, owner, weights)
-    found = []
+    probabilities = _relax(nouns, groups, owner)
+    results = []
     for number, (name, group) in enumerate(zip(names, groups, strict=True)):
         if not group:
-            found.append(Choice(name))
+            results.append(WordSense(name))
             continue
-        own = shares[owner == number]
+        own = probabilities[owner == number]
         order = np.argsort(-own, kind="stable").tolist()
-        best, share = group[order[0]], round(float(own[order[0]]), 4)
-        others = [sense for sense in (group[place] for place in order) if sense is not best]
-        others += [sense for sense in told[number] if name in fixed and sense.id != best.id]
+        best, probability = group[order[0]], round(float(own[order[0]]), 4)
+        others = [sense for sense in (group[index] for index in order) if sense is not best]
+        others += [sense for sense in known[number] if name in fixed and sense.id != best.id]
         competitors = tuple((sense.id, sense.gloss) for sense in others)
-        settled: Literal["only sense", "context", "by hand"] = "context" if competitors else "only sense"
-        settled = "by hand" if name in fixed else settled
-        count = len(competitors) + 1
-        found.append(Choice(name, best.id, best.gloss, book.kind(best), count, share, competitors, settled))
-    return found
+        decided_by: Literal["only sense", "context", "by hand"] = "context" if competitors else "only sense"
+        decided_by = "by hand" if name in fixed else decided_by
+        kind, count = nouns.kind(best), len(competitors) + 1
+        results.append(
+            WordSense(name, best.id, best.gloss, kind, count, probability, competitors, decided_by)
+        )
+    return results
 
 
 def _check(names: Sequence[str], fixed: Mapping[str, str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     unknown = sorted(set(fixed) - set(names))
-    for what, found in (("a class name stands twice", twice), ("a decision is about no class", unknown)):
-        if found:
-            raise UsageError(what, where="class names", found=", ".join(found[:5]), fix="correct the list")
+    for what, wrong in (("a class name stands twice", twice), ("a decision is about no class", unknown)):
+        if wrong:
+            raise UsageError(what, where="class names", found=", ".join(wrong[:5]), fix="correct the list")
 
 
-def _settle(
-    book: SenseBook, groups: Sequence[Sequence[Synset]], owner: Ints, weights: SenseWeights
-) -> Doubles:
+class _Nouns:
+    """WordNet's nouns, looked up by name and described by features."""
+
+    def __init__(self, wordnet: WordNet) -> None:
+        self._wordnet = wordnet
+        self.all = [synset for synset in wordnet.synsets.values() if synset.pos == NOUN]
+        self._has_hypernyms = any(synset.hypernyms for synset in self.all)
+        self._words = Counter(word for synset in self.all for word in set(gloss_words(synset.gloss)))
+        self._fields = Counter(synset.lexfile for synset in self.all)
+        self._parents: dict[str, Synset | None] = {}
+        self._below = Counter(kind.id for synset in self.all for kind in self._chain(synset))
+
+    def get(self, name: str, *, of: str) -> Synset:
+        """Return the noun with the id that was given for a class."""
+        noun = self._wordnet.synsets.get(name)
+        if noun is None or noun.pos != NOUN:
+            known = "; ".join(f"{sense.id} {sense.gloss[:40]}" for sense in self.senses(of)[:5])
+            known = f"the id of a noun of this WordNet, such as {known or 'one of another name'}"
+            raise DataError("no such sense", where=of, found=name, expected=known)
+        return noun
+
+    def senses(self, name: str) -> tuple[Synset, ...]:
+        """Return the noun senses of a name, else of its singular, else of its last words."""
+        words = name.lower().replace("_", " ").split() or [""]
+        for start in range(len(words)):
+            for form in forms(" ".join(words[start:])):
+                if meanings := self._wordnet.meanings(form, NOUN):
+                    return meanings
+        return ()
+
+    def kind(self, synset: Synset) -> str:
+        """Return the first word for the nearest kind above a sense; empty if it is not known."""
+        parent = self._parent(synset)
+        return parent.lemmas[0].replace("_", " ") if parent is not None else ""
+
+    def field_frequency(self, lexfile: str) -> float:
+        return self._fields[lexfile] / len(self.all)
+
+    def vectors(self, synsets: Sequence[Synset], others: Sequence[Synset]) -> tuple[Floats, Floats]:
+        """Describe two lists of senses by the F features that at least two senses have.
+
+        Args:
+            synsets: S senses.
+            others: B further ones, of which only what they share with the first is looked at.
+
+        Returns:
+            (S, F) and (B, F): rows of unit length before features that only one sense has were left out.
+        """
+        bags, further = ([self._features(synset) for synset in side] for side in (synsets, others))
+        shared = Counter(name for bag in [*bags, *further] for name in bag)
+        names = dict.fromkeys(name for bag in bags for name in bag if shared[name] > 1)
+        columns = {name: column for column, name in enumerate(names)}
+        return _rows(bags, columns), _rows(further, columns)
+
+    def _features(self, synset: Synset) -> dict[str, float]:
+        total = len(self.all)
+        bag = {f"field {synset.lexfile}": math.log(total / max(1, self._fields[synset.lexfile]))}
+        for word in gloss_words(synset.gloss):
+            bag[word] = WORD_WEIGHT * math.log(total / max(1, self._words[word]))
+        for kind in (synset, *self._chain(synset)):
+            bag[f"kind {kind.id}"] = math.log(total / max(1, self._below[kind.id]))
+        return bag
+
+    def _chain(self, synset: Synset) -> list[Synset]:
+        """Return the kinds above a sense, the nearest first."""
+        above: list[Synset] = []
+        parent = self._parent(synset)
+        while parent is not None and len(above) < CHAIN and parent not in above:
+            above.append(parent)
+            parent = self._parent(parent)
+        return above
+
+    def _parent(self, synset: Synset) -> Synset | None:
+        if synset.id not in self._parents:
+            known = (self._wordnet.synsets.get(name) for name in synset.hypernyms)
+            self._parents[synset.id] = next((kind for kind in known if kind), None) or self._genus(synset)
+        return self._parents[synset.id]
+
+    def _genus(self, synset: Synset) -> Synset | None:
+        """Find the noun that the gloss begins with: the longest known end of its first phrase."""
+        if self._has_hypernyms:
+            return None
+        words = genus(synset.gloss).split()
+        known = (
+            meaning
+            for start in range(len(words))
+            for form in forms(" ".join(words[start:]))
+            for meaning in self._wordnet.meanings(form, NOUN)
+            if meaning.id != synset.id and meaning.lexfile in (synset.lexfile, TOP)
+        )
+        return next(known, None)
+
+
+def genus(gloss: str) -> str:
+    """Read off a gloss what kind of thing is meant.
+
+    >>> genus("large long-necked wading bird of marshes and plains in many parts of the world")
+    'long-necked wading bird'
+    >>> genus("any of several breeds of very small dogs")
+    'very small dogs'
+    """
+    rest = _KIND_OF.sub("", _REMARK.sub("", gloss.strip().lower()))
+    end = _GENUS_END.search(rest)
+    return (rest[: end.start()] if end else rest).strip()
+
+
+def forms(name: str) -> Iterator[str]:
+    """Yield a name and what its singular may be.
+
+    >>> list(forms("finches"))
+    ['finches', 'finch', 'finche']
+    """
+    yield name
+    for end, new in _PLURALS:
+        if name.endswith(end) and len(name) > len(end) + 1:
+            yield name[: -len(end)] + new
+
+
+def gloss_words(gloss: str) -> list[str]:
+    """Return the words of a gloss that carry meaning.
+
+    >>> gloss_words("a large bird that is used for racing")
+    ['large', 'bird', 'racing']
+    """
+    return [word for word in _WORD.findall(gloss.lower()) if word not in _STOP]
+
+
+def _rows(bags: Sequence[dict[str, float]], columns: dict[str, int]) -> Floats:
+    rows = np.zeros((len(bags), len(columns)), np.float32)
+    for row, bag in enumerate(bags):
+        norm = math.sqrt(sum(weight**2 for weight in bag.values())) or 1.0
+        for name, weight in bag.items():
+            if name in columns:
+                rows[row, columns[name]] = weight / norm
+    return rows
+
+
+def _relax(nouns: _Nouns, groups: Sequence[Sequence[Synset]], owner: Ints) -> Doubles:
     """Return how likely each of the S senses is among its name's: (S,), sums to one for each name."""
     count, flat = len(groups), [sense for group in groups for sense in group]
-    shares = _normalized(np.ones(len(owner)), owner, count)
+    probabilities = _normalized(np.ones(len(owner)), owner, count)
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     if len(starts) < 2:
-        return shares
-    alike, at_large = _resemblance(book, flat, owner, weights.neighbours / (len(starts) - 1))
+        return probabilities
+    alike, at_large = _resemblance(nouns, flat, owner, NEIGHBORS / (len(starts) - 1))
     _, fields = np.unique([sense.lexfile for sense in flat], return_inverse=True)
-    prior = weights.pictured * np.array([sense.lexfile in PICTURED for sense in flat])
-    prior = prior - weights.field * np.log([book.chance(sense.lexfile) for sense in flat]) - at_large
+    prior = VISIBLE_WEIGHT * np.array([sense.lexfile in VISIBLE for sense in flat])
+    prior = prior - FIELD_WEIGHT * np.log([nouns.field_frequency(sense.lexfile) for sense in flat]) - at_large
     for _ in range(ROUNDS):
-        by_class = np.add.reduceat(alike * shares, starts, axis=1)  # (S, classes that have senses)
-        nearest = np.partition(by_class, -min(weights.neighbours, len(starts)), axis=1)
-        support = nearest[:, -weights.neighbours :].mean(axis=1) + by_class.mean(axis=1)
-        held = np.zeros((count, int(fields.max()) + 1))
-        np.add.at(held, (owner, fields), shares)
-        others = (held.sum(axis=0) - held)[owner, fields]
-        support += prior + weights.field * np.log((others + 0.5) / count)
-        shares = _normalized(np.exp(weights.sharpness * support), owner, count)
-    return shares
+        by_class = np.add.reduceat(alike * probabilities, starts, axis=1)  # (S, classes that have senses)
+        nearest = np.partition(by_class, -min(NEIGHBORS, len(starts)), axis=1)
+        support = nearest[:, -NEIGHBORS:].mean(axis=1) + by_class.mean(axis=1)
+        by_field = np.zeros((count, int(fields.max()) + 1))
+        np.add.at(by_field, (owner, fields), probabilities)
+        others = (by_field.sum(axis=0) - by_field)[owner, fields]
+        support += prior + FIELD_WEIGHT * np.log((others + 0.5) / count)
+        probabilities = _normalized(np.exp(SHARPNESS * support), owner, count)
+    return probabilities
 
 
-def _resemblance(
-    book: SenseBook, senses: Sequence[Synset], owner: Ints, near: float
-) -> tuple[NDArray[np.float32], Doubles]:
+def _resemblance(nouns: _Nouns, senses: Sequence[Synset], owner: Ints, near: float) -> tuple[Floats, Doubles]:
     """Return how much senses of different names resemble each other, and each of them nouns at large.
 
-    Args:
-        book: the features.
-        senses: S of them.
-        owner: (S,) name of each.
-        near: share of the names that count as a sense's nearest.
-
     Returns:
-        (S, S) cosines, 0 within a name, and (S,): the mean over nouns plus the mean over the nearest of them.
+        (S, S) cosines, 0 within a name, and (S,): the mean over nouns plus the mean over the nearest `near`
+        of them.
     """
-    vectors, nouns = book.vectors(senses, book.nouns[:: max(1, len(book.nouns) // BACKGROUND)])
+    vectors, background = nouns.vectors(senses, nouns.all[:: max(1, len(nouns.all) // BACKGROUND)])
     alike = vectors @ vectors.T
     alike[owner[:, None] == owner] = 0.0
-    chance = np.sort((vectors @ nouns.T).astype(np.float64), axis=1)
+    chance = np.sort((vectors @ background.T).astype(np.float64), axis=1)
     nearest = max(1, round(min(1.0, near) * chance.shape[1]))
     return alike, chance[:, -nearest:].mean(axis=1) + chance.mean(axis=1)
 

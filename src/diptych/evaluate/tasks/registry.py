@@ -59,7 +59,7 @@ class TaskRow:
     metric: MetricName
     splits: Mapping[str, str]
     items: Mapping[str, int]
-    licence: str
+    license: str
     url: str
     kind: Kind = "classification"
     prompts: str = "photo"

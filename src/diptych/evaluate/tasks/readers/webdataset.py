@@ -21,7 +21,7 @@ from diptych.data.captions import captions_of, fields_of
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.tar import read_members
 from diptych.data.sources.rows import MAX_FILE_BYTES
-from diptych.evaluate.prompts.templates import PLACE
+from diptych.evaluate.prompts.templates import PLACEHOLDER
 from diptych.evaluate.tasks.readers.examples import Example, damaged, need, text_lines
 
 _OTHERS = frozenset({".cls", ".npy", ".txt", ".json"})
@@ -52,7 +52,7 @@ class WebDatasetReader:
     def templates(self, root: Path) -> tuple[str, ...]:
         """Return the prompts that lie beside the tars, if any, with `{}` where the name goes."""
         path = root / "zeroshot_classification_templates.txt"
-        return tuple(line.replace("{c}", PLACE) for line in text_lines(path)) if path.is_file() else ()
+        return tuple(line.replace("{c}", PLACEHOLDER) for line in text_lines(path)) if path.is_file() else ()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
         """Yield tar by tar, by their numbers; see Reader.
