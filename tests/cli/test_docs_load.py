@@ -16,7 +16,7 @@ from tests.models.published import ALONE_GELU, GELU, WORDS, agrees, openai_clip
 
 from diptych.data.images.transforms import Preprocess
 from diptych.models.files import references
-from diptych.models.files.names import public_names
+from diptych.models.files.references import public_names
 from diptych.models.formats.convert import convert
 from diptych.models.load import load
 

@@ -46,7 +46,7 @@ LIMIT = 1e-5
 PEERS = ("openai", "open_clip")
 
 UNREADABLE = {
-    ("ModifiedResNet", "transformers"): "the weights are not those of transformers' CLIPModel",
+    ("ModifiedResNet", "transformers"): "the weights do not fit the architecture",
     ("SigLIP", "openai"): "these weights need the configuration that belongs to them",
     ("SigLIP 2", "openai"): "these weights need the configuration that belongs to them",
 }

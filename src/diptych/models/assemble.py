@@ -16,7 +16,7 @@ from typing import Any, Unpack
 
 import torch
 
-from diptych.core.errors import DiptychError, IntegrityError, UsageError
+from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.files.durable import sha256_file
 from diptych.core.manifest import MANIFEST_NAME, is_done, read_manifest
 from diptych.data.images.transforms import Preprocess
@@ -25,11 +25,17 @@ from diptych.data.tokenizers.settings import require_length
 from diptych.data.tokenizers.vocabulary import read_object
 from diptych.models import checkpoint
 from diptych.models.files.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
-from diptych.models.files.names import named_preprocess, published_as
-from diptych.models.files.parts import Parts
-from diptych.models.files.references import HUB_PREFIX, LoadOptions, Place, locate
+from diptych.models.files.references import (
+    HUB_PREFIX,
+    LoadOptions,
+    Located,
+    locate,
+    named_preprocess,
+    published_as,
+)
 from diptych.models.files.weights import require_finite
-from diptych.models.formats.detect import CONVERSION, Told, is_ours, read_parts
+from diptych.models.formats.detect import CONVERSION, ConfigSource, is_ours, read_parts
+from diptych.models.formats.parts import Parts, other_activation
 from diptych.models.model import Model
 from diptych.models.tokenizers import (
     VOCABULARIES,
@@ -40,7 +46,7 @@ from diptych.models.tokenizers import (
     with_ids,
 )
 from diptych.models.towers.clip import Clip, meta_init
-from diptych.models.towers.config import Activation, ClipConfig, ResNetConfig, VitConfig, check_sizes
+from diptych.models.towers.config import Activation, ResNetConfig, VitConfig, check_sizes
 from diptych.models.towers.numerics import HeldIn, device_of
 from diptych.models.towers.vit import interpolate_positions
 
@@ -50,7 +56,7 @@ class _Options:
     """`LoadOptions`, each None where it was not given."""
 
     activation: Activation | None = None
-    config: Told | None = None
+    config: ConfigSource | None = None
     tokenizer: AnyTokenizer | str | Path | None = None
     preprocess: Preprocess | str | None = None
     image_size: int | tuple[int, int] | None = None
@@ -67,21 +73,21 @@ def assemble(
     """Load a model of torch; arguments and errors as `diptych.load` describes them."""
     given = _Options(**options)
     device = device_of(device)  # before gigabytes are read
-    place = locate(ref, hub)
-    if is_ours(place.path):
-        model = checkpoint.load(place.path)
-        _refuse_another(place, model, given)
+    located = locate(ref, hub)
+    if is_ours(located.path):
+        model = checkpoint.load(located.path)
+        _refuse_another(located, model, given)
     else:
-        parts = read_parts(place.path, given.activation, given.config)
-        model = _from_parts(place, parts, given, hub)
-    if place.row is not None:
-        _check_row(place, model)
+        parts = read_parts(located.path, given.activation, given.config)
+        model = _from_parts(located, parts, given, hub)
+    if located.row is not None:
+        _check_row(located, model)
     if given.image_size is not None:
         model = at_image_size(model, given.image_size)
     return model.to(device).compute_in(precision)  # the cost of a precision depends on the device
 
 
-def _from_parts(place: Place, parts: Parts, options: _Options, hub: Hub) -> Model:
+def _from_parts(located: Located, parts: Parts, options: _Options, hub: Hub) -> Model:
     """Put a model together from the parts that its files hold."""
     with ThreadPoolExecutor(1) as pool:
         # Digests take as long as everything else together, so they run beside it.
@@ -92,7 +98,7 @@ def _from_parts(place: Place, parts: Parts, options: _Options, hub: Hub) -> Mode
         rows = parts.config.text.vocab_size
         fitting = with_ids(parts.config, tokenizer, file=next(iter(files), "tokenizer="), where=parts.where)
         parts = parts.with_config(fitting)
-        origin: dict[str, Any] = {"format": parts.format, **place.origin}
+        origin: dict[str, Any] = {"format": parts.format, **located.origin}
         if parts.taken_from:
             origin["taken_from"] = parts.taken_from
         if unused := rows - parts.config.text.vocab_size:
@@ -200,31 +206,21 @@ def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
     return published
 
 
-def _refuse_another(place: Place, model: Model, options: _Options) -> None:
+def _refuse_another(located: Located, model: Model, options: _Options) -> None:
     """Refuse arguments that contradict a checkpoint of ours, which says everything itself."""
     if options.activation not in (None, model.config.activation):
-        raise _other_activation(place.path, str(options.activation), model.config)
+        raise other_activation("the files state", located.path, options.activation, model.config.activation)
     if any(other is not None for other in (options.config, options.tokenizer, options.preprocess)):
         raise UsageError(
             "a checkpoint of diptych has its own tokenizer, preprocessing and configuration",
-            where=place.path,
+            where=located.path,
             fix="leave config=, tokenizer= and preprocess= out",
         )
 
 
-def _other_activation(where: Path, given: str, config: ClipConfig) -> DiptychError:
-    return UsageError(
-        "the files state another activation than the one passed",
-        where=where,
-        found=given,
-        expected=config.activation,
-        fix="leave activation= out",
-    )
-
-
-def _check_row(place: Place, model: Model) -> None:
+def _check_row(located: Located, model: Model) -> None:
     """Hold what the files say against the public table."""
-    row = place.row
+    row = located.row
     assert row is not None
     stated = named_preprocess(row.preprocess, model.config.vision.image_size)
     checks = [("preprocessing", str(_seen(model.preprocess)), str(_seen(stated)))]
@@ -234,7 +230,7 @@ def _check_row(place: Place, model: Model) -> None:
         if found != expected:
             raise IntegrityError(
                 f"the files contradict the table of public names about the {what}",
-                where=place.path,
+                where=located.path,
                 found=found,
                 expected=expected,
                 fix=f"to load it as the files say: load({HUB_PREFIX + row.repository!r})",

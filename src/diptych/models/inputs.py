@@ -8,7 +8,7 @@ What is a text and what is an image is decided by the type alone, never by looki
 - `PIL.Image.Image`: an image, taken as it is (nothing is turned)
 - `numpy.ndarray` of uint8: an image, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
 
-Reads: files that are named by a path. Writes: nothing.
+Reads: files that are named by a path.
 """
 
 import base64
@@ -42,7 +42,7 @@ def as_items(inputs: Any) -> tuple[list[Any], bool]:
     if is_single(inputs):
         return [inputs], True
     if not isinstance(inputs, Iterable) or isinstance(inputs, dict):
-        raise _strange(inputs, "the inputs")
+        raise _unknown(inputs, "the inputs")
     return list(inputs), False
 
 
@@ -63,10 +63,11 @@ def is_text(item: Any, position: int) -> bool:
         return not item.startswith(DATA_URL)
     if isinstance(item, np.ndarray):
         shaped = item.ndim == 2 or (item.ndim == 3 and item.shape[-1] in CHANNELS)
-        if item.dtype != np.uint8 or not shaped or not item.size:
-            raise _strange(item, f"input {position}")
-    elif not isinstance(item, (*FILE, Image.Image)):
-        raise _strange(item, f"input {position}")
+        known = item.dtype == np.uint8 and shaped and item.size > 0
+    else:
+        known = isinstance(item, (*FILE, Image.Image))
+    if not known:
+        raise _unknown(item, f"input {position}")
     return False
 
 
@@ -77,12 +78,8 @@ def require_image(item: Any, position: int) -> None:
         UsageError: the item is a text, or nothing that is known.
     """
     if is_text(item, position):
-        raise UsageError(
-            "a str is a text, not an image",
-            where=f"input {position}",
-            found=repr(item[:60]),
-            fix="give the file as pathlib.Path",
-        )
+        where, fix = f"input {position}", "give the file as pathlib.Path"
+        raise UsageError("a str is a text, not an image", where=where, found=repr(item[:60]), fix=fix)
 
 
 def require_pixels(pixels: Any, size: tuple[int, int]) -> None:
@@ -127,8 +124,8 @@ def image_pixels(image: ImageInput, preprocess: Preprocess, mode: Mode) -> Pixel
         BadSampleError: with the reason.
     """
     if isinstance(image, np.ndarray):
-        grey = image.ndim == 3 and image.shape[-1] == 1
-        image = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
+        gray = image.ndim == 3 and image.shape[-1] == 1
+        image = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image))
     if isinstance(image, Image.Image):
         try:
             return evaluation_pixels(image, preprocess, mode=mode)
@@ -140,33 +137,29 @@ def image_pixels(image: ImageInput, preprocess: Preprocess, mode: Mode) -> Pixel
 def _bytes_of(image: Any) -> bytes:
     """Return the encoded file behind bytes, a path or a data URL."""
     if isinstance(image, str):
-        _, found, coded = image.partition(";base64,")
+        _, base64_follows, coded = image.partition(";base64,")
         try:
-            return base64.b64decode(coded.encode("ascii"), validate=bool(found))
+            return base64.b64decode(coded.encode("ascii"), validate=bool(base64_follows))
         except (binascii.Error, UnicodeEncodeError) as error:
-            raise BadSampleError(
-                Reason.UNREADABLE_IMAGE, "the data URL is not base64", found=f"{image[:40]!r}…"
-            ) from error
+            what = "the data URL is not base64"
+            raise BadSampleError(Reason.UNREADABLE_IMAGE, what, found=f"{image[:40]!r}…") from error
     if isinstance(image, os.PathLike):
         path = Path(image)
         try:
             with path.open("rb") as file:
                 return file.read(DEFAULT_LIMITS.max_bytes + 1)  # one more, so that too long a file is seen
         except OSError as error:
-            raise BadSampleError(
-                Reason.MISSING_IMAGE, "the image's file cannot be read", where=path, found=error.strerror
-            ) from error
+            what, found = "the image's file cannot be read", error.strerror
+            raise BadSampleError(Reason.MISSING_IMAGE, what, where=path, found=found) from error
     return bytes(image)
 
 
-def _strange(item: Any, where: str) -> UsageError:
-    found = type(item).__name__
-    if isinstance(item, np.ndarray):
-        found = f"array of shape {item.shape}, {item.dtype}"
+def _unknown(item: Any, where: str) -> UsageError:
+    array = f"array of shape {item.shape}, {item.dtype}" if isinstance(item, np.ndarray) else ""
     return UsageError(
         "this is neither a text nor an image",
         where=where,
-        found=found,
+        found=array or type(item).__name__,
         expected="str, pathlib.Path, bytes, a Pillow image, or uint8 pixels (H, W, 3)",
-        fix="tensors of normalised pixels and of tokens go into encode_image and encode_text",
+        fix="tensors of normalized pixels and of tokens go into encode_image and encode_text",
     )

@@ -18,12 +18,10 @@ from diptych.data.images.transforms import evaluation_pixels
 from diptych.models.model import Model
 from diptych.models.runtimes.choice import require_kinds
 
-TOLERANCE = 1e-4
-"""Largest allowed difference of an embedding's component: rounding between processors stays below 1e-5."""
+TOLERANCE = 1e-4  # of an embedding's component: rounding between processors stays below 1e-5
+PIXEL_TOLERANCE = 1  # levels of 0..255 that a resize may differ by between versions of Pillow
 
-PIXEL_TOLERANCE = 1
-"""Levels of 0..255 that a resize may differ by between versions of Pillow."""
-
+# Empty, plain, capitals, entities and emoji, digits, a pangram, other scripts, longer than any context.
 CAPTIONS = (
     "",
     "a photo of a dog",
@@ -34,11 +32,7 @@ CAPTIONS = (
     "\u65e5\u672c\u8a9e \u0440\u0443\u0441\u0441\u043a\u0438\u0439",
     "very long " * 60,
 )
-"""Empty, plain, capitals, entities and emoji, digits, a pangram, other scripts, longer than any context."""
-
 _ASPECTS = ((1.0, 1.0), (1.25, 1.0), (1.0, 1.5), (0.75, 0.875))
-
-
 _ADDED_TOKENS_IN_A_CAPTION = 8
 
 
@@ -50,13 +44,9 @@ def reference_captions(model: Model) -> tuple[str, ...]:
 
 
 def reference_images(size: tuple[int, int]) -> list[np.ndarray]:
-    """Draw four images whose shapes exercise resizing and cropping.
+    """Draw four images, (H', W', 3) uint8, whose shapes exercise resizing and cropping to (height, width).
 
-    Args:
-        size: the model's (height, width).
-
-    Returns:
-        Four (H', W', 3) uint8 arrays: crossing waves of growing frequency, no two channels alike.
+    Crossing waves of growing frequency, no two channels alike.
     """
     images = []
     for number, (tall, wide) in enumerate(_ASPECTS):
@@ -70,10 +60,8 @@ def reference_images(size: tuple[int, int]) -> list[np.ndarray]:
 
 def reference_tensors(model: Model) -> dict[str, Tensor]:
     """Return images, pixels, tokens and float32 embeddings of the model as it is now."""
-    tensors: dict[str, Tensor] = {}
     images = reference_images(model.preprocess.size)
-    for number, image in enumerate(images):
-        tensors[f"picture_{number}"] = torch.from_numpy(image)
+    tensors = {f"picture_{number}": torch.from_numpy(image) for number, image in enumerate(images)}
     tensors["pixels"] = _pixels(model, images)
     tensors["tokens"] = model.tokenize(reference_captions(model))
     tensors["image_embeds"], tensors["text_embeds"] = _embeds(model, tensors)
@@ -81,12 +69,7 @@ def reference_tensors(model: Model) -> dict[str, Tensor]:
 
 
 def verify_reference(model: Model, stored: Mapping[str, Tensor], *, where: str | Path) -> None:
-    """Hold the model against the embeddings it was saved with.
-
-    Args:
-        model: in evaluation mode or not, on the CPU.
-        stored: as written by `reference_tensors`.
-        where: the checkpoint, for the message.
+    """Hold the model, on the CPU, against the outputs that `reference_tensors` gave when it was saved.
 
     Raises:
         IntegrityError: preprocessing, tokenizer or towers give something else; says which.
@@ -94,16 +77,15 @@ def verify_reference(model: Model, stored: Mapping[str, Tensor], *, where: str |
     try:
         require_kinds(stored, where)
         images = [stored[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
-        pixels = _pixels(model, images)
+        pixels, tokens = _pixels(model, images), model.tokenize(reference_captions(model))
         _compare("the preprocessing", pixels, stored["pixels"], PIXEL_TOLERANCE, where)
-        _compare("the tokenizer", model.tokenize(reference_captions(model)), stored["tokens"], 0, where)
+        _compare("the tokenizer", tokens, stored["tokens"], 0, where)
         image_embeds, text_embeds = _embeds(model, stored)
         _compare("the image tower", image_embeds, stored["image_embeds"], TOLERANCE, where)
         _compare("the text tower", text_embeds, stored["text_embeds"], TOLERANCE, where)
     except KeyError as error:
-        raise IntegrityError(
-            "the reference outputs are incomplete", where=where, found=f"no tensor {error}"
-        ) from error
+        what = "the reference outputs are incomplete"
+        raise IntegrityError(what, where=where, found=f"no tensor {error}") from error
 
 
 def _pixels(model: Model, images: list[np.ndarray]) -> Tensor:
@@ -120,18 +102,18 @@ def _embeds(model: Model, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
     return images.cpu().clone(), texts.cpu().clone()
 
 
-def _compare(part: str, found: Tensor, stored: Tensor, tolerance: float, where: str | Path) -> None:
-    if found.shape == stored.shape:
-        difference = (found.double() - stored.double()).abs().max().item()
+def _compare(part: str, actual: Tensor, stored: Tensor, tolerance: float, where: str | Path) -> None:
+    if actual.shape == stored.shape:
+        difference = (actual.double() - stored.double()).abs().max().item()
         if difference <= tolerance:
             return
-        told = f"a difference of {difference:.2g}"
+        found = f"a difference of {difference:.2g}"
     else:
-        told = f"shape {list(found.shape)} instead of {list(stored.shape)}"
+        found = f"shape {list(actual.shape)} instead of {list(stored.shape)}"
     raise IntegrityError(
         f"{part} no longer gives what it gave when the checkpoint was saved",
         where=where,
-        found=told,
+        found=found,
         expected=f"at most {tolerance:g}",
         fix="use the config.json and tokenizer files that were saved with these weights",
     )

@@ -1,27 +1,29 @@
 """Which tokenizer belongs to which text tower, and which of a folder's files is its vocabulary.
 
-Reads: a tokenizer's files. Writes: nothing. Needs no torch.
+Reads: a tokenizer's files. Needs no torch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from diptych.core.errors import IntegrityError, SettingsError
+from diptych.core.errors import IntegrityError, SettingsError, UnsupportedError
 from diptych.data.tokenizers.clip import Tokenizer
+from diptych.data.tokenizers.settings import CONFIG
 from diptych.data.tokenizers.siglip import JSON, PIECES, SiglipTokenizer
 from diptych.data.tokenizers.siglip_engines import Cleaning
-from diptych.data.tokenizers.vocabulary import PUBLISHED_SIZE
+from diptych.data.tokenizers.vocabulary import PUBLISHED_MERGES, PUBLISHED_SIZE, read_object
+from diptych.models.files.hub import OPEN_CLIP_CONFIG
 from diptych.models.towers.config import NO_TOKEN, AnyTextConfig, ClipConfig, TextConfig
 
 AnyTokenizer = Tokenizer | SiglipTokenizer
 
-MOST_PADDING = 1024
-"""Rows of an embedding that may lie behind OpenAI's vocabulary; see `is_padded`."""
-
+MOST_PADDING = 1024  # rows of an embedding that may lie behind OpenAI's vocabulary; see `is_padded`
+# Files that hold a vocabulary, by the kind of the text tower.
 VOCABULARIES: dict[str, tuple[str, ...]] = {
-    "clip": ("tokenizer.json", "vocab.json", "bpe_simple_vocab_16e6.txt.gz"),
+    "clip": ("tokenizer.json", "vocab.json", PUBLISHED_MERGES),
     "siglip": (PIECES, JSON),
 }
-"""Files that hold a vocabulary, by the kind of the text tower."""
 
 
 def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = None) -> AnyTokenizer:
@@ -43,12 +45,44 @@ def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None
     )
 
 
+def stated_cleaning(model_cfg: Mapping[str, Any], family: str, folder: Path) -> Cleaning | None:
+    """Return the clean-up of a SigLIP's texts where the configuration states it; `folder`: the tokenizer's.
+
+    Raises:
+        UnsupportedError: `tokenizer_kwargs` or `tokenizer_mode` ask for something that changes ids otherwise.
+    """
+    text = model_cfg.get("text_cfg")
+    text = text if isinstance(text, Mapping) else {}
+    options = text.get("tokenizer_kwargs")
+    options = options if isinstance(options, Mapping) else {}
+    named = bool(text.get("hf_tokenizer_name"))  # then `HFTokenizer`, whose own file lower-cases
+    clean = options.get("clean") or ("whitespace" if named else "lower")
+    allowed: tuple[Any, ...] = ("lower", "whitespace") if named else ("lower",)
+    if family == "siglip":
+        recorded = "diptych_cleaning" in read_object(folder / CONFIG)  # as `save_for_open_clip` writes it
+        allowed = (clean,) if recorded else ("canonicalize",)
+    others = {f"tokenizer_kwargs.{name}": value for name, value in options.items() if name != "clean"}
+    others["tokenizer_mode"] = text.get("tokenizer_mode")
+    strange = {name: value for name, value in others.items() if value}
+    if clean not in allowed:
+        strange = {"tokenizer_kwargs.clean": clean, **strange}
+    for name, value in strange.items():
+        raise UnsupportedError(
+            "the configuration asks for a tokenizer that this package does not have",
+            where=f"{folder / OPEN_CLIP_CONFIG}: text_cfg.{name[:80]}",
+            found=repr(value)[:80],
+            expected=" or ".join(map(str, allowed)) if name.endswith(".clean") else "nothing",
+            fix="use open_clip for this model",
+        )
+    return "open_clip" if family == "siglip" and clean == "canonicalize" else None
+
+
 def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where: object) -> ClipConfig:
     """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell.
 
     Args:
         config: as `formats` read it.
-        tokenizer: the tokenizer.
+        tokenizer: the one that belongs to it.
         file: the vocabulary, for messages.
         where: the weights, likewise.
 
@@ -57,15 +91,11 @@ def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where
     """
     text = config.text
     if isinstance(tokenizer, SiglipTokenizer):
-        return config.with_tokenizer(
-            vocab_size=text.vocab_size,
-            start_id=tokenizer.start_id,
-            end_id=tokenizer.end_id,
-            pad_id=tokenizer.pad_id,
-        )
-    told = text.end_id != NO_TOKEN
-    padded = told or (tokenizer.is_published and is_padded(text.vocab_size))
-    if not told and tokenizer.end_id != tokenizer.vocab_size - 1:
+        ids = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id, "pad_id": tokenizer.pad_id}
+        return config.with_tokenizer(vocab_size=text.vocab_size, **ids)
+    states_end = text.end_id != NO_TOKEN
+    padded = states_end or (tokenizer.is_published and is_padded(text.vocab_size))
+    if not states_end and tokenizer.end_id != tokenizer.vocab_size - 1:
         raise SettingsError(
             "these weights read a text at its largest id, and the tokenizer has ids beyond its end token",
             where=where,
@@ -76,7 +106,7 @@ def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where
         )
     for name, expected, fits in (
         ("context_length", text.context_length, tokenizer.context_length == text.context_length),
-        ("end_id", text.end_id, not told or tokenizer.end_id == text.end_id),
+        ("end_id", text.end_id, not states_end or tokenizer.end_id == text.end_id),
         ("vocab_size", text.vocab_size, tokenizer.vocab_size == text.vocab_size or padded),
     ):
         if not fits or tokenizer.vocab_size > text.vocab_size:
@@ -104,12 +134,8 @@ def vocabulary_file(folder: Path, text: AnyTextConfig) -> Path:
         IntegrityError: there is none.
     """
     names = VOCABULARIES[text.kind]
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
-        raise IntegrityError(
-            "the vocabulary is missing",
-            where=folder,
-            expected=" or ".join(names),
-            fix="restore the folder from a copy",
-        )
-    return found
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    fix = "restore the folder from a copy"
+    raise IntegrityError("the vocabulary is missing", where=folder, expected=" or ".join(names), fix=fix)

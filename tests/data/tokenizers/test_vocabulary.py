@@ -121,9 +121,9 @@ def test_files_and_unpacked_files_beyond_the_limit_are_refused(tmp_path, monkeyp
     plain.write_bytes(b" " * 10_001)
     packed.write_bytes(gzip.compress(b"a b\n" * 1_000_000))
     assert packed.stat().st_size < 10_000
-    with pytest.raises(IntegrityError, match="larger"):
+    with pytest.raises(IntegrityError, match="more than 10,000 bytes"):
         read_tokenizer_json(plain)
-    with pytest.raises(IntegrityError, match="larger"):
+    with pytest.raises(IntegrityError, match="at most 10,000 bytes"):
         read_merges(packed, size=49_408)
 
 

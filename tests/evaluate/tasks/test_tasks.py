@@ -17,7 +17,7 @@ from diptych.evaluate.prompts.sets import prompt_set
 from diptych.evaluate.tasks.registry import suite_tasks, task_models, task_rows
 from diptych.evaluate.tasks.tasks import Task, open_task
 from diptych.evaluate.zeroshot import ZeroShotEvaluator
-from diptych.models.files.names import public_names
+from diptych.models.files.references import public_names
 
 
 def _by_path(name: str) -> object:

@@ -19,8 +19,7 @@ from diptych.core.errors import (
     IntegrityError,
     UsageError,
 )
-from diptych.models.files import hub
-from diptych.models.files import names as public_names
+from diptych.models.files import hub, references
 from diptych.models.files.hub import Hub
 from diptych.models.load import load
 
@@ -96,7 +95,7 @@ def test_an_unreachable_hub_is_no_missing_model(
 
 
 def test_the_table_agrees_with_the_facts_it_was_made_from() -> None:
-    rows = public_names.public_names()
+    rows = references.public_names()
     assert rows["ViT-B-32/laion2b_s34b_b79k"].activation == "gelu"
     assert rows["ViT-B-32/laion400m_e32"].activation == "quick_gelu"
     assert rows["ViT-B-16/laion400m_e32"].activation == "gelu"
@@ -114,7 +113,7 @@ def test_the_table_agrees_with_the_facts_it_was_made_from() -> None:
     assert len(openai) == 9 and all(len(row.openai) == 64 for row in openai.values())
     for name, row in rows.items():
         assert ("SigLIP" in name) == (row.activation is None) == (row.preprocess == "siglip"), name
-        public_names.named_preprocess(row.preprocess, (224, 224))
+        references.named_preprocess(row.preprocess, (224, 224))
 
 
 def test_a_file_that_openai_published_is_recognised_by_its_digest(
@@ -123,6 +122,6 @@ def test_a_file_that_openai_published_is_recognised_by_its_digest(
     write_archive(tmp_path / "any.pt", openai_clip())
     digest = hashlib.sha256((tmp_path / "any.pt").read_bytes()).hexdigest()
     assert "published_as" not in load(tmp_path / "any.pt", tokenizer=WORDS).provenance
-    row = public_names.PublicName("a/b", "clip", "quick_gelu", openai=digest)
-    monkeypatch.setattr(public_names, "public_names", lambda: {"ViT-B-32/openai": row})
+    row = references.PublicName("a/b", "clip", "quick_gelu", openai=digest)
+    monkeypatch.setattr(references, "public_names", lambda: {"ViT-B-32/openai": row})
     assert load(tmp_path / "any.pt", tokenizer=WORDS).provenance["published_as"] == "ViT-B-32/openai"

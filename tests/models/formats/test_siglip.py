@@ -11,23 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import SiglipConfig, SiglipModel
 
-from diptych.core.errors import DataError, SettingsError, UnknownNameError
-from diptych.models.formats.siglip import (
-    from_open_clip_siglip,
-    from_transformers_siglip,
-    to_open_clip_siglip,
-    to_transformers_siglip,
-)
+from diptych.core.errors import DataError, IntegrityError, SettingsError, UnknownNameError
+from diptych.models.formats.open_clip import from_open_clip, to_open_clip
+from diptych.models.formats.parts import Parts
+from diptych.models.formats.transformers import from_transformers, to_transformers
 from diptych.models.towers.clip import Clip, build
 from diptych.models.towers.config import (
     NO_CEILING,
     ClipConfig,
     SiglipTextConfig,
     SiglipVisionConfig,
-    TextConfig,
     VitConfig,
 )
-from diptych.models.towers.timm_trunks import Trunk
+from diptych.models.towers.timm_trunks import TRUNKS, Trunk
 
 CONTEXT, VOCABULARY = 12, 90
 # SO400M's traps: an image size that is no multiple of the patch, an MLP width that is none of the tower's.
@@ -58,7 +54,11 @@ OURS = ClipConfig(
     text_activation="gelu_tanh",
     logit_bias_init=-10.0,
 )
-TRUNKS = {"vit_micro": Trunk(32, 16, 64, 2, 4, "gelu")}
+
+
+@pytest.fixture(autouse=True)
+def _timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRUNKS, "vit_micro_siglip", Trunk(32, 16, 64, 2, 4, "gelu"))
 
 
 def lively(model: torch.nn.Module) -> None:
@@ -114,7 +114,7 @@ def test_what_transformers_saves_embeds_as_in_transformers(
 ) -> None:
     model = theirs(vision_act=vision_act, text_act=text_act)
     model.save_pretrained(tmp_path)
-    config, state = from_transformers_siglip(
+    config, state = from_transformers(
         json.loads((tmp_path / "config.json").read_text()), load_file(tmp_path / "model.safetensors")
     )
     difference = worst(loaded(config, state), model)
@@ -128,7 +128,7 @@ def test_what_we_write_is_loaded_by_transformers_and_agrees(tmp_path: Path) -> N
     config = replace(OURS, vision=replace(OURS.vision, image_size=(52, 52)))
     clip = build(config, seed=2).eval()
     lively(clip)
-    mapping, state = to_transformers_siglip(config, clip.state_dict())
+    mapping, state = to_transformers(config, clip.state_dict())
     (tmp_path / "config.json").write_text(json.dumps(mapping))
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     model, told = SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -143,7 +143,7 @@ def test_scale_and_bias_give_the_logits_of_transformers() -> None:
     model = theirs()
     with torch.no_grad():
         model.logit_scale.fill_(4.77)
-    config, state = from_transformers_siglip(model.config.to_dict(), model.state_dict())
+    config, state = from_transformers(model.config.to_dict(), model.state_dict())
     clip, (pixels, tokens) = loaded(config, state), batch()
     with torch.no_grad():
         images, texts, scale = clip(pixels, tokens)
@@ -154,12 +154,12 @@ def test_scale_and_bias_give_the_logits_of_transformers() -> None:
 
 def test_there_and_back_changes_no_bit() -> None:
     model = theirs()
-    config, state = from_transformers_siglip(model.config.to_dict(), model.state_dict())
-    mapping, back = to_transformers_siglip(config, state)
+    config, state = from_transformers(model.config.to_dict(), model.state_dict())
+    mapping, back = to_transformers(config, state)
     assert back.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, back[name]), name
-    again, _ = from_transformers_siglip(mapping, back)
+    again, _ = from_transformers(mapping, back)
     assert again == config
     for key, value in model.config.vision_config.to_dict().items():
         assert mapping["vision_config"].get(key, value) == value, key
@@ -167,10 +167,10 @@ def test_there_and_back_changes_no_bit() -> None:
 
 def test_a_config_that_leaves_out_defaults_means_transformers_defaults() -> None:
     short = {"model_type": "siglip", "text_config": {}, "vision_config": {}}
-    with pytest.raises(DataError, match=r"(?s)missing.*in all"):
-        from_transformers_siglip(short, {})
+    config, _ = from_transformers(short, {})
+    assert config.vision == SiglipVisionConfig() and config.text == SiglipTextConfig()
     model = SiglipConfig()
-    ours, _ = to_transformers_siglip(*_base())
+    ours, _ = to_transformers(*_base())
     for part in ("text_config", "vision_config"):
         full = getattr(model, part).to_dict()
         ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
@@ -192,7 +192,7 @@ def test_a_text_tower_without_a_head_leaves_with_an_identity() -> None:
     text = SiglipTextConfig(CONTEXT, VOCABULARY, 64, 2, 4, head=False)
     config = replace(OURS, text=text, vision=replace(OURS.vision, image_size=(52, 52)))
     clip = build(config, seed=2).eval()
-    mapping, state = to_transformers_siglip(config, clip.state_dict())
+    mapping, state = to_transformers(config, clip.state_dict())
     model = SiglipModel(SiglipConfig(**mapping)).eval()
     model.load_state_dict(state, strict=True)
     assert worst(clip, model) < 1e-5
@@ -201,22 +201,22 @@ def test_a_text_tower_without_a_head_leaves_with_an_identity() -> None:
 def test_open_clips_layout_there_and_back_changes_no_bit() -> None:
     clip = build(OURS, seed=1)
     lively(clip)
-    mapping, state = to_open_clip_siglip(OURS, clip.state_dict(), trunks=TRUNKS)
-    assert mapping["vision_cfg"]["timm_model_name"] == "vit_micro"
+    mapping, state = to_open_clip(OURS, clip.state_dict())
+    assert mapping["vision_cfg"]["timm_model_name"] == "vit_micro_siglip"
     assert mapping["text_cfg"]["act_kwargs"] == {"approximate": "tanh"}
     assert state["visual.trunk.attn_pool.kv.weight"].shape == (128, 64)
     assert state["visual.trunk.pos_embed"].shape == (1, 4, 64)
-    config, back = from_open_clip_siglip(json.loads(json.dumps(mapping)), state, trunks=TRUNKS)
+    config, back = from_open_clip(json.loads(json.dumps(mapping)), state)
     assert config == replace(OURS, logit_scale_init=config.logit_scale_init)
     for name, tensor in clip.state_dict().items():
         assert torch.equal(back[name], tensor), name
 
 
 def test_one_dimensional_scales_and_half_precision_are_read() -> None:
-    mapping, state = to_open_clip_siglip(OURS, build(OURS, seed=1).state_dict(), trunks=TRUNKS)
+    mapping, state = to_open_clip(OURS, build(OURS, seed=1).state_dict())
     halves = {name: tensor.half() for name, tensor in state.items()}
     halves |= {name: halves[name].reshape(1) for name in ("logit_scale", "logit_bias")}
-    _, back = from_open_clip_siglip(mapping, halves, trunks=TRUNKS)
+    _, back = from_open_clip(mapping, halves)
     assert back["logit_scale"].shape == back["logit_bias"].shape == ()
     assert {tensor.dtype for tensor in back.values()} == {torch.float32}
 
@@ -224,7 +224,6 @@ def test_one_dimensional_scales_and_half_precision_are_read() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"model_type": "siglip2"}, "NaFlex"),
         ({"vision_config": {"vision_use_head": False}}, "vision_use_head"),
         ({"vision_config": {"num_channels": 1}}, "num_channels"),
         ({"vision_config": {"hidden_size": "64"}}, "hidden_size"),
@@ -238,17 +237,17 @@ def test_configurations_that_mean_another_model_are_refused(change: dict[str, An
     for key, value in change.items():
         config[key] = config[key] | value if isinstance(value, dict) else value
     with pytest.raises((SettingsError, UnknownNameError), match=told):
-        from_transformers_siglip(config, {})
+        from_transformers(config, {})
 
 
 @pytest.mark.parametrize(
     ("part", "change", "told"),
     [
-        ("vision_cfg", {"timm_model_name": "vit_macro"}, "vit_micro"),
+        ("vision_cfg", {"timm_model_name": "vit_macro_siglip"}, "vit_micro_siglip"),
         ("vision_cfg", {"timm_pool": "avg"}, "timm_pool"),
         ("text_cfg", {"no_causal_mask": False}, "no_causal_mask"),
         ("text_cfg", {"pool_type": "argmax"}, "pool_type"),
-        ("text_cfg", {"norm_kwargs": {}}, "layer_norm_eps"),
+        ("text_cfg", {"norm_kwargs": {}}, "norm_kwargs"),
         ("text_cfg", {"act_kwargs": {"approximate": "sinh"}}, "act_kwargs"),
         ("text_cfg", {"proj_bias": False}, "proj_bias"),
         ("text_cfg", {"embed_cls": True}, "embed_cls"),
@@ -257,41 +256,48 @@ def test_configurations_that_mean_another_model_are_refused(change: dict[str, An
 def test_open_clip_configurations_that_mean_another_model_are_refused(
     part: str, change: dict[str, Any], told: str
 ) -> None:
-    mapping, state = to_open_clip_siglip(OURS, build(OURS, seed=1).state_dict(), trunks=TRUNKS)
+    mapping, state = to_open_clip(OURS, build(OURS, seed=1).state_dict())
     with pytest.raises((SettingsError, UnknownNameError), match=told):
-        from_open_clip_siglip(mapping | {part: mapping[part] | change}, state, trunks=TRUNKS)
+        from_open_clip(mapping | {part: mapping[part] | change}, state)
 
 
 def test_missing_extra_and_misshapen_tensors_are_named() -> None:
     model = theirs()
     config, state = model.config.to_dict(), dict(model.state_dict())
-    with pytest.raises(DataError, match=r"(?s)left over.*extra\.weight"):
-        from_transformers_siglip(config, state | {"extra.weight": torch.zeros(1)})
+
+    def check(state: dict[str, torch.Tensor]) -> None:
+        ours, read = from_transformers(config, state)
+        parts = Parts("", ours, read, state, lambda o: to_transformers(ours, o)[1], None, (), None, Path("w"))
+        parts.check()
+
+    check(state)
+    with pytest.raises(IntegrityError, match=r"unknown extra\.weight"):
+        check(state | {"extra.weight": torch.zeros(1)})
     name = "vision_model.head.attention.in_proj_bias"
-    with pytest.raises(DataError, match=rf"(?s)missing.*{name}"):
-        from_transformers_siglip(config, {key: state[key] for key in state if key != name})
+    with pytest.raises(IntegrityError, match=f"no {name}"):
+        check({key: state[key] for key in state if key != name})
     with pytest.raises(DataError, match="in_proj_bias"):
-        from_transformers_siglip(config, state | {name: torch.zeros(200)})
+        check(state | {name: torch.zeros(200)})
     shorter = {"text_model.embeddings.position_embedding.weight": torch.zeros(CONTEXT - 1, 48)}
-    with pytest.raises(DataError, match="not of the same model"):
-        from_transformers_siglip(config, state | shorter)
+    with pytest.raises(IntegrityError, match="position_embedding"):
+        check(state | shorter)
 
 
 def test_old_position_ids_are_no_weights() -> None:
     model = theirs()
     state = model.state_dict() | {"text_model.embeddings.position_ids": torch.arange(CONTEXT)[None]}
-    from_transformers_siglip(model.config.to_dict(), state)
+    from_transformers(model.config.to_dict(), state)
 
 
 def test_towers_of_another_family_are_refused_on_the_way_out() -> None:
-    with pytest.raises(SettingsError, match="vit and clip"):
-        to_transformers_siglip(ClipConfig(512, VitConfig(), TextConfig()), {})
+    with pytest.raises(SettingsError, match="vit and siglip"):
+        to_transformers(ClipConfig(512, VitConfig(), OURS.text), {})
     with pytest.raises(SettingsError, match=r"(?s)another activation.*vit_micro"):
-        to_open_clip_siglip(replace(OURS, activation="gelu_tanh"), {}, trunks=TRUNKS)
+        to_open_clip(replace(OURS, activation="gelu_tanh"), {})
     with pytest.raises(SettingsError, match="builds no such"):
-        to_open_clip_siglip(replace(OURS, vision=replace(OURS.vision, layers=3)), {}, trunks=TRUNKS)
+        to_open_clip(replace(OURS, vision=replace(OURS.vision, layers=3)), {})
     with pytest.raises(SettingsError, match="square"):
-        to_transformers_siglip(replace(OURS, vision=replace(OURS.vision, image_size=(32, 48))), {})
+        to_transformers(replace(OURS, vision=replace(OURS.vision, image_size=(32, 48))), {})
 
 
 def test_unit_embeddings_do_not_depend_on_the_padding_that_is_cut_off() -> None:

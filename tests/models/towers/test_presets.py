@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from diptych.models.formats.open_clip import from_open_clip, to_open_clip
 from diptych.models.formats.openai import to_openai_state
-from diptych.models.formats.siglip import from_open_clip_siglip, to_open_clip_siglip
 from diptych.models.towers.clip import Clip
 from diptych.models.towers.config import ClipConfig, ResNetConfig
 from diptych.models.towers.presets import PRESETS, preset
@@ -80,8 +80,8 @@ def test_a_preset_is_open_clips_model_of_that_name(name: str, facts: dict[str, A
     config, theirs = preset(name), facts[open_clip_name(name)]
     state = on_meta(config).state_dict()
     if config.vision.kind == "siglip":
-        mapping, renamed = to_open_clip_siglip(config, state)
-        read, _ = from_open_clip_siglip(theirs["config"], renamed)
+        mapping, renamed = to_open_clip(config, state)
+        read, _ = from_open_clip(theirs["config"], renamed)
         # Where scale and bias start is training's matter; the tokenizer's ids are not in their configuration.
         same = replace(read, logit_scale_init=config.logit_scale_init)
         assert replace(same, text=replace(read.text, pad_id=config.text.pad_id)) == config  # type: ignore

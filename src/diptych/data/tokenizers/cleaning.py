@@ -1,7 +1,5 @@
-"""Text as CLIP reads it: repaired, unescaped, lower-cased, in single spaces, and cut into words and byte
-symbols.
+"""Text as CLIP reads it: repaired, unescaped, lower-cased, in single spaces, cut into words and byte symbols.
 
-Reads: strings in memory. Writes: nothing.
 Source: openai/CLIP `simple_tokenizer.py` (`basic_clean`, `whitespace_clean`, the pattern and the byte table).
 We differ in one point: text is cut at 4,096 characters first, because `ftfy` takes quadratic time on hostile
 text.
@@ -22,10 +20,7 @@ PATTERN = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[
 
 
 def clean(text: str) -> str:
-    """Return the text as it is tokenized: repaired, unescaped, lower-cased, single spaces.
-
-    Args:
-        text: anything; cut at 4,096 characters before any work.
+    """Return the text as it is tokenized; it is cut at 4,096 characters before any work.
 
     >>> clean("  A&amp;amp;B  Café\\n")
     'a&b café'
@@ -77,19 +72,9 @@ def byte_symbols() -> tuple[str, ...]:
     >>> byte_symbols()[ord("!")], byte_symbols()[ord(" ")]
     ('!', 'Ġ')
     """
-    printable = {
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    }
-    table, spare = [], 256
-    for byte in range(256):
-        if byte in printable:
-            table.append(chr(byte))
-        else:
-            table.append(chr(spare))
-            spare += 1
-    return tuple(table)
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)}
+    spare = iter(range(256, 512))
+    return tuple(chr(byte if byte in printable else next(spare)) for byte in range(256))
 
 
 @cache
@@ -98,11 +83,21 @@ def symbol_order() -> tuple[str, ...]:
     return tuple(sorted(byte_symbols()))
 
 
+def fix_text(text: str) -> str:
+    """Return the text with broken characters repaired by ftfy.
+
+    >>> fix_text("cafÃ©")
+    'café'
+    """
+    import ftfy
+
+    return str(ftfy.fix_text(text))
+
+
 def _is_plain(text: str) -> bool:
     """Say whether repairing and unescaping would change nothing but white space.
 
-    True for printable ASCII, new lines and tabs without "&": no entity, no escape sequence, no control
-    character.
+    True for printable ASCII, new lines and tabs without "&": no entity, escape sequence or control character.
     """
     if not text.isascii() or "&" in text:
         return False
@@ -114,19 +109,3 @@ def _pattern() -> Any:
     import regex
 
     return regex.compile(PATTERN, regex.IGNORECASE)
-
-
-def fix_text(text: str) -> str:
-    """Return the text with broken characters repaired by ftfy.
-
-    >>> fix_text("cafÃ©")
-    'café'
-    """
-    return str(_ftfy()(text))
-
-
-@cache
-def _ftfy() -> Any:
-    import ftfy
-
-    return ftfy.fix_text

@@ -3,13 +3,15 @@
 Ids equal OpenAI's. The engine of Hugging Face (`tokenizers`) trains the merges and splits new words; words
 already seen come from a table, which is where the speed comes from (`benchmarks/tokenizer.py`).
 
-Reads: vocabulary files (see `vocabulary`). Writes: the same, through `core.files`.
+Reads and writes: vocabulary files (`vocabulary`).
 Source: Radford et al. 2021, section 2.4; openai/CLIP `simple_tokenizer.py`.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from numpy.typing import NDArray
 from diptych.core import checks
 from diptych.core.errors import UsageError
 from diptych.data.tokenizers import vocabulary as vocabularies
-from diptych.data.tokenizers.added_tokens import AddedToken, AddedTokens
 from diptych.data.tokenizers.cleaning import (
     END,
     MAX_CHARACTERS,
@@ -32,7 +33,14 @@ from diptych.data.tokenizers.cleaning import (
     to_symbols,
     words,
 )
-from diptych.data.tokenizers.vocabulary import BASIC_SIZE, DEFAULT_CONTEXT_LENGTH, PUBLISHED_SIZE, Vocabulary
+from diptych.data.tokenizers.vocabulary import (
+    BASIC_SIZE,
+    DEFAULT_CONTEXT_LENGTH,
+    PUBLISHED_SIZE,
+    AddedToken,
+    AddedTokens,
+    Vocabulary,
+)
 
 ID_TYPE = np.dtype("<i4")  # how ids lie in the table of words
 MAX_REMEMBERED = 100_000  # chunks in the table, about 20 MB; then it starts afresh
@@ -44,14 +52,13 @@ TRAINING_LINE_WORDS = 1000  # words handed to the engine at a time
 
 @dataclass(slots=True)
 class TokenCounts:
-    """What `Tokenizer.tokens` met so far.
+    """Texts that a tokenizer's `tokens` met so far.
 
     Attributes:
-        texts: texts tokenized.
-        truncated: texts with more tokens than the context holds; the end token was kept.
-        capped: texts cut at 4,096 characters before clean-up.
-        special: texts in which a start or end token was typed out; the model reads only up to the first end
-            token.
+        texts: all of them.
+        truncated: with more tokens than the context holds; the end token was kept.
+        capped: cut at 4,096 characters before clean-up.
+        special: with a start or end token typed out; the model reads only up to the first end token.
     """
 
     texts: int = 0
@@ -103,24 +110,16 @@ class Tokenizer:
         context_length: tokens in a row, start and end included.
 
     Attributes:
-        context_length: tokens in a row of `tokens`.
-        vocab_size: number of ids.
-        start_id: id of `<|startoftext|>`.
-        end_id: id of `<|endoftext|>`.
         counts: what `tokens` met so far.
     """
 
     def __init__(self, vocabulary: Vocabulary, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> None:
         if context_length < MIN_CONTEXT_LENGTH:
-            raise UsageError(
-                "the context is too short for any text",
-                found=context_length,
-                expected=f"at least {MIN_CONTEXT_LENGTH}",
-            )
+            expected = f"at least {MIN_CONTEXT_LENGTH}"
+            raise UsageError("the context is too short for any text", found=context_length, expected=expected)
         self.context_length = context_length
         self.vocab_size = len(vocabulary.ids)
-        self.start_id = vocabulary.ids[START]
-        self.end_id = vocabulary.ids[END]
+        self.start_id, self.end_id = vocabulary.ids[START], vocabulary.ids[END]
         self.counts = TokenCounts()
         self._vocabulary = vocabulary
         self._words = _Words(vocabulary)
@@ -131,7 +130,7 @@ class Tokenizer:
         self._pieces: dict[int, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._vocabulary, self.context_length)
+        return partial(Tokenizer, context_length=self.context_length), (self._vocabulary,)
 
     @classmethod
     def train(
@@ -158,32 +157,20 @@ class Tokenizer:
     def from_merges(
         cls, path: str | Path, *, size: int = PUBLISHED_SIZE, context_length: int = DEFAULT_CONTEXT_LENGTH
     ) -> "Tokenizer":
-        """Load published merges (`bpe_simple_vocab_16e6.txt.gz`), as many as a vocabulary of `size` takes.
-
-        Raises:
-            IntegrityError, DataError: if the file is not what it should be, or missing.
-        """
+        """Load published merges (`bpe_simple_vocab_16e6.txt.gz`), as many as a vocabulary of `size` takes."""
         return cls(vocabularies.read_merges(Path(path), size=size), context_length=context_length)
 
     @classmethod
     def from_vocab(
         cls, vocab: str | Path, merges: str | Path, *, context_length: int = DEFAULT_CONTEXT_LENGTH
     ) -> "Tokenizer":
-        """Load `vocab.json` and `merges.txt`.
-
-        Raises:
-            IntegrityError, DataError: if a file is not what it should be, or missing.
-        """
+        """Load `vocab.json` and `merges.txt`."""
         vocabulary = vocabularies.read_vocab_and_merges(Path(vocab), Path(merges))
         return cls(vocabulary, context_length=context_length)
 
     @classmethod
     def from_json(cls, path: str | Path, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> "Tokenizer":
-        """Load a `tokenizer.json` of CLIP's kind.
-
-        Raises:
-            IntegrityError, DataError: if the file is not what it should be, or missing.
-        """
+        """Load a `tokenizer.json` of CLIP's kind."""
         return cls(vocabularies.read_tokenizer_json(Path(path)), context_length=context_length)
 
     @classmethod
@@ -195,7 +182,7 @@ class Tokenizer:
             context_length: None: what tokenizer_config.json states, else 77.
 
         Raises:
-            IntegrityError, DataError: if a file is not what it should be, or missing.
+            IntegrityError, DataError: a file is not what it should be, or missing.
         """
         vocabulary, length = vocabularies.read_folder(Path(folder))
         return cls(vocabulary, context_length=length if context_length is None else context_length)
@@ -205,7 +192,7 @@ class Tokenizer:
         """Load from a folder, a `tokenizer.json`, a `vocab.json` with its merges, or the published merges.
 
         Raises:
-            IntegrityError, DataError: if a file is not what it should be, or missing.
+            IntegrityError, DataError: a file is not what it should be, or missing.
         """
         path = Path(path)
         if path.is_dir():
@@ -238,11 +225,7 @@ class Tokenizer:
         vocabularies.write(self._vocabulary, Path(folder), context_length=self.context_length)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, without start and end.
-
-        Args:
-            text: cleaned as in `cleaning.clean`; special tokens that are typed out get their special ids.
-        """
+        """Return the ids of a text, without start and end; special tokens typed out get their special ids."""
         ids: list[int] = np.frombuffer(self._packed(text), dtype=ID_TYPE).tolist()
         return ids
 
@@ -262,28 +245,18 @@ class Tokenizer:
         for number in map(int, ids):
             if number == self.end_id:
                 break
-            if number == self.start_id:
-                continue
             if number not in self._pieces:
-                raise UsageError(
-                    "no such token id",
-                    found=number,
-                    expected=f"0 to {self.vocab_size - 1}, from this vocabulary",
-                )
-            text += self._pieces[number]
+                expected = f"0 to {self.vocab_size - 1}, from this vocabulary"
+                raise UsageError("no such token id", found=number, expected=expected)
+            if number != self.start_id:
+                text += self._pieces[number]
         return text.decode("utf-8", errors="replace").strip(" ")
 
     def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return rows of ids: start, the text's ids, end, then zeros.
+        """Return (B, context_length) ids of B texts: start, the text's ids, end, then zeros.
 
         A text that does not fit is cut; its last position still holds the end token. `counts` says how many
         were.
-
-        Args:
-            texts: B texts.
-
-        Returns:
-            (B, context_length) int64.
 
         Raises:
             UsageError: for a single string instead of a list, or an element that is not text.
@@ -301,31 +274,38 @@ class Tokenizer:
         rows[:, 0] = self.start_id
         rows[:, 1:-1][np.arange(limit) < kept[:, None]] = ids
         rows[np.arange(len(packed)), kept + 1] = self.end_id
-        self._count(texts, truncated, np.repeat(np.arange(len(packed)), kept)[self._is_special(ids)])
+        special = np.isin(ids, (self.start_id, self.end_id))
+        self.counts.texts += len(texts)
+        self.counts.truncated += truncated
+        self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
+        self.counts.special += len(np.unique(np.repeat(np.arange(len(packed)), kept)[special]))
         return rows
 
     def _packed(self, text: str) -> bytes:
         if self._added is None:
             return b"".join(map(self._words.__getitem__, chunks(text)))
-        return b"".join(map(self._packed_part, self._added.split(repaired(text))))
-
-    def _packed_part(self, part: str | int) -> bytes:
-        if isinstance(part, int):
-            return np.array(part, dtype=ID_TYPE).tobytes()
-        return b"".join(map(self._words.__getitem__, part.split()))
-
-    def _is_special(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return np.isin(ids, (self.start_id, self.end_id))
-
-    def _count(self, texts: Sequence[str], truncated: int, special_rows: NDArray[np.int64]) -> None:
-        self.counts.texts += len(texts)
-        self.counts.truncated += truncated
-        self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
-        self.counts.special += len(np.unique(special_rows))
+        packed = bytearray()
+        for part in self._added.split(repaired(text)):
+            if isinstance(part, int):
+                packed += np.array(part, dtype=ID_TYPE).tobytes()
+            else:
+                packed += b"".join(map(self._words.__getitem__, part.split()))
+        return bytes(packed)
 
 
-def _rebuild(vocabulary: Vocabulary, context_length: int) -> Tokenizer:
-    return Tokenizer(vocabulary, context_length=context_length)
+def require_size(size: int) -> None:
+    """Refuse a vocabulary's size that leaves no room for a merge or is beyond what a file may hold.
+
+    Raises:
+        UsageError: it is too small or too large.
+    """
+    if not BASIC_SIZE <= size <= vocabularies.MAX_SIZE:
+        raise UsageError(
+            "impossible size of a vocabulary",
+            found=f"{size:,}",
+            expected=f"{BASIC_SIZE} (bytes and specials alone) to {vocabularies.MAX_SIZE:,}",
+            fix="set tokenizer.size (--size); 8192 suits a hundred thousand captions, CLIP's is 49408",
+        )
 
 
 def _to_bytes(token: str, byte_of: dict[str, int]) -> bytes:
@@ -346,25 +326,7 @@ def _count_words(captions: Iterable[str]) -> Counter[str]:
     return counted
 
 
-def require_size(size: int) -> None:
-    """Refuse a vocabulary's size that leaves no room for a merge or is beyond what a file may hold.
-
-    Raises:
-        UsageError: it is too small or too large.
-    """
-    if not BASIC_SIZE <= size <= vocabularies.MAX_SIZE:
-        raise UsageError(
-            "impossible size of a vocabulary",
-            found=f"{size:,}",
-            expected=f"{BASIC_SIZE} (bytes and specials alone) to {vocabularies.MAX_SIZE:,}",
-            fix="set tokenizer.size (--size); 8192 suits a hundred thousand captions, CLIP's is 49408",
-        )
-
-
 def _learn_merges(counted: Counter[str], size: int) -> list[tuple[str, str]]:
-    """Let the engine find the merges."""
-    import json
-
     from tokenizers import Tokenizer as Engine
     from tokenizers import models, pre_tokenizers, trainers
 

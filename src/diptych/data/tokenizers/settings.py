@@ -15,12 +15,8 @@ from diptych.data.tokenizers.cleaning import END, PATTERN, START
 
 CONFIG = "tokenizer_config.json"
 
-_OWN_PIPELINE = ("CLIPTokenizer", "CLIPTokenizerFast", None)
-"""Classes that do not read the normalizer and pre-tokenizer of tokenizer.json."""
-
-_FILES_PIPELINE = ("PreTrainedTokenizerFast", "TokenizersBackend")
+_FILES_PIPELINE = ("PreTrainedTokenizerFast", "TokenizersBackend")  # CLIP's own classes do not read it
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _SIDES: dict[str, tuple[Any, ...]] = {
     "padding_side": ("right",),
     "truncation_side": ("right",),
@@ -28,7 +24,7 @@ _SIDES: dict[str, tuple[Any, ...]] = {
 }
 _CLIP: dict[str, tuple[Any, ...]] = {
     **_SIDES,
-    "tokenizer_class": (*_OWN_PIPELINE, *_FILES_PIPELINE),
+    "tokenizer_class": ("CLIPTokenizer", "CLIPTokenizerFast", None, *_FILES_PIPELINE),
     "bos_token": (START,),
     "eos_token": (END,),
 }
@@ -55,9 +51,9 @@ def require_clip(
         if token not in ids:
             raise _not_followed(beside, "special tokens", token, "tokens that have an id")
     for part in ("padding", "truncation"):
-        _require(_table(document.get(part)), {"direction": ("Right",)}, path, part)
+        _require(_table(document.get(part)), {"direction": ("Right",)}, path, f"{part}.")
     ends = document.get("post_processor")
-    if ends is not None and _ends_of(ends) != (START, END):
+    if ends is not None and _ends_of(_table(ends)) != (START, END):
         raise _not_followed(path, "post_processor", _table(ends).get("type"), f"{START} text {END}")
     if config.get("tokenizer_class") in _FILES_PIPELINE:
         _require_clips_pipeline(document, path)
@@ -81,17 +77,30 @@ def require_length(config: Mapping[str, Any], context_length: int, folder: Path)
 def require_known(config: Mapping[str, Any], id_of: Callable[[str], int | None], folder: Path) -> None:
     """Refuse tokens that were added beside the vocabulary's file, and so are not found in texts."""
     for number, token in _table(config.get("added_tokens_decoder")).items():
-        content = str(_content(token))
+        content = str(content_of(token))
         if str(id_of(content)) != number:
             raise _not_followed(folder / CONFIG, "added_tokens_decoder", content, "tokens of the vocabulary")
 
 
+def special_tokens(config: Mapping[str, Any]) -> list[str]:
+    """Return the special tokens that a tokenizer_config.json names."""
+    named = [config.get(name) for name in _SPECIAL]
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        listed = config.get(name)
+        named += listed.values() if isinstance(listed, Mapping) else _list(listed)
+    return [token for token in map(content_of, named) if isinstance(token, str)]
+
+
+def content_of(token: Any) -> Any:
+    """Return how a token is written; files hold that, or a table with it."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
 def _require_clips_pipeline(document: Mapping[str, Any], path: Path) -> None:
     steps = _flat(document.get("normalizer"), "normalizers")
-    kinds = {step.get("type") for step in steps}
     spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
     odd = [step for step in steps if step.get("type") not in ("NFC", "Lowercase") and step != spaces]
-    if odd or "Lowercase" not in kinds:
+    if odd or "Lowercase" not in [step.get("type") for step in steps]:
         kind = odd[0].get("type") if odd else "no Lowercase"
         raise _not_followed(path, "normalizer", kind, "NFC, Lowercase and single spaces")
     splits = _flat(document.get("pre_tokenizer"), "pretokenizers")
@@ -101,41 +110,26 @@ def _require_clips_pipeline(document: Mapping[str, Any], path: Path) -> None:
     if len(splits) != 2 or not is_clips or level.get("add_prefix_space"):
         listed = ", ".join(str(step.get("type"))[:40] for step in splits) or "nothing"
         raise _not_followed(path, "pre_tokenizer", listed, "CLIP's Split and ByteLevel")
-    model = _table(document.get("model"))
     merging = {"dropout": (0,), "continuing_subword_prefix": ("",), "ignore_merges": (False,)}
-    _require(model, merging, path, "model")
+    _require(_table(document.get("model")), merging, path, "model.")
 
 
 def _require(
-    table: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]], path: Path, part: str = ""
+    table: Mapping[str, Any], allowed: Mapping[str, tuple[Any, ...]], path: Path, part: str = ""
 ) -> None:
-    for name, allowed in wanted.items():
-        value = _content(table.get(name))
-        if value is not None and value not in allowed:
-            expected = " or ".join(str(one) for one in allowed if one is not None)
-            raise _not_followed(path, f"{part}.{name}" if part else name, value, expected)
+    for name, values in allowed.items():
+        value = content_of(table.get(name))
+        if value is not None and value not in values:
+            expected = " or ".join(str(one) for one in values if one is not None)
+            raise _not_followed(path, part + name, value, expected)
 
 
-def special_tokens(config: Mapping[str, Any]) -> list[str]:
-    """Return the special tokens that a tokenizer_config.json names."""
-    named = [config.get(name) for name in _SPECIAL]
-    for name in _LISTS:
-        listed = config.get(name)
-        named += listed.values() if isinstance(listed, Mapping) else _list(listed)
-    return [token for token in map(_content, named) if isinstance(token, str)]
-
-
-def _content(token: Any) -> Any:
-    return token.get("content") if isinstance(token, Mapping) else token
-
-
-def _ends_of(processor: Any) -> tuple[Any, Any]:
-    table = _table(processor)
-    if table.get("type") == "RobertaProcessing":
-        first, last = ((*_list(table.get(name)), None)[0] for name in ("cls", "sep"))
+def _ends_of(processor: Mapping[str, Any]) -> tuple[Any, Any]:
+    if processor.get("type") == "RobertaProcessing":
+        first, last = ((*_list(processor.get(name)), None)[0] for name in ("cls", "sep"))
         return first, last
-    single = [_table(piece) for piece in _list(table.get("single"))]
-    if table.get("type") != "TemplateProcessing" or len(single) != 3 or "Sequence" not in single[1]:
+    single = [_table(piece) for piece in _list(processor.get("single"))]
+    if processor.get("type") != "TemplateProcessing" or len(single) != 3 or "Sequence" not in single[1]:
         return None, None
     first, last = (_table(piece.get("SpecialToken")).get("id") for piece in (single[0], single[2]))
     return first, last

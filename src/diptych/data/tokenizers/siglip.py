@@ -10,6 +10,7 @@ Source: Zhai et al. 2023 (SigLIP): 32,000 pieces of C4 English; Tschannen et al.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
-from diptych.core.errors import DataError, IntegrityError, UsageError, unknown_name
+from diptych.core.errors import IntegrityError, UsageError, unknown_name
 from diptych.core.files import durable as files
 from diptych.data.tokenizers.cleaning import MAX_CHARACTERS
 from diptych.data.tokenizers.clip import TokenCounts
-from diptych.data.tokenizers.settings import require_known, require_siglip
+from diptych.data.tokenizers.settings import CONFIG, content_of, require_known, require_siglip
 from diptych.data.tokenizers.siglip_engines import (
     CLEANINGS,
     Cleaning,
@@ -32,12 +33,12 @@ from diptych.data.tokenizers.siglip_engines import (
     pieces_to_json,
     self_contained,
 )
-from diptych.data.tokenizers.vocabulary import MAX_CONTEXT_LENGTH, read_object
+from diptych.data.tokenizers.vocabulary import COPY_AGAIN, MAX_CONTEXT_LENGTH, read_bytes, read_object
 
 NO_START = -1  # the id of the start token that these texts do not have, as in `ClipConfig`
 DEFAULT_CONTEXT_LENGTH = 64
 MAX_FILE_BYTES = 128 * 2**20  # Gemma's tokenizer.json takes 34 MB
-PIECES, JSON, CONFIG = "spiece.model", "tokenizer.json", "tokenizer_config.json"
+PIECES, JSON = "spiece.model", "tokenizer.json"
 
 # How the reference classes of transformers clean, by the name in tokenizer_config.json. Gemma's own class
 # leaves capitals, but SigLIP 2 learned without them (as `Siglip2Tokenizer` says).
@@ -56,16 +57,12 @@ class SiglipTokenizer:
         engine: the vocabulary.
         cleaning: who cleans texts (`siglip_engines`); the engine's.
         end_token: ends every text.
-        pad_token: fills every row.
+        pad_token: fills every row; SigLIP's is the end token.
         context_length: tokens in a row, the end included.
         vocab_size: ids that the model knows, if that is not the vocabulary's size.
 
     Attributes:
-        context_length: tokens in a row of `tokens`.
-        vocab_size: number of ids.
         start_id: -1, there is no start token.
-        end_id: id of the end token.
-        pad_id: id of the padding; SigLIP's is the end token's.
         counts: what `tokens` met so far.
     """
 
@@ -82,19 +79,20 @@ class SiglipTokenizer:
         vocab_size: int | None = None,
     ) -> None:
         if context_length < 2:
-            raise UsageError(
-                "the context is too short for any text", found=context_length, expected="2 or more"
-            )
+            what = "the context is too short for any text"
+            raise UsageError(what, found=context_length, expected="2 or more")
         self.engine = engine
         self.cleaning = cleaning
         self.end_token, self.pad_token = end_token, pad_token
         self.end_id, self.pad_id = _id_of(engine, end_token), _id_of(engine, pad_token)
         self.context_length = context_length
-        self.vocab_size = engine.size() if vocab_size is None else vocab_size
+        self.vocab_size = engine.size if vocab_size is None else vocab_size
         self.counts = TokenCounts()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self.engine), self.engine.source, self._settings())
+        names = ("cleaning", "end_token", "pad_token", "context_length", "vocab_size")
+        settings = {name: getattr(self, name) for name in names}
+        return partial(_rebuild, **settings), (type(self.engine), self.engine.source)
 
     @classmethod
     def load(
@@ -139,15 +137,19 @@ class SiglipTokenizer:
             )
         path = folder / (PIECES if pieces else JSON)
         require_siglip(config, folder)
-        engine: Engine = (PieceEngine if pieces else JsonEngine)(_read(path), cleaning=chosen, where=path)
+        source = read_bytes(path, max_bytes=MAX_FILE_BYTES, fix=COPY_AGAIN)
+        engine: Engine = (PieceEngine if pieces else JsonEngine)(source, cleaning=chosen, where=path)
         require_known(config, engine.id_of, folder)
         defaults = ("</s>", "</s>") if engine.id_of("</s>") == 1 else ("<eos>", "<pad>")
+        length = config.get("model_max_length")
+        if not isinstance(length, int) or not 2 <= length <= MAX_CONTEXT_LENGTH:
+            length = DEFAULT_CONTEXT_LENGTH
         return cls(
             engine,
             cleaning=chosen,
             end_token=_token(config, "eos_token", defaults[0]),
             pad_token=_token(config, "pad_token", defaults[1]),
-            context_length=_context_length(config) if context_length is None else context_length,
+            context_length=length if context_length is None else context_length,
             vocab_size=vocab_size,
         )
 
@@ -159,7 +161,7 @@ class SiglipTokenizer:
     @property
     def added(self) -> tuple[str, ...]:
         """Tokens that were added to the vocabulary, as they are written."""
-        return self.engine.added()
+        return self.engine.added
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder."""
@@ -212,25 +214,16 @@ class SiglipTokenizer:
                 break
             if number != self.pad_id:
                 kept.append(number)
-        if any(not 0 <= number < self.engine.size() for number in kept):
-            raise UsageError(
-                "no such token id",
-                found=max(kept),
-                expected=f"0 to {self.engine.size() - 1}, from this vocabulary",
-            )
+        if any(not 0 <= number < self.engine.size for number in kept):
+            expected = f"0 to {self.engine.size - 1}, from this vocabulary"
+            raise UsageError("no such token id", found=max(kept), expected=expected)
         return self.engine.decode(kept)
 
     def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return rows of ids: the text's ids, end, then padding.
+        """Return (B, context_length) ids of B texts: the text's ids, end, then padding.
 
-        A text that does not fit is cut; its last position still holds the end token. `counts` says how many
-        were.
-
-        Args:
-            texts: B texts; cut at 4,096 characters before any work.
-
-        Returns:
-            (B, context_length) int64.
+        A text is cut at 4,096 characters before any work. One that does not fit is cut; its last position
+        still holds the end token. `counts` says how many were.
 
         Raises:
             UsageError: for a single string instead of a list, an element that is not text, or an id that the
@@ -260,15 +253,6 @@ class SiglipTokenizer:
         self.counts.special += sum(self.end_id in ids for ids in id_lists)
         return rows
 
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "cleaning": self.cleaning,
-            "end_token": self.end_token,
-            "pad_token": self.pad_token,
-            "context_length": self.context_length,
-            "vocab_size": self.vocab_size,
-        }
-
     def _write_config(self, folder: Path, name: str) -> None:
         config = {
             "tokenizer_class": name,
@@ -288,7 +272,7 @@ class SiglipTokenizer:
         self._write_config(folder, "PreTrainedTokenizerFast")
 
 
-def _rebuild(kind: type[Any], source: bytes, settings: dict[str, Any]) -> SiglipTokenizer:
+def _rebuild(kind: type[Any], source: bytes, **settings: Any) -> SiglipTokenizer:
     return SiglipTokenizer(kind(source, cleaning=settings["cleaning"]), **settings)
 
 
@@ -304,34 +288,6 @@ def _id_of(engine: Engine, token: str) -> int:
     return number
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise DataError(
-            "the vocabulary file is missing",
-            where=path,
-            expected=f"{PIECES} or {JSON}",
-            fix="copy it from where the model came from",
-        ) from error
-    except OSError as error:
-        raise IntegrityError("cannot read the vocabulary file", where=path, found=error) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise IntegrityError(
-            "the vocabulary file is too large", where=path, expected=f"{MAX_FILE_BYTES:,} bytes"
-        )
-    return data
-
-
 def _token(config: Mapping[str, Any], name: str, default: str) -> str:
-    value = config.get(name)
-    content = value.get("content") if isinstance(value, dict) else value
+    content = content_of(config.get(name))
     return content if isinstance(content, str) else default
-
-
-def _context_length(config: Mapping[str, Any]) -> int:
-    length = config.get("model_max_length")
-    if isinstance(length, int) and 2 <= length <= MAX_CONTEXT_LENGTH:
-        return length
-    return DEFAULT_CONTEXT_LENGTH

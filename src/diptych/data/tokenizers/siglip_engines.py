@@ -23,50 +23,28 @@ import re
 import string
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from diptych.core.errors import IntegrityError, MissingPackageError
 from diptych.core.files.text import decode_text
 from diptych.data.tokenizers.cleaning import fix_text
 
 Cleaning = Literal["siglip", "open_clip", "lower", "none"]
-CLEANINGS: tuple[Cleaning, ...] = ("siglip", "open_clip", "lower", "none")
+CLEANINGS: tuple[Cleaning, ...] = get_args(Cleaning)
 
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of a sentencepiece model
+# Fields of a sentencepiece model, of a piece, of the trainer's settings and of the normalizer's.
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _PIECE, _SCORE, _KIND = 1, 2, 3
 _MODEL_TYPE, _UNIGRAM, _UNKNOWN_ID = 3, 1, 40
 _CHARSMAP = 2
-_CONTROL = 3
+_CONTROL = 3  # the kind of a piece that is a special token
 
 ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]"
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_SIZES = {_FIXED64: 8, _FIXED32: 4}
-_MAX_SHIFT = 63
 META_SPACE = "▁"  # sentencepiece's visible space
+_SIZES = {1: 8, 5: 4}  # bytes of a protobuf value of fixed length, by its kind
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACES = re.compile(r"\s+")
-
-
-class Engine(Protocol):
-    """A vocabulary at work."""
-
-    source: bytes
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts, without an end token."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids."""
-
-    def id_of(self, token: str) -> int | None:
-        """Return the id of a token, None if the vocabulary does not have it."""
-
-    def size(self) -> int:
-        """Return the number of ids."""
-
-    def added(self) -> tuple[str, ...]:
-        """Return the tokens that were added to the vocabulary, as they are written."""
 
 
 def canonical(text: str) -> str:
@@ -93,8 +71,12 @@ class JsonEngine:
 
     Args:
         source: the file's bytes.
-        cleaning: done before the file's own normaliser.
+        cleaning: done before the file's own normalizer.
         where: the file, for messages.
+
+    Attributes:
+        size: number of ids.
+        added: tokens that were added to the vocabulary, as they are written.
 
     Raises:
         IntegrityError: the bytes are no tokenizer.
@@ -105,26 +87,25 @@ class JsonEngine:
 
         self.source = source
         try:
-            self._engine: Any = Tokenizer.from_str(decode_text(source))
+            engine: Any = Tokenizer.from_str(decode_text(source))
         except BaseException as error:  # a panic inside the engine is no Exception
             raise _refused(error, where) from error
-        self._engine.no_padding()
-        self._engine.no_truncation()
+        engine.no_padding()
+        engine.no_truncation()
         if cleaning == "lower":  # a part of the engine, which finds added tokens in the text as it is written
-            inside = [] if self._engine.normalizer is None else [self._engine.normalizer]
-            self._engine.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inside])
-        cleaners: dict[Cleaning, Callable[[str], str]] = {
-            "siglip": canonical,
-            "open_clip": open_clip_canonical,
-        }
-        self._clean = cleaners.get(cleaning, str)
+            inside = [] if engine.normalizer is None else [engine.normalizer]
+            engine.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inside])
+        self._engine = engine
+        self._clean = {"siglip": canonical, "open_clip": open_clip_canonical}.get(cleaning, str)
+        self.size: int = engine.get_vocab_size(with_added_tokens=True)
+        first = engine.get_vocab_size(with_added_tokens=False)
+        tokens = sorted(engine.get_added_tokens_decoder().items())
+        self.added: tuple[str, ...] = tuple(token.content for number, token in tokens if number >= first)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts, without an end token."""
         cleaned = [self._clean(text) for text in texts]
-        return [
-            encoding.ids for encoding in self._engine.encode_batch_fast(cleaned, add_special_tokens=False)
-        ]
+        return [row.ids for row in self._engine.encode_batch_fast(cleaned, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
@@ -135,24 +116,9 @@ class JsonEngine:
         number: int | None = self._engine.token_to_id(token)
         return number
 
-    def size(self) -> int:
-        """Return the number of ids."""
-        return int(self._engine.get_vocab_size(with_added_tokens=True))
-
-    def added(self) -> tuple[str, ...]:
-        """Return the tokens that were added to the vocabulary, as they are written."""
-        first = self._engine.get_vocab_size(with_added_tokens=False)
-        tokens = self._engine.get_added_tokens_decoder()
-        return tuple(token.content for number, token in sorted(tokens.items()) if number >= first)
-
 
 class PieceEngine:
-    """A spiece.model, run by `sentencepiece`.
-
-    Args:
-        source: the file's bytes.
-        cleaning: ``siglip`` or another.
-        where: the file, for messages.
+    """A spiece.model, run by `sentencepiece`, which finds no tokens beside its own. See `JsonEngine`.
 
     Raises:
         IntegrityError: the bytes are no sentencepiece model.
@@ -160,30 +126,31 @@ class PieceEngine:
     """
 
     UNKNOWN, END = "<unk>", "</s>"
+    added: tuple[str, ...] = ()
 
     def __init__(self, source: bytes, *, cleaning: Cleaning, where: object = "") -> None:
         try:
             from sentencepiece import SentencePieceProcessor
         except ImportError as error:
-            raise MissingPackageError(
+            what, fix = (
                 "SigLIP's spiece.model needs the package sentencepiece",
-                where=where,
-                fix="pip install 'diptych[siglip]'",
-            ) from error
+                "pip install 'diptych[siglip]'",
+            )
+            raise MissingPackageError(what, where=where, fix=fix) from error
         self.source = source
         try:
-            # sentencepiece itself takes a file that is cut off, with fewer pieces and no normaliser.
+            # sentencepiece itself takes a file that is cut off, with fewer pieces and no normalizer.
             if not read_message(source).keys() >= {_PIECES, _TRAINER, _NORMALIZER}:
-                raise ValueError("pieces, trainer or normaliser are missing")
+                raise ValueError("pieces, trainer or normalizer are missing")
             self._engine: Any = SentencePieceProcessor(model_proto=source)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _refused(error, where) from error
         self._cleaning = cleaning
+        self.size = int(self._engine.get_piece_size())
         # sentencepiece swallows a space at the start of a text. The reference puts the unknown token in front
         # and takes its pieces away again.
         self._prefix = len(self._engine.encode(self.UNKNOWN))
         self._special = re.compile(f"({re.escape(self.END)}|{re.escape(self.UNKNOWN)})")
-        self._special_ids = {token: self._engine.piece_to_id(token) for token in (self.UNKNOWN, self.END)}
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts, without an end token."""
@@ -199,26 +166,6 @@ class PieceEngine:
                 id_lists[row] = self._mixed(text)
         return id_lists
 
-    def _canonical(self, text: str) -> str:
-        return canonical(text) if self._cleaning == "siglip" else text
-
-    def _mixed(self, text: str) -> list[int]:
-        """Return the ids of a text with special tokens typed out; these swallow the spaces beside them."""
-        ids: list[int] = []
-        parts = self._special.split(text)
-        for index, part in enumerate(parts):
-            if index % 2:
-                ids.append(self._special_ids[part])
-                continue
-            part = part.lstrip() if index else part
-            part = part.rstrip() if index + 1 < len(parts) else part
-            part_ids = (
-                self._engine.encode(self.UNKNOWN + self._canonical(part))[self._prefix :] if part else []
-            )
-            # A text that begins with a special token does not begin with a space.
-            ids += part_ids if index or part_ids != [self._engine.piece_to_id(META_SPACE)] else []
-        return ids
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids."""
         return str(self._engine.decode(list(ids)))
@@ -228,13 +175,28 @@ class PieceEngine:
         number = int(self._engine.piece_to_id(token))
         return number if self._engine.id_to_piece(number) == token else None
 
-    def size(self) -> int:
-        """Return the number of ids."""
-        return int(self._engine.get_piece_size())
+    def _canonical(self, text: str) -> str:
+        return canonical(text) if self._cleaning == "siglip" else text
 
-    def added(self) -> tuple[str, ...]:
-        """Return nothing: sentencepiece finds no tokens beside its own."""
-        return ()
+    def _mixed(self, text: str) -> list[int]:
+        """Return the ids of a text with special tokens typed out; these swallow the spaces beside them."""
+        ids: list[int] = []
+        parts = self._special.split(text)
+        for index, part in enumerate(parts):
+            if index % 2:
+                ids.append(self._engine.piece_to_id(part))
+                continue
+            part = part.lstrip() if index else part
+            part = part.rstrip() if index + 1 < len(parts) else part
+            if not part:
+                continue
+            part_ids = self._engine.encode(self.UNKNOWN + self._canonical(part))[self._prefix :]
+            # A text that begins with a special token does not begin with a space.
+            ids += part_ids if index or part_ids != [self._engine.piece_to_id(META_SPACE)] else []
+        return ids
+
+
+Engine = JsonEngine | PieceEngine
 
 
 def _refused(error: BaseException, where: object) -> BaseException:
@@ -249,15 +211,11 @@ def _refused(error: BaseException, where: object) -> BaseException:
     )
 
 
-def pieces_to_json(source: bytes, *, where: object = "") -> bytes:
+def pieces_to_json(source: bytes) -> bytes:
     """Return a spiece.model as tokenizer.json.
 
     The same pieces and scores in another engine: of two ways to cut a text that score equally, such as the
     halves of "ahah", it may take the other one.
-
-    Args:
-        source: the bytes of a unigram model.
-        where: the file, for messages.
 
     Raises:
         IntegrityError: it is not a unigram model.
@@ -272,23 +230,20 @@ def pieces_to_json(source: bytes, *, where: object = "") -> bytes:
             raise ValueError("it is not of the unigram kind")
         names = [_bytes(piece[_PIECE][-1]).decode("utf-8") for piece in pieces]
         scores = [struct.unpack("<f", _bytes(piece[_SCORE][-1]))[0] for piece in pieces]
-        charsmap = _bytes(normalizer.get(_CHARSMAP, [b""])[-1])
         unknown = int(trainer.get(_UNKNOWN_ID, [0])[-1])
         engine = Tokenizer(
             models.Unigram(list(zip(names, scores, strict=True)), unknown, byte_fallback=False)
         )
-        if charsmap:
+        if charsmap := _bytes(normalizer.get(_CHARSMAP, [b""])[-1]):
             engine.normalizer = normalizers.Precompiled(charsmap)
     except (ValueError, KeyError, struct.error) as error:
-        raise IntegrityError(
-            "the vocabulary cannot be converted",
-            where=where,
-            found=f"{type(error).__name__}: {error}",
-            expected="a unigram model of sentencepiece",
-        ) from error
-    metaspace = pre_tokenizers.Metaspace(replacement=META_SPACE, prepend_scheme="always", split=True)
+        found, expected = f"{type(error).__name__}: {error}", "a unigram model of sentencepiece"
+        what = "the vocabulary cannot be converted"
+        raise IntegrityError(what, found=found, expected=expected) from error
+    space: dict[str, Any] = {"replacement": META_SPACE, "prepend_scheme": "always", "split": True}
+    metaspace = pre_tokenizers.Metaspace(**space)
     engine.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
-    engine.decoder = decoders.Metaspace(replacement=META_SPACE, prepend_scheme="always", split=True)
+    engine.decoder = decoders.Metaspace(**space)
     special = [name for name, piece in zip(names, pieces, strict=True) if piece.get(_KIND) == [_CONTROL]]
     engine.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in special])
     return str(engine.to_str()).encode("utf-8")
@@ -299,24 +254,21 @@ def self_contained(source: bytes, *, cleaning: Cleaning, end: tuple[str, int]) -
 
     Args:
         source: the bytes of a tokenizer.json.
-        cleaning: what comes before its own normaliser. ``open_clip``'s is left to open_clip: repairing texts
+        cleaning: what comes before its own normalizer. ``open_clip``'s is left to open_clip: repairing texts
             is beyond the format. ``siglip``'s lower case is letter by letter here: no final sigma.
         end: the end token and its id.
     """
     from tokenizers import Regex, Tokenizer, normalizers, processors
 
     engine = Tokenizer.from_str(decode_text(source))
-    before: dict[Cleaning, list[Any]] = {
-        "lower": [normalizers.Lowercase()],
-        "siglip": [
-            normalizers.Lowercase(),
+    chain: list[Any] = [normalizers.Lowercase()] if cleaning in ("lower", "siglip") else []
+    if cleaning == "siglip":
+        chain += [
             normalizers.Replace(Regex(ASCII_PUNCTUATION), ""),
             normalizers.Replace(Regex(r"\s+"), " "),
             normalizers.Strip(),
-        ],
-    }
-    inside = [] if engine.normalizer is None else [engine.normalizer]
-    chain = [*before.get(cleaning, []), *inside]
+        ]
+    chain += [] if engine.normalizer is None else [engine.normalizer]
     engine.normalizer = normalizers.Sequence(chain) if chain else None
     engine.post_processor = processors.TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
     engine.no_padding()
@@ -330,6 +282,8 @@ def _bytes(value: int | bytes) -> bytes:
     return value
 
 
+# sentencepiece's own protobuf module cannot be used: it and that of transformers register the same file, and
+# whichever is imported second fails.
 def read_message(source: bytes) -> dict[int, list[int | bytes]]:
     """Return the values of each field in order: whole numbers as they are, everything else as its bytes.
 
@@ -340,36 +294,36 @@ def read_message(source: bytes) -> dict[int, list[int | bytes]]:
     {1: [150], 2: [b'hi']}
     """
     fields: defaultdict[int, list[int | bytes]] = defaultdict(list)
-    place = 0
-    while place < len(source):
-        key, place = _varint(source, place)
+    position = 0
+    while position < len(source):
+        key, position = _varint(source, position)
         kind = key & 7
-        if kind == _VARINT:
-            number, place = _varint(source, place)
+        if kind == 0:
+            number, position = _varint(source, position)
             fields[key >> 3].append(number)
             continue
-        if kind == _BYTES:
-            size, place = _varint(source, place)
+        if kind == 2:
+            size, position = _varint(source, position)
         elif kind in _SIZES:
             size = _SIZES[kind]
         else:
             raise ValueError(f"no protobuf message: a field of kind {kind}")
-        if place + size > len(source):
+        if position + size > len(source):
             raise ValueError("the protobuf message is cut off")
-        fields[key >> 3].append(source[place : place + size])
-        place += size
+        fields[key >> 3].append(source[position : position + size])
+        position += size
     return dict(fields)
 
 
-def _varint(source: bytes, place: int) -> tuple[int, int]:
-    """Return the number in base 128 that begins at a place, and the place behind it."""
+def _varint(source: bytes, position: int) -> tuple[int, int]:
+    """Return the number in base 128 that begins at a position, and the position behind it."""
     number = 0
-    for shift in range(0, _MAX_SHIFT + 1, 7):
-        if place >= len(source):
+    for shift in range(0, 64, 7):
+        if position >= len(source):
             raise ValueError("the protobuf message is cut off")
-        byte = source[place]
-        place += 1
+        byte = source[position]
+        position += 1
         number |= (byte & 127) << shift
         if byte < 128:
-            return number, place
+            return number, position
     raise ValueError("no protobuf message: a number of more than 64 bits")

@@ -1,5 +1,4 @@
-"""A byte-pair vocabulary and the files it is kept in: published merges, vocab.json + merges.txt,
-tokenizer.json.
+"""A byte-pair vocabulary and its files: published merges, vocab.json + merges.txt, tokenizer.json.
 
 Files are checked in Python before the engine sees them; a file that is too large, malformed or not CLIP's
 kind of vocabulary is refused.
@@ -7,30 +6,29 @@ kind of vocabulary is refused.
 Reads: `bpe_simple_vocab_16e6.txt.gz`, `vocab.json`, `merges.txt`, `tokenizer.json`, `tokenizer_config.json`.
 Writes: the last four, through `core.files`.
 Source: openai/CLIP `simple_tokenizer.py` for the order of ids; Hugging Face `tokenizers` and `transformers`
-(`CLIPTokenizer`) for the JSON.
+(`CLIPTokenizer`, `AddedVocabulary`) for the JSON.
 """
 
-import gzip
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from diptych.core.errors import DataError, IntegrityError
 from diptych.core.files import durable as files
 from diptych.core.files.json_objects import read_json
 from diptych.core.files.text import decode_text
-from diptych.data.tokenizers.added_tokens import AddedToken
 from diptych.data.tokenizers.cleaning import END, PATTERN, START, WORD_END, symbol_order
 from diptych.data.tokenizers.settings import CONFIG, require_clip, special_tokens
 
 COPY_AGAIN = "copy the file again from where the model came from"
-MAX_FILE_BYTES = (
-    10 * 2**20
-)  # 49,408 entries take 2.3 MB; beyond 10 MiB hostile JSON could take more than 300 MB
+TRAIN_ONE = "train one with `diptych tokenizer SOURCE OUT`"
+MAX_FILE_BYTES = 10 * 2**20  # 49,408 entries take 2.3 MB; of more, hostile JSON could take more than 300 MB
 MAX_SIZE = 200_000  # entries in a vocabulary
 PUBLISHED_SIZE = 49_408  # 256 bytes, 256 bytes that end a word, 48,894 merges, start and end
 PUBLISHED_MERGES = "bpe_simple_vocab_16e6.txt.gz"  # the name that OpenAI gave the file
@@ -40,17 +38,75 @@ MAX_CONTEXT_LENGTH = 65_536  # configs of others write 1e30 for "no limit"
 BASIC_SIZE = 514  # 2 × 256 byte symbols, start, end
 
 Merge = tuple[str, str]
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token beside the merges (textual inversion, transformers' `add_tokens`).
+
+    Attributes:
+        content: how it is written.
+        normalized: it is looked for in lower-cased text, else in the text as it is written.
+        single_word: it is no part of a longer word.
+    """
+
+    content: str
+    normalized: bool = True
+    single_word: bool = False
+
+    def as_json(self, number: int) -> dict[str, Any]:
+        """Return its entry in a tokenizer.json."""
+        flags = {"lstrip": False, "rstrip": False, "normalized": self.normalized, "special": False}
+        return {"id": number, "content": self.content, "single_word": self.single_word, **flags}
+
+
+class AddedTokens:
+    """Finds added tokens in texts before the merges see them, wherever they stand, the longest first.
+
+    Those that are not normalized are looked for in the text as it is written, the others in what is left, in
+    lower case. Spaces beside a token (`lstrip`, `rstrip`) carry no id.
+    """
+
+    def __init__(self, tokens: Iterable[AddedToken], ids: Mapping[str, int]) -> None:
+        self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})  # as written, and in lower case
+        patterns: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        for token in tokens:
+            content = _lower(token.content) if token.normalized else token.content
+            self._ids[token.normalized].setdefault(content, ids[token.content])
+            escaped = re.escape(content)
+            pattern = rf"(?<!\w){escaped}(?!\w)" if token.single_word else escaped
+            patterns[token.normalized].setdefault(content, pattern)
+        longest_first = [[found[key] for key in sorted(found, key=len, reverse=True)] for found in patterns]
+        self._patterns = [re.compile(f"({'|'.join(listed) or '(?!)'})") for listed in longest_first]
+
+    def split(self, text: str) -> Iterator[str | int]:
+        """Yield the ids of added tokens, and the lower-cased text between them.
+
+        >>> list(AddedTokens([AddedToken("<cat>")], {"<cat>": 7}).split("A <CAT>!"))
+        ['a ', 7, '!']
+        """
+        for part in self._split(text, 0):
+            if isinstance(part, int):
+                yield part
+            else:
+                yield from self._split(_lower(part), 1)
+
+    def _split(self, text: str, normalized: int) -> Iterator[str | int]:
+        for index, part in enumerate(self._patterns[normalized].split(text)):
+            if index % 2:
+                yield self._ids[normalized][part]
+            elif part:
+                yield part
+
+
+def _lower(text: str) -> str:
+    return _SPACES.sub(" ", normalize("NFC", text)).lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Tokens with their ids, and the merges in the order they are applied.
-
-    Attributes:
-        ids: token → id, ids 0..V-1.
-        merges: pairs of tokens, most frequent first.
-        added: tokens beside start and end that come before the merges.
-    """
+    """Tokens with their ids 0..V-1, the merges in the order they are applied, and the tokens before those."""
 
     ids: dict[str, int]
     merges: tuple[Merge, ...]
@@ -63,11 +119,13 @@ def from_merges(merges: Sequence[Merge]) -> Vocabulary:
     >>> from_merges([("a", "b</w>")]).ids["ab</w>"]
     512
     """
-    tokens = [*symbol_order(), *(symbol + WORD_END for symbol in symbol_order())]
-    tokens += [left + right for left, right in merges]
-    tokens += [START, END]
+    tokens = [*_byte_tokens(), *(left + right for left, right in merges), START, END]
     unique = dict.fromkeys(tokens)  # two merges may build the same token: it has one id
     return Vocabulary({token: number for number, token in enumerate(unique)}, tuple(merges))
+
+
+def _byte_tokens() -> list[str]:
+    return [*symbol_order(), *(symbol + WORD_END for symbol in symbol_order())]
 
 
 def digest(vocabulary: Vocabulary) -> str:
@@ -86,98 +144,29 @@ def read_merges(path: Path, *, size: int) -> Vocabulary:
     """Read published merges (plain or gzip) up to a vocabulary of `size` and number the tokens.
 
     Raises:
-        IntegrityError: if the file is not a list of merges.
-        DataError: if there is no such file.
+        IntegrityError, DataError: the file is not a list of merges, or missing.
     """
-    vocabulary = from_merges(_parse_merges(_read(path), path)[: max(size - BASIC_SIZE, 0)])
-    return check(vocabulary, path)
+    return check(from_merges(_merges_of(path)[: max(size - BASIC_SIZE, 0)]), path)
 
 
 def read_vocab_and_merges(vocab: Path, merges: Path) -> Vocabulary:
     """Read the pair of files that GPT-2's tokenizer introduced.
 
     Raises:
-        IntegrityError: if the files do not hold a vocabulary of CLIP's kind.
-        DataError: if one is missing.
+        IntegrityError, DataError: the files do not hold a vocabulary of CLIP's kind, or one is missing.
     """
-    ids = _parse_json(_read(vocab), vocab)
-    if not isinstance(ids, dict):
-        raise _malformed(vocab, found=type(ids).__name__, expected="an object of token: id")
-    return check(Vocabulary(ids, tuple(_parse_merges(_read(merges), merges))), vocab)
+    return check(Vocabulary(_document(vocab), tuple(_merges_of(merges))), vocab)
 
 
 def read_tokenizer_json(path: Path) -> Vocabulary:
     """Read the vocabulary and merges out of a `tokenizer.json`; its other settings are CLIP's and not used.
 
     Raises:
-        IntegrityError: if the file does not hold a vocabulary of CLIP's kind.
-        DataError: if it is missing.
+        IntegrityError, DataError: the file does not hold a vocabulary of CLIP's kind, or is missing.
     """
-    document = _parse_json(_read(path), path)
+    document = _document(path)
     vocabulary = _from_document(document, path)
     require_clip({}, document, vocabulary.ids, path)
-    return vocabulary
-
-
-def _from_document(document: Any, path: Path) -> Vocabulary:
-    model = document.get("model") if isinstance(document, dict) else None
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        raise _malformed(path, found="no such model", expected='"model" of type BPE')
-    ids, merges, added = model.get("vocab"), model.get("merges"), document.get("added_tokens", [])
-    if not isinstance(ids, dict) or not isinstance(merges, list) or not isinstance(added, list):
-        raise _malformed(
-            path, found="other types", expected="vocab: object, merges: list, added_tokens: list"
-        )
-    if model.get("end_of_word_suffix") != WORD_END:
-        suffix = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
-        raise _malformed(path, found=suffix, expected=f"CLIP's {WORD_END!r}")
-    learned = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
-    return check(with_added(learned, added, path), path)
-
-
-def with_added(vocabulary: Vocabulary, entries: Iterable[Any], path: Path) -> Vocabulary:
-    """Return the vocabulary with further tokens, given as transformers' files describe them.
-
-    Raises:
-        IntegrityError: an entry is malformed, or has another id than the vocabulary says.
-    """
-    ids, added = dict(vocabulary.ids), {token.content: token for token in vocabulary.added}
-    for entry in entries:
-        content = entry.get("content") if isinstance(entry, Mapping) else None
-        if not isinstance(content, str) or not content:
-            raise _malformed(path, found="an added token without content", expected="content and id")
-        number = entry.get("id")
-        if ids.setdefault(content, number) != number:
-            raise _malformed(path, found=f"two ids of the token {content[:60]!r}", expected="one")
-        if content not in (START, END):
-            normalized = bool(entry.get("normalized", not entry.get("special")))
-            added[content] = AddedToken(content, normalized, bool(entry.get("single_word")))
-    return Vocabulary(ids, vocabulary.merges, tuple(added.values()))
-
-
-def check(vocabulary: Vocabulary, where: Path | str = "") -> Vocabulary:
-    """Return the vocabulary if it is complete and consistent.
-
-    Raises:
-        IntegrityError: if ids are not 0..V-1, a byte or special token is missing, or a merge names an unknown
-            token.
-    """
-    ids, merges = vocabulary.ids, vocabulary.merges
-    if len(ids) > MAX_SIZE or len(merges) > MAX_SIZE:
-        raise _malformed(
-            where, found=f"{len(ids):,} tokens, {len(merges):,} merges", expected=f"at most {MAX_SIZE:,}"
-        )
-    if any(type(number) is not int for number in ids.values()) or set(ids.values()) != set(range(len(ids))):
-        raise _malformed(where, found="other ids", expected=f"each of 0..{len(ids) - 1} once")
-    needed = [START, END, *symbol_order(), *(symbol + WORD_END for symbol in symbol_order())]
-    missing = next((token for token in needed if token not in ids), None)
-    if missing is not None:
-        raise _malformed(
-            where, found=f"no token {missing!r}", expected="start, end and all 2 × 256 byte tokens"
-        )
-    for left, right in merges:
-        if left not in ids or right not in ids or left + right not in ids:
-            raise _malformed(where, found=f"the merge {left!r} {right!r}", expected="merges of known tokens")
     return vocabulary
 
 
@@ -189,11 +178,10 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
         tokenizer_config.json states, or 77 where it states none.
 
     Raises:
-        IntegrityError, DataError: if a file is not what it should be, or missing.
+        IntegrityError, DataError: a file is not what it should be, or missing.
     """
-    config, older, document = (
-        read_object(folder / name) for name in (CONFIG, "added_tokens.json", "tokenizer.json")
-    )
+    names = (CONFIG, "added_tokens.json", "tokenizer.json")
+    config, older, document = (read_object(folder / name) for name in names)
     if document:
         vocabulary = _from_document(document, folder / "tokenizer.json")
     elif (folder / "vocab.json").is_file():
@@ -208,17 +196,16 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
     entries = [{**entry, "id": int(key) if key.isdecimal() else key} for key, entry in decoder.items()]
     known = {*vocabulary.ids, *(str(entry.get("content")) for entry in entries)}
     entries += [{"content": name, "id": number} for name, number in older.items() if name not in known]
-    length = config.get("model_max_length")
-    if not isinstance(length, int) or not 2 < length <= MAX_CONTEXT_LENGTH:
-        length = DEFAULT_CONTEXT_LENGTH
-    vocabulary = with_added(vocabulary, entries, folder / CONFIG)
+    vocabulary = _with_added(vocabulary, entries, folder / CONFIG)
     require_clip(config, document, vocabulary.ids, folder / "tokenizer.json")
     # Padding with "!" makes of a typed "!" that token: transformers finds special tokens before the merges.
     fixed = (START, END, *(token.content for token in vocabulary.added))
     special = dict.fromkeys(token for token in special_tokens(config) if token not in fixed)
     entries = [{"content": token, "id": vocabulary.ids[token], "special": True} for token in special]
-    vocabulary = check(with_added(vocabulary, entries, folder / CONFIG), folder)
-    return vocabulary, length
+    length = config.get("model_max_length")
+    if not isinstance(length, int) or not 2 < length <= MAX_CONTEXT_LENGTH:
+        length = DEFAULT_CONTEXT_LENGTH
+    return check(_with_added(vocabulary, entries, folder / CONFIG), folder), length
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -230,16 +217,59 @@ def read_object(path: Path) -> dict[str, Any]:
     return read_json(path, max_bytes=MAX_FILE_BYTES, fix=COPY_AGAIN) if path.is_file() else {}
 
 
-def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
-    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json; transformers reads all of
-    them.
+def read_bytes(path: Path, *, max_bytes: int, fix: str) -> bytes:
+    """Return the bytes of a vocabulary's file; `fix`: what to do where it is missing.
+
+    Raises:
+        DataError: there is no such file.
+        IntegrityError: it cannot be read, or is larger than `max_bytes`.
     """
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except FileNotFoundError as error:
+        raise DataError("the vocabulary file is missing", where=path, fix=fix) from error
+    except OSError as error:
+        raise IntegrityError("cannot read the vocabulary file", where=path, found=error) from error
+    if len(data) > max_bytes:
+        expected = f"at most {max_bytes:,} bytes"
+        raise IntegrityError(
+            "the vocabulary file is too large", where=path, expected=expected, fix=COPY_AGAIN
+        )
+    return data
+
+
+def check(vocabulary: Vocabulary, where: Path | str = "") -> Vocabulary:
+    """Return the vocabulary if it is complete and consistent.
+
+    Raises:
+        IntegrityError: ids are not 0..V-1, a byte or special token is missing, or a merge names an unknown
+            token.
+    """
+    ids, merges = vocabulary.ids, vocabulary.merges
+    if len(ids) > MAX_SIZE or len(merges) > MAX_SIZE:
+        found = f"{len(ids):,} tokens, {len(merges):,} merges"
+        raise _malformed(where, found=found, expected=f"at most {MAX_SIZE:,}")
+    if any(type(number) is not int for number in ids.values()) or set(ids.values()) != set(range(len(ids))):
+        raise _malformed(where, found="other ids", expected=f"each of 0..{len(ids) - 1} once")
+    for token in (START, END, *_byte_tokens()):
+        if token not in ids:
+            expected = "start, end and all 2 × 256 byte tokens"
+            raise _malformed(where, found=f"no token {token!r}", expected=expected)
+    for left, right in merges:
+        if left not in ids or right not in ids or left + right not in ids:
+            raise _malformed(where, found=f"the merge {left!r} {right!r}", expected="merges of known tokens")
+    return vocabulary
+
+
+def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
+    """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json; transformers reads all four."""
     files.write_text(folder / "tokenizer.json", _engine_document(vocabulary))
     files.write_text(folder / "vocab.json", json.dumps(_learned(vocabulary), ensure_ascii=False))
     merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
     files.write_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
-    added = {str(vocabulary.ids[token.content]): token for token in vocabulary.added}
-    decoder = {number: token.as_json(int(number)) for number, token in added.items()}
+    added = [(vocabulary.ids[token.content], token) for token in vocabulary.added]
+    decoder = {str(number): token.as_json(number) for number, token in added}
     config = {
         **({"added_tokens_decoder": decoder} if decoder else {}),
         "tokenizer_class": "CLIPTokenizer",
@@ -257,46 +287,34 @@ def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
 
 def _learned(vocabulary: Vocabulary) -> dict[str, int]:
     """Return the ids without those behind the end token that only added tokens have."""
-    alone = {
-        token.content for token in vocabulary.added if vocabulary.ids[token.content] > vocabulary.ids[END]
-    }
-    return {token: number for token, number in vocabulary.ids.items() if token not in alone}
+    ids = vocabulary.ids
+    alone = {token.content for token in vocabulary.added if ids[token.content] > ids[END]}
+    return {token: number for token, number in ids.items() if token not in alone}
 
 
 def _engine_document(vocabulary: Vocabulary) -> str:
     """Return the `tokenizer.json` that Hugging Face's fast CLIP tokenizer is made of."""
     import tokenizers
-    from tokenizers import (
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-    )
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-    model = models.BPE(
-        vocab=_learned(vocabulary),
-        merges=list(vocabulary.merges),
-        continuing_subword_prefix="",
-        end_of_word_suffix=WORD_END,
-        unk_token=END,
+    ids = vocabulary.ids
+    engine = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=_learned(vocabulary),
+            merges=list(vocabulary.merges),
+            continuing_subword_prefix="",
+            end_of_word_suffix=WORD_END,
+            unk_token=END,
+        )
     )
-    engine = Tokenizer(model)
-    engine.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    engine.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    engine.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    split = pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.pre_tokenizer = pre_tokenizers.Sequence([split, level])
     engine.decoder = decoders.ByteLevel()
-    start, end = (START, vocabulary.ids[START]), (END, vocabulary.ids[END])
     engine.post_processor = processors.RobertaProcessing(
-        end, start, trim_offsets=False, add_prefix_space=False
+        (END, ids[END]), (START, ids[START]), trim_offsets=False, add_prefix_space=False
     )
     engine.add_special_tokens(
         [tokenizers.AddedToken(name, normalized=True, special=True) for name in (START, END)]
@@ -304,43 +322,66 @@ def _engine_document(vocabulary: Vocabulary) -> str:
     engine.add_tokens(
         [
             tokenizers.AddedToken(token.content, normalized=token.normalized, single_word=token.single_word)
-            for token in sorted(vocabulary.added, key=lambda token: vocabulary.ids[token.content])
+            for token in sorted(vocabulary.added, key=lambda token: ids[token.content])
         ]
     )
     return str(engine.to_str())
 
 
-def _read(path: Path) -> bytes:
-    """Return the file's bytes, unpacked if gzip, up to the limit."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if data.startswith(b"\x1f\x8b"):
-            with gzip.open(io.BytesIO(data)) as packed:
-                data = packed.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as error:
-        raise DataError(
-            "the vocabulary file is missing", where=path, fix="train one with `diptych tokenizer SOURCE OUT`"
-        ) from error
-    except (OSError, EOFError) as error:
-        raise IntegrityError("cannot read the vocabulary file", where=path, found=error) from error
-    except Exception as error:  # zlib.error and its kin: the stream is damaged
-        raise _malformed(path, found=error, expected="a complete gzip stream") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise _malformed(path, found="a larger file", expected=f"at most {MAX_FILE_BYTES:,} bytes")
+def _from_document(document: dict[str, Any], path: Path) -> Vocabulary:
+    model = document.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        raise _malformed(path, found="no such model", expected='"model" of type BPE')
+    ids, merges, added = model.get("vocab"), model.get("merges"), document.get("added_tokens", [])
+    if not isinstance(ids, dict) or not isinstance(merges, list) or not isinstance(added, list):
+        expected = "vocab: object, merges: list, added_tokens: list"
+        raise _malformed(path, found="other types", expected=expected)
+    if model.get("end_of_word_suffix") != WORD_END:
+        suffix = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
+        raise _malformed(path, found=suffix, expected=f"CLIP's {WORD_END!r}")
+    learned = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
+    return check(_with_added(learned, added, path), path)
+
+
+def _with_added(vocabulary: Vocabulary, entries: Iterable[Any], path: Path) -> Vocabulary:
+    """Return the vocabulary with further tokens, given as transformers' files describe them."""
+    ids, added = dict(vocabulary.ids), {token.content: token for token in vocabulary.added}
+    for entry in entries:
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if not isinstance(content, str) or not content:
+            raise _malformed(path, found="an added token without content", expected="content and id")
+        number = entry.get("id")
+        if ids.setdefault(content, number) != number:
+            raise _malformed(path, found=f"two ids of the token {content[:60]!r}", expected="one")
+        if content not in (START, END):
+            normalized = bool(entry.get("normalized", not entry.get("special")))
+            added[content] = AddedToken(content, normalized, bool(entry.get("single_word")))
+    return Vocabulary(ids, vocabulary.merges, tuple(added.values()))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError("the vocabulary file is missing", where=path, fix=TRAIN_ONE)
+    return read_object(path)
+
+
+def _unpacked(path: Path) -> bytes:
+    data = read_bytes(path, max_bytes=MAX_FILE_BYTES, fix=TRAIN_ONE)
+    if data.startswith(b"\x1f\x8b"):
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            data = unpacker.decompress(data, MAX_FILE_BYTES + 1)
+        except zlib.error as error:
+            raise _malformed(path, found=error, expected="a complete gzip stream") from error
+        if not unpacker.eof:
+            expected = f"a complete gzip stream of at most {MAX_FILE_BYTES:,} bytes"
+            raise _malformed(path, found=f"{len(data):,} bytes", expected=expected)
     return data
 
 
-def _parse_json(data: bytes, path: Path) -> Any:
+def _merges_of(path: Path) -> list[Merge]:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, found=f"{type(error).__name__}: {error}"[:200], expected="JSON") from error
-
-
-def _parse_merges(data: bytes, path: Path) -> list[Merge]:
-    try:
-        lines = decode_text(data).split("\n")
+        lines = decode_text(_unpacked(path)).split("\n")
     except UnicodeDecodeError as error:
         raise _malformed(path, found=error, expected="UTF-8 text") from error
     first = 1 if "#version" in lines[0] else 0
@@ -355,10 +396,5 @@ def _as_merge(merge: Any, path: Path) -> Merge:
 
 
 def _malformed(path: Path | str, *, found: object, expected: str) -> IntegrityError:
-    return IntegrityError(
-        "this is not a CLIP vocabulary",
-        where=path,
-        found=found,
-        expected=expected,
-        fix=COPY_AGAIN,
-    )
+    what = "this is not a CLIP vocabulary"
+    return IntegrityError(what, where=path, found=found, expected=expected, fix=COPY_AGAIN)

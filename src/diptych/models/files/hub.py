@@ -13,6 +13,7 @@ from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageEr
 from diptych.core.files.json_objects import read_json
 
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
+# In the order of preference; open_clip's own loader takes the second where the first is missing.
 OPEN_CLIP_WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -24,21 +25,11 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""In the order of preference; open_clip's own loader takes the second row where the first is missing."""
-
 SIDE_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-)
-VOCABULARY = "openai/clip-vit-base-patch32"
-"""Where OpenAI published the vocabulary that nearly every CLIP uses."""
-
+    "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "spiece.model",
+)  # fmt: skip
+VOCABULARY = "openai/clip-vit-base-patch32"  # with the vocabulary that nearly every CLIP uses
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -59,11 +50,7 @@ class Hub:
 
 
 def fetch_model(repository: str, hub: Hub) -> Path:
-    """Fetch configuration, weights, tokenizer and preprocessing of a model.
-
-    Args:
-        repository: `organisation/name`.
-        hub: how to reach it.
+    """Fetch configuration, weights, tokenizer and preprocessing of a model (`organization/name`).
 
     Returns:
         The folder in the cache that holds them; its name is the commit.
@@ -73,20 +60,15 @@ def fetch_model(repository: str, hub: Hub) -> Path:
         EnvironmentFault: the hub cannot be reached, or wants a login.
     """
     config = _first(repository, (OPEN_CLIP_CONFIG, CONFIG), hub)
-    if config is None:
-        raise _missing(repository, hub, f"{OPEN_CLIP_CONFIG} or {CONFIG}")
     hub = replace(hub, revision=config.parent.name)
     for name in SIDE_FILES:
         _get(repository, name, hub)
     names = (*OPEN_CLIP_WEIGHTS, *WEIGHTS) if config.name == OPEN_CLIP_CONFIG else WEIGHTS
     weights = _first(repository, names, hub)
-    if weights is None:
-        raise _missing(repository, hub, " or ".join(names))
     if weights.name.endswith(".index.json"):
         listed = read_json(weights).get("weight_map", {})
         for shard in sorted({str(name) for name in listed.values()} if isinstance(listed, dict) else ()):
-            if _get(repository, shard, hub) is None:
-                raise _missing(repository, hub, shard)
+            _first(repository, (shard,), hub)
     return config.parent
 
 
@@ -94,9 +76,9 @@ def cached_vocabulary(hub: Hub) -> Path | None:
     """Return the folder with OpenAI's vocabulary if it is in the cache; the network is not asked."""
     hub = replace(hub, revision=None, local_files_only=True)
     for names in (("tokenizer.json",), ("vocab.json", "merges.txt")):
-        found = [_get(VOCABULARY, name, hub) for name in names]
-        if found[0] is not None and None not in found:
-            return found[0].parent
+        paths = [_get(VOCABULARY, name, hub) for name in names]
+        if paths[0] is not None and None not in paths:
+            return paths[0].parent
     return None
 
 
@@ -106,8 +88,25 @@ def stated_digest(path: Path) -> str | None:
     return name if path.is_symlink() and _DIGEST.fullmatch(name) else None
 
 
-def _first(repository: str, names: Iterable[str], hub: Hub) -> Path | None:
-    return next((path for name in names if (path := _get(repository, name, hub)) is not None), None)
+def _first(repository: str, names: Iterable[str], hub: Hub) -> Path:
+    """Fetch the first of these files that there is."""
+    path = next((path for name in names if (path := _get(repository, name, hub)) is not None), None)
+    if path is not None:
+        return path
+    expected = " or ".join(names)
+    if not hub.local_files_only and not _offline():
+        raise UsageError(
+            "the repository holds no CLIP that can be read",
+            where=repository,
+            expected=expected,
+            fix="check the name; a file can also be fetched by hand and loaded by its path",
+        )
+    raise EnvironmentFault(
+        "the model is not in the cache",
+        where=repository,
+        expected=expected,
+        fix=f"fetch it while the network is there: hf download {repository}",
+    )
 
 
 def _get(repository: str, name: str, hub: Hub) -> Path | None:
@@ -115,34 +114,21 @@ def _get(repository: str, name: str, hub: Hub) -> Path | None:
     try:
         from huggingface_hub import errors
     except ImportError as error:
-        raise MissingPackageError(
-            "the hub needs a package", found="no huggingface_hub", fix="pip install huggingface_hub"
-        ) from error
+        fix = "pip install huggingface_hub"
+        raise MissingPackageError("the hub needs a package", found="no huggingface_hub", fix=fix) from error
+    where = {"revision": hub.revision, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
     try:
-        return Path(
-            _download()(
-                repository,
-                name,
-                revision=hub.revision,
-                cache_dir=hub.cache_dir,
-                local_files_only=hub.local_files_only,
-            )
-        )
+        return Path(_download()(repository, name, **where))
     except errors.GatedRepoError as error:
-        raise EnvironmentFault(
-            "the repository wants a login",
-            where=repository,
-            fix="accept its terms on huggingface.co, then run `hf auth login`",
-        ) from error
+        fix = "accept its terms on huggingface.co, then run `hf auth login`"
+        raise EnvironmentFault("the repository wants a login", where=repository, fix=fix) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise UsageError(
             "there is no such model on the hub",
             where=repository + (f"@{hub.revision}" if hub.revision else ""),
             fix="check the name and the revision; a private one needs `hf auth login`",
         ) from error
-    except (
-        errors.LocalEntryNotFoundError
-    ) as error:  # not in the cache, and the hub was not or cannot be asked
+    except errors.LocalEntryNotFoundError as error:  # and the hub was not, or cannot be, asked
         if hub.local_files_only or _offline():
             return None
         raise _unreachable(repository, name, error) from error
@@ -152,7 +138,7 @@ def _get(repository: str, name: str, hub: Hub) -> Path | None:
         raise _unreachable(repository, name, error) from error
 
 
-def _unreachable(repository: str, name: str, error: Exception) -> EnvironmentFault:
+def _unreachable(repository: str, name: str, error: Exception) -> DiptychError:
     return EnvironmentFault(
         "the hub cannot be reached",
         where=f"{repository}/{name}",
@@ -165,22 +151,6 @@ def _download() -> Callable[..., str]:
     from huggingface_hub import hf_hub_download
 
     return hf_hub_download
-
-
-def _missing(repository: str, hub: Hub, expected: str) -> DiptychError:
-    if not hub.local_files_only and not _offline():
-        return UsageError(
-            "the repository holds no CLIP that can be read",
-            where=repository,
-            expected=expected,
-            fix="check the name; a file can also be fetched by hand and loaded by its path",
-        )
-    return EnvironmentFault(
-        "the model is not in the cache",
-        where=repository,
-        expected=expected,
-        fix=f"fetch it while the network is there: hf download {repository}",
-    )
 
 
 def _offline() -> bool:

@@ -3,36 +3,109 @@
 What is on disk goes first. What cannot be a hub id, or looks like a mistyped path or short name, is refused
 with the nearest name before the network is asked: an answer that nothing is there takes half a minute.
 
-Reads: the names of files near the reference. Writes: nothing outside the hub's cache.
+Reads: the names of files near the reference, and `names.toml`, the table of public names.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from diptych.core import checks
-from diptych.core.errors import UsageError, nearest
+from diptych.core.errors import UsageError, nearest, unknown_name
+from diptych.core.settings import from_mapping, load_toml
+from diptych.data.images.transforms import Preprocess
 from diptych.models.files.hub import REPOSITORY, Hub, fetch_model
-from diptych.models.files.names import PublicName, public_names
+from diptych.models.towers.config import Activation
 
 if TYPE_CHECKING:
-    from diptych.data.images.transforms import Preprocess
     from diptych.models.tokenizers import AnyTokenizer
-    from diptych.models.towers.config import Activation
 
+TABLE = Path(__file__).with_name("names.toml")
 HUB_PREFIX = "hf-hub:"
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-ALIKE = 0.75
-"""Similarity from which on a name is taken for a mistyped one."""
+ALIKE = 0.75  # similarity from which on a name is taken for a mistyped one
 
 _AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PublicName:
+    """One row of `names.toml`.
+
+    Attributes:
+        repository: on the Hugging Face hub.
+        preprocess: name of a transform in the same table.
+        activation: of both towers; None where only the files tell.
+        imagenet: published zero-shot top-1 in per cent; None where none is known.
+        alias: its name in OpenAI's own package; "" for all other weights.
+        openai: SHA-256 of the file that OpenAI published; "" for all other weights.
+    """
+
+    repository: str
+    preprocess: str
+    activation: Activation | None = None
+    imagenet: float | None = None
+    alias: str = ""
+    openai: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A preprocessing without its size."""
+
+    resize: Literal["shortest", "squash"]
+    interpolation: Literal["bicubic", "bilinear"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    preprocess: Mapping[str, Transform]
+    models: Mapping[str, PublicName]
+
+
+@cache
+def _table() -> _Table:
+    return from_mapping(_Table, load_toml(TABLE), where=TABLE.name)
+
+
+def public_names() -> Mapping[str, PublicName]:
+    """Return every row by its short name.
+
+    >>> public_names()["ViT-B-32/openai"].activation
+    'quick_gelu'
+    """
+    return _table().models
+
+
+def named_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
+    """Return the transform of this name for images of a size.
+
+    Raises:
+        UnknownNameError: no transform has the name; the message holds the nearest one.
+
+    >>> named_preprocess("siglip", (224, 224)).resize
+    'squash'
+    """
+    transforms = _table().preprocess
+    if name not in transforms:
+        raise unknown_name("preprocessing", name, transforms)
+    transform = transforms[name]
+    return Preprocess(size, transform.resize, transform.interpolation, transform.mean, transform.std)
+
+
+def published_as(digests: Collection[str]) -> str | None:
+    """Return the short name of OpenAI's file with one of these SHA-256, or None."""
+    return next((name for name, row in public_names().items() if row.openai and row.openai in digests), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
     """Where a reference led to: a path on disk, how it came there, and its row if it is a public name."""
 
     path: Path
@@ -63,8 +136,8 @@ def resolve(ref: str | Path) -> Reference:
     stated, text = text.startswith(HUB_PREFIX), text.removeprefix(HUB_PREFIX)
     names: Mapping[str, PublicName] = {} if stated else _names()
     revision = None
-    if text not in names and (found := _AT.fullmatch(text)):
-        text, revision = found["name"], found["revision"]
+    if text not in names and (match := _AT.fullmatch(text)):
+        text, revision = match["name"], match["revision"]
         names = public_names()
     if text in names and not (stated or isinstance(ref, Path)):
         return Reference(None, names[text].repository, revision, names[text])
@@ -74,25 +147,25 @@ def resolve(ref: str | Path) -> Reference:
         raise UsageError(
             "there is no model by this name",
             where=ref,
-            expected="a folder or file, a hub id (organisation/name), or a public short name",
+            expected="a folder or file, a hub id (organization/name), or a public short name",
             fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
         )
     return Reference(None, text, revision)
 
 
-def locate(ref: str | Path, hub: Hub) -> Place:
+def locate(ref: str | Path, hub: Hub) -> Located:
     """Find what a reference means, fetching it from the hub if it lies there.
 
     Raises:
         UsageError: it is neither a path, a hub id nor a public short name.
         EnvironmentFault: the hub cannot be reached.
     """
-    found = resolve(ref)
-    if found.path is not None:
-        return Place(found.path, {"source": str(ref)})
-    folder = fetch_model(found.repository, replace(hub, revision=found.revision or hub.revision))
-    origin = {"source": str(ref), "repository": found.repository, "revision": folder.name}
-    return Place(folder, origin, found.row)
+    reference = resolve(ref)
+    if reference.path is not None:
+        return Located(reference.path, {"source": str(ref)})
+    folder = fetch_model(reference.repository, replace(hub, revision=reference.revision or hub.revision))
+    origin = {"source": str(ref), "repository": reference.repository, "revision": folder.name}
+    return Located(folder, origin, reference.row)
 
 
 def _names() -> dict[str, PublicName]:
@@ -116,15 +189,15 @@ def _mistyped(text: str, path: Path) -> str | None:
 
 def _nearest_path(path: Path) -> str | None:
     """Return the path with each part that does not exist replaced by the most similar one beside it."""
-    found = Path(path.anchor)
-    for part in path.parts[len(found.parts) :]:
+    result = Path(path.anchor)
+    for part in path.parts[len(result.parts) :]:
         near: str | None = part
-        if not (found / part).exists():
-            near = nearest(part, [entry.name for entry in found.iterdir()], cutoff=ALIKE)
+        if not (result / part).exists():
+            near = nearest(part, [entry.name for entry in result.iterdir()], cutoff=ALIKE)
         if near is None:
             return None
-        found /= near
-    return str(found)
+        result /= near
+    return str(result)
 
 
 class LoadOptions(TypedDict, total=False):
@@ -140,8 +213,8 @@ class LoadOptions(TypedDict, total=False):
             as in open_clip (`models.assemble`). None: the size that the model learned with.
     """
 
-    activation: "Activation | None"
-    config: "str | Path | Mapping[str, Any] | None"
+    activation: Activation | None
+    config: str | Path | Mapping[str, Any] | None
     tokenizer: "AnyTokenizer | str | Path | None"
-    preprocess: "Preprocess | str | None"
+    preprocess: Preprocess | str | None
     image_size: int | tuple[int, int] | None

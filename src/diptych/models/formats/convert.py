@@ -27,12 +27,10 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.data.tokenizers.siglip import SiglipTokenizer
 from diptych.models import checkpoint
 from diptych.models.files.hub import OPEN_CLIP_CONFIG
-from diptych.models.formats.detect import CONVERSION, TRANSFORMERS
-from diptych.models.formats.lone_weights import OPENAI_NUMBERS
+from diptych.models.formats.detect import CONVERSION
 from diptych.models.formats.open_clip import preprocess_to_open_clip, to_open_clip
-from diptych.models.formats.openai import from_openai_state, to_openai_state
-from diptych.models.formats.siglip import to_open_clip_siglip
-from diptych.models.formats.transformers import preprocess_to_transformers
+from diptych.models.formats.openai import ARCHIVE_NUMBERS, from_openai_state, to_openai_state
+from diptych.models.formats.transformers import preprocess_to_transformers, to_transformers
 from diptych.models.load import load
 from diptych.models.model import Model
 from diptych.models.reference_outputs import reference_tensors
@@ -43,8 +41,7 @@ Target = Literal["diptych", "openai", "open_clip", "transformers"]
 
 PARITY = "parity.json"
 OPENAI_WEIGHTS = "model.pt"
-TOLERANCE = 1e-6
-"""Largest allowed difference of an embedding's component: numbers and code are the same."""
+TOLERANCE = 1e-6  # largest allowed difference of an embedding's component: numbers and code are the same
 
 
 def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]:
@@ -73,79 +70,78 @@ def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]
         except UsageError as error:
             error.fix = error.fix or _advice(model, to)
             raise
-        back = _read_back(model, staged, to)
-        report = {"to": to, "source": dict(model.provenance), **_parity(model, back)}
+        report = {"to": to, "source": dict(model.provenance), **_parity(model, _read_back(model, staged, to))}
         write_json(staged / PARITY, report)
         _require_equal(report, destination)
         if to != "diptych":
-            _write_manifest(model, staged, to, seconds=time.monotonic() - started)
+            inputs = tuple(FileEntry(**entry) for entry in model.provenance.get("files", ()))
+            outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
+            settings = {"to": to, "source": str(model.provenance.get("source", ""))}
+            seconds = round(time.monotonic() - started, 3)
+            manifest = Manifest(
+                CONVERSION, settings=settings, inputs=inputs, outputs=outputs, seconds=seconds
+            )
+            write_manifest(staged, manifest)
     return report
-
-
-def _write_diptych(model: Model, folder: Path) -> None:
-    checkpoint.save(folder, model)
 
 
 def _write_open_clip(model: Model, folder: Path) -> None:
     tokenizer, ours = model.tokenizer, model.clip.state_dict()
     if isinstance(tokenizer, SiglipTokenizer):
         clean = tokenizer.save_for_open_clip(folder)
-        model_cfg, state = to_open_clip_siglip(model.config, ours, clean=clean)
+        model_cfg, state = to_open_clip(model.config, ours, clean=clean)
     else:
         tokenizer.save(folder)
         model_cfg, state = to_open_clip(model.config, ours)
         if not tokenizer.is_published:
             # open_clip's own tokenizer holds OpenAI's merges; with a name here it reads the folder's files.
             model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
-    write_bytes(folder / "open_clip_model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
+    _write_tensors(folder / "open_clip_model.safetensors", state)
     document = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_to_open_clip(model.preprocess)}
     write_json(folder / OPEN_CLIP_CONFIG, document)
 
 
 def _write_transformers(model: Model, folder: Path) -> None:
-    family = _family(model)
-    config, state = TRANSFORMERS[family].write(model.config, model.clip.state_dict())
-    # from_pretrained refuses safetensors without this note on their origin.
-    write_bytes(folder / "model.safetensors", save_tensors(_plain(state), {"format": "pt"}))
+    config, state = to_transformers(model.config, model.clip.state_dict())
+    _write_tensors(folder / "model.safetensors", state)
     write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", preprocess_to_transformers(model.preprocess, family))
+    processor = preprocess_to_transformers(model.preprocess, config["model_type"])
+    write_json(folder / "preprocessor_config.json", processor)
     if isinstance(model.tokenizer, SiglipTokenizer):
         model.tokenizer.save_for_transformers(folder)
     else:
         model.tokenizer.save(folder)
 
 
+def _write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    # from_pretrained refuses safetensors without this note on their origin.
+    write_bytes(path, save_tensors(_plain(state), {"format": "pt"}))
+
+
 def _write_openai(model: Model, folder: Path) -> None:
     """Write an archive for `clip.load`; what it does not say is fixed in OpenAI's code and must be theirs."""
-    tokenizer = model.tokenizer
+    config, tokenizer = model.config, model.tokenizer
     try:
         state = _plain(to_openai_state(model.clip.state_dict()))
     except DataError:  # no rows for towers of another kind: the architecture is what differs
         state = {}
-    usual = Preprocess(size=model.config.vision.image_size)
+    usual = Preprocess(size=config.vision.image_size)
     checks = {
-        "the architecture": (_shape(model.config), _inferred(state)),
-        "the activation": (model.config.activation, "quick_gelu"),
+        "the architecture": (_shape(config), _inferred(state)),
+        "the activation": (config.activation, "quick_gelu"),
         "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
-        "no logit_bias": (model.config.logit_bias_init, None),
+        "no logit_bias": (config.logit_bias_init, None),
         "the vocabulary": (isinstance(tokenizer, Tokenizer) and tokenizer.is_published, True),
     }
-    for name, (found, expected) in checks.items():
-        if found != expected:
-            raise UsageError(
-                f"OpenAI's code cannot hold this model: {name} is fixed there",
-                found=found,
-                expected=expected,
-            )
+    for name, (actual, expected) in checks.items():
+        if actual != expected:
+            what = f"OpenAI's code cannot hold this model: {name} is fixed there"
+            raise UsageError(what, found=actual, expected=expected)
+    numbers = (config.vision.image_size[0], config.text.context_length, config.text.vocab_size)
+    state |= {name: torch.tensor(number) for name, number in zip(ARCHIVE_NUMBERS, numbers, strict=True)}
     with writing(folder / OPENAI_WEIGHTS) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and `clip.load` reads nothing else
-        torch.jit.save(torch.jit.script(_module_tree(state | _numbers(model.config))), file)
-
-
-def _numbers(config: ClipConfig) -> dict[str, Tensor]:
-    """Return what OpenAI's archives hold besides weights; `build_model` leaves them out."""
-    numbers = (config.vision.image_size[0], config.text.context_length, config.text.vocab_size)
-    return {name: torch.tensor(number) for name, number in zip(OPENAI_NUMBERS, numbers, strict=True)}
+        torch.jit.save(torch.jit.script(_module_tree(state)), file)
 
 
 class QuickGELU(nn.Module):
@@ -160,16 +156,16 @@ def _module_tree(state: Mapping[str, Tensor]) -> nn.Module:
     """
     root = nn.Module()
     for name, tensor in state.items():
-        place = root
-        *path, leaf = name.split(".")
+        module = root
+        *path, last = name.split(".")
         for part in path:
-            if part not in place._modules:
-                place.add_module(part, nn.Module())
-            place = place.get_submodule(part)
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
         if tensor.is_floating_point():
-            place.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+            module.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
         else:
-            place.register_buffer(leaf, tensor)
+            module.register_buffer(last, tensor)
     for name, module in list(root.named_modules()):
         if name.endswith(".mlp"):
             module.add_module("gelu", QuickGELU())
@@ -184,8 +180,19 @@ def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
         return {}
 
 
-WRITERS: dict[str, Callable[[Model, Path], None]] = {
-    "diptych": _write_diptych,
+def _shape(config: ClipConfig) -> dict[str, Any]:
+    """Return what OpenAI's code infers from shapes or fixes, apart from ids and starting values."""
+    vision, text = config.vision, config.text
+    image = type(vision).__name__, tuple(vision.image_size), vision.layers, vision.width, vision.heads
+    words = text.context_length, text.vocab_size, text.width, text.layers, text.heads, text.mlp_ratio
+    shape = {"vision": image, "text": words, "eps": config.layer_norm_eps}
+    if isinstance(vision, ResNetConfig):
+        return shape | {"stem_pool": vision.stem_pool}
+    return shape | {"patch": vision.patch_size, "mlp": vision.mlp_ratio}
+
+
+WRITERS: dict[str, Callable[[Model, Path], object]] = {
+    "diptych": lambda model, folder: checkpoint.save(folder, model),
     "openai": _write_openai,
     "open_clip": _write_open_clip,
     "transformers": _write_transformers,
@@ -195,45 +202,15 @@ WRITERS: dict[str, Callable[[Model, Path], None]] = {
 def _advice(model: Model, to: Target) -> str:
     """Name the libraries that do hold a model's towers, for whoever is refused by one."""
     config, state = model.config, model.clip.state_dict()
-    siglip = isinstance(model.tokenizer, SiglipTokenizer)
-    forms: dict[str, Callable[[], object]] = {
-        "open_clip": lambda: (
-            to_open_clip_siglip(config, state, clean="") if siglip else to_open_clip(config, state)
-        ),
-        "transformers": lambda: TRANSFORMERS[_family(model)].write(config, state),
-    }
-    held = []
+    forms: dict[str, Callable[..., object]] = {"open_clip": to_open_clip, "transformers": to_transformers}
+    libraries = []
     for name, form in forms.items():
         with suppress(UsageError):
-            form()
-            held.append(f"--to {name}")
-    if held and f"--to {to}" not in held:
-        return f"take {' or '.join(held)}"
+            form(config, state)
+            libraries.append(f"--to {name}")
+    if libraries and f"--to {to}" not in libraries:
+        return f"take {' or '.join(libraries)}"
     return "keep the model as a checkpoint of diptych, or export it (ONNX); vision Transformers convert"
-
-
-def _family(model: Model) -> str:
-    """Return which pair of layouts the towers take: "clip", or the kind that a text tower states."""
-    return str(getattr(model.config.text, "kind", "clip"))
-
-
-def _shape(config: ClipConfig) -> dict[str, Any]:
-    """Return what OpenAI's code infers from shapes or fixes, apart from ids and starting values."""
-    vision, text = config.vision, config.text
-    shape = {
-        "vision": (
-            type(vision).__name__,
-            tuple(vision.image_size),
-            vision.layers,
-            vision.width,
-            vision.heads,
-        ),
-        "text": (text.context_length, text.vocab_size, text.width, text.layers, text.heads, text.mlp_ratio),
-        "eps": config.layer_norm_eps,
-    }
-    if isinstance(vision, ResNetConfig):
-        return shape | {"stem_pool": vision.stem_pool}
-    return shape | {"patch": getattr(vision, "patch_size", 0), "mlp": getattr(vision, "mlp_ratio", 0.0)}
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -277,14 +254,3 @@ def _require_equal(report: Mapping[str, Any], destination: str | Path) -> None:
             expected=f"equal tokens and pixels, embeddings within {TOLERANCE:g}",
             fix="report this with the model's name: it is a bug",
         )
-
-
-def _write_manifest(model: Model, folder: Path, to: Target, *, seconds: float) -> None:
-    files = model.provenance.get("files", ())
-    inputs = tuple(FileEntry(**entry) for entry in files)
-    outputs = tuple(file_entry(path, root=folder) for path in sorted(folder.iterdir()))
-    settings = {"to": to, "source": str(model.provenance.get("source", ""))}
-    write_manifest(
-        folder,
-        Manifest(CONVERSION, settings=settings, inputs=inputs, outputs=outputs, seconds=round(seconds, 3)),
-    )

@@ -1,23 +1,24 @@
-"""Recognise the format of a model's files by looking at them, and read its parts.
+"""Recognize the format of a model's files by looking at them, and read its parts.
 
-Reads: an open_clip folder (`open_clip_config.json`), a transformers folder (`config.json`), a file of weights
-alone in OpenAI's layout, or one of those files in its folder.
+Reads: an open_clip folder (`open_clip_config.json`), a transformers folder (`config.json`), a folder of
+sentence-transformers (`modules.json`), a file of weights alone in OpenAI's layout, or one of those files in
+its folder. What weights alone do not say is asked for, never guessed.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from diptych.core.errors import (
     DataError,
     DiptychError,
+    SettingsError,
     UnknownNameError,
     UnsupportedError,
     UsageError,
+    unknown_name,
 )
 from diptych.core.files.json_objects import read_json
 from diptych.core.files.listing import is_data
@@ -25,67 +26,42 @@ from diptych.core.manifest import is_done
 from diptych.data.images.transforms import Preprocess
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
 from diptych.models.files.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
-from diptych.models.files.parts import Parts, State, malformed, unsupported
 from diptych.models.files.references import WEIGHTS_SUFFIXES
 from diptych.models.files.weights import Weights, read_weights
-from diptych.models.formats.lone_weights import read_alone, stated_activation
-from diptych.models.formats.open_clip import from_open_clip, preprocess_from_open_clip, to_open_clip
-from diptych.models.formats.open_clip_tokenizer import stated_cleaning
-from diptych.models.formats.openai import clean
-from diptych.models.formats.sentence_transformers import clip_folder
-from diptych.models.formats.siglip import (
-    from_open_clip_siglip,
-    from_transformers_siglip,
-    to_open_clip_siglip,
-    to_transformers_siglip,
+from diptych.models.formats.layouts import weights_only
+from diptych.models.formats.open_clip import (
+    ALLOWED,
+    from_open_clip,
+    open_clip_family,
+    preprocess_from_open_clip,
+    to_open_clip,
 )
+from diptych.models.formats.openai import ARCHIVE_NUMBERS, HEAD_WIDTH, from_openai_state, to_openai_state
+from diptych.models.formats.parts import Parts, malformed, other_activation, unsupported
 from diptych.models.formats.transformers import (
+    FAMILIES,
     from_transformers,
     preprocess_from_transformers,
     to_transformers,
-    without_positions,
 )
-from diptych.models.towers.config import Activation, ClipConfig, check_sizes
+from diptych.models.tokenizers import stated_cleaning
+from diptych.models.towers.config import ACTIVATIONS, Activation, ClipConfig
 
-CONVERSION = "conversion"  # the kind of receipt that `diptych convert` leaves
+CONVERSION = "conversion"  # the kind of manifest that `diptych convert` leaves
+# In the order of transformers, which takes the first only where it holds an `image_processor`.
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-"""In the order of transformers, which takes the first only where it holds an `image_processor`."""
 SHOWN = 6  # names in a message
 SHOWN_CHARACTERS = 80  # of a name in a message
 NO_FILE = Path("config=")  # where a configuration that was passed comes from, in messages
 
-Told = str | Path | Mapping[str, Any]
-Reader = Callable[[Mapping[str, Any], State], tuple[ClipConfig, dict[str, Tensor]]]
-Writer = Callable[[ClipConfig, State], tuple[dict[str, Any], dict[str, Tensor]]]
+MODULES, MODULES_BYTES = "modules.json", 2**20
+CLIPS = ("CLIPModel", "Transformer")  # the second reads any model of transformers: its config.json decides
+HARMLESS = ("Normalize",)  # stages behind the towers that leave unit embeddings as they are
 
+_NEEDS_CONFIG = ("text_model.", "visual.trunk.", "text.transformer.embeddings")
+_CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a family of models looks in one library's files.
-
-    Attributes:
-        read: their configuration and tensors → ours.
-        write: ours → theirs.
-        clean: leaves out what is no weight, so that the rest is exactly what `write` gives; None where `read`
-            holds every tensor against the towers itself.
-    """
-
-    read: Reader
-    write: Writer
-    clean: Callable[[State], State] | None
-
-
-TRANSFORMERS = {
-    "clip": Layout(from_transformers, to_transformers, without_positions),
-    "siglip": Layout(from_transformers_siglip, to_transformers_siglip, None),
-}
-"""By the `model_type` of config.json, which is also the `kind` of our text tower."""
-
-OPEN_CLIP = {
-    "clip": Layout(from_open_clip, to_open_clip, clean),
-    "siglip": Layout(from_open_clip_siglip, to_open_clip_siglip, None),
-}
-"""By `open_clip_family`."""
+ConfigSource = str | Path | Mapping[str, Any]
 
 
 def is_ours(path: Path) -> bool:
@@ -100,7 +76,7 @@ def is_ours(path: Path) -> bool:
     return {"format", "model", "tokenizer"} <= read_json(config).keys()
 
 
-def read_parts(path: Path, activation: Activation | None, config: Told | None = None) -> Parts:
+def read_parts(path: Path, activation: Activation | None, config: ConfigSource | None = None) -> Parts:
     """Read a folder or file that is not a checkpoint of ours.
 
     Args:
@@ -114,56 +90,65 @@ def read_parts(path: Path, activation: Activation | None, config: Told | None = 
     """
     folder, file = (clip_folder(path), None) if path.is_dir() else (path.parent, path)
     if file is not None and is_ours(folder):
-        raise UsageError(
-            "this is a part of a checkpoint of diptych",
-            where=file,
-            fix=f"load the folder {folder}",
-        )
+        fix = f"load the folder {folder}"
+        raise UsageError("this is a part of a checkpoint of diptych", where=file, fix=fix)
     beside = [folder / name for name in (OPEN_CLIP_CONFIG, CONFIG) if (folder / name).is_file()]
     if beside and config is not None:
-        raise UsageError(
-            "a configuration lies beside the weights",
-            where=beside[0],
-            fix="leave config= out, or move the weights",
-        )
-    told = beside[0] if beside else config
-    if told is None:
-        return read_alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
-    source = NO_FILE if isinstance(told, Mapping) else Path(told)
-    document = told if isinstance(told, Mapping) else read_json(source)
-    if source.name == OPEN_CLIP_CONFIG or document.keys() & {"model_cfg", "vision_cfg"}:
-        weights = file or _weights_in(folder, (*OPEN_CLIP_WEIGHTS, *WEIGHTS))
-        parts = _open_clip(document, source, weights)
+        fix = "leave config= out, or move the weights"
+        raise UsageError("a configuration lies beside the weights", where=beside[0], fix=fix)
+    source = beside[0] if beside else config
+    if source is None:
+        return _alone(folder if file is None else None, file or _weights_in(folder, ()), activation)
+    where = NO_FILE if isinstance(source, Mapping) else Path(source)
+    document = source if isinstance(source, Mapping) else read_json(where)
+    if where.name == OPEN_CLIP_CONFIG or document.keys() & {"model_cfg", "vision_cfg"}:
+        parts = _open_clip(document, where, file or _weights_in(folder, (*OPEN_CLIP_WEIGHTS, *WEIGHTS)))
     else:
-        parts = _transformers(document, source, file or _weights_in(folder, WEIGHTS))
-    if activation is not None and activation != parts.config.activation:
-        raise UsageError(
-            "the files state another activation than the one passed",
-            where=parts.where,
-            found=activation,
-            expected=parts.config.activation,
-            fix="leave activation= out",
-        )
+        parts = _transformers(document, where, file or _weights_in(folder, WEIGHTS))
+    if activation not in (None, parts.config.activation):
+        raise other_activation("the files state", parts.where, activation, parts.config.activation)
     return parts
 
 
-def open_clip_family(model_cfg: Mapping[str, Any]) -> str:
-    """Return which layout an open_clip configuration asks for, or what else it describes."""
-    vision = model_cfg.get("vision_cfg")
-    text = model_cfg.get("text_cfg")
-    timm = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
-    language_model = text.get("hf_model_name") if isinstance(text, Mapping) else None
-    if model_cfg.get("multimodal_cfg") is not None:
-        return "CoCa (multimodal_cfg)"
-    if isinstance(language_model, str):
-        return f"a text tower of transformers (hf_model_name {language_model[:SHOWN_CHARACTERS]})"
-    if not isinstance(timm, str):
-        return "clip"
-    return (
-        "siglip"
-        if "siglip" in timm
-        else f"an image tower of timm (timm_model_name {timm[:SHOWN_CHARACTERS]})"
-    )
+def clip_folder(folder: Path) -> Path:
+    """Return the folder of the CLIP in a folder of sentence-transformers, where each stage has its own.
+
+    Any other folder is returned as it is.
+
+    Raises:
+        UnsupportedError: its stages are not a CLIP alone.
+        IntegrityError: `modules.json` is malformed.
+
+    Source: sentence-transformers 6.2 `SentenceTransformer.save_pretrained`.
+    """
+    path = folder / MODULES
+    if not path.is_file():
+        return folder
+    try:
+        with path.open("rb") as file:
+            rows: Any = json.loads(file.read(MODULES_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise malformed(path, type(error).__name__, "JSON") from error
+    if not isinstance(rows, list) or not all(map(_is_stage, rows)):
+        raise malformed(path, "other entries", "a list of stages with type and path")
+    kinds = [row["type"].rpartition(".")[2] for row in rows]
+    if not kinds or kinds[0] not in CLIPS or any(kind not in HARMLESS for kind in kinds[1:]):
+        raise UnsupportedError(
+            "diptych reads of sentence-transformers' models CLIPs alone",
+            where=path,
+            found=", ".join(kind[:40] for kind in kinds[:SHOWN]) or "no stage",
+            expected=f"{CLIPS[0]}, with nothing behind it but {' or '.join(HARMLESS)}",
+            fix="load it with sentence_transformers.SentenceTransformer",
+        )
+    inside: Path = (folder / rows[0].get("path", "")).resolve()
+    if not inside.is_relative_to(folder.resolve()):
+        raise malformed(path, "a path that leads out of the folder", "a folder beside modules.json")
+    return inside
+
+
+def _is_stage(row: Any) -> bool:
+    texts = (row.get("type"), row.get("path", "")) if isinstance(row, dict) else (None,)
+    return all(isinstance(text, str) and "\0" not in text for text in texts)
 
 
 def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
@@ -174,19 +159,25 @@ def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     if not isinstance(model_cfg, Mapping) or not isinstance(preprocess_cfg, Mapping):
         raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
     family = open_clip_family(model_cfg)
-    if family not in OPEN_CLIP:
+    if family not in ALLOWED:
         raise unsupported(path, "open_clip", family)
     cleaning = stated_cleaning(model_cfg, family, (path if path.is_file() else weights).parent)
-    layout, found = OPEN_CLIP[family], read_weights(weights)
-    config, state = _translated(layout.read, model_cfg, found, path, "open_clip")
+    found = read_weights(weights)
+    with _refusals(path, "open_clip", "the configuration of a CLIP", weights=found.files[0]):
+        config, state = from_open_clip(model_cfg, found.tensors)
+    _require_stated_activation(found, config, path)
+    preprocess = None
+    if not alone:
+        with _refusals(path, "open_clip", "a preprocessing that this package has"):
+            preprocess = preprocess_from_open_clip(preprocess_cfg, config.vision.image_size)
     return Parts(
         "open_clip",
         config,
         state,
-        layout.clean(found.tensors) if layout.clean else None,
-        lambda ours: layout.write(config, ours)[1],
-        None if alone else _stated(preprocess_from_open_clip, preprocess_cfg, config, path, "open_clip"),
-        (*_on_disk(path), *found.files),
+        weights_only(found.tensors),
+        lambda ours: to_open_clip(config, ours)[1],
+        preprocess,
+        (*([path] if path.is_file() else ()), *found.files),
         path.parent if path.is_file() else None,
         weights,
         cleaning,
@@ -194,44 +185,113 @@ def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     )
 
 
-def _on_disk(*paths: Path | None) -> tuple[Path, ...]:
-    return tuple(path for path in paths if path is not None and path.is_file())
-
-
 def _transformers(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     family = document.get("model_type")
     if not isinstance(family, str | None):
-        raise malformed(path, f"model_type of type {type(family).__name__}", " or ".join(TRANSFORMERS))
-    if family not in TRANSFORMERS:
+        raise malformed(path, f"model_type of type {type(family).__name__}", " or ".join(FAMILIES))
+    if family not in FAMILIES:
         kind = f"model_type {family[:SHOWN_CHARACTERS]!r}" if family else "no model_type"
         raise unsupported(path, "transformers", kind)
-    layout, found = TRANSFORMERS[family], read_weights(weights)
-    config, state = _translated(layout.read, document, found, path, "transformers")
+    found = read_weights(weights)
+    with _refusals(path, "transformers", "the configuration of a CLIP", weights=found.files[0]):
+        config, state = from_transformers(document, found.tensors)
+    _require_stated_activation(found, config, path)
     processor, settings = _processor(path.parent) if path.is_file() else (None, {})
     preprocess = None
     if processor is not None:
-        reader = partial(preprocess_from_transformers, family=family)
-        preprocess = _stated(reader, settings, config, processor, "transformers")
+        with _refusals(processor, "transformers", "a preprocessing that this package has"):
+            preprocess = preprocess_from_transformers(settings, config.vision.image_size, family)
     return Parts(
         "transformers",
         config,
         state,
-        layout.clean(found.tensors) if layout.clean else None,
-        lambda ours: layout.write(config, ours)[1],
+        weights_only(found.tensors),
+        lambda ours: to_transformers(config, ours)[1],
         preprocess,
-        (*_on_disk(path, processor), *found.files),
+        (*(file for file in (path, processor) if file is not None and file.is_file()), *found.files),
         path.parent if path.is_file() else None,
         weights,
         taken_from=found.taken_from,
     )
 
 
+def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
+    """Read weights in OpenAI's layout that no configuration describes."""
+    found = read_weights(weights)
+    if any(name.startswith(_NEEDS_CONFIG) for name in found.tensors):
+        raise UsageError(
+            "these weights need the configuration that belongs to them",
+            where=weights,
+            expected="config.json or open_clip_config.json in the same folder",
+            fix="put the configuration beside the weights and load the folder",
+        )
+    activation = _activation(found, activation, weights)
+    # `clip.load` has one transform and heads of one width for all files of this form, so the form tells both.
+    quick = activation == "quick_gelu" and bool(found.modules)
+    head_width = HEAD_WIDTH if quick and found.tensors.keys() >= set(ARCHIVE_NUMBERS) else None
+    try:
+        config, state = from_openai_state(found.tensors, activation=activation, head_width=head_width)
+    except (DataError, UnsupportedError) as error:
+        error.where = str(weights)
+        raise
+    except (ValueError, SettingsError) as error:
+        raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
+    return Parts(
+        "openai",
+        config,
+        state,
+        weights_only(found.tensors),
+        to_openai_state,
+        Preprocess(size=config.vision.image_size) if head_width else None,
+        found.files,
+        folder,
+        weights,
+        taken_from=found.taken_from,
+    )
+
+
+def _stated_activation(found: Weights) -> Activation | None:
+    """Return the activation that an archive states by the class of its modules; None: nothing states it."""
+    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
+    return _CLASSES.get(names.pop()) if len(names) == 1 else None
+
+
+def _activation(found: Weights, given: Activation | None, weights: Path) -> Activation:
+    stated = _stated_activation(found)
+    if stated is not None and given not in (None, stated):
+        raise other_activation("the archive states", weights, given, stated)
+    activation = stated or given
+    if activation is None:
+        raise UsageError(
+            "weights alone do not tell their activation, and the wrong one costs accuracy without an error",
+            where=weights,
+            expected=f"activation= one of {', '.join(ACTIVATIONS)}",
+            fix='pass activation="quick_gelu" for OpenAI\'s, MetaCLIP\'s and DFN\'s weights, "gelu" for '
+            "LAION-2B's and DataComp's; the table of public names has all",
+        )
+    if activation not in ACTIVATIONS:
+        raise unknown_name("activation", str(activation), ACTIVATIONS, where=weights)
+    return activation
+
+
+def _require_stated_activation(found: Weights, config: ClipConfig, path: Path) -> None:
+    stated = _stated_activation(found)
+    if stated not in (None, config.activation):
+        raise UsageError(
+            "the archive states another activation than its configuration",
+            where=path,
+            found=config.activation,
+            expected=stated,
+            fix="give the configuration that belongs to these weights",
+        )
+
+
 def _processor(folder: Path) -> tuple[Path | None, dict[str, Any]]:
     """Return the file that tells how images are prepared, and its content."""
     nested, flat = (folder / name for name in PROCESSORS)
-    found = read_json(nested) if nested.is_file() else {}
-    if found.get("image_processor") is not None:
-        return nested, found
+    document = read_json(nested) if nested.is_file() else {}
+    if document.get("image_processor") is not None:
+        return nested, document
     return (flat, read_json(flat)) if flat.is_file() else (None, {})
 
 
@@ -240,8 +300,8 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
     usual = next((folder / name for name in names if (folder / name).is_file()), None)
     if usual is not None:
         return usual
-    held = sorted(folder.iterdir()) if folder.is_dir() else []
-    others = [path for path in held if path.suffix in WEIGHTS_SUFFIXES and is_data(path.name)]
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    others = [path for path in files if path.suffix in WEIGHTS_SUFFIXES and is_data(path.name)]
     if len(others) == 1:
         return others[0]
     raise UsageError(
@@ -253,45 +313,16 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
     )
 
 
-def _setting(error: UsageError) -> str:
-    """Return which setting of a configuration an error is about."""
-    return f"{error.where}: {error.found}" if error.found else f"{error.where}: {error.what}"
-
-
-def _translated(
-    reader: Reader, config: Mapping[str, Any], found: Weights, path: Path, library: str
-) -> tuple[ClipConfig, dict[str, Tensor]]:
+@contextmanager
+def _refusals(path: Path, library: str, expected: str, weights: Path | None = None) -> Iterator[None]:
+    """Turn what a translation refuses into errors that name the file: of another kind, or damaged."""
     try:
-        ours, state = reader(config, found.tensors)
-        check_sizes(ours)
+        yield
     except DataError as error:
-        error.where = str(found.files[0])
+        error.where = str(weights)
         raise
     except (UnsupportedError, UnknownNameError) as error:
-        raise unsupported(path, library, _setting(error)) from error
+        setting = f"{error.where}: {error.found or error.what}"
+        raise unsupported(path, library, setting) from error
     except (DiptychError, OverflowError, ValueError) as error:
-        raise malformed(path, str(error), "the configuration of a CLIP") from error
-    if stated_activation(found) not in (None, ours.activation):
-        raise UsageError(
-            "the archive states another activation than its configuration",
-            where=path,
-            found=ours.activation,
-            expected=stated_activation(found),
-            fix="give the configuration that belongs to these weights",
-        )
-    return ours, state
-
-
-def _stated(
-    reader: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess],
-    settings: Mapping[str, Any],
-    config: ClipConfig,
-    path: Path,
-    library: str,
-) -> Preprocess:
-    try:
-        return reader(settings, config.vision.image_size)
-    except (UnsupportedError, UnknownNameError) as error:
-        raise unsupported(path, library, _setting(error)) from error
-    except DiptychError as error:
-        raise malformed(path, str(error), "a preprocessing that this package has") from error
+        raise malformed(path, str(error), expected) from error

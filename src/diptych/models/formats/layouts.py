@@ -1,22 +1,51 @@
-"""The layouts of weights: which tensors of OpenAI, open_clip and transformers are which of ours.
+"""Which tensors of OpenAI, open_clip and transformers are which of ours: tables of rows.
 
-A new family is a table of layers here and a tower. CLIP in OpenAI's and open_clip's layout, CLIP of
-transformers, SigLIP of transformers, SigLIP of open_clip (around a tower of timm).
+A row says which of our tensors make up which of theirs. Reading and writing go through the same rows, so one
+is the inverse of the other. A new family is a table here and a tower.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from diptych.models.formats.mapping import QKV, Layers, Row, blocks, layer, layers, packed
-from diptych.models.towers.config import SiglipTextConfig, SiglipVisionConfig
+import torch
+from torch import Tensor
+
+from diptych.core.errors import DataError
+from diptych.models.towers.config import MAX_LAYERS, ClipConfig, SiglipTextConfig, SiglipVisionConfig
+
+State = Mapping[str, Tensor]
+SHOWN_NAMES = 4
+SCALARS = ("logit_scale", "logit_bias")  # 0-D or of one element, as the library and its version like it
+QKV = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
+
+_NOT_WEIGHTS = re.compile(r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(.*\.)?position_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One of their tensors.
+
+    Attributes:
+        theirs: its name.
+        ours: our name, or several: theirs holds them behind one another in its first dimension.
+        dimensions: None, or how many ours and theirs have: theirs has more, of size 1, in front.
+        transposed: theirs is the transpose of ours, a matrix.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    dimensions: tuple[int, int] | None = None
+    transposed: bool = False
+
+
+# Layers of ours → the name of theirs; several of ours are packed into one.
+Layers = Mapping[tuple[str, ...], str]
 
 _MLP: Layers = {("mlp.c_fc",): "mlp.fc1", ("mlp.c_proj",): "mlp.fc2"}
-
-_PARTS: Layers = {(f"attn.{part}_proj",): f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")}
-
 _TRANSFORMERS_BLOCK: Layers = {
     ("ln_1",): "layer_norm1",
-    **_PARTS,
+    **{(f"attn.{part}_proj",): f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")},
     ("ln_2",): "layer_norm2",
     **_MLP,
 }
@@ -35,12 +64,8 @@ _TIMM_HEAD: Layers = {
     ("ln",): "norm",
     **_MLP,
 }
-_OPEN_CLIP_BLOCK: Layers = {
-    ("ln_1",): "ln_1",
-    ("attn.out_proj",): "attn.out_proj",
-    ("ln_2",): "ln_2",
-    ("mlp.c_fc",): "mlp.c_fc",
-    ("mlp.c_proj",): "mlp.c_proj",
+_OPENAI_BLOCK: Layers = {
+    (name,): name for name in ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 }
 
 
@@ -52,26 +77,17 @@ def openai_rows(names: Iterable[str]) -> list[Row]:
             names are the same below the tower.
     """
     names = list(names)
-    depth = {
-        tower: len({found[1] for name in names if (found := re.match(pattern, name))})
-        for tower, pattern in (
-            ("text", r"(?:text\.blocks|transformer\.resblocks)\.(\d+)\."),
-            ("vision", r"(?:vision\.blocks|visual\.transformer\.resblocks)\.(\d+)\."),
-        )
-    }
     rows = [
         Row("token_embedding.weight", ("text.token_embedding.weight",)),
         Row("positional_embedding", ("text.positional_embedding",)),
-        *layer(("text.ln_final",), "ln_final"),
+        *_layer(("text.ln_final",), "ln_final"),
         Row("text_projection", ("text.text_projection",)),
-        Row("logit_scale", ("logit_scale",)),
+        *(Row(name, (name,), (0, 0)) for name in SCALARS if name in names),
     ]
-    if "logit_bias" in names:
-        rows.append(Row("logit_bias", ("logit_bias",)))
     for tower, theirs in (("text", "transformer.resblocks"), ("vision", "visual.transformer.resblocks")):
-        rows += blocks(f"{tower}.blocks", theirs, _OPEN_CLIP_BLOCK, depth[tower])
-        for index in range(depth[tower]):
-            rows += packed(f"{tower}.blocks.{index}", f"{theirs}.{index}.attn")
+        pattern = re.compile(rf"(?:{tower}\.blocks|{re.escape(theirs)})\.(\d+)\.")
+        depth = len({match[1] for name in names if (match := pattern.match(name))})
+        rows += _openai_blocks(f"{tower}.blocks", theirs, depth)
     for name in names:
         prefix, _, rest = name.partition(".")
         if prefix in ("vision", "visual") and not rest.startswith(("blocks.", "transformer.")):
@@ -79,66 +95,164 @@ def openai_rows(names: Iterable[str]) -> list[Row]:
     return rows
 
 
-def transformers_rows(vision_layers: int, text_layers: int) -> list[Row]:
-    """Return the rows of a CLIPModel of transformers."""
-    vision, text = "vision_model", "text_model"
-    return [
-        Row(f"{vision}.embeddings.patch_embedding.weight", ("vision.conv1.weight",)),
-        Row(f"{vision}.embeddings.class_embedding", ("vision.class_embedding",)),
-        Row(f"{vision}.embeddings.position_embedding.weight", ("vision.positional_embedding",)),
-        *layer(("vision.ln_pre",), f"{vision}.pre_layrnorm"),  # their spelling
-        *blocks("vision.blocks", f"{vision}.encoder.layers", _TRANSFORMERS_BLOCK, vision_layers),
-        *layer(("vision.ln_post",), f"{vision}.post_layernorm"),
-        Row("visual_projection.weight", ("vision.proj",), transposed=True),
-        Row(f"{text}.embeddings.token_embedding.weight", ("text.token_embedding.weight",)),
-        Row(f"{text}.embeddings.position_embedding.weight", ("text.positional_embedding",)),
-        *blocks("text.blocks", f"{text}.encoder.layers", _TRANSFORMERS_BLOCK, text_layers),
-        *layer(("text.ln_final",), f"{text}.final_layer_norm"),
-        Row("text_projection.weight", ("text.text_projection",), transposed=True),
-        Row("logit_scale", ("logit_scale",)),
-    ]
-
-
-def transformers_siglip_rows(tower: SiglipVisionConfig, texts: SiglipTextConfig) -> list[Row]:
-    """Return the rows of a SiglipModel; it always has a bias and a head."""
-    vision, text = "vision_model", "text_model"
-    rows = [
-        *layer(("vision.conv1",), f"{vision}.embeddings.patch_embedding"),
-        Row(f"{vision}.embeddings.position_embedding.weight", ("vision.positional_embedding",)),
-        *blocks("vision.blocks", f"{vision}.encoder.layers", _TRANSFORMERS_BLOCK, tower.layers),
-        *layer(("vision.ln_post",), f"{vision}.post_layernorm"),
-        Row(f"{vision}.head.probe", ("vision.head.probe",), (1, 3)),
-        *packed("vision.head", f"{vision}.head.attention"),
-        *layers("vision.head", f"{vision}.head", _TRANSFORMERS_HEAD),
-        Row(f"{text}.embeddings.token_embedding.weight", ("text.token_embedding.weight",)),
-        Row(f"{text}.embeddings.position_embedding.weight", ("text.positional_embedding",)),
-        *blocks("text.blocks", f"{text}.encoder.layers", _TRANSFORMERS_BLOCK, texts.layers),
-        *layer(("text.ln_final",), f"{text}.final_layer_norm"),
-        *layer(("text.head",), f"{text}.head"),
-    ]
-    return [*rows, *(Row(name, (name,), (0, 1)) for name in ("logit_scale", "logit_bias"))]
-
-
-def open_clip_siglip_rows(tower: SiglipVisionConfig, texts: SiglipTextConfig, *, bias: bool) -> list[Row]:
+def open_clip_siglip_rows(vision: SiglipVisionConfig, text: SiglipTextConfig, *, bias: bool) -> list[Row]:
     """Return the rows of open_clip's CustomTextCLIP around a tower of timm."""
-    trunk, text = "visual.trunk", "text"
+    trunk = "visual.trunk"
     rows = [
-        *layer(("vision.conv1",), f"{trunk}.patch_embed.proj"),
+        *_layer(("vision.conv1",), f"{trunk}.patch_embed.proj"),
         Row(f"{trunk}.pos_embed", ("vision.positional_embedding",), (2, 3)),
-        *blocks("vision.blocks", f"{trunk}.blocks", _TIMM_BLOCK, tower.layers),
-        *layer(("vision.ln_post",), f"{trunk}.norm"),
+        *_blocks("vision.blocks", f"{trunk}.blocks", _TIMM_BLOCK, vision.layers),
+        *_layer(("vision.ln_post",), f"{trunk}.norm"),
         Row(f"{trunk}.attn_pool.latent", ("vision.head.probe",), (1, 3)),
-        *layers("vision.head", f"{trunk}.attn_pool", _TIMM_HEAD),
-        Row(f"{text}.token_embedding.weight", ("text.token_embedding.weight",)),
-        Row(f"{text}.positional_embedding", ("text.positional_embedding",)),
-        *blocks("text.blocks", f"{text}.transformer.resblocks", _OPEN_CLIP_BLOCK, texts.layers),
-        *layer(("text.ln_final",), f"{text}.ln_final"),
+        *_layers("vision.head", f"{trunk}.attn_pool", _TIMM_HEAD),
+        Row("text.token_embedding.weight", ("text.token_embedding.weight",)),
+        Row("text.positional_embedding", ("text.positional_embedding",)),
+        *_openai_blocks("text.blocks", "text.transformer.resblocks", text.layers),
+        *_layer(("text.ln_final",), "text.ln_final"),
         Row("logit_scale", ("logit_scale",), (0, 0)),
     ]
-    for index in range(texts.layers):
-        rows += packed(f"text.blocks.{index}", f"{text}.transformer.resblocks.{index}.attn")
-    if texts.head:
-        rows += layer(("text.head",), f"{text}.text_projection")
-    if bias:
-        rows.append(Row("logit_bias", ("logit_bias",), (0, 0)))
+    rows += _layer(("text.head",), "text.text_projection") if text.head else ()
+    rows += [Row("logit_bias", ("logit_bias",), (0, 0))] if bias else []
     return rows
+
+
+def transformers_rows(config: ClipConfig) -> list[Row]:
+    """Return the rows of a CLIPModel or SiglipModel of transformers; the latter always has bias and heads."""
+    vision, text = "vision_model", "text_model"
+    layers = config.vision.layers
+    assert isinstance(layers, int)
+    rows = [
+        Row(f"{vision}.embeddings.patch_embedding.weight", ("vision.conv1.weight",)),
+        Row(f"{vision}.embeddings.position_embedding.weight", ("vision.positional_embedding",)),
+        *_blocks("vision.blocks", f"{vision}.encoder.layers", _TRANSFORMERS_BLOCK, layers),
+        *_layer(("vision.ln_post",), f"{vision}.post_layernorm"),
+        Row(f"{text}.embeddings.token_embedding.weight", ("text.token_embedding.weight",)),
+        Row(f"{text}.embeddings.position_embedding.weight", ("text.positional_embedding",)),
+        *_blocks("text.blocks", f"{text}.encoder.layers", _TRANSFORMERS_BLOCK, config.text.layers),
+        *_layer(("text.ln_final",), f"{text}.final_layer_norm"),
+    ]
+    if isinstance(config.vision, SiglipVisionConfig):
+        return [
+            *rows,
+            Row(f"{vision}.embeddings.patch_embedding.bias", ("vision.conv1.bias",)),
+            Row(f"{vision}.head.probe", ("vision.head.probe",), (1, 3)),
+            *_packed("vision.head", f"{vision}.head.attention"),
+            *_layers("vision.head", f"{vision}.head", _TRANSFORMERS_HEAD),
+            *_layer(("text.head",), f"{text}.head"),
+            *(Row(name, (name,), (0, 1)) for name in SCALARS),
+        ]
+    return [
+        *rows,
+        Row(f"{vision}.embeddings.class_embedding", ("vision.class_embedding",)),
+        *_layer(("vision.ln_pre",), f"{vision}.pre_layrnorm"),  # their spelling
+        Row("visual_projection.weight", ("vision.proj",), transposed=True),
+        Row("text_projection.weight", ("text.text_projection",), transposed=True),
+        Row("logit_scale", ("logit_scale",), (0, 0)),
+    ]
+
+
+def weights_only(state: State) -> dict[str, Tensor]:
+    """Leave out what is no weight, and the ``text.`` that CustomTextCLIP puts before the names of a CLIP."""
+    kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
+    if "text.token_embedding.weight" in kept and not any(name.startswith("visual.trunk.") for name in kept):
+        kept = {name.removeprefix("text."): tensor for name, tensor in kept.items()}
+    return kept
+
+
+def read_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
+    """Return our tensors by name, floats in float32; those of theirs that are unchanged are shared.
+
+    Missing and left-over tensors are no matter here: `Parts.check` names them.
+
+    Raises:
+        DataError: a tensor has another number of dimensions than it should.
+    """
+    ours: dict[str, Tensor] = {}
+    for row in rows:
+        if row.theirs not in state:
+            continue
+        value = state[row.theirs].detach()
+        value = value.float() if value.is_floating_point() else value
+        if row.transposed and value.ndim == 2:
+            value = value.t().contiguous()
+        if row.dimensions is not None:
+            value = _shape(value, row.dimensions[0], row.theirs)
+        if len(row.ours) == 1:
+            ours[row.ours[0]] = value
+            continue
+        if value.ndim == 0 or value.shape[0] % len(row.ours):
+            raise _wrong_shape(row.theirs, value, f"{len(row.ours)} equal parts behind one another")
+        parts = zip(row.ours, value.chunk(len(row.ours)), strict=True)
+        ours |= {name: part.clone() for name, part in parts}
+    return ours
+
+
+def write_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
+    """Return their tensors by name, on the device and in the dtype of ours; the inverse of `read_rows`.
+
+    Raises:
+        DataError: a tensor is missing or left over.
+    """
+    rest, theirs = dict(state), {}
+    missing = []
+    for row in rows:
+        if absent := [name for name in row.ours if name not in rest]:
+            missing += absent
+            continue
+        parts = [rest.pop(name).detach() for name in row.ours]
+        value = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if row.dimensions is not None:
+            value = _shape(value, row.dimensions[1], row.theirs)
+        theirs[row.theirs] = (value.t() if row.transposed else value).contiguous()
+    for how, names in (("missing", sorted(missing)), ("left over", sorted(rest))):
+        if names:
+            more = f" … ({len(names)} in all)" if len(names) > SHOWN_NAMES else ""
+            raise DataError(
+                f"tensors are {how}",
+                found=", ".join(names[:SHOWN_NAMES]) + more,
+                expected="exactly the tensors of the architecture that the configuration describes",
+                fix="give weights and configuration of the same model",
+            )
+    return theirs
+
+
+def _shape(value: Tensor, dimensions: int, name: str) -> Tensor:
+    shape = list(value.shape)
+    while len(shape) > dimensions and shape[0] == 1:
+        del shape[0]
+    shape = [1] * (dimensions - len(shape)) + shape
+    if len(shape) != dimensions:
+        raise _wrong_shape(name, value, f"{dimensions} dimensions")
+    return value.reshape(shape)
+
+
+def _wrong_shape(name: str, value: Tensor, expected: str) -> DataError:
+    return DataError("a tensor has a wrong shape", where=name, found=list(value.shape), expected=expected)
+
+
+def _layer(ours: tuple[str, ...], theirs: str) -> Iterator[Row]:
+    for kind in ("weight", "bias"):
+        yield Row(f"{theirs}.{kind}", tuple(f"{name}.{kind}" for name in ours))
+
+
+def _packed(ours: str, theirs: str) -> Iterator[Row]:
+    """Yield the rows of torch's nn.MultiheadAttention, which joins kind and name with an underscore."""
+    for kind in ("weight", "bias"):
+        yield Row(f"{theirs}.in_proj_{kind}", tuple(f"{ours}.{part}.{kind}" for part in QKV))
+
+
+def _layers(ours: str, theirs: str, table: Layers) -> Iterator[Row]:
+    for names, their_name in table.items():
+        yield from _layer(tuple(f"{ours}.{name}" for name in names), f"{theirs}.{their_name}")
+
+
+def _blocks(ours: str, theirs: str, table: Layers, count: int) -> Iterator[Row]:
+    # No more than a model may have: a file that claims 10^100 blocks is refused for its size (`check_sizes`).
+    for index in range(min(count, MAX_LAYERS)):
+        yield from _layers(f"{ours}.{index}", f"{theirs}.{index}", table)
+
+
+def _openai_blocks(ours: str, theirs: str, count: int) -> Iterator[Row]:
+    yield from _blocks(ours, theirs, _OPENAI_BLOCK, count)
+    for index in range(min(count, MAX_LAYERS)):
+        yield from _packed(f"{ours}.{index}", f"{theirs}.{index}.attn")

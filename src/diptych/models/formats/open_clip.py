@@ -1,25 +1,50 @@
-"""Translate between our configuration and open_clip's; its weights are in OpenAI's layout.
+"""Translate between our configuration and weights and open_clip's; mappings in, mappings out.
 
-`open_clip_config.json` is where it records activation, heads and preprocessing. Whatever it may
-say that our towers cannot do is refused by its name; what only matters in training is ignored.
+Whatever `open_clip_config.json` may say that our towers cannot do is refused by its name; what only matters
+in training is ignored. CLIP's weights are in OpenAI's layout; a SigLIP has timm's image tower under
+``visual.trunk``, and its tokens' ids are not in the configuration: take them from the tokenizer, with
+`ClipConfig.with_tokenizer`.
 
-Source: open_clip 3.3, `model.py` (`CLIPVisionCfg`, `CLIPTextCfg`), `transform.py` (`PreprocessCfg`).
+Source: open_clip 3.3, `model.py`, `transform.py`, `factory.get_tokenizer`, `tokenizer.py`; timm 1.0
+`vision_transformer.py`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from diptych.core.errors import UnsupportedError, UsageError
+from diptych.core.errors import UnsupportedError, unknown_name
 from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.formats.openai import bias_init, clean, rename, to_openai_state
-from diptych.models.towers.config import NO_TOKEN, Activation, ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.formats.layouts import (
+    State,
+    open_clip_siglip_rows,
+    openai_rows,
+    read_rows,
+    weights_only,
+    write_rows,
+)
+from diptych.models.formats.openai import bias_init, to_openai_state
+from diptych.models.formats.parts import cannot, no_form
+from diptych.models.towers.config import (
+    NO_CEILING,
+    NO_TOKEN,
+    Activation,
+    ClipConfig,
+    ResNetConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    TextConfig,
+    VitConfig,
+    check_sizes,
+)
+from diptych.models.towers.timm_trunks import TRUNK_EPS, TRUNKS, trunk_name
 
 EPS = 1e-5  # of torch's LayerNorm, where a configuration states none
-TANH = {"approximate": "tanh"}
+SHOWN_CHARACTERS = 80  # of a name in a message
 
 T = TypeVar("T")
 Plain = str | int | float | bool | None
@@ -34,10 +59,13 @@ class VisionCfg:
     width: int = 768
     head_width: int = 64
     mlp_ratio: float = 4.0
-    patch_size: Sizes | None = 16
+    patch_size: Sizes = 16
     image_size: Sizes = 224
     act_kwargs: Mapping[str, Plain] | None = None
     norm_kwargs: Mapping[str, Plain] | None = None
+    timm_model_name: str = ""
+    timm_pool: str = ""
+    timm_proj: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +79,21 @@ class TextCfg:
     layers: int = 12
     mlp_ratio: float = 4.0
     eos_id: int = 2
-    pool_type: Literal["argmax", "eos"] = "argmax"
+    no_causal_mask: bool = False
+    pool_type: str = "argmax"
+    proj_type: str = "linear"
+    proj_bias: bool = False
     act_kwargs: Mapping[str, Plain] | None = None
     norm_kwargs: Mapping[str, Plain] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCfg:
-    """`model_cfg` of an open_clip_config.json."""
+    """The other keys of `model_cfg`."""
 
     embed_dim: int
-    vision_cfg: VisionCfg
-    text_cfg: TextCfg
     quick_gelu: bool = False
-    init_logit_scale: float | None = None
+    init_logit_scale: float = math.log(1 / 0.07)
     init_logit_bias: float | None = None
 
 
@@ -79,27 +108,46 @@ class PreprocessCfg:
     mode: Literal["RGB"] = "RGB"
 
 
+# Keys that change nothing about the embeddings of these towers (training, file names, other towers).
 IGNORED: dict[str, set[str]] = {
-    "model_cfg": {"custom_text", "output_dict", "nonscalar_logit_scale", "cast_dtype"},
+    "model_cfg": {"vision_cfg", "text_cfg", "custom_text", "output_dict", "nonscalar_logit_scale",
+                  "cast_dtype"},
     "vision_cfg": {"patch_dropout", "output_tokens", "attn_pooler_queries", "attn_pooler_heads",
-                   "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
-                   "timm_drop_path"},
-    "text_cfg": {"pad_id", "output_tokens", "hf_tokenizer_name", "tokenizer_kwargs", "hf_model_pretrained",
-                 "hf_proj_type", "hf_pooler_type"},
+                   "timm_model_pretrained", "timm_proj_bias", "timm_drop", "timm_drop_path"},
+    "text_cfg": {"pad_id", "output_tokens", "hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode",
+                 "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"},
     "preprocess_cfg": {"size", "fill_color"},
 }  # fmt: skip
-"""Keys that change nothing about the embeddings of these towers (training, file names, other towers)."""
+# Other keys whose one value says what our towers do anyway; for the rest null and false say so.
+NEUTRAL = {"vision_cfg": {"pos_embed_type": "learnable", "pool_type": "tok"}}
+# Values that a family's towers have.
+ALLOWED: dict[str, dict[str, tuple[Plain, ...]]] = {
+    "clip": {"no_causal_mask": (False,), "pool_type": ("argmax", "eos"), "proj_type": ("linear",),
+             "proj_bias": (False,)},
+    "siglip": {"no_causal_mask": (True,), "pool_type": ("last",), "proj_type": ("linear", "none"),
+               "timm_pool": ("map",), "timm_proj": ("none",)},
+}  # fmt: skip
 
-NEUTRAL: dict[str, dict[str, Plain]] = {
-    "vision_cfg": {"pos_embed_type": "learnable", "pool_type": "tok"},
-    "text_cfg": {"proj_type": "linear"},
-}
-"""Keys whose one value says what our towers do anyway; for all others None and False say so."""
+_TOKENIZERS = {32_000: "timm/ViT-B-16-SigLIP", 250_000: "timm/ViT-B-16-SigLIP-i18n-256"}
+_NEWEST_TOKENIZER = "timm/ViT-B-16-SigLIP2"
 
 
-def from_open_clip(
-    model_cfg: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> tuple[ClipConfig, dict[str, Tensor]]:
+def open_clip_family(model_cfg: Mapping[str, Any]) -> str:
+    """Return "clip" or "siglip", or what else an open_clip configuration describes."""
+    vision, text = (model_cfg.get(name) for name in ("vision_cfg", "text_cfg"))
+    timm = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
+    language_model = text.get("hf_model_name") if isinstance(text, Mapping) else None
+    if model_cfg.get("multimodal_cfg") is not None:
+        return "CoCa (multimodal_cfg)"
+    if isinstance(language_model, str):
+        return f"a text tower of transformers (hf_model_name {language_model[:SHOWN_CHARACTERS]})"
+    if not isinstance(timm, str):
+        return "clip"
+    other = f"an image tower of timm (timm_model_name {timm[:SHOWN_CHARACTERS]})"
+    return "siglip" if "siglip" in timm else other
+
+
+def from_open_clip(model_cfg: Mapping[str, Any], state: State) -> tuple[ClipConfig, dict[str, Tensor]]:
     """Read a configuration and weights of open_clip.
 
     Args:
@@ -111,57 +159,69 @@ def from_open_clip(
 
     Raises:
         SettingsError: the configuration says something that our towers cannot do, or is malformed.
+        DataError: a tensor has another number of dimensions than it should.
     """
+    family = open_clip_family(model_cfg)
     cfg = _parse(ModelCfg, model_cfg, "model_cfg")
-    vision_eps, text_eps = _eps(cfg.vision_cfg.norm_kwargs), _eps(cfg.text_cfg.norm_kwargs)
-    resnet = isinstance(cfg.vision_cfg.layers, tuple)
-    if vision_eps != text_eps and not resnet:
-        raise _cannot("norm_kwargs", f"{vision_eps:g} and {text_eps:g}", "one eps for both towers")
-    text_activation = _activation(cfg.quick_gelu, cfg.text_cfg.act_kwargs)
-    if not resnet and _activation(cfg.quick_gelu, cfg.vision_cfg.act_kwargs) != text_activation:
-        raise _cannot("act_kwargs", "two activations", "one activation for both towers")
-    config = ClipConfig(
-        cfg.embed_dim,
-        _resnet(cfg.vision_cfg) if resnet else _vit(cfg.vision_cfg),
-        _text(cfg.text_cfg),
-        activation=text_activation,
-        layer_norm_eps=text_eps,
-        logit_bias_init=bias_init(state, cfg.init_logit_bias),
-    )
-    if cfg.init_logit_scale is not None:
-        config = replace(config, logit_scale_init=cfg.init_logit_scale)
-    return config, rename(clean(state))
+    vision = _parse(VisionCfg, model_cfg.get("vision_cfg"), "vision_cfg")
+    text = _parse(TextCfg, model_cfg.get("text_cfg"), "text_cfg")
+    for name, allowed in ALLOWED[family].items():
+        part, keys = ("vision_cfg", vision) if name.startswith("timm") else ("text_cfg", text)
+        if (value := getattr(keys, name)) not in allowed:
+            raise _cannot(f"{part}.{name}", repr(value), " or ".join(map(repr, allowed)))
+    weights = weights_only(state)
+    ours = (_siglip if family == "siglip" else _clip)(cfg, vision, text)
+    bias = bias_init(weights, cfg.init_logit_bias)
+    ours = replace(ours, logit_scale_init=cfg.init_logit_scale, logit_bias_init=bias)
+    check_sizes(ours)
+    return ours, read_rows(_siglip_rows(ours) or openai_rows(weights), weights)
 
 
-def to_open_clip(config: ClipConfig, state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Write our configuration and weights as open_clip's; the inverse of `from_open_clip`.
+def to_open_clip(
+    config: ClipConfig, state: State, *, clean: str = "canonicalize"
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Write `model_cfg` and the tensors of open_clip; the inverse of `from_open_clip`.
+
+    A SigLIP's tokenizer is the published one of that vocabulary's size; open_clip takes the files of a local
+    folder instead.
+
+    Args:
+        config: the architecture.
+        state: our tensors by name.
+        clean: how open_clip cleans SigLIP's texts (`SiglipTokenizer.save_for_open_clip`).
 
     Raises:
-        UsageError: open_clip has no such tower.
+        UsageError: open_clip has no such tower, or timm builds none.
     """
+    ours, rows = config.text, _siglip_rows(config)
+    activation = config.text_activation or config.activation
     text: dict[str, Any] = {
-        name: getattr(config.text, name)
-        for name in ("context_length", "vocab_size", "width", "heads", "layers")
+        name: getattr(ours, name) for name in ("context_length", "vocab_size", "width", "heads", "layers")
     }
-    if config.text.mlp_ratio != TextCfg().mlp_ratio:
-        text["mlp_ratio"] = config.text.mlp_ratio
-    if config.text.end_id != config.text.vocab_size - 1:
-        text |= {"pool_type": "eos", "eos_id": config.text.end_id}
-    vision = _vision_cfg(config)
-    for part in (text, vision):
-        if config.layer_norm_eps != EPS:
-            part["norm_kwargs"] = {"eps": config.layer_norm_eps}
-        if config.activation not in ("quick_gelu", "gelu"):
-            part["act_kwargs"] = TANH
+    if ours.mlp_ratio != TextCfg().mlp_ratio:
+        text["mlp_ratio"] = ours.mlp_ratio
+    norm = {"norm_kwargs": {"eps": config.layer_norm_eps}} if config.layer_norm_eps != EPS else {}
+    tanh = {"act_kwargs": {"approximate": "tanh"}} if activation == "gelu_tanh" else {}
+    text |= norm | tanh
+    if isinstance(ours, SiglipTextConfig):
+        vision = _siglip_vision_cfg(config)
+        text |= {"no_causal_mask": True, "pool_type": "last", "tokenizer_kwargs": {"clean": clean}}
+        text |= {"hf_tokenizer_name": _TOKENIZERS.get(ours.vocab_size, _NEWEST_TOKENIZER)}
+        text |= {"proj_bias": True} if ours.head else {"proj_type": "none"}
+    else:
+        vision = _vision_cfg(config) | norm | tanh
+        if ours.end_id != ours.vocab_size - 1:
+            text |= {"pool_type": "eos", "eos_id": ours.end_id}
     model_cfg = {
         "embed_dim": config.embed_dim,
-        "quick_gelu": config.activation == "quick_gelu",
+        "quick_gelu": activation == "quick_gelu",
         "init_logit_scale": config.logit_scale_init,
         **({} if config.logit_bias_init is None else {"init_logit_bias": config.logit_bias_init}),
+        **({} if rows is None else {"custom_text": True}),
         "vision_cfg": vision,
         "text_cfg": text,
     }
-    return model_cfg, to_openai_state(state)
+    return model_cfg, to_openai_state(state) if rows is None else write_rows(rows, state)
 
 
 def preprocess_from_open_clip(cfg: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
@@ -170,12 +230,11 @@ def preprocess_from_open_clip(cfg: Mapping[str, Any], size: tuple[int, int]) -> 
     Raises:
         SettingsError: it says something that our transform cannot do, or is malformed.
     """
-    stated = {name: value for name, value in cfg.items() if value is not None}
-    found = _parse(PreprocessCfg, stated, "preprocess_cfg")
+    keys = _parse(PreprocessCfg, cfg, "preprocess_cfg")
     # "random" is about training, and for towers that are not square `ResizeKeepRatio` is not told the filter:
     # open_clip's evaluation transform takes bicubic then.
-    linear = found.interpolation == "bilinear" and (found.resize_mode == "squash" or size[0] == size[1])
-    return Preprocess(size, found.resize_mode, "bilinear" if linear else "bicubic", found.mean, found.std)
+    linear = keys.interpolation == "bilinear" and (keys.resize_mode == "squash" or size[0] == size[1])
+    return Preprocess(size, keys.resize_mode, "bilinear" if linear else "bicubic", keys.mean, keys.std)
 
 
 def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
@@ -186,13 +245,8 @@ def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
     """
     oblong = preprocess.size[0] != preprocess.size[1] and preprocess.resize == "shortest"
     if oblong and preprocess.interpolation != "bicubic":
-        raise UsageError(
-            "open_clip has no such transform",
-            where="preprocess.interpolation",
-            found=f"{preprocess.interpolation}, shortest side to {preprocess.size}",
-            expected="bicubic, where the target is not square",
-            fix="keep the model as a checkpoint of diptych",
-        )
+        found = f"interpolation {preprocess.interpolation}, shortest side to {preprocess.size}"
+        raise no_form("open_clip", "transform", found, "bicubic, where the target is not square")
     return {
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
@@ -201,116 +255,137 @@ def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
-def _parse(cls: type[T], mapping: Mapping[str, Any], place: str) -> T:
+def _parse(cls: type[T], table: Any, part: str) -> T:
     """Build one table of the configuration, after leaving out the keys that say nothing for us."""
-    if not isinstance(mapping, Mapping):
-        raise wrong_type(place, mapping, "a table")
-    known = {part.name for part in fields(cls)}  # type: ignore[arg-type]
-    kept: dict[str, Any] = {}
-    for name, value in mapping.items():
-        neutral = value == NEUTRAL.get(place, {}).get(name, None) or value is False
-        if name in known:
-            kept[name] = _nested(name, value)
-        elif name not in IGNORED[place] and not neutral:
-            raise _cannot(f"{place}.{name}", repr(value)[:60], "one of " + ", ".join(sorted(known)))
-    return from_mapping(cls, kept, where=place)
+    if not isinstance(table, Mapping):
+        raise wrong_type(part, table, "a table")
+    known = {key.name for key in fields(cls)}  # type: ignore[arg-type]
+    neutral = NEUTRAL.get(part, {})
+    for name, value in table.items():
+        says_nothing = value is None or value is False or name in IGNORED[part]
+        if name not in known and not says_nothing and value != neutral.get(name):
+            raise _cannot(f"{part}.{name}", repr(value)[:60], "one of " + ", ".join(sorted(known)))
+    stated = {name: value for name, value in table.items() if name in known and value is not None}
+    return from_mapping(cls, stated, where=part)
 
 
-def _nested(name: str, value: Any) -> Any:
-    cls = {"vision_cfg": VisionCfg, "text_cfg": TextCfg}.get(name)
-    return value if cls is None else _parse(cls, value, name)
+def _clip(cfg: ModelCfg, vision: VisionCfg, text: TextCfg) -> ClipConfig:
+    eps, activation = _eps(text.norm_kwargs), _activation(cfg.quick_gelu, text.act_kwargs)
+    if vision.head_width < 1:
+        raise _cannot("vision_cfg.head_width", vision.head_width, "the width of an attention head")
+    size, layers = _pair(vision.image_size, "vision_cfg.image_size"), vision.layers
+    tower: VitConfig | ResNetConfig
+    if isinstance(layers, int):
+        vision_eps, patch = _eps(vision.norm_kwargs), _pair(vision.patch_size, "vision_cfg.patch_size")
+        if vision_eps != eps:
+            raise _cannot("norm_kwargs", f"{vision_eps:g} and {eps:g}", "one eps for both towers")
+        if _activation(cfg.quick_gelu, vision.act_kwargs) != activation:
+            raise _cannot("act_kwargs", "two activations", "one activation for both towers")
+        if patch[0] != patch[1]:
+            raise _cannot("vision_cfg.patch_size", patch, "square patches")
+        heads = vision.width // vision.head_width
+        tower = VitConfig(size, patch[0], vision.width, layers, heads, vision.mlp_ratio)
+    elif len(layers) == 4:
+        stages = layers[0], layers[1], layers[2], layers[3]
+        tower = ResNetConfig(size, stages, vision.width, vision.width * 32 // vision.head_width)
+    else:
+        raise _cannot("vision_cfg.layers", layers, "four numbers of blocks")
+    end_id = text.eos_id if text.pool_type == "eos" else NO_TOKEN
+    words = TextConfig(**_text_shape(text), start_id=NO_TOKEN, end_id=end_id)
+    return ClipConfig(cfg.embed_dim, tower, words, activation, eps)
 
 
-def _cannot(name: str, found: str, expected: str) -> UnsupportedError:
-    return UnsupportedError(
-        "the configuration asks for something that these towers cannot do",
-        where=name,
-        found=found,
-        expected=expected,
-        fix="use open_clip for this model",
+def _siglip(cfg: ModelCfg, vision: VisionCfg, text: TextCfg) -> ClipConfig:
+    name, eps = vision.timm_model_name, _eps(text.norm_kwargs)
+    if name not in TRUNKS:
+        raise unknown_name("timm model", name, TRUNKS, where="model_cfg: vision_cfg")
+    trunk, activation = TRUNKS[name], _activation(cfg.quick_gelu, text.act_kwargs)
+    head = text.proj_type == "linear"
+    if head and not text.proj_bias:
+        raise _cannot("text_cfg.proj_bias", False, "SigLIP's head with a bias")
+    if eps != TRUNK_EPS:
+        raise _cannot("norm_kwargs", f"{eps:g}", f"{TRUNK_EPS:g}, as in the image tower")
+    size = _pair(vision.image_size, "vision_cfg.image_size")
+    tower = trunk.patch_size, trunk.width, trunk.layers, trunk.heads, trunk.mlp_ratio
+    return ClipConfig(
+        cfg.embed_dim,
+        SiglipVisionConfig(size, *tower),
+        SiglipTextConfig(**_text_shape(text), head=head),
+        trunk.activation,
+        eps,
+        logit_scale_max=NO_CEILING,
+        text_activation=None if activation == trunk.activation else activation,
     )
 
 
+def _text_shape(text: TextCfg) -> dict[str, Any]:
+    names = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+    return {name: getattr(text, name) for name in names}
+
+
 def _eps(norm_kwargs: Mapping[str, Plain] | None) -> float:
-    found = dict(norm_kwargs or {})
-    eps = found.pop("eps", EPS)
-    if found or not isinstance(eps, float):
-        raise _cannot("norm_kwargs", str(norm_kwargs), "eps alone")
+    kwargs = {"eps": EPS, **(norm_kwargs or {})}
+    eps = kwargs["eps"]
+    if len(kwargs) > 1 or not isinstance(eps, float):
+        raise _cannot("norm_kwargs", norm_kwargs, "eps alone")
     return eps
 
 
 def _activation(quick_gelu: bool, act_kwargs: Mapping[str, Plain] | None) -> Activation:
     if not act_kwargs:
         return "quick_gelu" if quick_gelu else "gelu"
-    if act_kwargs == TANH and not quick_gelu:
-        return "gelu_tanh"
-    raise _cannot("act_kwargs", str(act_kwargs), "none")
+    known: dict[Plain, Activation] = {"none": "gelu", "tanh": "gelu_tanh"}
+    kind = act_kwargs.get("approximate")
+    if quick_gelu or len(act_kwargs) > 1 or kind not in known:
+        raise _cannot("act_kwargs", dict(act_kwargs), "approximate: none or tanh, without quick_gelu")
+    return known[kind]
 
 
-def _pair(value: Sizes, name: str) -> tuple[int, int]:
-    sizes = (value, value) if isinstance(value, int) else value
+def _pair(sizes: Sizes, name: str) -> tuple[int, int]:
+    sizes = (sizes, sizes) if isinstance(sizes, int) else sizes
     if len(sizes) != 2:
-        raise _cannot(name, str(value), "height and width")
+        raise _cannot(name, sizes, "height and width")
     return sizes[0], sizes[1]
 
 
-def _require_head_width(cfg: VisionCfg) -> None:
-    if cfg.head_width < 1:
-        raise _cannot("vision_cfg.head_width", str(cfg.head_width), "the width of an attention head")
+def _siglip_rows(config: ClipConfig) -> Any:
+    """Return the rows of a SigLIP, None for another family."""
+    if isinstance(config.vision, SiglipVisionConfig) and isinstance(config.text, SiglipTextConfig):
+        bias = config.logit_bias_init is not None
+        return open_clip_siglip_rows(config.vision, config.text, bias=bias)
+    return None
 
 
-def _vit(cfg: VisionCfg) -> VitConfig:
-    assert isinstance(cfg.layers, int)
-    _require_head_width(cfg)
-    patch = _pair(cfg.patch_size or 0, "vision_cfg.patch_size")
-    if patch[0] != patch[1]:
-        raise _cannot("vision_cfg.patch_size", str(patch), "square patches")
-    return VitConfig(
-        _pair(cfg.image_size, "vision_cfg.image_size"),
-        patch[0],
-        cfg.width,
-        cfg.layers,
-        cfg.width // cfg.head_width,
-        cfg.mlp_ratio,
-    )
-
-
-def _resnet(cfg: VisionCfg) -> ResNetConfig:
-    stages = cfg.layers
-    _require_head_width(cfg)
-    if not isinstance(stages, tuple) or len(stages) != 4:
-        raise _cannot("vision_cfg.layers", str(stages), "four numbers of blocks")
-    size = _pair(cfg.image_size, "vision_cfg.image_size")
-    heads = cfg.width * 32 // cfg.head_width
-    return ResNetConfig(size, (stages[0], stages[1], stages[2], stages[3]), cfg.width, heads)
-
-
-def _text(cfg: TextCfg) -> TextConfig:
-    return TextConfig(
-        cfg.context_length,
-        cfg.vocab_size,
-        cfg.width,
-        cfg.layers,
-        cfg.heads,
-        start_id=NO_TOKEN,
-        end_id=cfg.eos_id if cfg.pool_type == "eos" else NO_TOKEN,
-        mlp_ratio=cfg.mlp_ratio,
-    )
+def _siglip_vision_cfg(config: ClipConfig) -> dict[str, Any]:
+    vision = config.vision
+    if not isinstance(vision, SiglipVisionConfig) or config.layer_norm_eps != TRUNK_EPS:
+        found = f"{vision.kind} with a layer_norm_eps of {config.layer_norm_eps:g}"
+        raise no_form("open_clip", "image tower", found, f"siglip with {TRUNK_EPS:g}")
+    return {
+        "image_size": _side_or_sides(vision.image_size),
+        "timm_model_name": trunk_name(vision, config.activation, TRUNKS),
+        "timm_model_pretrained": False,
+        "timm_pool": "map",
+        "timm_proj": "none",
+    }
 
 
 def _vision_cfg(config: ClipConfig) -> dict[str, Any]:
-    vision = config.vision
-    size = vision.image_size[0] if vision.image_size[0] == vision.image_size[1] else list(vision.image_size)
-    found: dict[str, Any] = {"image_size": size, "width": vision.width}
+    vision, size = config.vision, _side_or_sides(config.vision.image_size)
+    shared = {"image_size": size, "width": vision.width}
     if isinstance(vision, VitConfig):
-        found |= {"layers": vision.layers, "patch_size": vision.patch_size}
-        found |= {"head_width": vision.width // vision.heads, "mlp_ratio": vision.mlp_ratio}
-        return found
-    if not isinstance(vision, ResNetConfig) or not vision.stem_pool or isinstance(size, list):
-        stemless = isinstance(vision, ResNetConfig) and not vision.stem_pool
-        raise UsageError(
-            "open_clip has no such image tower",
-            found="a ResNet without the stem's pool" if stemless else f"{vision.kind}, images of {size}",
-            expected="the paper's ModifiedResNet on square images",
-        )
-    return found | {"layers": list(vision.layers), "head_width": vision.width * 32 // vision.heads}
+        heads = {"head_width": vision.width // vision.heads, "mlp_ratio": vision.mlp_ratio}
+        return {**shared, "layers": vision.layers, "patch_size": vision.patch_size, **heads}
+    if isinstance(vision, ResNetConfig) and vision.stem_pool and isinstance(size, int):
+        return {**shared, "layers": list(vision.layers), "head_width": vision.width * 32 // vision.heads}
+    stemless = isinstance(vision, ResNetConfig) and not vision.stem_pool
+    found = "a ResNet without the stem's pool" if stemless else f"{vision.kind}, images of {size}"
+    raise no_form("open_clip", "image tower", found, "the paper's ModifiedResNet on square images")
+
+
+def _side_or_sides(size: tuple[int, int]) -> int | list[int]:
+    return size[0] if size[0] == size[1] else list(size)
+
+
+def _cannot(name: str, found: object, expected: object) -> UnsupportedError:
+    return cannot("open_clip", name, found, expected)

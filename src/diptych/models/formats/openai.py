@@ -1,24 +1,21 @@
-"""Translate weights between our names and those of OpenAI's CLIP, which open_clip shares.
+"""Translate between our weights and OpenAI's CLIP, whose layout open_clip shares; infer what nothing states.
 
-Both sides agree on most names. The differences: theirs call the image tower ``visual`` and leave the text
-tower without a prefix, nest blocks in ``transformer.resblocks``, and pack query, key and value into one
-``in_proj``.
+Theirs call the image tower ``visual`` and leave the text tower without a prefix, nest blocks in
+``transformer.resblocks``, and pack query, key and value into one ``in_proj``.
 
-Source: OpenAI's ``clip/model.py`` (``build_model`` infers the architecture from shapes as we do); open_clip
-3.3.
+Source: OpenAI's ``clip/model.py`` (``build_model`` infers the architecture from shapes as we do).
 """
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from diptych.core.errors import DataError, UnsupportedError
-from diptych.models.formats.layouts import openai_rows
-from diptych.models.formats.mapping import read_rows, write_rows
+from diptych.models.formats.layouts import State, openai_rows, read_rows, weights_only, write_rows
 from diptych.models.towers.config import (
     NO_TOKEN,
     Activation,
@@ -30,19 +27,15 @@ from diptych.models.towers.config import (
 )
 from diptych.models.towers.presets import PUBLISHED
 
-SIGMOID_BIAS = -10.0
-"""Where open_clip's ``--siglip`` lets the bias start (Zhai et al. 2023, section 3.2)."""
-
-HEAD_WIDTH = 64
-"""Width of every attention head in OpenAI's own code, whatever the weights."""
+SIGMOID_BIAS = -10.0  # where open_clip's ``--siglip`` lets the bias start (Zhai et al. 2023, section 3.2)
+HEAD_WIDTH = 64  # of every attention head in OpenAI's own code, whatever the weights
+ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # beside the weights in their archives
 
 T = TypeVar("T", VitConfig | ResNetConfig, TextConfig)
 
-_NOT_WEIGHTS = re.compile(r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(.*\.)?position_ids")
-
 
 def from_openai_state(
-    state: Mapping[str, Tensor], *, activation: Activation, head_width: int | None = None
+    state: State, *, activation: Activation, head_width: int | None = None
 ) -> tuple[ClipConfig, dict[str, Tensor]]:
     """Read weights in the OpenAI / open_clip layout that come without a configuration.
 
@@ -60,58 +53,9 @@ def from_openai_state(
         UnsupportedError: the shapes are those of no published tower, so nobody knows the number of heads.
         DataError: a tensor that tells the architecture is missing.
     """
-    state = clean(state)
-    return _infer(state, activation, head_width), rename(state)
-
-
-def bias_init(state: Mapping[str, Tensor], stated: float | None = None) -> float | None:
-    """Return where the bias of the sigmoid loss starts, None for weights without one."""
-    return (SIGMOID_BIAS if stated is None else stated) if "logit_bias" in state else None
-
-
-def clean(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out what is no weight, and the ``text.`` that open_clip's CustomTextCLIP puts before names."""
-    kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
-    if "text.token_embedding.weight" in kept:
-        kept = {name.removeprefix("text."): tensor for name, tensor in kept.items()}
-    for name in ("logit_scale", "logit_bias"):
-        if name in kept and kept[name].numel() == 1:
-            kept[name] = kept[name].reshape(())
-    return kept
-
-
-def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return our tensors by name, in float32, for theirs; the inverse of `to_openai_state`."""
-    return read_rows(openai_rows(state), state, complete=False)
-
-
-def to_openai_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Write our weights in the OpenAI / open_clip layout; the inverse of `from_openai_state`'s renaming.
-
-    Args:
-        state: ``Clip.state_dict()``.
-
-    Returns:
-        Their tensors by name, on the device and in the dtype of ours.
-    """
-    return write_rows(openai_rows(state), state)
-
-
-def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int | None) -> ClipConfig:
+    state = weights_only(state)
     try:
-        vocab_size, text_width = state["token_embedding.weight"].shape
-        text = TextConfig(
-            context_length=state["positional_embedding"].shape[0],
-            vocab_size=vocab_size,
-            width=text_width,
-            layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
-            heads=_heads_of(text_width, head_width),
-            start_id=NO_TOKEN,
-            end_id=NO_TOKEN,
-            mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
-        )
-        vision = (_infer_vit if "visual.proj" in state else _infer_resnet)(state, head_width)
-        embed_dim = state["text_projection"].shape[1]
+        config = _infer(state, activation, head_width)
     except KeyError as error:
         raise DataError(
             "the weights are not a CLIP in the OpenAI layout",
@@ -119,12 +63,39 @@ def _infer(state: Mapping[str, Tensor], activation: Activation, head_width: int 
             expected="the names of openai/CLIP or open_clip",
             fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
         ) from error
+    return config, read_rows(openai_rows(state), state)
+
+
+def to_openai_state(state: State) -> dict[str, Tensor]:
+    """Write our weights in the OpenAI / open_clip layout, on their device and in their dtype."""
+    return write_rows(openai_rows(state), state)
+
+
+def bias_init(state: State, stated: float | None = None) -> float | None:
+    """Return where the bias of the sigmoid loss starts; None: there is none."""
+    return SIGMOID_BIAS if stated is None and "logit_bias" in state else stated
+
+
+def _infer(state: State, activation: Activation, head_width: int | None) -> ClipConfig:
+    vocab_size, text_width = state["token_embedding.weight"].shape
+    text = TextConfig(
+        context_length=state["positional_embedding"].shape[0],
+        vocab_size=vocab_size,
+        width=text_width,
+        layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
+        heads=_heads_of(text_width, head_width),
+        start_id=NO_TOKEN,
+        end_id=NO_TOKEN,
+        mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
+    )
+    vision = (_infer_vit if "visual.proj" in state else _infer_resnet)(state, head_width)
+    embed_dim = state["text_projection"].shape[1]
     if head_width is None:
         vision, text = _published("vision", vision), _published("text", text)
     return ClipConfig(embed_dim, vision, text, activation=activation, logit_bias_init=bias_init(state))
 
 
-def _infer_vit(state: Mapping[str, Tensor], head_width: int | None) -> VitConfig:
+def _infer_vit(state: State, head_width: int | None) -> VitConfig:
     width, _, patch, _ = state["visual.conv1.weight"].shape
     side = math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch  # a published one is square
     layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
@@ -132,28 +103,36 @@ def _infer_vit(state: Mapping[str, Tensor], head_width: int | None) -> VitConfig
     return VitConfig((side, side), patch, width, layers, _heads_of(width, head_width), ratio)
 
 
-def _infer_resnet(state: Mapping[str, Tensor], head_width: int | None) -> ResNetConfig:
-    stages = [_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+def _infer_resnet(state: State, head_width: int | None) -> ResNetConfig:
+    one, two, three, four = (_count(state, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
     positions, output_width = state["visual.attnpool.positional_embedding"].shape
     side = math.isqrt(positions - 1) * 32  # the published towers all have a total stride of 32
-    width = state["visual.conv3.weight"].shape[0]
-    layers = (stages[0], stages[1], stages[2], stages[3])
-    return ResNetConfig((side, side), layers, width, _heads_of(output_width, head_width))
+    width, heads = state["visual.conv3.weight"].shape[0], _heads_of(output_width, head_width)
+    return ResNetConfig((side, side), (one, two, three, four), width, heads)
 
 
 def _heads_of(width: int, head_width: int | None) -> int:
     return width // head_width if head_width else 1
 
 
-def _published(tower: str, found: T) -> T:
+def _mlp_ratio(state: State, name: str) -> float:
+    hidden, width = state[name].shape
+    return mlp_ratio(width, hidden)
+
+
+def _count(names: Iterable[str], pattern: str) -> int:
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
+
+
+def _published(tower: str, inferred: T) -> T:
     """Return a tower whose shape is that of a published one, with its number of heads."""
     for config in PUBLISHED.values():
         known = getattr(config, tower)
-        if isinstance(known, type(found)) and _shape(known) == _shape(found):
-            return replace(found, heads=known.heads)
+        if isinstance(known, type(inferred)) and _shape(known) == _shape(inferred):
+            return replace(inferred, heads=known.heads)
     raise UnsupportedError(
         f"weights alone do not tell the number of heads, and the {tower} tower has no published shape",
-        found=", ".join(f"{name} {value}" for name, value in _shape(found).items()),
+        found=", ".join(f"{name} {value}" for name, value in _shape(inferred).items()),
         expected="config=",
         fix="pass config= with the open_clip configuration that the model was trained with (a JSON file)",
     )
@@ -164,12 +143,3 @@ def _shape(tower: Any) -> dict[str, Any]:
     shape = {name: getattr(tower, name, None) for name in ("image_size", "patch_size", "width", "layers")}
     mlp_width = {"mlp_width": int(tower.width * tower.mlp_ratio)} if hasattr(tower, "mlp_ratio") else {}
     return {name: value for name, value in shape.items() if value is not None} | mlp_width
-
-
-def _mlp_ratio(state: Mapping[str, Tensor], name: str) -> float:
-    hidden, width = state[name].shape
-    return mlp_ratio(width, hidden)
-
-
-def _count(names: Iterable[str], pattern: str) -> int:
-    return len({match[1] for name in names if (match := re.match(pattern, name))})

@@ -1,90 +1,106 @@
-"""Translate between our configuration and weights and those of Hugging Face transformers' `CLIPModel`.
+"""Translate between our configuration and weights and those of Hugging Face transformers.
 
-Reads and writes nothing itself: mappings in, mappings out. The differences: every name; projections are
-stored transposed; preprocessing is spread over seven keys. ModifiedResNets have no form there.
+CLIPModel and SiglipModel (SigLIP 2 at a fixed resolution too); mappings in, mappings out. ModifiedResNets
+have no form there. The ids of SigLIP's tokens are not in the configuration (its defaults are CLIP's and mean
+nothing here): take them from the tokenizer, with `ClipConfig.with_tokenizer`.
 
-Source: transformers 5.23 `models/clip/` (configuration, modelling, image processing) and the files that older
-releases left on the hub (`*_config_dict`, `eos_token_id` 2, position ids, flat preprocessor_config.json).
+Source: transformers 5.23 `models/clip/`, `models/siglip/`, and the files that older releases left on the hub
+(`*_config_dict`, `eos_token_id` 2, position ids, flat preprocessor_config.json).
 """
 
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
-from diptych.core.errors import DataError, UnsupportedError, UsageError
+from diptych.core.errors import UnsupportedError
 from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.formats.layouts import transformers_rows
-from diptych.models.formats.mapping import read_rows, write_rows
-from diptych.models.towers.config import NO_TOKEN, Activation, ClipConfig, TextConfig, VitConfig, mlp_ratio
+from diptych.models.formats.layouts import State, read_rows, transformers_rows, weights_only, write_rows
+from diptych.models.formats.parts import cannot, no_form
+from diptych.models.towers.config import (
+    NO_CEILING,
+    NO_TOKEN,
+    Activation,
+    ClipConfig,
+    ResNetConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+    TextConfig,
+    VitConfig,
+    check_sizes,
+    mlp_ratio,
+)
 
 T = TypeVar("T")
+Size = int | tuple[int, int] | Mapping[str, int | None]
 
-ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-PROCESSORS = {"clip": "CLIP", "siglip": "Siglip"}
-"""How the names of processor classes begin, by `model_type`."""
-
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "clip": {"size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": 224},
-    "siglip": {"size": {"height": 224, "width": 224}, "do_center_crop": False},
+# How the names of classes begin, by the `model_type` of config.json, also the `kind` of our text tower.
+FAMILIES = {"clip": "CLIP", "siglip": "Siglip"}
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "quick_gelu": "quick_gelu",
 }
-"""What the image processor of a family does where its file does not say."""
+LEGACY_END = (
+    2  # what files from before 2023 say whatever the vocabulary; texts are read at the largest id then
+)
 
+# What a config.json means where it does not say.
+_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("clip", "text_config"): {
+        "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5, "vocab_size": 49_408, "max_position_embeddings": 77, "eos_token_id": 49_407,
+    },
+    ("clip", "vision_config"): {"patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    ("siglip", "text_config"): {"vocab_size": 32_000, "max_position_embeddings": 64},
+    ("siglip", "vision_config"): {"patch_size": 16},
+}  # fmt: skip
+_PROCESSOR_DEFAULTS: dict[str, dict[str, Any]] = {
+    "CLIP": {"size": {"shortest_edge": 224}, "do_center_crop": True, "crop_size": 224},
+    "Siglip": {"size": {"height": 224, "width": 224}, "do_center_crop": False},
+}
+# Keys of an image processor that change no pixel of an RGB image; others must be off, or known.
 _NO_PIXELS = {
     "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class",
     "do_convert_rgb", "return_tensors", "data_format", "input_data_format", "device", "disable_grouping",
     "use_fast", "auto_map", "_valid_processor_keys", "name_or_path", "_name_or_path", "transformers_version",
 }  # fmt: skip
-"""Keys of an image processor that change no pixel of an RGB image; others must be off, or known."""
-
-LEGACY_END = 2
-"""Configurations from before 2023 say this whatever the vocabulary; texts are read at the largest id then."""
-
-_NOT_WEIGHTS = re.compile(r".*\.embeddings\.position_ids")
 
 
 @dataclass(frozen=True, slots=True)
-class TextKeys:
-    """The keys of `text_config` that shape the tower, with transformers' defaults."""
-
-    vocab_size: int = 49_408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    eos_token_id: int | None = 49_407
-
-
-@dataclass(frozen=True, slots=True)
-class VisionKeys:
-    """The keys of `vision_config` that shape the tower, with transformers' defaults."""
+class TowerKeys:
+    """The keys of `text_config` and `vision_config` that shape a tower; defaults of a base SigLIP's."""
 
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: float = 1e-6
+    vocab_size: int = 0
+    max_position_embeddings: int = 0
+    eos_token_id: int | None = None
+    projection_size: int | None = None
+    num_channels: Literal[3] = 3
+    image_size: int | tuple[int, int] = 224
+    patch_size: int = 0
+    vision_use_head: Literal[True] = True
 
 
 @dataclass(frozen=True, slots=True)
 class ImageKeys:
     """The keys of a CLIP or SigLIP image processor that shape the pixels; mean and deviation are required."""
 
-    size: int | tuple[int, int] | Mapping[str, int | None]
+    size: Size
     do_resize: bool = True
     resample: int = 3
     do_center_crop: bool = True
-    crop_size: int | tuple[int, int] | Mapping[str, int | None] | None = None
+    crop_size: Size | None = None
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
     do_normalize: bool = True
@@ -92,10 +108,8 @@ class ImageKeys:
     image_std: tuple[float, float, float] = CLIP_STD
 
 
-def from_transformers(
-    config: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> tuple[ClipConfig, dict[str, Tensor]]:
-    """Read a configuration and weights of transformers' `CLIPModel`.
+def from_transformers(config: Mapping[str, Any], state: State) -> tuple[ClipConfig, dict[str, Tensor]]:
+    """Read a CLIPModel or SiglipModel.
 
     Args:
         config: the content of config.json; only the keys that shape the towers are read.
@@ -106,97 +120,75 @@ def from_transformers(
 
     Raises:
         SettingsError: the configuration says something that our towers cannot do, or is malformed.
-        DataError: a tensor with an unknown name.
+        DataError: a tensor has another number of dimensions than it should.
     """
-    text, vision = _keys(TextKeys, config, "text_config"), _keys(VisionKeys, config, "vision_config")
-    for name in ("hidden_act", "layer_norm_eps"):
-        if getattr(text, name) != getattr(vision, name):
-            found = f"{getattr(text, name)} and {getattr(vision, name)}"
-            raise _cannot(name, found, "the same in both towers")
-    if text.hidden_act not in ACTIVATIONS:
-        raise _cannot("hidden_act", text.hidden_act, " or ".join(ACTIVATIONS))
-    if vision.num_channels != 3:
-        raise _cannot("vision_config.num_channels", str(vision.num_channels), "3")
-    projection = config.get("projection_dim", 512)
-    if type(projection) is not int:
-        raise wrong_type("projection_dim", projection, "a whole number")
-    rows = transformers_rows(vision.num_hidden_layers, text.num_hidden_layers)
-    tensors = without_positions(state)
-    if unknown := sorted(set(tensors) - {row.theirs for row in rows}):
-        raise DataError(
-            "the weights are not those of transformers' CLIPModel",
-            found=f"a tensor called {unknown[0]}",
-            expected="the names of CLIPModel",
-            fix="save the whole CLIPModel with save_pretrained",
-        )
-    return (
-        ClipConfig(
-            projection,
-            _vision(vision),
-            _text(text),
-            activation=cast(Activation, ACTIVATIONS[text.hidden_act]),
-            layer_norm_eps=text.layer_norm_eps,
-        ),
-        read_rows(rows, tensors, complete=False),
-    )
+    family = config["model_type"]
+    text, vision = (_tower_keys(config, family, part) for part in ("text_config", "vision_config"))
+    eps, text_eps = vision.layer_norm_eps, text.layer_norm_eps
+    if eps != text_eps:
+        raise _cannot("layer_norm_eps", f"{text_eps:g} and {eps:g}", "the same in both towers")
+    for keys in (text, vision):
+        if keys.hidden_act not in ACTIVATIONS:
+            raise _cannot("hidden_act", keys.hidden_act, " or ".join(ACTIVATIONS))
+    ours = (_siglip if family == "siglip" else _clip)(config, vision, text)
+    check_sizes(ours)
+    return ours, read_rows(transformers_rows(ours), weights_only(state))
 
 
-def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the position numbers that older releases saved, and make the scale 0-D."""
-    kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
-    if "logit_scale" in kept and kept["logit_scale"].numel() == 1:
-        kept["logit_scale"] = kept["logit_scale"].reshape(())
-    return kept
+def to_transformers(config: ClipConfig, state: State) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Write config.json and the tensors of a CLIPModel or SiglipModel; the inverse of `from_transformers`.
 
-
-def to_transformers(
-    config: ClipConfig, state: Mapping[str, Tensor]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Write our configuration and weights as transformers' `CLIPModel`; the inverse of `from_transformers`.
+    A SigLIP's text tower without a head gets the identity, which changes no number; a missing bias becomes 0.
 
     Raises:
-        UsageError: transformers has no such tower.
+        UsageError: transformers has no such towers.
     """
     vision, text = config.vision, config.text
-    square = vision.image_size[0] == vision.image_size[1]
-    plain = square and config.logit_bias_init is None
-    if not isinstance(vision, VitConfig) or not isinstance(text, TextConfig) or not plain:
+    siglip = isinstance(vision, SiglipVisionConfig) and isinstance(text, SiglipTextConfig)
+    clip = isinstance(vision, VitConfig) and isinstance(text, TextConfig) and config.logit_bias_init is None
+    side = vision.image_size[0]
+    if not (siglip or clip) or isinstance(vision, ResNetConfig) or vision.image_size[1] != side:
         bias = ", a logit_bias" * (config.logit_bias_init is not None)
-        raise UsageError(
-            "transformers has no such towers",
-            found=f"{vision.kind} on images of {vision.image_size}, text of {text.kind}{bias}",
-            expected="a vision Transformer on square images, and CLIP's text Transformer",
-        )
-    shared = {
-        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
-        "layer_norm_eps": config.layer_norm_eps,
-        "projection_dim": config.embed_dim,
-    }
+        found = f"{vision.kind} and {text.kind} on images of {vision.image_size}{bias}"
+        expected = "a CLIP with a vision Transformer and without a bias, or a SigLIP, on square images"
+        raise no_form("transformers", "towers", found, expected)
+    family = text.kind
+    shared = {"layer_norm_eps": config.layer_norm_eps}
+    shared |= {"attention_dropout": 0.0} if siglip else {"projection_dim": config.embed_dim}
     theirs: dict[str, Any] = {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": config.embed_dim,
-        "logit_scale_init_value": config.logit_scale_init,
+        "architectures": [f"{FAMILIES[family]}Model"],
+        "model_type": family,
         "text_config": {
-            "model_type": "clip_text_model",
+            "model_type": f"{family}_text_model",
             "vocab_size": text.vocab_size,
             "max_position_embeddings": text.context_length,
-            "bos_token_id": text.start_id,
+            "bos_token_id": None if siglip else text.start_id,
             "eos_token_id": text.end_id,
-            "pad_token_id": text.end_id,
-            **_shape(text),
+            "pad_token_id": text.pad_id if isinstance(text, SiglipTextConfig) else text.end_id,
+            **_keys_of(text, config.text_activation or config.activation),
             **shared,
         },
         "vision_config": {
-            "model_type": "clip_vision_model",
-            "image_size": vision.image_size[0],
+            "model_type": f"{family}_vision_model",
+            "image_size": side,
             "patch_size": vision.patch_size,
             "num_channels": 3,
-            **_shape(vision),
+            **_keys_of(vision, config.activation),
             **shared,
         },
     }
-    return theirs, write_rows(transformers_rows(vision.layers, text.layers), state)
+    full = dict(state)
+    if isinstance(text, SiglipTextConfig):
+        theirs["text_config"]["projection_size"] = config.embed_dim
+        theirs["initializer_factor"] = 1.0
+        scale = state["logit_scale"]
+        if not text.head:
+            full["text.head.weight"] = torch.eye(text.width, dtype=scale.dtype, device=scale.device)
+            full["text.head.bias"] = scale.new_zeros(text.width)
+        full.setdefault("logit_bias", torch.zeros_like(scale))
+    else:
+        theirs |= {"projection_dim": config.embed_dim, "logit_scale_init_value": config.logit_scale_init}
+    return theirs, write_rows(transformers_rows(config), full)
 
 
 def preprocess_from_transformers(
@@ -212,53 +204,44 @@ def preprocess_from_transformers(
     Raises:
         SettingsError: they say something that our transform cannot do, or are malformed.
     """
-    found = processor.get("image_processor", processor)
-    if not isinstance(found, Mapping):
-        raise wrong_type("image_processor", found, "a table")
-    known = {part.name for part in fields(ImageKeys)}
-    if unsaid := [name for name in ("image_mean", "image_std") if found.get(name) is None]:
+    stated = processor.get("image_processor", processor)
+    if not isinstance(stated, Mapping):
+        raise wrong_type("image_processor", stated, "a table")
+    for name in ("image_mean", "image_std"):
         # The defaults of CLIP's processor are not SigLIP's, and every saved processor states them.
-        raise _cannot(unsaid[0], "nothing", "three numbers")
-    kind = str(found.get("image_processor_type") or found.get("feature_extractor_type") or PROCESSORS[family])
-    if not kind.startswith(tuple(PROCESSORS.values())):
+        if stated.get(name) is None:
+            raise _cannot(name, "nothing", "three numbers")
+    kind = str(stated.get("image_processor_type") or stated.get("feature_extractor_type") or FAMILIES[family])
+    defaults = next((d for prefix, d in _PROCESSOR_DEFAULTS.items() if kind.startswith(prefix)), None)
+    if defaults is None:
         raise _cannot("image_processor_type", kind[:60], "CLIPImageProcessor or SiglipImageProcessor")
-    if others := [key for key, value in found.items() if value and key not in known | _NO_PIXELS]:
-        raise _cannot(others[0][:60], type(found[others[0]]).__name__, "nothing")
-    stated = {key: value for key, value in found.items() if key in known and value is not None}
-    keys = from_mapping(ImageKeys, {**_DEFAULTS["clip" if kind.startswith("CLIP") else "siglip"], **stated})
+    known = {part.name for part in fields(ImageKeys)}
+    for key, value in stated.items():
+        if value and key not in known | _NO_PIXELS:
+            raise _cannot(key[:60], type(value).__name__, "nothing")
+    kept = {key: value for key, value in stated.items() if key in known and value is not None}
+    keys = from_mapping(ImageKeys, {**defaults, **kept})
     if not (keys.do_resize and keys.do_rescale and keys.do_normalize):
         raise _cannot("do_resize, do_rescale, do_normalize", "one that is off", "all on")
     if abs(keys.rescale_factor * 255 - 1) > 1e-6:
         raise _cannot("rescale_factor", f"{keys.rescale_factor:g}", "1/255")
     if keys.resample not in (2, 3):
-        raise _cannot("resample", str(keys.resample), "2 (bilinear) or 3 (bicubic)")
-    resize = _resize(keys, size)
+        raise _cannot("resample", keys.resample, "2 (bilinear) or 3 (bicubic)")
     interpolation = "bicubic" if keys.resample == 3 else "bilinear"
-    return from_mapping(
-        Preprocess,
-        {
-            "size": size,
-            "resize": resize,
-            "interpolation": interpolation,
-            "mean": keys.image_mean,
-            "std": keys.image_std,
-        },
-    )
+    shape = {"size": size, "resize": _resize(keys, size), "interpolation": interpolation}
+    return from_mapping(Preprocess, {**shape, "mean": keys.image_mean, "std": keys.image_std})
 
 
 def preprocess_to_transformers(preprocess: Preprocess, family: str = "clip") -> dict[str, Any]:
     """Write the settings of an image processor; the inverse of `preprocess_from_transformers`.
 
-    Args:
-        preprocess: the transform; its training margin and flip have no place there.
-        family: `model_type` of the model.
+    The training margin and flip have no place there; `family` is the `model_type` of the model.
     """
     height, width = preprocess.size
     squash = preprocess.resize == "squash"
-    prefix = PROCESSORS[family]
     return {
-        "image_processor_type": f"{prefix}ImageProcessor",
-        "processor_class": f"{prefix}Processor",
+        "image_processor_type": f"{FAMILIES[family]}ImageProcessor",
+        "processor_class": f"{FAMILIES[family]}Processor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": height, "width": width} if squash else {"shortest_edge": min(height, width)},
@@ -279,12 +262,12 @@ def _resize(keys: ImageKeys, size: tuple[int, int]) -> str:
     given = {"shortest_edge": keys.size} if isinstance(keys.size, int) else _sides(keys.size)
     cut = _sides((keys.crop_size,) * 2 if isinstance(keys.crop_size, int) else keys.crop_size)
     if keys.do_center_crop and cut != wanted:
-        raise _cannot("crop_size", str(cut), f"{wanted}, the size of the image tower")
+        raise _cannot("crop_size", cut, f"{wanted}, the size of the image tower")
     if given == wanted:
         return "squash"
     if given == {"shortest_edge": min(size)} and size[0] == size[1] and keys.do_center_crop:
         return "shortest"
-    raise _cannot("size", str(given), f"{wanted}, or its shortest edge and a centre crop")
+    raise _cannot("size", given, f"{wanted}, or its shortest edge and a centre crop")
 
 
 def _sides(size: tuple[int, int] | Mapping[str, int | None] | None) -> dict[str, int]:
@@ -293,55 +276,72 @@ def _sides(size: tuple[int, int] | Mapping[str, int | None] | None) -> dict[str,
     return {name: side for name, side in (size or {}).items() if side is not None}
 
 
-def _keys(cls: type[T], config: Mapping[str, Any], place: str) -> T:
+def _tower_keys(config: Mapping[str, Any], family: str, part: str) -> TowerKeys:
     """Read one tower's keys; the older `*_config_dict` replaces the table with all its defaults."""
-    older = config.get(f"{place}_dict")
-    table = config.get(place) if older is None else older
+    older = config.get(f"{part}_dict")
+    table = config.get(part) if older is None else older
     if not isinstance(table, Mapping):
-        raise wrong_type(place, table, "a table")
-    known = {part.name for part in fields(cls)}  # type: ignore[arg-type]
-    return from_mapping(cls, {name: value for name, value in table.items() if name in known}, where=place)
+        raise wrong_type(part, table, "a table")
+    known = {key.name for key in fields(TowerKeys)}
+    stated = {name: value for name, value in table.items() if name in known}
+    return from_mapping(TowerKeys, {**_DEFAULTS[family, part], **stated}, where=part)
 
 
-def _cannot(name: str, found: str, expected: str) -> UnsupportedError:
-    return UnsupportedError(
-        "the configuration asks for something that these towers cannot do",
-        where=name,
-        found=found,
-        expected=expected,
-        fix="use transformers for this model",
+def _clip(config: Mapping[str, Any], vision: TowerKeys, text: TowerKeys) -> ClipConfig:
+    if vision.hidden_act != text.hidden_act:
+        raise _cannot("hidden_act", f"{text.hidden_act} and {vision.hidden_act}", "the same in both towers")
+    width = config.get("projection_dim", 512)
+    if type(width) is not int:
+        raise wrong_type("projection_dim", width, "a whole number")
+    end_id = NO_TOKEN if text.eos_token_id in (None, LEGACY_END) else text.eos_token_id
+    # CLIPModel does not use bos_token_id, and many files hold 0.
+    words = TextConfig(**_text_shape(text), start_id=NO_TOKEN, end_id=end_id)
+    activation = ACTIVATIONS[vision.hidden_act]
+    return ClipConfig(width, VitConfig(**_image_shape(vision)), words, activation, vision.layer_norm_eps)
+
+
+def _siglip(_: Mapping[str, Any], vision: TowerKeys, text: TowerKeys) -> ClipConfig:
+    activation, text_activation = ACTIVATIONS[vision.hidden_act], ACTIVATIONS[text.hidden_act]
+    return ClipConfig(
+        text.projection_size or text.hidden_size,
+        SiglipVisionConfig(**_image_shape(vision)),
+        SiglipTextConfig(**_text_shape(text)),
+        activation,
+        vision.layer_norm_eps,
+        logit_scale_init=math.log(10),
+        logit_scale_max=NO_CEILING,
+        text_activation=None if text_activation == activation else text_activation,
+        logit_bias_init=-10.0,
     )
 
 
-def _text(keys: TextKeys) -> TextConfig:
-    told = keys.eos_token_id not in (None, LEGACY_END)
-    return TextConfig(
-        keys.max_position_embeddings,
-        keys.vocab_size,
-        keys.hidden_size,
-        keys.num_hidden_layers,
-        keys.num_attention_heads,
-        start_id=NO_TOKEN,  # CLIPModel does not use bos_token_id, and many files hold 0
-        end_id=keys.eos_token_id if told and keys.eos_token_id is not None else NO_TOKEN,
-        mlp_ratio=mlp_ratio(keys.hidden_size, keys.intermediate_size),
-    )
+def _image_shape(keys: TowerKeys) -> dict[str, Any]:
+    side = keys.image_size
+    size = (side, side) if isinstance(side, int) else side
+    return {"image_size": size, "patch_size": keys.patch_size, **_shape(keys)}
 
 
-def _vision(keys: VisionKeys) -> VitConfig:
-    return VitConfig(
-        (keys.image_size, keys.image_size),
-        keys.patch_size,
-        keys.hidden_size,
-        keys.num_hidden_layers,
-        keys.num_attention_heads,
-        mlp_ratio(keys.hidden_size, keys.intermediate_size),
-    )
+def _text_shape(keys: TowerKeys) -> dict[str, Any]:
+    length = keys.max_position_embeddings
+    return {"context_length": length, "vocab_size": keys.vocab_size, **_shape(keys)}
 
 
-def _shape(tower: TextConfig | VitConfig) -> dict[str, int]:
+def _shape(keys: TowerKeys) -> dict[str, Any]:
+    ratio = mlp_ratio(keys.hidden_size, keys.intermediate_size)
+    heads, layers = keys.num_attention_heads, keys.num_hidden_layers
+    return {"width": keys.hidden_size, "layers": layers, "heads": heads, "mlp_ratio": ratio}
+
+
+def _keys_of(tower: Any, activation: Activation) -> dict[str, Any]:
+    """Return the keys of a tower's shape; the inverse of `_shape`."""
     return {
         "hidden_size": tower.width,
         "intermediate_size": int(tower.width * tower.mlp_ratio),
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
+        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == activation),
     }
+
+
+def _cannot(name: str, found: object, expected: object) -> UnsupportedError:
+    return cannot("transformers", name, found, expected)

@@ -1,21 +1,20 @@
 """What the files of a model hold, and the errors for files that hold something else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from diptych.core.errors import IntegrityError, UnsupportedError
+from diptych.core.errors import IntegrityError, UnsupportedError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.siglip_engines import Cleaning
+from diptych.models.formats.layouts import SCALARS, State
 from diptych.models.towers.clip import meta_init
 from diptych.models.towers.config import ClipConfig
 
 SHOWN = 6  # tensors in a message
 SUPPORTED = "a CLIP (vision Transformer or ModifiedResNet), SigLIP, or SigLIP 2 of a fixed resolution"
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Parts:
         format: "open_clip", "transformers" or "openai".
         config: the architecture.
         state: our tensors by name.
-        theirs: the tensors as the files name them; None where they were checked when they were read.
+        theirs: the tensors as the files name them, without what is no weight.
         to_theirs: turns our tensors into theirs.
         preprocess: None where no file states it.
         files: those that were read.
@@ -39,7 +38,7 @@ class Parts:
     format: str
     config: ClipConfig
     state: dict[str, Tensor]
-    theirs: State | None
+    theirs: State
     to_theirs: Callable[[State], State]
     preprocess: Preprocess | None
     files: tuple[Path, ...]
@@ -50,11 +49,9 @@ class Parts:
 
     def with_config(self, config: ClipConfig) -> "Parts":
         """Return the parts for a configuration of another vocabulary: rows that no token has are left out."""
-        state = dict(self.state)
-        name, rows = "text.token_embedding.weight", config.text.vocab_size
-        if name in state:
-            state[name] = state[name][:rows]
-        return replace(self, config=config, state=state)
+        name = "text.token_embedding.weight"
+        rows = self.state[name][: config.text.vocab_size]
+        return replace(self, config=config, state={**self.state, name: rows})
 
     def check(self) -> None:
         """Hold the tensors of the files against those of the towers, in the names of the files.
@@ -62,34 +59,36 @@ class Parts:
         Raises:
             IntegrityError: a tensor is missing, unknown or has another shape.
         """
-        if self.theirs is None:
-            return
         wanted = meta_init(self.config).state_dict()
-        expected = {name: list(tensor.shape) for name, tensor in self.to_theirs(wanted).items()}
-        found = {name: list(tensor.shape) for name, tensor in self.theirs.items()}
-        told = [f"no {name} {shape}" for name, shape in sorted(expected.items()) if name not in found]
-        told += [
-            f"an unknown {name} {shape}" for name, shape in sorted(found.items()) if name not in expected
+        expected, actual = _shapes(self.to_theirs(wanted)), _shapes(self.theirs)
+        wrong = [f"no {name} {shape}" for name, shape in expected.items() if name not in actual]
+        wrong += [f"an unknown {name} {shape}" for name, shape in actual.items() if name not in expected]
+        wrong += [
+            f"{name} {actual[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if actual.get(name, shape) != shape
         ]
-        told += [
-            f"{name} {found[name]} instead of {shape}"
-            for name, shape in sorted(expected.items())
-            if name in found and found[name] != shape
-        ]
-        told += [
+        wrong = wrong or [
             f"{name} as {self.state[name].dtype}"
             for name, tensor in wanted.items()
-            if not told and self.state[name].is_floating_point() != tensor.is_floating_point()
+            if self.state[name].is_floating_point() != tensor.is_floating_point()
         ]
-        if told:
-            more = f" … ({len(told)} in all)" if len(told) > SHOWN else ""
+        if wrong:
+            more = f" … ({len(wrong)} in all)" if len(wrong) > SHOWN else ""
             raise IntegrityError(
                 "the weights do not fit the architecture",
                 where=self.where,
-                found="; ".join(told[:SHOWN]) + more,
+                found="; ".join(wrong[:SHOWN]) + more,
                 expected=f"every tensor of the towers once: {self.config.vision}, {self.config.text}",
                 fix="give the configuration that belongs to these weights, and weights of a CLIP alone",
             )
+
+
+def _shapes(state: State) -> dict[str, list[int]]:
+    return {
+        name: [] if name in SCALARS and tensor.numel() == 1 else list(tensor.shape)
+        for name, tensor in sorted(state.items())
+    }
 
 
 def malformed(path: Path, found: str, expected: str) -> IntegrityError:
@@ -111,4 +110,31 @@ def unsupported(path: Path, library: str, found: str) -> UnsupportedError:
         found=found,
         expected=SUPPORTED,
         fix=f"load it with {library}, which reads these files",
+    )
+
+
+def cannot(library: str, name: str, found: object, expected: object) -> UnsupportedError:
+    """Build the error for a setting of another library's that our towers or transform do not have."""
+    return UnsupportedError(
+        "the configuration asks for something that these towers cannot do",
+        where=name,
+        found=found,
+        expected=expected,
+        fix=f"use {library} for this model",
+    )
+
+
+def no_form(library: str, part: str, found: object, expected: str) -> UnsupportedError:
+    """Build the error for a part of a model that another library's files cannot hold."""
+    return UnsupportedError(f"{library} has no such {part}", found=found, expected=expected)
+
+
+def other_activation(who: str, where: Path, given: object, expected: object) -> UsageError:
+    """Build the error for an activation that was passed and contradicts the files."""
+    return UsageError(
+        f"{who} another activation than the one passed",
+        where=where,
+        found=given,
+        expected=expected,
+        fix="leave activation= out",
     )

@@ -7,8 +7,8 @@ import pytest
 from tests.models.published import agrees, open_clip_folder
 
 from diptych.core.errors import UsageError
-from diptych.models.formats.open_clip_tokenizer import stated_cleaning
 from diptych.models.load import load
+from diptych.models.tokenizers import stated_cleaning
 
 
 def folder(path: Path, **text: Any) -> Path:
