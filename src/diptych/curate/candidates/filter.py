@@ -1,34 +1,36 @@
-"""Which candidates are worth looking at: pure rules over a table, each counted under its own reason.
+"""Rules that drop candidates, each counted under its own reason; a rule whose column is null keeps the row.
 
-What is not known is not held against a pair: a rule about sizes or scores looks only at rows that have them.
 The paper filtered nothing but by its queries, so by default only what no one would call a caption goes.
-
-Reads: a table of candidates, lists of words and hosts. Writes: nothing.
-Source: Changpinyo et al. 2021 (Conceptual 12M), section 2, for lengths, aspect and boilerplate; Schuhmann et
-al. 2022 (LAION-5B), section 3.2, for scores. Which rules are on is for the user to say.
+Source: Changpinyo et al. 2021 (Conceptual 12M), section 2 (lengths, aspect, boilerplate); Schuhmann et al.
+2022 (LAION-5B), section 3.2 (scores).
 """
 
 import importlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from ahocorasick_rs import AhoCorasick
 from numpy.typing import NDArray
 
 from diptych.core.errors import Reason, SettingsError, UsageError
 from diptych.core.files.text import read_text
 from diptych.core.records import Counts
-from diptych.curate.candidates.filter_kernels import text_hashes
+from diptych.curate.kernels import row_hashes
 from diptych.curate.words import normalized, normalized_column, text_buffers
 
 Mask = NDArray[np.bool_]
 Hashes = NDArray[np.uint64]
+Rule = Callable[[pa.Table], Mask]
 
+_SEED = np.uint64(0)
 _MERGED_ROWS = 2**20
+_HOST = r"^[A-Za-z]+://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +38,7 @@ class FilterSettings:
     """What a pair has to be; 0 or empty turns a rule off.
 
     Attributes:
-        min_characters: of a caption.
-        max_characters: of a caption.
-        min_words: of a caption, by white space.
-        max_words: of a caption.
+        min_characters, max_characters, min_words, max_words: of a caption; words by white space.
         boilerplate: drop file names, "click to enlarge" and the like.
         max_repeats: hosts that may use the same caption; more, and it says nothing about any image.
         language_by: "module:function" that takes captions (pa.Array) and returns their codes, such as
@@ -69,11 +68,7 @@ class FilterSettings:
     min_score: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse half a rule about languages.
-
-        Raises:
-            SettingsError: one of `language_by` and `languages` is missing.
-        """
+        """Raise SettingsError if one of `language_by` and `languages` is missing."""
         if bool(self.language_by) != bool(self.languages):
             raise SettingsError(
                 "a rule about languages needs both settings",
@@ -85,12 +80,12 @@ class FilterSettings:
 def filter_table(
     table: pa.Table, settings: FilterSettings, *, repeated: Hashes | None = None
 ) -> tuple[pa.BooleanArray, Counts]:
-    """Judge a table of candidates, before or after their images are fetched.
+    """Apply the rules to a table of candidates, before or after their images are fetched.
 
     Args:
         table: with `caption`; `key`, `url`, `page`, `fields`, `width`, `height` and `score` where known.
         settings: the rules.
-        repeated: what `repeated_captions` found; needed if `max_repeats` is set.
+        repeated: what `repeated_captions` returned; needed if `max_repeats` is set.
 
     Returns:
         (N,) which rows to keep, and how many went for which reason: the first that holds.
@@ -99,56 +94,44 @@ def filter_table(
         SettingsError: the function for languages cannot be found, or answers in another form.
         UsageError: a list cannot be read.
     """
-    counts, left = Counts(), np.ones(len(table), np.bool_)
+    counts, kept = Counts(), np.ones(len(table), np.bool_)
     keys = table["key"] if "key" in table.column_names else pa.array(range(len(table)))
-    for reason, rule in _rules(settings, repeated):
-        gone = left & rule(table)
-        for row in np.flatnonzero(gone).tolist():
-            counts.drop(reason, str(keys[row].as_py()))
-        left &= ~gone
-    counts.keep(int(left.sum()))
-    return pa.array(left), counts
+    for is_on, reason, rule in _rules(settings, repeated):
+        if is_on:
+            broken = kept & rule(table)
+            for row in np.flatnonzero(broken).tolist():
+                counts.drop(reason, str(keys[row].as_py()))
+            kept &= ~broken
+    counts.keep(int(kept.sum()))
+    return pa.array(kept), counts
 
 
-Rule = Callable[[pa.Table], Mask]
-
-
-def _rules(settings: FilterSettings, repeated: Hashes | None) -> list[tuple[Reason, Rule]]:
-    """Name the rules that are on, cheap ones first; each tells which rows break it."""
-    one = settings
-    rules: list[tuple[bool, Reason, Rule]] = [
-        (one.min_characters > 0, Reason.CAPTION_TOO_SHORT, lambda t: characters(t) < one.min_characters),
-        (one.max_characters > 0, Reason.CAPTION_TOO_LONG, lambda t: characters(t) > one.max_characters),
-        (one.min_words > 0, Reason.CAPTION_TOO_SHORT, lambda t: word_counts(t) < one.min_words),
-        (one.max_words > 0, Reason.CAPTION_TOO_LONG, lambda t: word_counts(t) > one.max_words),
+def _rules(one: FilterSettings, repeated: Hashes | None) -> list[tuple[object, Reason, Rule]]:
+    """Return (whether it is on, reason, which rows break it) of each rule, cheap ones first."""
+    hosts, phrases = one.blocked_hosts or one.blocked_hosts_file, one.blocked_words
+    short, long = Reason.CAPTION_TOO_SHORT, Reason.CAPTION_TOO_LONG
+    return [
+        (one.min_characters > 0, short, lambda table: _characters(table) < one.min_characters),
+        (one.max_characters > 0, long, lambda table: _characters(table) > one.max_characters),
+        (one.min_words > 0, short, lambda table: _word_counts(table) < one.min_words),
+        (one.max_words > 0, long, lambda table: _word_counts(table) > one.max_words),
         (one.boilerplate, Reason.BOILERPLATE, is_boilerplate),
-        (one.max_repeats > 0, Reason.BOILERPLATE, lambda t: _is_repeated(t, repeated)),
-        (
-            bool(one.blocked_hosts or one.blocked_hosts_file),
-            Reason.BLOCKED_HOST,
-            lambda t: _is_blocked(t, one),
-        ),
-        (
-            bool(one.blocked_words),
-            Reason.BLOCKED_TEXT,
-            lambda t: holds_phrase(t, read_list(one.blocked_words)),
-        ),
-        (bool(one.language_by), Reason.WRONG_LANGUAGE, lambda t: _is_foreign(t, one)),
-        (one.min_side > 0, Reason.IMAGE_TOO_SMALL, lambda t: _sides(t).min(axis=0) < one.min_side),
-        (one.max_aspect > 0, Reason.ASPECT_RATIO, lambda t: aspects(t) > one.max_aspect),
-        (one.min_score > 0, Reason.LOW_SCORE, lambda t: numbers(t, "score") < one.min_score),
+        (one.max_repeats > 0, Reason.BOILERPLATE, lambda table: _is_repeated(table, repeated)),
+        (hosts, Reason.BLOCKED_HOST, lambda table: has_host(table, _blocked_hosts(one))),
+        (phrases, Reason.BLOCKED_TEXT, lambda table: holds_phrase(table, read_list(phrases))),
+        (one.language_by, Reason.WRONG_LANGUAGE, lambda table: _is_foreign(table, one)),
+        (one.min_side > 0, Reason.IMAGE_TOO_SMALL, lambda table: _sides(table).min(axis=0) < one.min_side),
+        (one.max_aspect > 0, Reason.ASPECT_RATIO, lambda table: _aspects(table) > one.max_aspect),
+        (one.min_score > 0, Reason.LOW_SCORE, lambda table: _numbers(table, "score") < one.min_score),
     ]
-    return [(reason, rule) for is_on, reason, rule in rules if is_on]
 
 
-def characters(table: pa.Table) -> NDArray[np.int64]:
-    """Return the length of each caption in characters."""
-    return _ints(pc.utf8_length(table["caption"]))
+def _characters(table: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(pc.utf8_length(table["caption"]).to_numpy(), np.int64)
 
 
-def word_counts(table: pa.Table) -> NDArray[np.int64]:
-    """Return the number of words of each caption, by white space."""
-    return _ints(pc.count_substring_regex(table["caption"], r"\S+"))
+def _word_counts(table: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(pc.count_substring_regex(table["caption"], r"\S+").to_numpy(), np.int64)
 
 
 _THING = (
@@ -158,6 +141,7 @@ _THING = (
     "|email|facebook|twitter|pinterest|instagram"
 )
 _KIND = "stock|main|product|featured|cover|default|profile|blog|post|article|header|hero|user|site|company"
+# As RE2 reads it, on captions in lower case.
 BOILERPLATE = "|".join(
     (
         r"^\S+\.(?:jpe?g|jpe|png|gif|webp|bmp|svg|tiff?|heic|avif|cr2|nef|ico)$",
@@ -174,7 +158,6 @@ BOILERPLATE = "|".join(
         r"^[^\p{L}]*$",
     )
 )
-"""As RE2 reads it, on captions in lower case."""
 
 
 def is_boilerplate(table: pa.Table) -> Mask:
@@ -188,71 +171,47 @@ def is_boilerplate(table: pa.Table) -> Mask:
 
 
 def caption_hosts(table: pa.Table) -> pa.Table:
-    """Note which hosts use which caption, as numbers: what `repeated_captions` counts.
+    """Return which hosts use which caption: (caption, host) uint64 hashes, no row twice.
 
-    Args:
-        table: candidates.
-
-    Returns:
-        `caption` and `host` uint64, sorted, no row twice. Rows without an address have one host in common.
+    Rows without an address have one host in common.
     """
-    rows = np.stack([_caption_hashes(table), text_hashes(*text_buffers(hosts(table, "url")))])
-    caption, host = _distinct(rows)
-    return pa.table({"caption": caption, "host": host})
+    hashes = row_hashes(*text_buffers(_hosts(table, "url")), _SEED)
+    return _distinct([pa.table({"caption": _caption_hashes(table), "host": hashes})])
 
 
-def repeated_captions(read: Callable[[], Iterable[pa.Table]], *, max_repeats: int, passes: int = 1) -> Hashes:
-    """Find the captions that more hosts use than may.
+def repeated_captions(tables: Iterable[pa.Table], *, max_repeats: int) -> Hashes:
+    """Return the (R,) hashes of captions that more hosts use than may, ascending, for `filter_table`.
 
-    Args:
-        read: gives the tables of `caption_hosts`; called once for each pass.
-        max_repeats: hosts that may use the same caption.
-        passes: parts in which to count; each needs the memory of its share of the rows, 16 bytes each.
-
-    Returns:
-        (R,) ascending, for `filter_table`.
+    `tables` are those of `caption_hosts`; their distinct rows have to fit into memory, 16 bytes each.
     """
-    found = []
-    for number in range(passes):
-        known, pending, waiting = np.empty((2, 0), np.uint64), [], 0
-        for table in read():
-            rows = np.stack([table["caption"].to_numpy(), table["host"].to_numpy()])
-            pending.append(rows[:, rows[0] % np.uint64(passes) == number])
-            waiting += pending[-1].shape[1]
-            if waiting > max(_MERGED_ROWS, known.shape[1]):  # so that each row is sorted only a few times
-                known, pending, waiting = _distinct(np.concatenate([known, *pending], axis=1)), [], 0
-        known = _distinct(np.concatenate([known, *pending], axis=1))
-        captions, users = np.unique(known[0], return_counts=True)
-        found.append(captions[users > max_repeats])
-    return np.sort(np.concatenate(found))
+    known, pending, waiting = caption_hosts(pa.table({"caption": pa.array([], pa.string())})), [], 0
+    for table in tables:
+        pending.append(table)
+        waiting += len(table)
+        if waiting > max(_MERGED_ROWS, len(known)):  # so that each row is merged only a few times
+            known, pending, waiting = _distinct([known, *pending]), [], 0
+    users = _distinct([known, *pending]).group_by("caption").aggregate([("host", "count")])
+    return np.sort(users.filter(pc.greater(users["host_count"], max_repeats))["caption"].to_numpy())
 
 
-def _distinct(rows: Hashes) -> Hashes:
-    """Sort columns of two numbers and leave out those that are there already."""
-    ordered = rows[:, np.lexsort((rows[1], rows[0]))]
-    return ordered[:, np.append(True, (ordered[:, 1:] != ordered[:, :-1]).any(axis=0))[: rows.shape[1]]]
+def _distinct(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).group_by(["caption", "host"]).aggregate([])
 
 
 def _caption_hashes(table: pa.Table) -> Hashes:
-    return cast(Hashes, text_hashes(*normalized_column(table["caption"])))
+    return cast(Hashes, row_hashes(*normalized_column(table["caption"]), _SEED))
 
 
 def _is_repeated(table: pa.Table, repeated: Hashes | None) -> Mask:
-    assert repeated is not None, "max_repeats needs what repeated_captions found"
+    assert repeated is not None, "max_repeats needs the result of repeated_captions"
     return np.isin(_caption_hashes(table), repeated)
 
 
-def hosts(table: pa.Table, column: str) -> pa.Array:
-    """Return the hosts of a column of addresses, in lower case; null where there is none.
-
-    >>> hosts(pa.table({"url": ["https://A.example:80/x", None]}), "url").to_pylist()
-    ['a.example', None]
-    """
+def _hosts(table: pa.Table, column: str) -> pa.ChunkedArray:
+    """Return the hosts of a column of addresses, in lower case; null where there is none."""
     if column not in table.column_names:
-        return pa.nulls(len(table), pa.string())
-    whole = table[column].cast(pa.string()).combine_chunks()
-    found = pc.extract_regex(whole, r"^[A-Za-z]+://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)")
-    return pc.utf8_lower(pc.struct_field(found, "host"))
+        return pa.chunked_array([pa.nulls(len(table), pa.string())])
+    return pc.utf8_lower(pc.struct_field(pc.extract_regex(table[column].cast(pa.string()), _HOST), "host"))
 
 
 def has_host(table: pa.Table, blocked: frozenset[str]) -> Mask:
@@ -262,22 +221,22 @@ def has_host(table: pa.Table, blocked: frozenset[str]) -> Mask:
     >>> has_host(table, frozenset({"bad.example"})).tolist()
     [True, False]
     """
-    found = np.zeros(len(table), np.bool_)
+    rows = np.zeros(len(table), np.bool_)
     for column in ("url", "page"):
-        coded = pc.dictionary_encode(hosts(table, column))
-        names = [name for name in coded.dictionary.to_pylist() if _is_below(name, blocked)]
-        found |= _bools(pc.is_in(hosts(table, column), pa.array(names, pa.string())))
-    return found
+        hosts = _hosts(table, column)
+        inside = [host for host in hosts.unique().drop_null().to_pylist() if _is_below(host, blocked)]
+        rows |= _bools(pc.is_in(hosts, pa.array(inside, pa.string())))
+    return rows
 
 
 def _is_below(host: str, blocked: frozenset[str]) -> bool:
     labels = host.strip(".").split(".")
-    return any(".".join(labels[place:]) in blocked for place in range(len(labels)))
+    return any(".".join(labels[start:]) in blocked for start in range(len(labels)))
 
 
-def _is_blocked(table: pa.Table, settings: FilterSettings) -> Mask:
+def _blocked_hosts(settings: FilterSettings) -> frozenset[str]:
     listed = read_list(settings.blocked_hosts_file) if settings.blocked_hosts_file else ()
-    return has_host(table, frozenset(name.lower().strip(".") for name in (*settings.blocked_hosts, *listed)))
+    return frozenset(name.lower().strip(".") for name in (*settings.blocked_hosts, *listed))
 
 
 def holds_phrase(table: pa.Table, phrases: Iterable[str]) -> Mask:
@@ -286,19 +245,11 @@ def holds_phrase(table: pa.Table, phrases: Iterable[str]) -> Mask:
     >>> holds_phrase(pa.table({"caption": ["A Hot-Dog!", "hotdog", "dog, hot"]}), ["hot dog"]).tolist()
     [True, False, False]
     """
-    blocked = frozenset(filter(None, map(normalized, phrases)))
-    sizes = sorted({phrase.count(" ") + 1 for phrase in blocked})
+    matcher = AhoCorasick([f" {phrase} " for phrase in filter(None, map(normalized, phrases))])
     data, offsets = normalized_column(table["caption"])
     raw, ends = data.tobytes(), offsets.tolist()
-    found = np.zeros(len(table), np.bool_)
-    for row in range(len(table)):
-        words = raw[ends[row] : ends[row + 1]].decode().split(" ")
-        found[row] = any(
-            " ".join(words[place : place + size]) in blocked
-            for size in sizes
-            for place in range(len(words) - size + 1)
-        )
-    return found
+    captions = (f" {raw[start:end].decode()} " for start, end in pairwise(ends))
+    return np.array([bool(matcher.find_matches_as_indexes(caption)) for caption in captions], np.bool_)
 
 
 def _is_foreign(table: pa.Table, settings: FilterSettings) -> Mask:
@@ -306,46 +257,35 @@ def _is_foreign(table: pa.Table, settings: FilterSettings) -> Mask:
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(
-            "the function for languages cannot be found", found=str(error), expected="module:function"
-        ) from error
-    codes = function(table["caption"].combine_chunks())
+        what = "the function for languages cannot be found"
+        raise SettingsError(what, found=str(error), expected="module:function") from error
+    codes, expected = function(table["caption"].combine_chunks()), f"{len(table)}"
     if len(codes) != len(table):
-        raise SettingsError(
-            "the function for languages answers in another form",
-            where=settings.language_by,
-            found=f"{len(codes)} codes",
-            expected=f"{len(table)}",
-        )
-    wanted = frozenset(settings.languages)
+        what, where = "the function for languages answers in another form", settings.language_by
+        raise SettingsError(what, where=where, found=f"{len(codes)} codes", expected=expected)
     plain = codes.to_pylist() if isinstance(codes, pa.Array | pa.ChunkedArray) else codes
-    return np.array([code not in wanted for code in plain], np.bool_)
+    return np.array([code not in settings.languages for code in plain], np.bool_)
 
 
-def numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return a column of numbers, or what the rows' fields say under its name; NaN where it is unknown."""
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Return a column of numbers, or what the rows' fields hold under its name; NaN where it is unknown."""
     if name in table.column_names:
         return np.asarray(pc.fill_null(pc.cast(table[name], pa.float64()), np.nan).to_numpy(), np.float64)
     values = np.full(len(table), np.nan)
     if "fields" in table.column_names:
-        for row, told in enumerate(table["fields"].to_pylist()):
-            value = _field(told, name)
+        for row, fields in enumerate(table["fields"].to_pylist()):
+            value = json.loads(fields).get(name) if fields and f'"{name}"' in fields else None
             values[row] = value if isinstance(value, int | float) else np.nan
     return values
 
 
-def _field(told: str | None, name: str) -> Any:
-    return json.loads(told).get(name) if told and f'"{name}"' in told else None
-
-
 def _sides(table: pa.Table) -> NDArray[np.float64]:
-    return np.stack([numbers(table, "width"), numbers(table, "height")])
+    return np.stack([_numbers(table, "width"), _numbers(table, "height")])
 
 
-def aspects(table: pa.Table) -> NDArray[np.float64]:
-    """Return the longer side over the shorter one; NaN where sizes are unknown."""
+def _aspects(table: pa.Table) -> NDArray[np.float64]:
     sides = _sides(table)
-    return np.asarray(sides.max(axis=0) / np.maximum(sides.min(axis=0), 1e-9), np.float64)
+    return np.asarray(sides.max(axis=0) / np.maximum(sides.min(axis=0), 1e-9))
 
 
 def read_list(path: str) -> tuple[str, ...]:
@@ -355,16 +295,12 @@ def read_list(path: str) -> tuple[str, ...]:
         UsageError: it cannot be read.
     """
     try:
-        lines = read_text(path).splitlines()
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             "a list cannot be read", where=path, found=str(error), expected="UTF-8 text"
         ) from error
-    return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
-
-
-def _ints(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return np.asarray(column.to_numpy(), np.int64)
+    return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 def _bools(column: Any) -> Mask:

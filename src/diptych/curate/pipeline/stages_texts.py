@@ -106,10 +106,8 @@ def _filter_prepare(run: Run) -> None:
     save_repeats(folder, tables(run, "candidates", columns=["key"]))
     if rules.max_repeats:
         columns = ["caption", "url", "page"]
-        frequent = repeated_captions(
-            lambda: map(caption_hosts, tables(run, "candidates", columns=columns)),
-            max_repeats=rules.max_repeats,
-        )
+        hosts = map(caption_hosts, tables(run, "candidates", columns=columns))
+        frequent = repeated_captions(hosts, max_repeats=rules.max_repeats)
         save_array(folder / "frequent.npy", frequent)
 
 
