@@ -12,10 +12,16 @@ from tests.curate.crawl_files import WebPage, member, record, warc_record, wat_r
 
 from diptych.core.errors import Reason, SettingsError, UsageError
 from diptych.core.records import Counts
-from diptych.curate.candidates.crawl import CrawlSettings, pairs_of_warc, pairs_of_wat, resolved
-from diptych.curate.candidates.http_response import MAX_RECORD_BYTES
-from diptych.curate.candidates.rows import Candidate, candidate_tables, pair_key
-from diptych.curate.candidates.warc import read_records
+from diptych.curate.candidates.crawl import (
+    Candidate,
+    CrawlSettings,
+    candidate_tables,
+    pair_key,
+    pairs_of_warc,
+    pairs_of_wat,
+    resolved,
+)
+from diptych.curate.candidates.warc import MAX_RECORD_BYTES, read_records
 from diptych.curate.columns import CANDIDATES
 
 PAGES = [

@@ -7,7 +7,7 @@ import zlib
 import pyarrow as pa
 import pytest
 
-from diptych.curate.candidates.http_response import MAX_RECORD_BYTES, http_response
+from diptych.curate.candidates.warc import MAX_RECORD_BYTES, http_response
 
 HTML = b'<img src="a.jpg" alt="A dog">'
 

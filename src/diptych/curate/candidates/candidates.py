@@ -1,29 +1,33 @@
-"""Read candidate pairs from crawls, tables of addresses, and any source of images with captions.
+"""Read candidate pairs from crawls, Parquet files of addresses or images, and whatever `data.sources` opens.
 
 A source is cut into partitions, each described by plain values; its table is a pure function of its file and
-the settings. An image with several captions becomes one row for each, under `key#0`, `key#1`, …: what follows
-judges, matches and draws captions one by one.
-
-Reads: WAT and WARC files; Parquet of (url, caption) or with images; whatever `data.sources` opens. Writes:
-nothing.
+the settings. An image with several captions becomes one row for each, under `key#0`, `key#1`, …: later stages
+match and draw captions one by one.
 """
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from diptych.core.errors import BadSampleError, IntegrityError, Reason, SettingsError, UsageError
-from diptych.core.records import Counts, Pair
-from diptych.curate.candidates.crawl import CrawlSettings, absolute, pairs_of_warc, pairs_of_wat
-from diptych.curate.candidates.rows import Candidate, candidate_tables, fields_json, pair_key
-from diptych.curate.columns import CANDIDATES
+from diptych.core.records import Counts, Field, Pair
+from diptych.curate.candidates.crawl import (
+    Candidate,
+    CrawlSettings,
+    absolute,
+    candidate_tables,
+    fields_json,
+    pair_key,
+    pairs_of_warc,
+    pairs_of_wat,
+)
 from diptych.data.captions import captions_of, fields_of
 from diptych.data.shards.reader import ShardSet
-from diptych.data.sources.open import Columns, ScenesSource, ShardSource, Source, open_source
+from diptych.data.sources.open import Columns, ScenesSource, ShardSource, open_source
 from diptych.data.sources.rows import SCENES, drop, image_path, read_image, require_downloaded
 from diptych.data.sources.table_rows import missing_column
 from diptych.data.sources.tables import (
@@ -36,12 +40,12 @@ from diptych.data.sources.tables import (
 )
 
 Kind = Literal["wat", "warc", "parquet", "shards", "source"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_ENDINGS: tuple[tuple[str, Kind], ...] = (
-    (".wat.gz", "wat"), (".wat", "wat"), (".warc.gz", "warc"), (".warc", "warc"), (".parquet", "parquet"),
-    (".arc.gz", "warc"), (".arc", "warc"),
-)  # fmt: skip
+_ENDINGS: Mapping[Kind, tuple[str, ...]] = {
+    "wat": (".wat.gz", ".wat"),
+    "warc": (".warc.gz", ".warc", ".arc.gz", ".arc"),
+    "parquet": (".parquet",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class CandidateColumns:
     Attributes:
         url: address of the image; if there is no such column, images are in `image`.
         image: bytes of the image, a struct of bytes and path, or a path relative to the file; without such a
-            column, img2dataset's `jpg`, `png` or `webp` is taken.
+            column, img2dataset's `jpg`, `png` or `webp`.
         caption: the text, or a list of texts.
         key: name of the pair; without it a pair is named after what it holds.
         page: address of the page.
@@ -85,15 +89,10 @@ class CandidatesSettings:
     crawl: CrawlSettings = field(default_factory=CrawlSettings)
 
     def __post_init__(self) -> None:
-        """Refuse partitions without rows.
-
-        Raises:
-            SettingsError: `partition_rows` is not positive.
-        """
+        """Raise SettingsError for partitions without rows."""
         if self.partition_rows < 1:
-            raise SettingsError(
-                "a partition needs rows", found=f"partition_rows {self.partition_rows}", expected="1 or more"
-            )
+            found = f"partition_rows {self.partition_rows}"
+            raise SettingsError("a partition needs rows", found=found, expected="1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +128,14 @@ def partitions_of(settings: CandidatesSettings) -> tuple[Partition, ...]:
     partitions: list[Partition] = []
     for number, ref in enumerate(settings.sources):
         prefix = f"{number}-" if len(settings.sources) > 1 else ""
-        for path in _expanded(ref):
+        is_pattern = glob.has_magic(ref) and not (Path(ref).exists() or "{" in ref or ref.startswith(SCENES))
+        for path in globbed(ref) if is_pattern else [ref]:
             partitions += _partitions(path, prefix, settings)
     return tuple(partitions)
 
 
 def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[pa.Table, Counts]:
-    """Read one partition.
-
-    Args:
-        partition: one of `partitions_of`.
-        settings: those that it was made with.
+    """Read one of `partitions_of` with the settings that it was made with.
 
     Returns:
         A table of `columns.CANDIDATES` with unique keys, and what became of every row that was seen.
@@ -149,15 +145,12 @@ def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[p
         UsageError: a file lacks the columns.
     """
     counts = Counts()
-    rows = _READERS[partition.kind](partition, settings, counts)
-    tables = list(candidate_tables(rows, counts, most_rows=settings.partition_rows))
-    return pa.concat_tables([CANDIDATES.empty_table(), *tables]), counts
-
-
-def _expanded(ref: str) -> list[str]:
-    if not glob.has_magic(ref) or Path(ref).exists() or "{" in ref or ref.startswith(SCENES):
-        return [ref]
-    return globbed(ref)
+    if partition.kind in ("wat", "warc"):
+        read = pairs_of_wat if partition.kind == "wat" else pairs_of_warc
+        rows = read(Path(partition.path), settings.crawl, counts)
+    else:
+        rows = _READERS[partition.kind](partition, settings, counts)
+    return pa.concat_tables(candidate_tables(rows, counts, most_rows=settings.partition_rows)), counts
 
 
 def globbed(pattern: str) -> list[str]:
@@ -166,16 +159,16 @@ def globbed(pattern: str) -> list[str]:
     Raises:
         UsageError: there is none.
     """
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — a pattern may be absolute
-    if not found:
+    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — a pattern may be absolute
+    if not paths:
         raise UsageError("no file matches a pattern", where=pattern, fix="check the path")
-    return found
+    return paths
 
 
 def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Partition]:
-    by_name: Kind = next((kind for ending, kind in _ENDINGS if path.endswith(ending)), "source")
-    kind: Kind = by_name if settings.kind == "auto" else settings.kind
-    if kind in ("wat", "warc", "parquet") and not Path(path).is_file():
+    kind: Kind = next((kind for kind, endings in _ENDINGS.items() if path.endswith(endings)), "source")
+    kind = kind if settings.kind == "auto" else settings.kind
+    if kind != "source" and not Path(path).is_file():
         raise UsageError("there is no such file", where=path, fix="check candidates.sources")
     if kind in ("wat", "warc"):
         return [Partition(kind, path, prefix=prefix)]
@@ -184,20 +177,16 @@ def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Pa
     source = open_source(path, columns=source_columns(settings))
     if isinstance(source, ParquetSource) and source.paths[0].suffix not in ARROW_SUFFIXES:
         return [one for part in source.paths for one in _parquet_partitions(str(part), prefix, settings)]
-    kind = "shards" if isinstance(source, ShardSource) and not source.packed() else "source"
-    path = source.name if kind == "shards" else path
-    rows, size = settings.partition_rows, _size(source)
+    if isinstance(source, ShardSource) and not source.packed():
+        kind, path, size = "shards", source.name, len(ShardSet.open(source.name))
+    elif isinstance(source, ScenesSource):
+        size = source.count
+    else:
+        size = sum(1 for _ in source.pairs(Counts()))
+    rows = settings.partition_rows
     starts = range(0, max(size, 1), rows)
     # The last partition is open, so that what is bad behind the last pair is counted too.
     return [Partition(kind, path, n, n + rows if n != starts[-1] else -1, prefix) for n in starts]
-
-
-def _size(source: Source) -> int:
-    if isinstance(source, ShardSource) and not source.packed():
-        return len(ShardSet.open(source.name))
-    if isinstance(source, ScenesSource):
-        return source.count
-    return sum(1 for _ in source.pairs(Counts()))
 
 
 def source_columns(settings: CandidatesSettings) -> Columns:
@@ -211,18 +200,18 @@ def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) ->
         metadata = file.metadata
     partitions, first, rows = [], 0, 0
     for group in range(metadata.num_row_groups):
-        held = metadata.row_group(group).num_rows
-        if rows and rows + held > settings.partition_rows:
+        group_rows = metadata.row_group(group).num_rows
+        if rows and rows + group_rows > settings.partition_rows:
             partitions.append(Partition("parquet", path, first, group, prefix))
             first, rows = group, 0
-        rows += held
+        rows += group_rows
     return [*partitions, Partition("parquet", path, first, metadata.num_row_groups, prefix)]
 
 
 def _shard_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     shards = ShardSet.open(partition.path)
     if partition.first == 0:
-        counts.merge(shards.counts)  # of others' tars: what was found bad when they were listed
+        counts.merge(shards.counts)  # of others' tars: what was bad when they were listed
     for number in range(partition.first, len(shards) if partition.last < 0 else partition.last):
         try:
             pair = shards.pair(number, columns=source_columns(settings))
@@ -236,11 +225,12 @@ def _shard_rows(partition: Partition, settings: CandidatesSettings, counts: Coun
 
 def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
-    seen, source = Counts(), open_source(partition.path, columns=source_columns(settings))
+    source = open_source(partition.path, columns=source_columns(settings))
     if isinstance(source, ScenesSource):
         for pair in source.span(partition.first, source.count if partition.last < 0 else partition.last):
             yield from _of_pair(pair, partition, settings.columns)
         return
+    seen = Counts()
     for number, pair in enumerate(source.pairs(seen)):
         if number >= partition.first:
             counts.merge(seen)
@@ -255,32 +245,22 @@ def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Cou
 
 def _of_pair(pair: Pair, partition: Partition, columns: CandidateColumns) -> Iterator[Candidate]:
     fields = dict(pair.fields)
-    url, page, license = (
-        _text(fields.pop(name, None)) for name in (columns.url, columns.page, columns.license)
-    )
-    row = Candidate("", url, pair.image, "", page, license)
-    yield from _captioned(partition.prefix + pair.key, pair.captions, row, fields)
+    names = (columns.url, columns.page, columns.license)
+    url, page, license = (_text(fields.pop(name, None)) for name in names)
+    row = Candidate(partition.prefix + pair.key, url, pair.image, "", page, license)
+    yield from _captioned(row, pair.captions, fields)
 
 
-def _captioned(key: str, captions: tuple[str, ...], row: Candidate, fields: Any) -> Iterator[Candidate]:
-    told = fields_json(fields)
+def _captioned(row: Candidate, captions: tuple[str, ...], fields: Mapping[str, Field]) -> Iterator[Candidate]:
+    """Yield a row for each caption."""
+    encoded = fields_json(fields)
     for number, caption in enumerate(captions):
-        name = f"{key}#{number}" if len(captions) > 1 else key
-        yield row._replace(key=name, caption=caption, fields=told)
+        key = f"{row.key}#{number}" if len(captions) > 1 else row.key
+        yield row._replace(key=key, caption=caption, fields=encoded)
 
 
 def _parquet_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    path = Path(partition.path)
-    for number, cells in _parquet_cells(partition, settings.columns):
-        try:
-            yield from _of_row(cells, settings.columns, path.parent, partition.prefix)
-        except BadSampleError as error:
-            drop(counts, error, f"{path.name} row {number}")
-
-
-def _parquet_cells(partition: Partition, columns: CandidateColumns) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (number in the file, cells by name) of each row."""
-    path = Path(partition.path)
+    path, columns = Path(partition.path), settings.columns
     with open_parquet(path, (columns.caption,)) as file:
         image = image_column(file, columns.image)
         names = plain_columns(file, (*astuple(columns), image))
@@ -290,7 +270,12 @@ def _parquet_cells(partition: Partition, columns: CandidateColumns) -> Iterator[
         rows = parquet_rows(file, names, path, row_groups=list(range(partition.first, partition.last)))
         keys = [columns.image if name == image else name for name in names]
         for number, cells in enumerate(rows, first):
-            yield number, dict(zip(keys, cells, strict=True))
+            try:
+                yield from _of_row(
+                    dict(zip(keys, cells, strict=True)), columns, path.parent, partition.prefix
+                )
+            except BadSampleError as error:
+                drop(counts, error, f"{path.name} row {number}")
 
 
 def _of_row(
@@ -299,39 +284,33 @@ def _of_row(
     if cells.get(columns.image, "") is None:
         require_downloaded(cells)
     captions = captions_of(cells.pop(columns.caption))
-    url, image, told = cells.pop(columns.url, None), None, cells.pop(columns.image, None)
-    if told is None or (isinstance(url, str) and isinstance(told, str)):
+    url, cell, image = cells.pop(columns.url, None), cells.pop(columns.image, None), None
+    if cell is None or (isinstance(url, str) and isinstance(cell, str)):
         url = absolute("", _text(url))
-        named = pair_key(url, captions[0])
+        name = pair_key(url, captions[0])
     else:
-        image = _image(told, folder)
-        named = pair_key(image, captions[0])
+        image = _image(cell, folder)
+        name = pair_key(image, captions[0])
     key = cells.pop(columns.key, None)
     if isinstance(key, str | int) and str(key):
-        named = prefix + str(key)
+        name = prefix + str(key)
     page, license = cells.pop(columns.page, None), cells.pop(columns.license, None)
-    row = Candidate("", _text(url), image, "", _text(page), _text(license))
-    yield from _captioned(named, captions, row, fields_of(cells))
+    row = Candidate(name, _text(url), image, "", _text(page), _text(license))
+    yield from _captioned(row, captions, fields_of(cells))
 
 
-def _image(told: object, folder: Path) -> bytes:
-    if isinstance(told, dict):
-        told = told.get("path") if told.get("bytes") is None else told["bytes"]
-    if told is None or isinstance(told, str):
-        return read_image(image_path(told, folder))
-    if not isinstance(told, bytes):
-        raise BadSampleError(Reason.BAD_ROW, found=f"an image of type {type(told).__name__}")
-    return told
+def _image(cell: object, folder: Path) -> bytes:
+    if isinstance(cell, dict):
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if cell is None or isinstance(cell, str):
+        return read_image(image_path(cell, folder))
+    if not isinstance(cell, bytes):
+        raise BadSampleError(Reason.BAD_ROW, found=f"an image of type {type(cell).__name__}")
+    return cell
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-_READERS = {
-    "wat": lambda part, settings, counts: pairs_of_wat(Path(part.path), settings.crawl, counts),
-    "warc": lambda part, settings, counts: pairs_of_warc(Path(part.path), settings.crawl, counts),
-    "parquet": _parquet_rows,
-    "shards": _shard_rows,
-    "source": _source_rows,
-}
+_READERS = {"parquet": _parquet_rows, "shards": _shard_rows, "source": _source_rows}

@@ -1,12 +1,8 @@
 """Candidate pairs from the files of Common Crawl: the images of pages, and what pages say about them.
 
 WAT files hold the links of each page as JSON: quick to read, with `alt` and `title`. WARC files hold the
-pages themselves: slower, with captions of figures, texts of links, and images that are loaded late. Addresses
-are made absolute here; whether they may be asked is for `fetch` to say.
-
-Reads: `.warc.wat.gz` and `.warc.gz`. Writes: nothing.
-Source: Radford et al. 2021, section 2.2 (pairs from public pages); the WAT format of webarchive-commons;
-WHATWG URL Standard, section 4.4 (white space in addresses). What is not used is counted by reason.
+pages: slower, with captions of figures, texts of links, and images that are loaded late. Source: Radford et
+al. 2021, section 2.2; the WAT format of webarchive-commons; WHATWG URL Standard, section 4.4 (white space).
 """
 
 import html
@@ -14,33 +10,106 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import urljoin
 
+import pyarrow as pa
+
 from diptych.core.errors import BadSampleError, Reason, SettingsError
-from diptych.core.records import EXAMPLES_PER_REASON, Counts
-from diptych.curate.candidates.charset import decoded
-from diptych.curate.candidates.html_images import License, Page, image_source, read_page, squeezed, unescaped
-from diptych.curate.candidates.http_response import http_response
-from diptych.curate.candidates.rows import Candidate, fields_json, pair_key
-from diptych.curate.candidates.warc import Record, read_records
+from diptych.core.records import Counts, Field
+from diptych.curate.candidates.html_images import (
+    Page,
+    decoded,
+    image_source,
+    license_of,
+    read_page,
+    squeezed,
+    unescaped,
+)
+from diptych.curate.candidates.warc import Record, http_response, read_records
+from diptych.curate.columns import CANDIDATES
+from diptych.curate.fetch.addresses import MAX_URL
 from diptych.data.captions import caption_of
 
 CaptionSource = Literal["alt", "title", "figcaption", "link", "page"]
 
-MAX_URL_CHARACTERS = 4096  # longer ones are data or mistakes; `addresses` refuses them too
+MAX_TABLE_BYTES = 2**28  # of images in one table; a column of bytes may hold no more than 2 GiB
+KEY_BYTES = 16  # of a key that is a hash: two of 12 billion pairs share one with a probability of 2e-19
 _IMAGES = b'"IMG@/'
 _LICENSES = (b"icense", b"ICENSE", b"creativecommons")
-_PAGES = ("text/html", "application/xhtml+xml")
+_PAGES = ("text/html", "application/xhtml+xml", "")
 _OK = 200
 _BAD_IN_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
 _WEB = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[^/?#\s\[])", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:-]+(?=[/?#]|$)")
+# Most addresses of images are of this form, and joining it to an origin needs no parsing.
 _FROM_ROOT = re.compile(r"/(?:[A-Za-z0-9_~%,+@=:&-][A-Za-z0-9_~%,+@=:&.-]*+/?)*+")
-"""Most addresses of images are of this form, and joining it to an origin needs no parsing."""
 _LINE_ENDS = re.compile(r"[\t\r\n]")
 _SHOWN = 80  # characters of an address in an example
+
+
+class Candidate(NamedTuple):
+    """A row of `columns.CANDIDATES`."""
+
+    key: str
+    url: str | None
+    image: bytes | None
+    caption: str
+    page: str | None = None
+    license: str | None = None
+    fields: str | None = None
+
+
+def pair_key(image: str | bytes, caption: str) -> str:
+    """Name a pair by its image (address or encoded file) and caption, alike on every page and machine.
+
+    >>> pair_key("https://example.org/a.jpg", "a dog")
+    '16bc316ace41e702d10ac4d6102d81ec'
+    """
+    raw = image.encode() if isinstance(image, str) else image
+    # The length says where the image ends: joined by a separator, two different pairs can make one text.
+    return blake2b(b"%d %b%b" % (len(raw), raw, caption.encode()), digest_size=KEY_BYTES).hexdigest()
+
+
+def fields_json(fields: Mapping[str, Field]) -> str | None:
+    """Write further columns as one JSON object in a fixed order; None if there are none.
+
+    >>> fields_json({"b": 1, "a": "é"}), fields_json({})
+    ('{"a":"é","b":1}', None)
+    """
+    if not fields:
+        return None
+    return json.dumps(dict(sorted(fields.items())), ensure_ascii=False, separators=(",", ":"))
+
+
+def candidate_tables(rows: Iterable[Candidate], counts: Counts, *, most_rows: int) -> Iterator[pa.Table]:
+    """Gather candidates into tables of at most so many rows; of those that share a key the first is kept.
+
+    Rows that are handed out are counted as kept, the others are dropped as DUPLICATE_KEY.
+    """
+    seen: set[str] = set()
+    pending: list[Candidate] = []
+    size = 0
+    for row in rows:
+        if row.key in seen:
+            counts.drop(Reason.DUPLICATE_KEY, row.key)
+            continue
+        seen.add(row.key)
+        counts.keep()
+        pending.append(row)
+        size += len(row.image or b"")
+        if len(pending) >= most_rows or size >= MAX_TABLE_BYTES:
+            yield _table(pending)
+            pending, size = [], 0
+    yield _table(pending)
+
+
+def _table(rows: list[Candidate]) -> pa.Table:
+    columns = zip(*rows, strict=True) if rows else ((),) * len(CANDIDATES)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, CANDIDATES, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=CANDIDATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,127 +125,98 @@ class CrawlSettings:
     captions: tuple[CaptionSource, ...] = ("alt", "title", "figcaption")
 
     def __post_init__(self) -> None:
-        """Refuse to look nowhere.
-
-        Raises:
-            SettingsError: `captions` is empty.
-        """
+        """Raise SettingsError if `captions` is empty."""
         if not self.captions:
             raise SettingsError("no place for captions is named", expected="such as alt, title, figcaption")
 
 
 _FROM = {name: fields_json({"caption_from": name}) for name in get_args(CaptionSource)}
 
-Texts = Mapping[str, str | None]
-"""What was found in each place; None where there is nothing."""
-
 
 def pairs_of_wat(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
     """Read the pairs of a WAT file in order.
 
-    Args:
-        path: a `.warc.wat.gz` file.
-        settings: where captions are.
-        counts: gets one for each image that cannot be used and each damaged record; those that are yielded
-            are for the caller to count.
+    `counts` gets one for each image that cannot be used and each damaged record; those that are yielded are
+    for the caller to count.
     """
+    return _pairs(_wat_pages(path, counts), settings, counts)
+
+
+def pairs_of_warc(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
+    """Read the pairs of a WARC file in order; counts as `pairs_of_wat` does."""
+    return _pairs(_warc_pages(path, counts), settings, counts)
+
+
+def _wat_pages(path: Path, counts: Counts) -> Iterator[tuple[str, Page]]:
+    """Yield the address and images of each page."""
     for record in read_records(path, counts):
         # Two records of three tell of requests and of the crawl, and pages without images need no parsing.
         if record.kind == "metadata" and _IMAGES in record.body:
             try:
                 metadata = json.loads(record.body)
             except (ValueError, RecursionError) as error:
-                counts.drop(Reason.BAD_RECORD, f"{record.place} ({type(error).__name__})")
-                continue
-            yield from _wat_page(metadata, record, settings, counts)
+                counts.drop(Reason.BAD_RECORD, f"{record.where} ({type(error).__name__})")
+            else:
+                yield _wat_page(metadata, record)
 
 
-def pairs_of_warc(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read the pairs of a WARC file in order.
+def _wat_page(metadata: Any, record: Record) -> tuple[str, Page]:
+    """Read one page's metadata; whatever is not of the expected type counts as missing."""
+    envelope = _inside(metadata, "Envelope")
+    address = _inside(envelope, "WARC-Header-Metadata").get("WARC-Target-URI") or record.address
+    page = _inside(envelope, "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
+    head, links, license = _inside(page, "Head"), _objects(page.get("Links")), ""
+    if any(mark in record.body for mark in _LICENSES):  # few pages name one, and most links are no license
+        every = (*_objects(head.get("Link")), *links)
+        license = license_of((unescaped(_text(link.get("url"))), _text(link.get("rel"))) for link in every)
+    images: list[tuple[str | None, dict[str, str | None]]] = []
+    for link in links:
+        place = _text(link.get("path"))
+        if place.startswith("IMG@/"):
+            texts = {"alt": link.get("alt"), "title": link.get("title"), "page": head.get("Title")}
+            source = unescaped(_text(link.get("url")))
+            images.append(
+                (
+                    source if place == "IMG@/src" else image_source({place[5:]: source}),
+                    {name: html.unescape(text) for name, text in texts.items() if isinstance(text, str)},
+                )
+            )
+    return _text(address), Page(unescaped(_text(head.get("Base"))), license, images)
 
-    Args:
-        path: a `.warc.gz` file.
-        settings: where captions are.
-        counts: as for `pairs_of_wat`.
-    """
+
+def _warc_pages(path: Path, counts: Counts) -> Iterator[tuple[str, Page]]:
     for record in read_records(path, counts):
         if record.kind != "response" or not record.body.startswith(b"HTTP/"):
             continue
         try:
             response = http_response(record.body)
         except ValueError as error:
-            counts.drop(Reason.BAD_RECORD, f"{record.place} ({error})")
+            counts.drop(Reason.BAD_RECORD, f"{record.where} ({error})")
             continue
-        told = response.headers.get("content-type", "")
-        if response.status == _OK and told.split(";")[0].strip().lower() in (*_PAGES, ""):
-            page = read_page(decoded(response.body, told))
-            yield from _html_page(page, record, settings, counts)
+        kind = response.content_type.split(";")[0].strip().lower()
+        if response.status == _OK and kind in _PAGES:
+            yield record.address, read_page(decoded(response.body, response.content_type))
 
 
-def _wat_page(metadata: Any, record: Record, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read the images of one page's metadata; whatever is not of the expected type counts as missing."""
-    envelope = _inside(metadata, "Envelope")
-    address = _inside(envelope, "WARC-Header-Metadata").get("WARC-Target-URI") or record.address
-    page = _inside(envelope, "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
-    head, links, license = _inside(page, "Head"), _objects(page.get("Links")), License()
-    if any(mark in record.body for mark in _LICENSES):  # few pages name one, and most links are no license
-        for link in (*_objects(head.get("Link")), *links):
-            license.see(unescaped(_text(link.get("url")) or ""), _text(link.get("rel")) or "")
-    where = _Place(_text(address) or "", unescaped(_text(head.get("Base")) or ""), license.address)
-    title = _text(head.get("Title"))
-    for link in links:
-        path = link.get("path")
-        if isinstance(path, str) and path.startswith("IMG@/"):
-            texts = {"alt": link.get("alt"), "title": link.get("title"), "page": title}
-            found = {name: html.unescape(text) for name, text in texts.items() if isinstance(text, str)}
-            source: str | None = unescaped(_text(link.get("url")) or "")
-            if path != "IMG@/src":
-                source = image_source({path[5:]: source or ""})
-            yield from where.pair(source, found, settings, counts)
+def _pairs(pages: Iterable[tuple[str, Page]], settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
+    """Yield the pair of each image, or count why there is none."""
+    for address, page in pages:
+        shown = address if not _BAD_IN_URL.search(address) else None
+        base = (resolved(address, page.base) if page.base else None) or address
+        license = resolved(base, page.license) if page.license else None
+        for source, texts in page.images:
+            try:
+                place, caption = chosen(texts, settings.captions)
+                url = absolute(base, source)
+            except BadSampleError as error:
+                example = f"{shown}: {(source or '')[:_SHOWN]} {error.found}".rstrip()
+                counts.drop(error.reason, example.encode(errors="replace").decode())
+            else:
+                yield Candidate(pair_key(url, caption), url, None, caption, shown, license, _FROM[place])
 
 
-def _html_page(page: Page, record: Record, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    where = _Place(record.address, page.base, page.license.address)
-    for image in page.images:
-        texts = {"alt": image.alt, "title": image.title, "page": page.title or None}
-        texts |= {"figcaption": page.figure_caption(image), "link": page.link_text(image)}
-        yield from where.pair(image.source, texts, settings, counts)
-
-
-class _Place:
-    """A page, and what holds for all of its images."""
-
-    def __init__(self, address: str, base: str, license: str) -> None:
-        self._page = address if not _BAD_IN_URL.search(address) else None
-        self._base = (resolved(address, base) if base else None) or address
-        self._license = resolved(self._base, license) if license else None
-
-    def pair(
-        self, source: str | None, texts: Texts, settings: CrawlSettings, counts: Counts
-    ) -> Iterator[Candidate]:
-        """Yield the pair of one image, or count why there is none."""
-        try:
-            name, caption = chosen(texts, settings.captions)
-            url = absolute(self._base, source)
-        except BadSampleError as error:
-            where = ""
-            if len(counts.examples.get(error.reason, ())) < EXAMPLES_PER_REASON:
-                told = f"{self._page}: {(source or '')[:_SHOWN]} {error.found}".rstrip()
-                where = told.encode(errors="replace").decode()
-            counts.drop(error.reason, where)
-            return
-        yield Candidate(pair_key(url, caption), url, None, caption, self._page, self._license, _FROM[name])
-
-
-def chosen(texts: Texts, order: Iterable[str]) -> tuple[str, str]:
-    """Choose the first text that can be a caption.
-
-    Args:
-        texts: by place.
-        order: of the places, first choice first.
-
-    Returns:
-        The place and the caption in single spaces.
+def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, str]:
+    """Choose the first text, by place, that can be a caption; return its place and it in single spaces.
 
     Raises:
         BadSampleError: there is none; tells the fault of the first text that there was.
@@ -200,10 +240,10 @@ def chosen(texts: Texts, order: Iterable[str]) -> tuple[str, str]:
 
 
 def absolute(base: str, source: str | None) -> str:
-    """Make the address of an image absolute.
+    """Make the address of an image absolute; whether it may be requested is for `fetch` to say.
 
     Args:
-        base: of the page.
+        base: address of the page.
         source: as the page writes it; white space around it and line ends inside it mean nothing.
 
     Raises:
@@ -214,7 +254,7 @@ def absolute(base: str, source: str | None) -> str:
     """
     if not source or not source.strip():
         raise BadSampleError(Reason.MISSING_IMAGE)
-    if len(source) > MAX_URL_CHARACTERS:
+    if len(source) > MAX_URL:
         raise BadSampleError(Reason.BAD_ADDRESS, found=f"{len(source)} characters")
     url = resolved(base, source)
     if url is None:
@@ -230,14 +270,14 @@ def resolved(base: str, address: str) -> str | None:
     """
     plain = _LINE_ENDS.sub("", address.strip()).partition("#")[0]
     if not _WEB.match(plain):
-        if found := _FROM_ROOT.fullmatch(plain) and _ORIGIN.match(base):
-            return found[0] + plain
+        if origin := _FROM_ROOT.fullmatch(plain) and _ORIGIN.match(base):
+            return origin[0] + plain
         try:
             plain = urljoin(base, plain)
         except ValueError:
             return None
     plain = plain.replace(" ", "%20")
-    if not _WEB.match(plain) or len(plain) > MAX_URL_CHARACTERS or _BAD_IN_URL.search(plain):
+    if not _WEB.match(plain) or len(plain) > MAX_URL or _BAD_IN_URL.search(plain):
         return None
     return plain
 
@@ -252,5 +292,5 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

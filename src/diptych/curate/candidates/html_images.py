@@ -1,26 +1,34 @@
-"""Images of an HTML page with the texts around them, by a tokenizer that takes linear time.
+"""Images of an HTML page with the texts around them, by a tokenizer in linear time that builds no tree.
 
-It follows the standard where pages depend on it (comments, raw text, quotes, the first of two attributes).
-It builds no tree: figures and links are remembered while they are open.
-
-Ours although the stage is faster with FastWARC and selectolax 1.0.2 (79 MB of pages: 3.0 to 5.4 s,
-ours 4.4 to 5.0 s): its parser takes 4 s for 20,000 nested tags and 31 s for 40,000, so that one page of a
-crawl, up to 5 MiB, could stop the stage.
-
-Reads: the text of a page. Writes: nothing.
-Source: WHATWG HTML Standard, sections 13.2.5 (tokenization), 4.8.4 (images, srcset).
+Source: WHATWG HTML Standard, sections 13.2.3 (encoding), 13.2.5 (tokenization), 4.8.4 (srcset). Ours although
+the stage is faster with selectolax 1.0.2 (79 MB of pages: 3.0 to 5.4 s, ours 4.4 to 5.0 s): its parser takes
+31 s for 40,000 nested tags, so one page of a crawl, up to 5 MiB, could stop the stage.
 """
 
+import codecs
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html.entities import html5
+from typing import NamedTuple
 
-MAX_TEXT = 20_000
-"""Characters of a figure's caption or a link's text that are kept: enough to be refused as too long."""
-MAX_OUTWARD = 4
-"""Figures that may lie around one without a caption and still lend it theirs."""
+MAX_TEXT = 20_000  # characters kept of a figure's caption or a link's text: enough to be refused as too long
+MAX_OUTWARD = 4  # figures that may lie around one without a caption and still lend it theirs
+
+# By Python's name; labels stand for what browsers read them as. Anything else (UTF-7, escapes) is refused.
+_SAME = ("utf-8", "gb18030", "big5hkscs", "euc_jp", "iso2022_jp", "koi8-r", "koi8-u", "cp866", "mac-roman")
+_SAME_ISO = tuple(f"iso8859-{part}" for part in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16))
+_ENCODINGS = {name: name for name in (*_SAME, *_SAME_ISO, *(f"cp{page}" for page in range(1250, 1259)))} | {
+    "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874",
+    "tis-620": "cp874", "cp874": "cp874", "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs",
+    "shift_jis": "cp932", "cp932": "cp932", "euc_kr": "cp949", "cp949": "cp949",
+    "utf-16": "utf-8", "utf-16-le": "utf-8", "utf-16-be": "utf-8",  # nobody could have read the label
+}  # fmt: skip
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w:.\-]{1,40})", re.IGNORECASE)
+_META = re.compile(rb"<meta[^>]{0,400}?charset\s*=\s*[\"']?\s*([\w:.\-]{1,40})", re.IGNORECASE)
+_META_WITHIN = 4096  # bytes; the standard says 1,024, pages put it later
 
 _TAG = re.compile(r"<(?:(!--|[!?])|(/?)([a-zA-Z][^\s/>]*+))")
 # A quote opens a value only behind "="; a quote that is never closed is a character like others.
@@ -30,35 +38,74 @@ _ATTRIBUTE = re.compile(
 )
 _RAW = ("script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes", "template")
 _RAW_END = {name: re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE) for name in _RAW}
-_WITH_ATTRIBUTES = frozenset({"img", "a", "base", "link"})
 _REFERENCE = re.compile(r"&(?:#[0-9]{1,8};?|#[xX][0-9a-fA-F]{1,8};?|[a-zA-Z][a-zA-Z0-9]{1,31};?)(=?)")
-
-# Pages that load images late keep a place holder in src.
-_LAZY = ("data-src", "data-lazy-src", "data-original")
+_LAZY = ("data-src", "data-lazy-src", "data-original")  # pages that load late keep a place holder in src
 _SPACING = frozenset({"br", "p", "div", "li", "td", "tr", "h1", "h2", "h3"})
 _DESCRIPTOR = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})[wx]")
+_CC = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
 
 
-@dataclass(slots=True)
+def decoded(data: bytes, content_type: str = "") -> str:
+    """Decode a page by its byte order mark, its HTTP header or its `meta`, else as UTF-8 or Windows-1252.
+
+    We differ from the standard where nothing is declared: what is UTF-8 throughout is taken for UTF-8.
+    U+FFFD stands for bytes that are wrong in the encoding.
+
+    >>> decoded(b"caf\\xe9", "text/html; charset=ISO-8859-1"), decoded("café".encode()), decoded(b"caf\\xe9")
+    ('café', 'café', 'café')
+    """
+    for mark, name in _BOMS:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(name, "replace")
+    header, meta = _CHARSET.search(content_type), _META.search(data, 0, _META_WITHIN)
+    for label in (header[1] if header else "", meta[1].decode("ascii", "replace") if meta else ""):
+        if name := _encoding(label):
+            return data.decode(name, "replace")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # A page that was cut off in the middle of a letter is UTF-8 all the same.
+        cut = error.end == len(data) and error.reason == "unexpected end of data"
+        is_utf8 = cut and not data[: error.start].isascii()
+        return data.decode("utf-8" if is_utf8 else "cp1252", "replace")
+
+
+def _encoding(label: str) -> str:
+    try:
+        return _ENCODINGS.get(codecs.lookup(label).name, "") if label.strip() else ""
+    except (LookupError, ValueError):
+        return ""
+
+
 class _Text:
     """Text that is still growing, up to a length that no caption may have."""
 
-    pieces: list[str] = field(default_factory=list)
-    size: int = 0
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._size = 0
 
     def add(self, piece: str) -> None:
-        if self.size <= MAX_TEXT:
-            self.pieces.append(piece)
-            self.size += len(piece)
+        if self._size <= MAX_TEXT:
+            self._pieces.append(piece)
+            self._size += len(piece)
 
-    def whole(self) -> str:
-        return squeezed(html.unescape("".join(self.pieces)))
+    def whole(self) -> str | None:
+        return squeezed(html.unescape("".join(self._pieces))) or None
 
 
 @dataclass(slots=True)
 class _Figure:
-    outer: int
+    outer: "_Figure | None"
     text: str | None = None
+
+    def caption(self) -> str | None:
+        """Return the caption of this or, of those around it, the innermost figure that has one."""
+        figure: _Figure | None = self
+        for _ in range(1 + MAX_OUTWARD):
+            if figure is None or figure.text is not None:
+                break
+            figure = figure.outer
+        return figure.text if figure else None
 
 
 @dataclass(slots=True)
@@ -67,92 +114,26 @@ class _Link:
     inside: _Text = field(default_factory=_Text)
 
 
-_CC = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class License:
-    """The license of a page: the first declared by `rel=license`, else the first Creative Commons link.
-
-    >>> license = License()
-    >>> license.see("https://creativecommons.org/licenses/by/4.0/", "nofollow")
-    >>> license.see("/terms", "nofollow license")
-    >>> license.address
-    '/terms'
-    """
-
-    address: str = ""
-    declared: bool = False
-
-    def see(self, address: str, relation: str) -> None:
-        """Look at one link of the page."""
-        if self.declared or not address:
-            return
-        self.declared = "license" in relation.lower().split()
-        if self.declared or (not self.address and _CC.match(address)):
-            self.address = address
-
-
-@dataclass(slots=True)
-class PageImage:
-    """One `img` of a page.
-
-    Attributes:
-        source: as the page writes it; None if it names none.
-        alt: the text for those who cannot see it; None if there is none.
-        title: the text for those who point at it.
-        figure: number of the innermost figure around it, -1 for none.
-        link: the link around it.
-    """
-
-    source: str | None
-    alt: str | None
-    title: str | None
-    figure: int = -1
-    link: _Link | None = None
-
-
-@dataclass(slots=True)
-class Page:
+class Page(NamedTuple):
     """What a page says about its images.
 
     Attributes:
         base: what relative addresses start from, as the page writes it.
-        title: of the page.
-        license: which the page links to.
-        images: in order.
-        figures: in order.
+        license: see `license_of`.
+        images: (address as the page writes it, or None; texts by place: "alt", "title", "figcaption", "link",
+            "page"), in order.
     """
 
-    base: str = ""
-    title: str = ""
-    license: License = field(default_factory=License)
-    images: list[PageImage] = field(default_factory=list)
-    figures: list[_Figure] = field(default_factory=list)
-
-    def figure_caption(self, image: PageImage) -> str | None:
-        """Return the caption of the innermost figure around an image that has one."""
-        number = image.figure
-        for _ in range(1 + MAX_OUTWARD):
-            if number < 0:
-                return None
-            if self.figures[number].text is not None:
-                return self.figures[number].text
-            number = self.figures[number].outer
-        return None
-
-    def link_text(self, image: PageImage) -> str | None:
-        """Return the title of the link around an image, or its text."""
-        if image.link is None:
-            return None
-        return image.link.title or image.link.inside.whole() or None
+    base: str
+    license: str
+    images: list[tuple[str | None, dict[str, str | None]]]
 
 
 def read_page(text: str) -> Page:
     """Collect a page's images with the texts around them.
 
     >>> page = read_page('<figure><img src=a.jpg alt="A dog"><figcaption>Rex</figcaption></figure>')
-    >>> page.images[0].alt, page.figure_caption(page.images[0])
+    >>> page.images[0][1]["alt"], page.images[0][1]["figcaption"]
     ('A dog', 'Rex')
     """
     reader = _Reader()
@@ -162,42 +143,64 @@ def read_page(text: str) -> Page:
             reader.close(name)
         else:
             reader.open(name, attributes)
-    return reader.page
+    images = []
+    for values, figure, link in reader.images:
+        texts = {"alt": values.get("alt"), "title": values.get("title"), "page": reader.title or None}
+        texts["figcaption"] = figure.caption() if figure else None
+        texts["link"] = link.title or link.inside.whole() if link else None
+        images.append((image_source(values), texts))
+    return Page(reader.base, license_of(reader.links), images)
+
+
+def license_of(links: Iterable[tuple[str, str]]) -> str:
+    """Return the license of a page with (address, rel): one declared by its rel, else from Creative Commons.
+
+    >>> license_of([("https://creativecommons.org/licenses/by/4.0/", "nofollow"), ("/terms", "license")])
+    '/terms'
+    """
+    common = ""
+    for address, relation in links:
+        if address and "license" in relation.lower().split():
+            return address
+        common = common or (address if _CC.match(address) else "")
+    return common
 
 
 def _tags(text: str) -> Iterator[tuple[str, bool, str, str]]:
     """Yield (name, whether it closes, attributes, text since the tag before); for a title, what it holds."""
-    place, seen = 0, 0
-    while found := _TAG.search(text, place):
-        before = text[seen : min(found.start(), seen + MAX_TEXT)]
-        if found[1]:
+    position, seen = 0, 0
+    while tag := _TAG.search(text, position):
+        before = text[seen : min(tag.start(), seen + MAX_TEXT)]
+        if tag[1]:
             # "<!-->" is a whole comment.
-            end = text.find("-->", found.end() - 2) + 3 if found[1] == "!--" else text.find(">", place) + 1
-            if end <= found.start():
+            end = text.find("-->", tag.end() - 2) + 3 if tag[1] == "!--" else text.find(">", position) + 1
+            if end <= tag.start():
                 return
             yield "", False, "", before
-            place = seen = end
+            position = seen = end
             continue
-        name, rest = found[3].lower(), _REST.match(text, found.end())
+        name, rest = tag[3].lower(), _REST.match(text, tag.end())
         if rest is None:  # no tag ends any more
             return
-        place = seen = rest.end()
-        if name not in _RAW_END or found[2]:
-            yield name, bool(found[2]), text[found.end() : place - 1], before
+        position = seen = rest.end()
+        if name not in _RAW_END or tag[2]:
+            yield name, bool(tag[2]), text[tag.end() : position - 1], before
             continue
-        end_tag = _RAW_END[name].search(text, place)
+        end_tag = _RAW_END[name].search(text, position)
         if end_tag is None:
             return
-        yield name, False, text[place : min(end_tag.start(), place + MAX_TEXT)], before
-        place = seen = end_tag.start()
+        yield name, False, text[position : min(end_tag.start(), position + MAX_TEXT)], before
+        position = seen = end_tag.start()
 
 
 class _Reader:
-    """What is open at one point of a page."""
+    """What is open at one point of a page, and what was collected before it."""
 
     def __init__(self) -> None:
-        self.page = Page()
-        self._figures: list[int] = []
+        self.base = self.title = ""
+        self.links: list[tuple[str, str]] = []
+        self.images: list[tuple[dict[str, str], _Figure | None, _Link | None]] = []
+        self._figure: _Figure | None = None
         self._link: _Link | None = None
         self._caption: _Text | None = None
 
@@ -210,44 +213,36 @@ class _Reader:
     def open(self, name: str, attributes: str) -> None:
         if name in _SPACING:
             self.text(" ")
+        elif name == "img":
+            self.images.append((_attributes(attributes), self._figure, self._link))
+        elif name in ("a", "link"):
+            values = _attributes(attributes)
+            self.links.append((values.get("href", ""), values.get("rel", "")))
+            if name == "a":
+                self._link = _Link(squeezed(values.get("title", "")))
         elif name == "figure":
-            self.page.figures.append(_Figure(self._figures[-1] if self._figures else -1))
-            self._figures.append(len(self.page.figures) - 1)
+            self._figure = _Figure(self._figure)
         elif name == "figcaption":
             self._end_caption()
             self._caption = _Text()
         elif name == "title":
-            self.page.title = self.page.title or squeezed(html.unescape(attributes))
-        elif name in _WITH_ATTRIBUTES:
-            self._read(name, _attributes(attributes))
+            self.title = self.title or squeezed(html.unescape(attributes))
+        elif name == "base":
+            self.base = self.base or _attributes(attributes).get("href", "")
 
     def close(self, name: str) -> None:
-        if name == "figcaption":
-            self._end_caption()
-        elif name == "figure" and self._figures:
-            self._end_caption()
-            self._figures.pop()
-        elif name == "a":
+        if name == "a":
             self._link = None
+        elif name == "figcaption":
+            self._end_caption()
+        elif name == "figure" and self._figure is not None:
+            self._end_caption()
+            self._figure = self._figure.outer
 
     def _end_caption(self) -> None:
-        if self._caption is not None and self._figures:
-            figure = self.page.figures[self._figures[-1]]
-            figure.text = figure.text or self._caption.whole() or None
+        if self._caption is not None and self._figure is not None:
+            self._figure.text = self._figure.text or self._caption.whole()
         self._caption = None
-
-    def _read(self, name: str, values: dict[str, str]) -> None:
-        page = self.page
-        if name == "img":
-            figure = self._figures[-1] if self._figures else -1
-            source, alt, title = image_source(values), values.get("alt"), values.get("title")
-            page.images.append(PageImage(source, alt, title, figure, self._link))
-        elif name == "base":
-            page.base = page.base or values.get("href", "")
-        else:
-            page.license.see(values.get("href", ""), values.get("rel", ""))
-            if name == "a":
-                self._link = _Link(squeezed(values.get("title", "")))
 
 
 def _attributes(text: str) -> dict[str, str]:
@@ -271,8 +266,8 @@ def unescaped(value: str) -> str:
     return _REFERENCE.sub(_character, value) if "&" in value else value
 
 
-def _character(found: re.Match[str]) -> str:
-    whole, equals = found[0], found[1]
+def _character(match: re.Match[str]) -> str:
+    whole, equals = match[0], match[1]
     reference = whole[: len(whole) - len(equals)]
     known = reference[1] == "#" or reference[1:] in html5
     if not known or (equals and not reference.endswith(";")):
@@ -287,22 +282,22 @@ def image_source(values: dict[str, str]) -> str | None:
     'l.jpg'
     """
     plain = [values[name].strip() for name in (*_LAZY, "src") if values.get(name, "").strip()]
-    for value in plain:
-        if value[:5].lower() != "data:":
-            return value
-    for name in ("srcset", "data-srcset"):
-        if value := largest(values.get(name, "")):
-            return value
-    return plain[0] if plain else None
+    sets = (_largest(values.get(name, "")) for name in ("srcset", "data-srcset"))
+    web = [value for value in plain if not _is_data(value)] or list(filter(None, sets)) or plain
+    return web[0] if web else None
 
 
-def largest(srcset: str) -> str:
+def _is_data(address: str) -> bool:
+    return address[:5].lower() == "data:"
+
+
+def _largest(srcset: str) -> str:
     """Return the address of a `srcset` that stands for most pixels; the first of equals.
 
-    >>> largest("a.jpg, b.jpg 2x, c,d.jpg 1.5x")
+    >>> _largest("a.jpg, b.jpg 2x, c,d.jpg 1.5x")
     'b.jpg'
     """
-    candidates = [pair for pair in _srcset(srcset[:MAX_TEXT]) if pair[0][:5].lower() != "data:"]
+    candidates = [pair for pair in _srcset(srcset[:MAX_TEXT]) if not _is_data(pair[0])]
     return max(candidates, key=lambda pair: pair[1])[0] if candidates else ""
 
 
@@ -315,8 +310,8 @@ def _srcset(srcset: str) -> Iterator[tuple[str, float]]:
                 address, size, token = token.lstrip(","), 1.0, ""
                 comma = "," if address.endswith(",") else ""
             else:
-                told, comma, token = token.partition(",")
-                size = float(told[:-1]) if _DESCRIPTOR.fullmatch(told) else size
+                descriptor, comma, token = token.partition(",")
+                size = float(descriptor[:-1]) if _DESCRIPTOR.fullmatch(descriptor) else size
             if comma:
                 yield address.rstrip(","), size
                 address = ""
