@@ -32,11 +32,10 @@ Try next
   diptych pack YOUR_FOLDER shards             # your own images with captions beside them
 """
 
-SENTENCES = 20_000
-"""Scenes that the demo's corpus writes about."""
+SENTENCES = 20_000  # scenes that the demo's corpus writes about
 
+# Pairs of the run on the crawl as it was: a third of the schedule is enough to see a difference
 UNCURATED_SAMPLES = 25_600
-"""Pairs of the run on the crawl as it was: a third of the schedule is enough to see a difference."""
 
 WITHOUT = (
     "The same model, schedule and number of pairs, trained on the crawl as it came and on what curation made "

@@ -19,10 +19,10 @@ from diptych.core.machine import sleep_where_contended
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
+# Errors of the system that the user can mend; any other is a bug of ours and keeps its traceback
 MACHINE_FAULTS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE,
 )  # fmt: skip
-"""Errors of the system that the user can mend; any other is a bug of ours and keeps its traceback."""
 
 OUT_OF_MEMORY = "can't allocate memory"  # how torch's CPU allocator words it, in a plain RuntimeError
 

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from diptych.evaluate.prompts.word_senses import WordSense
     from diptych.models.model import Model
 
-SHOWN_ALTERNATIVES = 2
-"""Other senses that are printed beside the chosen one."""
+SHOWN_ALTERNATIVES = 2  # other senses that are printed beside the chosen one
 
 HEAD = """\
 # Class names with what they were taken to mean. Written by `diptych prompts`; change whatever is wrong.

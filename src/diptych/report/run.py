@@ -53,16 +53,15 @@ if TYPE_CHECKING:
     from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
-CARDS, CARD_IMAGES = 6, 4
-"""Classes among the best and the worst, and images of each."""
+CARDS, CARD_IMAGES = 6, 4  # classes among the best and the worst, and images of each
 
+# Keys of `metrics.jsonl` that are drawn as small curves, and their names on the page
 CURVES = (
     ("scale", "scale"),
     ("samples_per_second", "pairs per second"),
     ("data_wait_fraction", "time spent waiting for data"),
     ("lr", "learning rate"),
 )
-"""Keys of `metrics.jsonl` that are drawn as small curves, and their names on the page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,10 @@ from diptych.report.run import (
     with_images,
 )
 
+# With more tasks each shows fewer classes: a page of 27 data sets is still a page
 FEW_TASKS, MANY_CARDS, FEW_CARDS = 4, 6, 2
-"""With more tasks each shows fewer classes: a page of 27 data sets is still a page."""
 
-REFERENCES = "ViT-B-32/openai", "ViT-L-14-336/openai"
-"""Models of the paper that every result is shown beside."""
+REFERENCES = "ViT-B-32/openai", "ViT-L-14-336/openai"  # Models of the paper that every result is shown beside
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import DataError, IntegrityError, UsageError
 from diptych.core.files.durable import staging_folder, writing
-from diptych.core.manifest import (
-    Manifest,
-    file_entry,
-    is_done,
-    read_manifest,
-    verify,
-    write_manifest,
-)
+from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS
 from diptych.models.encode import IMAGE_BATCH, image_batches
@@ -39,25 +32,16 @@ if TYPE_CHECKING:
     from diptych.models.model import Model
 
 KIND = "index"
-FORMAT = 2
-"""Format 1 did not say where the images' files are."""
+FORMAT = 2  # Format 1 did not say where the images' files are
 VECTORS, ENTRIES = "vectors.npy", "entries.jsonl"
 
+# float16 halves the file and moves a cosine by less than 0.001; scores are float32 either way
 Dtype = Literal["float16", "float32"]
-"""float16 halves the file and moves a cosine by less than 0.001; scores are float32 either way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an index knows of a row besides its direction.
-
-    Attributes:
-        key: the sample's name in its source.
-        position: its place among the pairs of the source.
-        caption: its first caption; empty if it has none.
-        path: the file that the image was read from, or that holds it, as the source was named; empty if there
-            is none.
-    """
+    """A row of an index: key and position in its source, first caption and file, or "" for none."""
 
     key: str
     position: int
@@ -67,14 +51,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index that is open.
-
-    Attributes:
-        folder: where its files lie.
-        vectors: (N, E) float16 or float32, unit length, mapped from the file.
-        entries: N entries, row by row.
-        manifest: its receipt.
-    """
+    """An open index; its vectors (N, E), float16 or float32 of unit length, are mapped from the file."""
 
     folder: Path
     vectors: NDArray[Any]
@@ -88,12 +65,7 @@ class Index:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
-        """Open a finished index and check every byte of it.
-
-        Raises:
-            UsageError: there is no finished index in the folder, or one of another format.
-            IntegrityError: a file is not what the manifest says.
-        """
+        """Open a finished index and check every byte of it."""
         folder = Path(folder)
         manifest = read_manifest(folder, KIND)
         if manifest.format != FORMAT:
@@ -139,10 +111,6 @@ class Index:
             folder: of the index; an index that was made from something else is replaced.
             batch_size: images per step.
             dtype: of the file.
-
-        Raises:
-            DataError: the source has no image that can be read.
-            UsageError: the folder holds something that is no index.
         """
         folder = Path(folder)
         settings = {"dtype": dtype, "max_pixels": DEFAULT_LIMITS.max_pixels}
@@ -209,7 +177,7 @@ def _write_rows(
         raise DataError(
             "there is nothing to search",
             where=source.name,
-            found=f"{counts.seen} samples, none with a picture that can be read",
+            found=f"{counts.seen} samples, none with an image that can be read",
             expected="at least one",
             fix="check the source's columns and files",
         )

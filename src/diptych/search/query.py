@@ -1,8 +1,6 @@
 """Answer a text or an image with the nearest images of an index, exactly.
 
 Every row is compared, a block at a time: 1 to 2 seconds for a million rows of 512 on two busy cores.
-
-Reads: an index. Writes: nothing.
 """
 
 from dataclasses import dataclass
@@ -21,23 +19,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from diptych.models.model import Model
-    from diptych.search.index import Entry, Index
+    from diptych.search.index import Index
 
-BLOCK_ROWS = 65_536
-"""Rows turned into float32 at a time: 128 MiB at a width of 512."""
+BLOCK_ROWS = 65_536  # rows turned into float32 at a time: 128 MiB at a width of 512
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One image that was found.
-
-    Attributes:
-        key: the sample's name in its source.
-        score: cosine in [-1, 1].
-        position: its place among the pairs of the source.
-        caption: its first caption; empty if it has none.
-        path: the file that the image was read from, or that holds it; empty if there is none.
-    """
+    """One image: key, cosine in [-1, 1], position in its source, first caption and file, or "" for none."""
 
     key: str
     score: float
@@ -47,15 +36,7 @@ class Hit:
 
 
 class Searcher:
-    """A model and an index that belong together.
-
-    Args:
-        model: embeds the queries.
-        index: rows that the same model made.
-
-    Raises:
-        IntegrityError: another model made the index.
-    """
+    """A model that embeds queries, and an index that the same model made."""
 
     def __init__(self, model: "Model", index: "Index") -> None:
         digest = model.digest
@@ -74,16 +55,12 @@ class Searcher:
         return self._hits(encode_texts(self._model, [query])[0], k)
 
     def image(self, query: "Image | bytes", k: int = 10) -> list[Hit]:
-        """Find the k images nearest to an image, best first.
-
-        Raises:
-            UsageError: the image cannot be read.
-        """
+        """Find the k images nearest to an image, best first."""
         counts = Counts()
         row = encode_images(self._model, [query], counts=counts)[0]
         if counts.dropped:
             raise UsageError(
-                "the query picture cannot be read",
+                "the query image cannot be read",
                 found=", ".join(map(str, counts.dropped)),
                 expected=f"one of {', '.join(READ_FORMATS)}",
                 fix="open and save it with an image editor",
@@ -92,10 +69,11 @@ class Searcher:
 
     def _hits(self, query: NDArray[np.float32], k: int) -> list[Hit]:
         rows, scores = top_k(query, self.index.vectors, k)
-        found: list[tuple[Entry, float]] = [
-            (self.index.entries[row], float(score)) for row, score in zip(rows, scores, strict=True)
+        entries = [self.index.entries[row] for row in rows]
+        return [
+            Hit(entry.key, float(score), entry.position, entry.caption, entry.path)
+            for entry, score in zip(entries, scores, strict=True)
         ]
-        return [Hit(entry.key, score, entry.position, entry.caption, entry.path) for entry, score in found]
 
 
 def top_k(
@@ -110,10 +88,6 @@ def top_k(
 
     Returns:
         (min(k, N),) int64 rows and float32 scores.
-
-    Raises:
-        UsageError: k is below 1.
-        ArrayError: the query holds NaN, or is of another width.
 
     >>> top_k(np.array([1, 0], np.float32), np.array([[0, 1], [1, 0], [1, 0]], np.float16), 2)
     (array([1, 2]), array([1., 1.], dtype=float32))

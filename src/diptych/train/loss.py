@@ -26,16 +26,16 @@ from torch.autograd.function import once_differentiable
 from diptych.core.errors import ArrayError
 from diptych.models.towers.numerics import current_engine, linear
 
+# Up to this many pairs the one matrix of exponentials (16 MiB at most) is kept instead of computed again
 DIRECT_SIZE = 2048
-"""Up to this many pairs the one matrix of exponentials (16 MiB at most) is kept instead of computed again."""
+# Side of a tile of logits, 16 MiB of float32. From 512 to 2048 the time is the same, nearly all of it in the
+# matrix products; larger tiles wait less for threads on a busy machine.
 TILE = 2048
-"""Side of a tile of logits, 16 MiB of float32. From 512 to 2048 the time is the same, nearly all of it in the
-matrix products; larger tiles wait less for threads on a busy machine."""
+# exp(70)·N stays below float32's largest number for N up to 10⁸, exp(-70) above its smallest normal one
 EXPONENT_ROOM = 70.0
-"""exp(70)·N stays below float32's largest number for N up to 10⁸, exp(-70) above its smallest normal one."""
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+# What underflow may take from a sum before the exact path is used: well below float32's own rounding
 LOST_FRACTION = 1e-8
-"""What underflow may take from a sum before the exact path is used: well below float32's own rounding."""
 
 
 @dataclass(frozen=True, slots=True)

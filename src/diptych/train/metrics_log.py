@@ -20,21 +20,14 @@ from diptych.core.records import Metric
 from diptych.data.loader import Batch
 from diptych.train.steps import StepResult
 
+# From this share of its time spent waiting for a processor on, the log says that the machine is busy
 BUSY_FRACTION = 0.25
-"""From this share of its time spent waiting for a processor on, the log says that the machine is busy."""
-STALL_FRACTION = 0.98
-"""A loss above this share of ln N has learnt next to nothing."""
-STALL_STEPS = 200
-"""Steps after the warm-up before the log says that nothing is being learnt."""
+STALL_FRACTION = 0.98  # A loss above this share of ln N has learnt next to nothing
+STALL_STEPS = 200  # steps after the warm-up before the log says that nothing is being learnt
 
 
 def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
-    """Return the numbers that were measured at a step of a run.
-
-    Args:
-        path: its `metrics.jsonl`; a missing one has none.
-        step: after which they were measured.
-    """
+    """Return the numbers that `metrics.jsonl` holds for a step; a missing file holds none."""
     if not path.exists():
         return ()
     lines = [json.loads(line) for line in _lines(path) if _step_of(line) == step]
@@ -52,17 +45,9 @@ def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
 
 
 class MetricsLog:
-    """Collects the figures of steps and writes them when they are due.
+    """Collects the figures of steps and writes them when they are due: every so many steps and at the last.
 
-    Args:
-        path: `metrics.jsonl` of the run.
-        progress: where the figures are shown.
-        every: steps between two lines; the last step always has one.
-        last_step: of the run.
-        warmup_steps: before which nothing is expected to be learnt.
-
-    Attributes:
-        losses: of the finite steps since the last line.
+    `losses` are those of the finite steps since the last line.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+# Gains, biases, the class embedding and the logit scale have fewer dimensions; weights have at least two
 DECAYED_DIMENSIONS = 2
-"""Gains, biases, the class embedding and the logit scale have fewer dimensions; weights have at least two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
-    """Scale all gradients down to a common norm and return the norm they had.
+    """Scale all gradients down to a common L2 norm (None only measures) and return the norm they had.
 
-    Args:
-        parameters: with or without gradients.
-        max_norm: largest L2 norm over all gradients together; None only measures.
-
-    Returns:
-        0-D float, the norm before scaling; not finite if any gradient is not.
+    It is a 0-D float, not finite if any gradient is not.
     """
     held = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])

@@ -9,20 +9,14 @@ import math
 def learning_rate(
     step: int, *, peak: float, warmup_steps: int, total_steps: int, min_lr_ratio: float = 0.0
 ) -> float:
-    """Return the learning rate that a step uses.
+    """Return the learning rate, in [0, peak], that a step uses.
 
     Args:
-        step: number of the step, from 0.
-        peak: learning rate at the end of the warm-up.
-        warmup_steps: steps of the linear rise; the first one already uses peak / warmup_steps.
-        total_steps: length of the run; from there on the floor holds.
+        step: from 0, as in open_clip 3.3, whose rates these are for a `min_lr_ratio` of 0.
+        peak: rate at the end of the warm-up.
+        warmup_steps: of the linear rise; the first one already uses peak / warmup_steps.
+        total_steps: from there on the floor holds.
         min_lr_ratio: where the cosine ends, as a fraction of the peak; the paper has 0.
-
-    Returns:
-        A rate in [0, peak].
-
-    Source:
-        Radford et al. 2021; step 0 counts as in open_clip 3.3, whose rates these are for a floor of 0.
 
     >>> [learning_rate(s, peak=1.0, warmup_steps=2, total_steps=6) for s in (0, 1, 2, 4, 6)]
     [0.5, 1.0, 1.0, 0.5, 0.0]

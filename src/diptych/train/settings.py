@@ -12,8 +12,8 @@ from diptych.train.optimizer import AdamWSettings, paper_constants
 
 Precision = Literal["float32", "bfloat16"]
 
+# Settings that may change when a run is resumed: they do not change what is computed
 RESUME_IGNORED_FIELDS = ("device", "log_every", "save_every_steps", "evaluate_every_steps", "keep")
-"""Settings that may change when a run is resumed: they do not change what is computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +96,11 @@ class TrainSettings:
         }
         for name, value in positive.items():
             if not value > 0:
-                raise SettingsError(
-                    "a setting of the run is too small",
-                    where=f"train.{name}",
-                    found=value,
-                    expected="more than 0",
-                )
+                what, where = "a setting of the run is too small", f"train.{name}"
+                raise SettingsError(what, where=where, found=value, expected="more than 0")
 
     def total_steps(self, count: int) -> int:
-        """Return the length of the run in steps over a data set of `count` pairs.
-
-        Raises:
-            SettingsError: the warm-up would not end.
+        """Return the length of the run in steps over a data set of `count` pairs; its warm-up has to end.
 
         >>> TrainSettings(epochs=1.5, batch_size=100, warmup_steps=2).total_steps(1000)
         15
@@ -165,11 +158,7 @@ class TrainSettings:
         )
 
     def resolved_device(self) -> torch.device:
-        """Return the device.
-
-        Raises:
-            SettingsError: torch does not know it, or finds none here.
-        """
+        """Return the device."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         fix = 'device = "auto" takes a GPU where there is one'

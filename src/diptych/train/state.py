@@ -20,21 +20,14 @@ from torch import Tensor, nn
 from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError
 from diptych.core.files.durable import clean_temporaries, remove, staging_folder, write_bytes, write_json
 from diptych.core.files.json_objects import read_json
-from diptych.core.manifest import (
-    Manifest,
-    file_entry,
-    read_manifest,
-    verify,
-    write_manifest,
-)
+from diptych.core.manifest import Manifest, file_entry, read_manifest, verify, write_manifest
 from diptych.core.settings import from_mapping, with_current_names
 
 KIND = "training state"
 FORMAT = 2
 TENSORS, FACTS = "state.safetensors", "state.json"
 STEP_DIGITS = 7
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-"""What torch's AdamW keeps for every parameter."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch's AdamW keeps for every parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +35,8 @@ class Counters:
     """Where a run stands.
 
     Attributes:
-        step: steps done.
         samples_seen: the loader's position.
-        skipped_steps: steps that were left out because loss or gradients were not finite.
-        skipped_in_row: how many of them in a row, up to now.
+        skipped_steps: left out because loss or gradients were not finite; skipped_in_row of them just now.
         losses: of the steps since the last line of metrics.
         seconds: of the run so far, over all its sessions.
         samples: what the loader used and dropped, as `Counts.as_dict` gives it.
@@ -65,7 +56,6 @@ class Facts:
     """The content of state.json.
 
     Attributes:
-        counters: where the run stands.
         identity: settings, architecture and data: what must be the same for a resumed run to be the same run.
         machine: torch version and threads: bits may differ where these do.
     """
@@ -84,28 +74,9 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def save(
-    folder: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    facts: Facts,
-    *,
-    keep: int,
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, facts: Facts, *, keep: int
 ) -> Path:
-    """Write the state of a step, then delete all but the newest `keep` ones.
-
-    Args:
-        folder: of all states of the run.
-        module: its parameters and buffers are stored.
-        optimizer: its moments are stored.
-        facts: counters, identity, machine.
-        keep: how many states remain, 1 or more.
-
-    Returns:
-        The new state's folder.
-
-    Raises:
-        EnvironmentFault: the disk refuses; the states before are then untouched.
-    """
+    """Write the state of a step into the folder of all states, then delete all but the newest `keep` ones."""
     final = folder / f"step-{facts.counters.step:0{STEP_DIGITS}d}"
     with staging_folder(final, replace=True) as staged:
         write_bytes(staged / TENSORS, save_tensors(dict(_tensors(module, optimizer))))
@@ -120,12 +91,7 @@ def save(
 def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
     """Return the newest state that is complete and undamaged, or None if none was ever written.
 
-    Args:
-        folder: of all states of the run.
-        log: called with a message for every state that is passed over.
-
-    Raises:
-        IntegrityError: there are states, and all of them are damaged.
+    `log` is called with a message for every state that is passed over; if all are damaged, that is an error.
     """
     if not folder.is_dir():
         return None
@@ -149,11 +115,7 @@ def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
 
 
 def load_facts(state: Path) -> Facts:
-    """Read the counters and the identity of a state that `latest` returned.
-
-    Raises:
-        UsageError: another version of the package wrote it.
-    """
+    """Read the counters and the identity of a state that `latest` returned."""
     version = read_manifest(state).format
     if version != FORMAT:
         raise UsageError(
@@ -168,11 +130,7 @@ def load_facts(state: Path) -> Facts:
 
 @torch.no_grad()
 def restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Copy a state's tensors into a model and its optimizer.
-
-    Raises:
-        IntegrityError: the tensors are not those of this model.
-    """
+    """Copy a state's tensors into a model and its optimizer."""
     try:
         tensors = load_tensors((state / TENSORS).read_bytes())
     except (OSError, SafetensorError) as error:
@@ -192,10 +150,7 @@ def restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
 
 
 def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: object) -> None:
-    """Compare the identity of a run with that of its saved state.
-
-    Raises:
-        SettingsError: they differ; names every setting that does.
+    """Refuse to resume a run whose identity is not that of its saved state; name every setting that differs.
 
     >>> require_same({"train": {"seed": 1}}, {"train": {"seed": 1}}, where="runs/a")
     """

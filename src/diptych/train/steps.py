@@ -22,11 +22,10 @@ from diptych.train.optimizer import adamw, clip_gradients, set_learning_rate
 from diptych.train.schedule import learning_rate
 from diptych.train.settings import TrainSettings
 
-BAD_STEPS_IN_ROW = 3
-"""One bad batch happens; three in a row mean that the run has broken."""
+BAD_STEPS_IN_ROW = 3  # one bad batch happens; three in a row mean that the run has broken
 
+# (image_embeds (N, E), text_embeds (N, E), scale 0-D) to a 0-D loss
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(image_embeds (N, E), text_embeds (N, E), scale 0-D) to a 0-D loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,6 @@ class StepResult:
     """Result of one step.
 
     Attributes:
-        loss: of this batch.
         scale: after the update.
         rate: learning rate used.
         gradient_norm: over all parameters, before clipping.
@@ -49,14 +47,7 @@ class StepResult:
 
 
 class TrainStep:
-    """Model and optimizer, and how a batch changes them.
-
-    Attributes:
-        optimizer: AdamW over the model's parameters.
-        precision: of the towers.
-        skipped_steps: steps that were left out so far.
-        skipped_in_row: of these, how many just now.
-    """
+    """Model and optimizer, and how a batch changes them."""
 
     def __init__(self, model: Model, settings: TrainSettings, loss: Loss, *, total_steps: int) -> None:
         self.model, self.settings, self.loss, self.total_steps = model, settings, loss, total_steps
@@ -109,11 +100,7 @@ class TrainStep:
         return StepResult(loss_value, math.exp(log_scale), rate, norm_value, finite)
 
     def require_progress(self, step: int, batch: Batch, loader: Loader, folder: Path) -> None:
-        """Stop a run whose steps keep failing, and leave the last batch's sample keys behind.
-
-        Raises:
-            NonFiniteError: `BAD_STEPS_IN_ROW` steps in a row were skipped.
-        """
+        """Stop a run whose steps keep failing, and leave the last batch's sample keys behind."""
         if self.skipped_in_row < BAD_STEPS_IN_ROW:
             return
         path = folder / "bad_batch.json"

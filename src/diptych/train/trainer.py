@@ -33,8 +33,8 @@ from diptych.train.signals import StopSignal
 from diptych.train.state import Counters, Facts
 from diptych.train.steps import Loss, TrainStep
 
+# So many saves in a row may fail (a full disk that is being cleared) before the run gives up
 FAILED_SAVES = 3
-"""So many saves in a row may fail (a full disk that is being cleared) before the run gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,7 @@ class TrainResult:
     """How a run ended.
 
     Attributes:
-        steps: steps done.
-        samples_seen: pairs seen.
-        skipped_steps: steps left out because loss or gradients were not finite.
+        skipped_steps: left out because loss or gradients were not finite.
         seconds: of the whole run, over all its sessions.
         metrics: of the last evaluation.
         model_folder: the checkpoint; None if the run was stopped before its end.
@@ -80,7 +78,6 @@ def train(
     Args:
         model: with its starting weights; has the trained ones afterwards.
         loader: batches of `settings.batch_size` pairs, seeded with `settings.seed`.
-        settings: the run.
         run_folder: for everything the run writes.
         evaluators: called every `evaluate_every_steps` and at the end.
         resume: go on from the newest good state in the folder (from the start where there is none). The

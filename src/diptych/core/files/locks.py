@@ -23,8 +23,8 @@ LOCK_NAME = ".diptych-lock"
 HELD_BY_ANOTHER = (errno.EACCES, errno.EAGAIN)  # POSIX allows both for a lock that another process holds
 OWNER_BYTES = 300  # of the owner's description that a message shows
 
+# (process, lock file) -> thread: record locks do not tell the threads of one process apart
 _owners: dict[tuple[int, Path], int] = {}
-"""(process, lock file) -> thread: record locks do not tell the threads of one process apart."""
 _changing = threading.Lock()
 
 
