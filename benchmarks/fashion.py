@@ -27,17 +27,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from contest import machine, missing, options_of, skip, write_result
 
 from diptych.cli.recipe import Recipe, load_recipe
-from diptych.cli.run import build_suites
+from diptych.cli.run import task_specs
 from diptych.core.records import Counts, Metric
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.sources.open import Columns, open_source
+from diptych.data.tokenizers.clip import TokenCounts
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate.source import Suite
+from diptych.evaluate.suite.run import SourceEvaluator, source_evaluators
 from diptych.models import checkpoint
+from diptych.models.encode import Encoder
 from diptych.models.model import Model
 from diptych.train.settings import TrainSettings
 
@@ -46,30 +47,34 @@ PEER = Path(__file__).with_name("fashion_peer.py")
 END = -1  # stands behind each number of a text, where the end token would
 
 
-class EmbeddedTexts:
+class EmbeddedTexts(Encoder):
     """Stands in for a model whose text embeddings were computed elsewhere; numbers the texts it is asked for.
 
     Args:
         embed_dim: width of the embeddings.
         places: text to row.
-        embeds: (M, E) one row per text; None only collects texts and answers with noise.
+        embeds: (M, E) one row per text; None only collects texts and gives noise.
     """
 
-    device = "cpu"
+    scale, bias, context_length = 100.0, 0.0, 77
 
-    def __init__(self, embed_dim: int, places: dict[str, int], embeds: torch.Tensor | None) -> None:
-        self.config = SimpleNamespace(embed_dim=embed_dim, text=SimpleNamespace(end_id=END))
+    def __init__(self, embed_dim: int, places: dict[str, int], embeds: np.ndarray | None) -> None:
+        text = SimpleNamespace(end_id=END)
+        self.config = SimpleNamespace(embed_dim=embed_dim, text=text, logit_bias_init=None)
+        self.tokenizer, self.counts = self, TokenCounts()
         self.places, self.embeds = places, embeds
 
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+    def tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Return (B, 2): the text's row and an end."""
-        return torch.tensor([[self.places.setdefault(text, len(self.places)), END] for text in texts])
+        return np.array([[self.places.setdefault(text, len(self.places)), END] for text in texts])
 
-    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return (B, E)."""
+    def encode_batch(self, batch: np.ndarray, precision: str = "", *, output: str = "embeds") -> np.ndarray:
+        """Return (B, E), unit length."""
+        del precision, output
         if self.embeds is None:
-            return torch.randn(len(tokens), self.config.embed_dim, generator=torch.Generator().manual_seed(0))
-        return self.embeds[tokens[:, 0]]
+            return np.random.default_rng(0).standard_normal((len(batch), self.config.embed_dim), np.float32)
+        rows = self.embeds[batch[:, 0]]
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def train_ours(options: argparse.Namespace, run: Path) -> None:
@@ -105,7 +110,7 @@ def our_figures(run: Path) -> dict[str, Any]:
     }
 
 
-def empty_pairs(suite: Suite) -> EmbeddedPairs:
+def empty_pairs(suite: SourceEvaluator) -> EmbeddedPairs:
     """Read a source's captions and columns; its pictures stay out."""
     counts = Counts()
     pairs = [(pair.key, pair.captions, pair.fields) for pair in suite.source.pairs(counts)]
@@ -113,14 +118,16 @@ def empty_pairs(suite: Suite) -> EmbeddedPairs:
     return EmbeddedPairs(keys, np.empty((len(pairs), 0), np.float32), captions, fields, counts)
 
 
-def score(suite: Suite, pairs: EmbeddedPairs, images: np.ndarray, model: EmbeddedTexts) -> list[Metric]:
+def score(
+    suite: SourceEvaluator, pairs: EmbeddedPairs, images: np.ndarray, model: EmbeddedTexts
+) -> list[Metric]:
     """Score embeddings with the recipe's own tasks."""
     whole = EmbeddedPairs(pairs.keys, images, pairs.captions, pairs.fields, pairs.counts)
     stand_in: Any = model
-    return [metric for task in suite.tasks for metric in task.score(stand_in, whole).metrics()]
+    return suite.score(stand_in, whole).metrics()
 
 
-def texts_of(suite: Suite, pairs: EmbeddedPairs, embed_dim: int) -> list[str]:
+def texts_of(suite: SourceEvaluator, pairs: EmbeddedPairs, embed_dim: int) -> list[str]:
     """List every title and prompt that the suite will ask for, by scoring noise."""
     collector = EmbeddedTexts(embed_dim, {}, None)
     noise = np.random.default_rng(0).standard_normal((len(pairs.keys), embed_dim), dtype=np.float32)
@@ -184,7 +191,7 @@ def main() -> None:
     ours = our_figures(options.out / "diptych")
     model = checkpoint.load(options.out / "diptych" / "model")
     ours["parameters"] = sum(parameter.numel() for parameter in model.clip.parameters())
-    (suite,) = build_suites(recipe.evaluate)
+    (suite,) = source_evaluators(task_specs(recipe.evaluate))
     pairs = empty_pairs(suite)
     texts = texts_of(suite, pairs, model.config.embed_dim)
     seconds = options.minutes * 60 if options.minutes else ours["seconds"]
@@ -193,7 +200,7 @@ def main() -> None:
     (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
     subprocess.run([options.peer_python, str(PEER), str(folder / "task.json")], check=True)
     theirs = json.loads((folder / "figures.json").read_text("utf-8"))
-    embeds = torch.from_numpy(np.load(folder / "text_embeds.npy"))
+    embeds = np.load(folder / "text_embeds.npy")
     stand_in = EmbeddedTexts(model.config.embed_dim, {text: row for row, text in enumerate(texts)}, embeds)
     found = score(suite, pairs, np.load(folder / "image_embeds.npy"), stand_in)
     theirs["metrics"] = [metric.as_dict() for metric in found]

@@ -20,7 +20,7 @@ from diptych.evaluate.metrics.classification import label_ranks
 from diptych.evaluate.metrics.intervals import clopper_pearson, paired_gain
 from diptych.evaluate.probe.linear_probe import LinearProbe, PenaltySearch, strength
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates
-from diptych.evaluate.zeroshot import compare_prompts
+from diptych.evaluate.suite.zeroshot import classifiers
 from experiments.claims.recipe import ShotsPart
 from experiments.claims.run import OBJECTIVES, ExperimentContext
 from experiments.claims.scaling import error_law, needed
@@ -187,17 +187,18 @@ def _ask(model: "Model", eval_set: EvalSet, templates: Sequence[str]) -> dict[st
     ]
     with torch.inference_mode():
         embeds = embeds_of(model, eval_set).numpy()
-    scores = compare_prompts(
-        model, embeds, eval_set.labels, eval_set.class_names, prompt_sets=sets, task=eval_set.name
-    )
-    bare, photo, *_, last = scores
+    hits = {
+        prompts.name: label_ranks(embeds, eval_set.labels, classifier) < 1
+        for prompts, classifier in classifiers(model, eval_set.class_names, sets)
+    }
+    bare, photo, *_, last = hits
     gains = [(photo, bare), (last, photo), (last, bare)]
     return {
-        "rows": [{"name": s.name, **_share(int(s.hits.sum()), len(s.hits))} for s in scores],
+        "rows": [{"name": name, **_share(int(won.sum()), len(won))} for name, won in hits.items()],
         "gains": [
-            {"of": after.name, "over": before.name, "value": value, "ci95": interval}
+            {"of": after, "over": before, "value": value, "ci95": interval}
             for after, before in gains
-            for value, interval in [paired_gain(before.hits, after.hits)]
+            for value, interval in [paired_gain(hits[before], hits[after])]
         ],
     }
 

@@ -15,7 +15,7 @@ from tests.evaluate import miniatures
 
 from diptych.core.records import Counts
 from diptych.data.sources.open import open_source
-from diptych.evaluate.suite.plan import Protocol, TaskSpec
+from diptych.evaluate.suite.plan import ProtocolName, TaskSpec
 from diptych.evaluate.tasks.registry import suite_names
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def test_the_commands_run_and_write_what_the_page_says(
     theirs = json.loads((place / "runs/evaluate/mnist/clip_benchmark/mnist_zeroshot.json").read_text())
     assert theirs["task"] == "zeroshot_classification" and theirs["dataset"] == "mnist"
     probed = json.loads((place / "probed" / "mnist.json").read_text())
-    assert probed["not_run"] == {"probe": "no training pictures were found"}
+    assert probed["not_run"] == {"probe": "no training images were found"}
 
 
 def test_the_python_runs(
@@ -89,7 +89,7 @@ def test_the_python_runs(
 
 def test_the_tables_are_whole() -> None:
     assert sorted(table("entry")) == sorted(field.name for field in dataclasses.fields(TaskSpec))
-    assert table("protocol") == list(get_args(Protocol))
+    assert table("protocol") == list(get_args(ProtocolName))
     assert all(f"`{name}`" in PAGE for name in suite_names())
 
 

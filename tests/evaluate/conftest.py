@@ -1,6 +1,7 @@
 """A model whose answers can be worked out by hand: pictures and texts are colours."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,12 @@ import torch
 from PIL import Image
 
 from diptych.core.manifest import FileEntry
-from diptych.core.records import Counts, Field, Pair
+from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import TokenCounts
+from diptych.evaluate.prompts.templates import PHOTO, Templates
+from diptych.evaluate.suite.plan import TaskSpec, open_own
+from diptych.evaluate.suite.run import SourceEvaluator
 from diptych.models.encode import Encoder
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -82,6 +86,13 @@ class Swatches:
 
     def inputs(self) -> tuple[FileEntry, ...]:
         return ()
+
+
+def evaluator(source: Swatches, *columns: str, templates: Templates = PHOTO) -> SourceEvaluator:
+    """Evaluator of zero-shot tasks on columns of labels; an empty column is retrieval."""
+    specs = [TaskSpec(column or "pairs", "a source", labels=column) for column in columns]
+    tasks = [replace(open_own(spec, source, Need.NOTHING), templates=templates) for spec in specs]
+    return SourceEvaluator(source, tuple(tasks))
 
 
 @pytest.fixture

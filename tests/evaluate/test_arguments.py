@@ -11,9 +11,9 @@ from sklearn import metrics as theirs
 from tests.evaluate.metrics.test_calibration import pairs
 
 from diptych.core.errors import ArrayError, DataError, IntegrityError, UsageError
-from diptych.evaluate import retrieval
 from diptych.evaluate.metrics import calibration, intervals
 from diptych.evaluate.metrics import classification as metrics
+from diptych.evaluate.suite import retrieval
 from diptych.search.query import top_k
 
 SCORES = np.array([0.1, 0.4, 0.4, 0.8, 0.3])

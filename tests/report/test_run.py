@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.evaluate.conftest import evaluator
 
 from diptych.core.records import Metric
-from diptych.evaluate.retrieval import RetrievalEvaluator, nearest
-from diptych.evaluate.source import Suite
-from diptych.evaluate.zeroshot import ZeroShotEvaluator
+from diptych.evaluate.suite.retrieval import nearest
 from diptych.report.data import (
     ClassCard,
     ClassStudy,
@@ -259,8 +258,7 @@ def test_curves_are_read_from_a_journal_with_a_torn_end(tmp_path: Path) -> None:
 
 
 def test_a_report_is_built_from_a_suite(color_model, swatches, tmp_path: Path) -> None:
-    tasks = (ZeroShotEvaluator("colour", swatches, "colour"), RetrievalEvaluator("pairs", swatches))
-    suite = Suite("all", swatches, tasks).run(color_model)
+    suite = evaluator(swatches, "colour", "").run(color_model)
     report = build_report(color_model, (suite,), title="Swatches", queries=["something blue"])
     again = build_report(color_model, (suite,), title="Swatches", queries=["something blue"])
     assert render(report) == render(again)

@@ -1,6 +1,5 @@
 """The report of a suite, the comparison of two models, and tables of public models."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -117,7 +116,3 @@ def test_the_reliability_diagram_draws_the_bins_that_hold_something() -> None:
         .module.reliability_diagram([None, 0.75], [None, 0.5], [0, 8])
     )
     assert drawn.count("<rect") == 1 and "confidence 75.0" in drawn and "8 predictions" in drawn
-
-
-def test_the_comparison_is_plain(both: tuple[SuiteOutcome, SuiteOutcome]) -> None:
-    assert json.loads(json.dumps([entry.as_dict() for entry in compare(*both)]))[0]["task"] == "colour"

@@ -21,10 +21,7 @@ from diptych.core.machine import keep_freed_memory
 from diptych.core.records import Counts, Need
 
 if TYPE_CHECKING:
-    from diptych.data.near_copies.overlap import OverlapReport
-    from diptych.evaluate.source import SuiteResult
-    from diptych.evaluate.suite.run import SuiteOutcome
-
+    from diptych.evaluate.suite.run import SourceResult, SuiteOutcome
 
 SHOWN_CLASSES = 10
 
@@ -108,26 +105,28 @@ def evaluate(
         raise UsageError(
             f"an option belongs to {other}", where=mode, fix="see the two groups in diptych evaluate --help"
         )
-    if suite:
-        return _suite(model, suite, suite_options, json)
-    return _source(model, source, source_options, json)
+    return (
+        _suite(model, suite, suite_options, json) if suite else _source(model, source, source_options, json)
+    )
 
 
 def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     from diptych.cli.recipe import TaskPart
-    from diptych.cli.run import build_suites, check_task
+    from diptych.cli.run import check_task, task_specs
     from diptych.data.sources.open import LABEL
+    from diptych.evaluate.suite.run import source_evaluators
     from diptych.models.load import load
 
+    columns = parse_columns(options.columns)
     task = options.task or ("zeroshot" if options.labels else "retrieval")
     labels = options.labels or (LABEL if task == "zeroshot" else "")
     part = TaskPart(labels or task, source, task, labels, options.templates)
-    check_task(part, parse_columns(options.columns))
-    (suite,) = build_suites(
-        [part], columns=parse_columns(options.columns), max_bad_fraction=options.max_bad_fraction
+    check_task(part, columns)
+    (evaluator,) = source_evaluators(
+        task_specs([part]), columns=columns, max_bad_fraction=options.max_bad_fraction
     )
     loaded = load(model)
-    result = suite.run(loaded)
+    result = evaluator.run(loaded)
     metrics = result.metrics()
     print_dropped(result.embedded.counts)
     _show_classes(result)
@@ -140,14 +139,13 @@ def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     return print_json([metric.as_dict() for metric in metrics], json)
 
 
-def _show_classes(outcome: "SuiteResult") -> None:
+def _show_classes(outcome: "SourceResult") -> None:
     """State which classes a score is among, in their order: by name, numbers in them as numbers."""
-    from diptych.evaluate.zeroshot import ZeroShotResult
+    from diptych.evaluate.suite.zeroshot import ZeroShotResult
 
     for result in outcome.results:
         if isinstance(result, ZeroShotResult):
-            names = result.class_names
-            occurring = len(set(result.labels.tolist()))
+            names, occurring = result.labels.class_names, result.classes_that_occur
             more = f", … {names[-1]}" if len(names) > SHOWN_CLASSES else ""
             listed = ", ".join(names[:SHOWN_CLASSES]) + more
             _say(f"zero-shot among {len(names)} classes, {occurring} of which occur: {listed}")
@@ -155,10 +153,10 @@ def _show_classes(outcome: "SuiteResult") -> None:
 
 def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
     from diptych.data.sources.open import open_source
-    from diptych.evaluate.suite.compare import compare, find_published, natural_shifts, read_published
+    from diptych.evaluate.suite import compare
     from diptych.evaluate.suite.features_cache import FeatureSettings, parse_shard
-    from diptych.evaluate.suite.formats import write_formats
     from diptych.evaluate.suite.plan import load_plan, open_plan, parse_protocols
+    from diptych.evaluate.suite.results import write_formats
     from diptych.evaluate.suite.run import SuiteSettings, embed_shard, run_suite
     from diptych.models.load import load
     from diptych.report.suite import write_suite_report
@@ -168,30 +166,39 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
     if options.train_data:
         open_source(options.train_data, need=Need.IMAGE)
     out = options.out or Path("runs") / "evaluate" / plan.name
-    cache, features = out / "cache", FeatureSettings(shard=parse_shard(options.shard))
+    features = FeatureSettings(shard=parse_shard(options.shard))
+
+    def settings(folder: Path) -> SuiteSettings:
+        return SuiteSettings(options.data, folder, options.resume, out / "cache", features)
+
     if features.shard[0]:
-        settings = SuiteSettings(options.data, out, cache=cache, features=features)
         for name in filter(None, (model, options.baseline)):
-            embed_shard(load(name), plan, settings, log=_say)
+            embed_shard(load(name), plan, settings(out), log=_say)
         return 0
 
-    def one(name: str, folder: Path) -> "SuiteOutcome":
-        settings = SuiteSettings(options.data, folder, resume=options.resume, cache=cache, features=features)
-        return run_suite(load(name), plan, settings, name=name, log=_say)
+    def run(name: str, folder: Path) -> "SuiteOutcome":
+        return run_suite(load(name), plan, settings(folder), name=name, log=_say)
 
     with locked(make_folder(out)):
-        outcome = one(model, out)
-        baseline = one(options.baseline, out / "baseline") if options.baseline else None
+        outcome = run(model, out)
+        baseline = run(options.baseline, out / "baseline") if options.baseline else None
         if baseline is not None:
-            write_json(out / "comparison.json", [entry.as_dict() for entry in compare(outcome, baseline)])
-        seen = _seen(outcome, options.train_data)
+            compared = compare.compare(outcome, baseline)
+            write_json(out / "comparison.json", [asdict(entry) for entry in compared])
+        seen = []
+        if options.train_data:
+            counts = Counts()
+            seen = compare.seen_in_training(outcome, open_source(options.train_data, need=Need.IMAGE), counts)
+            print_dropped(counts)
+            write_json(out / "overlap.json", [report.as_dict() for report in seen])
         for line in write_formats(out, outcome.results, outcome.opened, options.format):
             _say(line)
-        published = find_published(options.data)
-        shifts = natural_shifts(outcome, read_published(published)) if published is not None else []
+        published = compare.find_published(options.data)
+        table = compare.read_published(published) if published is not None else {}
+        shifts = compare.natural_shifts(outcome, table)
         if shifts:
             write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
-        asked = {"baseline": options.baseline, "train-data": options.train_data}
+        given = {"baseline": options.baseline, "train-data": options.train_data}
         words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}"
         write_suite_report(
             out / "report.html",
@@ -200,24 +207,10 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
             published=published,
             shifts=shifts,
             seen=seen,
-            command=words + "".join(f" --{name} {value}" for name, value in asked.items() if value),
+            command=words + "".join(f" --{name} {value}" for name, value in given.items() if value),
         )
         _say(f"report: {out / 'report.html'}")
         return print_json(dict(outcome.summary), json)
-
-
-def _seen(outcome: "SuiteOutcome", train_data: str) -> "list[OverlapReport]":
-    """Find the images of the tasks in a training set, and write `overlap.json`."""
-    if not train_data:
-        return []
-    from diptych.data.sources.open import open_source
-    from diptych.evaluate.suite.overlap import seen_in_training
-
-    counts = Counts()
-    reports = seen_in_training(outcome, open_source(train_data, need=Need.IMAGE), counts)
-    print_dropped(counts)
-    write_json(outcome.folder / "overlap.json", [report.as_dict() for report in reports])
-    return reports
 
 
 def _say(text: str) -> None:

@@ -163,14 +163,13 @@ def _examples(
     from diptych.data.sources.open import open_source
     from diptych.embed.features import embed_pairs
     from diptych.evaluate.prompts.ablation import LabeledImages
-    from diptych.evaluate.zeroshot import ZeroShotEvaluator
+    from diptych.evaluate.suite.scoring import column_labels
 
     opened = open_source(source, columns=replace(columns, one_value=(labels,)), need=Need.NOTHING)
     embedded = embed_pairs(model, opened)
     print_dropped(embedded.counts)
-    evaluator = ZeroShotEvaluator("ablation", opened, labels, names, templates)
-    class_names, rows, numbers = evaluator.labelled(embedded)
-    return class_names, LabeledImages(embedded.image_embeds[rows], numbers)
+    held = column_labels(embedded, labels, where=opened.name, named=templates.names, first=names)
+    return held.class_names, LabeledImages(embedded.image_embeds[held.rows], held.class_ids)
 
 
 def calibrate(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from diptych.data.shards.reader import ShardSet
     from diptych.data.sources.open import Columns
     from diptych.data.tokenizers.clip import Tokenizer
-    from diptych.evaluate.source import Suite, SuiteResult
-    from diptych.models.encode import Precision
+    from diptych.evaluate.suite.plan import TaskSpec
+    from diptych.evaluate.suite.run import SourceEvaluator, SourceResult
     from diptych.models.model import Model
     from diptych.report.data import Report
     from diptych.train.settings import TrainSettings
@@ -47,19 +47,19 @@ class Outcome:
 
 
 class _LastResult:
-    """A suite that keeps its last result, so that the end of a run is not evaluated twice."""
+    """An evaluator that keeps its last result, so that the end of a run is not evaluated twice."""
 
-    def __init__(self, suite: "Suite") -> None:
-        self.suite, self.name = suite, suite.name
-        self.last: SuiteResult | None = None
+    def __init__(self, evaluator: "SourceEvaluator") -> None:
+        self.evaluator, self.name = evaluator, evaluator.name
+        self.last: SourceResult | None = None
 
     def __call__(self, model: "Model") -> list[Metric]:
-        self.last = self.suite.run(model)
+        self.last = self.evaluator.run(model)
         return self.last.metrics()
 
-    def result(self, model: "Model") -> "SuiteResult":
+    def result(self, model: "Model") -> "SourceResult":
         """Return the last result, or evaluate now."""
-        return self.last if self.last is not None else self.suite.run(model)
+        return self.last or self.evaluator.run(model)
 
 
 def run_recipe(
@@ -87,6 +87,8 @@ def run_recipe(
     begun = _check_folder(folder, resume=resume, command=command)
     check_inputs(recipe, folder, begun=begun)
     from diptych.data.loader import Loader, LoaderSettings
+    from diptych.evaluate.suite.features_cache import FeatureSettings
+    from diptych.evaluate.suite.run import source_evaluators
     from diptych.models.towers.presets import preset
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import require_loss, train
@@ -97,17 +99,18 @@ def run_recipe(
     require_loss(preset(recipe.model.preset))
     batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
     precision = settings.resolved_precision(settings.resolved_device())
-    suites = [_LastResult(suite) for suite in build_suites(recipe.evaluate, precision=precision)]
+    features = FeatureSettings(precision=precision)
+    evaluators = list(map(_LastResult, source_evaluators(task_specs(recipe.evaluate), settings=features)))
     with locked(make_folder(folder)), _kept(assignments, folder / ASSIGNMENTS):
         shards = pack_once(recipe, folder, begun=begun)
         _check_length(settings, len(shards))
         tokenizer = vocabulary_once(recipe, shards, folder, begun=begun)
         model = build_model(recipe, tokenizer, seed=settings.seed)
         loader = Loader(shards, tokenizer, model.preprocess, batches)
-        trained = train(model, loader, settings, run_folder=folder, evaluators=suites, resume=resume)
+        trained = train(model, loader, settings, run_folder=folder, evaluators=evaluators, resume=resume)
         if trained.model_folder is None:
             return Outcome(trained, (), model)
-        results = [suite.result(model) for suite in suites]
+        results = [evaluator.result(model) for evaluator in evaluators]
         metrics = tuple(metric for result in results for metric in result.metrics())
         write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
         _report(
@@ -189,7 +192,7 @@ def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
     """
     from diptych.data.sources.open import Columns, open_source
     from diptych.evaluate.prompts.sets import open_templates
-    from diptych.evaluate.zeroshot import unknown_labels
+    from diptych.evaluate.suite.scoring import unknown_labels
 
     if task.templates:
         open_templates(task.templates)
@@ -306,44 +309,26 @@ def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model"
     return Model(build(config, seed=seed), tokenizer, preprocess, {"preset": recipe.model.preset})
 
 
-def build_suites(
-    tasks: Sequence[TaskPart],
-    *,
-    precision: "Precision" = "float32",
-    columns: "Columns | None" = None,
-    max_bad_fraction: float = 1.0,
-) -> tuple["Suite", ...]:
-    """Group tasks by source, so that its images are embedded once."""
-    from diptych.data.sources.open import Columns, open_source
-    from diptych.evaluate.prompts.sets import open_templates
-    from diptych.evaluate.retrieval import RetrievalEvaluator
-    from diptych.evaluate.source import Suite
-    from diptych.evaluate.zeroshot import ZeroShotEvaluator
+def task_specs(tasks: Sequence[TaskPart]) -> "list[TaskSpec]":
+    """Return the tasks of a recipe as those of a suite."""
+    from diptych.evaluate.suite.plan import TaskSpec
 
-    suites = []
-    for ref in dict.fromkeys(task.source for task in tasks):
-        # An image that cannot be read counts as wrong; one without a caption is no part of a retrieval.
-        of_source = [task for task in tasks if task.source == ref]
-        need = Need.CAPTION if {task.task for task in of_source} == {"retrieval"} else Need.NOTHING
-        labels = tuple(task.labels for task in of_source if task.labels)
-        source = open_source(
-            ref, columns=dataclasses.replace(columns or Columns(), one_value=labels), need=need
+    return [
+        TaskSpec(
+            task.name,
+            task.source,
+            labels=task.labels if task.task == "zeroshot" else "",
+            templates=task.templates,
+            protocols=(task.task,),
         )
-        scored: list[RetrievalEvaluator | ZeroShotEvaluator] = []
-        for task in of_source:
-            if task.task == "retrieval":
-                scored.append(RetrievalEvaluator(task.name, source, precision))
-                continue
-            templates = open_templates(task.templates) if task.templates else None
-            scored.append(ZeroShotEvaluator(task.name, source, task.labels, (), templates, precision))
-        suites.append(Suite(source.name, source, tuple(scored), precision, max_bad_fraction))
-    return tuple(suites)
+        for task in tasks
+    ]
 
 
 def _report(
     recipe: Recipe,
     model: "Model",
-    results: Sequence["SuiteResult"],
+    results: Sequence["SourceResult"],
     folder: Path,
     *,
     facts: tuple[tuple[str, str], ...],

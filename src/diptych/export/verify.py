@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Floats
 from diptych.core.errors import IntegrityError
-from diptych.core.records import Counts, Metric
+from diptych.core.records import Counts, Metric, Need
 from diptych.data.synthetic.dataset import scene_pairs
-from diptych.evaluate.zeroshot import ZeroShotEvaluator
+from diptych.evaluate.suite.plan import TaskSpec, open_own
+from diptych.evaluate.suite.run import SourceEvaluator
 from diptych.models.encode import EncodeSettings, encode_images, encode_texts
 from diptych.models.runtimes.choice import INPUTS
 
@@ -182,15 +183,13 @@ def require(found: Mapping[str, Parity], precision: str, *, where: Path) -> None
 def zero_shot_change(
     model: "Model", exported: "ExportedModel", source: "Source", labels: str
 ) -> dict[str, Any]:
-    """Score both on a labelled source.
-
-    Returns:
-        Top-1 of both by prompt set, plain values.
+    """Score both on a labelled source: top-1 of both by prompt set, plain values.
 
     Raises:
         UnknownNameError: the source has no such column.
     """
-    evaluator = ZeroShotEvaluator(labels, source, labels)
+    task = open_own(TaskSpec(labels, source.name, labels=labels), source, Need.NOTHING)
+    evaluator = SourceEvaluator(source, (task,))
     scores = [_top1(evaluator(one)) for one in (model, cast("Model", exported))]
     return {
         "source": source.name,

@@ -21,7 +21,7 @@ from diptych.core.files.durable import write_text
 from diptych.core.records import Counts, Pair
 from diptych.evaluate.metrics.classification import confusion_matrix
 from diptych.evaluate.metrics.intervals import clopper_pearson
-from diptych.evaluate.retrieval import (
+from diptych.evaluate.suite.retrieval import (
     FOUND_IMAGES,
     RetrievalResult,
     draw_rows,
@@ -30,8 +30,9 @@ from diptych.evaluate.retrieval import (
     readable_rows,
     text_queries,
 )
-from diptych.evaluate.source import SuiteResult
-from diptych.evaluate.zeroshot import ZeroShotResult
+from diptych.evaluate.suite.run import SourceResult
+from diptych.evaluate.suite.scoring import Predictions
+from diptych.evaluate.suite.zeroshot import ZeroShotResult
 from diptych.models.encode import encode_texts
 from diptych.report.data import (
     ClassCard,
@@ -75,7 +76,7 @@ class ExampleRow:
 
 def build_report(
     model: "Model",
-    suites: Sequence[SuiteResult],
+    suites: Sequence[SourceResult],
     *,
     title: str,
     summary: str = "",
@@ -119,7 +120,7 @@ def build_report(
     )
 
 
-def _source_report(model: "Model", suite: SuiteResult, queries: Sequence[str], seed: int) -> Report:
+def _source_report(model: "Model", suite: SourceResult, queries: Sequence[str], seed: int) -> Report:
     embedded = suite.embedded
     texts = encode_texts(model, list(queries))
     searches = [
@@ -128,7 +129,7 @@ def _source_report(model: "Model", suite: SuiteResult, queries: Sequence[str], s
     ]
     zero_shots = [result for result in suite.results if isinstance(result, ZeroShotResult)]
     cover = [ExampleRow(row) for row in draw_rows(readable_rows(embedded), COVER_IMAGES, seed, "wall")]
-    cards = [choose_cards(result) for result in zero_shots]
+    cards = [choose_cards(result.scores[-1].predictions) for result in zero_shots]
     by_image: list[tuple[int, tuple[tuple[str, bool], ...]]] = []
     for retrieval in (result for result in suite.results if isinstance(result, RetrievalResult)):
         for text, hits in text_queries(retrieval, embedded, seed):
@@ -149,8 +150,10 @@ def _source_report(model: "Model", suite: SuiteResult, queries: Sequence[str], s
         tiles=tuple(tile for result in suite.results for tile in _tiles(result)),
         prompts=tuple(map(_prompt_table, zero_shots)),
         classes=tuple(
-            class_study(result, with_images(best, pairs), with_images(worst, pairs))
-            for result, (best, worst) in zip(zero_shots, cards, strict=True)
+            class_study(
+                result.task, result.scores[-1].predictions, *(with_images(side, pairs) for side in sides)
+            )
+            for result, sides in zip(zero_shots, cards, strict=True)
         ),
         text_queries=tuple(TextQuery(text, show(hits)) for text, hits in searches),
         image_queries=tuple(ImageQuery(show([ExampleRow(row)])[0], texts) for row, texts in by_image),
@@ -213,38 +216,35 @@ def with_images(cards: "Cards", pairs: Mapping[int, Pair]) -> tuple[ClassCard, .
 Cards = list[tuple[ClassCard, list[ExampleRow]]]
 
 
-def choose_cards(result: ZeroShotResult) -> tuple[Cards, Cards]:
+def choose_cards(made: Predictions) -> tuple[Cards, Cards]:
     """Order classes by the lower (best) and upper (worst) end of their interval; return both with examples.
 
     A class without a right prediction is never among the best, one without an error never among the worst.
     """
-    score = result.scores[-1]
-    count = len(result.class_names)
-    totals = np.bincount(result.labels, minlength=count)
-    right = np.bincount(result.labels[score.hits], minlength=count)
+    names, class_ids, hits = made.labels.class_names, made.labels.class_ids, made.hits
+    totals = np.bincount(class_ids, minlength=len(names))
+    right = np.bincount(class_ids[hits], minlength=len(names))
     ends = {c: clopper_pearson(int(right[c]), int(n)) or (0.0, 1.0) for c, n in enumerate(totals) if n}
     shown = min(CARDS, max(1, len(ends) // 2))
     best = [c for c in sorted(ends, key=lambda c: -ends[c][0]) if right[c]][:shown]
-    worst = [c for c in sorted(ends, key=lambda c: ends[c][1]) if right[c] < totals[c] and c not in best][
-        :shown
-    ]
+    wrong = [c for c in sorted(ends, key=lambda c: ends[c][1]) if right[c] < totals[c] and c not in best]
 
     def card(c: int) -> tuple[ClassCard, list[ExampleRow]]:
         picks = []
-        for place in np.flatnonzero(result.labels == c)[:CARD_IMAGES]:
-            hit, guess = bool(score.hits[place]), int(score.predicted[place])
-            name = result.class_names[guess] if guess >= 0 else "nothing: unreadable"
-            picks.append(ExampleRow(int(result.rows[place]), hit, "" if hit else f"predicted {name}"))
-        return ClassCard(result.class_names[c], int(right[c]), int(totals[c])), picks
+        for row in np.flatnonzero(class_ids == c)[:CARD_IMAGES]:
+            hit, guess = bool(hits[row]), int(made.predicted[row])
+            name = names[guess] if guess >= 0 else "nothing: unreadable"
+            picks.append(ExampleRow(int(made.labels.rows[row]), hit, "" if hit else f"predicted {name}"))
+        return ClassCard(names[c], int(right[c]), int(totals[c])), picks
 
-    return [card(c) for c in best], [card(c) for c in worst]
+    return [card(c) for c in best], [card(c) for c in wrong[:shown]]
 
 
 def _tiles(result: object) -> list[Tile]:
     """Return the headline numbers of a task, with the accuracy of chance."""
     if isinstance(result, ZeroShotResult):
         top1, top5, mean = result.scores[-1].metrics
-        classes = len(result.class_names)
+        classes = len(result.labels.class_names)
         tiles = [Tile(f"{result.task}, top-1", top1, f"{classes} names; chance is {percent(1 / classes)}.")]
         if classes > 10:
             tiles.append(Tile(f"{result.task}, top-5", top5))
@@ -267,14 +267,16 @@ def _prompt_table(result: ZeroShotResult) -> PromptTable:
 
 
 def class_study(
-    result: ZeroShotResult, best: tuple[ClassCard, ...], worst: tuple[ClassCard, ...]
+    task: str, made: Predictions, best: tuple[ClassCard, ...], worst: tuple[ClassCard, ...]
 ) -> ClassStudy:
-    """Count the predictions with a task's last prompts, class by class."""
-    matrix = confusion_matrix(result.labels, result.scores[-1].predicted, len(result.class_names))
-    return ClassStudy(result.task, result.class_names, matrix, best, worst)
+    """Count the predictions class by class."""
+    names = made.labels.class_names
+    return ClassStudy(
+        task, names, confusion_matrix(made.labels.class_ids, made.predicted, len(names)), best, worst
+    )
 
 
-def _left_out(suite: SuiteResult, zero_shots: Sequence[ZeroShotResult]) -> tuple[tuple[str, int], ...]:
+def _left_out(suite: SourceResult, zero_shots: Sequence[ZeroShotResult]) -> tuple[tuple[str, int], ...]:
     """Count what the source dropped, what could not be decoded, and what had no label."""
     counts = suite.embedded.counts
     unreadable = int(np.isnan(suite.embedded.image_embeds[:, 0]).sum())
@@ -283,7 +285,10 @@ def _left_out(suite: SuiteResult, zero_shots: Sequence[ZeroShotResult]) -> tuple
         ("samples in the source", counts.seen),
         ("images that cannot be read (counted as wrong)", unreadable),
         *((f"dropped: {reason}", count) for reason, count in by_reason),
-        *((f"no label for {result.task} (left out of it)", result.unlabelled) for result in zero_shots),
+        *(
+            (f"no label for {result.task} (left out of it)", result.labels.unlabelled)
+            for result in zero_shots
+        ),
     )
 
 

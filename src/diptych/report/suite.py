@@ -13,11 +13,12 @@ import numpy as np
 
 from diptych.core.records import Metric
 from diptych.data.near_copies.overlap import OverlapReport
+from diptych.evaluate.metrics.ranks import NEVER
 from diptych.evaluate.metrics.robustness import Shift
 from diptych.evaluate.suite.compare import best_published, compare, read_published
 from diptych.evaluate.suite.run import SuiteOutcome
+from diptych.evaluate.suite.scoring import Predictions, TaskLabels
 from diptych.evaluate.tasks.registry import task_models, task_rows
-from diptych.evaluate.zeroshot import PromptScore, ZeroShotResult
 from diptych.report.data import (
     ClassStudy,
     Curve,
@@ -73,7 +74,7 @@ def write_suite_report(
         baseline: results of another model.
         published: a table of public models, see `evaluate.suite.compare`.
         shifts: robustness to natural shifts, see `evaluate.metrics.robustness`.
-        seen: overlaps with the training set, see `evaluate.suite.overlap`.
+        seen: overlaps with the training set, see `evaluate.suite.compare`.
         command: the command line.
     """
     shown = [
@@ -256,11 +257,11 @@ def _left_out(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
 def _examples_of(outcome: SuiteOutcome, number: int, *, cards: int) -> _TaskExamples:
     """Choose the examples of a task and read their images."""
     result, opened = outcome.results[number], outcome.opened[number]
-    zero: ZeroShotResult | None = None
+    made: Predictions | None = None
     best, worst = [], []
     if "zeroshot" in result["protocols"] and opened.kind == "classification":
-        zero = _as_zero_shot(result, outcome.answers(number))
-        best, worst = (chosen[:cards] for chosen in choose_cards(zero))
+        made = _predictions(result, outcome.answers(number))
+        best, worst = (chosen[:cards] for chosen in choose_cards(made))
     retrieval = result["protocols"].get("retrieval", {})
     texts = [
         (query["text"], [ExampleRow(row, right) for row, right in query["found"]])
@@ -270,8 +271,9 @@ def _examples_of(outcome: SuiteOutcome, number: int, *, cards: int) -> _TaskExam
     chosen = [example for _, rows in (*best, *worst, *texts) for example in rows]
     pairs = fetch_pairs(opened.source, {example.row for example in chosen} | {row for row, _ in images})
     cover = [ExampleRow(example.row) for example in chosen[:: max(1, len(chosen) // COVER_IMAGES)]]
+    sides = (with_images(side, pairs) for side in (best, worst))
     return _TaskExamples(
-        (class_study(zero, with_images(best, pairs), with_images(worst, pairs)),) if zero is not None else (),
+        (class_study(result["task"], made, *sides),) if made is not None else (),
         tuple(TextQuery(text, image_examples(rows, pairs)) for text, rows in texts),
         tuple(
             ImageQuery(
@@ -284,18 +286,7 @@ def _examples_of(outcome: SuiteOutcome, number: int, *, cards: int) -> _TaskExam
     )
 
 
-def _as_zero_shot(result: Mapping[str, Any], answers: Mapping[str, Any]) -> ZeroShotResult:
-    scores = result["protocols"]["zeroshot"]
-    score = PromptScore(
-        scores["prompts"][-1]["name"],
-        (_metric(result["task"], scores),),
-        np.asarray(answers["zeroshot_hits"]),
-        np.asarray(answers["zeroshot_predicted"]),
-        None,
-        scores["prompts"][-1]["example"],
-    )
-    items = result["items"]
-    return ZeroShotResult(
-        result["task"], tuple(result["class_names"]), answers["rows"], answers["labels"], (score,),
-        items["unlabelled"], items["unreadable"],
-    )  # fmt: skip
+def _predictions(result: Mapping[str, Any], answers: Mapping[str, Any]) -> Predictions:
+    labels = TaskLabels(answers["rows"], tuple(result["class_names"]), answers["labels"])
+    ranks = np.where(answers["zeroshot_hits"], 0, NEVER)  # a rank that is no hit was not kept
+    return Predictions(labels, ranks, np.asarray(answers["zeroshot_predicted"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from diptych.core.errors import SettingsError, UnknownNameError
-from diptych.evaluate.suite.plan import RESERVED, Opened, TaskSpec, load_plan, open_spec
+from diptych.evaluate.suite.plan import RESERVED, OpenedTask, Plan, TaskSpec, load_plan, open_spec
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from diptych.evaluate.suite.plan import RESERVED, Opened, TaskSpec, load_plan, o
 )
 def test_a_task_that_does_not_say_what_to_score_is_refused(given: dict[str, object], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
-        TaskSpec(**given)
+        Plan("suite", (TaskSpec(**given),))
 
 
 def test_names_that_differ_in_case_alone_are_one_file_on_some_disks(tmp_path: Path) -> None:
@@ -43,6 +43,6 @@ def test_templates_of_a_known_set_are_taken_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(f"[[task]]\n{task}")
     (spec,) = load_plan(str(tmp_path / "s.toml")).specs
     opened = open_spec(spec, tmp_path)
-    assert isinstance(opened, Opened) and len(opened.templates.templates) == 80
+    assert isinstance(opened, OpenedTask) and len(opened.templates.templates) == 80
     with pytest.raises(UnknownNameError, match="did you mean 'imagenet'"):
         open_spec(replace(spec, templates="imagnet"), tmp_path)

@@ -26,11 +26,11 @@ from diptych.core.records import Counts
 from diptych.data.images.transforms import Preprocess
 from diptych.data.sources.open import open_source
 from diptych.evaluate.metrics.intervals import clopper_pearson
-from diptych.evaluate.suite import features_cache, protocols
-from diptych.evaluate.suite import overlap as suite_seen
+from diptych.evaluate.suite import compare, features_cache
+from diptych.evaluate.suite import run as suite_run
+from diptych.evaluate.suite.compare import seen_in_training
 from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs, data_digest, parse_shard
-from diptych.evaluate.suite.overlap import seen_in_training
-from diptych.evaluate.suite.plan import RESERVED, Missing, Plan, load_plan, open_spec
+from diptych.evaluate.suite.plan import RESERVED, MissingTask, Plan, load_plan, open_spec
 from diptych.evaluate.suite.results import expectations, read_answers, read_result
 from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, embed_shard, run_suite
 from diptych.models.model import Model
@@ -221,7 +221,7 @@ def test_a_kill_at_every_durable_step_and_resuming_gives_the_same_files(
 
 def test_resuming_computes_nothing_anew(quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(quick, tmp_path / "out")
-    monkeypatch.setattr(protocols.TaskRunner, "run", None)
+    monkeypatch.setattr(suite_run, "TaskRunner", None)
     assert run(quick, tmp_path / "out", resume=True).results == first.results
     with pytest.raises(UsageError, match="holds results already"):
         run(quick, tmp_path / "out")
@@ -281,7 +281,7 @@ def test_the_digest_of_data_does_not_depend_on_where_it_lies(plan: Plan, tmp_pat
 def test_a_data_set_that_is_not_there_is_told_with_its_address(tmp_path: Path) -> None:
     specs = load_plan("paper27").specs
     found = open_spec(specs[0], tmp_path)
-    assert isinstance(found, Missing) and "food-101" in found.get_from and "wds_food101" in found.get_from
+    assert isinstance(found, MissingTask) and "food-101" in found.get_from and "wds_food101" in found.get_from
     with pytest.raises(UsageError, match="no data set of the suite was found"):
         run(load_plan("retrieval"), tmp_path / "out")
     with pytest.raises(UsageError, match="did you mean 'paper27'"):
@@ -312,11 +312,13 @@ def test_a_second_label_of_an_image_is_refused(quick: Plan, tmp_path: Path) -> N
 
 def test_published_numbers_are_held_against_what_was_found(tmp_path: Path) -> None:
     from diptych.core.records import Metric
-    from diptych.evaluate.suite.protocols import Answers
+    from diptych.evaluate.suite.runner import ProtocolResult
     from diptych.evaluate.tasks.registry import task_rows
 
     def held(value: float, half: float) -> bool:
-        answers = {"zeroshot": Answers(Metric("mnist", "accuracy", value, (value - half, value + half), 9))}
+        answers = {
+            "zeroshot": ProtocolResult(Metric("mnist", "accuracy", value, (value - half, value + half), 9))
+        }
         (entry,) = expectations(task_rows()["mnist"], answers, "ViT-B-32/openai")
         assert entry["value"] == 0.519
         return bool(entry["passed"])
@@ -336,8 +338,8 @@ def test_tasks_are_told_with_and_without_what_training_has_seen(plan: Plan, tmp_
 def test_parts_of_a_training_set_are_gathered(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite_seen, "PART", 5)
-    monkeypatch.setattr(suite_seen, "TOGETHER", 10)
+    monkeypatch.setattr(compare, "PART", 5)
+    monkeypatch.setattr(compare, "TOGETHER", 10)
     outcome = run(Plan(plan.name, (replace(plan.specs[0], protocols=("retrieval",)),)), tmp_path / "out")
     counts = Counts()
     (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "pictures.csv")), counts)

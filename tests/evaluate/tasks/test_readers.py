@@ -21,7 +21,7 @@ from diptych.evaluate.tasks.readers.matlab import read_mat
 from diptych.evaluate.tasks.readers.originals import ClevrReader
 from diptych.evaluate.tasks.readers.tables import ListReader, TableReader
 from diptych.evaluate.tasks.readers.tables_parquet import ParquetReader
-from diptych.evaluate.tasks.tasks import open_task
+from diptych.evaluate.tasks.registry import open_task
 
 
 def solid(value: int) -> bytes:

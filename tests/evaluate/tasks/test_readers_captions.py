@@ -7,7 +7,7 @@ import pytest
 
 from diptych.core.errors import IntegrityError
 from diptych.core.records import Counts
-from diptych.evaluate.tasks.tasks import open_task
+from diptych.evaluate.tasks.registry import open_task
 
 PICTURE = b"\x89PNG"
 
@@ -27,7 +27,7 @@ def test_karpathys_split_is_read(tmp_path: Path) -> None:
     assert [(p.key, len(p.captions), p.image != b"") for p in pairs] == [
         ("val2014/a.jpg", 5, True), ("val2014/c.jpg", 1, False)
     ]  # fmt: skip
-    assert task.class_names == () and task.metric == "recall"
+    assert task.class_names == () and task.row.metric == "recall"
 
 
 def test_crossmodal_3600_is_read_in_any_of_its_languages(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from diptych.core.errors import DataError, IntegrityError
 from diptych.evaluate.prompts.sets import prompt_set
 from diptych.evaluate.suite.plan import TaskSpec, open_spec
 from diptych.evaluate.tasks.readers.webdataset import WebDatasetReader
-from diptych.evaluate.tasks.tasks import Task, open_task
+from diptych.evaluate.tasks.registry import Task, open_task
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> None:

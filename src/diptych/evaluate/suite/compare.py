@@ -1,27 +1,38 @@
-"""Hold two models against each other image by image, and either against published tables.
+"""Compare a run of a suite: with another model image by image, with published tables, and with the model's
+training set, whose images are in the tasks or not.
 
-Reads: the answers that two runs of a suite kept; a CSV as open_clip publishes its results.
-Source: McNemar 1947 and Efron and Tibshirani 1993 through `metrics_intervals`.
+Reads: the answers that runs of a suite kept; a CSV as open_clip publishes its results; the images of the
+tasks and of the training set, once each.
+Source: McNemar 1947 and Efron and Tibshirani 1993 through `metrics.intervals`; Radford et al. 2021, section
+5, through `data.near_copies.overlap`.
 """
 
 import csv
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from diptych.core.errors import SettingsError, UsageError
+from diptych.core.records import Counts
+from diptych.data.near_copies.fingerprints import FINGERPRINTS, fingerprint_partition
+from diptych.data.near_copies.groups import in_both
+from diptych.data.near_copies.overlap import OverlapReport, overlap_report
 from diptych.evaluate.metrics.intervals import mcnemar, paired_bootstrap
 from diptych.evaluate.metrics.robustness import Shift, shifts
 from diptych.evaluate.suite.run import SuiteOutcome
 from diptych.evaluate.tasks.registry import suite_tasks, task_rows
 
+if TYPE_CHECKING:
+    from diptych.data.sources.open import Source
+
 PUBLISHED = "published_openclip_results.csv"
-AVERAGE = "Average perf. on 38 datasets"
-RENAMED = "-quickgelu"
-"""open_clip names an architecture anew for its activation; the weights are those of the plain name."""
+PART = 512  # encoded images held at a time
+TOGETHER = 100_000  # training images whose fingerprints are compared at a time: some 150 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +59,6 @@ class Comparison:
     p_value: float
     n: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
     """Compare two models on every task and protocol that both have.
@@ -59,54 +66,52 @@ def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
     Raises:
         UsageError: a task of theirs is not over the same images.
     """
-    found: list[Comparison] = []
-    places = {result["task"]: place for place, result in enumerate(other.results)}
+    comparisons: list[Comparison] = []
+    others = {result["task"]: number for number, result in enumerate(other.results)}
     for number, result in enumerate(outcome.results):
-        place = places.get(result["task"])
-        if place is None:
+        task = result["task"]
+        if task not in others:
             continue
-        if result["data"] != other.results[place]["data"]:
+        data = other.results[others[task]]["data"]
+        if result["data"] != data:
             raise UsageError(
                 "two models were scored on different data",
-                where=f"task {result['task']}",
-                found=other.results[place]["data"][:16],
+                where=f"task {task}",
+                found=data[:16],
                 expected=result["data"][:16],
                 fix="run the suite again for both",
             )
-        mine, theirs = outcome.answers(number), other.answers(place)
-        shared = [name for name in mine if name.endswith("hits") and name in theirs]
-        for name in shared:
+        mine, theirs = outcome.answers(number), other.answers(others[task])
+        for name in (name for name in mine if name.endswith("hits") and name in theirs):
             protocol = name.removesuffix("_hits").replace("retrieval_text", "retrieval of pictures")
             after, before = mine[name], theirs[name]
-            tested = paired_bootstrap(before, after)
-            p_value = mcnemar(before, after) if after.dtype == np.bool_ else tested.p_value
-            found.append(
-                Comparison(
-                    result["task"], protocol, float(after.mean()), float(before.mean()), tested.gain,
-                    tested.interval, p_value, len(after),
-                )
-            )  # fmt: skip
-    return found
+            test = paired_bootstrap(before, after)
+            p_value = mcnemar(before, after) if after.dtype == np.bool_ else test.p_value
+            means = float(after.mean()), float(before.mean())
+            comparisons.append(
+                Comparison(task, protocol, *means, test.gain, test.interval, p_value, len(after))
+            )
+    return comparisons
 
 
 def natural_shifts(outcome: SuiteOutcome, table: Mapping[str, Mapping[str, float]]) -> list[Shift]:
-    """Tell the effective robustness on every natural shift of ImageNet that was scored by words.
+    """Return the effective robustness on every natural shift of ImageNet that was scored zero-shot.
 
     The line is that of the table's models, which are contrastive ones too: it says whether this model is more
     robust than others of its kind, not than models trained on ImageNet.
     """
-    names = suite_tasks("imagenet_shift")
-    columns = {name: task_rows()[name].column for name in names if task_rows()[name].column}
-    found = {
+    columns = {name: task_rows()[name].column for name in suite_tasks("imagenet_shift")}
+    values = {
         result["task"]: result["protocols"]["zeroshot"]["value"]
         for result in outcome.results
-        if result["task"] in names and "zeroshot" in result["protocols"]
+        if result["task"] in columns and "zeroshot" in result["protocols"]
     }
-    return shifts({name: value for name, value in found.items() if value is not None}, columns, table)
+    known = {name: value for name, value in values.items() if value is not None}
+    return shifts(known, {name: column for name, column in columns.items() if column}, table)
 
 
 def find_published(data: Path) -> Path | None:
-    """Return the table of public models that lies beside the data, if there is one."""
+    """Return the table of public models that is beside the data, if there is one."""
     return next((path for path in (data / PUBLISHED, data / "text" / PUBLISHED) if path.is_file()), None)
 
 
@@ -119,8 +124,8 @@ def read_published(path: Path) -> dict[str, dict[str, float]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
-        return {
-            f"{row.pop('name').removesuffix(RENAMED)}/{row.pop('pretrained')}": {
+        return {  # open_clip names an architecture anew for its activation; the weights are the plain name's
+            f"{row.pop('name').removesuffix('-quickgelu')}/{row.pop('pretrained')}": {
                 column: float(value) for column, value in row.items() if column and value
             }
             for row in rows
@@ -136,4 +141,48 @@ def read_published(path: Path) -> dict[str, dict[str, float]]:
 
 def best_published(table: Mapping[str, Mapping[str, float]]) -> str:
     """Return the public model with the best mean over all data sets."""
-    return max(table, key=lambda name: table[name].get(AVERAGE, 0.0), default="")
+    return max(table, key=lambda name: table[name].get("Average perf. on 38 datasets", 0.0), default="")
+
+
+def seen_in_training(
+    outcome: SuiteOutcome, training: "Source", counts: Counts | None = None
+) -> list[OverlapReport]:
+    """Split every task into images with a near copy in a training set and images without.
+
+    Args:
+        outcome: a suite's results.
+        training: what the model learned from.
+        counts: receives its images; one that cannot be read is a copy of nothing.
+
+    Returns:
+        A report for each task with zero-shot, probe or retrieval results, of the first of these; unreadable
+        images count as wrong. A missing one is a copy of nothing, a damaged one of the same bytes.
+    """
+    tasks = []
+    for number, task in enumerate(outcome.opened):
+        done = outcome.results[number]["protocols"]
+        protocol = next((name for name in ("zeroshot", "probe", "retrieval") if name in done), None)
+        if protocol is not None:
+            answers = outcome.answers(number)
+            hits = np.asarray(answers[f"{protocol}_hits"], np.bool_)
+            prints = pa.concat_tables([FINGERPRINTS.empty_table(), *_fingerprints(task.source, Counts())])
+            tasks.append((task.spec.name, answers.get("rows", np.arange(len(hits))), hits, prints))
+    if not tasks:
+        return []
+    parts = _fingerprints(training, Counts() if counts is None else counts)
+    count = -(-TOGETHER // PART)
+    together = (pa.concat_tables(tables) for tables in iter(lambda: list(islice(parts, count)), []))
+    _, seen = in_both(together, pa.concat_tables([prints for *_, prints in tasks]))
+    ends = np.cumsum([len(prints) for *_, prints in tasks])
+    return [
+        overlap_report(part[rows], hits, task=name)
+        for (name, rows, hits, _), part in zip(tasks, np.split(seen, ends[:-1]), strict=True)
+    ]
+
+
+def _fingerprints(source: "Source", counts: Counts) -> Iterator[pa.Table]:
+    pairs = source.pairs(counts)
+    while images := [pair.image or None for pair in islice(pairs, PART)]:
+        prints, read = fingerprint_partition(pa.array(images, pa.large_binary()))
+        counts.merge(read)
+        yield prints

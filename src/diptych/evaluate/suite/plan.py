@@ -16,12 +16,12 @@ Reads: `tasks.toml`, or a file like
     name = "cifar10"
     task = "cifar10"                    # or a data set that diptych knows, in DATA/cifar10
 
-Paths in it are relative to the file. Writes: nothing.
+Paths in it are relative to the file.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -31,22 +31,27 @@ from diptych.core.records import Need
 from diptych.core.settings import from_mapping, load_toml, to_mapping
 from diptych.data.sources.open import Columns, open_source
 from diptych.data.sources.rows import anchored
-from diptych.evaluate.prompts.sets import PromptSet, anchored_templates, open_templates
+from diptych.evaluate.prompts.sets import anchored_templates, open_templates
 from diptych.evaluate.prompts.templates import PHOTO, Templates
-from diptych.evaluate.tasks.registry import Kind, MetricName, TaskRow, suite_names, suite_tasks, task_rows
-from diptych.evaluate.tasks.tasks import Task, open_task
+from diptych.evaluate.tasks.registry import (
+    Kind,
+    MetricName,
+    Task,
+    TaskRow,
+    open_task,
+    suite_names,
+    suite_tasks,
+    task_rows,
+)
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
 
-Protocol = Literal["zeroshot", "probe", "few_shot", "retrieval", "caption_choice"]
-WITHOUT_CLASSES: Mapping[Kind, Protocol] = {"retrieval": "retrieval", "caption_choice": "caption_choice"}
-"""Kinds of data sets that have captions instead, and the one way to ask about each."""
-RESERVED = frozenset({"suite", "comparison", "robustness", "overlap"})
-"""Names of other JSON files in the folder of a run."""
+ProtocolName = Literal["zeroshot", "probe", "few_shot", "retrieval", "caption_choice"]
+# Kinds of data sets that have captions instead of classes, and the one protocol of each.
+WITHOUT_CLASSES: Mapping[Kind, ProtocolName] = {"retrieval": "retrieval", "caption_choice": "caption_choice"}
+RESERVED = frozenset({"suite", "comparison", "robustness", "overlap"})  # other JSON files of a run
 MAX_NAME_BYTES = 150  # a file's name has 255, and protocol and ending follow
-SHOTS = (1, 2, 4, 8, 16)
-"""Images per class in the paper's figure 6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,94 +71,82 @@ class TaskSpec:
     caption: str = "caption"
     templates: str = ""
     metric: MetricName | Literal[""] = ""
-    protocols: tuple[Protocol, ...] = ()
+    protocols: tuple[ProtocolName, ...] = ()
     train: str = ""
     slices: tuple[str, ...] = ()
-    shots: tuple[int, ...] = SHOTS
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)  # images per class, as in the paper's figure 6
 
     def __post_init__(self) -> None:
-        wrong = self._wrong()
-        if wrong:
-            raise SettingsError(
-                "a task of a suite does not say what to score", where=f"task {self.name!r}", found=wrong
-            )
-
-    def _wrong(self) -> str:
         own, asked = bool(self.source), set(self.protocols)
-        faults = (
-            (
-                not self.name or set(self.name) & set('/\\:*?"<>|') or self.name.startswith("."),
-                "a name that cannot name a file",
-            ),
-            (
-                not self.name.isprintable() or len(self.name.encode()) > MAX_NAME_BYTES,
-                f"a name with other than printable characters, or longer than {MAX_NAME_BYTES} bytes",
-            ),
-            (
-                self.name.casefold() in RESERVED,
-                f"a name that another file of the run has ({', '.join(sorted(RESERVED))})",
-            ),
-            (
-                "few_shot" in asked and min(self.shots, default=0) < 1,
-                "few_shot needs shots of 1 image or more",
-            ),
-            (own == bool(self.task), "it needs either a source or a task"),
-            (
-                own and "caption_choice" in asked,
-                "a choice of captions needs one of the known data sets",
-            ),
-            (
-                own and not self.labels and asked - {"retrieval"},
-                "classification needs the column of its labels",
-            ),
-            (
-                own and not self.train and asked & {"probe", "few_shot"},
-                "probe and few_shot need a source to learn from: train",
-            ),
-            (
-                own and self.metric.startswith("worst_group") and not self.slices,
-                "the worst of groups needs slices",
-            ),
-            (
-                own and self.metric == "map_11pt",
-                "the metric map_11pt needs one of the known data sets",
-            ),
-        )
-        return next((fault for wrong, fault in faults if wrong), "")
+        no_shots = "few_shot" in asked and min(self.shots, default=0) < 1
+        worst_group = self.metric.startswith("worst_group")
+        faults = {
+            "few_shot needs shots of 1 image or more": no_shots,
+            "it needs either a source or a task": own == bool(self.task),
+            "a choice of captions needs one of the known data sets": own and "caption_choice" in asked,
+            "classification needs the column of its labels": own
+            and not self.labels
+            and asked - {"retrieval"},
+            "probe and few_shot need a source to learn from: train": own
+            and not self.train
+            and asked & {"probe", "few_shot"},
+            "the worst of groups needs slices": own and worst_group and not self.slices,
+            "the metric map_11pt needs one of the known data sets": own and self.metric == "map_11pt",
+        }
+        _refuse_faults(self.name, faults)
 
     @property
     def digest(self) -> str:
-        """Return a digest of all that the task asks for, but not of where its files lie."""
-        told = to_mapping(replace(self, source=Path(self.source).name, train=Path(self.train).name))
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        """Return a digest of all that the task asks for, but not of where its files are."""
+        plain = to_mapping(replace(self, source=Path(self.source).name, train=Path(self.train).name))
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_faults(name: str, faults: Mapping[str, object]) -> None:
+    """Raise the first fault that holds."""
+    for fault, holds in faults.items():
+        if holds:
+            what = "a task of a suite does not say what to score"
+            raise SettingsError(what, where=f"task {name!r}", found=fault)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A suite: its name and its tasks, in order."""
+    """A suite: its name and its tasks, in order.
+
+    Raises:
+        SettingsError: a task has a name that cannot name the file of its results.
+    """
 
     name: str
     specs: tuple[TaskSpec, ...]
 
+    def __post_init__(self) -> None:
+        for name in (spec.name for spec in self.specs):
+            unprintable = not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES
+            taken = f"a name that another file of the run has ({', '.join(sorted(RESERVED))})"
+            long = f"a name with other than printable characters, or longer than {MAX_NAME_BYTES} bytes"
+            no_file = not name or set(name) & set('/\\:*?"<>|') or name.startswith(".")
+            faults = {"a name that cannot name a file": no_file, long: unprintable}
+            _refuse_faults(name, {**faults, taken: name.casefold() in RESERVED})
+
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A task that lies open.
+class OpenedTask:
+    """A task whose data are there.
 
     Attributes:
         spec: what was asked for.
         title: of the data set.
         source: the images that are scored.
-        kind: classification, multilabel, retrieval or caption_choice.
         metric: the main one.
         protocols: what is run, zero-shot, retrieval or caption_choice first.
-        templates: of the classes.
         class_names: of classes 0, 1, …; empty where the labels of the source say them.
         choices: what decides about the pairs of `source` beside its files.
         row: what is known about the data set; None of the user's own.
         train: what probes learn from.
         val: what they are chosen on; None takes a part of `train`.
-        missing: protocols that cannot be run, and why.
+        not_run: protocols that cannot be run, and why.
     """
 
     spec: TaskSpec
@@ -161,26 +154,19 @@ class Opened:
     source: "Source"
     kind: Kind
     metric: MetricName
-    protocols: tuple[Protocol, ...]
+    protocols: tuple[ProtocolName, ...]
     templates: Templates
     class_names: tuple[str, ...]
     choices: tuple[str, ...] = ()
     row: TaskRow | None = None
     train: "Source | None" = None
     val: "Source | None" = None
-    missing: tuple[tuple[Protocol, str], ...] = ()
+    not_run: tuple[tuple[ProtocolName, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """A data set that is not there.
-
-    Attributes:
-        name: of the task.
-        title: of the data set.
-        looked_in: the folder.
-        get_from: where to get it.
-    """
+class MissingTask:
+    """A data set that is not in the folder `looked_in`, and the address to get it from."""
 
     name: str
     title: str
@@ -194,7 +180,7 @@ class _File:
     name: str = ""
 
 
-def load_plan(suite: str, *, protocols: tuple[Protocol, ...] = ()) -> Plan:
+def load_plan(suite: str, *, protocols: tuple[ProtocolName, ...] = ()) -> Plan:
     """Find a suite.
 
     Args:
@@ -207,12 +193,9 @@ def load_plan(suite: str, *, protocols: tuple[Protocol, ...] = ()) -> Plan:
     """
     if suite.endswith(".toml"):
         return _from_file(Path(suite))
-    if suite in task_rows():
-        names: tuple[str, ...] = (suite,)
-    elif suite in suite_names():
-        names = suite_tasks(suite)
-    else:
+    if suite not in task_rows() and suite not in suite_names():
         raise unknown_name("suite", suite, [*suite_names(), *task_rows()], where="--suite")
+    names = (suite,) if suite in task_rows() else suite_tasks(suite)
     return Plan(suite, tuple(TaskSpec(name, task=name, protocols=protocols) for name in names))
 
 
@@ -222,7 +205,6 @@ def _from_file(path: Path) -> Plan:
     if not names or len(set(names)) < len(names):
         found = "no [[task]]" if not names else f"a name twice: {max(names, key=names.count)!r}"
         raise SettingsError("a suite cannot be read", where=path, found=found, expected="tasks with names")
-
     specs = (
         replace(
             spec,
@@ -235,15 +217,15 @@ def _from_file(path: Path) -> Plan:
     return Plan(file.name or path.stem, tuple(specs))
 
 
-def open_plan(plan: Plan, data: Path) -> tuple[tuple[Opened, ...], tuple[Missing, ...]]:
+def open_plan(plan: Plan, data: Path) -> tuple[tuple[OpenedTask, ...], tuple[MissingTask, ...]]:
     """Find the data of every task.
 
     Raises:
         UsageError: there is none at all.
     """
-    found = [open_spec(spec, data) for spec in plan.specs]
-    opened = tuple(task for task in found if isinstance(task, Opened))
-    missing = tuple(task for task in found if isinstance(task, Missing))
+    tasks = [open_spec(spec, data) for spec in plan.specs]
+    opened = tuple(task for task in tasks if isinstance(task, OpenedTask))
+    missing = tuple(task for task in tasks if isinstance(task, MissingTask))
     if not opened:
         raise UsageError(
             "no data set of the suite was found",
@@ -255,7 +237,7 @@ def open_plan(plan: Plan, data: Path) -> tuple[tuple[Opened, ...], tuple[Missing
     return opened, missing
 
 
-def open_spec(spec: TaskSpec, data: Path) -> Opened | Missing:
+def open_spec(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
     """Open a task, or say where to get its data set.
 
     Args:
@@ -266,36 +248,30 @@ def open_spec(spec: TaskSpec, data: Path) -> Opened | Missing:
         UnknownNameError: no such row or split.
         UsageError: a source of the user's own cannot be opened.
     """
-    return _known(spec, data) if spec.task else _own(spec)
+    return _open_known(spec, data) if spec.task else open_own(spec, *own_source(spec.source, [spec]))
 
 
-def _known(spec: TaskSpec, data: Path) -> Opened | Missing:
-    rows = task_rows()
+def _open_known(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
+    rows, where = task_rows(), f"task {spec.name!r}"
     if spec.task not in rows:
-        raise unknown_name("task", spec.task, rows, where=f"task {spec.name!r}")
+        raise unknown_name("task", spec.task, rows, where=where)
     row = rows[spec.task]
     if spec.split not in row.splits:
-        raise unknown_name("split", spec.split, row.splits, where=f"task {spec.name!r}")
+        raise unknown_name("split", spec.split, row.splits, where=where)
     root = data / spec.task
-    task = _if_there(spec.task, root, spec.split)
+    task = open_task(spec.task, root, split=spec.split)
     if task is None:
         mirror = f", or as WebDataset https://huggingface.co/datasets/{row.mirror}" if row.mirror else ""
-        return Missing(spec.name, row.title, str(root), row.url + mirror)
-    templates = open_templates(spec.templates) if spec.templates else task.templates
+        return MissingTask(spec.name, row.title, str(root), row.url + mirror)
     protocols = spec.protocols or (WITHOUT_CLASSES.get(row.kind, "zeroshot"),)
     train = val = None
     if {"probe", "few_shot"} & set(protocols):
-        train, val = (
-            _other_split(task, split) if split in row.splits else None for split in ("train", "val")
-        )
-    missing = tuple(
-        (protocol, reason)
-        for protocol in protocols
-        if (reason := _why_not(protocol, row.kind, has_train=train is not None))
-    )
-    return Opened(
-        spec, row.title, task, row.kind, spec.metric or row.metric, protocols, templates, task.class_names,
-        row=row, train=train, val=val, missing=missing,
+        train, val = (_other_split(task, split) for split in ("train", "val"))
+    reasons = {name: _why_not(name, row.kind, has_train=train is not None) for name in protocols}
+    return OpenedTask(
+        spec, row.title, task, row.kind, spec.metric or row.metric, protocols,
+        open_templates(spec.templates) if spec.templates else task.templates, task.class_names,
+        row=row, train=train, val=val, not_run=tuple((name, why) for name, why in reasons.items() if why),
     )  # fmt: skip
 
 
@@ -303,30 +279,23 @@ def _other_split(task: Task, split: str) -> Task | None:
     """Open what probes learn from, with the class numbers of the test images.
 
     Raises:
-        DataError: it has other classes; it may lie there in another form.
+        DataError: it has other classes; it may be there in another form.
     """
-    found = _if_there(task.name, task.root, split, task.prompts)
-    if found is not None and found.prompts.labels != task.prompts.labels:
+    if split not in task.row.splits:
+        return None
+    other = open_task(task.name, task.root, split=split, prompts=task.prompts)
+    if other is not None and other.prompts.labels != task.prompts.labels:
         raise DataError(
             "two splits of a data set have different classes",
             where=task.root,
-            found=f"{len(found.prompts.labels)} in {split} ({found.reader.kind})",
+            found=f"{len(other.prompts.labels)} in {split} ({other.reader.kind})",
             expected=f"the {len(task.prompts.labels)} of {task.split} ({task.reader.kind}), in that order",
             fix="keep both splits in one form",
         )
-    return found
+    return other
 
 
-def _if_there(name: str, root: Path, split: str, prompts: PromptSet | None = None) -> Task | None:
-    try:
-        return open_task(name, root, split=split, prompts=prompts)
-    except UsageError as error:
-        if error.what.startswith("this folder does not hold"):
-            return None
-        raise
-
-
-def _why_not(protocol: Protocol, kind: Kind, *, has_train: bool) -> str:
+def _why_not(protocol: ProtocolName, kind: Kind, *, has_train: bool) -> str:
     if protocol == "retrieval":
         return "" if kind == "retrieval" else "the data set has no captions to search"
     if protocol == "caption_choice":
@@ -336,25 +305,34 @@ def _why_not(protocol: Protocol, kind: Kind, *, has_train: bool) -> str:
     if protocol == "zeroshot":
         return ""
     if kind == "multilabel":
-        return "several classes a picture"
-    return "" if has_train else "no training pictures were found"
+        return "several classes an image"
+    return "" if has_train else "no training images were found"
 
 
-def _own(spec: TaskSpec) -> Opened:
-    columns = Columns(spec.image, spec.caption, one_value=tuple(filter(None, (spec.labels, *spec.slices))))
-    protocols = spec.protocols or (("zeroshot",) if spec.labels else ("retrieval",))
-    kind: Kind = "classification" if spec.labels else "retrieval"
-    templates = open_templates(spec.templates) if spec.templates else PHOTO
-    need = Need.NOTHING if spec.labels else Need.CAPTION
-    return Opened(
-        spec, spec.name, open_source(spec.source, columns=columns, need=need), kind,
+def own_source(ref: str, specs: Sequence[TaskSpec], columns: Columns | None = None) -> "tuple[Source, Need]":
+    """Open a source of the user's own for the tasks on it, and return it with what it needs of a pair.
+
+    An image that cannot be read counts as wrong; one without a caption is no part of a retrieval.
+    """
+    columns = columns or Columns(specs[0].image, specs[0].caption)
+    single = tuple(name for spec in specs for name in (spec.labels, *spec.slices) if name)
+    need = Need.NOTHING if any(spec.labels for spec in specs) else Need.CAPTION
+    return open_source(ref, columns=replace(columns, one_value=single), need=need), need
+
+
+def open_own(spec: TaskSpec, source: "Source", need: Need) -> OpenedTask:
+    """Open a task on a source of the user's own."""
+    return OpenedTask(
+        spec, spec.name, source, "classification" if spec.labels else "retrieval",
         spec.metric or ("accuracy" if spec.labels else "recall"),
-        protocols, templates, (), choices=(spec.image, spec.caption, str(need)),
-        train=open_source(spec.train, columns=columns, need=Need.NOTHING) if spec.train else None,
+        spec.protocols or (("zeroshot",) if spec.labels else ("retrieval",)),
+        open_templates(spec.templates) if spec.templates else PHOTO, (),
+        choices=(spec.image, spec.caption, str(need)),
+        train=own_source(spec.train, [spec])[0] if spec.train else None,
     )  # fmt: skip
 
 
-def parse_protocols(text: str) -> tuple[Protocol, ...]:
+def parse_protocols(text: str) -> tuple[ProtocolName, ...]:
     """Read protocols separated by commas.
 
     Raises:
@@ -363,8 +341,8 @@ def parse_protocols(text: str) -> tuple[Protocol, ...]:
     >>> parse_protocols("zeroshot, probe")
     ('zeroshot', 'probe')
     """
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    known: dict[str, Protocol] = {name: name for name in get_args(Protocol)}
+    known: dict[str, ProtocolName] = {name: name for name in get_args(ProtocolName)}
+    names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in known:
             raise unknown_name("protocol", name, known, where="--protocols")

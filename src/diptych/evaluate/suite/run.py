@@ -1,10 +1,11 @@
-"""Carry out a suite: task after task, each finished before the next, so that a kill loses at most one.
+"""Run the protocols: a suite into a folder, task after task, or the tasks on one source in memory.
 
-Writes, in the folder of the run: `NAME.npz` and `NAME.json` for each task (see `suite_results`), `suite.json`
-last; `cache/` with features and classifiers, which any later run of the folder uses again.
+Writes, in the folder of a suite: `NAME.npz` and `NAME.json` for each task (see `results`), each finished
+before the next, so that a kill loses at most one; `suite.json` last; `cache/` with features and classifiers,
+which any later run of the folder uses again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,134 @@ from numpy.typing import NDArray
 from diptych.core.errors import DiptychError, UsageError
 from diptych.core.files.durable import clean_temporaries, make_folder, write_json
 from diptych.core.manifest import created_by
+from diptych.core.records import Metric
+from diptych.data.captions import Columns
+from diptych.embed.features import EmbeddedPairs, embed_pairs
+from diptych.evaluate.suite.caption_choice import caption_choice
 from diptych.evaluate.suite.features_cache import FeatureSettings, data_digest
-from diptych.evaluate.suite.plan import Missing, Opened, Plan, open_plan, open_spec
-from diptych.evaluate.suite.protocols import Answers, TaskRunner
+from diptych.evaluate.suite.few_shot import TrainingData, few_shot, probe
+from diptych.evaluate.suite.plan import (
+    MissingTask,
+    OpenedTask,
+    Plan,
+    ProtocolName,
+    TaskSpec,
+    open_own,
+    open_plan,
+    open_spec,
+    own_source,
+)
 from diptych.evaluate.suite.results import read_answers, read_result, record, write_answers
+from diptych.evaluate.suite.retrieval import RetrievalResult, retrieval
+from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
+from diptych.evaluate.suite.zeroshot import ZeroShotResult, zeroshot
 from diptych.evaluate.tasks.registry import task_models
 
 if TYPE_CHECKING:
+    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
-SUMMARY = "suite.json"
+PROTOCOLS: Mapping[ProtocolName, Callable[[TaskRunner], ProtocolResult]] = {
+    "zeroshot": zeroshot, "probe": probe, "few_shot": few_shot, "retrieval": retrieval,
+    "caption_choice": caption_choice,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SourceResult:
+    """Results of the tasks on one source.
+
+    Attributes:
+        source: where the pairs came from.
+        embedded: its images after the image tower.
+        results: one per task, in the order of the tasks.
+    """
+
+    source: "Source"
+    embedded: EmbeddedPairs
+    results: tuple[ZeroShotResult | RetrievalResult, ...]
+
+    def metrics(self) -> list[Metric]:
+        """List every task's numbers, each followed by how many samples of the source were bad, by reason."""
+        counts = self.embedded.counts
+        return [
+            metric
+            for result in self.results
+            for metric in (
+                *result.metrics(),
+                *(
+                    Metric(result.task, f"bad_samples[{reason}]", float(count), None, counts.seen)
+                    for reason, count in sorted(counts.dropped.items())
+                ),
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEvaluator:
+    """Evaluator of the tasks on one source, whose images are embedded once and kept in memory.
+
+    Training calls it as an evaluator; `diptych evaluate SOURCE` runs it once.
+
+    Attributes:
+        source: where the pairs come from.
+        tasks: zero-shot classification or retrieval on it, in order.
+        settings: of the features; only the precision counts.
+        max_bad_fraction: share of the source's samples that may be bad; above it nothing is scored. Of those
+            that are, an image that cannot be read is wrong in every task, the others belong to none.
+    """
+
+    source: "Source"
+    tasks: tuple[OpenedTask, ...]
+    settings: FeatureSettings = field(default_factory=FeatureSettings)
+    max_bad_fraction: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.source.name
+
+    def __call__(self, model: "Model") -> list[Metric]:
+        """Embed the source once and list every task's metrics."""
+        return self.run(model).metrics()
+
+    def run(self, model: "Model") -> SourceResult:
+        """Embed the source once and score every task on it.
+
+        Raises:
+            TooMuchBadDataError: a larger share of the samples than `max_bad_fraction` is bad.
+        """
+        embedded = embed_pairs(model, self.source, precision=self.settings.precision)
+        embedded.counts.check(self.max_bad_fraction)
+        return self.score(model, embedded)
+
+    def score(self, model: "Model", embedded: EmbeddedPairs) -> SourceResult:
+        """Score the tasks on the source's images, which are embedded already."""
+        runners = [TaskRunner(model, task, self.settings, embedded=embedded) for task in self.tasks]
+        results = tuple(PROTOCOLS[runner.task.protocols[0]](runner).details for runner in runners)
+        return SourceResult(self.source, embedded, results)
+
+
+def source_evaluators(
+    specs: Sequence[TaskSpec],
+    *,
+    columns: Columns | None = None,
+    settings: FeatureSettings | None = None,
+    max_bad_fraction: float = 1.0,
+) -> Iterator[SourceEvaluator]:
+    """Yield one evaluator for each source, so that the images of several tasks are embedded once.
+
+    Args:
+        specs: tasks on sources of the user's own, with one protocol each: zeroshot or retrieval.
+        columns: of all sources.
+        settings: of the features.
+        max_bad_fraction: see `SourceEvaluator`.
+    """
+    for ref in dict.fromkeys(spec.source for spec in specs):
+        of_source = [spec for spec in specs if spec.source == ref]
+        source, need = own_source(ref, of_source, columns)
+        tasks = tuple(open_own(spec, source, need) for spec in of_source)
+        yield SourceEvaluator(source, tasks, settings or FeatureSettings(), max_bad_fraction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +165,14 @@ class SuiteSettings:
     features: FeatureSettings = field(default_factory=FeatureSettings)
 
     @property
-    def kept(self) -> Path:
+    def cache_folder(self) -> Path:
         """Folder of features and classifiers."""
         return self.cache or self.out / "cache"
 
 
 @dataclass(frozen=True, slots=True)
 class SuiteOutcome:
-    """What a suite found.
+    """Results of a suite.
 
     Attributes:
         name: of the suite.
@@ -67,12 +186,12 @@ class SuiteOutcome:
     name: str
     folder: Path
     results: tuple[Mapping[str, Any], ...]
-    opened: tuple[Opened, ...]
-    missing: tuple[Missing, ...]
+    opened: tuple[OpenedTask, ...]
+    missing: tuple[MissingTask, ...]
     summary: Mapping[str, Any]
 
     def answers(self, number: int) -> dict[str, NDArray[Any]]:
-        """Return the answer for each picture of a task; see `suite_results.read_answers`."""
+        """Return the answer for each image of a task; see `results.read_answers`."""
         result = self.results[number]
         return read_answers(self.folder / f"{result['task']}.npz", result)
 
@@ -92,24 +211,33 @@ def run_suite(
         plan: the suite.
         settings: where to read and write.
         name: what the user calls the model.
-        log: is told what happens, a line each.
+        log: is called with what happens, a line each.
 
     Raises:
         UsageError: the folder holds results that may not be used again; no data set is there.
         DiptychError: a task failed; those before it are finished.
     """
     opened, missing = open_plan(plan, settings.data)
-    for lost in missing:
-        log(f"{lost.name}: not found in {lost.looked_in}; get it from {lost.get_from}")
-    _check_folder(plan, settings)
+    for task in missing:
+        log(f"{task.name}: not found in {task.looked_in}; get it from {task.get_from}")
+    finished = [spec.name for spec in plan.specs if (settings.out / f"{spec.name}.json").exists()]
+    if finished and not settings.resume:
+        raise UsageError(
+            "the folder holds results already",
+            where=settings.out,
+            found=", ".join(finished[:5]),
+            fix="choose another folder with --out, or use them with --resume",
+        )
     make_folder(settings.out)
     if settings.features.shard[1] == 1:  # others that share the work may be writing
         clean_temporaries(settings.out)
-    digest = model.digest
-    told = {"name": name, "digest": digest, "public": public_name(model, name)}
-    results = [_one(model, task, settings, told=told, log=log) for task in opened]
-    summary = _summary(plan, told, results, missing)
-    write_json(settings.out / SUMMARY, summary)
+    # The public name is known by the digests of the model's files, or by what the user typed.
+    published = str(getattr(model, "provenance", {}).get("published_as", ""))
+    public = published or (name if name in task_models() else "")
+    facts = {"name": name, "digest": model.digest, "public": public}
+    results = [_score_task(model, one, settings, facts=facts, log=log) for one in opened]
+    summary = _summary(plan, facts, results, missing)
+    write_json(settings.out / "suite.json", summary)
     return SuiteOutcome(plan.name, settings.out, tuple(results), opened, missing, summary)
 
 
@@ -117,80 +245,58 @@ def embed_shard(
     model: "Model", plan: Plan, settings: SuiteSettings, *, log: Callable[[str], None] = lambda _: None
 ) -> None:
     """Embed this process's shard of all images; process 0 runs the suite, see `FeatureSettings.shard`."""
+    rank, world = settings.features.shard
     for spec in plan.specs:
         task = open_spec(spec, settings.data)
-        if isinstance(task, Missing):
+        if isinstance(task, MissingTask):
             continue
         digest = data_digest(task.source, *task.choices)
-        TaskRunner(model, task, digest=digest, cache=settings.kept, settings=settings.features).prepare()
-        log(f"{spec.name}: shard {settings.features.shard[0]} of {settings.features.shard[1]} is embedded")
+        runner = TaskRunner(model, task, settings.features, cache=settings.cache_folder, digest=digest)
+        if {"probe", "few_shot"} & set(task.protocols) - dict(task.not_run).keys():
+            TrainingData(runner)
+        log(f"{spec.name}: shard {rank} of {world} is embedded")
 
 
-def public_name(model: "Model", name: str) -> str:
-    """Return the public name of a model, by its files' digests or by what the user typed; "" of others."""
-    published = str(getattr(model, "provenance", {}).get("published_as", ""))
-    return published or (name if name in task_models() else "")
-
-
-def _check_folder(plan: Plan, settings: SuiteSettings) -> None:
-    there = [spec.name for spec in plan.specs if (settings.out / f"{spec.name}.json").exists()]
-    if there and not settings.resume:
-        raise UsageError(
-            "the folder holds results already",
-            where=settings.out,
-            found=", ".join(there[:5]),
-            fix="choose another folder with --out, or use them with --resume",
-        )
-
-
-def _one(
+def _score_task(
     model: "Model",
-    task: Opened,
+    task: OpenedTask,
     settings: SuiteSettings,
     *,
-    told: Mapping[str, str],
+    facts: Mapping[str, str],
     log: Callable[[str], None],
 ) -> dict[str, Any]:
     """Return a finished result, or make it."""
-    spec = task.spec
-    digest = data_digest(task.source, *task.choices)
+    spec, digest = task.spec, data_digest(task.source, *task.choices)
     path = settings.out / f"{spec.name}.json"
-    wanted = {"model": told["digest"], "data": digest, "asked": spec.digest}
     if path.exists():
-        result = _finished(path, wanted)
-        log(f"{spec.name}: finished before, {_shown(result)}")
+        result = _finished(path, {"model": facts["digest"], "data": digest, "asked": spec.digest})
+        log(f"{spec.name}: finished before, {_described(result)}")
         return result
     try:
-        runner = TaskRunner(model, task, digest=digest, cache=settings.kept, settings=settings.features)
-        refused = dict(task.missing)
-        answers: dict[str, Answers] = {
-            protocol: runner.run(protocol) for protocol in task.protocols if protocol not in refused
-        }
+        runner = TaskRunner(model, task, settings.features, cache=settings.cache_folder, digest=digest)
+        asked = [protocol for protocol in task.protocols if protocol not in dict(task.not_run)]
+        made: dict[str, ProtocolResult] = {protocol: PROTOCOLS[protocol](runner) for protocol in asked}
     except DiptychError as error:
         error.where = f"task {spec.name}" + (f": {error.where}" if error.where else "")
         raise
-    arrays_digest = write_answers(path.with_suffix(".npz"), runner, answers)
-    write_json(path, record(runner, answers, model=told, arrays_digest=arrays_digest))
+    answers_digest = write_answers(path.with_suffix(".npz"), runner, made)
+    write_json(path, record(runner, made, model=facts, answers_digest=answers_digest))
     result = read_result(path)  # so that a new result and one of before are alike to the last list
-    log(f"{spec.name}: {_shown(result)}")
+    log(f"{spec.name}: {_described(result)}")
     return result
 
 
 def _finished(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     """Read a result and refuse one of another model, other data or another question."""
     result = read_result(path)
-    found = {
-        "model": result.get("model", {}).get("digest", ""),
-        "data": result.get("data", ""),
-        "asked": result.get("asked", ""),
-    }
+    digests = {**result, "model": result.get("model", {}).get("digest", "")}
     words = {"model": "another model", "data": "other data", "asked": "another question"}
     for name, digest in wanted.items():
-        if found[name] != digest:
+        if (held := digests.get(name, "")) != digest:
             raise UsageError(
                 f"a result in the folder is of {words[name]}",
                 where=path,
-                found=f"{name} {found[name][:16]}",
+                found=f"{name} {held[:16]}",
                 expected=f"{name} {digest[:16]}",
                 fix="choose another folder with --out, or remove this file",
             )
@@ -198,35 +304,34 @@ def _finished(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     return result
 
 
-def _shown(result: Mapping[str, Any]) -> str:
+def _described(result: Mapping[str, Any]) -> str:
     parts = [
-        f"{protocol} {found['metric']} {found['value']:.4f}"
-        + (f" among {found['classes']} classes" if "classes" in found else "")
-        for protocol, found in result["protocols"].items()
-        if found["value"] is not None
+        f"{protocol} {entry['metric']} {entry['value']:.4f}"
+        + (f" among {entry['classes']} classes" if "classes" in entry else "")
+        for protocol, entry in result["protocols"].items()
+        if entry["value"] is not None
     ]
-    failed = sum(not entry["passed"] for entry in result["expected"])
-    bad = ", ".join(f"{reason} {count}" for reason, count in result["items"]["reasons"].items())
-    return (
-        ", ".join(parts)
-        + (f"; of {result['items']['pictures']} images: {bad}" if bad else "")
-        + (f"; {failed} not as published" if failed else "")
-    )
+    items, failed = result["items"], sum(not entry["passed"] for entry in result["expected"])
+    bad = ", ".join(f"{reason} {count}" for reason, count in items["reasons"].items())
+    unlike = f"; {failed} not as published" if failed else ""
+    return ", ".join(parts) + (f"; of {items['pictures']} images: {bad}" if bad else "") + unlike
 
 
 def _summary(
-    plan: Plan, told: Mapping[str, str], results: list[dict[str, Any]], missing: tuple[Missing, ...]
+    plan: Plan,
+    facts: Mapping[str, str],
+    results: list[dict[str, Any]],
+    missing: tuple[MissingTask, ...],
 ) -> dict[str, Any]:
     """Average over tasks, and say over which: a mean over fewer data sets is another number."""
+    values = {
+        result["task"]: {name: entry["value"] for name, entry in result["protocols"].items()}
+        for result in results
+    }
     means = {}
-    protocols = dict.fromkeys(name for result in results for name in result["protocols"])
-    for protocol in protocols:
-        values = {
-            result["task"]: result["protocols"][protocol]["value"]
-            for result in results
-            if protocol in result["protocols"]
-        }
-        counted = {name: value for name, value in values.items() if value is not None}
+    for protocol in dict.fromkeys(name for of_task in values.values() for name in of_task):
+        counted = {task: of_task.get(protocol) for task, of_task in values.items()}
+        counted = {task: value for task, value in counted.items() if value is not None}
         means[protocol] = {
             "mean": float(np.mean(list(counted.values()))) if counted else None,
             "tasks": len(counted),
@@ -236,13 +341,10 @@ def _summary(
     held = [entry for result in results for entry in result["expected"]]
     return {
         "suite": plan.name,
-        "model": dict(told),
+        "model": dict(facts),
         "means": means,
         "expected": {"passed": sum(entry["passed"] for entry in held), "of": len(held)},
-        "tasks": {
-            result["task"]: {name: told["value"] for name, told in result["protocols"].items()}
-            for result in results
-        },
+        "tasks": values,
         "not_found": [
             {"task": task.name, "title": task.title, "looked_in": task.looked_in, "get_from": task.get_from}
             for task in missing

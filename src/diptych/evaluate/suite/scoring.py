@@ -1,23 +1,26 @@
-"""Score answers in the metric of their data set, with an interval, and split the score by groups.
+"""Labels of a task, predictions, and their metrics with intervals.
 
 Shares carry exact intervals (Clopper-Pearson), everything else a percentile bootstrap over images. An
-unreadable image stays in the denominator and counts as wrong in every metric: no rank, no answer, the
-lowest score where it should have been found and the highest where it should not.
+unreadable image stays in the denominator and counts as wrong in every metric: no rank, no prediction, the
+lowest score where it should have been returned and the highest where it should not.
 
 Source: Radford et al. 2021, section 3.1 and appendix A (a metric per data set); Koh et al. 2021 (WILDS) and
 Gadre et al. 2023 (DataComp) for macro F1 and the worst of groups.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.checks import Bools, Floats, Ints
+from diptych.core.errors import DataError, UnknownNameError, unknown_name
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
+from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.classification import (
     label_ranks,
     mean_average_precision,
@@ -27,120 +30,244 @@ from diptych.evaluate.metrics.classification import (
     roc_auc,
 )
 from diptych.evaluate.metrics.intervals import RESAMPLES, bootstrap, bootstrap_mean_per_class, share
-from diptych.evaluate.tasks.registry import MetricName
+from diptych.evaluate.suite.plan import WITHOUT_CLASSES, OpenedTask
+from diptych.evaluate.tasks.registry import IGNORED, LABELS, MetricName
 
-PRECISION_RESAMPLES = 200
-"""Draws for the mean average precision, which sorts every class anew for each."""
+PRECISION_RESAMPLES = 200  # draws for the mean average precision, which sorts every class anew for each
+
+# Fields that say the group of an image, in data sets scored by their worst group; DataComp numbers columns.
+GROUP_FIELDS = ("region", "group", "income_group", "metadata_0")
+
+Scores = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of each image.
+class TaskLabels:
+    """The right answers of a task.
 
     Attributes:
-        labels: (N,) int64 in [0, C); of several classes the first, -1 for none.
-        ranks: (N,) int64, other classes that scored as high as the true one, `NEVER` if unreadable.
-        predicted: (N,) int64 in [-1, C).
-        class_count: C.
-        scores: (N, C) cosines or logits, where a metric needs them; NaN rows are unreadable.
-        probabilities: (N, C) of the classes, where a metric ranks them.
-        label_matrix: (N, C) int64 of several classes: 1, -1, or 0 for those that could not be told.
-        groups: (N,) int64, where a metric asks for the worst of groups.
+        rows: (N,) int64, rows of the images that have a label; all rows in a task without classes.
+        class_names: C names.
+        class_ids: (N,) int64 in [0, C); of several classes the first, -1 for none.
+        label_matrix: (N, C) int64 where an image has several: 1, -1, or 0 for difficult ones.
+        groups: (N,) int64, where the metric asks for the worst of groups.
+        group_field: the field that `groups` come from.
+        unlabelled: images without a label; they are not part of N.
     """
 
-    labels: Ints
-    ranks: Ints
-    predicted: Ints
-    class_count: int
-    scores: NDArray[np.floating] | None = None
+    rows: Ints
+    class_names: tuple[str, ...]
+    class_ids: Ints
     label_matrix: Ints | None = None
     groups: Ints | None = None
-    probabilities: NDArray[np.floating] | None = None
+    group_field: str = ""
+    unlabelled: int = 0
+
+
+def task_labels(task: OpenedTask, embedded: EmbeddedPairs, *, first: Sequence[str] = ()) -> TaskLabels:
+    """Read the labels of all images of a task.
+
+    Args:
+        task: the task.
+        embedded: its images, or those that probes learn from.
+        first: class names that have their numbers already, for sources that name their own.
+
+    Raises:
+        UnknownNameError: no image has the label column.
+        DataError: no image has a label; a metric over groups has no field that says them.
+    """
+    name, rows = task.spec.name, np.arange(len(embedded.keys), dtype=np.int64)
+    if task.kind in WITHOUT_CLASSES or not set(task.protocols) - {"retrieval"}:
+        return TaskLabels(rows, (), rows[:0])
+    matrix, unlabelled = None, 0
+    if task.row is None:
+        column = column_labels(
+            embedded, task.spec.labels, first=first, named=task.templates.names, where=f"task {name!r}"
+        )
+        rows, names, class_ids, unlabelled = (
+            column.rows,
+            column.class_names,
+            column.class_ids,
+            column.unlabelled,
+        )
+    else:
+        names, numbers = task.class_names, [_numbers(fields.get(LABELS)) for fields in embedded.fields]
+        class_ids = np.array([of_row[0] if of_row else -1 for of_row in numbers], dtype=np.int64)
+        if task.kind == "multilabel":
+            matrix = np.full((len(rows), len(names)), -1, dtype=np.int64)
+            for row, fields in enumerate(embedded.fields):
+                matrix[row, _numbers(fields.get(IGNORED))] = 0
+                matrix[row, numbers[row]] = 1
+    groups, group_field = _groups(task, embedded, rows)
+    return TaskLabels(rows, names, class_ids, matrix, groups, group_field, unlabelled)
+
+
+def column_labels(
+    embedded: EmbeddedPairs,
+    column: str,
+    *,
+    where: object,
+    named: Iterable[str] = (),
+    first: Sequence[str] = (),
+) -> TaskLabels:
+    """Read the labels of all images from a column.
+
+    Args:
+        embedded: the images.
+        column: of their labels; an empty text is a missing label.
+        where: named in errors.
+        named: classes to choose from even if no image has them.
+        first: classes that have their numbers already; without, all classes are in natural order.
+
+    Raises:
+        UnknownNameError: no image has the column.
+        DataError: no image has a label.
+    """
+    known = dict.fromkeys(name for fields in embedded.fields for name in fields)
+    if column not in known:
+        raise unknown_labels(column, known, where=where)
+    values = (fields.get(column) for fields in embedded.fields)
+    texts = ["" if value is None else str(value).strip() for value in values]
+    rows = np.array([row for row, text in enumerate(texts) if text], dtype=np.int64)
+    if not len(rows):
+        raise DataError("no image has a label", where=where, found=f"column {column!r}")
+    held = set(texts) - {""}
+    first = first or sorted(held | set(named), key=natural_order)
+    names = (*first, *sorted(held - set(first), key=natural_order))
+    numbers = {name: number for number, name in enumerate(names)}
+    class_ids = np.array([numbers[texts[row]] for row in rows], dtype=np.int64)
+    return TaskLabels(rows, names, class_ids, unlabelled=len(texts) - len(rows))
+
+
+def unknown_labels(name: str, known: Iterable[str], *, where: object) -> UnknownNameError:
+    """Build the error for a column of labels that a source does not have."""
+    error = unknown_name("label column", name, known, where=where)
+    error.fix = error.fix or "name the column: labels in a recipe, --labels in a command"
+    return error
+
+
+def natural_order(text: str) -> tuple[tuple[int | str, ...], str]:
+    """Return a key that sorts numbers within names as numbers.
+
+    >>> sorted(["10", "9", "b10", "b9", "a"], key=natural_order)
+    ['9', '10', 'a', 'b9', 'b10']
+    """
+    parts = re.split(r"(\d{1,18})", text, flags=re.ASCII)  # every second one is a number: names compare
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
+
+
+def _groups(task: OpenedTask, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:
+    if not task.metric.startswith("worst_group"):
+        return None, ""
+    fields = [embedded.fields[row] for row in rows]
+    wanted = task.spec.slices[:1] or GROUP_FIELDS
+    name = next((name for name in wanted if all(name in of_row for of_row in fields)), None)
+    if name is None:
+        raise DataError(
+            "a metric over groups finds no groups",
+            where=f"task {task.spec.name!r}",
+            found=", ".join(sorted({key for of_row in fields[:1] for key in of_row})) or "no fields",
+            expected=f"one of the fields {', '.join(wanted)} for every image",
+            fix="name the field in slices, in a file of your own",
+        )
+    _, groups = np.unique([str(of_row[name]) for of_row in fields], return_inverse=True)
+    return groups.astype(np.int64), name
+
+
+def _numbers(value: object) -> list[int]:
+    return [int(number) for number in str(value).split(",")] if value not in (None, "") else []
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model says of the labelled images of a task.
+
+    Attributes:
+        labels: the right answers.
+        ranks: (N,) int64, other classes that scored as high as the true one, `NEVER` if unreadable.
+        predicted: (N,) int64 in [-1, C).
+        scores: (N, C) cosines or logits, where a metric needs them; NaN rows are unreadable.
+        probabilities: (N, C) of the classes, where a metric ranks them.
+    """
+
+    labels: TaskLabels
+    ranks: Ints
+    predicted: Ints
+    scores: Scores | None = None
+    probabilities: Scores | None = None
 
     @property
     def hits(self) -> Bools:
         """(N,) bool: right at the first guess; of several classes: the first guess is one of them."""
-        if self.label_matrix is None:
+        if (matrix := self.labels.label_matrix) is None:
             return self.ranks < 1
-        rows = np.arange(len(self.label_matrix))
-        return (self.predicted >= 0) & (self.label_matrix[rows, np.maximum(self.predicted, 0)] > 0)
+        return (self.predicted >= 0) & (matrix[np.arange(len(matrix)), np.maximum(self.predicted, 0)] > 0)
 
 
 def classify(
     image_embeds: Floats,
-    labels: Ints,
+    labels: TaskLabels,
     classifier: Floats,
     metric: MetricName,
     *,
-    label_matrix: Ints | None = None,
-    groups: Ints | None = None,
-    probabilities: NDArray[np.floating] | None = None,
-) -> Outcome:
-    """Answer for every image.
+    probabilities: Scores | None = None,
+) -> Predictions:
+    """Classify every image.
 
     Args:
         image_embeds: (N, E) float32, unit length; NaN rows are unreadable.
-        labels: (N,) int64, see `Outcome`.
+        labels: of these images.
         classifier: (C, E) float32, unit length.
         metric: decides whether scores are kept.
-        label_matrix: (N, C) of several classes.
-        groups: (N,) int64.
         probabilities: (N, C) of the classes, which `map_11pt` ranks.
     """
     scores: Floats | None = image_embeds @ classifier.T if metric in ("map_11pt", "roc_auc") else None
-    ranks = label_ranks(image_embeds, np.maximum(labels, 0), classifier)
-    predicted = predictions(image_embeds, classifier)
-    return Outcome(labels, ranks, predicted, len(classifier), scores, label_matrix, groups, probabilities)
+    ranks = label_ranks(image_embeds, np.maximum(labels.class_ids, 0), classifier)
+    return Predictions(labels, ranks, predictions(image_embeds, classifier), scores, probabilities)
 
 
-def main_metric(outcome: Outcome, metric: MetricName, *, task: str, seed: int = 0) -> Metric:
+def main_metric(made: Predictions, metric: MetricName, *, task: str) -> Metric:
     """Return the metric of a data set with its 95 % interval, in [0, 1]."""
-    count = len(outcome.labels)
+    count, class_ids, class_count = len(made.ranks), made.labels.class_ids, len(made.labels.class_names)
     if metric == "accuracy":
-        return share(task, metric, int(outcome.hits.sum()), count)
+        return share(task, metric, int(made.hits.sum()), count)
     if metric == "mean_per_class":
-        told = (outcome.hits, outcome.labels, outcome.class_count)
-        return Metric(task, metric, mean_per_class(*told), bootstrap_mean_per_class(*told, seed=seed), count)
-    statistic = _STATISTICS[metric](outcome)
+        cells = made.hits, class_ids, class_count
+        return Metric(task, metric, mean_per_class(*cells), bootstrap_mean_per_class(*cells), count)
+    statistic = _STATISTICS[metric](made)
     draws = PRECISION_RESAMPLES if metric == "map_11pt" else RESAMPLES
-    interval = bootstrap(statistic, count, seed=seed, resamples=draws)
+    interval = bootstrap(statistic, count, resamples=draws)
     return Metric(task, metric, statistic(np.arange(count)), interval, count)
 
 
-def further_metrics(outcome: Outcome, *, task: str) -> list[Metric]:
+def further_metrics(made: Predictions, *, task: str) -> list[Metric]:
     """Return top-1, top-5 and mean per class (of several classes, the mean average precision of cosines)."""
-    count = len(outcome.labels)
-    found = []
-    depths = (1, 5) if outcome.label_matrix is None else (1,)
-    for k in depths:
-        hits = int((outcome.hits if k == 1 else outcome.ranks < k).sum())
-        found.append(share(task, f"top{k}", hits, count))
-    if outcome.label_matrix is None:
-        found.append(main_metric(outcome, "mean_per_class", task=task))
-    elif outcome.scores is not None:  # as CLIP_benchmark has it: cosines, and what is difficult is there
-        present = outcome.label_matrix >= 0
-        value = mean_average_precision(_pessimistic(outcome.scores, present), present)
-        found.append(Metric(task, "mean_average_precision", value, None, count))
-    return found
+    count, matrix = len(made.ranks), made.labels.label_matrix
+    top1 = share(task, "top1", int(made.hits.sum()), count)
+    if matrix is None:
+        top5 = share(task, "top5", int((made.ranks < 5).sum()), count)
+        return [top1, top5, main_metric(made, "mean_per_class", task=task)]
+    if made.scores is None:
+        return [top1]
+    present = matrix >= 0  # as CLIP_benchmark has it: cosines, and what is difficult is there
+    value = mean_average_precision(_pessimistic(made.scores, present), present)
+    return [top1, Metric(task, "mean_average_precision", value, None, count)]
 
 
 def sliced(hits: Bools, fields: Sequence[object], *, task: str, name: str) -> list[Metric]:
     """Return the share of hits for each value of a field, `name=value`; a missing value is one of its own.
 
-    >>> [found.metric for found in sliced(np.array([True, False]), ["a", None], task="t", name="shop")]
+    >>> [metric.metric for metric in sliced(np.array([True, False]), ["a", None], task="t", name="shop")]
     ['shop=', 'shop=a']
     """
     texts = np.array(["" if value is None else str(value) for value in fields])
-    found = []
-    for value in sorted(set(texts.tolist())):
-        of_value = hits[texts == value]
-        found.append(share(task, f"{name}={value}", int(of_value.sum()), len(of_value)))
-    return found
+    parts = {value: hits[texts == value] for value in sorted(set(texts.tolist()))}
+    return [share(task, f"{name}={value}", int(part.sum()), len(part)) for value, part in parts.items()]
 
 
-def mean_of_shares(first: Metric, second: Metric, *, task: str, name: str, seed: int = 0) -> Metric:
+def mean_of_shares(first: Metric, second: Metric, *, task: str, name: str) -> Metric:
     """Average two shares over different items, such as recall both ways; the interval draws both anew."""
-    rng = numpy_rng(seed, "mean_of_shares")
+    rng = numpy_rng(0, "mean_of_shares")
     drawn = sum(rng.binomial(one.n, one.value, size=RESAMPLES) / one.n / 2 for one in (first, second))
     low, high = np.quantile(drawn, [0.025, 0.975])
     value = (first.value + second.value) / 2
@@ -153,64 +280,62 @@ def macro_f1(labels: Ints, predicted: Ints, class_count: int) -> float:
     >>> macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1]), 3) == (2 / 3 + 2 / 3) / 2
     True
     """
-    answers = predicted[predicted >= 0]
     right = np.bincount(labels[predicted == labels], minlength=class_count)
-    totals = np.bincount(labels, minlength=class_count) + np.bincount(answers, minlength=class_count)
-    held = np.bincount(labels, minlength=class_count) > 0
-    return float((2 * right[held] / totals[held]).mean()) if held.any() else math.nan
+    held = np.bincount(labels, minlength=class_count)
+    totals = held + np.bincount(predicted[predicted >= 0], minlength=class_count)
+    return float((2 * right[held > 0] / totals[held > 0]).mean()) if held.any() else math.nan
 
 
 Statistic = Callable[[Ints], float]
 
 
-def _f1(outcome: Outcome) -> Statistic:
-    return lambda rows: macro_f1(outcome.labels[rows], outcome.predicted[rows], outcome.class_count)
+def _f1(made: Predictions) -> Statistic:
+    class_ids, class_count = made.labels.class_ids, len(made.labels.class_names)
+    return lambda rows: macro_f1(class_ids[rows], made.predicted[rows], class_count)
 
 
-def _top1_top5(outcome: Outcome) -> Statistic:
-    values = ((outcome.ranks < 1).astype(np.float64) + (outcome.ranks < 5)) / 2
+def _top1_top5(made: Predictions) -> Statistic:
+    values = ((made.ranks < 1).astype(np.float64) + (made.ranks < 5)) / 2
     return lambda rows: float(values[rows].mean()) if len(rows) else math.nan
 
 
-def _worst(k: int) -> Callable[[Outcome], Statistic]:
-    def of(outcome: Outcome) -> Statistic:
-        assert outcome.groups is not None
-        hits, groups, size = outcome.ranks < k, outcome.groups, int(outcome.groups.max(initial=0)) + 1
+def _worst(made: Predictions, k: int) -> Statistic:
+    groups = made.labels.groups
+    assert groups is not None
+    hits, size = made.ranks < k, int(groups.max(initial=0)) + 1
 
-        def worst(rows: Ints) -> float:
-            totals = np.bincount(groups[rows], minlength=size)
-            right = np.bincount(groups[rows], weights=hits[rows], minlength=size)
-            return float((right[totals > 0] / totals[totals > 0]).min()) if len(rows) else math.nan
+    def worst(rows: Ints) -> float:
+        totals = np.bincount(groups[rows], minlength=size)
+        right = np.bincount(groups[rows], weights=hits[rows], minlength=size)
+        return float((right[totals > 0] / totals[totals > 0]).min()) if len(rows) else math.nan
 
-        return worst
-
-    return of
+    return worst
 
 
-def _auc(outcome: Outcome) -> Statistic:
-    assert outcome.scores is not None
-    positive = outcome.labels == 1
-    margins = _pessimistic((outcome.scores[:, 1] - outcome.scores[:, 0]).astype(np.float64), positive)
+def _auc(made: Predictions) -> Statistic:
+    assert made.scores is not None
+    positive = made.labels.class_ids == 1
+    margins = _pessimistic((made.scores[:, 1] - made.scores[:, 0]).astype(np.float64), positive)
     return lambda rows: roc_auc(margins[rows], positive[rows])
 
 
-def _precision(outcome: Outcome) -> Statistic:
-    assert outcome.probabilities is not None and outcome.label_matrix is not None
-    label_matrix = outcome.label_matrix
-    ranked = _pessimistic(outcome.probabilities, label_matrix > 0)
-    return lambda rows: mean_eleven_point_ap(ranked[rows], label_matrix[rows])
+def _precision(made: Predictions) -> Statistic:
+    matrix = made.labels.label_matrix
+    assert made.probabilities is not None and matrix is not None
+    ranked = _pessimistic(made.probabilities, matrix > 0)
+    return lambda rows: mean_eleven_point_ap(ranked[rows], matrix[rows])
 
 
-def _pessimistic(scores: NDArray[np.floating], positive: Bools) -> NDArray[np.floating]:
-    """Put what is unreadable (NaN) last where it should be found, and first where it should not."""
+def _pessimistic(scores: Scores, positive: Bools) -> Scores:
+    """Put what is unreadable (NaN) last where it should be returned, and first where it should not."""
     return np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)
 
 
-_STATISTICS: dict[str, Callable[[Outcome], Statistic]] = {
+_STATISTICS: dict[str, Callable[[Predictions], Statistic]] = {
     "macro_f1": _f1,
     "mean_top1_top5": _top1_top5,
-    "worst_group_accuracy": _worst(1),
-    "worst_group_top5": _worst(5),
+    "worst_group_accuracy": lambda made: _worst(made, 1),
+    "worst_group_top5": lambda made: _worst(made, 5),
     "roc_auc": _auc,
     "map_11pt": _precision,
 }

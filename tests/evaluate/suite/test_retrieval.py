@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.evaluate.conftest import evaluator
 
 from diptych.core.errors import DataError
-from diptych.evaluate import retrieval
-from diptych.evaluate.retrieval import RetrievalEvaluator, distinct_texts
-from diptych.evaluate.source import Suite
-from diptych.evaluate.zeroshot import ZeroShotEvaluator
+from diptych.evaluate.suite import retrieval
+from diptych.evaluate.suite.retrieval import distinct_texts
 
 
 def test_recall_by_hand(color_model, swatches) -> None:
@@ -20,7 +19,7 @@ def test_recall_by_hand(color_model, swatches) -> None:
     finds "a blue thing" first and a red text later; the broken one finds nothing. Texts: "a blue thing" finds
     nothing; the others find their picture first.
     """
-    metrics = {m.metric: m for m in RetrievalEvaluator("pairs", swatches)(color_model)}
+    metrics = {m.metric: m for m in evaluator(swatches, "")(color_model)}
     assert [metrics[f"image_to_text_recall@{k}"].value for k in (1, 5, 10)] == [0.6, 0.8, 0.8]
     assert [metrics[f"text_to_image_recall@{k}"].value for k in (1, 5, 10)] == [0.75, 0.75, 0.75]
     assert (metrics["image_to_text_recall@1"].n, metrics["text_to_image_recall@1"].n) == (5, 4)
@@ -34,7 +33,7 @@ def test_every_caption_as_a_query_of_its_own_by_hand(color_model, swatches) -> N
     the other's caption; "a red thing" of the blue image finds the red one first; the broken image is
     never found.
     """
-    metrics = {m.metric: m for m in RetrievalEvaluator("pairs", swatches)(color_model)}
+    metrics = {m.metric: m for m in evaluator(swatches, "")(color_model)}
     assert [metrics[f"caption_to_image_recall@{k}"].value for k in (1, 5)] == [2 / 6, 5 / 6]
     assert [metrics[f"image_to_caption_recall@{k}"].value for k in (1, 5)] == [3 / 5, 4 / 5]
     assert (metrics["caption_to_image_recall@1"].n, metrics["image_to_caption_recall@1"].n) == (6, 5)
@@ -60,7 +59,7 @@ def test_captions_as_queries_equal_brute_force() -> None:
 
 def test_captions_that_are_all_distinct_are_counted_once(color_model, swatches) -> None:
     rows = [(p.image, (f"red {n}",), {}) for n, p in enumerate(swatches.pairs(None))]
-    names = [m.metric for m in RetrievalEvaluator("pairs", type(swatches)(rows))(color_model)]
+    names = [m.metric for m in evaluator(type(swatches)(rows), "")(color_model)]
     assert not [name for name in names if "caption" in name]
 
 
@@ -85,26 +84,22 @@ def test_distinct_texts_pair_every_picture_with_each_of_its_captions() -> None:
 def test_a_source_without_captions_is_refused(color_model, swatches) -> None:
     bare = type(swatches)([(image.image, (), {}) for image in swatches.pairs(None)])
     with pytest.raises(DataError, match="nothing to retrieve"):
-        RetrievalEvaluator("pairs", bare)(color_model)
+        evaluator(bare, "")(color_model)
 
 
 def test_a_suite_embeds_once_and_finds_what_its_tasks_find_alone(
     color_model, swatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tasks = (ZeroShotEvaluator("colour", swatches, "colour"), RetrievalEvaluator("pairs", swatches))
-    alone = [metric for task in tasks for metric in task(color_model)]
+    alone = [metric for column in ("colour", "") for metric in evaluator(swatches, column)(color_model)]
     reads = []
     pairs = type(swatches).pairs
     monkeypatch.setattr(type(swatches), "pairs", lambda self, counts: reads.append(1) or pairs(self, counts))
-    found = Suite("all", swatches, tasks)(color_model)
-    together = [metric for metric in found if not metric.metric.startswith("bad_samples")]
-    assert len(reads) == 1
-    assert together == alone
+    assert evaluator(swatches, "colour", "")(color_model) == alone and len(reads) == 1
 
 
 def test_the_order_of_pictures_does_not_matter(color_model, swatches) -> None:
-    forward = RetrievalEvaluator("pairs", swatches)(color_model)
+    forward = evaluator(swatches, "")(color_model)
     rows = [(p.image, p.captions, p.fields) for p in swatches.pairs(None)]
-    backward = RetrievalEvaluator("pairs", type(swatches)(rows[::-1]))(color_model)
+    backward = evaluator(type(swatches)(rows[::-1]), "")(color_model)
     assert [m.value for m in forward] == [m.value for m in backward]
     assert all(np.isfinite(m.value) for m in forward)

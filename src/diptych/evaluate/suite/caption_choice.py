@@ -1,9 +1,8 @@
-"""Does a model know who does what: captions that differ by a word, an order, a relation.
+"""The protocol caption_choice: tell a right caption from wrong ones that differ by a word or an order.
 
 Every score is a share of strict wins: a caption that scores as high as the right one, or an image that
-cannot be read, is a miss.
+cannot be read, is a miss. `tasks.readers.choices` reads the data sets.
 
-Reads and writes: nothing; `readers.choices` reads the data sets.
 Source: Hsieh et al. 2023 (SugarCrepe); Thrush et al. 2022, section 3.3 (Winoground's text, image and group
 score); Yuksekgonul et al. 2023 (ARO; relations and pairs of attributes count alike).
 """
@@ -19,11 +18,27 @@ from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import exact_scores
-from diptych.evaluate.tasks.readers.choices import PAIR
+from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
+from diptych.evaluate.tasks.readers.choices import GROUP, PAIR
 from diptych.models.encode import Precision, encode_texts
 
 if TYPE_CHECKING:
     from diptych.models.model import Model
+
+
+def caption_choice(runner: TaskRunner) -> ProtocolResult:
+    """Tell right captions from wrong ones; of images in pairs, Winoground's three scores."""
+    embedded, name = runner.embedded, runner.task.spec.name
+    scores = caption_scores(runner.model, embedded, precision=runner.settings.precision)
+    if runner.task.metric == "group_score":
+        wins = quadruple_hits(quadruples(scores, embedded))
+        hits = wins["group"]
+        metrics = [share(name, f"{kind}_score", int(won.sum()), len(won)) for kind, won in wins.items()]
+    else:
+        hits = np.asarray(scores[:, 0] > scores[:, 1:].max(axis=1))
+        metrics = group_metrics([str(fields[GROUP]) for fields in embedded.fields], hits, task=name)
+    main = next(metric for metric in metrics if metric.metric == runner.task.metric)
+    return ProtocolResult(main, tuple(metrics), arrays={"hits": hits})
 
 
 def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precision = "float32") -> Doubles:
@@ -32,29 +47,16 @@ def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precis
     -inf where an image has fewer than K captions; NaN where it is unreadable.
     """
     captions = embedded.captions
-    places = {
-        text: place for place, text in enumerate(dict.fromkeys(text for row in captions for text in row))
-    }
-    texts = encode_texts(model, list(places), precision=precision)
+    distinct = dict.fromkeys(text for row in captions for text in row)
+    numbers = {text: number for number, text in enumerate(distinct)}
+    texts = encode_texts(model, list(numbers), precision=precision)
     counts = np.array([len(row) for row in captions], dtype=np.int64)
     rows = np.repeat(np.arange(len(captions)), counts)
     columns = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    owned = np.array([places[text] for row in captions for text in row], dtype=np.int64)
+    owned = np.array([numbers[text] for row in captions for text in row], dtype=np.int64)
     scores = np.full((len(captions), max(counts, default=2)), -np.inf)
     scores[rows, columns] = exact_scores(embedded.image_embeds, texts, np.stack([rows, owned], axis=1))
     return scores
-
-
-def choice_hits(scores: Doubles) -> Bools:
-    """Say where the first caption scores more than every other.
-
-    Args:
-        scores: (N, K); -inf where a row has fewer captions, NaN where the image is unreadable.
-
-    >>> choice_hits(np.array([[0.3, 0.2], [0.3, 0.3], [np.nan, np.nan]]))
-    array([ True, False, False])
-    """
-    return np.asarray(scores[:, 0] > scores[:, 1:].max(axis=1))
 
 
 def quadruples(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
@@ -62,19 +64,17 @@ def quadruples(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
 
     Args:
         scores: (N, 2), an image's own caption first.
-        embedded: the pictures, with the field `pair`.
+        embedded: the images, with the field `pair`.
 
     Raises:
         DataError: an image has no partner behind it.
     """
     names = [fields.get(PAIR) for fields in embedded.fields]
     if names[::2] != names[1::2] or scores.shape[1] != 2:
-        raise DataError(
-            "pictures do not come in pairs", found=f"{len(names)} pictures", expected="two a case"
-        )
-    own, other = scores[:, 0].reshape(-1, 2), scores[:, 1].reshape(-1, 2)
-    first = np.stack([own[:, 0], other[:, 0]], axis=1)
-    return np.stack([first, np.stack([other[:, 1], own[:, 1]], axis=1)], axis=1)
+        raise DataError("images do not come in pairs", found=f"{len(names)} images", expected="two a case")
+    both = scores.reshape(-1, 2, 2).copy()
+    both[:, 1] = both[:, 1, ::-1]
+    return both
 
 
 def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
@@ -88,7 +88,7 @@ def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
         both. (N,) bool each.
 
     >>> hits = quadruple_hits(np.array([[[0.9, 0.5], [0.6, 0.7]], [[0.9, 0.5], [0.95, 0.99]]]))
-    >>> {name: found.tolist() for name, found in hits.items()}
+    >>> {name: won.tolist() for name, won in hits.items()}
     {'text': [True, True], 'image': [True, False], 'group': [True, False]}
     """
     own = scores[:, 0, 0], scores[:, 1, 1]
@@ -97,25 +97,22 @@ def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
     return {"text": text, "image": image, "group": text & image}
 
 
-def choice_metrics(groups: Sequence[str], hits: Bools, *, task: str) -> list[Metric]:
-    """List the accuracy over all cases, the mean of the groups, and the accuracy of each.
+def group_metrics(groups: Sequence[str], hits: Bools, *, task: str) -> list[Metric]:
+    """List the accuracy over all N cases, the mean of the groups, and the accuracy of each.
 
     Args:
-        groups: what each of N cases is about.
+        groups: what each case is about.
         hits: (N,) bool.
         task: the name the metrics carry.
     """
-    found: dict[str, list[bool]] = {}
-    for group, hit in zip(groups, hits.tolist(), strict=True):
-        found.setdefault(group, []).append(hit)
-    mean = float(np.mean([np.mean(of) for of in found.values()])) if found else float("nan")
+    names = np.array(groups)
+    parts = {name: hits[names == name] for name in dict.fromkeys(groups)}
+    mean = float(np.mean([part.mean() for part in parts.values()])) if parts else float("nan")
     return [
         share(task, "accuracy", int(hits.sum()), len(hits)),
         Metric(task, "mean_per_group", mean, None, len(hits)),
-        *(share(task, f"accuracy[{name}]", sum(of), len(of)) for name, of in sorted(found.items())),
+        *(
+            share(task, f"accuracy[{name}]", int(part.sum()), len(part))
+            for name, part in sorted(parts.items())
+        ),
     ]
-
-
-def quadruple_metrics(hits: dict[str, Bools], *, task: str) -> list[Metric]:
-    """List the text, image and group score with 95 % intervals."""
-    return [share(task, f"{name}_score", int(found.sum()), len(found)) for name, found in hits.items()]

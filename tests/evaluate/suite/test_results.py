@@ -10,8 +10,8 @@ from sklearn.metrics import average_precision_score
 from tests.evaluate import miniatures
 from tests.evaluate.conftest import ColorModel
 
-from diptych.evaluate.suite.formats import as_clip_benchmark, as_mteb, write_formats
-from diptych.evaluate.suite.plan import Opened, TaskSpec, load_plan, open_spec
+from diptych.evaluate.suite.plan import OpenedTask, TaskSpec, load_plan, open_spec
+from diptych.evaluate.suite.results import as_clip_benchmark, as_mteb, write_formats
 from diptych.evaluate.suite.run import SuiteSettings, run_suite
 from diptych.evaluate.tasks.registry import task_rows
 
@@ -45,10 +45,10 @@ def result(protocols: dict[str, dict[str, float]], classes: int = 10, images: in
     }  # fmt: skip
 
 
-def opened(name: str, root: Path) -> Opened:
+def opened(name: str, root: Path) -> OpenedTask:
     miniatures.WRITERS[name](root / name)
     found = open_spec(TaskSpec("mine", task=name), root)
-    assert isinstance(found, Opened)
+    assert isinstance(found, OpenedTask)
     return found
 
 

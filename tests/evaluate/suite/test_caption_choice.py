@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.core.errors import DataError, UsageError
+from diptych.core.errors import DataError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
-from diptych.evaluate import compositional as ours
-from diptych.evaluate.suite.features_cache import FeatureSettings, data_digest
-from diptych.evaluate.suite.plan import Opened, TaskSpec, open_spec
-from diptych.evaluate.suite.protocols import Answers, TaskRunner
+from diptych.evaluate.suite import caption_choice as ours
+from diptych.evaluate.suite.caption_choice import caption_choice
+from diptych.evaluate.suite.features_cache import FeatureSettings
+from diptych.evaluate.suite.plan import OpenedTask, TaskSpec, open_spec
+from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
 from diptych.evaluate.tasks.readers.choices import AroReader
-from diptych.evaluate.tasks.registry import TaskRow, task_rows
-from diptych.evaluate.tasks.tasks import Item, open_task
+from diptych.evaluate.tasks.readers.examples import Example
+from diptych.evaluate.tasks.registry import TaskRow, open_task, task_rows
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -31,31 +32,20 @@ def paint(path: Path, *colours: tuple[int, int, int]) -> str:
     return path.name
 
 
-def asked(name: str, root: Path, model, *, split: str = "test", row: TaskRow | None = None) -> Answers:
+def asked(name: str, root: Path, model, *, split: str = "test", row: TaskRow | None = None) -> ProtocolResult:
     """Score a data set as `diptych evaluate --suite` does."""
+    spec = TaskSpec(name, task=name, split=split)
     if row is None:
-        opened = open_spec(TaskSpec(name, task=name, split=split), root.parent)
+        task = open_spec(spec, root.parent)
     else:
-        task = open_task(name, root, row=row)
-        opened = Opened(
-            TaskSpec(name, task=name),
-            row.title,
-            task,
-            row.kind,
-            row.metric,
-            ("caption_choice",),
-            task.templates,
-            (),
-        )
-    cache = root.parent / "cache"
+        source = open_task(name, root, row=row)
+        asked = ("caption_choice",)
+        task = OpenedTask(spec, row.title, source, row.kind, row.metric, asked, source.templates, ())
     model.digest = "c" * 64
-    runner = TaskRunner(
-        model, opened, digest=data_digest(opened.source), cache=cache, settings=FeatureSettings()
-    )
-    return runner.run("caption_choice")
+    return caption_choice(TaskRunner(model, task, FeatureSettings(), cache=root.parent / "cache"))
 
 
-def values(answers: Answers) -> dict[str, float]:
+def values(answers: ProtocolResult) -> dict[str, float]:
     return {metric.metric: metric.value for metric in answers.metrics}
 
 
@@ -163,11 +153,10 @@ def test_aro_order_has_several_wrong_captions(tmp_path: Path, color_model) -> No
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
-    def read() -> list[Item]:
+    def read() -> list[Example]:
         return list(open_task("sugarcrepe", tmp_path).items())
 
-    with pytest.raises(UsageError, match="SugarCrepe"):
-        read()
+    assert open_task("sugarcrepe", tmp_path) is None
     (tmp_path / "swap_obj.json").write_text('{"0": {"filename": "a.jpg"}}')
     with pytest.raises(DataError, match="negative_caption"):
         read()
@@ -181,4 +170,4 @@ def test_other_protocols_say_why_they_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "sugarcrepe" / "swap_obj.json").write_text("{}")
     spec = TaskSpec("sugarcrepe", task="sugarcrepe", protocols=("zeroshot", "retrieval", "caption_choice"))
     opened = open_spec(spec, tmp_path)
-    assert dict(opened.missing).keys() == {"zeroshot", "retrieval"}
+    assert dict(opened.not_run).keys() == {"zeroshot", "retrieval"}

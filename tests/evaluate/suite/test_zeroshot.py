@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from tests.evaluate.conftest import evaluator
 
 from diptych.core.errors import DataError, UnknownNameError, UsageError
-from diptych.embed.features import embed_pairs
 from diptych.evaluate.prompts.templates import Templates
-from diptych.evaluate.zeroshot import ZeroShotEvaluator, prompt_ladder, zero_shot
+from diptych.evaluate.suite.scoring import TaskLabels, classify, further_metrics
+from diptych.evaluate.suite.zeroshot import prompt_ladder
 
 
 def by_name(metrics) -> dict[str, object]:
@@ -15,7 +16,7 @@ def by_name(metrics) -> dict[str, object]:
 
 def test_numbers_by_hand_with_an_unreadable_and_an_unlabelled_picture(color_model, swatches) -> None:
     """Of four labelled pictures two are right: red, green; blue is labelled red; the fourth is unreadable."""
-    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour")(color_model))
+    metrics = by_name(evaluator(swatches, "colour")(color_model))
     assert (metrics["top1"].value, metrics["top1"].n) == (0.5, 4)
     assert (metrics["top5"].value, metrics["top5"].n) == (0.75, 4)
     assert metrics["mean_per_class"].value == pytest.approx((1 / 2 + 1 + 0) / 3)
@@ -26,9 +27,7 @@ def test_numbers_by_hand_with_an_unreadable_and_an_unlabelled_picture(color_mode
 def test_prompt_sets_are_compared_on_the_same_pictures(color_model, swatches) -> None:
     """Names that are cleaned into other colours turn right answers wrong, and the gain says so."""
     swapped = Templates("swapped", ("the {} one",), {"red": ("green",), "green": ("red",)})
-    result = ZeroShotEvaluator("colour", swatches, "colour", templates=swapped).score(
-        color_model, embed_pairs(color_model, swatches)
-    )
+    (result,) = evaluator(swatches, "colour", templates=swapped).run(color_model).results
     assert [score.name for score in result.scores] == [
         "bare names",
         "a photo of a {}.",
@@ -40,7 +39,7 @@ def test_prompt_sets_are_compared_on_the_same_pictures(color_model, swatches) ->
     assert cleaned.gain.value == last.gain.value == -0.5
     low, high = last.gain.ci95
     assert low < -0.5 < high
-    assert last.hits.tolist() == [False, False, False, False]
+    assert last.predictions.hits.tolist() == [False, False, False, False]
     assert last.example == "the blue one"
     names = [metric.metric for metric in result.metrics()]
     assert names == [
@@ -60,12 +59,13 @@ def test_prompt_sets_are_compared_on_the_same_pictures(color_model, swatches) ->
     ]
 
 
-def test_the_classes_that_a_score_is_among_are_told(color_model, swatches) -> None:
+@pytest.mark.parametrize(("named", "count"), [({}, 3), ({"mauve": ("mauve",), "red": ("red",)}, 4)])
+def test_the_classes_that_a_score_is_among_are_told(color_model, swatches, named, count) -> None:
     """Three labels occur; a name in the prompts is a class to choose from as well."""
-    templates = Templates("named", ("{}",), {"mauve": ("mauve",), "red": ("red",)})
-    for given, count in ((None, 3), (templates, 4)):
-        metrics = {m.metric: m for m in ZeroShotEvaluator("c", swatches, "colour", (), given)(color_model)}
-        assert (metrics["classes"].value, metrics["classes_that_occur"].value) == (count, 3)
+    metrics = by_name(
+        evaluator(swatches, "colour", templates=Templates("named", ("{}",), named))(color_model)
+    )
+    assert (metrics["classes"].value, metrics["classes_that_occur"].value) == (count, 3)
 
 
 def test_a_file_without_cleaned_names_adds_one_rung() -> None:
@@ -78,37 +78,29 @@ def test_a_file_without_cleaned_names_adds_one_rung() -> None:
     assert [rung.name for rung in prompt_ladder(names_only)] == ["bare names", "a photo of a {}.", "file"]
 
 
-def test_given_classes_may_be_more_than_the_labels(color_model, swatches) -> None:
-    names = ("blue", "green", "red", "white")
-    metrics = by_name(ZeroShotEvaluator("colour", swatches, "colour", class_names=names)(color_model))
-    assert metrics["top1"].value == 0.5
-    assert metrics["mean_per_class"].value == pytest.approx(0.5)
-
-
 def test_a_label_with_a_cleaned_name_is_a_class_even_without_pictures(color_model, swatches) -> None:
     templates = Templates("t", ("{}",), {"white": ("red green blue",)})
-    result = ZeroShotEvaluator("colour", swatches, "colour", templates=templates).score(
-        color_model, embed_pairs(color_model, swatches)
-    )
-    assert result.class_names == ("blue", "green", "red", "white")
-    assert result.labels.tolist() == [2, 1, 2, 0]
+    (result,) = evaluator(swatches, "colour", templates=templates).run(color_model).results
+    assert result.labels.class_names == ("blue", "green", "red", "white")
+    assert result.labels.class_ids.tolist() == [2, 1, 2, 0]
 
 
-def test_a_label_that_is_no_class_is_refused(color_model, swatches) -> None:
-    with pytest.raises(DataError, match="cannot be scored") as caught:
-        ZeroShotEvaluator("colour", swatches, "colour", class_names=("red", "green"))(color_model)
-    assert "'blue'" in str(caught.value)
+def test_a_source_without_any_label_is_refused(color_model, swatches) -> None:
+    bare = type(swatches)([(pair.image, (), {"colour": " "}) for pair in swatches.pairs(None)])
+    with pytest.raises(DataError, match="no image has a label"):
+        evaluator(bare, "colour")(color_model)
 
 
 def test_an_unknown_column_names_the_nearest(color_model, swatches) -> None:
     with pytest.raises(UnknownNameError, match="colour"):
-        ZeroShotEvaluator("colour", swatches, "color")(color_model)
+        evaluator(swatches, "color")(color_model)
 
 
 def test_top5_of_two_classes_is_everything_readable() -> None:
     eye = np.eye(2, dtype=np.float32)
     images = np.array([[1, 0], [1, 0], [np.nan, np.nan]], dtype=np.float32)
-    metrics = by_name(zero_shot(images, np.array([0, 1, 1]), eye))
+    labels = TaskLabels(np.arange(3), ("a", "b"), np.array([0, 1, 1]))
+    metrics = by_name(further_metrics(classify(images, labels, eye, "accuracy"), task="t"))
     assert (metrics["top1"].value, metrics["top5"].value) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
@@ -121,9 +113,9 @@ def test_prompts_to_compare_with_are_left_out_where_two_classes_are_the_same_in_
     ]
     names = {"R": ("red",), "r": ("green",)}
     source = type(swatches)(rows)
-    evaluator = ZeroShotEvaluator("c", source, "c", (), Templates("own", ("{}",), names))
+    own = evaluator(source, "c", templates=Templates("own", ("{}",), names))
     with pytest.warns(UserWarning, match="'bare names' is not compared: two classes have the same prompts"):
-        result = evaluator.score(color_model, embed_pairs(color_model, source))
+        (result,) = own.run(color_model).results
     assert [score.name for score in result.scores] == ["own"]
     with pytest.raises(UsageError, match="never be told apart"), pytest.warns(UserWarning):
-        ZeroShotEvaluator("c", source, "c")(color_model)
+        evaluator(source, "c")(color_model)

@@ -1,4 +1,4 @@
-"""Find the text of an image and the images of a text.
+"""The protocol retrieval: find the text of an image and the images of a text.
 
 Items are distinct: a caption that several images share (up to case and white space, which towers do not
 read) is one text with several right images, and an image with several captions has several right texts. A
@@ -8,14 +8,12 @@ Where captions are shared, the score in which every caption is a query of its ow
 `caption_to_image` and `image_to_caption`: published figures are of this kind. There a caption has one right
 image, its own; for an image a caption that is equal to one of its own is right as well.
 
-Reads: an embedded source with its captions. Writes: nothing.
 Source: Radford et al. 2021, appendix E.1 (recall on Flickr30k and COCO); multiple positives as in
 CLIP_benchmark.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,24 +23,19 @@ from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
 from diptych.data.tokenizers.cleaning import clean
-from diptych.embed.features import EmbeddedPairs, embed_pairs
+from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import median_rank, paired_ranks
-from diptych.models.encode import Precision, encode_texts
+from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
+from diptych.evaluate.suite.scoring import mean_of_shares
+from diptych.models.encode import encode_texts
 
-if TYPE_CHECKING:
-    from diptych.data.sources.open import Source
-    from diptych.models.model import Model
-
-DEPTHS = (1, 5, 10)
-"""The list lengths the field reports."""
-QUERIES, FOUND_IMAGES, FOUND_TEXTS = 5, 5, 4
-"""Examples of a report: how many queries, and how many hits of each."""
+QUERIES, FOUND_IMAGES, FOUND_TEXTS = 5, 5, 4  # examples of a report: queries, and hits of each
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalResult:
-    """Everything a report or a table needs about one retrieval task.
+    """Everything that a report or a table needs about one retrieval task.
 
     Attributes:
         task: the task's name.
@@ -51,7 +44,7 @@ class RetrievalResult:
         pairs: (P, 2) int64, rows (image, text) that belong together.
         image_ranks: (N,) int64, wrong texts before the best right one, per image that has a caption.
         text_ranks: (M,) int64, wrong images before the best right one, per text.
-        unreadable: images that could not be decoded; they count as wrong, and are never found.
+        unreadable: images that could not be decoded; they count as wrong, and are never retrieved.
         uncaptioned: images without a caption, in a source that other tasks share; they are no part of N.
         caption_ranks: (N,) of images and (Q,) of captions where every one of the Q captions is a query and an
             item by itself; None where all are distinct, for these are the ranks above then.
@@ -72,31 +65,72 @@ class RetrievalResult:
 
         Recalls are in [0, 1] with 95 % intervals; ranks count from 1.
         """
-        image_median, text_median = median_rank(self.image_ranks), median_rank(self.text_ranks)
-        total = len(self.image_ranks) + self.uncaptioned
-        left_out = [Metric(self.task, "uncaptioned", float(self.uncaptioned), None, total)]
-        each = [] if self.caption_ranks is None else [
-            *recalls(self.caption_ranks[0], task=self.task, direction="image_to_caption"),
-            *recalls(self.caption_ranks[1], task=self.task, direction="caption_to_image"),
-        ]  # fmt: skip
-        return [
-            *recalls(self.image_ranks, task=self.task, direction="image_to_text"),
-            *recalls(self.text_ranks, task=self.task, direction="text_to_image"),
-            *each,
-            Metric(self.task, "image_to_text_median_rank", image_median, None, len(self.image_ranks)),
-            Metric(self.task, "text_to_image_median_rank", text_median, None, len(self.text_ranks)),
-            Metric(self.task, "unreadable", float(self.unreadable), None, len(self.image_ranks)),
-            *(left_out if self.uncaptioned else ()),
+        images, texts, task = self.image_ranks, self.text_ranks, self.task
+        directions = {"image_to_text": images, "text_to_image": texts}
+        if self.caption_ranks is not None:
+            directions |= dict(zip(("image_to_caption", "caption_to_image"), self.caption_ranks, strict=True))
+        metrics = [
+            share(task, f"{direction}_recall@{k}", int((ranks < k).sum()), len(ranks))
+            for direction, ranks in directions.items()
+            for k in (1, 5, 10)
         ]
+        metrics += [
+            Metric(task, "image_to_text_median_rank", median_rank(images), None, len(images)),
+            Metric(task, "text_to_image_median_rank", median_rank(texts), None, len(texts)),
+            Metric(task, "unreadable", float(self.unreadable), None, len(images)),
+        ]
+        if self.uncaptioned:
+            total = len(images) + self.uncaptioned
+            metrics.append(Metric(task, "uncaptioned", float(self.uncaptioned), None, total))
+        return metrics
 
 
-def recalls(ranks: Ints, *, task: str, direction: str, depths: Sequence[int] = DEPTHS) -> list[Metric]:
-    """Turn ranks into recall at each depth.
+def retrieval(runner: TaskRunner) -> ProtocolResult:
+    """Find texts of images and images of texts; the value is the mean of recall at 1 both ways.
 
-    >>> [metric.value for metric in recalls(np.array([0, 4, 5, 99]), task="t", direction="image_to_text")]
-    [0.25, 0.5, 0.75]
+    Raises:
+        DataError: the source has no captions.
     """
-    return [share(task, f"{direction}_recall@{k}", int((ranks < k).sum()), len(ranks)) for k in depths]
+    name, embedded = runner.task.spec.name, runner.embedded
+    texts, pairs = distinct_texts(embedded.captions)
+    if not texts:
+        raise DataError(
+            "retrieval has nothing to retrieve",
+            where=runner.task.source.name,
+            found=f"{len(embedded.keys)} images and no captions",
+            expected="at least one caption",
+            fix="name the caption column, or evaluate another task",
+        )
+    text_embeds = encode_texts(runner.model, texts, precision=runner.settings.precision)
+    captioned = np.array([bool(of_image) for of_image in embedded.captions])
+    image_embeds = np.where(captioned[:, None], embedded.image_embeds, np.float32(np.nan))
+    image_ranks, text_ranks = paired_ranks(image_embeds, text_embeds, pairs)
+    result = RetrievalResult(
+        name, texts, text_embeds, pairs, image_ranks[captioned], text_ranks,
+        unreadable=int(np.isnan(image_embeds[captioned, 0]).sum()),
+        uncaptioned=int((~captioned).sum()),
+        caption_ranks=_caption_ranks(image_embeds, text_embeds, pairs, captioned),
+    )  # fmt: skip
+    metrics = {metric.metric: metric for metric in result.metrics()}
+    both = metrics["image_to_text_recall@1"], metrics["text_to_image_recall@1"]
+    hits = result.image_ranks < 1
+    extra = {
+        "texts": len(texts),
+        "captions": len(pairs),
+        "text_queries": [
+            {"text": text, "found": [list(pair) for pair in nearest_images]}
+            for text, nearest_images in text_queries(result, embedded, 0)
+        ],
+        "image_queries": [
+            {"row": row, "found": [list(pair) for pair in nearest_texts]}
+            for row, nearest_texts in image_queries(result, embedded, 0)
+        ],
+    }
+    return ProtocolResult(
+        mean_of_shares(*both, task=name, name="recall"), tuple(metrics.values()),
+        runner.slices(hits, np.flatnonzero(captioned)), extra,
+        {"hits": hits, "text_hits": text_ranks < 1}, result,
+    )  # fmt: skip
 
 
 def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], Ints]:
@@ -113,65 +147,15 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
            [0, 1],
            [1, 0]]))
     """
-    places: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     texts: list[str] = []
     rows = []
     for image, of_image in enumerate(captions):
         for caption in checks.texts(of_image, "captions of an image"):
-            place = places.setdefault(clean(caption), len(places))
-            texts += [caption] if place == len(texts) else []
-            rows.append((image, place))
+            number = numbers.setdefault(clean(caption), len(numbers))
+            texts += [caption] if number == len(texts) else []
+            rows.append((image, number))
     return tuple(texts), np.array(rows, dtype=np.int64).reshape(-1, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalEvaluator:
-    """Retrieval between the images of a source and its distinct captions.
-
-    Attributes:
-        name: the task's name in metrics and reports.
-        source: where the pairs come from.
-        precision: what the towers compute in.
-    """
-
-    name: str
-    source: "Source"
-    precision: Precision = "float32"
-
-    def __call__(self, model: "Model") -> list[Metric]:
-        """Embed the source and score it."""
-        return self.score(model, embed_pairs(model, self.source, precision=self.precision)).metrics()
-
-    def score(self, model: "Model", embedded: EmbeddedPairs) -> RetrievalResult:
-        """Score a source that is embedded already.
-
-        Raises:
-            DataError: the source has no captions.
-        """
-        texts, pairs = distinct_texts(embedded.captions)
-        if not texts:
-            raise DataError(
-                "retrieval has nothing to retrieve",
-                where=self.source.name,
-                found=f"{len(embedded.keys)} pictures and no captions",
-                expected="at least one caption",
-                fix="name the caption column, or evaluate another task",
-            )
-        text_embeds = encode_texts(model, texts, precision=self.precision)
-        captioned = np.array([bool(of_image) for of_image in embedded.captions])
-        image_embeds = np.where(captioned[:, None], embedded.image_embeds, np.float32(np.nan))
-        image_ranks, text_ranks = paired_ranks(image_embeds, text_embeds, pairs)
-        return RetrievalResult(
-            task=self.name,
-            texts=texts,
-            text_embeds=text_embeds,
-            pairs=pairs,
-            image_ranks=image_ranks[captioned],
-            text_ranks=text_ranks,
-            unreadable=int(np.isnan(image_embeds[captioned, 0]).sum()),
-            uncaptioned=int((~captioned).sum()),
-            caption_ranks=_caption_ranks(image_embeds, text_embeds, pairs, captioned),
-        )
 
 
 def _caption_ranks(
@@ -220,29 +204,28 @@ def readable_rows(embedded: EmbeddedPairs) -> Ints:
 
 def draw_rows(rows: Ints, count: int, seed: int, name: str) -> list[int]:
     """Draw some rows without repeats, in the order of the draw."""
-    drawn = numpy_rng(seed, "gallery", name).permutation(rows)[:count]
-    return [int(row) for row in drawn]
+    return [int(row) for row in numpy_rng(seed, "gallery", name).permutation(rows)[:count]]
 
 
 def text_queries(
     result: RetrievalResult, embedded: EmbeddedPairs, seed: int
 ) -> list[tuple[str, list[tuple[int, bool]]]]:
     """Draw texts of a retrieval task; return each with the rows of the nearest images, right or wrong."""
-    asked = []
+    queries = []
     for text in draw_rows(np.arange(len(result.texts)), QUERIES, seed, "texts"):
         right = set(result.pairs[result.pairs[:, 1] == text, 0].tolist())
         rows = nearest(result.text_embeds[text], embedded.image_embeds, FOUND_IMAGES)
-        asked.append((result.texts[text], [(int(row), int(row) in right) for row in rows]))
-    return asked
+        queries.append((result.texts[text], [(int(row), int(row) in right) for row in rows]))
+    return queries
 
 
 def image_queries(
     result: RetrievalResult, embedded: EmbeddedPairs, seed: int
 ) -> list[tuple[int, tuple[tuple[str, bool], ...]]]:
     """Draw images of a retrieval task; return each row with the nearest texts, right or wrong."""
-    read = []
+    queries = []
     for row in draw_rows(readable_rows(embedded), QUERIES + 1, seed, "pictures"):
         right = set(result.pairs[result.pairs[:, 0] == row, 1].tolist())
         texts = nearest(embedded.image_embeds[row], result.text_embeds, FOUND_TEXTS)
-        read.append((row, tuple((result.texts[text], int(text) in right) for text in texts)))
-    return read
+        queries.append((row, tuple((result.texts[text], int(text) in right) for text in texts)))
+    return queries
