@@ -26,7 +26,7 @@ from contest import machine, options_of, write_result
 from inputs import captions, described
 
 from diptych.core.settings import from_mapping
-from diptych.curate.pipeline.estimate import estimate
+from diptych.curate.pipeline.estimate import EstimateSettings, estimate
 from diptych.curate.pipeline.recipe import CurateRecipe
 from diptych.curate.pipeline.run import curate
 
@@ -126,7 +126,7 @@ def measured(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     stages = {name: {"seconds": manifest.seconds, **manifest.counts} for name, manifest in done.items()}
     for stage in stages.values():
         stage.pop("examples")
-    return {"measured_on": described(data), "stages": stages, "estimate": estimate(out)}
+    return {"measured_on": described(data), "stages": stages, "estimate": estimate(out, EstimateSettings())}
 
 
 if __name__ == "__main__":

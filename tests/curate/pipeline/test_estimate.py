@@ -2,7 +2,7 @@
 
 import pytest
 
-from diptych.curate.pipeline.estimate import EstimateSettings, Rate, hours, table
+from diptych.curate.pipeline.estimate import EstimateSettings, Rate, estimate_row, hours
 
 CORES = EstimateSettings(cores=10, dollars_per_hour=2.0, network_megabits=800.0, image_kilobytes=100.0)
 
@@ -22,5 +22,5 @@ def test_a_fetch_is_no_faster_than_its_network() -> None:
 
 
 def test_all_machines_are_paid_for() -> None:
-    (row,) = table([Rate("match", 1.0, 0.01, 0.0)], pairs=[36_000_000], machines=[5], settings=CORES)
+    row = estimate_row([Rate("match", 1.0, 0.01, 0.0)], 36_000_000, 5, CORES)
     assert row == {"pairs": 36_000_000, "machines": 5, "hours": 2.0, "dollars": 20.0}

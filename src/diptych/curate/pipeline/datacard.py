@@ -1,27 +1,24 @@
 """The data card: what a curation took, dropped and kept, as plain data.
 
 Everything is counted from the files of the stages; nothing of time or machine goes in, so that equal data
-has an equal card. The page for people is `datacard_page`.
-
-Reads: the manifests and thin tables of all stages, the finished shards. Writes: nothing.
+has an equal card.
 
 Source: Gebru et al. 2021, "Datasheets for Datasets", for what is asked; Radford et al. 2021, section 2.2,
 for the comparison of words with WebText; Xu et al. 2023, figure 1, for the curve over queries.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
 
+from diptych.core.checks import Bools, Ints
 from diptych.core.files.arrays import load_array
 from diptych.core.manifest import content_digest, read_manifest
-from diptych.core.records import Counts, Pair
+from diptych.core.records import Counts
 from diptych.core.settings import to_mapping
 from diptych.curate.pipeline.stages import Run, read_table
 from diptych.curate.queries.queries import METACLIP
@@ -29,61 +26,44 @@ from diptych.curate.words import normalized
 from diptych.data.shards.index import KIND as SHARDS_KIND
 from diptych.data.shards.reader import ShardSet
 
+# Of the text GPT-2 was trained on: 40 GB (Radford et al. 2019, section 2.1) at 5.7 bytes a word and space.
 WEBTEXT_WORDS = 7_000_000_000
-"""Of the text GPT-2 was trained on: 40 GB (Radford et al. 2019, section 2.1) at 5.7 bytes a word and its
-space."""
 
 CURVE_POINTS = 200
-SHOWN_QUERIES = 30
-SHOWN_PAIRS = 36
+SHOWN = 30  # queries, licenses and hosts
 
+# The stages through which pairs pass.
 FLOW = ("candidates", "filter", "match", "balance", "fetch", "fingerprint", "dedup", "shards")
-"""The stages through which pairs pass."""
 
 
 def describe(run: Run) -> dict[str, Any]:
     """Return the card of a curation whose shards are written."""
-    shards = read_manifest(run.folder, SHARDS_KIND)
+    shards, rows = read_manifest(run.folder, SHARDS_KIND), flow(run)
+    inputs = [entry for name in ("queries", "candidates") for entry in read_manifest(run.stage(name)).inputs]
     return {
         "title": run.recipe.card.title or "Image-text pairs",
         "summary": run.recipe.card.summary,
         "pairs": int(shards.extra["samples"]),
         "bytes": sum(entry.bytes for entry in shards.outputs),
         "digest": content_digest(shards),
-        "flow": flow(run),
-        "queries": _queries(run),
-        "balance": _balance(run),
+        "flow": rows,
+        **_queries_and_balance(run),
         **_contents(run.folder),
-        "opted_out": {name: _dropped(run, name) for name in ("robots", "opted_out")},
-        "inputs": [asdict(entry) for name in ("queries", "candidates") for entry in _inputs(run, name)],
+        "opted_out": {
+            name: sum(int(row["dropped"].get(name, 0)) for row in rows) for name in ("robots", "opted_out")
+        },
+        "inputs": [asdict(entry) for entry in inputs if "/" not in entry.name or entry.bytes],
         "recipe": to_mapping(run.recipe),
     }
 
 
 def flow(run: Run, *, until: str = FLOW[-1]) -> list[dict[str, Any]]:
-    """Return for each stage how many pairs came in, went out and were dropped, by reason.
-
-    Args:
-        run: the curation.
-        until: the last stage that is told.
-    """
-    rows = []
-    for name in FLOW[: FLOW.index(until) + 1]:
-        counts = read_manifest(run.stage(name)).counts
-        rows.append({"stage": name, **counts})
-    return rows
+    """Return for each stage to `until` how many pairs came in, went out and were dropped, by reason."""
+    names = FLOW[: FLOW.index(until) + 1]
+    return [{"stage": name, **read_manifest(run.stage(name)).counts} for name in names]
 
 
-def sample_pairs(folder: Path, count: int = SHOWN_PAIRS) -> list[Pair]:
-    """Return pairs at equal distances through the finished set: chosen by nobody."""
-    shards = ShardSet.open(folder)
-    wanted = {int(row) for row in np.linspace(0, len(shards) - 1, min(count, len(shards)))}
-    return [shards.pair(row) for row in sorted(wanted)]
-
-
-def cumulative(
-    counts: NDArray[np.int64], order: NDArray[np.int64], points: int = CURVE_POINTS
-) -> list[float]:
+def cumulative(counts: Ints, order: Ints, points: int = CURVE_POINTS) -> list[float]:
     """Return the share of all matches that the rarest queries hold, at equal steps through the queries.
 
     Args:
@@ -101,46 +81,41 @@ def cumulative(
     return [round(float(share), 6) for share in running[places]]
 
 
-def _queries(run: Run) -> dict[str, Any]:
-    table = read_table(run.stage("queries") / "queries.parquet", ["source"])
-    found = Counter(table["source"].to_pylist())
-    return {
-        "total": table.num_rows,
-        "by_source": dict(sorted(found.items())),
-        "metaclip": METACLIP,
-    }
-
-
-def _balance(run: Run) -> dict[str, Any]:
-    """Tell what balancing did: head and tail, the curve over queries, the largest queries."""
+def _queries_and_balance(run: Run) -> dict[str, Any]:
+    """Describe the queries, and what balancing did: head and tail, the curve over queries, the largest."""
+    table = read_table(run.stage("queries") / "queries.parquet", ["query", "source"])
     folder, cap = run.stage("balance"), run.recipe.balance.cap
     before, after = (load_array(folder / f"{name}.npy") for name in ("before", "after"))
     order = np.argsort(before, kind="stable")
-    matched = order[before[order] > 0]
-    names = read_table(run.stage("queries") / "queries.parquet", ["query"])["query"]
-    largest = order[::-1][:SHOWN_QUERIES]
-    head = before > cap
-    return {
+    matched, head = order[before[order] > 0], before > cap
+    largest = [q for q in order[::-1][:SHOWN].tolist() if before[q]]
+    both = {"before": before, "after": after}
+    balance = {
         "cap": cap,
         "queries_with_matches": int((before > 0).sum()),
         "queries_above_cap": int(head.sum()),
-        "matches": {"before": int(before.sum()), "after": int(after.sum())},
-        "tail_share": {"before": _share(before, ~head), "after": _share(after, ~head)},
-        "curve": {"before": cumulative(before, matched), "after": cumulative(after, matched)},
-        "largest": [[names[int(q)].as_py(), int(before[q]), int(after[q])] for q in largest if before[q]],
-        "histogram": {"before": _histogram(before), "after": _histogram(after)},
+        "matches": {name: int(counts.sum()) for name, counts in both.items()},
+        "tail_share": {name: _share(counts, ~head) for name, counts in both.items()},
+        "curve": {name: cumulative(counts, matched) for name, counts in both.items()},
+        "largest": [[table["query"][q].as_py(), int(before[q]), int(after[q])] for q in largest],
+        "histogram": {name: _histogram(counts) for name, counts in both.items()},
+    }
+    by_source = dict(sorted(Counter(table["source"].to_pylist()).items()))
+    return {
+        "queries": {"total": table.num_rows, "by_source": by_source, "metaclip": METACLIP},
+        "balance": balance,
     }
 
 
-def _histogram(counts: NDArray[np.int64]) -> list[list[int]]:
+def _histogram(counts: Ints) -> list[list[int]]:
     """Count the queries by their number of matches: [from, queries] for 1, 2, 5, 10, 20, 50 …"""
     edges = [0, *(factor * 10**power for power in range(8) for factor in (1, 2, 5))]
-    found, _ = np.histogram(counts, [*edges, np.inf])
-    last = int(np.flatnonzero(found)[-1]) if found.any() else 0
-    return [[edges[step], int(found[step])] for step in range(last + 1)]
+    queries, _ = np.histogram(counts, [*edges, np.inf])
+    last = int(np.flatnonzero(queries)[-1]) if queries.any() else 0
+    return [[edges[step], int(queries[step])] for step in range(last + 1)]
 
 
-def _share(counts: NDArray[np.int64], chosen: NDArray[np.bool_]) -> float:
+def _share(counts: Ints, chosen: Bools) -> float:
     total = int(counts.sum())
     return round(float(counts[chosen].sum() / total), 6) if total else 0.0
 
@@ -175,14 +150,6 @@ def _host(address: str) -> str:
         return ""
 
 
-def _most(found: Counter[str]) -> dict[str, int]:
-    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return {name: count for name, count in ordered[:SHOWN_QUERIES] if name}
-
-
-def _dropped(run: Run, reason: str) -> int:
-    return sum(int(row["dropped"].get(reason, 0)) for row in flow(run))
-
-
-def _inputs(run: Run, stage: str) -> Sequence[Any]:
-    return [entry for entry in read_manifest(run.stage(stage)).inputs if "/" not in entry.name or entry.bytes]
+def _most(counts: Counter[str]) -> dict[str, int]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {name: count for name, count in ordered[:SHOWN] if name}

@@ -3,8 +3,6 @@
 Partitions take `seconds a pair x pairs / (machines x cores)`; what one process does for
 all of a stage (`alone_seconds`) does not get faster with machines; the fetch is also bounded by each
 machine's network. The shares of pairs that a stage passes on are those of the measured run.
-
-Reads: the manifests of a finished curation. Writes: nothing.
 """
 
 from collections.abc import Sequence
@@ -28,8 +26,9 @@ class EstimateSettings:
     Attributes:
         cores: of one machine.
         dollars_per_hour: for one machine; 0.68 is the list price of 16 cores with 32 GB (AWS c7i.4xlarge,
-        2024). network_megabits: what one machine can download a second. image_kilobytes: of one
-        downloaded file, where the measured run downloaded none.
+            2024).
+        network_megabits: what one machine can download a second.
+        image_kilobytes: of one downloaded file, where the measured run downloaded none.
     """
 
     cores: int = 16
@@ -49,36 +48,26 @@ class Rate:
     downloads: bool = False
 
 
-DEFAULT_SETTINGS = EstimateSettings()
-
-
-def measured(folder: Path) -> tuple[Rate, ...]:
-    """Read the rates of a finished curation.
+def estimate(folder: Path, settings: EstimateSettings) -> dict[str, Any]:
+    """Estimate larger curations like the finished one in a folder: machines, measured rates, table.
 
     Raises:
         UsageError: a stage is not finished.
-        IntegrityError: its manifest does not say what a stage writes.
+        IntegrityError: its manifest lacks what a stage writes.
     """
-    manifests = {name: read_manifest(folder / STAGES_FOLDER / name) for name in FLOW}
+    manifests = [read_manifest(folder / STAGES_FOLDER / name) for name in FLOW]
     try:
-        candidates = max(1, int(manifests["candidates"].counts["in"]))
-        return tuple(_rate(name, manifest, candidates) for name, manifest in manifests.items())
+        candidates = max(1, int(manifests[0].counts["in"]))
+        rates = [_rate(name, one, candidates) for name, one in zip(FLOW, manifests, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(
-            "the manifests of a curation lack counts or seconds", where=folder, found=repr(error)[:200]
-        ) from error
+        what = "the manifests of a curation lack counts or seconds"
+        raise IntegrityError(what, where=folder, found=repr(error)[:200]) from error
+    rows = [estimate_row(rates, pairs, machines, settings) for pairs in PAIRS for machines in MACHINES]
+    return {"settings": asdict(settings), "rates": [asdict(rate) for rate in rates], "table": rows}
 
 
-def hours(
-    rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings = DEFAULT_SETTINGS
-) -> float:
-    """Return how long it takes.
-
-    Args:
-        rates: of the stages.
-        pairs: candidate pairs.
-        machines: how many work on it.
-        settings: what they are.
+def hours(rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings) -> float:
+    """Return how long a curation of so many candidate pairs takes.
 
     >>> one = Rate("match", 1.0, 0.001, 0.0)
     >>> round(hours([one], 57_600_000, 1, EstimateSettings(cores=16)), 3)
@@ -95,47 +84,22 @@ def hours(
     return seconds / 3600
 
 
-def table(
-    rates: Sequence[Rate],
-    *,
-    pairs: Sequence[int] = PAIRS,
-    machines: Sequence[int] = MACHINES,
-    settings: EstimateSettings = DEFAULT_SETTINGS,
-) -> list[dict[str, Any]]:
-    """Return one row for every number of pairs and of machines: hours, and dollars for all machines
-    together.
-    """
-    rows = []
-    for count in pairs:
-        for number in machines:
-            took = hours(rates, count, number, settings)
-            dollars = took * number * settings.dollars_per_hour
-            rows.append(
-                {"pairs": count, "machines": number, "hours": round(took, 2), "dollars": round(dollars, 2)}
-            )
-    return rows
-
-
-def estimate(folder: Path, settings: EstimateSettings = DEFAULT_SETTINGS) -> dict[str, Any]:
-    """Estimate larger curations like the one in a folder: the machines, the measured rates, the table."""
-    rates = measured(folder)
-    return {
-        "settings": asdict(settings),
-        "rates": [asdict(rate) for rate in rates],
-        "table": table(rates, settings=settings),
-    }
+def estimate_row(
+    rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings
+) -> dict[str, Any]:
+    """Return the hours of a curation, and the dollars for all machines together."""
+    took = hours(rates, pairs, machines, settings)
+    dollars = took * machines * settings.dollars_per_hour
+    return {"pairs": pairs, "machines": machines, "hours": round(took, 2), "dollars": round(dollars, 2)}
 
 
 def _rate(name: str, manifest: Manifest, candidates: int) -> Rate:
-    here = max(1, int(manifest.counts["in"]))
-    extra = manifest.extra
-    seconds = (
-        extra["partition_seconds"] if "partition_seconds" in extra else extra["unit_seconds"]
-    )  # before 0.2
+    pairs, extra = int(manifest.counts["in"]), manifest.extra
+    seconds = extra["partition_seconds"] if "partition_seconds" in extra else extra["unit_seconds"]  # < 0.2
     return Rate(
         name,
-        pairs_per_candidate=int(manifest.counts["in"]) / candidates,
-        core_seconds_per_pair=float(seconds) / here,
-        alone_seconds_per_pair=float(manifest.extra["alone_seconds"]) / here,
+        pairs_per_candidate=pairs / candidates,
+        core_seconds_per_pair=float(seconds) / max(1, pairs),
+        alone_seconds_per_pair=float(extra["alone_seconds"]) / max(1, pairs),
         downloads=name == "fetch",
     )

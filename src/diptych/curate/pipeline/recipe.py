@@ -1,7 +1,6 @@
-"""Recipes of curations: everything that decides what a data set holds, as data.
+"""Recipes of curations, TOML files: everything that decides what a data set holds, as data.
 
-Reads: a TOML file (`recipes/wit.toml`, or the packaged `demo_curate`). Paths in it are relative to the file;
-paths given with `--set` are relative to the current folder.
+Paths in a recipe are relative to its file; paths given with `--set` are relative to the current folder.
 """
 
 import glob
@@ -23,6 +22,7 @@ from diptych.data.near_copies.groups import DedupSettings
 from diptych.data.shards.writer import ShardSettings
 from diptych.data.sources.rows import anchored
 
+# The settings that are paths.
 _PATHS = {
     "queries": ("corpus", "word_counts", "pair_counts", "pageviews", "wordnet", "list"),
     "candidates": ("sources",),
@@ -31,7 +31,7 @@ _PATHS = {
     "evaluation": ("sources",),
 }
 
-
+# The setting that decides whether a pair is dropped for a reason; the other reasons have none.
 SETTING_OF: Mapping[Reason, str] = {
     Reason.MISSING_CAPTION: "candidates.columns.caption",
     Reason.MISSING_IMAGE: "candidates.columns.image",
@@ -58,7 +58,6 @@ SETTING_OF: Mapping[Reason, str] = {
     Reason.NEAR_DUPLICATE: "dedup.near",
     Reason.IN_EVALUATION_SET: "evaluation.sources",
 }
-"""The setting that decides whether a pair is dropped for a reason; the other reasons have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +91,8 @@ class QueriesPart:
 
 @dataclass(frozen=True, slots=True)
 class FilterPart:
-    """What a pair has to be, and whether personal data are taken out of captions.
-
-    Attributes:
-        scrub: replace e-mail addresses, telephone and card numbers and the like by what they are.
-        rules: see `filter.FilterSettings`.
+    """The rules for a pair, and whether e-mail addresses, telephone and card numbers and the like in captions
+    are replaced by what they are (`scrub`).
     """
 
     scrub: bool = True
@@ -148,8 +144,21 @@ def load_curate_recipe(path: Path, assignments: Sequence[str] = ()) -> CurateRec
     Raises:
         SettingsError: an unknown, missing or wrong setting, named by its place.
     """
-    mapping = _anchored(load_toml(path), path.parent)
+    mapping = load_toml(path)
+    for part, names in _PATHS.items():
+        table = mapping.get(part)
+        if part == "filter" and isinstance(table, dict):
+            table = table.get("rules")
+        if isinstance(table, dict):
+            table.update({name: _anchored(table[name], path.parent) for name in names if name in table})
     return from_mapping(CurateRecipe, override(mapping, assignments), where=path)
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """Make a path, or the paths of a list, relative to the folder of the recipe."""
+    if isinstance(value, list):
+        return [_anchored(path, folder) for path in value]
+    return anchored(value, folder) if isinstance(value, str) else value
 
 
 def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
@@ -158,26 +167,5 @@ def files_of(patterns: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: a pattern matches nothing.
     """
-    found: list[str] = []
-    for pattern in patterns:
-        found += globbed(pattern) if glob.has_magic(pattern) else [pattern]
-    return tuple(found)
-
-
-def _anchored(mapping: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the paths of a recipe relative to its own folder."""
-
-    def anchor(path: object) -> object:
-        return anchored(path, folder) if isinstance(path, str) else path
-
-    for part, names in _PATHS.items():
-        table = mapping.get(part)
-        if part == "filter" and isinstance(table, dict):
-            table = table.get("rules")
-        for name in names:
-            value = table.get(name) if isinstance(table, dict) else None
-            if isinstance(table, dict) and isinstance(value, list):
-                table[name] = [anchor(path) for path in value]
-            elif isinstance(table, dict) and value is not None:
-                table[name] = anchor(value)
-    return mapping
+    files = (globbed(pattern) if glob.has_magic(pattern) else [pattern] for pattern in patterns)
+    return tuple(path for several in files for path in several)

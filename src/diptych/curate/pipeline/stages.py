@@ -1,48 +1,52 @@
 """Stages of a curation and their partitions: finished ones are never run again; a kill costs one partition.
 
 A stage is a folder, `stages/NAME` of a curation. Its work is cut into numbered, independent partitions, which
-any engine may run anywhere in any order. A partition writes its tables and, last, its manifest; when all have
-one, the stage's manifest is written. The same input makes the same bytes on every engine.
-
-Reads: the folders of earlier stages. Writes: `NNNNN….parquet` (a partition's tables), `NNNNN.json` (its
-manifest: files with digests, counts, seconds) and `manifest.json`.
+any engine may run anywhere in any order. A partition writes its tables (`NNNNN….parquet`) and, last, its
+manifest (`NNNNN.json`: files with digests, counts, seconds); when all have one, the stage's `manifest.json`
+is written. The same input makes the same bytes on every engine.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from diptych.core.errors import IntegrityError, SettingsError, UsageError
+from diptych.core.checks import Bools
+from diptych.core.errors import IntegrityError, Reason, SettingsError, UsageError
 from diptych.core.files.durable import make_folder, write_json, writing
 from diptych.core.files.json_objects import read_json
-from diptych.core.manifest import FileEntry, Manifest, content_digest, file_entry, is_done, read_manifest
-from diptych.core.manifest import write_manifest as finish_folder
+from diptych.core.manifest import (
+    FileEntry,
+    Manifest,
+    content_digest,
+    file_entry,
+    is_done,
+    read_manifest,
+    write_manifest,
+)
+from diptych.core.progress import Progress
 from diptych.core.records import Counts
 from diptych.core.settings import from_mapping
-
-if TYPE_CHECKING:
-    from diptych.curate.pipeline.recipe import CurateRecipe
+from diptych.curate.pipeline.recipe import CurateRecipe
 
 T = TypeVar("T")
 STAGES_FOLDER = "stages"
-KIND = "curate-"
-"""Followed by the stage's name: the kind in its manifest."""
+KIND = "curate-"  # followed by the stage's name: the kind in its manifest
 
-Write = Callable[[str, pa.Table], None]
-"""How a partition hands a table over: a name that sorts, and the rows."""
+Write = Callable[[str, pa.Table], None]  # how a partition hands a table over: a name that sorts, and the rows
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One curation: its folder and what it was asked to do."""
+    """One curation: its folder and its recipe."""
 
     folder: Path
-    recipe: "CurateRecipe"
+    recipe: CurateRecipe
 
     def stage(self, name: str) -> Path:
         """Return the folder of a stage."""
@@ -59,7 +63,7 @@ class Stage:
         work: does one partition: writes its tables, returns its counts.
         partitions: how many there are; read after `prepare`.
         prepare: runs before any partition starts; files it leaves in the folder are the stage's.
-        finish: what follows when all partitions are done; returns what the manifest should tell besides.
+        finish: runs when all partitions are done; returns what else the manifest should hold.
         inputs: files from outside that the stage reads.
     """
 
@@ -81,18 +85,19 @@ class PartitionManifest:
     seconds: float
 
 
-def is_finished(run: Run, name: str) -> bool:
-    """Tell whether a stage is done."""
-    return is_done(run.stage(name), KIND + name)
-
-
-def require_finished(run: Run, stage: Stage) -> None:
-    """Refuse to begin a stage whose forerunners are not done.
+def run_stage(
+    run: Run, stage: Stage, run_partitions: Callable[[Stage, Sequence[int]], Iterator[Counts]]
+) -> Manifest:
+    """Do what is left of one stage, and return its manifest.
 
     Raises:
-        UsageError: names the first of them.
+        UsageError: a stage before it is not done.
+        DiptychError: what its work raised.
     """
-    missing = next((name for name in stage.needs if not is_finished(run, name)), None)
+    folder = run.stage(stage.name)
+    if is_done(folder, KIND + stage.name):
+        return read_manifest(folder, KIND + stage.name)
+    missing = next((name for name in stage.needs if not is_done(run.stage(name), KIND + name)), None)
     if missing is not None:
         raise UsageError(
             f"stage {stage.name!r} needs another one first",
@@ -100,12 +105,17 @@ def require_finished(run: Run, stage: Stage) -> None:
             expected=f"stage {missing!r} done",
             fix=f"diptych curate {missing} RECIPE --out {run.folder}",
         )
-
-
-def open_partitions(run: Run, stage: Stage) -> list[int]:
-    """Return the partitions that have no manifest yet."""
-    folder = run.stage(stage.name)
-    return [number for number in range(stage.partitions(run)) if not _manifest_path(folder, number).is_file()]
+    started = time.monotonic()
+    make_folder(folder)
+    stage.prepare(run)
+    prepared = time.monotonic() - started
+    left = [n for n in range(stage.partitions(run)) if not _manifest_path(folder, n).is_file()]
+    with Progress(stage.name) as progress:
+        for counts in run_partitions(stage, left):
+            progress.advance(counts.seen, dropped=counts.dropped.total())
+    manifest = _manifest(run, stage, prepared, started)
+    write_manifest(folder, manifest)
+    return manifest
 
 
 def run_partition(run: Run, stage: Stage, number: int) -> Counts:
@@ -126,28 +136,19 @@ def run_partition(run: Run, stage: Stage, number: int) -> Counts:
     return counts
 
 
-def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> Manifest:
-    """Write the manifest of a stage whose partitions are all done.
-
-    Args:
-        run: the curation.
-        stage: which one.
-        prepared: seconds that its preparation took.
-        seconds: that the stage took until now, interruptions left out.
-    """
-    started = time.monotonic()
+def _manifest(run: Run, stage: Stage, prepared: float, started: float) -> Manifest:
+    """Finish a stage whose partitions are all done; interruptions are not in its seconds."""
     folder, counts, partition_seconds = run.stage(stage.name), Counts(), 0.0
     known: dict[str, FileEntry] = {}
     for number in range(stage.partitions(run)):
-        part = read_typed(
-            PartitionManifest, _manifest_path(folder, number), fix="remove it, and go on with --resume"
-        )
+        path, fix = _manifest_path(folder, number), "remove it, and go on with --resume"
+        part = read_typed(PartitionManifest, path, fix=fix)
         counts.merge(Counts.from_dict(part.counts))
         partition_seconds += part.seconds
         known |= {entry.name: entry for entry in part.files}
     finishing = time.monotonic()
     extra = stage.finish(run)
-    finished = time.monotonic() - finishing
+    alone = prepared + time.monotonic() - finishing
     outputs = tuple(
         known.get(path.name) or file_entry(path, root=folder)
         for path in sorted(folder.iterdir())
@@ -157,21 +158,31 @@ def close_stage(run: Run, stage: Stage, *, prepared: float, seconds: float) -> M
         FileEntry(f"{STAGES_FOLDER}/{name}", 0, content_digest(read_manifest(run.stage(name))))
         for name in stage.needs
     )
-    manifest = Manifest(
+    extra |= {
+        "partitions": stage.partitions(run),
+        "partition_seconds": round(partition_seconds, 3),
+        "alone_seconds": round(alone, 3),
+    }
+    inputs = (*stage.inputs(run), *before)
+    return Manifest(
         KIND + stage.name,
-        inputs=(*stage.inputs(run), *before),
+        inputs=inputs,
         outputs=outputs,
         counts=counts.as_dict(),
-        seconds=round(seconds + time.monotonic() - started, 3),
-        extra={
-            **extra,
-            "partitions": stage.partitions(run),
-            "partition_seconds": round(partition_seconds, 3),
-            "alone_seconds": round(prepared + finished, 3),
-        },
+        seconds=round(time.monotonic() - started, 3),
+        extra=extra,
     )
-    finish_folder(folder, manifest)
-    return manifest
+
+
+def drop_rows(counts: Counts, dropped: Bools, reason: Reason, keys: pa.ChunkedArray) -> None:
+    """Count the rows that are dropped from a partition, by the reason and their keys."""
+    for row in dropped.nonzero()[0].tolist():
+        counts.drop(reason, keys[row].as_py())
+
+
+def rows_table(rows: NDArray[Any], **columns: pa.Array) -> pa.Table:
+    """Return a table of row numbers and what belongs to them."""
+    return pa.table({"row": pa.array(rows, pa.int32()), **columns})
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -181,23 +192,6 @@ def write_table(path: Path, table: pa.Table) -> None:
         # compressed already: trying again took a third of the time of fetching them.
         packing = {one.name: "none" if one.type == pa.binary() else "zstd" for one in table.schema}
         pq.write_table(table, file, compression=packing, use_dictionary=False)
-
-
-def tables(run: Run, name: str, *, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Read the tables of a finished stage one after the other.
-
-    Raises:
-        IntegrityError: a file is gone or cannot be read.
-    """
-    for path in table_files(run, name):
-        yield read_table(path, columns)
-
-
-def table_files(run: Run, name: str) -> list[Path]:
-    """Return the paths of a finished stage's tables, in their order."""
-    manifest = read_manifest(run.stage(name), KIND + name)
-    paths = (run.stage(name) / entry.name for entry in manifest.outputs)
-    return sorted(path for path in paths if path.suffix == ".parquet" and path.name[0].isdigit())
 
 
 def partition_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
@@ -232,9 +226,8 @@ def read_typed(kind: type[T], path: Path, *, fix: str) -> T:
     try:
         return from_mapping(kind, read_json(path, fix=fix))
     except SettingsError as error:
-        raise IntegrityError(
-            "a file of a stage is damaged", where=path, found=str(error)[:200], fix=fix
-        ) from error
+        what = "a file of a stage is damaged"
+        raise IntegrityError(what, where=path, found=str(error)[:200], fix=fix) from error
 
 
 def _manifest_path(folder: Path, number: int) -> Path:
