@@ -56,18 +56,17 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES = 2_000_000_000
 
+# Of the scenes on which ranges of activations are measured: others than those of the comparison.
 CALIBRATION_SEED = 7
-"""Of the scenes on which ranges of activations are measured: others than those of the comparison."""
-BATCH = 16
-"""Images a step while ranges are measured."""
+BATCH = 16  # images a step while ranges are measured
 
 Writer = Callable[[ModuleWeights, Any, str], str]
 GraphWriter = Callable[[WeightFormat], onnx.ModelProto]
 
+# Writers of image towers by the kind in their configuration.
 VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
-"""Writers of image towers by the kind in their configuration."""
+# Writers of text towers by the kind in their configuration.
 TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text, "siglip": siglip_text}
-"""Writers of text towers by the kind in their configuration."""
 
 
 def export(
@@ -187,7 +186,6 @@ def graph_writers(model: "Model", precision: ExportPrecision) -> dict[str, Graph
 
 
 def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
-    """Prepare images and texts for the towers, the reference inputs first."""
     images = reference_images(model.preprocess.size)
     for encoded in inputs.images:
         with suppress(BadSampleError):

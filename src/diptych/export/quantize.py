@@ -27,10 +27,9 @@ from diptych.models.runtimes.engines import require
 LEVELS = 127  # of a signed byte; -128 is left out, so that weights are symmetric
 STEPS = 255  # of an unsigned byte
 SMOOTHING = 0.5
-MARGIN = 1.1
-"""Activations of images that were not measured may be so much larger before they are clipped."""
+MARGIN = 1.1  # activations of images that were not measured may be so much larger before they are clipped
+# Activations and weights below are taken for this, so that silent channels divide by something.
 SMALLEST = 1e-5
-"""Activations and weights below are taken for this, so that silent channels divide by something."""
 
 
 @dataclass(frozen=True, slots=True)

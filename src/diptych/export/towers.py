@@ -22,8 +22,8 @@ from diptych.models.towers.config import Activation, ResNetConfig, TextConfig, V
 
 State = Mapping[str, Array]
 
+# Added to the scores of keys that may not be seen: finite, so that a row of nothing else is not NaN.
 HIDDEN = np.float32(np.finfo(np.float32).min)
-"""Added to the scores of keys that may not be seen: finite, so that a row of nothing else is not NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,6 @@ def _pool(graph: Graph, x: str, stride: int) -> str:
 
 
 def _convolution(module: ModuleWeights, x: str, name: str, norm: str, stride: int = 1) -> str:
-    """Convolve and normalise: the running statistics go into the weights, in double precision."""
     weight = module[f"{name}.weight"].astype(np.float64)
     gain, bias, mean, variance = (
         module[f"{norm}.{kind}"].astype(np.float64)
@@ -309,7 +308,6 @@ def clip_text(module: ModuleWeights, config: TextConfig, tokens: str) -> str:
 
 
 def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, str, str]:
-    """Lay the texts of a batch out as rows: the layout, their ids (T,) and their positions (T,)."""
     zero, one = (graph.tensor(np.array(value, np.int64)) for value in (0, 1))
     ends = graph.add("Cast", graph.add("Equal", tokens, graph.tensor(np.array(end_id, np.int64))), to=6)
     last = graph.add("ArgMax", ends, axis=1, keepdims=1)  # (B, 1): the first of equal ones

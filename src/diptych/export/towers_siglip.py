@@ -36,7 +36,6 @@ def siglip_vision(module: ModuleWeights, config: Any, pixels: str) -> str:
 
 
 def _pooled(module: ModuleWeights, rows: str, layout: SequenceLayout, config: Any, batch: str) -> str:
-    """Let the learned query attend to all tokens of each image, then a residual MLP."""
     graph = module.graph
     probe = graph.tensor(module["probe"].reshape(1, -1))
     probes = graph.add("Expand", probe, graph.add("Concat", batch, graph.ints(config.width), axis=0))
@@ -66,7 +65,6 @@ def siglip_text(module: ModuleWeights, config: Any, tokens: str) -> str:
 
 
 def _filled(graph: Graph, tokens: str, context: int, pad_id: int) -> str:
-    """Return (B, context) for (B, L)."""
     missing = graph.add("Sub", graph.ints(context), graph.size(tokens, 1))
     amounts = graph.add("Concat", graph.ints(0, 0, 0), missing, axis=0)
     return graph.add("Pad", tokens, amounts, graph.tensor(np.array(pad_id, np.int64)))

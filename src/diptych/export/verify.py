@@ -31,16 +31,15 @@ if TYPE_CHECKING:
     from diptych.models.model import Model
     from diptych.models.runtimes.exported import ExportedModel
 
-SCENES = 60
-"""Drawn images and captions that every export is compared on, besides the reference inputs."""
+SCENES = 60  # drawn images and captions that every export is compared on, besides the reference inputs
 SCENES_SEED = 2026
+# Images of the user's own source that are compared: enough for the mean to mean something.
 SOURCE_IMAGES = 256
-"""Images of the user's own source that are compared: enough for the mean to mean something."""
 
+# Cosine on the reference inputs below which an export is not published.
 FLOORS = {"float32": 0.999999, "float16": 0.9999, "int8": 0.99}
-"""Cosine on the reference inputs below which an export is not published."""
+# Of a float32 export's unit embeddings: what rounding in another order leaves of 24 layers is a tenth.
 LARGEST_DIFFERENCE = 1e-5
-"""Of a float32 export's unit embeddings: what rounding in another order leaves of 24 layers is a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +152,7 @@ def compare(
     for tower, (found, expected) in {"image": images, "text": texts}.items():
         reference = stored[f"{tower}_embeds"]
         result[tower] = parity(
-            np.concatenate([own[tower], found]),
-            np.concatenate([reference, expected]),
-            stored=len(reference),
+            np.concatenate([own[tower], found]), np.concatenate([reference, expected]), stored=len(reference)
         )
     return result
 

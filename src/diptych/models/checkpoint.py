@@ -30,11 +30,7 @@ from diptych.core.machine import processor
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
 from diptych.core.settings import from_mapping, to_mapping
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files.verification_cache import (
-    REFERENCE_OUTPUTS,
-    VerificationCache,
-    reference_file,
-)
+from diptych.models.files.verification_cache import REFERENCE_OUTPUTS, VerificationCache, reference_file
 from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
 from diptych.models.reference_outputs import reference_tensors, verify_reference

@@ -311,7 +311,6 @@ def _decoded(
     *,
     ahead: int,
 ) -> Iterator[Pixels | BadImage]:
-    """Yield pixels or the reason there are none, in order, with at most `ahead` images in flight."""
     mode = settings.preprocessing or model.bulk_mode
 
     def decode(image: ImageInput | Pair, position: int) -> Pixels | BadImage:
@@ -339,7 +338,6 @@ def _decoded(
 def _encode_items(
     model: Encoder, items: Sequence[Any], batch_size: int, settings: EncodeSettings, progress: Progress | None
 ) -> Floats:
-    """Return (N, E) features; row i is that of item i."""
     texts: list[int] = []
     images: list[int] = []
     for position, item in enumerate(items):

@@ -71,7 +71,6 @@ def load(
 
 
 def _refuse(ref: str | Path, backend: Backend, options: list[str]) -> None:
-    """Refuse what an export cannot be told: it says everything itself, and torch does not read it."""
     if options:
         raise UsageError(
             "an export says all of this itself",

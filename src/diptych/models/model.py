@@ -196,7 +196,6 @@ class Model(Encoder):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """Switch BatchNorm to its running statistics and gradients off, then put the mode back."""
         training = self.clip.training
         if training:
             self.clip.eval()
@@ -209,14 +208,12 @@ class Model(Encoder):
 
 
 def _rows(features: Tensor, output: Output) -> Floats:
-    """Return features of any precision as float32 on the CPU."""
     features = features.float()
     rows: Floats = (unit_length(features) if output == "embeds" else features).cpu().numpy()
     return rows
 
 
 def _tokenizer_facts(tokenizer: AnyTokenizer) -> dict[str, int]:
-    """Return what the text tower has to know about a tokenizer."""
     facts = {
         "vocab_size": int(tokenizer.vocab_size),
         "context_length": int(tokenizer.context_length),

@@ -25,18 +25,18 @@ from diptych.data.images.transforms import evaluation_pixels
 from diptych.models.files.verification_cache import Cosines, VerificationCache
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Precision, installed
 
-M = TypeVar("M")
-"""An exported model, as `exported` opens it."""
+M = TypeVar("M")  # an exported model, as `exported` opens it
 
 ENOUGH_COSINE = 0.9999
+# How far a quantised file may stay behind the cosine that it states: processors round sums differently.
 COSINE_SLACK = 5e-4
-"""How far a quantised file may stay behind the cosine that it states: processors round sums differently."""
+# Of a component, for float32 files in float32: as checkpoints allow (`reference_outputs.TOLERANCE`).
 LARGEST_DIFFERENCE = 1e-4
-"""Of a component, for float32 files in float32: as checkpoints allow (`reference_outputs.TOLERANCE`)."""
+# The same where the user chose runtime and arithmetic: then only a broken model is refused.
 CHOSEN_SLACK = 5e-3
-"""The same where the user chose runtime and arithmetic: then only a broken model is refused."""
 PIXEL_LEVELS = 1
 INPUTS = {"image": "pixels", "text": "tokens"}
+# Type and number of dimensions of the reference inputs and outputs in `reference_outputs.safetensors`.
 KINDS = {
     "picture": ("uint8", 3),
     "pixels": ("uint8", 4),
@@ -44,7 +44,6 @@ KINDS = {
     "image_embeds": ("float32", 2),
     "text_embeds": ("float32", 2),
 }
-"""Type and number of dimensions of the reference inputs and outputs in `reference_outputs.safetensors`."""
 SHOWN_CHARACTERS = 60
 
 
@@ -66,6 +65,7 @@ class Measurement:
     measured: str
 
 
+# The first line that suits decides.
 TABLE = (
     Measurement(
         frozenset({"avx512_bf16", "amx_bf16"}),
@@ -88,7 +88,6 @@ TABLE = (
         "ONNX Runtime is at its first embedding in 0.9 s, OpenVINO in 1.3 s. Others: not measured.",
     ),
 )
-"""The first line that suits decides."""
 
 
 def plans(backend: str, precision: Precision | None, threads: int | None, *, files: str) -> list[Plan]:
@@ -166,7 +165,6 @@ def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
 
 
 def _floor(model: Any, *, named: bool) -> float:
-    """Return the cosine that is required: less where the user named the runtime and its arithmetic."""
     stated = stated_cosine(model.description.parity)
     if named:
         return stated - CHOSEN_SLACK
@@ -257,7 +255,6 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _key(plan: Plan) -> str:
-    """Return what a check depends on besides the folder."""
     return f"{processor()}, {_name(plan)} {version(RUNTIMES[plan.backend])}"
 
 

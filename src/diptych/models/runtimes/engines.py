@@ -18,8 +18,7 @@ from diptych.models.runtimes.onnx_file import outlined
 Tower = Callable[[NDArray[Any]], NDArray[np.float32]]
 Precision = Literal["float32", "bfloat16"]
 
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""Backends and the packages that they need."""
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # backends and the packages that they need
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,7 +215,6 @@ class ExportedModel(Encoder):
         return tower(given) if len(given) else np.zeros((0, self.config.embed_dim), np.float32)
 
     def _cut(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Cut a batch behind its longest text, where what follows the end is not read."""
         text = self.config.text
         if getattr(text, "kind", "clip") != "clip":
             return tokens
@@ -300,9 +299,7 @@ def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
     vocabulary = vocabulary_file(folder, description.model.text)
     if sha256_file(vocabulary) != description.tokenizer_sha256:
         raise IntegrityError(
-            "the tokenizer is not the one that these weights learned with",
-            where=vocabulary,
-            fix=REMEDY,
+            "the tokenizer is not the one that these weights learned with", where=vocabulary, fix=REMEDY
         )
     return description
 
@@ -319,12 +316,10 @@ def _scaled(features: Floats, *, unit: bool) -> Floats:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """Return an array for an array, or for a tensor of torch."""
     if isinstance(value, np.ndarray):
         return value
     return np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def _like(given: Any, result: NDArray[Any]) -> Any:
-    """Return the result as a tensor if a tensor was given: only then torch is imported already."""
     return sys.modules["torch"].from_numpy(result) if hasattr(given, "detach") else result

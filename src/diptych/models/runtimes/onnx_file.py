@@ -17,11 +17,10 @@ from pathlib import Path
 GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 7, 5, 9, 13, 14
 OUTSIDE = 1  # TensorProto.EXTERNAL
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
-LARGE = 4096
-"""Bytes from which a tensor stays in the file: a page."""
+LARGE = 4096  # bytes from which a tensor stays in the file: a page
 
+# Number of a field, where it begins, where its content begins, where it ends.
 Field = tuple[int, int, int, int]
-"""Number of a field, where it begins, where its content begins, where it ends."""
 
 
 def outlined(path: Path) -> bytes:

@@ -1,16 +1,14 @@
 """The pieces that both Transformer towers are made of.
 
-A tower holds its tokens as *rows* (T, D): the tokens of every sequence behind one another, sequences of equal
-length side by side. ``groups`` names those runs: ``((n, L), ...)`` means n sequences of L tokens each. Linear
-layers, LayerNorm and the MLP see only rows; attention alone looks at the groups. So sequences of different
-lengths share one pass and no padding is computed.
+A tower holds its tokens as rows (T, D): the tokens of all sequences behind one another, sequences of equal
+length side by side. ``groups`` names those runs: ``((n, L), ...)`` is n sequences of L tokens each. Attention
+alone looks at the groups, so sequences of different lengths share one pass and no padding is computed.
 
-Source: Radford et al. 2021 (CLIP), section 2.4; Vaswani et al. 2017; QuickGELU as in OpenAI's
-``clip/model.py``.
+Source: Radford et al. 2021 (CLIP), section 2.4; Vaswani et al. 2017; QuickGELU: OpenAI's ``clip/model.py``.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +21,7 @@ Groups = Sequence[tuple[int, int]]
 Visible = Sequence[Tensor | None]
 
 QUICK_GELU_SLOPE = 1.702
-
-SHORT_SEQUENCE = 32
-"""Up to this length float32 attention beats plain half-precision products; see `_is_half_training_on_cpu`."""
+SHORT_SEQUENCE = 32  # up to this, float32 attention beats plain half-precision products
 
 _APPROXIMATION = {"gelu": "none", "gelu_tanh": "tanh"}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -40,7 +36,7 @@ class Linear(nn.Linear):
     """A linear layer whose float32 product goes through `diptych.models.towers.numerics.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., D_out) for (..., D_in)."""
+        """Return (..., D_out)."""
         return linear(x, self.weight, self.bias)
 
 
@@ -72,7 +68,7 @@ class Patches(nn.Conv2d):
         return self.product(pixels)
 
     def product(self, pixels: Tensor) -> Tensor:
-        """Return what `forward` returns, as a matrix product."""
+        """Do `forward` as a matrix product."""
         size = self.kernel_size[0]
         rows, columns = (side // size for side in pixels.shape[2:])
         # (B, 3, rows, columns, size, size): views, whatever the memory's order; unfold leaves a rest out
@@ -95,15 +91,7 @@ class Attention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:
-        """Let every token look at its own sequence.
-
-        Args:
-            rows: (T, D).
-            groups: runs of equally long sequences; the sum of n * L is T.
-
-        Returns:
-            (T, D).
-        """
+        """Return (T, D) for (T, D): every token looks at its own sequence."""
         q, k, v = self.q_proj(rows), self.k_proj(rows), self.v_proj(rows)
         if not _is_half_training_on_cpu(q):
             mixed = attend(q, k, v, groups, heads=self.heads, causal=self.causal)
@@ -116,16 +104,9 @@ class Attention(nn.Module):
         return cast(Tensor, self.out_proj(mixed))
 
     def pooled(self, rows: Tensor, groups: Groups, pool_rows: Tensor, visible: Visible) -> Tensor:
-        """Attend from one token of each sequence only; the same numbers as `forward` has in those rows.
+        """Return (N, D), equal to `forward` in the N rows ``pool_rows``, one of each sequence in order.
 
-        Args:
-            rows: (T, D).
-            groups: as in `forward`.
-            pool_rows: (N,) index of the row of each sequence that is computed, in order.
-            visible: per group None, or (n, L) bool: the keys that a sequence's reader may see.
-
-        Returns:
-            (N, D).
+        ``visible`` is per group None, or (n, L) bool: the keys that a sequence's pooling token may see.
         """
         mixed = one_query_attention(self, rows.index_select(0, pool_rows), rows, groups, visible)
         return cast(Tensor, self.out_proj(mixed))
@@ -143,17 +124,9 @@ def _is_half_training_on_cpu(q: Tensor) -> bool:
 def attend(
     q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, heads: int, causal: bool, fused: bool = True
 ) -> Tensor:
-    """Mix the values of each sequence by the softmax of query times key.
+    """Mix the values (T, D) of each sequence by the softmax of query times key.
 
-    Args:
-        q: (T, D) queries; k: (T, D) keys; v: (T, D) values.
-        groups: runs of equally long sequences.
-        heads: D is split among them.
-        causal: a token sees itself and those before it.
-        fused: use torch's fused kernel; otherwise plain matrix products.
-
-    Returns:
-        (T, D).
+    ``causal``: a token sees itself and those before it. Not ``fused``: plain matrix products.
     """
     kernel = F.scaled_dot_product_attention if fused else _plain_attention
     sizes = [count * length for count, length in groups]
@@ -176,11 +149,7 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool) -> Ten
 
 
 def one_query_attention(
-    layers: nn.Module,
-    queries: Tensor,
-    rows: Tensor,
-    groups: Groups,
-    visible: Visible,
+    layers: nn.Module, queries: Tensor, rows: Tensor, groups: Groups, visible: Visible
 ) -> Tensor:
     """Attend from one query per sequence without projecting every token to keys and values.
 
@@ -189,8 +158,8 @@ def one_query_attention(
 
     Args:
         layers: holds ``q_proj``, ``k_proj``, ``v_proj`` and ``heads``.
-        queries: (N, D) input rows of the reading tokens.
-        rows: (T, D) all tokens; groups: their runs; visible: per group None or (n, L) bool of allowed keys.
+        queries: (N, D) input rows of the pooling tokens.
+        rows: (T, D) all tokens; groups: their runs; visible: see `Attention.pooled`.
 
     Returns:
         (N, D) heads side by side, before the output projection.
@@ -202,21 +171,13 @@ def one_query_attention(
     q = q_proj(queries).view(number, heads, size).transpose(0, 1) * size**-0.5
     key_weight = k_proj.weight.view(heads, size, width)
     looks = torch.bmm(q, key_weight.to(q.dtype)).transpose(0, 1)
-    # A key's bias adds one constant to all of a query's scores. Softmax cancels it; it stays for the
-    # gradient's sake.
+    # A key's bias adds one constant to all scores of a query: softmax cancels it; it stays for the gradient.
     offsets = torch.bmm(q, k_proj.bias.view(heads, size, 1).to(q.dtype)).transpose(0, 1)
     counts = [count for count, _ in groups]
     sizes = [count * length for count, length in groups]
-    parts = zip(
-        torch.split(looks, counts),
-        torch.split(offsets, counts),
-        torch.split(rows, sizes),
-        groups,
-        visible,
-        strict=True,
-    )
+    split = torch.split(looks, counts), torch.split(offsets, counts), torch.split(rows, sizes)
     sums = []
-    for look, offset, part, (count, length), seen in parts:
+    for look, offset, part, (count, length), seen in zip(*split, groups, visible, strict=True):
         tokens = part.view(count, length, width).to(look.dtype)
         scores = torch.baddbmm(offset, look, tokens.transpose(1, 2))
         if seen is not None:
@@ -240,9 +201,8 @@ class Mlp(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return (T, D) for (T, D)."""
         if self.activation != "quick_gelu":
-            return cast(
-                Tensor, self.c_proj(F.gelu(self.c_fc(rows), approximate=_APPROXIMATION[self.activation]))
-            )
+            hidden = F.gelu(self.c_fc(rows), approximate=_APPROXIMATION[self.activation])
+            return cast(Tensor, self.c_proj(hidden))
         if torch.is_grad_enabled() and len(rows) > rows.shape[1]:
             return self._folded(rows)
         return cast(Tensor, self.c_proj(quick_gelu(self.c_fc(rows))))
@@ -275,14 +235,18 @@ class Block(nn.Module):
         return cast(Tensor, rows + self.mlp(self.ln_2(rows)))
 
     def pooled(self, rows: Tensor, groups: Groups, pool_rows: Tensor, visible: Visible) -> Tensor:
-        """Run the block for one token per sequence: (N, D), equal to `forward` in the rows ``pool_rows``."""
+        """Return (N, D), equal to `forward` in the rows ``pool_rows``."""
         mixed = self.attn.pooled(self.ln_1(rows), groups, pool_rows, visible)
         read = rows.index_select(0, pool_rows) + mixed
         return cast(Tensor, read + self.mlp(self.ln_2(read)))
 
 
 class Transformer(nn.ModuleList):
-    """A stack of blocks."""
+    """The blocks of a tower, by its configuration."""
+
+    def __init__(self, config: Any, *, activation: Activation, eps: float, causal: bool) -> None:
+        options: Any = {"mlp_ratio": config.mlp_ratio, "activation": activation, "eps": eps, "causal": causal}
+        super().__init__(Block(config.width, config.heads, **options) for _ in range(config.layers))
 
     def forward(self, rows: Tensor, groups: Groups) -> Tensor:
         """Return (T, D): every token after all blocks."""
@@ -293,10 +257,7 @@ class Transformer(nn.ModuleList):
     def pooled(
         self, rows: Tensor, groups: Groups, pool_rows: Tensor, visible: Visible | None = None
     ) -> Tensor:
-        """Return (N, D): one token per sequence after all blocks. Arguments as in `Attention.pooled`.
-
-        The last block computes queries, output and MLP for those tokens alone.
-        """
+        """Return (N, D): one token per sequence after all blocks; the last block computes no others."""
         for block in list(self)[:-1]:
             rows = block(rows, groups)
         seen = [None] * len(groups) if visible is None else visible

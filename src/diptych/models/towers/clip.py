@@ -1,6 +1,6 @@
 """CLIP: two towers, one space, one scale.
 
-Source: Radford et al. 2021 (CLIP), figure 3 and section 2.4; initialisation as in OpenAI's ``clip/model.py``
+Source: Radford et al. 2021 (CLIP), figure 3 and section 2.4; initialization as in OpenAI's ``clip/model.py``
 (``initialize_parameters``), with PyTorch's defaults where that function is silent; SigLIP's as in big_vision.
 """
 
@@ -30,8 +30,8 @@ TEXT_POSITION_STD = 0.01
 class Clip(nn.Module):
     """The two towers and the learned temperature.
 
-    ``logit_scale`` (0-D) is the stored logarithm; `forward` returns its exponential. ``logit_bias`` (0-D) is
-    added to scaled cosines where the configuration has one, else it is None.
+    ``logit_scale`` (0-D) is the stored logarithm. ``logit_bias`` (0-D) is added to scaled cosines where the
+    configuration has one, else it is None.
     """
 
     def __init__(self, config: ClipConfig) -> None:
@@ -44,23 +44,15 @@ class Clip(nn.Module):
         self.logit_bias = nn.Parameter(torch.empty(())) if has_bias else None
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Return image_features (B, E) of normalised images (B, 3, H, W)."""
+        """Return image_features (B, E) of normalized images (B, 3, H, W)."""
         return cast(Tensor, self.vision(pixels))
 
     def encode_text(self, tokens: Tensor | PackedBatch) -> Tensor:
-        """Return text_features (B, E) of token ids (B, L) int64, or of the plan that was made of them."""
+        """Return text_features (B, E) of token ids (B, L) int64, or of their `PackedBatch`."""
         return cast(Tensor, self.text(tokens))
 
     def forward(self, pixels: Tensor, tokens: Tensor | PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Embed images and texts.
-
-        Args:
-            pixels: (B_image, 3, H, W) normalised images.
-            tokens: (B_text, L) int64 token ids, or the plan that was made of them.
-
-        Returns:
-            image_embeds (B_image, E) and text_embeds (B_text, E), float32 of unit length, and the 0-D scale.
-        """
+        """Return image_embeds (B, E) and text_embeds (B, E), float32 of unit length, and the 0-D scale."""
         image_embeds = unit_length(self.encode_image(pixels))
         text_embeds = unit_length(self.encode_text(tokens))
         return image_embeds, text_embeds, self.logit_scale.exp()
@@ -89,7 +81,7 @@ def unit_length(features: Tensor) -> Tensor:
 
 
 def build(config: ClipConfig, *, seed: int) -> Clip:
-    """Return a new model with the paper's initialisation; the same seed gives the same weights.
+    """Return a new model with the paper's initialization; the same seed gives the same weights.
 
     The global random state is neither read nor changed.
     """
@@ -103,15 +95,7 @@ def build(config: ClipConfig, *, seed: int) -> Clip:
 
 @torch.no_grad()
 def initialize(clip: Clip, generator: torch.Generator) -> None:
-    """Fill every parameter and buffer with its starting value.
-
-    Args:
-        clip: a model on the CPU; its present values are ignored.
-        generator: source of all randomness.
-
-    Source: OpenAI's ``clip/model.py`` ``initialize_parameters``; PyTorch defaults for what it leaves alone
-    (the vision Transformer's blocks, convolutions, biases).
-    """
+    """Fill every parameter and buffer of a model on the CPU with its starting value."""
     init = Initializer(generator)
     for module in clip.modules():
         if isinstance(module, nn.LayerNorm):
@@ -181,8 +165,6 @@ def _initialize_resnet(vision: ModifiedResNet, init: Initializer) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves out the layers' own initialisation: on the meta device it imports 800 modules of torch, 1 s."""
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -1,8 +1,6 @@
 """Describe a CLIP model completely: both towers, the shared space and the temperature.
 
-A configuration is plain data. It says everything that the weights do not (activation, heads, end token), so a
-checkpoint that carries it cannot be rebuilt as a different function. `diptych.core.settings` reads it from
-plain data (``kind`` tells the towers apart) and writes it back.
+A configuration is plain data that says everything that the weights do not (activation, heads, end token).
 
 Source: Radford et al. 2021 (CLIP), tables 18 to 20; OpenAI's published ``clip/model.py``. Zhai et al. 2023
 (SigLIP) and Tschannen et al. 2025 (SigLIP 2) for the towers of that family.
@@ -18,34 +16,37 @@ from diptych.core.settings import to_mapping
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh"]
 ACTIVATIONS: tuple[Activation, ...] = ("quick_gelu", "gelu", "gelu_tanh")
 
+# The id of a token that a tokenizer does not have (SigLIP's texts have no start token), or that the files of
+# others do not tell: their tokenizer does, see `tokenizers.with_ids`.
 NO_TOKEN = -1
-"""The id of a token that a tokenizer does not have (SigLIP's texts have no start token), or that the files of
-others do not tell: their tokenizer does, see `words.with_ids`."""
 
-NO_CEILING = 1e9
-"""A bound on the scale that no training reaches: SigLIP's published scales (up to 118) pass CLIP's 100."""
-
-MAX_LAYERS, MAX_SIZE = 1000, 2**24
+NO_CEILING = 1e9  # of the scale: SigLIP's published ones (up to 118) pass CLIP's 100
+MAX_LAYERS, MAX_SIZE = 1000, 2**24  # far beyond any model
 MAX_LOGIT = 80.0  # the exponential of more does not fit into float32
-"""Far beyond any model; see `check_sizes`."""
-
-RESNET_EXPANSION = 4
-"""Every bottleneck widens its planes by this factor."""
-
-RESNET_STAGES = 4
-"""Stages of a ModifiedResNet; the last three halve the image."""
+RESNET_EXPANSION = 4  # every bottleneck widens its planes by this factor
+RESNET_STAGES = 4  # the last three halve the image
 
 
 @dataclass(frozen=True, slots=True)
-class VitConfig:
-    """Shape of a vision Transformer: square patches over an image of (height, width) pixels."""
-
+class _Patches:
     image_size: tuple[int, int] = (224, 224)
-    patch_size: int = 32
+    patch_size: int = 16
     width: int = 768
     layers: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of whole patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+@dataclass(frozen=True, slots=True)
+class VitConfig(_Patches):
+    """Shape of a vision Transformer: square patches over an image of (height, width) pixels."""
+
+    patch_size: int = 32
     kind: Literal["vit"] = "vit"
 
     def __post_init__(self) -> None:
@@ -53,22 +54,15 @@ class VitConfig:
         _require_heads("vision", self.width, self.heads, self.mlp_ratio)
         _require_grid(self.image_size, self.patch_size)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
 
 @dataclass(frozen=True, slots=True)
 class ResNetConfig:
     """Shape of a ModifiedResNet: blocks per stage, stem width, heads of the attention pool.
 
     ``stem_pool=False`` leaves out the stem's average pool, so the total stride is 16 instead of 32 and a
-    small image keeps a grid worth pooling over (64 pixels: 4x4 instead of 2x2).
-
-    ``residual_gain`` is where the gain of every block's last BatchNorm starts. The paper's 0 makes each block
-    begin as its shortcut, so its 3x3 convolution has to grow in first: right for 32 epochs of deep towers,
-    too slow for runs of a few hundred steps with one block a stage.
+    small image keeps a grid worth pooling over (64 pixels: 4x4 instead of 2x2). ``residual_gain`` is where
+    the gain of every block's last BatchNorm starts: the paper's 0 makes each block begin as its shortcut,
+    right for 32 epochs of deep towers, too slow for runs of a few hundred steps with one block a stage.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -81,13 +75,8 @@ class ResNetConfig:
 
     def __post_init__(self) -> None:
         if len(self.layers) != RESNET_STAGES:
-            raise SettingsError(
-                "a ResNet tower needs four stages",
-                where="vision.layers",
-                found=str(self.layers),
-                expected="four block counts, for example (3, 4, 6, 3)",
-                fix="give one number of blocks per stage",
-            )
+            expected = "four block counts, for example (3, 4, 6, 3)"
+            raise _wrong("a ResNet tower needs four stages", "vision.layers", self.layers, expected)
         _require_positive("vision", **{f"layers[{i}]": count for i, count in enumerate(self.layers)})
         _require_positive("vision", width=self.width // 2)
         _require_heads("vision", self.output_width, self.heads)
@@ -110,37 +99,21 @@ class ResNetConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class SiglipVisionConfig:
+class SiglipVisionConfig(_Patches):
     """Shape of SigLIP's vision Transformer: no class token, an attention pool with a learned query on top.
 
     An image's size need not be a multiple of the patch: what is left at the right and bottom is not looked
     at (SO400M/14 at 384 pixels sees 378 of them). The width is the width of the shared space.
     """
 
-    image_size: tuple[int, int] = (224, 224)
-    patch_size: int = 16
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
     kind: Literal["siglip"] = "siglip"
 
     def __post_init__(self) -> None:
         _require_positive("vision", patch_size=self.patch_size, layers=self.layers)
         _require_heads("vision", self.width, self.heads, self.mlp_ratio)
         if len(self.image_size) != 2 or min(self.image_size) < self.patch_size:
-            raise SettingsError(
-                "the image is smaller than a patch",
-                where="vision.image_size",
-                found=str(self.image_size),
-                expected=f"(height, width), both {self.patch_size} or more",
-                fix="raise image_size",
-            )
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of whole patches."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+            expected = f"(height, width), both {self.patch_size} or more"
+            raise _wrong("the image is smaller than a patch", "vision.image_size", self.image_size, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +134,7 @@ class TextConfig:
     kind: Literal["clip"] = field(default="clip", metadata={"implied": True})
 
     def __post_init__(self) -> None:
-        _require_positive(
-            "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
-        )
-        _require_heads("text", self.width, self.heads, self.mlp_ratio)
-        _require_ids(self.vocab_size, start_id=self.start_id, end_id=self.end_id)
+        _require_text(self, start_id=self.start_id, end_id=self.end_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +159,7 @@ class SiglipTextConfig:
     kind: Literal["siglip"] = "siglip"
 
     def __post_init__(self) -> None:
-        _require_positive(
-            "text", layers=self.layers, context_length=self.context_length, vocab_size=self.vocab_size
-        )
-        _require_heads("text", self.width, self.heads, self.mlp_ratio)
-        _require_ids(self.vocab_size, start_id=self.start_id, end_id=self.end_id, pad_id=self.pad_id)
+        _require_text(self, start_id=self.start_id, end_id=self.end_id, pad_id=self.pad_id)
 
 
 VisionConfig = VitConfig | ResNetConfig | SiglipVisionConfig
@@ -244,13 +209,9 @@ class ClipConfig:
 
         ``pad_id`` matters to towers that read their padding, and is ignored by the others.
         """
-        text = replace(
-            self.text,
-            vocab_size=vocab_size,
-            start_id=start_id,
-            end_id=end_id,
-            context_length=self.text.context_length if context_length is None else context_length,
-        )
+        text = replace(self.text, vocab_size=vocab_size, start_id=start_id, end_id=end_id)
+        if context_length is not None:
+            text = replace(text, context_length=context_length)
         if isinstance(text, SiglipTextConfig) and pad_id is not None:
             text = replace(text, pad_id=pad_id)
         return replace(self, text=text)
@@ -269,23 +230,13 @@ def check_sizes(config: ClipConfig) -> None:
     for name, number in numbers:
         limit = MAX_LAYERS if name.endswith(".layers") else MAX_SIZE
         if isinstance(number, int | float) and not -1 <= number <= limit:
-            raise _too_much(name, number, f"at most {limit:,}")
+            raise _no_model(name, number, f"at most {limit:,}")
     if not 0 <= config.layer_norm_eps < 1:
-        raise _too_much("layer_norm_eps", config.layer_norm_eps, "a small positive number")
+        raise _no_model("layer_norm_eps", config.layer_norm_eps, "a small positive number")
     for name in ("logit_scale_init", "logit_bias_init"):
         value = getattr(config, name)
         if value is not None and not abs(value) <= MAX_LOGIT:
-            raise _too_much(name, value, f"at most {MAX_LOGIT:g}")
-
-
-def _too_much(where: str, found: float, expected: str) -> SettingsError:
-    return SettingsError(
-        "no model has such a setting",
-        where=where,
-        found=f"{found:g}" if isinstance(found, float) else str(found)[:30],
-        expected=expected,
-        fix="restore the configuration that was published with these weights",
-    )
+            raise _no_model(name, value, f"at most {MAX_LOGIT:g}")
 
 
 def mlp_ratio(width: int, hidden: int) -> float:
@@ -298,50 +249,48 @@ def mlp_ratio(width: int, hidden: int) -> float:
     return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
+def _wrong(what: str, where: str, actual: object, expected: str, fix: str = "") -> SettingsError:
+    fix = fix or f"change {where.rpartition('.')[2]}"
+    return SettingsError(what, where=where, found=str(actual), expected=expected, fix=fix)
+
+
+def _no_model(where: str, number: float, expected: str) -> SettingsError:
+    shown = f"{number:g}" if isinstance(number, float) else str(number)[:30]
+    fix = "restore the configuration that was published with these weights"
+    return _wrong("no model has such a setting", where, shown, expected, fix)
+
+
 def _require_positive(part: str, **values: float) -> None:
     for name, value in values.items():
         if not value >= 1:
-            raise SettingsError(
-                f"{name} is too small",
-                where=f"{part}.{name}",
-                found=str(value),
-                expected="1 or more",
-                fix=f"raise {name}",
-            )
+            raise _wrong(f"{name} is too small", f"{part}.{name}", value, "1 or more", f"raise {name}")
 
 
-def _require_ids(vocab_size: int, **ids: int) -> None:
+def _require_text(text: AnyTextConfig, **ids: int) -> None:
+    sizes = {name: getattr(text, name) for name in ("layers", "context_length", "vocab_size")}
+    _require_positive("text", **sizes)
+    _require_heads("text", text.width, text.heads, text.mlp_ratio)
     for name, token_id in ids.items():
-        if token_id != NO_TOKEN and not 0 <= token_id < vocab_size:
-            raise SettingsError(
+        if token_id != NO_TOKEN and not 0 <= token_id < text.vocab_size:
+            what, fix = (
                 f"{name} lies outside the vocabulary",
-                where=f"text.{name}",
-                found=str(token_id),
-                expected=f"0 to {vocab_size - 1}",
-                fix="take vocab_size and all ids from the same tokenizer",
+                "take vocab_size and all ids from one tokenizer",
             )
+            raise _wrong(what, f"text.{name}", token_id, f"0 to {text.vocab_size - 1}", fix)
 
 
 def _require_same_width(part: str, width: int, embed_dim: int) -> None:
     if width != embed_dim:
-        raise SettingsError(
-            "a tower without a projection is as wide as the shared space",
-            where=f"{part}.width",
-            found=f"width {width}, embed_dim {embed_dim}",
-            expected="the same number twice",
-            fix="set embed_dim to the tower's width",
-        )
+        what = "a tower without a projection is as wide as the shared space"
+        actual, fix = f"width {width}, embed_dim {embed_dim}", "set embed_dim to the tower's width"
+        raise _wrong(what, f"{part}.width", actual, "the same number twice", fix)
 
 
 def _require_heads(part: str, width: int, heads: int, mlp_ratio: float = 1.0) -> None:
     if heads < 1 or width < 1 or width % heads:
-        raise SettingsError(
-            "the width must divide evenly among the heads",
-            where=f"{part}.heads",
-            found=f"width {width}, heads {heads}",
-            expected="width = heads x whole number (64 in the paper)",
-            fix="change width or heads",
-        )
+        what, expected = "the width must divide evenly among the heads", "width = heads x whole number"
+        actual = f"width {width}, heads {heads}"
+        raise _wrong(what, f"{part}.heads", actual, f"{expected} (64 in the paper)", "change width or heads")
     _require_positive(part, mlp_width=width * mlp_ratio)
 
 

@@ -4,8 +4,8 @@ import math
 
 from torch import Generator, Tensor, nn
 
+# Standard deviation of a standard normal cut off at two: what is drawn is divided by it.
 TRUNCATED_STD = 0.87962566103423978
-"""Standard deviation of a standard normal cut off at two: what is drawn is divided by it."""
 
 
 class Initializer:

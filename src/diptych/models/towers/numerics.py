@@ -1,4 +1,4 @@
-"""Send float32 matrix products to the fastest engine inside torch for this processor.
+"""Float32 products by the fastest engine in torch for this processor; devices; weights in half precision.
 
 torch's float32 products go to MKL, which on AMD processors takes its AVX2 path and so leaves more than half
 of those with AVX-512 idle; oneDNN, inside the same torch, does not (measured on an EPYC Turin: 183 against
@@ -31,11 +31,7 @@ _override: ContextVar[Engine | None] = ContextVar("diptych_numerics", default=No
 
 @contextmanager
 def numerics(engine: Engine) -> Iterator[None]:
-    """Run float32 linear layers through the named engine inside the ``with`` block.
-
-    Raises:
-        UnknownNameError: the engine is neither ``"onednn"`` nor ``"mkl"``.
-    """
+    """Run float32 linear layers through the named engine inside the ``with`` block."""
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     token = _override.set(engine)
@@ -78,7 +74,6 @@ def onednn_available() -> bool:
 
 
 def _vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's vendor id, or "" where the kernel does not tell (not Linux)."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -93,16 +88,7 @@ def current_engine() -> Engine:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute ``x @ weight.T + bias``; on processors where it pays, through oneDNN in float32.
-
-    Args:
-        x: (..., D_in).
-        weight: (D_out, D_in).
-        bias: (D_out,) or None.
-
-    Returns:
-        (..., D_out), equal to `torch.nn.functional.linear` up to float32 rounding.
-    """
+    """Return ``x @ weight.T + bias``, equal to torch's up to float32 rounding, by the engine in force."""
     if not _suits_onednn(x, weight) or current_engine() == "mkl":
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -126,8 +112,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _OneDnnLinear(torch.autograd.Function):
-    """A linear layer whose forward and both backward products run in oneDNN."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -161,9 +145,7 @@ def hold_in(module: nn.Module, precision: HeldIn) -> None:
     Norms and scalars stay float32: they cost nothing, and their statistics are where half precision shows.
     Unlike autocast, which turns weights at every call, this halves the memory that a product reads.
 
-    Args:
-        module: the towers.
-        precision: "float32"; "bfloat16"; "auto": bfloat16 where the processor multiplies it in hardware.
+    "auto" is bfloat16 where the processor multiplies it in hardware.
 
     Raises:
         UnknownNameError: no such precision.
@@ -181,11 +163,7 @@ def hold_in(module: nn.Module, precision: HeldIn) -> None:
 
 
 def require_float32(module: nn.Module, action: str) -> None:
-    """Refuse a model whose weights were rounded: what is written from it would not give what it gives.
-
-    Args:
-        module: the towers; any of their parameters counts.
-        action: what cannot be done, for example "save".
+    """Refuse to `action` ("save", "export") a model whose weights were rounded: the result would differ.
 
     Raises:
         UsageError: a floating-point parameter or buffer is not float32.

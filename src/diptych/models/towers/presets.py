@@ -1,13 +1,10 @@
 """Named architectures: one row each.
 
-The paper's (Radford et al. 2021, tables 19 and 20) run with QuickGELU, as OpenAI's weights do. LAION's and
-DataComp's of the same shape run with exact GELU: ``-gelu``. The larger ones of LAION, DFN and MetaCLIP have
-the names of open_clip's configurations, ``-quickgelu`` where their weights want it; SigLIP's and SigLIP 2's
-too. The small ones are ours, sized to learn on two processor cores in minutes; their vocabulary and context
-length are replaced by the tokenizer's at training time (`ClipConfig.with_tokenizer`).
+The paper's (tables 19 and 20) run with QuickGELU, as OpenAI's weights do; LAION's and DataComp's of the same
+shape with exact GELU: ``-gelu``. The others have the names of open_clip's configurations. The small ones are
+ours; their vocabulary and context length are replaced by the tokenizer's (`ClipConfig.with_tokenizer`).
 
-Source: the paper's tables; open_clip 3.3 ``model_configs``; Zhai et al. 2023 for where SigLIP's scale and
-bias start.
+Source: Radford et al. 2021; open_clip 3.3 ``model_configs``; Zhai et al. 2023 for SigLIP's scale and bias.
 """
 
 import math
@@ -35,7 +32,6 @@ _TEXT_H = TextConfig(width=1024, layers=24, heads=16)
 
 
 def _small_resnet(image_size: tuple[int, int]) -> ClipConfig:
-    """One block a stage, no pool in the stem, residual gains of 1: short runs cannot grow them from 0."""
     vision = ResNetConfig(image_size, (1, 1, 1, 1), width=16, heads=32, stem_pool=False, residual_gain=1.0)
     return ClipConfig(256, vision, _TEXT_MANY_HEADS, "gelu")
 
@@ -43,16 +39,11 @@ def _small_resnet(image_size: tuple[int, int]) -> ClipConfig:
 def _resnet(
     embed_dim: int, size: int, layers: tuple[int, int, int, int], width: int, text: TextConfig
 ) -> ClipConfig:
-    """Heads of 64 in the attention pool, which is 32 times as wide as the stem."""
     return ClipConfig(embed_dim, ResNetConfig((size, size), layers, width, width // 2), text)
 
 
 def _vit_h(size: int) -> ClipConfig:
     return ClipConfig(1024, VitConfig((size, size), 14, 1280, 32, 16), _TEXT_H, "gelu")
-
-
-def _gelu(config: ClipConfig) -> ClipConfig:
-    return replace(config, activation="gelu")
 
 
 def _quick(config: ClipConfig) -> ClipConfig:
@@ -90,8 +81,8 @@ _LARGE: dict[str, ClipConfig] = {
     "ViT-bigG-14-quickgelu": _quick(_BIG_G),
 }
 
+# The architectures of published weights that lie alone: a tower of such a shape has such heads.
 PUBLISHED: dict[str, ClipConfig] = {**_PAPER, **_LARGE}
-"""The architectures of published weights that lie alone: a tower of such a shape has such heads."""
 
 _SIGLIP_BASE = SiglipTextConfig(width=768, layers=12, heads=12)
 _SIGLIP_LARGE = SiglipTextConfig(width=1024, layers=24, heads=16)
@@ -99,7 +90,6 @@ _SIGLIP_SO400M = SiglipTextConfig(width=1152, layers=27, heads=16, mlp_ratio=3.7
 
 
 def _siglip(trunk: str, text: SiglipTextConfig, *, tanh: bool = False) -> ClipConfig:
-    """Put a text tower, with exact GELU or its tanh approximation, beside timm's image tower."""
     row = TRUNKS[trunk]
     size = (row.image_size, row.image_size)
     text_activation: Activation = "gelu_tanh" if tanh else "gelu"
@@ -119,7 +109,6 @@ def _siglip(trunk: str, text: SiglipTextConfig, *, tanh: bool = False) -> ClipCo
 
 
 def _siglip2(trunk: str, text: SiglipTextConfig) -> ClipConfig:
-    """Gemma's tokenizer, which pads with 0, and the tanh approximation in the text tower."""
     return _siglip(trunk, replace(text, vocab_size=256_000, pad_id=0), tanh=True)
 
 
@@ -160,7 +149,10 @@ _SIGLIP: dict[str, ClipConfig] = {
 
 PRESETS: dict[str, ClipConfig] = {
     **_PAPER,
-    **{f"{name}-gelu": _gelu(_PAPER[name]) for name in ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336")},
+    **{
+        f"{name}-gelu": replace(_PAPER[name], activation="gelu")
+        for name in ("ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336")
+    },
     **_LARGE,
     **_SIGLIP,
     "vit-tiny-8-64": ClipConfig(192, VitConfig((64, 64), 8, 192, 6, 3), TextConfig(32, 49_408, 192, 4, 3)),

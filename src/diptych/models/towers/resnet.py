@@ -1,8 +1,7 @@
-"""The ModifiedResNet that looks at images.
+"""The ModifiedResNet: a stem of three convolutions, average pools before strides, an attention pool on top.
 
-Three changes to a plain ResNet-50: a stem of three convolutions, average pooling before every strided
-convolution (anti-aliasing), and an attention pool, whose one query is the mean of the last feature map, in
-place of the mean.
+The pools take the place of strided convolutions (anti-aliasing); the attention's one query is the mean of the
+last feature map.
 
 Source: Radford et al. 2021 (CLIP), section 2.4; OpenAI's ``clip/model.py``. We differ in ``stem_pool``.
 """
@@ -100,16 +99,14 @@ class ModifiedResNet(nn.Module):
         self.attnpool = AttentionPool(config, embed_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, E) features of normalised images (B, 3, H, W)."""
+        """Return (B, E) features of normalized images (B, 3, H, W)."""
         return cast(Tensor, self.attnpool(self._map(pixels)))
 
     def pooled(self, pixels: Tensor) -> Tensor:
         """Return (B, C), the attention pool before its projection: what linear probes read."""
         return self.attnpool.pooled(self._map(pixels))
 
-    def _map(self, pixels: Tensor) -> Tensor:
-        """Return the last feature map (B, C, rows, columns)."""
-        x = pixels
+    def _map(self, x: Tensor) -> Tensor:
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(norm(conv(x)), inplace=True)
         x = _pool(x, 2 if self.config.stem_pool else 1)

@@ -1,9 +1,8 @@
-"""Reading many texts that begin alike: what a shared beginning needs is computed once.
+"""Encode many texts that begin alike: what a shared beginning needs is computed once.
 
-A classifier's prompts are a few templates filled with many names: "a photo of a crane.", "a photo of a
-boxer.". Attention is causal, so the keys and values of "a photo of a" do not depend on what follows. They
-are computed once for all names, and each text pays only for the tokens behind its shared beginning. The
-numbers are those of `TextTransformer.forward` up to rounding.
+A classifier's prompts are a few templates filled with many names. Attention is causal, so the keys and values
+of "a photo of a" do not depend on what follows: they are computed once for all names, and each text pays only
+for the tokens behind. The numbers are those of `TextTransformer.forward` up to rounding.
 
 Source: the key-value cache of autoregressive decoding, e.g. Pope et al. 2022, section 2.1.
 """
@@ -24,14 +23,12 @@ from diptych.models.towers.text import TextTransformer, text_lengths
 
 Ids = NDArray[np.int64]
 
-SHARED_BY = 4
-"""A beginning is computed by itself where at least so many texts have it."""
+SHARED_BY = 4  # a beginning is computed by itself where at least so many texts have it
 
+# Own tokens that are computed together: their widest activations take 4 x width x this, 128 MB for ViT-B.
 ROWS = 16_384
-"""Own tokens that are computed together: their widest activations take 4 x width x this, 128 MB for ViT-B."""
 
-PAYS = 0.8
-"""Below this share of the tokens left to compute the detour is taken."""
+PAYS = 0.8  # below this share of the tokens left to compute the detour is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +49,7 @@ class SharingPlan:
 
 
 def plan_sharing(tokens: Ids, end_id: int) -> SharingPlan:
-    """Find for each text the longest beginning that it shares with at least three others.
-
-    Args:
-        tokens: (B, L) token ids, B > 0.
-        end_id: id of the end token.
+    """Find for each text (B, L), B > 0, the longest beginning that it shares with at least three others.
 
     >>> plan = plan_sharing(np.array([[7, 1, 2, n, 9] for n in (3, 4, 5, 6)]), 9)
     >>> plan.beginnings, round(plan.share, 2)
@@ -77,25 +70,18 @@ def plan_sharing(tokens: Ids, end_id: int) -> SharingPlan:
             break
         lengths[together & (ordered[:, place] >= 0)] = place + 1
     texts = tokens[order]
-    places: dict[tuple[int, ...], int] = {}
+    numbers: dict[tuple[int, ...], int] = {}
     owner = np.empty(len(order), np.int64)
     for row, length in enumerate(lengths.tolist()):
-        owner[order[row]] = places.setdefault(tuple(texts[row, :length].tolist()), len(places))
-    left = sum(map(len, places)) + int((ends[order] - lengths).sum())
-    return SharingPlan(tuple(places), owner, ends, left / max(1, int(ends.sum())))
+        owner[order[row]] = numbers.setdefault(tuple(texts[row, :length].tolist()), len(numbers))
+    left = sum(map(len, numbers)) + int((ends[order] - lengths).sum())
+    return SharingPlan(tuple(numbers), owner, ends, left / max(1, int(ends.sum())))
 
 
 def read_shared(tower: TextTransformer, tokens: Ids, plan: SharingPlan) -> Tensor:
-    """Return (B, E) features of texts on the CPU, their shared beginnings computed once.
-
-    Args:
-        tower: a causal text tower.
-        tokens: (B, L) token ids that the plan was made for.
-        plan: see `plan_sharing`.
-    """
+    """Return (B, E) features of texts (B, L) on the CPU, by the plan that was made for them."""
     known = _keys_and_values(tower, plan.beginnings)
-    width = tower.text_projection.shape[1]
-    features = tower.text_projection.new_empty((len(tokens), width))
+    features = tower.text_projection.new_empty((len(tokens), tower.text_projection.shape[1]))
     for batch in _batches(plan):
         features[torch.from_numpy(batch)] = _read(tower, tokens, plan, batch, known).to(features.dtype)
     return features
@@ -103,8 +89,6 @@ def read_shared(tower: TextTransformer, tokens: Ids, plan: SharingPlan) -> Tenso
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Keys and values of all beginnings: per layer (rows, D), and where each beginning's rows start."""
-
     keys: list[Tensor]
     values: list[Tensor]
     starts: Ids
@@ -112,7 +96,6 @@ class _Known:
 
 
 def _keys_and_values(tower: TextTransformer, beginnings: tuple[tuple[int, ...], ...]) -> _Known:
-    """Run the beginnings through the tower and keep what later tokens look at."""
     lengths = np.array([len(tokens) for tokens in beginnings])
     order = np.argsort(lengths, kind="stable")
     runs, counts = np.unique(lengths, return_counts=True)
@@ -132,7 +115,6 @@ def _keys_and_values(tower: TextTransformer, beginnings: tuple[tuple[int, ...], 
 
 
 def _batches(plan: SharingPlan) -> Iterator[Ids]:
-    """Yield texts in batches, those of equal shape side by side."""
     shared = np.array([len(tokens) for tokens in plan.beginnings])[plan.owner]
     own = plan.ends - shared
     order = np.lexsort((plan.owner, shared, own))
@@ -169,7 +151,6 @@ def _read(tower: TextTransformer, tokens: Ids, plan: SharingPlan, batch: Ids, kn
 
 
 def _shapes(own: Ids, shared: Ids, starts: Ids) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield for each run of equal shape: texts, own tokens, and (n, P) rows of the shared keys."""
     edges = np.flatnonzero(np.r_[True, (own[1:] != own[:-1]) | (shared[1:] != shared[:-1]), True])
     for begin, end in itertools.pairwise(edges):
         rows = starts[begin:end, None] + np.arange(shared[begin])
@@ -184,7 +165,6 @@ def _attend(
     *,
     last: bool,
 ) -> Tensor:
-    """Let own tokens see the shared beginning and the own tokens up to themselves."""
     queries, keys, values = mine
     mixed, asked, held = [], 0, 0
     for count, length, rows in shapes:

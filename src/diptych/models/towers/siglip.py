@@ -5,7 +5,7 @@ the last layer. The text tower sees in both directions and is read at the last p
 length, so its padding takes part in the result and is computed; only the last block spares it.
 
 Source: Zhai et al. 2023 (SigLIP), section 3; Tschannen et al. 2025 (SigLIP 2); google-research/big_vision
-``models/vit.py``, ``models/proj/image_text/text_transformer.py`` (architecture and initialisation).
+``models/vit.py``, ``models/proj/image_text/text_transformer.py`` (architecture and initialization).
 """
 
 from typing import cast
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from diptych.models.towers.blocks import (
     Attention,
-    Block,
     LayerNorm,
     Linear,
     Mlp,
@@ -59,17 +58,12 @@ class SiglipVision(nn.Module):
         width, size = config.width, config.patch_size
         self.conv1 = Patches(width, size, bias=True)
         self.positional_embedding = nn.Parameter(torch.empty(config.grid[0] * config.grid[1], width))
-        self.blocks = Transformer(
-            Block(
-                width, config.heads, mlp_ratio=config.mlp_ratio, activation=activation, eps=eps, causal=False
-            )
-            for _ in range(config.layers)
-        )
+        self.blocks = Transformer(config, activation=activation, eps=eps, causal=False)
         self.ln_post = LayerNorm(width, eps=eps)
         self.head = AttentionHead(config, activation=activation, eps=eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, E) features of normalised images (B, 3, H, W)."""
+        """Return (B, E) features of normalized images (B, 3, H, W)."""
         patches = self.conv1(pixels)
         batch, length, width = patches.shape
         if batch == 0:
@@ -94,21 +88,12 @@ class SiglipText(nn.Module):
         width = config.width
         self.token_embedding = nn.Embedding(config.vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
-        self.blocks = Transformer(
-            Block(
-                width, config.heads, mlp_ratio=config.mlp_ratio, activation=activation, eps=eps, causal=False
-            )
-            for _ in range(config.layers)
-        )
+        self.blocks = Transformer(config, activation=activation, eps=eps, causal=False)
         self.ln_final = LayerNorm(width, eps=eps)
         self.head: nn.Module = Linear(width, embed_dim) if config.head else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return (B, E) features of texts (B, L) int64, filled up with the pad token to the whole context.
-
-        Raises:
-            DataError: a text is longer than the context.
-        """
+        """Return (B, E) features of texts (B, L) int64, filled up with the pad token to the whole context."""
         context, width = self.config.context_length, self.config.width
         require_context(tokens.shape[1], context)
         batch = len(tokens)
@@ -126,11 +111,10 @@ def initialize_vision(vision: SiglipVision, init: Initializer) -> None:
     width = vision.config.width
     init.lecun(vision.conv1)
     init.normal(vision.positional_embedding, width**-0.5)
-    _initialize_blocks(vision.blocks, init)
-    head = vision.head
-    init.xavier(head.probe[None])  # Flax counts the one query as the fan in
-    _initialize_attention(head.attn, init)
-    _initialize_mlp(head.mlp, init)
+    for block in vision.blocks:
+        _initialize_block(block, init)
+    init.xavier(vision.head.probe[None])  # Flax counts the one query as the fan in
+    _initialize_block(vision.head, init)
 
 
 def initialize_text(text: SiglipText, init: Initializer) -> None:
@@ -138,24 +122,17 @@ def initialize_text(text: SiglipText, init: Initializer) -> None:
     width = text.config.width
     init.normal(text.token_embedding.weight, width**-0.5)
     init.normal(text.positional_embedding, width**-0.5)
-    _initialize_blocks(text.blocks, init)
+    for block in text.blocks:
+        _initialize_block(block, init)
     if isinstance(text.head, nn.Linear):
         init.lecun(text.head)
 
 
-def _initialize_blocks(blocks: Transformer, init: Initializer) -> None:
-    for block in blocks:
-        _initialize_attention(cast(Attention, block.attn), init)
-        _initialize_mlp(cast(Mlp, block.mlp), init)
-
-
-def _initialize_attention(attention: Attention, init: Initializer) -> None:
+def _initialize_block(block: nn.Module, init: Initializer) -> None:
+    attention, mlp = cast(Attention, block.attn), cast(Mlp, block.mlp)
     for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
         init.xavier(layer.weight)
         layer.bias.zero_()
-
-
-def _initialize_mlp(mlp: Mlp, init: Initializer) -> None:
     for layer in (mlp.c_fc, mlp.c_proj):
         init.xavier(layer.weight)
         init.normal(layer.bias, MLP_BIAS_STD)

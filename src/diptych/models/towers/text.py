@@ -1,17 +1,16 @@
-"""The causal Transformer that reads captions, and the plan that spares it all padding.
+"""The causal text Transformer, and the layout of its batches without padding.
 
 A text is read at its first end token. Attention is causal, so tokens after it cannot change the result: they
-are never computed. Captions of one batch are sorted by length and run as rows without gaps
-(`diptych.models.towers.blocks`); the result comes back in the caller's order and equals that of padding every
-caption to the full context.
+are never computed. Texts of one batch are sorted by length and run as rows without gaps (`blocks`); the
+result comes back in the caller's order and equals that of padding every text to the full context.
 
 Source: Radford et al. 2021 (CLIP), section 2.4. We differ from OpenAI's ``clip/model.py`` in finding the end
 token by its id: the largest id of a row is the end token only while nobody adds tokens to the vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import DataError
-from diptych.models.towers.blocks import Block, LayerNorm, Transformer
+from diptych.models.towers.blocks import LayerNorm, Transformer
 from diptych.models.towers.config import Activation, TextConfig
 
 
@@ -44,27 +43,22 @@ class PackedBatch:
     ranks: Tensor
 
     def to(self, device: torch.device, *, non_blocking: bool = True) -> "PackedBatch":
-        """Return the plan on a device; from pinned memory nothing waits for the copies."""
+        """Return it on a device; from pinned memory nothing waits for the copies."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "PackedBatch":
-        """Return the plan in memory that a GPU reads while it computes."""
+        """Return it in memory that a GPU reads while it computes."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PackedBatch":
+        names = ("ids", "positions", "eot_positions", "ranks")
+        tensors: Any = {name: change(getattr(self, name)) for name in names}
         visible = tuple(None if mask is None else change(mask) for mask in self.visible)
-        ids, positions = change(self.ids), change(self.positions)
-        return PackedBatch(
-            ids, positions, self.groups, change(self.eot_positions), visible, change(self.ranks)
-        )
+        return replace(self, visible=visible, **tensors)
 
 
 def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
-    """Return (B,) int64: tokens of each row up to and including its first end token.
-
-    Args:
-        tokens: (B, L) integer token ids.
-        end_id: id of the end token.
+    """Return (B,) int64: tokens of each row (B, L) up to and including its first end token.
 
     Raises:
         DataError: a row has no end token.
@@ -87,17 +81,10 @@ def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
 
 
 def pack_sequences(tokens: Tensor, end_id: int, *, one_group: bool = False) -> PackedBatch:
-    """Lay out a batch of texts without the tokens behind their end.
+    """Lay out texts (B, L) int64, B > 0, without the tokens behind their end.
 
-    The lengths are found once, on the host: on an accelerator this is the tower's only synchronisation.
-
-    Args:
-        tokens: (B, L) int64, B > 0.
-        end_id: id of the end token.
-        one_group: pad all texts to the longest of the batch; one wide launch suits accelerators better.
-
-    Raises:
-        DataError: a row has no end token.
+    The lengths are found once, on the host: on an accelerator this is the tower's only synchronization.
+    ``one_group`` pads all texts to the longest of the batch; one wide launch suits accelerators better.
     """
     host = tokens.cpu().numpy()
     lengths = text_lengths(host, end_id)
@@ -118,11 +105,11 @@ def pack_sequences(tokens: Tensor, end_id: int, *, one_group: bool = False) -> P
     if one_group and lengths[0] < runs[0]:
         visible = (torch.from_numpy(np.arange(runs[0]) < lengths[:, None]).to(tokens.device),)
 
-    def place(array: np.ndarray) -> Tensor:
+    def on_device(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(tokens.device, non_blocking=True)
 
-    eot_positions = place(starts + lengths - 1)
-    return PackedBatch(place(ids), place(positions), groups, eot_positions, visible, place(ranks))
+    eot_positions = on_device(starts + lengths - 1)
+    return PackedBatch(on_device(ids), on_device(positions), groups, eot_positions, visible, on_device(ranks))
 
 
 class TextTransformer(nn.Module):
@@ -133,47 +120,31 @@ class TextTransformer(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
-        self.blocks = Transformer(
-            Block(
-                config.width,
-                config.heads,
-                mlp_ratio=config.mlp_ratio,
-                activation=activation,
-                eps=eps,
-                causal=True,
-            )
-            for _ in range(config.layers)
-        )
+        self.blocks = Transformer(config, activation=activation, eps=eps, causal=True)
         self.ln_final = LayerNorm(config.width, eps=eps)
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
 
     def forward(self, tokens: Tensor | PackedBatch) -> Tensor:
-        """Return (B, E) features of texts (B, L) int64, start token first, end token in every row.
-
-        A plan of the texts, made where no device waits, takes the place of the tokens.
+        """Return (B, E) features of texts (B, L) int64 with an end token in every row, or of their batch.
 
         Raises:
             DataError: a row has no end token, or a text is longer than the context.
         """
         if isinstance(tokens, PackedBatch):
-            plan = tokens
+            batch = tokens
         elif tokens.shape[0] == 0:
             return self.text_projection.new_zeros((0, self.text_projection.shape[1]))
         else:
-            plan = pack_sequences(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
-        require_context(max(length for _, length in plan.groups), self.config.context_length)
-        places = F.embedding(plan.positions, self.positional_embedding)
-        rows = self.token_embedding(plan.ids) + places
-        read = self.ln_final(self.blocks.pooled(rows, plan.groups, plan.eot_positions, plan.visible))
-        return cast(Tensor, read @ self.text_projection).index_select(0, plan.ranks)
+            batch = pack_sequences(tokens, self.config.end_id, one_group=tokens.device.type != "cpu")
+        require_context(max(length for _, length in batch.groups), self.config.context_length)
+        positions = F.embedding(batch.positions, self.positional_embedding)
+        rows = self.token_embedding(batch.ids) + positions
+        read = self.ln_final(self.blocks.pooled(rows, batch.groups, batch.eot_positions, batch.visible))
+        return cast(Tensor, read @ self.text_projection).index_select(0, batch.ranks)
 
 
 def require_context(longest: int, context_length: int) -> None:
-    """Refuse texts that are longer than the context.
-
-    Raises:
-        DataError: ``longest`` tokens do not fit.
-    """
+    """Raise a DataError for texts that are longer than the context."""
     if longest > context_length:
         raise DataError(
             "a text is longer than the model's context",

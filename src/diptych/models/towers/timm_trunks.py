@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from diptych.core.errors import SettingsError
 from diptych.models.towers.config import Activation, SiglipVisionConfig
 
-TRUNK_EPS = 1e-6
-"""Every LayerNorm of timm's vision Transformers."""
+TRUNK_EPS = 1e-6  # every LayerNorm of timm's vision Transformers
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,30 +26,25 @@ class Trunk:
     mlp_ratio: float = 4.0
 
 
-def _base(size: int) -> Trunk:
-    return Trunk(size, 16, 768, 12, 12)
-
-
-def _large(size: int, activation: Activation = "gelu") -> Trunk:
-    return Trunk(size, 16, 1024, 24, 16, activation)
-
-
-def _so400m(size: int, patch: int, activation: Activation) -> Trunk:
-    return Trunk(size, patch, 1152, 27, 16, activation, mlp_ratio=3.7362)
-
-
-def _giant(size: int) -> Trunk:
-    return Trunk(size, 16, 1536, 40, 16, "gelu_tanh")
-
+_SO400M = (1152, 27, 16)  # width, layers, heads
 
 TRUNKS: dict[str, Trunk] = {
     "vit_base_patch32_siglip_256": Trunk(256, 32, 768, 12, 12, "gelu_tanh"),
-    **{f"vit_base_patch16_siglip_{size}": _base(size) for size in (224, 256, 384, 512)},
-    **{f"vit_large_patch16_siglip_{size}": _large(size) for size in (256, 384)},
-    "vit_large_patch16_siglip_512": _large(512, "gelu_tanh"),
-    **{f"vit_so400m_patch14_siglip_{size}": _so400m(size, 14, "gelu") for size in (224, 378, 384)},
-    **{f"vit_so400m_patch16_siglip_{size}": _so400m(size, 16, "gelu_tanh") for size in (256, 384, 512)},
-    **{f"vit_giantopt_patch16_siglip_{size}": _giant(size) for size in (256, 384)},
+    **{f"vit_base_patch16_siglip_{size}": Trunk(size, 16, 768, 12, 12) for size in (224, 256, 384, 512)},
+    **{f"vit_large_patch16_siglip_{size}": Trunk(size, 16, 1024, 24, 16) for size in (256, 384)},
+    "vit_large_patch16_siglip_512": Trunk(512, 16, 1024, 24, 16, "gelu_tanh"),
+    **{
+        f"vit_so400m_patch14_siglip_{size}": Trunk(size, 14, *_SO400M, "gelu", 3.7362)
+        for size in (224, 378, 384)
+    },
+    **{
+        f"vit_so400m_patch16_siglip_{size}": Trunk(size, 16, *_SO400M, "gelu_tanh", 3.7362)
+        for size in (256, 384, 512)
+    },
+    **{
+        f"vit_giantopt_patch16_siglip_{size}": Trunk(size, 16, 1536, 40, 16, "gelu_tanh")
+        for size in (256, 384)
+    },
 }
 
 
@@ -63,12 +57,11 @@ def trunk_name(vision: SiglipVisionConfig, activation: Activation, trunks: Mappi
     >>> trunk_name(SiglipVisionConfig(), "gelu", TRUNKS)
     'vit_base_patch16_siglip_224'
     """
-    alike = {name: trunk for name, trunk in trunks.items() if _shape(trunk) == _their_shape(vision)}
+    alike = {name: trunk for name, trunk in trunks.items() if _shape(trunk) == _shape(vision)}
     for name, trunk in alike.items():
         if trunk.activation == activation:
             return name
-    other = next(iter(alike), None)
-    if other is None:
+    if not alike:
         raise SettingsError(
             "timm, and so open_clip, builds no such image tower",
             where="vision",
@@ -76,21 +69,17 @@ def trunk_name(vision: SiglipVisionConfig, activation: Activation, trunks: Mappi
             expected=f"one of {', '.join(trunks)}",
             fix="convert to transformers or diptych",
         )
+    name, trunk = next(iter(alike.items()))
     raise SettingsError(
         "timm, and so open_clip, builds this image tower with another activation",
         where="activation",
         found=activation,
-        expected=f"{alike[other].activation}, as in {other}",
+        expected=f"{trunk.activation}, as in {name}",
         fix="convert to transformers or diptych; or replace the activation: the embeddings change a little",
     )
 
 
-def _shape(trunk: Trunk) -> tuple[object, ...]:
-    hidden = int(trunk.width * trunk.mlp_ratio)
-    size = (trunk.image_size, trunk.image_size)
-    return size, trunk.patch_size, trunk.width, trunk.layers, trunk.heads, hidden
-
-
-def _their_shape(vision: SiglipVisionConfig) -> tuple[object, ...]:
-    hidden = int(vision.width * vision.mlp_ratio)
-    return vision.image_size, vision.patch_size, vision.width, vision.layers, vision.heads, hidden
+def _shape(tower: Trunk | SiglipVisionConfig) -> tuple[object, ...]:
+    size, hidden = tower.image_size, int(tower.width * tower.mlp_ratio)
+    sides = size if isinstance(size, tuple) else (size, size)
+    return sides, tower.patch_size, tower.width, tower.layers, tower.heads, hidden

@@ -1,10 +1,6 @@
-"""The vision Transformer that looks at images.
+"""The vision Transformer: patches and a class token, a LayerNorm before and after the blocks, a projection.
 
-Patches of the image and one class token, learned positions, a LayerNorm before and after the blocks, and a
-linear projection of the class token into the shared space.
-
-Source: Dosovitskiy et al. 2021; Radford et al. 2021 (CLIP), section 2.4 (extra LayerNorm before the
-Transformer).
+Source: Dosovitskiy et al. 2021; Radford et al. 2021 (CLIP), section 2.4 (LayerNorm before the Transformer).
 """
 
 from typing import cast
@@ -13,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.models.towers.blocks import Block, LayerNorm, Patches, Transformer
+from diptych.models.towers.blocks import LayerNorm, Patches, Transformer
 from diptych.models.towers.config import Activation, VitConfig
 
 
@@ -28,17 +24,12 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(tokens, width))
         self.ln_pre = LayerNorm(width, eps=eps)
-        self.blocks = Transformer(
-            Block(
-                width, config.heads, mlp_ratio=config.mlp_ratio, activation=activation, eps=eps, causal=False
-            )
-            for _ in range(config.layers)
-        )
+        self.blocks = Transformer(config, activation=activation, eps=eps, causal=False)
         self.ln_post = LayerNorm(width, eps=eps)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return (B, E) features of normalised images (B, 3, H, W)."""
+        """Return (B, E) features of normalized images (B, 3, H, W)."""
         return self.pooled(pixels) @ self.proj
 
     def pooled(self, pixels: Tensor) -> Tensor:
@@ -56,22 +47,13 @@ class VisionTransformer(nn.Module):
 def interpolate_positions(
     positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], *, extra: int = 1
 ) -> Tensor:
-    """Stretch learned positions to another grid, for images of another size.
+    """Stretch learned positions to another grid of (rows, columns): bicubic with antialiasing.
 
-    An extra first position (class token, or the mean token of a ResNet's attention pool) is no place in the
-    image and is kept.
-
-    Args:
-        positions: (extra + rows * columns, D) of the old grid.
-        old_grid: (rows, columns) that the positions were learned on.
-        new_grid: (rows, columns) wanted.
-        extra: positions before the grid's; SigLIP has none.
-
-    Returns:
-        (extra + new rows * new columns, D), bicubic with antialiasing, in the dtype of ``positions``.
+    The first ``extra`` positions (class token, mean token of a ResNet's attention pool; SigLIP has none) are
+    no places in the image and are kept.
 
     Raises:
-        ValueError: ``positions`` does not have extra + rows * columns rows.
+        ValueError: ``positions`` (N, D) does not have extra + rows * columns rows.
 
     >>> interpolate_positions(torch.zeros(5, 8), (2, 2), (4, 6)).shape
     torch.Size([25, 8])
