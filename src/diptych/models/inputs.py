@@ -54,11 +54,7 @@ def is_single(inputs: Any) -> bool:
 
 
 def is_text(item: Any, position: int) -> bool:
-    """Tell texts from images.
-
-    Raises:
-        UsageError: the item is neither.
-    """
+    """Tell texts from images; what is neither is a UsageError."""
     if isinstance(item, str):
         return not item.startswith(DATA_URL)
     if isinstance(item, np.ndarray):
@@ -72,22 +68,14 @@ def is_text(item: Any, position: int) -> bool:
 
 
 def require_image(item: Any, position: int) -> None:
-    """Refuse what is no image where only images are read.
-
-    Raises:
-        UsageError: the item is a text, or nothing that is known.
-    """
+    """Refuse what is no image where only images are read."""
     if is_text(item, position):
         where, fix = f"input {position}", "give the file as pathlib.Path"
         raise UsageError("a str is a text, not an image", where=where, found=repr(item[:60]), fix=fix)
 
 
 def require_pixels(pixels: Any, size: tuple[int, int]) -> None:
-    """Refuse what the image tower cannot read.
-
-    Raises:
-        UsageError: not normalized pixels (B, 3, H, W) of the tower's size.
-    """
+    """Refuse what the image tower cannot read: not normalized pixels (B, 3, H, W) of its size."""
     shape, wanted = tuple(getattr(pixels, "shape", ())), (3, *size)
     if len(shape) != 4 or shape[1:] != wanted or "float" not in str(pixels.dtype):
         raise UsageError(
@@ -99,11 +87,7 @@ def require_pixels(pixels: Any, size: tuple[int, int]) -> None:
 
 
 def require_tokens(tokens: Any, vocab_size: int) -> None:
-    """Refuse what the text tower cannot read.
-
-    Raises:
-        UsageError: not token ids (B, L) of the model's vocabulary.
-    """
+    """Refuse what the text tower cannot read: not token ids (B, L) of the model's vocabulary."""
     shape = tuple(getattr(tokens, "shape", ()))
     fits = len(shape) == 2 and "int" in str(tokens.dtype)
     if fits and 0 not in shape:
@@ -118,11 +102,7 @@ def require_tokens(tokens: Any, vocab_size: int) -> None:
 
 
 def image_pixels(image: ImageInput, preprocess: Preprocess, mode: Mode) -> Pixels:
-    """Return (H, W, 3) uint8 of an image of any kind.
-
-    Raises:
-        BadSampleError: with the reason.
-    """
+    """Return (H, W, 3) uint8 of an image of any kind, or raise BadSampleError with the reason."""
     if isinstance(image, np.ndarray):
         gray = image.ndim == 3 and image.shape[-1] == 1
         image = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image))

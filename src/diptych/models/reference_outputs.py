@@ -69,11 +69,7 @@ def reference_tensors(model: Model) -> dict[str, Tensor]:
 
 
 def verify_reference(model: Model, stored: Mapping[str, Tensor], *, where: str | Path) -> None:
-    """Hold the model, on the CPU, against the outputs that `reference_tensors` gave when it was saved.
-
-    Raises:
-        IntegrityError: preprocessing, tokenizer or towers give something else; says which.
-    """
+    """Hold the model, on the CPU, against the outputs that `reference_tensors` gave when it was saved."""
     try:
         require_kinds(stored, where)
         images = [stored[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]

@@ -33,9 +33,6 @@ def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None
         path: folder or vocabulary file; SigLIP's is a folder.
         text: the tower's configuration.
         cleaning: of SigLIP's texts, where another file than the tokenizer's says it.
-
-    Raises:
-        DataError, IntegrityError: the files are missing, damaged or of another kind.
     """
     if isinstance(text, TextConfig):
         return Tokenizer.open(path, context_length=text.context_length)
@@ -46,10 +43,9 @@ def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None
 
 
 def stated_cleaning(model_cfg: Mapping[str, Any], family: str, folder: Path) -> Cleaning | None:
-    """Return the clean-up of a SigLIP's texts where the configuration states it; `folder`: the tokenizer's.
+    """Return the clean-up of a SigLIP's texts where an open_clip configuration states it.
 
-    Raises:
-        UnsupportedError: `tokenizer_kwargs` or `tokenizer_mode` ask for something that changes ids otherwise.
+    `folder` is the tokenizer's. What changes ids otherwise is refused by its name.
     """
     text = model_cfg.get("text_cfg")
     text = text if isinstance(text, Mapping) else {}
@@ -80,14 +76,7 @@ def stated_cleaning(model_cfg: Mapping[str, Any], family: str, folder: Path) -> 
 def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where: object) -> ClipConfig:
     """Return a configuration with the ids of its tokenizer, where a library's configuration does not tell.
 
-    Args:
-        config: as `formats` read it.
-        tokenizer: the one that belongs to it.
-        file: the vocabulary, for messages.
-        where: the weights, likewise.
-
-    Raises:
-        SettingsError: tokenizer and text tower do not fit.
+    `file` is the vocabulary and `where` the weights, for messages.
     """
     text = config.text
     if isinstance(tokenizer, SiglipTokenizer):
@@ -128,11 +117,7 @@ def is_padded(rows: int) -> bool:
 
 
 def vocabulary_file(folder: Path, text: AnyTextConfig) -> Path:
-    """Return the file of a folder of ours whose digest stands for the tokenizer.
-
-    Raises:
-        IntegrityError: there is none.
-    """
+    """Return the file of a folder of ours whose digest stands for the tokenizer."""
     names = VOCABULARIES[text.kind]
     for name in names:
         if (folder / name).is_file():

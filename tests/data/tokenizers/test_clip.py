@@ -217,8 +217,8 @@ def test_every_file_form_loads_to_the_same_tokenizer(small, tmp_path):
     texts = CAPTIONS + fuzzed(200, seed=4)
     loaded = [
         Tokenizer.load(tmp_path),
-        Tokenizer.from_json(tmp_path / "tokenizer.json", context_length=12),
-        Tokenizer.from_vocab(tmp_path / "vocab.json", tmp_path / "merges.txt", context_length=12),
+        Tokenizer.open(tmp_path / "tokenizer.json", context_length=12),
+        Tokenizer.open(tmp_path / "vocab.json", context_length=12),
         Tokenizer.from_merges(tmp_path / "merges.txt", context_length=12),
         copy.deepcopy(small),  # as a loader's worker gets it
         *(

@@ -135,8 +135,9 @@ def test_missing_files_say_how_to_make_one(tmp_path):
 
 
 def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path):
+    (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(DiptychError, match="vocabulary"):
-        Tokenizer.from_json(tmp_path)
+        Tokenizer.open(tmp_path / "tokenizer.json")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 Ids equal OpenAI's. The engine of Hugging Face (`tokenizers`) trains the merges and splits new words; words
 already seen come from a table, which is where the speed comes from (`benchmarks/tokenizer.py`).
 
-Reads and writes: vocabulary files (`vocabulary`).
 Source: Radford et al. 2021, section 2.4; openai/CLIP `simple_tokenizer.py`.
 """
 
@@ -55,7 +54,6 @@ class TokenCounts:
     """Texts that a tokenizer's `tokens` met so far.
 
     Attributes:
-        texts: all of them.
         truncated: with more tokens than the context holds; the end token was kept.
         capped: cut at 4,096 characters before clean-up.
         special: with a start or end token typed out; the model reads only up to the first end token.
@@ -103,15 +101,7 @@ class _Words(dict[str, bytes]):
 
 
 class Tokenizer:
-    """Text to token ids and back.
-
-    Args:
-        vocabulary: tokens, ids and merges.
-        context_length: tokens in a row, start and end included.
-
-    Attributes:
-        counts: what `tokens` met so far.
-    """
+    """Text to token ids and back; `counts` says what `tokens` met so far."""
 
     def __init__(self, vocabulary: Vocabulary, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> None:
         if context_length < MIN_CONTEXT_LENGTH:
@@ -144,9 +134,6 @@ class Tokenizer:
                 pairs that occur twice.
             context_length: tokens in a row.
 
-        Raises:
-            UsageError: if `size` leaves no room for a merge or is beyond what a vocabulary file may hold.
-
         Source: Sennrich et al. 2016, algorithm 1, over the words of the cleaned captions.
         """
         require_size(size)
@@ -161,48 +148,30 @@ class Tokenizer:
         return cls(vocabularies.read_merges(Path(path), size=size), context_length=context_length)
 
     @classmethod
-    def from_vocab(
-        cls, vocab: str | Path, merges: str | Path, *, context_length: int = DEFAULT_CONTEXT_LENGTH
-    ) -> "Tokenizer":
-        """Load `vocab.json` and `merges.txt`."""
-        vocabulary = vocabularies.read_vocab_and_merges(Path(vocab), Path(merges))
-        return cls(vocabulary, context_length=context_length)
-
-    @classmethod
-    def from_json(cls, path: str | Path, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> "Tokenizer":
-        """Load a `tokenizer.json` of CLIP's kind."""
-        return cls(vocabularies.read_tokenizer_json(Path(path)), context_length=context_length)
-
-    @classmethod
     def load(cls, folder: str | Path, *, context_length: int | None = None) -> "Tokenizer":
         """Load from a folder: tokenizer.json if there, else vocab.json and merges.txt, else published merges.
 
         Args:
             folder: what `save` wrote, or a folder from the Hugging Face hub.
             context_length: None: what tokenizer_config.json states, else 77.
-
-        Raises:
-            IntegrityError, DataError: a file is not what it should be, or missing.
         """
         vocabulary, length = vocabularies.read_folder(Path(folder))
         return cls(vocabulary, context_length=length if context_length is None else context_length)
 
     @classmethod
     def open(cls, path: str | Path, *, context_length: int | None = None) -> "Tokenizer":
-        """Load from a folder, a `tokenizer.json`, a `vocab.json` with its merges, or the published merges.
-
-        Raises:
-            IntegrityError, DataError: a file is not what it should be, or missing.
-        """
+        """Load from a folder, a `tokenizer.json`, a `vocab.json` with its merges, or the published merges."""
         path = Path(path)
         if path.is_dir():
             return cls.load(path, context_length=context_length)
         length = DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
+        if path.suffix != ".json":
+            return cls.from_merges(path, context_length=length)
         if path.name == "vocab.json":
-            return cls.from_vocab(path, path.with_name("merges.txt"), context_length=length)
-        if path.suffix == ".json":
-            return cls.from_json(path, context_length=length)
-        return cls.from_merges(path, context_length=length)
+            vocabulary = vocabularies.read_vocab_and_merges(path, path.with_name("merges.txt"))
+        else:
+            vocabulary = vocabularies.read_tokenizer_json(path)
+        return cls(vocabulary, context_length=length)
 
     @property
     def digest(self) -> str:
@@ -230,11 +199,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the cleaned text of ids: start tokens are left out and the first end token ends it.
-
-        Raises:
-            UsageError: for an id that is not in the vocabulary.
-        """
+        """Return the cleaned text of ids: start tokens are left out and the first end token ends it."""
         if not self._pieces:
             byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
             id_of = self._vocabulary.ids
@@ -255,11 +220,7 @@ class Tokenizer:
     def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return (B, context_length) ids of B texts: start, the text's ids, end, then zeros.
 
-        A text that does not fit is cut; its last position still holds the end token. `counts` says how many
-        were.
-
-        Raises:
-            UsageError: for a single string instead of a list, or an element that is not text.
+        A text that does not fit is cut; its last position still holds the end token, and `counts` tells.
         """
         texts = checks.texts(texts, "texts")
         limit = self.context_length - 2
@@ -294,11 +255,7 @@ class Tokenizer:
 
 
 def require_size(size: int) -> None:
-    """Refuse a vocabulary's size that leaves no room for a merge or is beyond what a file may hold.
-
-    Raises:
-        UsageError: it is too small or too large.
-    """
+    """Refuse a vocabulary's size that leaves no room for a merge or is beyond what a file may hold."""
     if not BASIC_SIZE <= size <= vocabularies.MAX_SIZE:
         raise UsageError(
             "impossible size of a vocabulary",

@@ -41,9 +41,6 @@ def require_clip(
         document: content of tokenizer.json; empty if there is none.
         ids: tokens that have an id.
         path: of tokenizer.json, there or not; the other file lies beside it.
-
-    Raises:
-        UnsupportedError: a setting that changes ids is not CLIP's.
     """
     beside = path.with_name(CONFIG)
     _require(config, _CLIP, beside)

@@ -1,10 +1,8 @@
 """SigLIP's tokenizer: the text's ids, the end token, then padding to the whole context.
 
-Reads: ``spiece.model`` or ``tokenizer.json`` beside ``tokenizer_config.json``. Writes: the same, through
-`core.files`. Nothing in these files is executed.
-
-Source: Zhai et al. 2023 (SigLIP): 32,000 pieces of C4 English; Tschannen et al. 2025 (SigLIP 2): Gemma's
-256,000, lower case. Who cleans texts how: `siglip_engines`.
+Reads and writes: ``spiece.model`` or ``tokenizer.json`` beside ``tokenizer_config.json``. Nothing in these
+files is executed. Source: Zhai et al. 2023 (SigLIP): 32,000 pieces of C4 English; Tschannen et al. 2025
+(SigLIP 2): Gemma's 256,000, lower case. Who cleans texts how: `siglip_engines`.
 """
 
 import hashlib
@@ -51,7 +49,7 @@ _CLEANING_OF: dict[str, Cleaning] = {
 
 
 class SiglipTokenizer:
-    """Text to token ids and back.
+    """Text to token ids and back; `counts` says what `tokens` met so far.
 
     Args:
         engine: the vocabulary.
@@ -60,10 +58,6 @@ class SiglipTokenizer:
         pad_token: fills every row; SigLIP's is the end token.
         context_length: tokens in a row, the end included.
         vocab_size: ids that the model knows, if that is not the vocabulary's size.
-
-    Attributes:
-        start_id: -1, there is no start token.
-        counts: what `tokens` met so far.
     """
 
     start_id = NO_START
@@ -114,12 +108,6 @@ class SiglipTokenizer:
                 open_clip configuration with ``"clean": "canonicalize"`` wants ``open_clip``.
             context_length: None: what tokenizer_config.json states, else 64.
             vocab_size: ids that the model knows; None: all of the vocabulary.
-
-        Raises:
-            DataError: no vocabulary there.
-            IntegrityError: a file is damaged, or does not say how texts are cleaned, ended or padded.
-            UsageError: a setting that changes ids is not followed here.
-            MissingPackageError: spiece.model needs `sentencepiece`.
         """
         folder = Path(folder)
         config = read_object(folder / CONFIG)
@@ -172,10 +160,8 @@ class SiglipTokenizer:
     def save_for_transformers(self, folder: str | Path) -> None:
         """Write files from which transformers' AutoTokenizer gives these ids without further arguments.
 
-        spiece.model is copied; the clean-up and the end token go into tokenizer.json itself.
-
-        Raises:
-            UsageError: open_clip's clean-up repairs texts, which neither file can do.
+        spiece.model is copied; the clean-up and the end token go into tokenizer.json itself. open_clip's
+        clean-up repairs texts, which neither file can do: a UsageError.
         """
         is_pieces = isinstance(self.engine, PieceEngine)
         if self.cleaning == "open_clip" or (is_pieces and self.cleaning != "siglip"):
@@ -223,11 +209,7 @@ class SiglipTokenizer:
         """Return (B, context_length) ids of B texts: the text's ids, end, then padding.
 
         A text is cut at 4,096 characters before any work. One that does not fit is cut; its last position
-        still holds the end token. `counts` says how many were.
-
-        Raises:
-            UsageError: for a single string instead of a list, an element that is not text, or an id that the
-                model does not know.
+        still holds the end token, and `counts` tells.
         """
         texts = checks.texts(texts, "texts")
         limit = self.context_length - 1

@@ -73,13 +73,6 @@ class JsonEngine:
         source: the file's bytes.
         cleaning: done before the file's own normalizer.
         where: the file, for messages.
-
-    Attributes:
-        size: number of ids.
-        added: tokens that were added to the vocabulary, as they are written.
-
-    Raises:
-        IntegrityError: the bytes are no tokenizer.
     """
 
     def __init__(self, source: bytes, *, cleaning: Cleaning, where: object = "") -> None:
@@ -118,12 +111,7 @@ class JsonEngine:
 
 
 class PieceEngine:
-    """A spiece.model, run by `sentencepiece`, which finds no tokens beside its own. See `JsonEngine`.
-
-    Raises:
-        IntegrityError: the bytes are no sentencepiece model.
-        MissingPackageError: `sentencepiece` is not installed.
-    """
+    """A spiece.model, run by `sentencepiece`, which finds no tokens beside its own. See `JsonEngine`."""
 
     UNKNOWN, END = "<unk>", "</s>"
     added: tuple[str, ...] = ()
@@ -216,9 +204,6 @@ def pieces_to_json(source: bytes) -> bytes:
 
     The same pieces and scores in another engine: of two ways to cut a text that score equally, such as the
     halves of "ahah", it may take the other one.
-
-    Raises:
-        IntegrityError: it is not a unigram model.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -286,9 +271,6 @@ def _bytes(value: int | bytes) -> bytes:
 # whichever is imported second fails.
 def read_message(source: bytes) -> dict[int, list[int | bytes]]:
     """Return the values of each field in order: whole numbers as they are, everything else as its bytes.
-
-    Raises:
-        ValueError: the message is cut off or is none.
 
     >>> read_message(bytes([8, 150, 1, 18, 2, 104, 105]))
     {1: [150], 2: [b'hi']}

@@ -1,12 +1,11 @@
 """A byte-pair vocabulary and its files: published merges, vocab.json + merges.txt, tokenizer.json.
 
-Files are checked in Python before the engine sees them; a file that is too large, malformed or not CLIP's
-kind of vocabulary is refused.
+A file that is too large, malformed or not CLIP's kind of vocabulary is an IntegrityError, a missing one a
+DataError, before the engine sees it.
 
-Reads: `bpe_simple_vocab_16e6.txt.gz`, `vocab.json`, `merges.txt`, `tokenizer.json`, `tokenizer_config.json`.
-Writes: the last four, through `core.files`.
-Source: openai/CLIP `simple_tokenizer.py` for the order of ids; Hugging Face `tokenizers` and `transformers`
-(`CLIPTokenizer`, `AddedVocabulary`) for the JSON.
+Reads: `bpe_simple_vocab_16e6.txt.gz`, and what it writes: vocab.json, merges.txt and the tokenizer's two JSON
+files. Source: openai/CLIP `simple_tokenizer.py` for the order of ids; Hugging Face `tokenizers` and
+`transformers` (`CLIPTokenizer`, `AddedVocabulary`) for the JSON.
 """
 
 import hashlib
@@ -62,11 +61,7 @@ class AddedToken:
 
 
 class AddedTokens:
-    """Finds added tokens in texts before the merges see them, wherever they stand, the longest first.
-
-    Those that are not normalized are looked for in the text as it is written, the others in what is left, in
-    lower case. Spaces beside a token (`lstrip`, `rstrip`) carry no id.
-    """
+    """Finds added tokens in texts before the merges see them, wherever they stand, the longest first."""
 
     def __init__(self, tokens: Iterable[AddedToken], ids: Mapping[str, int]) -> None:
         self._ids: tuple[dict[str, int], dict[str, int]] = ({}, {})  # as written, and in lower case
@@ -141,29 +136,17 @@ def merges_digest(vocabulary: Vocabulary) -> str:
 
 
 def read_merges(path: Path, *, size: int) -> Vocabulary:
-    """Read published merges (plain or gzip) up to a vocabulary of `size` and number the tokens.
-
-    Raises:
-        IntegrityError, DataError: the file is not a list of merges, or missing.
-    """
+    """Read published merges (plain or gzip) up to a vocabulary of `size` and number the tokens."""
     return check(from_merges(_merges_of(path)[: max(size - BASIC_SIZE, 0)]), path)
 
 
 def read_vocab_and_merges(vocab: Path, merges: Path) -> Vocabulary:
-    """Read the pair of files that GPT-2's tokenizer introduced.
-
-    Raises:
-        IntegrityError, DataError: the files do not hold a vocabulary of CLIP's kind, or one is missing.
-    """
+    """Read the pair of files that GPT-2's tokenizer introduced."""
     return check(Vocabulary(_document(vocab), tuple(_merges_of(merges))), vocab)
 
 
 def read_tokenizer_json(path: Path) -> Vocabulary:
-    """Read the vocabulary and merges out of a `tokenizer.json`; its other settings are CLIP's and not used.
-
-    Raises:
-        IntegrityError, DataError: the file does not hold a vocabulary of CLIP's kind, or is missing.
-    """
+    """Read vocabulary and merges out of a `tokenizer.json`; its other settings are CLIP's and not used."""
     document = _document(path)
     vocabulary = _from_document(document, path)
     require_clip({}, document, vocabulary.ids, path)
@@ -176,9 +159,6 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
     Returns:
         The vocabulary with the tokens that other files of the folder add, and the context length that
         tokenizer_config.json states, or 77 where it states none.
-
-    Raises:
-        IntegrityError, DataError: a file is not what it should be, or missing.
     """
     names = (CONFIG, "added_tokens.json", "tokenizer.json")
     config, older, document = (read_object(folder / name) for name in names)
@@ -209,21 +189,12 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a tokenizer's file, empty where there is no such file.
-
-    Raises:
-        IntegrityError: the file holds anything else.
-    """
+    """Return the JSON object of a tokenizer's file, empty where there is no such file."""
     return read_json(path, max_bytes=MAX_FILE_BYTES, fix=COPY_AGAIN) if path.is_file() else {}
 
 
 def read_bytes(path: Path, *, max_bytes: int, fix: str) -> bytes:
-    """Return the bytes of a vocabulary's file; `fix`: what to do where it is missing.
-
-    Raises:
-        DataError: there is no such file.
-        IntegrityError: it cannot be read, or is larger than `max_bytes`.
-    """
+    """Return the bytes of a vocabulary's file; `fix`: what to do where it is missing."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -240,12 +211,7 @@ def read_bytes(path: Path, *, max_bytes: int, fix: str) -> bytes:
 
 
 def check(vocabulary: Vocabulary, where: Path | str = "") -> Vocabulary:
-    """Return the vocabulary if it is complete and consistent.
-
-    Raises:
-        IntegrityError: ids are not 0..V-1, a byte or special token is missing, or a merge names an unknown
-            token.
-    """
+    """Return the vocabulary if ids are 0..V-1, all bytes are there and merges name known tokens."""
     ids, merges = vocabulary.ids, vocabulary.merges
     if len(ids) > MAX_SIZE or len(merges) > MAX_SIZE:
         found = f"{len(ids):,} tokens, {len(merges):,} merges"

@@ -54,10 +54,6 @@ def fetch_model(repository: str, hub: Hub) -> Path:
 
     Returns:
         The folder in the cache that holds them; its name is the commit.
-
-    Raises:
-        UsageError: there is no such repository or revision, or it holds no CLIP.
-        EnvironmentFault: the hub cannot be reached, or wants a login.
     """
     config = _first(repository, (OPEN_CLIP_CONFIG, CONFIG), hub)
     hub = replace(hub, revision=config.parent.name)

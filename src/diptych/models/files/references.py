@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from diptych.core import checks
 from diptych.core.errors import UsageError, nearest, unknown_name
@@ -37,7 +37,6 @@ class PublicName:
     """One row of `names.toml`.
 
     Attributes:
-        repository: on the Hugging Face hub.
         preprocess: name of a transform in the same table.
         activation: of both towers; None where only the files tell.
         imagenet: published zero-shot top-1 in per cent; None where none is known.
@@ -54,18 +53,8 @@ class PublicName:
 
 
 @dataclass(frozen=True, slots=True)
-class Transform:
-    """A preprocessing without its size."""
-
-    resize: Literal["shortest", "squash"]
-    interpolation: Literal["bicubic", "bilinear"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
 class _Table:
-    preprocess: Mapping[str, Transform]
+    preprocess: Mapping[str, Mapping[str, Any]]  # settings of a `Preprocess` without its size
     models: Mapping[str, PublicName]
 
 
@@ -86,17 +75,13 @@ def public_names() -> Mapping[str, PublicName]:
 def named_preprocess(name: str, size: tuple[int, int]) -> Preprocess:
     """Return the transform of this name for images of a size.
 
-    Raises:
-        UnknownNameError: no transform has the name; the message holds the nearest one.
-
     >>> named_preprocess("siglip", (224, 224)).resize
     'squash'
     """
     transforms = _table().preprocess
     if name not in transforms:
         raise unknown_name("preprocessing", name, transforms)
-    transform = transforms[name]
-    return Preprocess(size, transform.resize, transform.interpolation, transform.mean, transform.std)
+    return from_mapping(Preprocess, {"size": size, **transforms[name]}, where=f"{TABLE.name}: {name}")
 
 
 def published_as(digests: Collection[str]) -> str | None:
@@ -124,11 +109,7 @@ class Reference:
 
 
 def resolve(ref: str | Path) -> Reference:
-    """Find what a reference means, without the network.
-
-    Raises:
-        UsageError: it is neither a path, a hub id nor a public short name, or looks like a mistyped one.
-    """
+    """Find what a reference means, without the network; what is or looks mistyped is a UsageError."""
     text, path = checks.path(ref, "the model"), Path(ref)
     with suppress(OSError):  # a name too long for a file is none of a file
         if path.exists():
@@ -154,12 +135,7 @@ def resolve(ref: str | Path) -> Reference:
 
 
 def locate(ref: str | Path, hub: Hub) -> Located:
-    """Find what a reference means, fetching it from the hub if it lies there.
-
-    Raises:
-        UsageError: it is neither a path, a hub id nor a public short name.
-        EnvironmentFault: the hub cannot be reached.
-    """
+    """Find what a reference means, fetching it from the hub if it lies there."""
     reference = resolve(ref)
     if reference.path is not None:
         return Located(reference.path, {"source": str(ref)})

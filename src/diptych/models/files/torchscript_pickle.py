@@ -81,14 +81,11 @@ class Module:
 
 
 def interpret(data: bytes, stand_in: Callable[[str], Any] | None = None) -> Any:
-    """Return what the pickle holds, made of plain values and stand-ins.
+    """Return what the pickle holds, made of plain values and stand-ins; anything else is a RefusedError.
 
     Args:
         data: the pickle.
         stand_in: gives what a dotted name stands for, or raises KeyError; None: that of TorchScript.
-
-    Raises:
-        RefusedError: an instruction or a name that is not known here, or no pickle.
     """
     try:
         if largest_tuple(io.BytesIO(data), INSTRUCTIONS) > MAX_TUPLE_ITEMS:
@@ -165,10 +162,6 @@ def largest_tuple(file: Any, allowed: frozenset[str] | None = None) -> int:
         file: one that can be read; it stands behind the pickle afterwards.
         allowed: instructions; others are refused, and numbers of the memo that Python's own never has, which
             would claim memory. None: all.
-
-    Raises:
-        RefusedError: an instruction is not allowed.
-        ValueError, IndexError, ...: it is no pickle.
     """
     stack: list[int] = []  # items of each value; 0 stands for a mark
     memo: dict[int, int] = {}
@@ -198,11 +191,7 @@ def largest_tuple(file: Any, allowed: frozenset[str] | None = None) -> int:
 
 
 def read_archive(path: Path) -> tuple[str, dict[str, View], dict[str, str]]:
-    """Return the root of an archive, where its tensors lie by name, and the class name of each module.
-
-    Raises:
-        RefusedError: the archive holds more than weights, or is damaged.
-    """
+    """Return the root of an archive, where its tensors lie by name, and the class name of each module."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [info for info in archive.infolist() if info.filename.count("/") == 1]

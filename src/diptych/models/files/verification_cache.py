@@ -47,11 +47,7 @@ class VerificationCache:
             }
 
     def check_files(self, *, force: bool) -> None:
-        """Hold every file against its digest, unless it is the very file that was checked before.
-
-        Raises:
-            IntegrityError: a file is missing or changed.
-        """
+        """Hold every file against its digest, unless it is the very file that was checked before."""
         known = {} if force else self._files
         now = {}
         for entry in self._manifest.outputs:

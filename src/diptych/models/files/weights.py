@@ -49,7 +49,6 @@ class Weights:
 
     Attributes:
         tensors: by name, without the prefixes of wrappers; they may be views of the mapped file.
-        files: what was read.
         modules: class name of each module, which only a TorchScript archive tells.
         taken_from: key and prefix under which the CLIP lay in its file; empty where it lay open.
     """
@@ -73,12 +72,7 @@ def read_weights(path: Path) -> Weights:
 def require_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
     """Refuse weights that are not numbers, such as those of a training that diverged.
 
-    Args:
-        tensors: by name; of `logit_scale` the exponential counts.
-        where: their file, for the message.
-
-    Raises:
-        IntegrityError: a value is NaN or infinite.
+    Of `logit_scale` the exponential counts. `where`: their file, for the message.
     """
     for name, tensor in tensors.items():
         value = tensor.exp() if name == "logit_scale" else tensor

@@ -6,8 +6,10 @@ its folder. What weights alone do not say is asked for, never guessed.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ from diptych.models.formats.transformers import (
     to_transformers,
 )
 from diptych.models.tokenizers import stated_cleaning
-from diptych.models.towers.config import ACTIVATIONS, Activation, ClipConfig
+from diptych.models.towers.config import ACTIVATIONS, Activation
 
 CONVERSION = "conversion"  # the kind of manifest that `diptych convert` leaves
 # In the order of transformers, which takes the first only where it holds an `image_processor`.
@@ -62,6 +64,8 @@ _NEEDS_CONFIG = ("text_model.", "visual.trunk.", "text.transformer.embeddings")
 _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
 ConfigSource = str | Path | Mapping[str, Any]
+# What reads configuration and weights of a library, writes them, and reads its preprocessing.
+Translators = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Preprocess]]
 
 
 def is_ours(path: Path) -> bool:
@@ -113,13 +117,7 @@ def read_parts(path: Path, activation: Activation | None, config: ConfigSource |
 def clip_folder(folder: Path) -> Path:
     """Return the folder of the CLIP in a folder of sentence-transformers, where each stage has its own.
 
-    Any other folder is returned as it is.
-
-    Raises:
-        UnsupportedError: its stages are not a CLIP alone.
-        IntegrityError: `modules.json` is malformed.
-
-    Source: sentence-transformers 6.2 `SentenceTransformer.save_pretrained`.
+    Any other folder is returned as it is. Source: sentence-transformers 6.2 `save_pretrained`.
     """
     path = folder / MODULES
     if not path.is_file():
@@ -162,27 +160,10 @@ def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     if family not in ALLOWED:
         raise unsupported(path, "open_clip", family)
     cleaning = stated_cleaning(model_cfg, family, (path if path.is_file() else weights).parent)
-    found = read_weights(weights)
-    with _refusals(path, "open_clip", "the configuration of a CLIP", weights=found.files[0]):
-        config, state = from_open_clip(model_cfg, found.tensors)
-    _require_stated_activation(found, config, path)
-    preprocess = None
-    if not alone:
-        with _refusals(path, "open_clip", "a preprocessing that this package has"):
-            preprocess = preprocess_from_open_clip(preprocess_cfg, config.vision.image_size)
-    return Parts(
-        "open_clip",
-        config,
-        state,
-        weights_only(found.tensors),
-        lambda ours: to_open_clip(config, ours)[1],
-        preprocess,
-        (*([path] if path.is_file() else ()), *found.files),
-        path.parent if path.is_file() else None,
-        weights,
-        cleaning,
-        found.taken_from,
-    )
+    processor = (path, None if alone else preprocess_cfg)
+    translators = (from_open_clip, to_open_clip, preprocess_from_open_clip)
+    parts = _described("open_clip", translators, model_cfg, path, weights, processor)
+    return replace(parts, cleaning=cleaning)
 
 
 def _transformers(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
@@ -192,23 +173,48 @@ def _transformers(document: Mapping[str, Any], path: Path, weights: Path) -> Par
     if family not in FAMILIES:
         kind = f"model_type {family[:SHOWN_CHARACTERS]!r}" if family else "no model_type"
         raise unsupported(path, "transformers", kind)
+    processor = _processor(path.parent) if path.is_file() else (path, None)
+    read_preprocess = partial(preprocess_from_transformers, family=family)
+    translators = (from_transformers, to_transformers, read_preprocess)
+    return _described("transformers", translators, document, path, weights, processor)
+
+
+def _described(
+    library: str,
+    translators: Translators,
+    document: Mapping[str, Any],
+    path: Path,
+    weights: Path,
+    processor: tuple[Path, Mapping[str, Any] | None],
+) -> Parts:
+    """Read weights that a configuration describes; `processor`: file and content of the preprocessing."""
+    read, write, read_preprocess = translators
     found = read_weights(weights)
-    with _refusals(path, "transformers", "the configuration of a CLIP", weights=found.files[0]):
-        config, state = from_transformers(document, found.tensors)
-    _require_stated_activation(found, config, path)
-    processor, settings = _processor(path.parent) if path.is_file() else (None, {})
+    with _refusals(path, library, "the configuration of a CLIP", weights=found.files[0]):
+        config, state = read(document, found.tensors)
+    stated = _stated_activation(found)
+    if stated not in (None, config.activation):
+        raise UsageError(
+            "the archive states another activation than its configuration",
+            where=path,
+            found=config.activation,
+            expected=stated,
+            fix="give the configuration that belongs to these weights",
+        )
+    settings_file, settings = processor
     preprocess = None
-    if processor is not None:
-        with _refusals(processor, "transformers", "a preprocessing that this package has"):
-            preprocess = preprocess_from_transformers(settings, config.vision.image_size, family)
+    if settings is not None:
+        with _refusals(settings_file, library, "a preprocessing that this package has"):
+            preprocess = read_preprocess(settings, config.vision.image_size)
+    files = dict.fromkeys(file for file in (path, settings_file) if file.is_file())
     return Parts(
-        "transformers",
+        library,
         config,
         state,
         weights_only(found.tensors),
-        lambda ours: to_transformers(config, ours)[1],
+        lambda ours: write(config, ours)[1],
         preprocess,
-        (*(file for file in (path, processor) if file is not None and file.is_file()), *found.files),
+        (*files, *found.files),
         path.parent if path.is_file() else None,
         weights,
         taken_from=found.taken_from,
@@ -274,25 +280,13 @@ def _activation(found: Weights, given: Activation | None, weights: Path) -> Acti
     return activation
 
 
-def _require_stated_activation(found: Weights, config: ClipConfig, path: Path) -> None:
-    stated = _stated_activation(found)
-    if stated not in (None, config.activation):
-        raise UsageError(
-            "the archive states another activation than its configuration",
-            where=path,
-            found=config.activation,
-            expected=stated,
-            fix="give the configuration that belongs to these weights",
-        )
-
-
-def _processor(folder: Path) -> tuple[Path | None, dict[str, Any]]:
+def _processor(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """Return the file that tells how images are prepared, and its content."""
     nested, flat = (folder / name for name in PROCESSORS)
     document = read_json(nested) if nested.is_file() else {}
     if document.get("image_processor") is not None:
         return nested, document
-    return (flat, read_json(flat)) if flat.is_file() else (None, {})
+    return flat, read_json(flat) if flat.is_file() else None
 
 
 def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:

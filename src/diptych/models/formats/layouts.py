@@ -163,9 +163,6 @@ def read_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
     """Return our tensors by name, floats in float32; those of theirs that are unchanged are shared.
 
     Missing and left-over tensors are no matter here: `Parts.check` names them.
-
-    Raises:
-        DataError: a tensor has another number of dimensions than it should.
     """
     ours: dict[str, Tensor] = {}
     for row in rows:
@@ -190,8 +187,7 @@ def read_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
 def write_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
     """Return their tensors by name, on the device and in the dtype of ours; the inverse of `read_rows`.
 
-    Raises:
-        DataError: a tensor is missing or left over.
+    A tensor that is missing or left over is a DataError.
     """
     rest, theirs = dict(state), {}
     missing = []

@@ -159,7 +159,6 @@ def from_open_clip(model_cfg: Mapping[str, Any], state: State) -> tuple[ClipConf
 
     Raises:
         SettingsError: the configuration says something that our towers cannot do, or is malformed.
-        DataError: a tensor has another number of dimensions than it should.
     """
     family = open_clip_family(model_cfg)
     cfg = _parse(ModelCfg, model_cfg, "model_cfg")
@@ -183,12 +182,7 @@ def to_open_clip(
     """Write `model_cfg` and the tensors of open_clip; the inverse of `from_open_clip`.
 
     A SigLIP's tokenizer is the published one of that vocabulary's size; open_clip takes the files of a local
-    folder instead.
-
-    Args:
-        config: the architecture.
-        state: our tensors by name.
-        clean: how open_clip cleans SigLIP's texts (`SiglipTokenizer.save_for_open_clip`).
+    folder instead. `clean` is how open_clip cleans its texts (`SiglipTokenizer.save_for_open_clip`).
 
     Raises:
         UsageError: open_clip has no such tower, or timm builds none.
@@ -225,11 +219,7 @@ def to_open_clip(
 
 
 def preprocess_from_open_clip(cfg: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
-    """Read `preprocess_cfg`; what it leaves out is open_clip's default, and the size is the tower's.
-
-    Raises:
-        SettingsError: it says something that our transform cannot do, or is malformed.
-    """
+    """Read `preprocess_cfg`; what it leaves out is open_clip's default, and the size is the tower's."""
     keys = _parse(PreprocessCfg, cfg, "preprocess_cfg")
     # "random" is about training, and for towers that are not square `ResizeKeepRatio` is not told the filter:
     # open_clip's evaluation transform takes bicubic then.
@@ -238,11 +228,7 @@ def preprocess_from_open_clip(cfg: Mapping[str, Any], size: tuple[int, int]) -> 
 
 
 def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
-    """Write `preprocess_cfg`; the inverse of `preprocess_from_open_clip`.
-
-    Raises:
-        UsageError: open_clip has no such transform.
-    """
+    """Write `preprocess_cfg`; the inverse of `preprocess_from_open_clip`."""
     oblong = preprocess.size[0] != preprocess.size[1] and preprocess.resize == "shortest"
     if oblong and preprocess.interpolation != "bicubic":
         found = f"interpolation {preprocess.interpolation}, shortest side to {preprocess.size}"

@@ -46,12 +46,8 @@ def from_openai_state(
             of published towers alone.
 
     Returns:
-        The architecture that the shapes imply (square images), and our tensors by name in float32, which
-        may share memory with theirs.
-
-    Raises:
-        UnsupportedError: the shapes are those of no published tower, so nobody knows the number of heads.
-        DataError: a tensor that tells the architecture is missing.
+        The architecture that the shapes imply (square images), and our tensors by name in float32, which may
+        share memory with theirs.
     """
     state = weights_only(state)
     try:

@@ -23,12 +23,10 @@ class Parts:
 
     Attributes:
         format: "open_clip", "transformers" or "openai".
-        config: the architecture.
         state: our tensors by name.
         theirs: the tensors as the files name them, without what is no weight.
         to_theirs: turns our tensors into theirs.
         preprocess: None where no file states it.
-        files: those that were read.
         folder: where a tokenizer may lie; None for a lone file.
         where: the file for messages.
         cleaning: of SigLIP's texts, where the configuration says it.
@@ -54,11 +52,7 @@ class Parts:
         return replace(self, config=config, state={**self.state, name: rows})
 
     def check(self) -> None:
-        """Hold the tensors of the files against those of the towers, in the names of the files.
-
-        Raises:
-            IntegrityError: a tensor is missing, unknown or has another shape.
-        """
+        """Hold the tensors of the files against those of the towers, in the names of the files."""
         wanted = meta_init(self.config).state_dict()
         expected, actual = _shapes(self.to_theirs(wanted)), _shapes(self.theirs)
         wrong = [f"no {name} {shape}" for name, shape in expected.items() if name not in actual]

@@ -120,7 +120,6 @@ def from_transformers(config: Mapping[str, Any], state: State) -> tuple[ClipConf
 
     Raises:
         SettingsError: the configuration says something that our towers cannot do, or is malformed.
-        DataError: a tensor has another number of dimensions than it should.
     """
     family = config["model_type"]
     text, vision = (_tower_keys(config, family, part) for part in ("text_config", "vision_config"))
@@ -200,9 +199,6 @@ def preprocess_from_transformers(
         processor: preprocessor_config.json, or processor_config.json with `image_processor` in it.
         size: (height, width) that the image tower wants.
         family: `model_type` of the model.
-
-    Raises:
-        SettingsError: they say something that our transform cannot do, or are malformed.
     """
     stated = processor.get("image_processor", processor)
     if not isinstance(stated, Mapping):
