@@ -1,8 +1,8 @@
 """Packing survives its decoders, makes the same bytes with any number of workers, and resumes after kills."""
 
-import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.data.source_files import images, make_image
+from tests.data.source_files import digests, disk_faults, images, kills, make_image
 
 from diptych.core.errors import (
     DataError,
@@ -21,12 +21,13 @@ from diptych.core.errors import (
     TooMuchBadDataError,
     UsageError,
 )
-from diptych.core.files.durable import TEMP_PREFIX, operations
+from diptych.core.files.durable import TEMP_PREFIX
 from diptych.core.records import Counts, Pair
 from diptych.data.images.sandbox import DecoderSettings, decode_all
 from diptych.data.images.transforms import ImageLimits
 from diptych.data.pack import PackSettings, pack
-from diptych.data.shards.reader import ShardSet, ShardSettings
+from diptych.data.shards.reader import ShardSet
+from diptych.data.shards.writer import ShardSettings
 from diptych.data.sources.open import open_source
 
 ANY_LOSS = ShardSettings(max_bad_fraction=1.0, max_samples=16)
@@ -64,32 +65,17 @@ def folder(tmp_path: Path) -> Path:
     source.mkdir()
     for number in range(40):
         data = make_image(number)
-        if number in (7, 23):
-            data = data[:100]
-        if number == 31:
-            data = make_image(number, size=(300, 300))
+        data = data[:100] if number in (7, 23) else data
+        data = make_image(number, size=(300, 300)) if number == 31 else data
         (source / f"{number:03d}.jpg").write_bytes(data)
         if number not in (4, 5):
             (source / f"{number:03d}.txt").write_text(f"caption {number}")
     return source
 
 
-def settings_for(workers: int, **decoding: object) -> PackSettings:
+def settings_for(workers: int) -> PackSettings:
     limits = ImageLimits(max_pixels=10_000)
-    return PackSettings(
-        decoding=DecoderSettings(limits=limits, **decoding),  # type: ignore[arg-type]
-        shards=ANY_LOSS,
-        workers=workers,
-    )
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Digests of all files but the manifest, which tells how long it took."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name != "manifest.json"
-    }
+    return PackSettings(DecoderSettings(limits=limits), ANY_LOSS, workers=workers)
 
 
 def test_any_number_of_workers_gives_the_same_bytes_and_counts(folder: Path, tmp_path: Path) -> None:
@@ -186,7 +172,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str)
     }
 
 
-def test_a_decoder_that_cannot_start_is_told(misbehaving: str) -> None:
+def test_a_decoder_that_cannot_start_is_an_error(misbehaving: str) -> None:
     settings = DecoderSettings(decoder=misbehaving.replace(":decode", ":absent"))
     with pytest.raises(EnvironmentFault, match="does not start"):
         list(decode_all([b"x"], bytes, settings=settings, workers=1))
@@ -229,19 +215,6 @@ def test_large_images_cross_the_socket_whole() -> None:
 IN_PROCESS = PackSettings(workers=0, shards=ShardSettings(max_samples=20, max_bad_fraction=1.0))
 
 
-def _exit_code_when_killed_at(step: int, source: Path, out: Path) -> int:
-    """Pack in a forked process that ends without clean-up at a durable step."""
-    child = os.fork()
-    if child == 0:
-        os.environ["DIPTYCH_FAILPOINT"] = f"exit:{operations() + step}"
-        try:
-            pack(open_source(source), out, settings=IN_PROCESS)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 @pytest.fixture
 def whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Digests of the pack that nothing interrupted; failpoints are switched on afterwards."""
@@ -253,46 +226,29 @@ def whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
 def test_a_kill_at_every_durable_step_leaves_nothing_half_done(
     folder: Path, tmp_path: Path, whole: dict[str, str]
 ) -> None:
-    step = 0
-    while True:
-        step += 1
+    def begin(step: int) -> None:
+        pack(open_source(folder), tmp_path / f"out{step}", settings=IN_PROCESS)
+
+    for step in kills(begin):
         out = tmp_path / f"out{step}"
-        code = _exit_code_when_killed_at(step, folder, out)
-        if code == 0:
-            break
-        assert code == 137
         assert not out.exists() or digests(out) == whole
-        pack(open_source(folder), out, settings=IN_PROCESS)
+        begin(step)
         assert digests(out) == whole, step
         assert [path for path in tmp_path.iterdir() if path.name.startswith(TEMP_PREFIX)] == [], step
-    assert step > 20
+        shutil.rmtree(out)
 
 
 @pytest.mark.parametrize(("fault", "stride"), [("enospc", 1), ("eio", 5)])
-def test_a_disk_that_fails_at_any_step_is_told_and_packing_again_works(
-    fault: str,
-    stride: int,
-    folder: Path,
-    tmp_path: Path,
-    whole: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_disk_that_fails_at_any_step_is_an_error_and_packing_again_works(
+    fault: str, stride: int, folder: Path, tmp_path: Path, whole: dict[str, str]
 ) -> None:
-    step = 1 - stride
-    while True:
-        step += stride
-        out = tmp_path / f"out{step}"
-        monkeypatch.setenv("DIPTYCH_FAILPOINT", f"{fault}:{operations() + step}")
-        try:
-            pack(open_source(folder), out, settings=IN_PROCESS)
-        except EnvironmentFault as error:
-            assert error.where and "bytes free" in error.found and error.fix
-        else:
-            break
-        monkeypatch.delenv("DIPTYCH_FAILPOINT")
-        pack(open_source(folder), out, settings=IN_PROCESS)
-        assert digests(out) == whole, step
+    def begin(step: int) -> None:
+        pack(open_source(folder), tmp_path / f"out{step}", settings=IN_PROCESS)
+
+    for step in disk_faults(fault, stride, begin):
+        begin(step)
+        assert digests(tmp_path / f"out{step}") == whole, step
         assert [path for path in tmp_path.iterdir() if path.name.startswith(TEMP_PREFIX)] == [], step
-    assert step > 20
 
 
 def test_a_folder_that_holds_something_else_is_never_touched(folder: Path, tmp_path: Path) -> None:
@@ -320,12 +276,8 @@ def test_the_limit_of_pixels_is_a_setting_of_every_process(
     images(tmp_path / "photos", "a.jpg")  # 8 by 6 pixels
     (tmp_path / "photos" / "a.txt").write_text("a photo")
     command = [sys.executable, "-m", "diptych.cli.main", "pack"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "photos"), str(tmp_path / "out")],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command += [str(tmp_path / "photos"), str(tmp_path / "out")]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
-    assert ("DIPTYCH_MAX_PIXELS" in done.stderr) == bool(environment)
+    assert ("DIPTYCH_MAX_PIXELS" in done.stderr) == (code != 0)

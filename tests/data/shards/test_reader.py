@@ -1,25 +1,24 @@
 """Shards give back what was written, in any order and process, and agree with webdataset both ways."""
 
-import io
 import json
 import math
 import multiprocessing
-import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.source_files import make_image
+from tests.data.source_files import make_image, write_tar
 
 from diptych.core.errors import DataError, IntegrityError, Reason, TooMuchBadDataError, UsageError
-from diptych.core.manifest import FileEntry, read_manifest, verify
+from diptych.core.manifest import FileEntry, read_manifest, verify, write_manifest
 from diptych.core.records import Counts, Pair
 from diptych.data.shards.index import expand_braces
-from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
-from diptych.data.shards.writer import member_key
+from diptych.data.shards.reader import ShardSet
+from diptych.data.shards.writer import ShardSettings, join_shards, member_key, write_shards
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
 
 
 def some_pairs(count: int) -> list[Pair]:
@@ -27,49 +26,45 @@ def some_pairs(count: int) -> list[Pair]:
     for number in range(count):
         captions = tuple(f"caption {number} {line} ä" for line in range(1 + number % 3))
         fields = {"label": f"l{number}", "n": number, "x": 0.5, "b": True, "none": None} if number % 2 else {}
-        pairs.append(Pair(f"{number:06d}", make_image(number, FORMATS[number % 5]), captions, fields))
+        image = make_image(number, [*FORMATS][number % 5])
+        pairs.append(Pair(f"{number:06d}", image, captions, fields))
     return pairs
+
+
+def written(folder: Path, pairs: list[Pair], samples: int = 10_000) -> ShardSet:
+    write_shards(pairs, folder, settings=ShardSettings(max_samples=samples))
+    return ShardSet.open(folder)
 
 
 def test_pairs_come_back_as_they_were_in_any_order(tmp_path: Path) -> None:
     pairs = some_pairs(57)
-    write_shards(pairs, tmp_path / "out", settings=ShardSettings(max_samples=10))
-    shards = ShardSet.open(tmp_path / "out")
+    shards = written(tmp_path / "out", pairs, 10)
     assert len(shards) == 57
     assert list(shards) == pairs
     for number in np.random.default_rng(0).permutation(57).tolist():
         assert shards.pair(number) == pairs[number]
         assert shards.key(number) == pairs[number].key
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *(f"{number:05d}.tar" for number in range(6)),
-        "index.npy",
-        "manifest.json",
-    ]
+    names = [*(f"{number:05d}.tar" for number in range(6)), "index.npy", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 def test_strange_keys_texts_and_fields_survive(tmp_path: Path) -> None:
+    fields = {"key": "other", "captions": "mine", "fields": "x"}
     pairs = [
-        Pair(
-            "a/b.c d", make_image(0), ("\n two\nlines ",), {"key": "other", "captions": "mine", "fields": "x"}
-        ),
+        Pair("a/b.c d", make_image(0), ("\n two\nlines ",), fields),
         Pair("größe" * 40, make_image(1), ("", "second"), {"nan": math.nan, "inf": math.inf}),
         Pair("a_b_c_d", make_image(2), ("\0 NUL", "𝕊"), {}),
     ]
-    write_shards(pairs, tmp_path / "out")
-    back = list(ShardSet.open(tmp_path / "out"))
-    assert back[0] == pairs[0] and back[2] == pairs[2]
-    assert (back[1].key, back[1].captions) == (pairs[1].key, pairs[1].captions)
-    assert back[1].fields == {"nan": None, "inf": None}  # JSON has no words for them
+    pairs_back = list(written(tmp_path / "out", pairs))
+    pairs[1] = replace(pairs[1], fields={"nan": None, "inf": None})  # JSON has no words for them
+    assert pairs_back == pairs
 
 
 def test_equal_pairs_make_equal_bytes_and_the_same_digest(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_shards(some_pairs(30), tmp_path / name, settings=ShardSettings(max_samples=7))
+    one, two = (written(tmp_path / name, some_pairs(30), 7) for name in ("one", "two"))
     for file in ("00000.tar", "00004.tar", "index.npy"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    assert ShardSet.open(tmp_path / "one").digest == ShardSet.open(tmp_path / "two").digest
-    write_shards(some_pairs(29), tmp_path / "three", settings=ShardSettings(max_samples=7))
-    assert ShardSet.open(tmp_path / "one").digest != ShardSet.open(tmp_path / "three").digest
+    assert one.digest == two.digest != written(tmp_path / "three", some_pairs(29), 7).digest
 
 
 def test_shards_stay_below_their_limits_and_the_ranges_cover_every_byte(tmp_path: Path) -> None:
@@ -106,30 +101,23 @@ def test_the_manifest_carries_digests_counts_and_inputs(tmp_path: Path) -> None:
     manifest = verify(tmp_path / "out")
     assert manifest.counts["in"] == 12 and manifest.counts["out"] == 5
     assert manifest.counts["dropped"] == {
-        "bad_row": 2,
-        "caption_not_text": 1,
-        "duplicate_key": 1,
-        "format_not_allowed": 1,
-        "missing_caption": 1,
-        "missing_image": 1,
-    }
+        "bad_row": 2, "caption_not_text": 1, "duplicate_key": 1, "format_not_allowed": 1,
+        "missing_caption": 1, "missing_image": 1,
+    }  # fmt: skip
     assert manifest.inputs == inputs and manifest.seed == 4 and manifest.extra["samples"] == 5
 
 
-def test_too_many_bad_pairs_or_none_left_write_nothing(tmp_path: Path) -> None:
+def test_too_many_bad_pairs_or_none_left_or_a_source_that_fails_write_nothing(tmp_path: Path) -> None:
     bad = [Pair(str(number), b"junk", ("a",)) for number in range(3)]
-    with pytest.raises(TooMuchBadDataError):
-        write_shards([*some_pairs(3), *bad], tmp_path / "out", settings=ShardSettings(max_bad_fraction=0.4))
-    with pytest.raises(DataError, match="no pair is left"):
-        write_shards(bad, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
 
-
-def test_a_source_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
     def failing() -> Iterator[Pair]:
         yield from some_pairs(20)
         raise RuntimeError("the source broke")
 
+    with pytest.raises(TooMuchBadDataError):
+        write_shards([*some_pairs(3), *bad], tmp_path / "out", settings=ShardSettings(max_bad_fraction=0.4))
+    with pytest.raises(DataError, match="no pair is left"):
+        write_shards(bad, tmp_path / "out")
     with pytest.raises(RuntimeError):
         write_shards(failing(), tmp_path / "out", settings=ShardSettings(max_samples=3))
     assert list(tmp_path.iterdir()) == []
@@ -138,16 +126,35 @@ def test_a_source_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
         write_shards(some_pairs(20), tmp_path / "out")
 
 
+def test_joined_sets_read_as_one(tmp_path: Path) -> None:
+    pairs = some_pairs(40)
+    for start, end in ((0, 13), (13, 14), (14, 40)):
+        written(tmp_path / "parts" / f"{start:02d}", pairs[start:end], 10)
+    parts = sorted((tmp_path / "parts").iterdir())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "00000.tar").write_text("left by a run that was killed")
+    manifest = join_shards(parts, tmp_path / "out", seed=7)
+    assert verify(tmp_path / "out") == manifest == read_manifest(tmp_path / "out")
+    assert (manifest.seed, manifest.extra) == (7, {"samples": 40, "shard_samples": [10, 3, 1, 10, 10, 6]})
+    shards = ShardSet.open(tmp_path / "out")
+    assert list(shards) == pairs
+    assert shards.pair(25) == pairs[25]
+    tars = [path.read_bytes() for part in parts for path in sorted(part.glob("*.tar"))]
+    assert [path.read_bytes() for path in sorted((tmp_path / "out").glob("*.tar"))] == tars
+    with pytest.raises(DataError, match="no pair is left"):
+        join_shards([], tmp_path / "none")
+    assert not (tmp_path / "none" / "manifest.json").exists()
+
+
 def test_webdataset_reads_our_shards(tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     pairs = some_pairs(25)
-    write_shards(pairs, tmp_path / "out", settings=ShardSettings(max_samples=10))
+    written(tmp_path / "out", pairs, 10)
     urls = str(tmp_path / "out" / "{00000..00002}.tar")
     samples = list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
     assert [sample["__key__"] for sample in samples] == [pair.key for pair in pairs]
-    extensions = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp"}
     for number, (sample, pair) in enumerate(zip(samples, pairs, strict=True)):
-        assert sample[extensions[FORMATS[number % 5]]] == pair.image
+        assert sample[[*FORMATS.values()][number % 5]] == pair.image
         assert sample["txt"].decode() == pair.captions[0]
         if len(pair.captions) > 1:
             assert tuple(json.loads(sample["json"])["captions"]) == pair.captions
@@ -158,92 +165,61 @@ def test_we_read_shards_that_webdataset_wrote(tmp_path: Path) -> None:
     for shard in range(2):
         with webdataset.TarWriter(str(tmp_path / f"part-{shard:03d}.tar")) as sink:
             for number in range(4):
-                sink.write(
-                    {
-                        "__key__": f"{number:05d}",
-                        "jpg": make_image(10 * shard + number),
-                        "txt": f" caption {shard} {number}\n",
-                        "json": {"url": f"http://x/{number}", "width": 8, "list": [1], "ok": True},
-                    }
-                )
+                image, text = make_image(10 * shard + number), f" caption {shard} {number}\n"
+                record = {"url": f"http://x/{number}", "width": 8, "list": [1], "ok": True}
+                sink.write({"__key__": f"{number:05d}", "jpg": image, "txt": text, "json": record})
     shards = ShardSet.open(str(tmp_path / "part-{000..001}.tar"))
     pairs = list(shards)
     assert [pair.key for pair in pairs[3:5]] == ["00003", "part-001-00000"]
-    assert pairs[5].captions == ("caption 1 1",)
-    assert pairs[5].image == make_image(11)
-    assert pairs[5].fields == {"url": "http://x/1", "width": 8, "ok": True}
+    fields = {"url": "http://x/1", "width": 8, "ok": True}
+    assert pairs[5] == Pair("part-001-00001", make_image(11), ("caption 1 1",), fields)
     joined = ShardSet.open(f"{tmp_path}/part-000.tar::{tmp_path}/part-001.tar")
     assert list(joined) == pairs == list(ShardSet.open(tmp_path))
     assert joined.digest == shards.digest
 
 
-def _tar(path: Path, members: list[tuple[str, bytes]], format_: int = tarfile.PAX_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=format_) as archive:
-        for name, data in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return path
-
-
 def test_foreign_members_are_grouped_as_webdataset_groups_them(tmp_path: Path) -> None:
     long = "long/" + "k" * 150
-    path = _tar(
-        tmp_path / "a.tar",
-        [
-            ("__meta__.json", b"{}"),
-            ("./x/one.JPG", make_image(1)),
-            ("./x/one.txt", b"one"),
-            (f"{long}.png", make_image(2, "PNG")),
-            (f"{long}.json", b'{"caption": "two", "key": "k2", "captions": ["two", "zwei"]}'),
-            (f"{long}.cls", b"7"),
-            ("README", b"no extension"),
-            ("three.json", b'{"caption": "no image"}'),
-            ("four.jpg", make_image(4)),
-            ("five.jpg", make_image(5)),
-            ("five.txt", b"\xff\xfe"),
-            ("six.jpg", make_image(6)),
-            ("six.txt", b"   "),
-            ("seven.seg.jpg", make_image(6)),
-            ("seven.jpg", make_image(7)),
-            ("seven.json", b'{"caption": "seven"}'),
-            ("eight.jpg", make_image(8)),
-            ("eight.json", b"[" * 100_000),
-        ],
-    )
-    shards = ShardSet.open(path)
-    counts = shards.counts
-    pairs = list(shards.pairs(counts))
+    members = [
+        ("__meta__.json", b"{}"),
+        ("./x/one.JPG", make_image(1)),
+        ("./x/one.txt", b"one"),
+        (f"{long}.png", make_image(2, "PNG")),
+        (f"{long}.json", b'{"caption": "two", "key": "k2", "captions": ["two", "zwei"]}'),
+        (f"{long}.cls", b"7"),
+        ("README", b"no extension"),
+        ("three.json", b'{"caption": "no image"}'),
+        ("four.jpg", make_image(4)),
+        ("five.jpg", make_image(5)),
+        ("five.txt", b"\xff\xfe"),
+        ("six.jpg", make_image(6)),
+        ("six.txt", b"   "),
+        ("seven.seg.jpg", make_image(6)),
+        ("seven.jpg", make_image(7)),
+        ("seven.json", b'{"caption": "seven"}'),
+        ("seven.pkl", b"cos\nsystem\n(S'x'\ntR."),  # could run code: never decoded
+        ("eight.jpg", make_image(8)),
+        ("eight.json", b"[" * 100_000),
+    ]
+    shards = ShardSet.open(write_tar(tmp_path / "a.tar", members))
+    pairs = list(shards.pairs(shards.counts))
     assert [pair.key for pair in pairs] == ["x/one", long, "seven"]
     assert pairs[1].captions == ("two", "zwei")
-    assert pairs[2].image == make_image(7)
-    assert counts.dropped == {
-        Reason.MISSING_IMAGE: 1,
-        Reason.MISSING_CAPTION: 1,
-        Reason.EMPTY_CAPTION: 1,
-        Reason.CAPTION_NOT_TEXT: 1,
-        Reason.BAD_ROW: 1,
-    }
+    assert pairs[2] == Pair("seven", make_image(7), ("seven",))
+    reasons = ("MISSING_IMAGE", "MISSING_CAPTION", "EMPTY_CAPTION", "CAPTION_NOT_TEXT", "BAD_ROW")
+    assert shards.counts.dropped == {Reason[name]: 1 for name in reasons}
 
 
 def test_two_members_of_one_kind_in_a_sample_are_refused(tmp_path: Path) -> None:
-    path = _tar(tmp_path / "a.tar", [("a.jpg", b"1"), ("a.txt", b"x"), ("a.JPG", b"2")])
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", b"1"), ("a.txt", b"x"), ("a.JPG", b"2")])
     with pytest.raises(DataError, match="two members of one kind"):
         ShardSet.open(path)
 
 
 def test_a_key_that_comes_back_later_in_a_shard_is_dropped(tmp_path: Path) -> None:
-    path = _tar(tmp_path / "a.tar", [(f"{key}.{ext}", b"x") for key in "aba" for ext in ("jpg", "txt")])
-    shards = ShardSet.open(path)
+    members = [(f"{key}.{extension}", b"x") for key in "aba" for extension in ("jpg", "txt")]
+    shards = ShardSet.open(write_tar(tmp_path / "a.tar", members))
     assert len(shards) == 2 and shards.counts.dropped == {Reason.DUPLICATE_KEY: 1}
-
-
-def test_members_that_could_run_code_are_never_decoded(tmp_path: Path) -> None:
-    path = _tar(
-        tmp_path / "a.tar",
-        [("a.jpg", make_image(1)), ("a.txt", b"x"), ("a.pkl", b"cos\nsystem\n(S'x'\ntR."), ("a.pth", b"PK")],
-    )
-    assert list(ShardSet.open(path)) == [Pair("a", make_image(1), ("x",))]
 
 
 def _keys_in_child(shards: ShardSet, out: "multiprocessing.Queue[list[str]]") -> None:
@@ -252,8 +228,7 @@ def _keys_in_child(shards: ShardSet, out: "multiprocessing.Queue[list[str]]") ->
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_shard_set_travels_into_other_processes(tmp_path: Path, method: str) -> None:
-    write_shards(some_pairs(12), tmp_path / "out", settings=ShardSettings(max_samples=5))
-    shards = ShardSet.open(tmp_path / "out")
+    shards = written(tmp_path / "out", some_pairs(12), 5)
     assert shards.pair(3).key == "000003"  # a file is open when the process is made
     context = multiprocessing.get_context(method)
     results = context.Queue()
@@ -263,50 +238,42 @@ def test_a_shard_set_travels_into_other_processes(tmp_path: Path, method: str) -
     child.join()
 
 
-def _open_files() -> int:
-    handles = Path("/proc/self/fd")
-    return len(list(handles.iterdir())) if handles.is_dir() else 0
-
-
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
 def test_many_shards_do_not_keep_many_files_open(tmp_path: Path) -> None:
-    write_shards(some_pairs(300), tmp_path / "out", settings=ShardSettings(max_samples=1))
-    before = _open_files()
-    shards = ShardSet.open(tmp_path / "out")
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_files()
+    shards = written(tmp_path / "out", some_pairs(300), 1)
     assert len(list(shards)) == len(list(shards)) == 300
-    if before:
-        assert _open_files() - before <= 256
-        shards.close()
-        assert _open_files() <= before
+    assert open_files() - before <= 256
+    shards.close()
+    assert open_files() <= before
 
 
 def test_braces_are_spelt_out() -> None:
     assert expand_braces("s3-{098..101}-{a,b}.tar")[:3] == ["s3-098-a.tar", "s3-098-b.tar", "s3-099-a.tar"]
+    assert expand_braces("{8..10}{08..9}") == ["808", "809", "908", "909", "1008", "1009"]
     assert expand_braces("plain.tar") == ["plain.tar"]
     for wrong in ("{5..2}.tar", "{0..99999999999}.tar", "{0..999}{0..9999}"):
         with pytest.raises(UsageError):
             expand_braces(wrong)
 
 
-def test_a_missing_shard_and_an_empty_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_shard_an_empty_folder_and_another_format_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="missing"):
         ShardSet.open(str(tmp_path / "{0..3}.tar"))
     with pytest.raises(UsageError, match="no shards here"):
         ShardSet.open(tmp_path)
-
-
-def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
-    write_shards(some_pairs(2), tmp_path / "out")
-    from dataclasses import replace
-
-    from diptych.core.manifest import write_manifest
-
-    write_manifest(tmp_path / "out", replace(read_manifest(tmp_path / "out"), format=99))
+    folder = tmp_path / "out"
+    written(folder, some_pairs(2))
+    write_manifest(folder, replace(read_manifest(folder), format=99))
     with pytest.raises(UsageError, match="another format"):
-        ShardSet.open(tmp_path / "out")
+        ShardSet.open(folder)
     leaving = FileEntry("../00000.tar", 1, "0" * 64)
-    write_manifest(tmp_path / "out", replace(read_manifest(tmp_path / "out"), format=1, outputs=(leaving,)))
+    write_manifest(folder, replace(read_manifest(folder), format=1, outputs=(leaving,)))
     with pytest.raises(IntegrityError):
-        ShardSet.open(tmp_path / "out")
+        ShardSet.open(folder)
 
 
 def test_member_keys_are_safe_and_distinct() -> None:

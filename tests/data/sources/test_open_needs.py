@@ -1,17 +1,15 @@
 """What a sample must have is said by whoever opens the source; keys tell files apart."""
 
-import tarfile
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, make_image, read
+from tests.data.source_files import images, keyed, make_image, read, write_parquet, write_tar
 
 from diptych.core.errors import Reason, UnknownNameError
 from diptych.core.records import Need
 from diptych.data.sources.open import Columns
 
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow")
 
 
 def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path: Path) -> None:
@@ -23,29 +21,18 @@ def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path: P
     }  # fmt: skip
     assert dropped == {}
     (tmp_path / "t.csv").write_text("image,caption\na.jpg,one\na.png,two\na.jpg,three\nc/b.jpg,four\n")
-    pairs, dropped = read(tmp_path / "t.csv")
-    assert [(pair.key, pair.captions) for pair in pairs] == [
-        ("a.jpg", ("one", "three")), ("a.png", ("two",)), ("b", ("four",)),
-    ]  # fmt: skip
-    assert dropped == {} and all(Path(pair.path).read_bytes() == pair.image for pair in pairs)
+    expected = [("a.jpg", ("one", "three")), ("a.png", ("two",)), ("b", ("four",))]
+    assert keyed(tmp_path / "t.csv") == expected
+    assert all(Path(pair.path).read_bytes() == pair.image for pair in read(tmp_path / "t.csv")[0])
 
 
 def test_images_of_one_name_in_a_tar_are_several_samples_unless_they_share_a_caption(tmp_path: Path) -> None:
-    images(tmp_path, "a.jpg", "a.png", "b.jpg", "b.png", "c.jpg", "c.png")
-    (tmp_path / "c.txt").write_text("a mask and its photo")
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        for name in ("a.jpg", "a.png", "b.jpg", "c.jpg", "c.png", "c.txt", "b.png"):
-            archive.add(tmp_path / name, name)
-    pairs, dropped = read(tmp_path / "x.tar", need=Need.IMAGE)
-    files = {
-        "a.jpg": "a.jpg",
-        "a.png": "a.png",
-        "b": "b.jpg",
-        "c": "c.jpg",
-        "b.png": "b.png",
-    }
-    assert [pair.key for pair in pairs] == list(files) and dropped == {}
-    assert all(pair.image == (tmp_path / files[pair.key]).read_bytes() for pair in pairs)
+    names = ("a.jpg", "a.png", "b.jpg", "c.jpg", "c.png", "c.txt", "b.png")
+    path = write_tar(tmp_path / "x.tar", [(name, make_image(n)) for n, name in enumerate(names)])
+    pairs, dropped = read(path, need=Need.IMAGE)
+    images_by_key = {"a.jpg": 0, "a.png": 1, "b": 2, "c": 3, "b.png": 6}
+    assert [pair.key for pair in pairs] == list(images_by_key) and dropped == {}
+    assert all(pair.image == make_image(images_by_key[pair.key]) for pair in pairs)
 
 
 def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(tmp_path: Path) -> None:
@@ -53,13 +40,12 @@ def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(t
     images(tmp_path, *names)
     structs = [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in names]
     for number, cells in enumerate((names, structs)):
-        pq.write_table(pa.table({"image": cells}), tmp_path / f"{number}.parquet")
-        pairs, dropped = read(tmp_path / f"{number}.parquet", need=Need.IMAGE)
+        path = write_parquet(tmp_path / f"{number}.parquet", image=cells)
+        pairs, dropped = read(path, need=Need.IMAGE)
         assert dropped == {} and len({pair.key for pair in pairs}) == 5
         assert [pair.key for pair in pairs[:2]] == ["00000002", "a"]
-        assert {pair.path for pair in pairs} == (
-            {str(tmp_path / "1.parquet")} if number else {str(tmp_path / name) for name in names}
-        )
+        paths = {str(path)} if number else {str(tmp_path / name) for name in names}
+        assert {pair.path for pair in pairs} == paths
 
 
 def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path: Path) -> None:
@@ -68,33 +54,26 @@ def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path: Pa
     (tmp_path / "f/4.json").write_text('{"label": "bird"}')
     pairs, dropped = read(tmp_path / "f", need=Need.IMAGE)
     assert dropped == {} and [pair.captions for pair in pairs] == [()] * 4
-    assert {pair.key: pair.fields.get("label") for pair in pairs} == {
-        "1": "cat", "2": "cat", "3": "dog", "4": "bird",
-    }  # fmt: skip
+    labels = {pair.key: pair.fields.get("label") for pair in pairs}
+    assert labels == {"1": "cat", "2": "cat", "3": "dog", "4": "bird"}
     (tmp_path / "t.csv").write_text("image,label\nf/4.jpg,bird\nf/cat/1.jpg,cat\nno.jpg,cat\n")
     pairs, dropped = read(tmp_path / "t.csv", need=Need.IMAGE)
     assert [(pair.key, pair.fields) for pair in pairs] == [("4", {"label": "bird"}), ("1", {"label": "cat"})]
     assert dropped == {"missing_image": 1}
-    pq.write_table(pa.table({"image": [make_image()], "label": ["x"]}), tmp_path / "t.parquet")
-    pairs, dropped = read(tmp_path / "t.parquet", need=Need.IMAGE)
+    path = write_parquet(tmp_path / "t.parquet", image=[make_image()], label=["x"])
+    pairs, dropped = read(path, need=Need.IMAGE)
     assert [(pair.captions, pair.fields) for pair in pairs] == [((), {"label": "x"})] and dropped == {}
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        archive.add(tmp_path / "f/cat/1.jpg", "k.jpg")
-        archive.add(tmp_path / "f/dog/3.jpg", "l.jpg")
-        archive.add(tmp_path / "f/cat/2.txt", "l.txt")
-    pairs, dropped = read(tmp_path / "x.tar", need=Need.IMAGE)
-    assert [(pair.key, pair.captions, pair.path) for pair in pairs] == [
-        (key, (), str(tmp_path / "x.tar")) for key in "kl"
-    ]
-    assert dropped == {}
+    members = [("k.jpg", make_image(1)), ("l.jpg", make_image(2)), ("l.txt", b"\xff\xfe\xfd")]
+    pairs, dropped = read(write_tar(tmp_path / "x.tar", members), need=Need.IMAGE)
+    expected = [(key, (), str(tmp_path / "x.tar")) for key in "kl"]
+    assert [(pair.key, pair.captions, pair.path) for pair in pairs] == expected and dropped == {}
 
 
 def test_training_counts_what_has_no_caption(tmp_path: Path) -> None:
     images(tmp_path, "f/1.jpg", "f/2.jpg", "f/3.jpg")
     (tmp_path / "f/2.txt").write_text("two")
-    with tarfile.open(tmp_path / "x.tar", "w") as archive:
-        for name in ("1.jpg", "2.jpg", "2.txt", "3.jpg"):
-            archive.add(tmp_path / "f" / name, name)
+    names = ("1.jpg", "2.jpg", "2.txt", "3.jpg")
+    write_tar(tmp_path / "x.tar", [(name, (tmp_path / "f" / name).read_bytes()) for name in names])
     for source in ("f", "x.tar"):
         pairs, dropped = read(tmp_path / source)
         assert [pair.key for pair in pairs] == ["2"] and dropped == {"missing_caption": 2}
@@ -106,39 +85,24 @@ def test_training_counts_what_has_no_caption(tmp_path: Path) -> None:
 
 
 def test_where_nothing_is_needed_a_labelled_row_stays_whatever_its_image_is(tmp_path: Path) -> None:
-    images(tmp_path, "1.jpg")
+    images(tmp_path, "1.jpg", "f/1.jpg")
     (tmp_path / "folder.jpg").mkdir()
-    rows = [
-        "1.jpg,a",
-        "gone.jpg,b",
-        "https://example.org/x.jpg,c",
-        "../up.jpg,d",
-        ",e",
-        ",f",
-        "1.jpg",
-        "\0.jpg,g",
-        "folder.jpg,h",
-    ]
-    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows))
+    missing, remote, unsafe = Reason.MISSING_IMAGE, Reason.REMOTE_IMAGE, Reason.UNSAFE_PATH
+    faults = {
+        "1.jpg,a": None, "gone.jpg,b": missing, "https://example.org/x.jpg,c": remote, "../up.jpg,d": unsafe,
+        ",e": missing, ",f": missing, "\0.jpg,g": unsafe, "folder.jpg,h": missing,
+    }  # fmt: skip
+    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join([*faults, "1.jpg"]))
     pairs, dropped = read(tmp_path / "t.csv", need=Need.NOTHING)
-    assert [(pair.fields["label"], pair.fault, bool(pair.image)) for pair in pairs] == [
-        ("a", None, True),
-        ("b", Reason.MISSING_IMAGE, False),
-        ("c", Reason.REMOTE_IMAGE, False),
-        ("d", Reason.UNSAFE_PATH, False),
-        ("e", Reason.MISSING_IMAGE, False),
-        ("f", Reason.MISSING_IMAGE, False),
-        ("g", Reason.UNSAFE_PATH, False),
-        ("h", Reason.MISSING_IMAGE, False),
+    assert [(f"{pair.fields['label']}", pair.fault, pair.image == b"") for pair in pairs] == [
+        (row[-1], fault, fault is not None) for row, fault in faults.items()
     ]
     assert dropped == {"bad_row": 1} and len({pair.key for pair in pairs}) == 8
-    table = pa.table({"image": ["1.jpg", "gone.jpg", None], "label": ["a", "b", "c"]})
-    pq.write_table(table, tmp_path / "t.parquet")
-    pairs, dropped = read(tmp_path / "t.parquet", need=Need.NOTHING)
+    path = write_parquet(tmp_path / "t.parquet", image=["1.jpg", "gone.jpg", None], label=["a", "b", "c"])
+    pairs, dropped = read(path, need=Need.NOTHING)
     assert [(pair.fields["label"], pair.fault) for pair in pairs] == [
-        ("a", None), ("b", Reason.MISSING_IMAGE), ("c", Reason.MISSING_IMAGE),
+        ("a", None), ("b", missing), ("c", missing)
     ]  # fmt: skip
-    images(tmp_path, "f/1.jpg")
     (tmp_path / "f/2.jpg").symlink_to(tmp_path / "nowhere.jpg")
     pairs, dropped = read(tmp_path / "f", need=Need.NOTHING)
-    assert [(pair.key, pair.fault) for pair in pairs] == [("1", None), ("2", Reason.MISSING_IMAGE)]
+    assert [(pair.key, pair.fault) for pair in pairs] == [("1", None), ("2", missing)]

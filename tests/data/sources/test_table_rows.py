@@ -8,10 +8,10 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.data.source_files import images, make_image, read
+from tests.data.source_files import images, keyed, make_image, read
 
 from diptych.core.errors import DataError, IntegrityError, TooMuchBadDataError, UsageError
-from diptych.core.records import Counts, Need
+from diptych.core.records import Counts, Need, Pair
 from diptych.data.sources.open import Columns, open_source
 from diptych.data.sources.table_rows import table_rows
 
@@ -102,13 +102,10 @@ def test_a_swallow_beyond_the_longest_cell_is_counted_and_reading_goes_on(tmp_pa
 
 def test_quoted_line_breaks_and_delimiters_are_a_caption(tmp_path: Path) -> None:
     images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    rows = [*ROWS[:2], ("c.jpg", "Red shoes, size 5\nleather\nmade in Ghent, Belgium")]
     with (tmp_path / "t.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(
-            [("image", "caption"), *ROWS[:2], ("c.jpg", "Red shoes, size 5\nleather\nmade in Ghent, Belgium")]
-        )
-    pairs, dropped = read(tmp_path / "t.csv")
-    assert [pair.captions[0] for pair in pairs][:2] == [caption for _, caption in ROWS[:2]]
-    assert len(pairs) == 3 and dropped == {}
+        csv.writer(file).writerows([("image", "caption"), *rows])
+    assert keyed(tmp_path / "t.csv") == [(name[0], (caption,)) for name, caption in rows]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
@@ -123,8 +120,7 @@ def test_delimiters_marks_and_empty_lines_change_nothing(
     csv.writer(text, delimiter=delimiter).writerows(("t", *row) for row in ROWS)
     front = f"sep={delimiter}\r\n" if front == "sep" and delimiter != "\t" else front.replace("sep", "")
     (tmp_path / "t.csv").write_text(front + text.getvalue(), encoding=encoding, newline="")
-    pairs, dropped = read(tmp_path / "t.csv")
-    assert [pair.captions[0] for pair in pairs] == [caption for _, caption in ROWS] and dropped == {}
+    assert keyed(tmp_path / "t.csv") == [(name[0], (caption,)) for name, caption in ROWS]
 
 
 def test_utf_16_is_named(tmp_path: Path) -> None:
@@ -144,7 +140,7 @@ def test_two_columns_of_one_name_are_kept_apart_or_refused(tmp_path: Path) -> No
         read(tmp_path / "t.csv")
 
 
-def test_compressed_tables_are_read_and_damaged_ones_told(tmp_path: Path) -> None:
+def test_compressed_tables_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
     images(tmp_path, "a.jpg")
     packed = gzip.compress(b"image,caption\n" + b"a.jpg,x\n" * 3000)
     (tmp_path / "t.csv.gz").write_bytes(packed)
@@ -163,14 +159,12 @@ def test_json_lines_and_lists_are_tables(tmp_path: Path) -> None:
     ]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "\n[1]\n{bad\n")
     (tmp_path / "t.json").write_text(json.dumps([*rows, [1]]), encoding="utf-8-sig")
+    expected = [
+        Pair("7", make_image(0), ("one", "two", "four"), {"score": 0.5}),
+        Pair("b", make_image(1), ("three",), {"label": "\\ud800"}),
+    ]
     for name, bad in (("t.jsonl", 2), ("t.json", 1)):
-        pairs, dropped = read(tmp_path / name)
-        assert [(pair.key, pair.captions) for pair in pairs] == [
-            ("7", ("one", "two", "four")),
-            ("b", ("three",)),
-        ], name
-        assert pairs[0].fields == {"score": 0.5} and pairs[1].fields == {"label": "\\ud800"}
-        assert dropped == {"bad_row": bad}
+        assert read(tmp_path / name) == (expected, {"bad_row": bad}), name
     (tmp_path / "t.jsonl").write_text('{"image": "a.jpg"}\n')
     with pytest.raises(UsageError, match="image"):
         read(tmp_path / "t.jsonl")
@@ -181,34 +175,27 @@ def test_json_lines_and_lists_are_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["val2017", "annotations/val2017", "annotations"])
 def test_coco_captions_are_read_with_images_in_or_beside_their_folder(tmp_path: Path, folder: str) -> None:
-    names = ["000000000139.jpg", "000000000285.jpg", "000000000632.jpg"]
-    images(tmp_path / folder, *names)
+    images(tmp_path / folder, "139.jpg", "285.jpg", "632.jpg")
     (tmp_path / "annotations").mkdir(exist_ok=True)
-    body = {
-        "info": {},
-        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
-        "annotations": [
-            {"id": 1, "image_id": 1, "caption": "a bear"},
-            {"id": 2, "image_id": 0, "caption": "a room"},
-            {"id": 3, "image_id": 1, "caption": " a big bear "},
-        ],
-    }
-    path = tmp_path / "annotations" / "captions_val2017.json"
-    path.write_text(json.dumps(body))
-    pairs, dropped = read(path)
-    assert [(pair.key, pair.captions) for pair in pairs] == [
-        ("000000000139", ("a room",)),
-        ("000000000285", ("a bear", "a big bear")),
+    named = [
+        {"id": number, "file_name": name} for number, name in enumerate(("139.jpg", "285.jpg", "632.jpg"))
     ]
-    assert dropped == {"missing_caption": 1} and pairs[1].image == make_image(1)
+    captions = ((1, "a bear"), (0, "a room"), (1, " a big bear "))
+    notes = [{"id": n, "image_id": image, "caption": text} for n, (image, text) in enumerate(captions)]
+    path = tmp_path / "annotations" / "captions_val2017.json"
+    path.write_text(json.dumps({"info": {}, "images": named, "annotations": notes}))
+    expected = [
+        Pair("139", make_image(0), ("a room",)), Pair("285", make_image(1), ("a bear", "a big bear"))
+    ]  # fmt: skip
+    assert read(path) == (expected, {"missing_caption": 1})
     assert len(list(open_source(path, need=Need.IMAGE).pairs(Counts()))) == 3
 
 
 def test_columns_of_other_names_choose_the_delimiter(tmp_path: Path) -> None:
     images(tmp_path, "a.jpg")
     (tmp_path / "t.csv").write_text("file;title, short, of it\na.jpg;x, y, z\n")
-    pairs, _ = read(tmp_path / "t.csv", Columns(image="file", caption="title, short, of it"))
-    assert pairs[0].captions == ("x, y, z",)
+    columns = Columns(image="file", caption="title, short, of it")
+    assert keyed(tmp_path / "t.csv", columns) == [("a", ("x, y, z",))]
 
 
 def test_the_real_captions_of_coco_val2017_are_all_there(shared_data: Path) -> None:
