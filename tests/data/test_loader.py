@@ -1,6 +1,5 @@
 """The sequence of batches depends on seed and position alone, and what cannot be used is counted."""
 
-import io
 import itertools
 import os
 import signal
@@ -14,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from tests.data.odd_files import encoded, rgb
 
 from diptych.core.errors import (
     BadSampleError,
@@ -26,20 +25,13 @@ from diptych.core.errors import (
 )
 from diptych.core.records import Pair
 from diptych.data.images.transforms import Preprocess
-from diptych.data.loader import Batch, Loader, LoaderSettings
+from diptych.data.loader import Batch, Loader, LoaderSettings, drop_words
 
 PREPROCESS = Preprocess(size=(4, 6))
 END = 9
 
 
-def make_image(number: int) -> bytes:
-    buffer = io.BytesIO()
-    rng = np.random.default_rng(number)
-    Image.fromarray(rng.integers(0, 255, (9, 9, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-IMAGES = [make_image(number) for number in range(8)]
+IMAGES = [encoded(rgb(9, 9, number), "PNG") for number in range(8)]
 
 
 class Memory:
@@ -78,14 +70,17 @@ class Words:
         return rows
 
 
-def batches(
-    pairs: Memory, count: int, *, seen: int = 0, rank: int = 0, world: int = 1, **changes: int
-) -> list[Batch]:
-    loader = Loader(
-        pairs, Words(), PREPROCESS, LoaderSettings(**{"batch_size": 8, "workers": 0, **changes}),
-        rank=rank, world=world,
-    )  # fmt: skip
-    return list(itertools.islice(loader.batches(seen), count))
+def make_loader(pairs: Memory, *, rank: int = 0, world: int = 1, **changes: Any) -> Loader:
+    chosen = LoaderSettings(**{"batch_size": 8, "workers": 0, **changes})
+    return Loader(pairs, Words(), PREPROCESS, chosen, rank=rank, world=world)
+
+
+def batches(pairs: Memory, count: int, *, seen: int = 0, **changes: Any) -> list[Batch]:
+    return list(itertools.islice(make_loader(pairs, **changes).batches(seen), count))
+
+
+def texts(batch: Batch) -> list[str]:
+    return ["".join(map(chr, row[1 : row.index(END)])) for row in batch.tokens.tolist()]
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -162,8 +157,8 @@ def test_augmentation_belongs_to_epoch_and_sample() -> None:
 def test_all_captions_of_a_sample_get_their_turn() -> None:
     stated: dict[int, set[str]] = {}
     for batch in batches(Memory(6), 40, batch_size=6):
-        for index, row in zip(batch.indices.tolist(), batch.tokens.tolist(), strict=True):
-            stated.setdefault(index, set()).add("".join(map(chr, row[1 : row.index(END)])))
+        for index, text in zip(batch.indices.tolist(), texts(batch), strict=True):
+            stated.setdefault(index, set()).add(text)
     assert stated[2] == {"2 0", "2 1", "2 2"}
     assert stated[3] == {"3 0"}
 
@@ -178,10 +173,8 @@ def test_batch_has_the_promised_form() -> None:
 
 
 def test_without_augmentation_the_evaluation_transform_is_used() -> None:
-    plain = LoaderSettings(batch_size=8, workers=0, augment=False)
-    loader = Loader(Memory(8), Words(), PREPROCESS, plain)
-    pixels = {}
-    for batch in itertools.islice(loader.batches(), 2):
+    pixels: dict[int, torch.Tensor] = {}
+    for batch in batches(Memory(8), 2, augment=False):
         for index, row in zip(batch.indices.tolist(), batch.pixels, strict=True):
             assert torch.equal(pixels.setdefault(index, row), row)
 
@@ -192,7 +185,7 @@ def test_bad_samples_are_left_out_and_counted(workers: int) -> None:
         3: BadSampleError(Reason.TRUNCATED_IMAGE, where="here"),
         5: IntegrityError("a sample of a shard is damaged", where="there"),
     }
-    loader = Loader(Memory(16, broken), Words(), PREPROCESS, LoaderSettings(batch_size=8, workers=workers))
+    loader = make_loader(Memory(16, broken), workers=workers)
     epoch = list(itertools.islice(loader.batches(), 2))
     assert sorted(len(batch.indices) for batch in epoch) in ([6, 8], [7, 7])
     assert all(len(batch.pixels) == len(batch.tokens) == len(batch.indices) for batch in epoch)
@@ -201,16 +194,10 @@ def test_bad_samples_are_left_out_and_counted(workers: int) -> None:
 
 
 def test_too_many_bad_samples_stop_the_loading() -> None:
-    broken: dict[int, Exception] = {
-        number: BadSampleError(Reason.UNREADABLE_IMAGE, where=f"row {number}") for number in range(100)
-    }
+    broken: dict[int, Exception] = {n: BadSampleError(Reason.UNREADABLE_IMAGE, where="x") for n in range(100)}
     with pytest.raises(TooMuchBadDataError, match="too many samples"):
         batches(Memory(1000, broken), 200)
-
-
-def test_batch_without_any_good_sample_stops_the_loading() -> None:
-    broken: dict[int, Exception] = {n: BadSampleError(Reason.UNREADABLE_IMAGE) for n in range(8)}
-    with pytest.raises(TooMuchBadDataError):
+    with pytest.raises(TooMuchBadDataError):  # a batch without any good sample
         batches(Memory(8, broken), 1)
 
 
@@ -224,44 +211,82 @@ def test_dead_worker_is_named_with_what_it_was_reading() -> None:
 
 def test_identity_names_the_sequence_and_not_the_workers() -> None:
     def identity(**changes: object) -> dict[str, Any]:
-        chosen = LoaderSettings(**{"batch_size": 8, **changes})  # type: ignore[arg-type]
-        return Loader(Memory(8), Words(), PREPROCESS, chosen).identity
+        return make_loader(Memory(8), **changes).identity
 
     assert identity(workers=3) == identity(workers=0) == identity()
-    others = ({"seed": 1}, {"batch_size": 4}, {"augment": False}, {"word_dropout": 0.5})
-    for changes in others:
+    for changes in ({"seed": 1}, {"batch_size": 4}, {"augment": False}, {"word_dropout": 0.5}):
         assert identity(**changes)["loader"] == {**identity()["loader"], **changes}
     assert identity()["vocabulary"] == {"digest": "letters"}
 
 
 def test_words_are_left_out_by_epoch_and_sample() -> None:
     """The same for any number of workers, another choice in another epoch, and never outside training."""
-    pairs = Memory(12)
 
-    def stated(**changes: float) -> list[list[int]]:
-        chosen = LoaderSettings(**{"batch_size": 12, "workers": 0, "word_dropout": 0.9, **changes})  # type: ignore[arg-type]
-        loader = Loader(pairs, Words(), PREPROCESS, chosen)
-        made = list(itertools.islice(loader.batches(), 4))
-        return [row[: row.index(END)] for batch in made for row in batch.tokens.tolist()]
+    def stated(**changes: Any) -> list[str]:
+        made = batches(Memory(12), 4, **{"batch_size": 12, "word_dropout": 0.9, **changes})
+        return [text for batch in made for text in texts(batch)]
 
     assert stated() == stated(workers=2)
-    assert any(ord(" ") not in row for row in stated())
-    assert all(len(row) > 1 for row in stated())
-    assert all(ord(" ") in row for row in stated(augment=0) + stated(word_dropout=0.0))
+    assert any(" " not in text for text in stated()) and all(stated())
+    assert all(" " in text for text in stated(augment=False) + stated(word_dropout=0.0))
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_impossible_share_of_words_is_refused(share: float) -> None:
-    with pytest.raises(SettingsError, match="share of words"):
-        LoaderSettings(batch_size=8, word_dropout=share)
+@pytest.mark.parametrize(
+    ("count", "changes", "message"),
+    [
+        *((8, {"word_dropout": share}, "share of words") for share in (-0.1, 1.0, float("nan"))),
+        *((8, {"rank": r, "world": w}, "cannot be shared out") for r, w in ((0, 3), (2, 2), (-1, 2))),
+        *((8, change, "cannot be set") for change in ({"batch_size": 0}, {"workers": -1})),
+        (0, {}, "no samples"),
+    ],
+)
+def test_impossible_settings_are_refused(count: int, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        make_loader(Memory(count), **changes)
 
 
-@pytest.mark.parametrize(("rank", "world", "size"), [(0, 3, 8), (2, 2, 8), (-1, 2, 8)])
-def test_batch_that_cannot_be_shared_out_is_refused(rank: int, world: int, size: int) -> None:
-    with pytest.raises(SettingsError, match="cannot be shared out"):
-        Loader(Memory(8), Words(), PREPROCESS, LoaderSettings(batch_size=size), rank=rank, world=world)
+# --- captions that lose words
+
+CAPTION = "puma men black running shoes size nine in a box of ten"
 
 
-def test_empty_data_set_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no samples"):
-        Loader(Memory(0), Words(), PREPROCESS, LoaderSettings(batch_size=8))
+def drawn(share: float, count: int, caption: str = CAPTION) -> list[str]:
+    rng = np.random.default_rng(3)
+    return [drop_words(caption, share, rng) for _ in range(count)]
+
+
+def test_words_keep_their_order_and_at_least_one_stays() -> None:
+    words = CAPTION.split()
+    for text in drawn(0.999, 2000):
+        kept = iter(words)
+        assert text
+        assert all(word in kept for word in text.split())
+
+
+def test_half_stays_whole_and_the_share_is_even_among_the_others() -> None:
+    """S is 0 or even on (0, s), half and half; one word of n is exempt, the others go with probability S."""
+    others = len(CAPTION.split()) - 1
+    lost = np.array([others + 1 - len(text.split()) for text in drawn(0.8, 20_000)]) / others
+    mean, square = 0.8 / 4, 0.8**2 / 6  # of S
+    assert lost.mean() == pytest.approx(mean, abs=0.006)
+    # Variance of Binomial(n, S) / n: Var S + E[S (1 - S)] / n.
+    assert lost.var() == pytest.approx(square - mean**2 + (mean - square) / others, rel=0.05)
+    # E[(1 - S)^n] for even S is (1 - (1 - s)^(n + 1)) / (s (n + 1)): some of the others stay whole by luck.
+    lucky = (1 - 0.2 ** (others + 1)) / (0.8 * (others + 1))
+    assert np.mean(lost == 0) == pytest.approx(0.5 + lucky / 2, abs=0.01)
+
+
+def test_every_word_goes_equally_often() -> None:
+    words = CAPTION.split()
+    assert len(set(words)) == len(words)
+    kept = [set(text.split()) for text in drawn(0.5, 20_000)]
+    rates = np.array([np.mean([word in texts for texts in kept]) for word in words])
+    assert rates.mean() < 0.95
+    assert np.ptp(rates) < 0.02
+
+
+def test_nothing_to_leave_out() -> None:
+    assert drawn(0.0, 1) == [CAPTION]
+    assert drawn(0.9, 50, "shoes") == ["shoes"] * 50
+    assert drawn(0.9, 2, "") == ["", ""]
+    assert set(drawn(1e-9, 5, "two  spaces")) == {"two  spaces"}

@@ -7,7 +7,7 @@ import pytest
 from tests.curate.miniatures import write_wndb
 
 from diptych.core.errors import DataError, UsageError
-from diptych.data.wordnet import read_wordnet
+from diptych.data.wordnet import Synset, read_wordnet
 
 SYNSETS = [
     ("n", ["animal", "animate being"], "a living thing", []),
@@ -44,20 +44,15 @@ LMF = """<?xml version="1.0" encoding="UTF-8"?>
 
 def test_wndb_gives_lemmas_glosses_hypernyms_and_the_order_of_senses(tmp_path: Path) -> None:
     wordnet = read_wordnet(write_wndb(tmp_path / "dict", SYNSETS))
-    found = list(wordnet.synsets.values())
-    assert [(one.pos, list(one.lemmas), one.gloss) for one in found] == [one[:3] for one in SYNSETS]
-    assert found[1].hypernyms == (found[0].id,)
-    assert found[1].id.endswith("-n") and len(found[1].id) == 10
-    assert found[0].lexfile == "noun.animal"
-    assert wordnet.meanings("dog") == (found[1], found[2])
-    assert wordnet.meanings("Dog", "v") == (found[3],)
-    assert wordnet.meanings("doggy", "a") == (found[4],)
-    assert wordnet.meanings("domestic dog") == (found[1],)
-    assert wordnet.meanings("unicorn") == ()
-
-
-def test_markers_of_adjectives_are_no_part_of_the_word(tmp_path: Path) -> None:
-    folder = write_wndb(tmp_path, [("a", ["galore(ip)"], "in plenty", [])])
+    synsets = list(wordnet.synsets.values())
+    assert [(one.pos, list(one.lemmas), one.gloss) for one in synsets] == [one[:3] for one in SYNSETS]
+    animal, dog, cad, chase, doggy, _ = synsets
+    assert dog.hypernyms == (animal.id,) and dog.id.endswith("-n") and len(dog.id) == 10
+    assert animal.lexfile == "noun.animal"
+    meanings = {("dog", "n"): (dog, cad), ("Dog", "v"): (chase,), ("doggy", "a"): (doggy,)}
+    meanings |= {("domestic dog", "n"): (dog,), ("unicorn", "n"): ()}
+    assert {key: wordnet.meanings(*key) for key in meanings} == meanings
+    folder = write_wndb(tmp_path / "marked", [("a", ["galore(ip)"], "in plenty", [])])
     assert next(iter(read_wordnet(folder).synsets.values())).lemmas == ("galore",)
 
 
@@ -67,14 +62,8 @@ def test_lmf_gives_the_same(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(LMF.encode()) if name.endswith(".gz") else LMF.encode())
     wordnet = read_wordnet(path)
     animal, dog, cad, doggy = wordnet.synsets.values()
-    assert (dog.lemmas, dog.gloss, dog.hypernyms, dog.lexfile) == (
-        ("dog",),
-        "a pet & more",
-        (animal.id,),
-        "noun.animal",
-    )
-    assert cad.lemmas == ("cad", "dog")
-    assert (doggy.pos, doggy.lemmas) == ("s", ("doggy",))
+    assert dog == Synset("oewn-2-n", "n", ("dog",), "a pet & more", (animal.id,), "noun.animal")
+    assert cad.lemmas == ("cad", "dog") and (doggy.pos, doggy.lemmas) == ("s", ("doggy",))
     assert wordnet.meanings("dog") == (dog, cad)
     assert wordnet.meanings("doggy", "a") == (doggy,)
 
@@ -90,15 +79,10 @@ def test_entities_of_the_files_own_are_refused(tmp_path: Path) -> None:
 
 def test_a_table_gives_lemmas_in_its_order(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
-    rows = [
-        "synset lexfile pos members definition",
-        '1-n noun.animal n dog|hot_dog "pet',
-        "2-n noun.x n dog cad",
-    ]
-    path.write_text("\n".join(rows).replace(" ", "\t").replace("_", " "))
+    rows = 'synset lexfile pos members definition\n1-n noun.animal n dog|hot_dog "pet\n2-n noun.x n dog cad'
+    path.write_text(rows.replace(" ", "\t").replace("_", " "))
     wordnet = read_wordnet(path)
-    assert wordnet.synsets["1-n"].lemmas == ("dog", "hot dog")
-    assert wordnet.synsets["1-n"].gloss == '"pet'
+    assert (wordnet.synsets["1-n"].lemmas, wordnet.synsets["1-n"].gloss) == (("dog", "hot dog"), '"pet')
     assert [one.id for one in wordnet.meanings("dog")] == ["1-n", "2-n"]
 
 
@@ -108,7 +92,7 @@ def test_the_real_table_is_read_whole(shared_data: Path) -> None:
     assert wordnet.synsets["00002312-a"].lemmas == ("abaxial", "dorsal")
 
 
-def test_what_is_no_wordnet_or_damaged_is_told(tmp_path: Path) -> None:
+def test_what_is_no_wordnet_or_damaged_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.xml", Path(__file__)):
         with pytest.raises(UsageError, match="no WordNet"):
             read_wordnet(path)
@@ -125,7 +109,7 @@ def test_what_is_no_wordnet_or_damaged_is_told(tmp_path: Path) -> None:
         read_wordnet(cut.with_suffix(".tsv"))
 
 
-def test_damage_and_endless_fields_are_told_in_a_short_message(tmp_path: Path) -> None:
+def test_damage_and_endless_fields_are_named_in_a_short_message(tmp_path: Path) -> None:
     (tmp_path / "long.tsv").write_bytes(b"x" * 200_000)
     whole = bytearray(gzip.compress(" ".join(f"<a>{n * n}</a>" for n in range(9999)).encode()))
     whole[len(whole) // 2 :: 50] = b"\xff" * len(whole[len(whole) // 2 :: 50])
