@@ -2,7 +2,7 @@
 
     python benchmarks/curate.py [OUT] [--data FOLDER] [--pairs 12000] [--workers 2] [--quick] [--json FILE]
 
-Candidates are WAT files with captions (`inputs.py`); the pictures, some 30 kB each, come from
+Candidates are WAT files with captions (`inputs.py`); the images, some 30 kB each, come from
 a server of this machine (benchmarks/fetch.py), are made smaller to 256 pixels and written into shards.
 Queries are English words and pairs of words, and WordNet; without --data those of the captions.
 
@@ -35,7 +35,7 @@ CAPTIONS = 25_000
 
 
 def write_wat(path: Path, address: str, captions: list[str], first: int) -> None:
-    """Write a WAT file, one page with one picture for each caption."""
+    """Write a WAT file, one page with one image for each caption."""
     parts = []
     for number, caption in enumerate(captions, first):
         page = f"http://site{number % 500}.example/{number}"

@@ -5,7 +5,7 @@
 
 Ours is `diptych train RECIPE`. Then the peer trains a model with towers of the same sizes on the same pairs:
 the same token ids, batch size, peak learning rate, share of warm-up, AdamW constants and augmentation of the
-pictures (squash, border, random crop, mirror, as torchvision transforms on Pillow pictures in torch's
+images (squash, border, random crop, mirror, as torchvision transforms on Pillow images in torch's
 DataLoader), bfloat16 as far as ours uses it; open_clip does not leave out words, so its titles stay whole.
 Its cosine follows the clock, so it is a whole one however many steps fit. It gets the seconds that our
 training took (--minutes gives it others). Its embeddings of the test photos, titles and prompts come back as
@@ -111,7 +111,7 @@ def our_figures(run: Path) -> dict[str, Any]:
 
 
 def empty_pairs(suite: SourceEvaluator) -> EmbeddedPairs:
-    """Read a source's captions and columns; its pictures stay out."""
+    """Read a source's captions and columns; its images stay out."""
     counts = Counts()
     pairs = [(pair.key, pair.captions, pair.fields) for pair in suite.source.pairs(counts)]
     keys, captions, fields = zip(*pairs, strict=True)

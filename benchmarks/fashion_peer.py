@@ -29,7 +29,7 @@ TOLD_EVERY = 20  # steps
 
 
 class Photos(Dataset):
-    """The pictures of a Parquet file through a transform, with their titles' tokens if there are any."""
+    """The images of a Parquet file through a transform, with their titles' tokens if there are any."""
 
     def __init__(self, path: str, column: str, transform: Any, tokens: np.ndarray | None = None) -> None:
         import pyarrow.parquet as pq
@@ -112,7 +112,7 @@ def train(model: Any, loss: Any, task: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def embed(model: Any, task: dict[str, Any]) -> None:
-    """Write unit-length embeddings of the test pictures and of all texts, in order."""
+    """Write unit-length embeddings of the test images and of all texts, in order."""
     folder = Path(task["folder"])
     photos = Photos(task["test"], task["column"], transform(task, train=False))
     model.eval()

@@ -1,14 +1,14 @@
-"""Pictures fetched a second from a server on the same machine, beside img2dataset.
+"""Images fetched a second from a server on the same machine, beside img2dataset.
 
 A server in a process of its own hands out 30 kB JPEGs; what fetches decodes them, and writes Parquet: with
 their bytes kept, and with the shortest side scaled down to 256. Rounds alternate between the two. The server
 shares the processors with what is measured; its processor seconds are told. Both have a process for each
 processor, started within the time: ours fetches a partition in each, as `diptych curate --workers` does.
 
-    python benchmarks/fetch.py [--peer-python PEERS/bin/python] [--pictures 4000]
+    python benchmarks/fetch.py [--peer-python PEERS/bin/python] [--images 4000]
         [--rounds 3] [--quick] [--json FILE]
 
-The peer's interpreter needs img2dataset 1.47. It opens a connection for each picture, reads no robots.txt,
+The peer's interpreter needs img2dataset 1.47. It opens a connection for each image, reads no robots.txt,
 dials whatever a name resolves to and knows no limit per host; ours does all of its checks here too.
 """
 
@@ -45,7 +45,7 @@ def pictures() -> list[bytes]:
 
 
 class Answers(asyncio.Protocol):
-    """Answers requests on one connection with pictures made before."""
+    """Answers requests on one connection with images made before."""
 
     def __init__(self, whole: list[bytes]) -> None:
         self._whole = whole
@@ -89,7 +89,7 @@ def cpu_seconds() -> float:
 
 
 def fetch_part(port: int, places: range, resize: str, path: Path) -> int:
-    """Fetch a partition as the stage does; return how many pictures came."""
+    """Fetch a partition as the stage does; return how many images came."""
     import pyarrow as pa
 
     from diptych.curate.columns import CANDIDATES

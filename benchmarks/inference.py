@@ -1,4 +1,4 @@
-"""Pictures and texts embedded a second, and the wait for the first one, beside open_clip: the same weights.
+"""Images and texts embedded a second, and the wait for the first one, beside open_clip: the same weights.
 
     python benchmarks/inference.py --peer-python PEERS/bin/python [--data FOLDER]
         [--preset ViT-B-32] [--batches 32,1] [--rounds 5] [--starts 5] [--quick] [--json FILE]
@@ -6,12 +6,12 @@
 Ours in torch (float32, bfloat16) and exported (onnxruntime and OpenVINO; float32, bfloat16, int8), open_clip
 in float32 and as it runs under bfloat16 autocast. Every contestant is a process of its own with random
 weights read from disk, and they take turns; medians of the rounds and of the rounds' ratios are reported.
-Pictures are photos, normalised in memory; texts are real captions, as the tokenizer pads them: both sides get
+Images are photos, normalized in memory; texts are real captions, as the tokenizer pads them: both sides get
 (B, 77).
 
 `faster_by_cpu_time` compares the processor time of all threads: on a machine that others use too it says more
 than wall time. Cosines are with open_clip's float32 embeddings. A start is a whole process: from its command
-to the embedding of one picture file ("image"), or of that and a text ("both"), with everything it reads in
+to the embedding of one image file ("image"), or of that and a text ("both"), with everything it reads in
 the page cache.
 
 Reads: `inputs.py`. Writes: JSON to standard output, and to the file of --json. The peers' interpreter
@@ -167,7 +167,7 @@ def _version(package: str) -> str:
 
 
 def start(name: str, folder: Path, kind: str) -> None:
-    """Embed one picture file, or that and a text, as the first thing a process does."""
+    """Embed one image file, or that and a text, as the first thing a process does."""
     from PIL import Image
 
     model = open_ours(name, folder)

@@ -95,7 +95,7 @@ class Theirs:
 
 
 def start(folder: Path, kind: str) -> None:
-    """Embed one picture file, or that and a text, as the first thing a process does."""
+    """Embed one image file, or that and a text, as the first thing a process does."""
     model, transform = open_model(folder)
     import open_clip
     import torch

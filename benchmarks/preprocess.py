@@ -1,11 +1,11 @@
-"""Pictures preprocessed a second, beside open_clip's transform, and how far off the fast mode is.
+"""Images preprocessed a second, beside open_clip's transform, and how far off the fast mode is.
 
     python benchmarks/preprocess.py --peer-python PEERS/bin/python [--data FOLDER]
         [--cases photos,large] [--threads 1,2] [--rounds 7] [--count 64] [--quick] [--json FILE]
 
-What is timed goes from encoded files in memory to a normalised float32 batch (B, 3, 224, 224): open_clip with
+What is timed goes from encoded files in memory to a normalized float32 batch (B, 3, 224, 224): open_clip with
 its evaluation transform on `PIL.Image.open`, ours with `read_pixels` and `Preprocess.normalize`, exact and
-fast. Each contestant is a process of its own with the same number of threads that each take pictures; they
+fast. Each contestant is a process of its own with the same number of threads that each take images; they
 take turns, and medians of the rounds and of the rounds' ratios are reported. `cpu_seconds` says more than
 wall time on a machine that others use too.
 
@@ -13,7 +13,7 @@ wall time on a machine that others use too.
 `web` the same at Pillow's default quality of 75. `large` are 1920×1080, quality 75, four photos enlarged one
 and a half times; `sharp` the same size at quality 90, nine photos at their own resolution.
 Deviations are told in levels of 0..255, and as cosines of the embeddings of a ViT-B/32 with random weights:
-plain, and less the mean over the pictures (plain ones flatter: random towers see all pictures as alike).
+plain, and less the mean over the images (plain ones flatter: random towers see all images as alike).
 
 Reads: `inputs.py`; made photos lack the edges at which deviations show best. Writes: JSON to standard output,
 and to the file of --json. The peers' interpreter (DIPTYCH_PEERS_PYTHON) needs open_clip 3.3; without it only
@@ -139,7 +139,7 @@ def serve() -> None:
     from diptych.data.images.resize import shrinking_kernel
     from diptych.data.images.transforms import Preprocess, read_pixels
 
-    shrinking_kernel()  # a process loads it by itself after its first pictures
+    shrinking_kernel()  # a process loads it by itself after its first images
     torch.set_num_threads(1)
     preprocess, files = Preprocess(), []
 

@@ -1,6 +1,6 @@
 """Time and memory of recall at 1, 5 and 10 both ways, beside CLIP_benchmark's.
 
-Both are given the same unit rows, five captions per picture, and have to agree on all six recalls. Every
+Both are given the same unit rows, five captions per image, and have to agree on all six recalls. Every
 measurement is a fresh process, so that its peak memory is its own; rounds alternate.
 
     python benchmarks/retrieval.py --peer-path FOLDER [--captions 25000] [--images 5000]
@@ -30,7 +30,7 @@ PEER_BATCH = 64
 
 
 def rows(captions: int, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pictures (N, E) and captions (M, E) float32 of unit length, and each caption's picture."""
+    """Return images (N, E) and captions (M, E) float32 of unit length, and each caption's image."""
     rng = np.random.default_rng(0)
     pictures = rng.normal(size=(images, WIDTH))
     owners = np.repeat(np.arange(images), captions // images)
@@ -40,7 +40,7 @@ def rows(captions: int, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def ours(pictures: np.ndarray, texts: np.ndarray, owners: np.ndarray) -> list[float]:
-    """Return recall at each depth, text to picture first."""
+    """Return recall at each depth, text to image first."""
     from diptych.evaluate.metrics.ranks import paired_ranks
 
     pairs = np.stack([owners, np.arange(len(owners))], axis=1)

@@ -6,7 +6,7 @@
 The step of `training.py` (forward, contrastive loss, backward, AdamW) in bfloat16, from bytes in the host's
 memory: moving them to the GPU is part of it. Names ending in "+compile" go through torch.compile, as
 `train.compile` and open_clip's --torchcompile do. Contestants are processes of their own and take turns;
-medians of rounds and of the rounds' ratios are reported. Pictures are noise, which costs what photos cost;
+medians of rounds and of the rounds' ratios are reported. Images are noise, which costs what photos cost;
 captions those of `inputs.py`.
 
 `share_of_peak` counts what the model must compute for a pair with its whole context (matrix products of a

@@ -58,7 +58,7 @@ def open_clip_model(config: dict[str, Any]):
             layers=tuple(vision["layers"]) if resnet else vision["layers"],
             width=vision["width"],
             head_width=width // vision["heads"],
-            # its ModifiedResNet knows square pictures only; `fit_pool` sets the grid right
+            # its ModifiedResNet knows square images only; `fit_pool` sets the grid right
             image_size=max(vision["image_size"]) if resnet else tuple(vision["image_size"]),
             **shape,
         ),
@@ -78,7 +78,7 @@ def open_clip_model(config: dict[str, Any]):
 
 
 def fit_pool(visual: Any, vision: dict[str, Any]) -> None:
-    """Give open_clip's ModifiedResNet the grid of a picture that need not be square, and our stem."""
+    """Give open_clip's ModifiedResNet the grid of an image that need not be square, and our stem."""
     import torch
 
     stride = 32 if vision.get("stem_pool", True) else 16
@@ -235,7 +235,7 @@ class Peer:
 
 
 def batches(*, folder: str, batch_size: int, mean: Any, std: Any, **_others: Any) -> list[Any]:
-    """Return normalised pixels (B, 3, H, W) float32 and padded tokens (B, L), as a DataLoader hands out."""
+    """Return normalized pixels (B, 3, H, W) float32 and padded tokens (B, L), as a DataLoader hands out."""
     import numpy as np
     import torch
 

@@ -1,7 +1,7 @@
-"""Write the generated pages and pictures of this folder again: `make docs`.
+"""Write the generated pages and images of this folder again: `make docs`.
 
 Writes: `commands.md` (what every command says about itself), `api.md` (the public names), the table of short
-names in `load.md`, `pictures/scenes.jpg` (the embedded data set).
+names in `load.md`, `images/scenes.jpg` (the embedded data set).
 `parity.md` is written by the test that measures it.
 """
 
@@ -24,7 +24,7 @@ JPEG_QUALITY = 85
 
 
 def help_of(*words: str) -> str:
-    """Return what a command prints for --help, without colours and at a fixed width."""
+    """Return what a command prints for --help, without colors and at a fixed width."""
     environment = {**os.environ, "COLUMNS": str(COLUMNS), "NO_COLOR": "1", "TERM": "dumb"}
     command = [str(Path(sys.executable).parent / "diptych"), *words, "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -62,7 +62,7 @@ def main() -> None:
     write_text(HERE / "load.md", f"{page}{NAMES_BEGIN}\n{names_table()}")
     buffer = io.BytesIO()
     contact_sheet().save(buffer, "JPEG", quality=JPEG_QUALITY)
-    write_bytes(HERE / "pictures" / "scenes.jpg", buffer.getvalue())
+    write_bytes(HERE / "images" / "scenes.jpg", buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from diptych.report.plots import number, ticks
 
 WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 52
-COLOURS = ("#1d8a7d", "#c2503b", "#a8873f")
+COLORS = ("#1d8a7d", "#c2503b", "#a8873f")
 QUIET, GRID = "#7f776b", "#8f877a55"
 FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 
@@ -29,7 +29,7 @@ def draw(lines: Sequence[Line], *, x_name: str, y_name: str, zero: bool = False)
     """Return the SVG of some lines over common axes.
 
     Args:
-        lines: what to draw, each in a colour of its own; dashed ones are quiet.
+        lines: what to draw, each in a color of its own; dashed ones are quiet.
         x_name: what the positions are.
         y_name: what the values are.
         zero: whether the vertical axis begins at zero.
@@ -57,20 +57,20 @@ def draw(lines: Sequence[Line], *, x_name: str, y_name: str, zero: bool = False)
         parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{number(level)}</text>'
         )
-    solid = iter(COLOURS)
+    solid = iter(COLORS)
     for place, line in enumerate(lines):
-        colour = QUIET if line.dashed else next(solid)
+        color = QUIET if line.dashed else next(solid)
         if line.band is not None:
             around = path([*line.x, *reversed(line.x)], [*line.band[0], *reversed(line.band[1])])
-            parts.append(f'<polygon points="{around}" fill="{colour}" opacity=".18"/>')
+            parts.append(f'<polygon points="{around}" fill="{color}" opacity=".18"/>')
         if line.sizes is None:
             dash = ' stroke-dasharray="6 5"' if line.dashed else ""
-            drawn = f'points="{path(line.x, line.y)}" fill="none" stroke="{colour}" stroke-width="2.2"{dash}'
+            drawn = f'points="{path(line.x, line.y)}" fill="none" stroke="{color}" stroke-width="2.2"{dash}'
             parts.append(f"<polyline {drawn}/>")
         for (x, y), size in zip(map(at, line.x, line.y), line.sizes or (), strict=line.sizes is not None):
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 7 * size:.1f}" fill="{colour}"/>')
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 7 * size:.1f}" fill="{color}"/>')
         spot = f'x="{WIDTH - RIGHT - 4}" y="{HEIGHT - BOTTOM - 12 - 18 * (len(lines) - 1 - place)}"'
-        parts.append(f'<text {spot} text-anchor="end" style="fill:{colour}">{escape(line.name)}</text>')
+        parts.append(f'<text {spot} text-anchor="end" style="fill:{color}">{escape(line.name)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(x_name)}</text>')
     parts.append(f'<text x="{-TOP}" y="14" text-anchor="end" transform="rotate(-90)">{escape(y_name)}</text>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" fill="{QUIET}" {FONT}>'

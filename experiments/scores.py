@@ -4,7 +4,7 @@
 
 MODEL is a run of recipes/fashion.toml; DATA the folder that holds `fashion/`. Takes minutes on two cores.
 
-Writes: what stands between the marks in both pages, and in `pictures/` `prompts_sizes.svg`,
+Writes: what stands between the marks in both pages, and in `images/` `prompts_sizes.svg`,
 `scores_match.svg`, `scores_softmax.svg` and `scores_reject.svg`.
 """
 
@@ -52,7 +52,7 @@ def main() -> None:
     source = str(data / "fashion" / "test.parquet")
     lab = run_lab(model, [source], labels="article_type", templates=str(TYPES), columns=Columns())
     fill("prompts.md", "lab", _lab_table(lab))
-    write_text(DOCS / "pictures" / "prompts_sizes.svg", _sizes(lab))
+    write_text(DOCS / "images" / "prompts_sizes.svg", _sizes(lab))
     pairs = embed_pairs(model, open_source(source))
     halves = np.array_split(numpy_rng(0, "halves").permutation(len(pairs.keys)), 2)
     texts = encode_texts(model, [captions[0] for captions in pairs.captions])
@@ -96,7 +96,7 @@ def _lab_table(lab: Ablation) -> str:
         ]
         for row in lab.sets
     ]
-    told = f"Chosen on {lab.validation:,} pictures, scored on {lab.test:,} others.\n\n"
+    told = f"Chosen on {lab.validation:,} images, scored on {lab.test:,} others.\n\n"
     first, last = lab.templates[0], lab.templates[-1]
     ends = (
         f"\nOne template alone: from {_share(last.accuracy)} with `{last.name}` "
@@ -140,7 +140,7 @@ def _matches(pairs: EmbeddedPairs, texts: np.ndarray, halves: Sequence[np.ndarra
         ]
     )
     found = reliability(sure, right)
-    write_text(DOCS / "pictures" / "scores_match.svg", _diagram(found, "pairs of photo and title"))
+    write_text(DOCS / "images" / "scores_match.svg", _diagram(found, "pairs of photo and title"))
     facts = [
         ["pairs calibrated on", f"{len(first):,}"],
         ["photos with their own title, and with another's", f"{len(second):,} + {int(different.sum()):,}"],
@@ -151,7 +151,7 @@ def _matches(pairs: EmbeddedPairs, texts: np.ndarray, halves: Sequence[np.ndarra
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Return the temperature that minimizes the negative log-likelihood of labelled examples.
+    """Return the temperature that minimizes the negative log-likelihood of labeled examples.
 
     Args:
         logits: (N, C), such as scale x cosine.
@@ -201,9 +201,7 @@ def _softmax(model: Model, pairs: EmbeddedPairs, halves: Sequence[np.ndarray]) -
         shares = powers / powers.sum(axis=1, keepdims=True)
         found = reliability(shares.max(axis=1), shares.argmax(axis=1) == labels[second])
         rows.append([name, f"{shares.max(axis=1).mean():.1%}", f"{found.error:.4f}"])
-    write_text(
-        DOCS / "pictures" / "scores_softmax.svg", _diagram(found, "article types, with the temperature")
-    )
+    write_text(DOCS / "images" / "scores_softmax.svg", _diagram(found, "article types, with the temperature"))
     return table([f"softmax over {len(names)} article types", "mean confidence", "calibration error"], rows)
 
 
@@ -236,8 +234,8 @@ def _reject(model: Model, pairs: EmbeddedPairs, texts: np.ndarray) -> str:
             spread = f"{100 * mean[0, at]:.1f} ({100 * low[at]:.1f} to {100 * high[at]:.1f})"
             rows.append([bank_name, f"{rate:.0%}", spread, *(f"{100 * mean[row, at]:.1f}" for row in (1, 2))])
     lines.append(Line("as stated", [0.0, LEVELS[-1]], [0.0, LEVELS[-1]], dashed=True))
-    picture = draw(lines, x_name="stated rate", y_name="unknown objects that got a label", zero=True)
-    write_text(DOCS / "pictures" / "scores_reject.svg", picture)
+    chart = draw(lines, x_name="stated rate", y_name="unknown objects that got a label", zero=True)
+    write_text(DOCS / "images" / "scores_reject.svg", chart)
     counts = f"{len(names)} labels; {(~known).sum():,} photos of other types, {known.sum():,} of these.\n\n"
     head = [
         "background",

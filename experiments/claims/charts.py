@@ -1,6 +1,6 @@
 """Draw several series with their intervals as one SVG file that stands alone, for documents.
 
-Charts that live inside a report are those of `plots`; these carry their own text, colours and background, so
+Charts that live inside a report are those of `plots`; these carry their own text, colors and background, so
 that a page without our style sheet shows them.
 """
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 24, 46, 58
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 INK, FAINT, PAPER = "#1f2430", "#d9dce3", "#ffffff"
-COLOURS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7c3aed", "#9d174d")
+COLORS = ("#0b6e99", "#c2410c", "#4d7c0f", "#7c3aed", "#9d174d")
 """Told apart in print and by those who confuse red and green: they differ in lightness and have names."""
 LEGEND_ROW = 20
 AIR = 0.06
@@ -62,7 +62,7 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
     """Draw a chart.
 
     Args:
-        title: over the picture, and what a screen reader says.
+        title: over the image, and what a screen reader says.
         series: at least one, with at least one point in all.
         x: across.
         y: upwards.
@@ -84,10 +84,10 @@ def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis) -> str:
             transform=f"translate(18 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)",
         ),
     ]  # fmt: skip
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(series))]
-    for one, colour in zip(series, colours, strict=True):
-        parts += _drawn(one, across, up, colour)
-    parts += _legend([one.name for one in series], colours, low=_is_low(series, across, up))
+    colors = [COLORS[place % len(COLORS)] for place in range(len(series))]
+    for one, color in zip(series, colors, strict=True):
+        parts += _drawn(one, across, up, color)
+    parts += _legend([one.name for one in series], colors, low=_is_low(series, across, up))
     return tag(
         "svg", *parts, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", width=WIDTH,
         height=HEIGHT, role="img", aria_label=title, font_family=FONT, fill=INK,
@@ -98,7 +98,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, tuple[float, float] |
     """Draw shares of one as bars with their intervals, one a row.
 
     Args:
-        title: over the picture.
+        title: over the image.
         bars: name, share and interval of each.
         name: what the shares are of.
 
@@ -125,7 +125,7 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, tuple[float, float] |
         width = max(0.0, across(value) - across(0.0))
         parts.append(_text(label, names_width - 10, middle + 4, anchor="end"))
         parts.append(
-            tag("rect", x=_at(across(0.0)), y=_at(middle - 9), width=_at(width), height=18, fill=COLOURS[0])
+            tag("rect", x=_at(across(0.0)), y=_at(middle - 9), width=_at(width), height=18, fill=COLORS[0])
         )
         end = value
         if interval is not None:
@@ -182,32 +182,32 @@ def _scale(values: Sequence[float], axis: Axis, ends: tuple[float, float]) -> tu
     return place, marks
 
 
-def _drawn(one: Series, across: Place, up: Place, colour: str) -> list[Markup]:
+def _drawn(one: Series, across: Place, up: Place, color: str) -> list[Markup]:
     points = [(across(a), up(b)) for a, b in zip(one.x, one.y, strict=True)]
     parts = [
         mark
         for (place, _), pair in zip(points, one.intervals, strict=False)
         if pair is not None
-        for mark in _whisker((place, up(pair[0])), (place, up(pair[1])), colour)
+        for mark in _whisker((place, up(pair[0])), (place, up(pair[1])), color)
     ]
     if one.line or one.dashed:
         way = " ".join(f"{_at(a)},{_at(b)}" for a, b in points)
         dashes = "6 5" if one.dashed else "none"
         parts.append(
-            tag("polyline", points=way, fill="none", stroke=colour, stroke_width=2, stroke_dasharray=dashes)
+            tag("polyline", points=way, fill="none", stroke=color, stroke_width=2, stroke_dasharray=dashes)
         )
     if not one.dashed:
-        parts += [tag("circle", cx=_at(a), cy=_at(b), r=4, fill=colour) for a, b in points]
+        parts += [tag("circle", cx=_at(a), cy=_at(b), r=4, fill=color) for a, b in points]
     return parts
 
 
-def _whisker(start: tuple[float, float], end: tuple[float, float], colour: str) -> list[Markup]:
+def _whisker(start: tuple[float, float], end: tuple[float, float], color: str) -> list[Markup]:
     """Draw an interval: a line with a short stroke across each end."""
     (x1, y1), (x2, y2) = start, end
     dx, dy = (0, 4) if y1 == y2 else (4, 0)
     return [
-        _line(x1, y1, x2, y2, colour),
-        *(_line(x - dx, y - dy, x + dx, y + dy, colour) for x, y in (start, end)),
+        _line(x1, y1, x2, y2, color),
+        *(_line(x - dx, y - dy, x + dx, y + dy, color) for x, y in (start, end)),
     ]
 
 
@@ -220,13 +220,13 @@ def _is_low(series: Sequence[Series], across: Place, up: Place) -> bool:
     return low_right < high_left
 
 
-def _legend(names: Sequence[str], colours: Sequence[str], *, low: bool) -> list[Markup]:
+def _legend(names: Sequence[str], colors: Sequence[str], *, low: bool) -> list[Markup]:
     left = (LEFT + WIDTH - RIGHT) / 2 + 30 if low else LEFT + 16
     top = HEIGHT - BOTTOM - LEGEND_ROW * len(names) - 6 if low else TOP + 12
     parts = []
-    for place, (name, colour) in enumerate(zip(names, colours, strict=True)):
+    for place, (name, color) in enumerate(zip(names, colors, strict=True)):
         middle = top + LEGEND_ROW * place
-        parts.append(tag("circle", cx=_at(left), cy=_at(middle), r=5, fill=colour))
+        parts.append(tag("circle", cx=_at(left), cy=_at(middle), r=5, fill=color))
         parts.append(_text(name, left + 12, middle + 4))
     return parts
 
@@ -244,8 +244,8 @@ def _shown(value: float, axis: Axis) -> str:
     return f"{100 * value:.4g} %" if axis.percent else number(value)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> Markup:
-    return tag("line", x1=_at(x1), y1=_at(y1), x2=_at(x2), y2=_at(y2), stroke=colour)
+def _line(x1: float, y1: float, x2: float, y2: float, color: str) -> Markup:
+    return tag("line", x1=_at(x1), y1=_at(y1), x2=_at(x2), y2=_at(y2), stroke=color)
 
 
 def _text(

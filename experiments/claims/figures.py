@@ -1,4 +1,4 @@
-"""Tables and pictures of the experiments' results, made of plain values only.
+"""Tables and images of the experiments' results, made of plain values only.
 
 Writes: `NAME.json`, `NAME-EXAM.svg` and `claims.md` in the folder of the experiments. Run as a script, it
 fills the tables and figures of README.md from `results/*.json`.
@@ -125,7 +125,7 @@ def _shots_figures(result: Result) -> dict[str, str]:
     title = f"Zero-shot beside a probe, {result['classes']} classes"
     return {
         "shots.svg": line_chart(
-            title, [probe, zero], Axis("labelled pictures per class", logarithmic=True),
+            title, [probe, zero], Axis("labeled images per class", logarithmic=True),
             Axis("accuracy", percent=True),
         )
     }  # fmt: skip
@@ -197,12 +197,12 @@ def _scaling_table(result: Result) -> str:
 
 
 def _shots_table(result: Result) -> str:
-    lines = ["| labelled pictures per class | top-1 | C |", "|--:|--:|--:|"]
+    lines = ["| labeled images per class | top-1 | C |", "|--:|--:|--:|"]
     lines.append(f"| 0, zero-shot | {_shown(result['zero_shot'])} | |")
     lines += [f"| {point['shots']} | {_shown(point)} | {point['C']:.3g} |" for point in result["probes"]]
     match = result["shots_to_match"]
     told = "more than were tried" if match is None else f"{match:.1f}"
-    return "\n".join([*lines, "", f"- labelled pictures per class that match zero-shot: {told}", ""])
+    return "\n".join([*lines, "", f"- labeled images per class that match zero-shot: {told}", ""])
 
 
 _TABLES: dict[str, Callable[[Result], str]] = {

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 
 PROBE_STEPS, PROBE_TOLERANCE = 100, 1e-3
-"""Few pictures of many classes can be told apart perfectly: without a penalty to speak of, the last digits of
+"""Few images of many classes can be told apart perfectly: without a penalty to speak of, the last digits of
 a loss near 0 take thousands of steps and change no answer."""
 
 
@@ -79,7 +79,7 @@ def measure_scaling(context: ExperimentContext) -> Result:
 
 
 def measure_shots(context: ExperimentContext) -> Result:
-    """Hold zero-shot against linear probes on few labelled pictures, on the same embeddings.
+    """Hold zero-shot against linear probes on few labeled images, on the same embeddings.
 
     Raises:
         SettingsError: the recipe has no `[claims.shots]`.
@@ -94,11 +94,11 @@ def measure_shots(context: ExperimentContext) -> Result:
     texts = [str(fields.get(task.labels)) for fields in test.fields]
     kept = [row for row, text in enumerate(texts) if text in rows]
     right = np.array([names.index(texts[row]) for row in kept])
-    pictures = test.image_embeds[kept]
+    images = test.image_embeds[kept]
     prompts = Templates("ensemble", context.recipe.claims.templates or BARE.templates, context.names_of(task))
-    zero = int((label_ranks(pictures, right, build_classifier(model, names, prompts)) < 1).sum())
+    zero = int((label_ranks(images, right, build_classifier(model, names, prompts)) < 1).sum())
     points = [
-        {"shots": shots, **_probe(train.image_embeds, rows, (pictures, right), shots, part.validation)}
+        {"shots": shots, **_probe(train.image_embeds, rows, (images, right), shots, part.validation)}
         for shots in part.shots
     ]
     found = needed(
@@ -125,9 +125,9 @@ def rows_by_class(train: EmbeddedPairs, field: str, part: ShotsPart) -> dict[str
     """Choose the rows of each class: first those of validation, then the shots, in the source's order.
 
     Args:
-        train: labelled pictures.
+        train: labeled images.
         field: the column of the labels.
-        part: how many are needed; classes with fewer readable pictures are left out.
+        part: how many are needed; classes with fewer readable images are left out.
 
     Returns:
         Label to rows, `validation` plus the largest number of shots each.
@@ -144,9 +144,9 @@ def rows_by_class(train: EmbeddedPairs, field: str, part: ShotsPart) -> dict[str
     full = {name: held for name, held in rows.items() if name and len(held) == wanted}
     if len(full) < 2:
         raise DataError(
-            "too few labelled pictures for shots",
+            "too few labeled images for shots",
             where=part.train,
-            found=f"{len(full)} classes with {wanted} pictures",
+            found=f"{len(full)} classes with {wanted} images",
             expected="at least two",
         )
     return full
@@ -159,7 +159,7 @@ def _probe(
     shots: int,
     validation: int,
 ) -> dict[str, Any]:
-    """Fit a probe on so many pictures a class; validation pictures choose the penalty and nothing else."""
+    """Fit a probe on so many images a class; validation images choose the penalty and nothing else."""
 
     def taken(start: int, end: int) -> "tuple[NDArray[np.float32], NDArray[np.int64]]":
         chosen = [(row, number) for number, name in enumerate(sorted(rows)) for row in rows[name][start:end]]

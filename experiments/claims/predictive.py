@@ -1,10 +1,10 @@
 """The two objectives that the paper measured contrastive learning against: guess the words, or the text.
 
-Both keep Clip's picture tower and its starting weights, and both are what the trainer's steps expect: a model
+Both keep Clip's image tower and its starting weights, and both are what the trainer's steps expect: a model
 whose `forward` gives three tensors, and a loss that takes them.
 
 - `BagOfWords`: a linear layer on image_features guesses which tokens a caption holds, in any order.
-- `Captioner`: Clip's own text Transformer writes the caption token by token. The picture comes in with the
+- `Captioner`: Clip's own text Transformer writes the caption token by token. The image comes in with the
   start token, through the transposed text projection, and answers leave through the transposed token
   embedding: the same parameters as Clip's, none added.
 
@@ -29,7 +29,7 @@ TEXTS_AT_ONCE = 4096
 
 
 class BagOfWords(Clip):
-    """A picture tower with a linear layer behind it, one output per token of the vocabulary."""
+    """An image tower with a linear layer behind it, one output per token of the vocabulary."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config)
@@ -42,7 +42,7 @@ class BagOfWords(Clip):
         """Guess the words of captions.
 
         Args:
-            pixels: (B, 3, H, W) normalised pictures.
+            pixels: (B, 3, H, W) normalized images.
             tokens: (B, L) int64, their captions.
 
         Returns:
@@ -53,15 +53,15 @@ class BagOfWords(Clip):
 
 
 class Captioner(Clip):
-    """A picture tower and a text Transformer that writes what the picture shows."""
+    """An image tower and a text Transformer that writes what the image shows."""
 
     def forward(  # type: ignore[override]  # the loss needs the ids themselves
         self, pixels: Tensor, tokens: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Guess every token of captions from the picture and the tokens before it.
+        """Guess every token of captions from the image and the tokens before it.
 
         Args:
-            pixels: (B, 3, H, W) normalised pictures.
+            pixels: (B, 3, H, W) normalized images.
             tokens: (B, L) int64, their captions.
 
         Returns:
@@ -83,8 +83,8 @@ class Captioner(Clip):
         rows = text.token_embedding(plan.ids) + F.embedding(plan.positions, text.positional_embedding)
         first = plan.positions == 0
         callers = plan.ranks.argsort()  # of each text in the plan's order
-        pictures = image_features[callers] @ text.text_projection.T
-        rows = rows.index_add(0, first.nonzero().squeeze(1), pictures.to(rows.dtype))
+        images = image_features[callers] @ text.text_projection.T
+        rows = rows.index_add(0, first.nonzero().squeeze(1), images.to(rows.dtype))
         read = text.ln_final(text.blocks(rows, plan.groups))
         known = torch.ones_like(first)
         known[plan.eot_positions] = False  # nothing follows an end token
@@ -147,7 +147,7 @@ def caption_loss(logits: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
 
 
 def bag_of_words(config: ClipConfig, *, seed: int) -> BagOfWords:
-    """Return a new `BagOfWords` whose picture tower starts as that of `build(config, seed=seed)`."""
+    """Return a new `BagOfWords` whose image tower starts as that of `build(config, seed=seed)`."""
     model = BagOfWords(config)
     model.load_state_dict(build(config, seed=seed).state_dict(), strict=False)
     nn.init.normal_(
@@ -182,7 +182,7 @@ def word_scores(model: BagOfWords, image_features: Tensor, tokens: Tensor) -> Te
 
 @torch.inference_mode()
 def caption_scores(model: Captioner, image_features: Tensor, tokens: Tensor) -> Tensor:
-    """Score texts by the log-probability that the picture's caption begins with each.
+    """Score texts by the log-probability that the image's caption begins with each.
 
     The end token is not asked for: a caption may go on behind a name. Texts that differ in their last token
     only are read once.

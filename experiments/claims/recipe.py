@@ -10,13 +10,13 @@ from diptych.cli.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class ShotsPart:
-    """Zero-shot beside a probe on few labelled pictures.
+    """Zero-shot beside a probe on few labeled images.
 
     Attributes:
-        train: a source of labelled pictures to take shots and validation pictures from, in its order.
-        test: a source of labelled pictures to name.
-        shots: labelled pictures per class.
-        validation: pictures per class that choose the probe's penalty; neither shots nor test.
+        train: a source of labeled images to take shots and validation images from, in its order.
+        test: a source of labeled images to name.
+        shots: labeled images per class.
+        validation: images per class that choose the probe's penalty; neither shots nor test.
     """
 
     train: str
@@ -35,7 +35,7 @@ class ClaimsPart:
         watch: pairs seen after which models are examined.
         scaling: width and pairs of each scaling run, each with a schedule of its own, the largest last: its
             model is that of the other experiments.
-        examined: test pictures per task at most.
+        examined: test images per task at most.
         templates: the ensemble of the prompts experiment; the task's own where empty.
         shots: None leaves that experiment out.
     """

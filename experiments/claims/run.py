@@ -3,7 +3,7 @@
 - `efficiency`: contrastive learning beside guessing words and guessing the text (figure 2).
 - `prompts`: what a prompt gains over a bare name, and an ensemble over a prompt (section 3.1.4).
 - `scaling`: zero-shot error against compute (figure 9).
-- `shots`: zero-shot beside a linear probe on few labelled pictures (figure 6).
+- `shots`: zero-shot beside a linear probe on few labeled images (figure 6).
 
 Writes, in the folder: `data/` and `tokenizer/` (once), `runs/` (one file per trained model: what is there
 is not trained again). The experiments are in `claims_results.py`, their figures in `claims_figures.py`.
@@ -74,7 +74,7 @@ class ExperimentContext:
         return build_model(self.recipe, tokenizer, seed=self.seed)
 
     def eval_sets(self, model: "Model") -> tuple[EvalSet, ...]:
-        """Return the test pictures of every zero-shot task of the recipe."""
+        """Return the test images of every zero-shot task of the recipe."""
         self._eval_sets = self._eval_sets or tuple(
             read_eval_set(
                 task.name,

@@ -68,12 +68,12 @@ def error_law(compute: Sequence[float], hits: Sequence[int], count: int, *, seed
     """Fit the error of several models to their compute, with an interval from the finite test set.
 
     Each draw gives every model new hits, binomial with its own share; that the models were examined with the
-    same pictures is not used, and other seeds of training are not covered.
+    same images is not used, and other seeds of training are not covered.
 
     Args:
         compute: of each model, any unit.
         hits: of each model, less than `count`.
-        count: test pictures.
+        count: test images.
         seed: of the draws.
 
     Raises:

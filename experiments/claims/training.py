@@ -55,7 +55,7 @@ _STARTS: dict[Objective, tuple[Callable[..., Clip], Loss]] = {
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """Test pictures and the names to choose from.
+    """Test images and the names to choose from.
 
     Attributes:
         name: of the task.
@@ -75,18 +75,18 @@ class EvalSet:
 def read_eval_set(
     name: str, source: "Source", field: str, templates: Templates, preprocess: "Preprocess", *, most: int
 ) -> EvalSet:
-    """Read test pictures once.
+    """Read test images once.
 
     Args:
         name: of the task.
-        source: of labelled pictures; those without a label are left out.
+        source: of labeled images; those without a label are left out.
         field: the column of the labels.
-        templates: whose cleaned names are written; its names are classes also where no picture has them.
+        templates: whose cleaned names are written; its names are classes also where no image has them.
         preprocess: of the model.
-        most: pictures at most, the first ones.
+        most: images at most, the first ones.
     """
-    labelled = (pair for pair in source.pairs(Counts()) if pair.fields.get(field))
-    pairs = list(islice(labelled, most))
+    labeled = (pair for pair in source.pairs(Counts()) if pair.fields.get(field))
+    pairs = list(islice(labeled, most))
     texts = [str(pair.fields[field]).strip() for pair in pairs]
     names = tuple(sorted({*texts, *templates.names}))
     place = {name: number for number, name in enumerate(names)}
@@ -101,7 +101,7 @@ def read_eval_set(
 
 
 def hits_of(model: Model, eval_set: EvalSet) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-    """Return (N,) bool: which pictures a model names right among all classes, asked with bare names."""
+    """Return (N,) bool: which images a model names right among all classes, asked with bare names."""
     features, clip = features_of(model, eval_set), model.clip
     tokens = model.tokenize(eval_set.prompts)
     if isinstance(clip, predictive.BagOfWords):
@@ -120,7 +120,7 @@ def hits_of(model: Model, eval_set: EvalSet) -> "np.ndarray[Any, np.dtype[np.boo
 
 
 def features_of(model: Model, eval_set: EvalSet) -> Tensor:
-    """Return image_features (N, E) float32 of the test pictures."""
+    """Return image_features (N, E) float32 of the test images."""
     parts = torch.split(eval_set.pixels, PICTURES_AT_ONCE)
     return torch.cat([model.encode_image(model.normalize_pixels(part)).float() for part in parts])
 
@@ -138,7 +138,7 @@ def new_model(
     *,
     seed: int,
 ) -> Model:
-    """Build a model; models of one seed start with the same picture tower, whatever their objective."""
+    """Build a model; models of one seed start with the same image tower, whatever their objective."""
     start, _ = _STARTS[objective]
     return Model(start(config, seed=seed), tokenizer, preprocess)
 
