@@ -1,9 +1,8 @@
-"""Build a classifier out of words: one direction per class.
+"""Classifiers made of words: one direction per class.
 
-Each class is the mean of the unit embeddings of its prompts, brought back to unit length: the paper's
-ensemble in embedding space, which costs no more than one prompt when images are scored. The ensemble in
-probability space, which the paper compares it with, keeps the templates apart and averages what each
-would have answered.
+Each class is the mean of the unit embeddings of its prompts, scaled to unit length: the paper's ensemble in
+embedding space, which costs no more than one prompt when images are scored. The ensemble in probability
+space, which the paper compares it with, keeps the templates apart and averages their probabilities.
 
 Reads and writes: with `cache`, finished classifiers as `CLASSES-DIGEST.npy`, named after the model and
 the prompts.
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from diptych.core.checks import Doubles, Floats, Ints
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.core.files.arrays import save_array
 from diptych.evaluate.prompts.templates import PHOTO, Templates, fill
@@ -28,8 +27,7 @@ from diptych.models.encode import TEXT_BATCH, Precision, encode_texts, tokens_re
 if TYPE_CHECKING:
     from diptych.models.model import Model
 
-SHOWN = 80
-"""Characters of a prompt in a message."""
+SHOWN = 80  # characters of a prompt in a message
 
 
 def build_classifier(
@@ -40,7 +38,7 @@ def build_classifier(
     batch_size: int = TEXT_BATCH,
     precision: Precision = "float32",
     cache: str | Path | None = None,
-) -> NDArray[np.float32]:
+) -> Floats:
     """Embed the prompts of all classes together and average them class by class.
 
     Args:
@@ -61,16 +59,18 @@ def build_classifier(
         IntegrityError: a kept classifier is damaged.
     """
     prompts = fill(templates, class_names)
-    tokens = _checked(model, class_names, prompts, templates)
+    tokens = _tokens(model, class_names, prompts, templates)
+    if cache is not None:
+        facts = json.dumps([model.digest, precision, prompts])
+        digest = hashlib.sha256(facts.encode()).hexdigest()[:32]
+        cache = Path(cache) / f"{len(prompts)}-{digest}.npy"
+        if cache.is_file():
+            return _read(cache, (len(class_names), model.config.embed_dim))
     flat = [prompt for of_class in prompts for prompt in of_class]
-    kept = None if cache is None else Path(cache) / f"{_digest(model, prompts, precision)}.npy"
-    if kept is not None and kept.is_file():
-        return _kept(kept, (len(class_names), model.config.embed_dim))
     embeds = _embed_prompts(model, flat, tokens, batch_size, precision)
-    sizes = np.array([len(of_class) for of_class in prompts])
-    rows = _mean_directions(embeds, sizes, class_names)
-    if kept is not None:
-        save_array(kept, rows)
+    rows = _mean_directions(embeds, np.array([len(of_class) for of_class in prompts]), class_names)
+    if cache is not None:
+        save_array(cache, rows)
     return rows
 
 
@@ -81,7 +81,7 @@ def build_template_classifiers(
     *,
     batch_size: int = TEXT_BATCH,
     precision: Precision = "float32",
-) -> NDArray[np.float32]:
+) -> Floats:
     """Build one classifier per template, for ensembles in probability space and for ablations.
 
     Returns:
@@ -91,18 +91,16 @@ def build_template_classifiers(
         UsageError, NonFiniteError: as `build_classifier`.
     """
     prompts = fill(templates, class_names)
-    tokens = _checked(model, class_names, prompts, templates)
+    tokens = _tokens(model, class_names, prompts, templates)
     count = len(templates.templates)
-    flat = [prompt for place in range(count) for of_class in prompts for prompt in of_class[place::count]]
+    flat = [prompt for first in range(count) for of_class in prompts for prompt in of_class[first::count]]
     embeds = _embed_prompts(model, flat, tokens, batch_size, precision)
     sizes = np.array([len(of_class) // count for of_class in prompts] * count)
     rows = _mean_directions(embeds, sizes, list(class_names) * count)
     return rows.reshape(count, len(class_names), -1)
 
 
-def class_probabilities(
-    model: "Model", image_embeds: NDArray[np.float32], classifier: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def class_probabilities(model: "Model", image_embeds: Floats, classifier: Floats) -> Doubles:
     """Return (N, C) float64, what `Model.probabilities` makes of the logits.
 
     Args:
@@ -111,14 +109,12 @@ def class_probabilities(
         classifier: (C, E), see `build_classifier`.
     """
     cosines = (image_embeds @ classifier.T).astype(np.float64)
-    found: NDArray[np.float64] = model.probabilities(model.scale * cosines + model.bias)
-    return found
+    probabilities: Doubles = model.probabilities(model.scale * cosines + model.bias)
+    return probabilities
 
 
-def ensemble_probabilities(
-    model: "Model", image_embeds: NDArray[np.float32], classifiers: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Average over templates what each would answer: the ensemble in probability space.
+def ensemble_probabilities(model: "Model", image_embeds: Floats, classifiers: Floats) -> Doubles:
+    """Average the probabilities of the templates: the ensemble in probability space.
 
     Args:
         model: made both.
@@ -135,26 +131,19 @@ def ensemble_probabilities(
 
 
 def _embed_prompts(
-    model: "Model",
-    prompts: Sequence[str],
-    tokens: Mapping[str, NDArray[np.int64]],
-    batch_size: int,
-    precision: Precision,
-) -> NDArray[np.float32]:
+    model: "Model", prompts: Sequence[str], tokens: Mapping[str, Ints], batch_size: int, precision: Precision
+) -> Floats:
     """Embed prompts, what their templates share only once where the model can do that."""
-    share = getattr(model, "encode_prompts", None)
-    rows = share(np.stack(list(tokens.values())), precision) if share is not None else None
+    encode_prompts = getattr(model, "encode_prompts", None)
+    rows = encode_prompts(np.stack(list(tokens.values())), precision) if encode_prompts else None
     if rows is None:
         return encode_texts(model, prompts, batch_size=batch_size, precision=precision)
-    place = {prompt: row for row, prompt in enumerate(tokens)}
-    found: NDArray[np.float32] = rows[[place[prompt] for prompt in prompts]]
-    return found
+    numbers = {prompt: row for row, prompt in enumerate(tokens)}
+    return np.asarray(rows[[numbers[prompt] for prompt in prompts]])
 
 
-def _mean_directions(
-    embeds: NDArray[np.float32], sizes: NDArray[np.int64], class_names: Sequence[str]
-) -> NDArray[np.float32]:
-    """Average runs of rows and bring the means to unit length."""
+def _mean_directions(embeds: Floats, sizes: Ints, class_names: Sequence[str]) -> Floats:
+    """Average runs of rows and scale the means to unit length."""
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     means = np.add.reduceat(embeds.astype(np.float64), starts, axis=0) / sizes[:, None]
     lengths = np.linalg.norm(means, axis=1, keepdims=True)
@@ -170,45 +159,31 @@ def _mean_directions(
     return np.asarray(means / lengths, dtype=np.float32)
 
 
-def _digest(model: "Model", prompts: Sequence[Sequence[str]], precision: Precision) -> str:
-    """Name a classifier after everything that decides about it."""
-    told = json.dumps([model.digest, precision, prompts], ensure_ascii=True)
-    return f"{len(prompts)}-{hashlib.sha256(told.encode()).hexdigest()[:32]}"
-
-
-def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
+def _read(path: Path, shape: tuple[int, int]) -> Floats:
+    fix = "remove this file"
     try:
-        rows: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        rows: Floats = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise IntegrityError(
-            "a kept classifier cannot be read", where=path, found=str(error)[:100], fix="remove this file"
-        ) from error
+        what = "a kept classifier cannot be read"
+        raise IntegrityError(what, where=path, found=str(error)[:100], fix=fix) from error
     if rows.shape != shape or rows.dtype != np.float32 or not np.isfinite(rows).all():
-        raise IntegrityError(
-            "a kept classifier is not what was written",
-            where=path,
-            found=f"{rows.dtype} {rows.shape}",
-            expected=f"finite float32 {shape}",
-            fix="remove this file",
-        )
+        what, expected = "a kept classifier is not what was written", f"finite float32 {shape}"
+        raise IntegrityError(what, where=path, found=f"{rows.dtype} {rows.shape}", expected=expected, fix=fix)
     return rows
 
 
-def _checked(
+def _tokens(
     model: "Model", class_names: Sequence[str], prompts: Sequence[Sequence[str]], templates: Templates
-) -> dict[str, NDArray[np.int64]]:
-    """Return the token ids of each distinct prompt; refuse classes that the text tower reads as the same.
-
-    Raises:
-        UsageError: there are no classes, or two are the same after clean-up and the cut at the context.
-    """
-    where, name = templates.source or templates.name, templates.name
+) -> dict[str, Ints]:
+    """Return the token ids of each distinct prompt; refuse classes that the text tower reads as the same."""
+    where = templates.source or templates.name
     if not class_names:
         raise UsageError("there are no classes to choose from", where=where, fix="name at least one")
     distinct = list(dict.fromkeys(prompt for of_class in prompts for prompt in of_class))
     counts, before = model.tokenizer.counts, model.tokenizer.counts.truncated
     rows = model.tokenizer.tokens(distinct)
     cut, context = counts.truncated - before, model.tokenizer.context_length
+    too_long = f"{cut} of {len(distinct)} prompts"
     ends = tokens_read(rows, model.config.text)
     seen = {prompt: row[:end].tobytes() for prompt, row, end in zip(distinct, rows, ends, strict=True)}
     owners: dict[tuple[bytes, ...], str] = {}
@@ -219,15 +194,13 @@ def _checked(
                 "two classes have the same prompts and can never be told apart",
                 where=where,
                 found=f"{owners[tokens][:SHOWN]!r} and {label[:SHOWN]!r} -> {of_class[0][:SHOWN]!r}"
-                + (f"; {cut} of {len(distinct)} prompts are longer than {context} tokens" if cut else ""),
+                + (f"; {too_long} are longer than {context} tokens" if cut else ""),
                 expected="prompts that differ in what the model reads: no case, single spaces, "
                 f"{context} tokens",
                 fix="shorten the templates" if cut else "clean one of the two names, or merge the classes",
             )
         owners[tokens] = label
     if cut:
-        warnings.warn(
-            f"{cut} of {len(distinct)} prompts of {name!r} are longer than {context} tokens and were cut",
-            stacklevel=3,
-        )
+        text = f"{too_long} of {templates.name!r} are longer than {context} tokens and were cut"
+        warnings.warn(text, stacklevel=3)
     return dict(zip(distinct, rows, strict=True))

@@ -1,7 +1,6 @@
 """Zero-shot classifier for scikit-learn: fit on class names, predict on images or on embeddings.
 
 Nothing is learned from images: `fit` embeds the names' prompts (see `classifier`).
-
 Source: Radford et al. 2021, section 3.1; the conventions are those of scikit-learn 1.9.
 """
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core import checks
+from diptych.core.checks import Doubles, Floats
 from diptych.core.errors import ArrayError
 from diptych.data.images.transforms import Mode
 from diptych.evaluate.classifier import build_classifier
@@ -22,9 +22,6 @@ from diptych.evaluate.prompts.templates import PHOTO, Templates
 from diptych.evaluate.sklearn_base import Classifier, as_labels
 from diptych.models.encode import IMAGE_BATCH, Precision
 from diptych.models.inputs import DATA_URL, FILE
-
-Table = NDArray[np.float64]
-IMAGES = (str, *FILE, Image.Image)
 
 
 class ZeroShotClassifier(Classifier):
@@ -90,7 +87,7 @@ class ZeroShotClassifier(Classifier):
         self.class_embeds_ = self._embed_classes([str(label) for label in self.classes_.tolist()], width)
         return self
 
-    def decision_function(self, X: Any) -> Table:  # noqa: N803
+    def decision_function(self, X: Any) -> Doubles:  # noqa: N803
         """Return the logits (N, C): scale times cosine, plus the model's bias; of two classes (N,).
 
         With two classes it is the second one's lead over the first: above 0 means `classes_[1]`.
@@ -102,54 +99,43 @@ class ZeroShotClassifier(Classifier):
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
-    def predict_proba(self, X: Any) -> Table:  # noqa: N803
+    def predict_proba(self, X: Any) -> Doubles:  # noqa: N803
         """Return the probabilities (N, C) of the classes, as `Model.probabilities` has them.
 
         A softmax over the logits; of a model that learned with the sigmoid loss the sigmoid, class by class:
         its rows do not add up to one.
         """
-        probabilities: Table = self.model.probabilities(self._logits(X))
-        return probabilities
+        return np.asarray(self.model.probabilities(self._logits(X)))
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the best class (N,) of each row; of equal ones, the first."""
         best = self._logits(X).argmax(axis=1)
-        found: NDArray[Any] = self.classes_[best]
-        return found
+        return np.asarray(self.classes_[best])
 
-    def _embed_classes(self, names: Sequence[str], width: int | None) -> NDArray[np.float32]:
+    def _embed_classes(self, names: Sequence[str], width: int | None) -> Floats:
         """Return (C, E) unit rows, and see that they are as wide as the embeddings to come."""
         templates = self.templates
         if not isinstance(templates, Templates):
             templates = Templates("given", tuple(checks.texts(templates, "templates")))
         rows = build_classifier(self.model, names, templates, precision=self.precision)
         if width is not None and width != rows.shape[1]:
-            raise ArrayError(
-                "these embeddings are not the model's", found=f"{width} columns", expected=rows.shape[1]
-            )
+            what = "these embeddings are not the model's"
+            raise ArrayError(what, found=f"{width} columns", expected=rows.shape[1])
         return rows
 
-    def _logits(self, inputs: Any) -> Table:
+    def _logits(self, inputs: Any) -> Doubles:
         self._require_fitted()
         images = images_of(inputs)
         if images is None:
             table = self._table(inputs)
         else:
-            table = self.model.encode(
-                images,
-                batch_size=self.batch_size,
-                precision=self.precision,
-                preprocessing=self.preprocessing,
-            )
+            options = {"precision": self.precision, "preprocessing": self.preprocessing}
+            table = self.model.encode(images, batch_size=self.batch_size, **options)
         table = table.astype(np.float64)
-        if table.shape[1] != self.class_embeds_.shape[1]:
-            raise ArrayError(
-                f"X has {table.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{self.class_embeds_.shape[1]} features as input"
-            )
+        self._require_width(table, self.class_embeds_.shape[1])
         lengths = np.linalg.norm(table, axis=1, keepdims=True)
         unit = table / np.where(lengths > 0, lengths, 1.0)
-        logits: Table = self.model.scale * unit @ self.class_embeds_.T.astype(np.float64) + self.model.bias
+        logits: Doubles = self.model.scale * unit @ self.class_embeds_.T.astype(np.float64) + self.model.bias
         return logits
 
     def __sklearn_clone__(self) -> "ZeroShotClassifier":
@@ -167,11 +153,7 @@ class ZeroShotClassifier(Classifier):
 
 
 def images_of(inputs: Any) -> list[Any] | None:
-    """Return the images that X holds, or None where it holds embeddings.
-
-    A list, an array, or a column of a table (with its axis or without): paths (str or `pathlib.Path`),
-    encoded files, Pillow images, uint8 arrays (H, W, 3).
-    """
+    """Return the images that X holds (see `ZeroShotClassifier`), or None where it holds embeddings."""
     items = inputs.to_numpy() if hasattr(inputs, "to_numpy") else inputs
     if isinstance(items, np.ndarray):
         if items.dtype.kind not in "OUS" and not (items.dtype == np.uint8 and items.ndim == 4):
@@ -181,6 +163,8 @@ def images_of(inputs: Any) -> list[Any] | None:
     if not isinstance(items, list | tuple) or not len(items):
         return None
     first = items[0]
-    if not isinstance(first, IMAGES) and not (isinstance(first, np.ndarray) and first.ndim > 1):
+    if not isinstance(first, (str, Image.Image, *FILE)) and not (
+        isinstance(first, np.ndarray) and first.ndim > 1
+    ):
         return None
     return [Path(item) if isinstance(item, str) and not item.startswith(DATA_URL) else item for item in items]

@@ -1,7 +1,6 @@
-"""What makes a class a classifier of scikit-learn: parameters, tags, routing of weights, names of columns.
+"""Base of classifiers with scikit-learn's interface: parameters, tags, metadata routing, names of columns.
 
 Where scikit-learn is not installed the classifiers work, only not in its tools.
-
 Source: scikit-learn 1.9, "Developing scikit-learn estimators".
 """
 
@@ -53,23 +52,19 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return float(np.average(predicted == labels, weights=sample_weight))
 
     def _table(self, X: Any, *, fitting: bool = False) -> NDArray[np.floating]:  # noqa: N803
-        """Return (N, E) rows, and keep or compare the names of their columns.
-
-        Raises:
-            ArrayError: what is wrong with them, in scikit-learn's words.
-        """
+        """Return (N, E) rows, and keep or compare the names of their columns."""
         if validate_data is not None:
             validate_data(self, X, reset=fitting, skip_check_array=True, ensure_2d=False)
         table = checks.rows(X, "X", least=1)
         if fitting:
             self.n_features_in_ = table.shape[1]
-        width = getattr(self, "n_features_in_", table.shape[1])
-        if table.shape[1] != width:
-            raise ArrayError(
-                f"X has {table.shape[1]} features, but {type(self).__name__} is expecting "
-                f"{width} features as input"
-            )
+        self._require_width(table, vars(self).get("n_features_in_", table.shape[1]))
         return table
+
+    def _require_width(self, table: NDArray[Any], width: int) -> None:
+        if table.shape[1] != width:
+            expected = f"{type(self).__name__} is expecting {width} features as input"
+            raise ArrayError(f"X has {table.shape[1]} features, but {expected}")
 
     def _require_fitted(self) -> None:
         if not hasattr(self, "classes_"):
@@ -91,9 +86,9 @@ def as_labels(labels: Any) -> NDArray[Any]:
         array = array.ravel()
     if array.ndim != 1 or not len(array):
         raise ArrayError("y should be a 1d array of labels", found=f"shape {array.shape}")
-    lost = sum(map(_is_missing, array.tolist()))
-    if lost:
-        raise ArrayError("Input y contains NaN: labels are missing", found=f"{lost} of {len(array)}")
+    missing = sum(map(_is_missing, array.tolist()))
+    if missing:
+        raise ArrayError("Input y contains NaN: labels are missing", found=f"{missing} of {len(array)}")
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.floor(array)).all()):
         raise ArrayError("Unknown label type: continuous", fix="y names classes; numbers must be whole")
     if len(kinds := {str if isinstance(label, str) else float for label in array.tolist()}) > 1:

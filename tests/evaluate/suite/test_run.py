@@ -179,7 +179,7 @@ def test_a_process_whose_partner_is_lost_does_not_wait_for_ever(
     quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_cache, "PART_ROWS", 2)
-    monkeypatch.setattr(features_cache, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(features_cache, "MAX_WAIT_SECONDS", 0.3)
     with pytest.raises(EnvironmentFault, match=r"(?s)2 of 3 parts.*--shard"):
         run(quick, tmp_path / "out", features=FeatureSettings(shard=(0, 2)))
     run(quick, tmp_path / "out")  # alone, it uses what is there

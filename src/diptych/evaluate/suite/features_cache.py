@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
@@ -43,16 +43,10 @@ if TYPE_CHECKING:
 KIND = "features"
 Kind = Literal["embeds", "penultimate"]
 
-PART_ROWS = 1024
-"""Images between two durable steps: minutes of work on a slow machine, and their files fit in memory."""
-
-PATIENCE_SECONDS = 1800.0
-"""How long a process waits for the next part of another one: a part of a large model on a slow machine."""
-
+PART_ROWS = 1024  # images between two durable steps: minutes on a slow machine, and their files fit in memory
+MAX_WAIT_SECONDS = 1800.0  # for the next part of another process: a part of a large model on a slow machine
 POLL_SECONDS = 0.2
-
-DIGITS = 16
-"""Of each digest in a folder's name: 64 bits; the receipt holds all of them."""
+DIGITS = 16  # of each digest in a folder's name: 64 bits; the manifest holds all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +55,6 @@ class FeatureSettings:
 
     Attributes:
         preprocessing: "exact" where scores are compared with published ones.
-        precision: what the image tower computes in.
         batch_size: images per step; no row depends on it beyond rounding.
         workers: decoding threads.
         shard: (rank, world): of `world` processes that fill one folder, this one embeds every world-th part
@@ -77,12 +70,9 @@ class FeatureSettings:
     def __post_init__(self) -> None:
         rank, world = self.shard
         if not 0 <= rank < world:
-            raise SettingsError(
-                "no such shard of the images",
-                where="shard",
-                found=f"process {rank} of {world}",
-                expected="0 ≤ rank < world",
-            )
+            process = f"process {rank} of {world}"
+            what, expected = "no such shard of the images", "0 ≤ rank < world"
+            raise SettingsError(what, where="shard", found=process, expected=expected)
 
 
 def cached_pairs(
@@ -116,157 +106,130 @@ def cached_pairs(
     mode = f"{settings.preprocessing}-{settings.precision}-{kind}"
     if DEFAULT_LIMITS.max_pixels != MAX_PIXELS:
         mode += f"-{DEFAULT_LIMITS.max_pixels}"
-    place = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
-    told = {"model": model_digest, "data": data_digest, "rows": mode}
-    if not is_done(place, KIND):
-        _fill(model, source, place, told, settings, kind)
+    rows_folder = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
+    facts = {"model": model_digest, "data": data_digest, "rows": mode}
+    if not is_done(rows_folder, KIND):
+        _fill(model, source, rows_folder, facts, settings, kind)
         if settings.shard[0]:
-            _wait(lambda: int(is_done(place, KIND)), 1, place)
+            _wait(lambda: int(is_done(rows_folder, KIND)), 1, rows_folder)
     elif not settings.shard[0]:
-        for leftover in place.glob("part-*.npz"):  # of a process that was killed after its last step but one
+        for leftover in rows_folder.glob("part-*.npz"):  # of a process killed after its last step but one
             remove(leftover)
-    return _open(place, told)
+    return _open(rows_folder, facts)
 
 
 def _fill(
     model: Encoder,
     source: "Source",
-    place: Path,
-    told: dict[str, Any],
+    folder: Path,
+    facts: dict[str, Any],
     settings: FeatureSettings,
     kind: Kind,
 ) -> None:
-    started = time.monotonic()
-    (rank, world), parts = settings.shard, []
-    make_folder(place)
+    started, counts = time.monotonic(), Counts()
+    rank, world = settings.shard
+    parts: list[Path] = []
+    make_folder(folder)
     if world == 1:  # another process may be writing one
-        clean_temporaries(place)
-    counts = Counts()
-    for number, chunk in enumerate(_chunks(source.pairs(counts))):
-        part = place / f"part-{number:05d}.npz"
-        parts.append(part)
-        if number % world == rank and not part.is_file():
+        clean_temporaries(folder)
+    pairs = source.pairs(counts)
+    while chunk := list(islice(pairs, PART_ROWS)):
+        part = folder / f"part-{len(parts):05d}.npz"
+        if len(parts) % world == rank and not part.is_file():
             write_bytes(part, _embedded(model, chunk, settings, kind))
+        parts.append(part)
     if rank:
         return
-    _wait(lambda: sum(part.is_file() for part in parts), len(parts), place)
-    entries = _assemble(parts, place, row_width(model, kind), counts)
-    manifest = Manifest(
-        KIND,
-        settings=told,
-        outputs=tuple(entries),
-        counts=counts.as_dict(),
-        seconds=time.monotonic() - started,
-    )
-    write_manifest(place, manifest)
+    _wait(lambda: sum(part.is_file() for part in parts), len(parts), folder)
+    files = _join(parts, folder, row_width(model, kind), counts)
+    outputs, seconds = tuple(file_entry(path, root=folder) for path in files), time.monotonic() - started
+    held = counts.as_dict()
+    write_manifest(folder, Manifest(KIND, settings=facts, outputs=outputs, counts=held, seconds=seconds))
     for part in parts:
         remove(part)
 
 
-def _wait(count: Callable[[], int], wanted: int, place: Path) -> None:
-    """Wait until other processes have done their share.
-
-    Raises:
-        EnvironmentFault: nothing has come for a long time.
-    """
-    found, since = count(), time.monotonic()
-    while found < wanted:
+def _wait(count: Callable[[], int], wanted: int, folder: Path) -> None:
+    """Wait until other processes have embedded their shards."""
+    done, since = count(), time.monotonic()
+    while done < wanted:
         time.sleep(POLL_SECONDS)
-        before, found = found, count()
-        if found > before:
+        before, done = done, count()
+        if done > before:
             since = time.monotonic()
-        elif time.monotonic() - since > PATIENCE_SECONDS:
+        elif time.monotonic() - since > MAX_WAIT_SECONDS:
             raise EnvironmentFault(
                 "another process that shares the work has not done its part",
-                where=place,
-                found=f"{found} of {wanted} parts",
+                where=folder,
+                found=f"{done} of {wanted} parts",
                 fix="start it again; or run without --shard, which uses the parts that are there",
             )
-
-
-def _chunks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    while chunk := list(islice(pairs, PART_ROWS)):
-        yield chunk
 
 
 def _embedded(model: Encoder, chunk: Sequence[Pair], settings: FeatureSettings, kind: Kind) -> bytes:
     """Return one part as the bytes of an NPZ: rows, the reason of each row that is NaN, the pairs as JSON."""
     encoding = EncodeSettings(settings.precision, settings.preprocessing, workers=settings.workers)
     rows: list[Floats] = []
-    reasons = [""] * len(chunk)
-    start = 0
-    for batch, bad in image_batches(
-        model, chunk, batch_size=settings.batch_size, settings=encoding, output=kind
-    ):
-        for row, image in bad.items():
-            reasons[start + row] = str(image.reason)
-        start += len(batch)
+    reasons: list[str] = []
+    size = settings.batch_size
+    for batch, bad in image_batches(model, chunk, batch_size=size, settings=encoding, output=kind):
         rows.append(batch)
-    lines = [json.dumps([pair.key, pair.captions, dict(pair.fields)]) for pair in chunk]
+        reasons += [str(bad[row].reason) if row in bad else "" for row in range(len(batch))]
+    lines = (json.dumps([pair.key, pair.captions, dict(pair.fields)]) + "\n" for pair in chunk)
+    text = np.frombuffer("".join(lines).encode(), dtype=np.uint8)
     buffer = io.BytesIO()
-    text = np.frombuffer("".join(f"{line}\n" for line in lines).encode(), dtype=np.uint8)
     np.savez(buffer, rows=np.concatenate(rows), reasons=np.array(reasons), pairs=text)
     return buffer.getvalue()
 
 
-def _assemble(parts: Sequence[Path], place: Path, width: int, counts: Counts) -> list[Any]:
+def _join(parts: Sequence[Path], folder: Path, width: int, counts: Counts) -> tuple[Path, Path]:
     """Join the parts into the two files, and count the images in them."""
-    reasons: list[str] = []
-    for path in parts:
-        reasons += _part(path)["reasons"].tolist()
-    rows = place / "rows.npy"
+    reasons = [reason for path in parts for reason in _read(path, "reasons").tolist()]
+    rows, pairs = folder / "rows.npy", folder / "pairs.jsonl"
     with writing(rows) as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(reasons), width)}
         np.lib.format.write_array_header_1_0(file, header)
         for path in parts:
-            file.write(np.ascontiguousarray(_part(path)["rows"], dtype="<f4").tobytes())
-    with writing(place / "pairs.jsonl") as file:
+            file.write(np.ascontiguousarray(_read(path, "rows"), dtype="<f4").tobytes())
+    with writing(pairs) as file:
         for path in parts:
-            file.write(_part(path)["pairs"].tobytes())
+            file.write(_read(path, "pairs").tobytes())
     for row, reason in enumerate(reasons):
         if reason:
             counts.drop(Reason(reason), where=f"image {row}")
         else:
             counts.keep()
-    return [file_entry(path, root=place) for path in (rows, place / "pairs.jsonl")]
+    return rows, pairs
 
 
-def _part(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in ("rows", "reasons", "pairs")}
+def _read(part: Path, name: str) -> NDArray[Any]:
+    with np.load(part, allow_pickle=False) as file:
+        array: NDArray[Any] = file[name]
+        return array
 
 
-def _open(place: Path, told: dict[str, Any]) -> EmbeddedPairs:
-    manifest = verify(place, read_manifest(place, KIND))
-    if dict(manifest.settings) != told:
+def _open(folder: Path, facts: dict[str, Any]) -> EmbeddedPairs:
+    manifest = verify(folder, read_manifest(folder, KIND))
+    if dict(manifest.settings) != facts:
         raise IntegrityError(
-            "kept features belong to something else",
-            where=place,
-            found=manifest.settings,
-            expected=told,
+            "kept features belong to something else", where=folder, found=manifest.settings, expected=facts,
             fix="remove this folder",
-        )
-    lines = (place / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    keys, captions, fields = [], [], []
-    for line in lines:
-        key, of_pair, columns = json.loads(line)
-        keys.append(key)
-        captions.append(tuple(of_pair))
-        fields.append(columns)
-    rows: Floats = np.load(place / "rows.npy", mmap_mode="r", allow_pickle=False)
-    return EmbeddedPairs(tuple(keys), rows, tuple(captions), tuple(fields), Counts.from_dict(manifest.counts))
+        )  # fmt: skip
+    lines = (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    keys, captions, fields = zip(*map(json.loads, lines), strict=True) if lines else ((), (), ())
+    rows: Floats = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
+    return EmbeddedPairs(keys, rows, tuple(map(tuple, captions)), fields, Counts.from_dict(manifest.counts))
 
 
 def data_digest(source: "Source", *choices: str) -> str:
     """Return one digest of everything that a source reads: equal digests give equal pairs.
 
     Args:
-        source: the source; where it lies does not count.
+        source: the source; the folder that it is in does not count.
         choices: what else decides about its pairs, such as the columns of a table.
     """
     entries = [(PurePath(entry.name).name, entry.bytes, entry.sha256) for entry in source.inputs()]
-    told = json.dumps([entries, choices])
-    return hashlib.sha256(told.encode()).hexdigest()
+    return hashlib.sha256(json.dumps([entries, choices]).encode()).hexdigest()
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -280,7 +243,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     rank, slash, world = text.partition("/")
     if not (slash and rank.isdecimal() and world.isdecimal()):
-        raise SettingsError(
-            "cannot read a shard", where="--shard", found=text, expected="RANK/WORLD, such as 0/2"
-        )
+        expected = "RANK/WORLD, such as 0/2"
+        raise SettingsError("cannot read a shard", where="--shard", found=text, expected=expected)
     return int(rank), int(world)
