@@ -21,7 +21,7 @@ from diptych.data.tokenizers.siglip_engines import JsonEngine
 from diptych.data.tokenizers.vocabulary import read_merges
 from diptych.data.wordnet import read_wordnet
 from diptych.evaluate.prompts.templates import load
-from diptych.evaluate.tasks.readers.examples import text_lines
+from diptych.evaluate.tasks.readers import text_lines
 
 DIGEST = "a" * 64
 FILES: dict[str, tuple[str, str, Callable[[Path], Any]]] = {

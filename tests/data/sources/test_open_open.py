@@ -14,7 +14,7 @@ from diptych.core.records import Counts, Need
 from diptych.data.pack import PackSettings, pack
 from diptych.data.shards.writer import ShardSettings
 from diptych.data.sources.open import open_source
-from diptych.evaluate.tasks.readers.folders import FolderReader
+from diptych.evaluate.tasks.readers.tables import FolderReader
 from diptych.evaluate.tasks.readers.webdataset import WebDatasetReader
 
 pa = pytest.importorskip("pyarrow")

@@ -9,7 +9,7 @@ from tests.data.source_files import images, keyed, make_image, read, write_parqu
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.curate.candidates.candidates import CandidatesSettings, candidates_of, partitions_of
 from diptych.data.sources.open import Columns, open_source
-from diptych.evaluate.tasks.readers.tables_parquet import ParquetReader
+from diptych.evaluate.tasks.readers.tables import ParquetReader
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -16,8 +16,8 @@ from diptych.evaluate.suite.caption_choice import caption_choice
 from diptych.evaluate.suite.features_cache import FeatureSettings
 from diptych.evaluate.suite.plan import OpenedTask, TaskSpec, open_spec
 from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
-from diptych.evaluate.tasks.readers.choices import AroReader
-from diptych.evaluate.tasks.readers.examples import Example
+from diptych.evaluate.tasks.readers import Example
+from diptych.evaluate.tasks.readers.captions import AroReader
 from diptych.evaluate.tasks.registry import TaskRow, open_task, task_rows
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

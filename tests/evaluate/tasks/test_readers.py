@@ -13,14 +13,10 @@ from PIL import Image
 
 from diptych.core.errors import BadSampleError, DataError, IntegrityError, MissingPackageError
 from diptych.evaluate.prompts.sets import prompt_set
-from diptych.evaluate.tasks.readers.arrays import CifarReader, IdxReader, StlReader
-from diptych.evaluate.tasks.readers.arrays_pickle import read_batch
-from diptych.evaluate.tasks.readers.examples import Example, annotations_json, text_lines
-from diptych.evaluate.tasks.readers.images import middle_frame, picture_bytes
-from diptych.evaluate.tasks.readers.matlab import read_mat
-from diptych.evaluate.tasks.readers.originals import ClevrReader
-from diptych.evaluate.tasks.readers.tables import ListReader, TableReader
-from diptych.evaluate.tasks.readers.tables_parquet import ParquetReader
+from diptych.evaluate.tasks.readers import Example, annotations_json, image_bytes, middle_frame, text_lines
+from diptych.evaluate.tasks.readers.arrays import CifarReader, IdxReader, StlReader, read_batch
+from diptych.evaluate.tasks.readers.originals import ClevrReader, read_mat
+from diptych.evaluate.tasks.readers.tables import ListReader, ParquetReader, TableReader
 from diptych.evaluate.tasks.registry import open_task
 
 
@@ -57,7 +53,7 @@ def test_parquet_of_hugging_face_is_read_with_its_class_names(tmp_path: Path) ->
     reader = ParquetReader()
     assert reader.class_names(tmp_path, "test") == ("truck", "cat")
     first, second, third = reader.examples(tmp_path, "test")
-    assert picture_bytes(first.image) == solid(1) and picture_bytes(second.image) == solid(2)
+    assert image_bytes(first.image) == solid(1) and image_bytes(second.image) == solid(2)
     assert third.image == b"" and (first.labels, third.labels) == ((0,), (1,))
     assert second.fields["region"] == "AF"
 
@@ -181,7 +177,7 @@ def test_a_damaged_idx_file_is_refused(tmp_path: Path, damage: object) -> None:
 def test_labels_and_pictures_must_be_as_many(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 1, 2, 2) + b"1234")
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 2) + b"\x07\x08")
-    with pytest.raises(IntegrityError, match="1 pictures and 2 labels"):
+    with pytest.raises(IntegrityError, match="1 images and 2 labels"):
         list(IdxReader().examples(tmp_path, "train"))
 
 
@@ -236,12 +232,12 @@ def test_a_damaged_matlab_file_is_refused_or_read_never_worse(tmp_path: Path) ->
 
 def test_a_portable_pixmap_becomes_a_png() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
-    found = Image.open(io.BytesIO(picture_bytes(b"P6\n3 2\n255\n" + pixels.tobytes())))
+    found = Image.open(io.BytesIO(image_bytes(b"P6\n3 2\n255\n" + pixels.tobytes())))
     assert found.format == "PNG" and np.array_equal(np.asarray(found), pixels)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PPM")
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture_bytes(file.getvalue())))), pixels)
-    assert picture_bytes(b"P6\n3 2\n255\nshort") == b"P6\n3 2\n255\nshort"  # the decoder refuses it
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(image_bytes(file.getvalue())))), pixels)
+    assert image_bytes(b"P6\n3 2\n255\nshort") == b"P6\n3 2\n255\nshort"  # the decoder refuses it
 
 
 def test_a_video_without_its_package_says_what_to_install(

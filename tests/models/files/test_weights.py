@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.models.published import openai_clip, write_archive
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
-from diptych.evaluate.tasks.readers.arrays_pickle import read_batch
+from diptych.evaluate.tasks.readers.arrays import read_batch
 from diptych.models.files.torchscript_pickle import RefusedError, interpret
 from diptych.models.files.weights import read_weights
 

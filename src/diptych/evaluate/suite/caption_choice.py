@@ -19,7 +19,7 @@ from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import exact_scores
 from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
-from diptych.evaluate.tasks.readers.choices import GROUP, PAIR
+from diptych.evaluate.tasks.readers.captions import GROUP, PAIR
 from diptych.models.encode import Precision, encode_texts
 
 if TYPE_CHECKING:

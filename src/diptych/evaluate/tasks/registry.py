@@ -23,12 +23,16 @@ from diptych.data.captions import attempt
 from diptych.data.sources.rows import build_pair
 from diptych.evaluate.prompts.sets import PromptSet, folded, prompt_set
 from diptych.evaluate.prompts.templates import Templates
+from diptych.evaluate.tasks.readers import Example, Label, Reader, image_bytes
 from diptych.evaluate.tasks.readers.arrays import CifarReader, Hdf5Reader, IdxReader, StlReader
-from diptych.evaluate.tasks.readers.caption_files import CocoReader, KarpathyReader, Xm3600Reader
-from diptych.evaluate.tasks.readers.choices import AroReader, SugarCrepeReader, WinogroundReader
-from diptych.evaluate.tasks.readers.examples import Example, Label, Reader
-from diptych.evaluate.tasks.readers.folders import FolderReader
-from diptych.evaluate.tasks.readers.images import picture_bytes
+from diptych.evaluate.tasks.readers.captions import (
+    AroReader,
+    CocoReader,
+    KarpathyReader,
+    SugarCrepeReader,
+    WinogroundReader,
+    Xm3600Reader,
+)
 from diptych.evaluate.tasks.readers.originals import (
     CarsReader,
     ClevrReader,
@@ -37,8 +41,7 @@ from diptych.evaluate.tasks.readers.originals import (
     ObjectNetReader,
     VocReader,
 )
-from diptych.evaluate.tasks.readers.tables import ListReader, TableReader
-from diptych.evaluate.tasks.readers.tables_parquet import ParquetReader
+from diptych.evaluate.tasks.readers.tables import FolderReader, ListReader, ParquetReader, TableReader
 from diptych.evaluate.tasks.readers.webdataset import WebDatasetReader
 
 TABLE = Path(__file__).with_name("tasks.toml")
@@ -376,4 +379,4 @@ def _agree(prompts: PromptSet, stated: Sequence[str], root: Path) -> PromptSet:
 
 
 def _image(item: Example) -> bytes | BadSampleError:
-    return attempt(lambda: picture_bytes(item.image))
+    return attempt(lambda: image_bytes(item.image))

@@ -1,8 +1,8 @@
 """WebDataset as CLIP_benchmark and DataComp lay it out.
 
-Reads: `SPLIT/0.tar`, `SPLIT/1.tar`, … with `KEY.jpg` (png, webp), `KEY.cls` (a class number), `KEY.npy`
-(0 or 1 for each class, in multi-label sets; metadata beside a `KEY.cls`) or `KEY.txt` (a caption a
-line, in retrieval sets), further `KEY.json`; `SPLIT/nshards.txt`; `classnames.txt` and
+Reads: `SPLIT/0.tar`, `SPLIT/1.tar`, … with `KEY.jpg` (png, webp), `KEY.cls` (a class number), `KEY.npy` (0 or
+1 for each class, in multi-label sets; metadata beside a `KEY.cls`) or `KEY.txt` (a caption a line, in
+retrieval sets), further `KEY.json`; `SPLIT/nshards.txt`; `classnames.txt` and
 `zeroshot_classification_templates.txt` (with `{c}` where the name goes).
 """
 
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -22,29 +22,23 @@ from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.tar import read_members
 from diptych.data.sources.rows import MAX_FILE_BYTES
 from diptych.evaluate.prompts.templates import PLACEHOLDER
-from diptych.evaluate.tasks.readers.examples import Example, damaged, need, text_lines
+from diptych.evaluate.tasks.readers import Example, Label, Reader, damaged, need, text_lines
 
-_OTHERS = frozenset({".cls", ".npy", ".txt", ".json"})
-MAX_BESIDE_BYTES = 2**20  # a label, captions or metadata of one picture
+MAX_BESIDE_BYTES = 2**20  # a label, captions or metadata of one image
 
 
 @dataclass(frozen=True, slots=True)
-class WebDatasetReader:
+class WebDatasetReader(Reader):
     """Tars with class numbers or captions beside the images."""
 
     kind: Literal["webdataset"] = "webdataset"
-
-    def present(self, root: Path, split: str) -> bool:
-        """See Reader."""
-        return any((root / split).glob("[!.]*.tar"))
+    markers: ClassVar = ("{split}/[!.]*.tar",)
 
     def class_names(self, root: Path, split: str) -> tuple[str, ...]:
         """Return the lines of `classnames.txt`, line c for class c, also an empty one; see Reader."""
         del split
         path = root / "classnames.txt"
-        if not path.is_file():
-            return ()
-        lines = text_lines(path, empty=True)
+        lines = text_lines(path, empty=True) if path.is_file() else []
         while lines and not lines[-1]:
             lines.pop()
         return tuple(lines)
@@ -54,12 +48,7 @@ class WebDatasetReader:
         path = root / "zeroshot_classification_templates.txt"
         return tuple(line.replace("{c}", PLACEHOLDER) for line in text_lines(path)) if path.is_file() else ()
 
-    def examples(self, root: Path, split: str) -> Iterator[Example]:
-        """Yield tar by tar, by their numbers; see Reader.
-
-        Raises:
-            IntegrityError: a tar is damaged or missing, or a label is no label.
-        """
+    def _examples(self, root: Path, split: str) -> Iterator[Example]:
         tars = sorted(need(root / split).glob("[!.]*.tar"), key=lambda path: (len(path.stem), path.stem))
         stated = root / split / "nshards.txt"
         if stated.is_file() and text_lines(stated) != [str(len(tars))]:
@@ -77,7 +66,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             folder, _, name = member.name.rpartition("/")
             stem, _, suffix = name.partition(".")
             suffix = f".{suffix.lower()}"
-            if suffix not in IMAGE_SUFFIXES | _OTHERS:
+            if suffix not in IMAGE_SUFFIXES and suffix not in (".cls", ".npy", ".txt", ".json"):
                 continue
             if member.size > (MAX_FILE_BYTES if suffix in IMAGE_SUFFIXES else MAX_BESIDE_BYTES):
                 raise DataError("a member of a tar is too large", where=path, found=member.name)
@@ -92,24 +81,20 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             yield key, parts
 
 
-def _numbers(data: bytes) -> list[float]:
-    numbers: list[float] = np.load(io.BytesIO(data), allow_pickle=False).reshape(-1).tolist()
-    return numbers
-
-
 def _example(key: str, parts: dict[str, bytes], path: Path) -> Example:
     image = next((parts[suffix] for suffix in sorted(parts) if suffix in IMAGE_SUFFIXES), b"")
-    labels: tuple[int | str, ...] = ()
+    labels: tuple[Label, ...] = ()
+    numbers: list[float] = []
     try:
         fields = fields_of(json.loads(parts[".json"])) if ".json" in parts else {}
-        numbers = _numbers(parts[".npy"]) if ".npy" in parts else []
+        if ".npy" in parts:
+            numbers = np.load(io.BytesIO(parts[".npy"]), allow_pickle=False).reshape(-1).tolist()
         if ".cls" in parts:
             labels = (int(parts[".cls"]),)
-            fields |= {f"metadata_{place}": number for place, number in enumerate(numbers)}
+            fields |= {f"metadata_{column}": number for column, number in enumerate(numbers)}
         else:
-            labels = tuple(place for place, number in enumerate(numbers) if number > 0)
-        lines = decode_text(parts.get(".txt", b"")).splitlines()
+            labels = tuple(column for column, number in enumerate(numbers) if number > 0)
+        lines = [line for line in decode_text(parts.get(".txt", b"")).splitlines() if line.strip()]
     except (ValueError, AttributeError, EOFError) as error:
-        raise damaged(path, f"{key}: {error}"[:160], "a class number, marks or captions") from None
-    captions = captions_of([line for line in lines if line.strip()]) if any(map(str.strip, lines)) else ()
-    return Example(key, image, labels, captions=captions, fields=fields)
+        raise damaged(path, f"{key}: {error}", "a class number, marks or captions") from None
+    return Example(key, image, labels, captions=captions_of(lines) if lines else (), fields=fields)
