@@ -24,7 +24,7 @@ from tests.models.every_format import (
     WITHOUT_CONFIG,
     Made,
 )
-from tests.models.published import OpenaiClip, openai_clip, theirs, write_archive
+from tests.models.published import OpenaiClip, Payload, openai_clip, theirs, write_archive
 from tests.models.test_checkpoint import forge
 
 from diptych.core.errors import DiptychError
@@ -118,18 +118,6 @@ def extra_in_archive(folder: Path, made: Made) -> str:
 def _archived(folder: Path, made: Made, model: OpenaiClip) -> str:
     write_archive(folder / made.weights, model)
     return made.weights
-
-
-class Payload:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        import os
-
-        return os.mkdir, (str(self.canary),)
 
 
 def payload(form: str) -> Damage:

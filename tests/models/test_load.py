@@ -89,12 +89,6 @@ def test_a_state_dictionary_needs_to_be_told_what_it_does_not_say(suffix: str, t
         assert told in str(error.value) and path.name in str(error.value)
 
 
-def test_a_training_checkpoint_is_stripped_of_its_wrappers(tmp_path: Path) -> None:
-    state = {f"module._orig_mod.{name}": tensor for name, tensor in theirs().items()}
-    torch.save({"epoch": 1, "state_dict": state, "optimizer": {"state": {}}}, tmp_path / "epoch_1.pt")
-    agrees(load(tmp_path / "epoch_1.pt", activation="quick_gelu", **ALONE))
-
-
 def test_custom_text_names_and_half_precision_are_read(tmp_path: Path) -> None:
     state = theirs()
     named = {

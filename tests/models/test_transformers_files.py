@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tests.models.published import WORDS
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
@@ -207,12 +207,8 @@ def test_transformers_cuts_some_odd_margins_one_pixel_earlier_than_openai_did(co
         ("config.json", {"text_config__eos_token_id": [1, 2]}, "eos_token_id"),
         ("config.json", {"vision_config": None}, "vision_config"),
         ("config.json", {"projection_dim": True}, "projection_dim"),
-        ("processor_config.json", {"image_processor__do_normalize": False}, "do_normalize"),
-        ("processor_config.json", {"image_processor__rescale_factor": 1.0}, "rescale_factor"),
-        ("processor_config.json", {"image_processor__resample": 1}, "resample"),
         ("processor_config.json", {"image_processor__size": {"shortest_edge": 40}}, "size"),
         ("processor_config.json", {"image_processor__size": {"longest_edge": 36}}, "size"),
-        ("processor_config.json", {"image_processor__crop_size": 32}, "crop_size"),
         ("processor_config.json", {"image_processor__do_center_crop": False}, "size"),
         ("processor_config.json", {"image_processor__image_mean": "0.5"}, "image_mean"),
         ("processor_config.json", {"image_processor": []}, "image_processor"),
@@ -225,30 +221,6 @@ def test_settings_that_mean_something_else_are_refused(
     with pytest.raises(DiptychError) as error:
         load(copied)
     assert file in str(error.value) and told in str(error.value) and "to do: " in str(error.value)
-
-
-@pytest.mark.parametrize("change", ["missing", "extra", "shape", "config"])
-def test_tensors_that_do_not_fit_are_named_as_in_the_file(change: str, copied: Path) -> None:
-    state, name = (
-        load_file(copied / "model.safetensors"),
-        "vision_model.encoder.layers.1.self_attn.q_proj.weight",
-    )
-    if change == "missing":
-        del state[name]
-    elif change == "extra":
-        name = "vision_model.encoder.layers.7.adapter.weight"
-        state[name] = torch.zeros(2, 2)
-    elif change == "shape":
-        state[name] = torch.zeros(48, 47)
-    else:
-        name = "vision_model.embeddings.position_embedding.weight"
-        edit(copied / "config.json", vision_config__patch_size=6)
-    save_file(state, copied / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DiptychError) as error:
-        load(copied)
-    assert (
-        name in str(error.value) and "model.safetensors" in str(error.value) and "to do: " in str(error.value)
-    )
 
 
 def test_without_a_processor_the_preprocessing_must_be_passed(copied: Path) -> None:

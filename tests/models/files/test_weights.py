@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.published import openai_clip, write_archive
+from tests.models.published import Payload, openai_clip, write_archive
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.evaluate.tasks.readers.arrays import read_batch
@@ -160,18 +160,6 @@ def test_files_that_hold_no_state_dictionary_are_refused(tmp_path: Path) -> None
 
 
 # --- payloads -------------------------------------------------------------------------------------
-
-
-class Payload:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[object, ...]:
-        import os
-
-        return os.mkdir, (str(self.canary),)
 
 
 def payload(canary: Path) -> bytes:
