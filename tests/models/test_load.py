@@ -25,12 +25,7 @@ from tests.models.published import (
     write_archive,
 )
 
-from diptych.core.errors import (
-    DataError,
-    DiptychError,
-    IntegrityError,
-    UsageError,
-)
+from diptych.core.errors import DataError, DiptychError, IntegrityError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers import vocabulary
 from diptych.data.tokenizers.clip import Tokenizer
@@ -77,11 +72,7 @@ def test_a_state_dictionary_needs_to_be_told_what_it_does_not_say(suffix: str, t
     agrees(load(path, activation="quick_gelu", **ALONE))
     with pytest.raises(UsageError, match="activation="):
         load(path, tokenizer=WORDS, preprocess="clip")
-    for left_out, told in (
-        ("config", "config="),
-        ("preprocess", "preprocess="),
-        ("tokenizer", "tokenizer="),
-    ):
+    for left_out, told in (("config", "config="), ("preprocess", "preprocess="), ("tokenizer", "tokenizer=")):
         given = {"activation": "quick_gelu", **ALONE}
         del given[left_out]
         with pytest.raises(UsageError) as error:

@@ -99,8 +99,8 @@ def _from_parts(located: Located, parts: Parts, options: _Options, hub: Hub) -> 
         fitting = with_ids(parts.config, tokenizer, file=next(iter(files), "tokenizer="), where=parts.where)
         parts = parts.with_config(fitting)
         origin: dict[str, Any] = {"format": parts.format, **located.origin}
-        if parts.taken_from:
-            origin["taken_from"] = parts.taken_from
+        if parts.weights.taken_from:
+            origin["taken_from"] = parts.weights.taken_from
         if unused := rows - parts.config.text.vocab_size:
             origin["unused_vocabulary_rows"] = unused
         found = Model(_build(parts), tokenizer, _preprocess(parts, options.preprocess), origin)

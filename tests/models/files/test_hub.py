@@ -5,20 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.models.published import (
-    WORDS,
-    agrees,
-    cached,
-    open_clip_folder,
-    openai_clip,
-    write_archive,
-)
+from tests.models.published import WORDS, agrees, cached, open_clip_folder, openai_clip, write_archive
 
-from diptych.core.errors import (
-    EnvironmentFault,
-    IntegrityError,
-    UsageError,
-)
+from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
 from diptych.models.files import hub, references
 from diptych.models.files.hub import Hub
 from diptych.models.load import load

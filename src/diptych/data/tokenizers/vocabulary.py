@@ -72,7 +72,7 @@ class AddedTokens:
             escaped = re.escape(content)
             pattern = rf"(?<!\w){escaped}(?!\w)" if token.single_word else escaped
             patterns[token.normalized].setdefault(content, pattern)
-        longest_first = [[found[key] for key in sorted(found, key=len, reverse=True)] for found in patterns]
+        longest_first = [[table[key] for key in sorted(table, key=len, reverse=True)] for table in patterns]
         self._patterns = [re.compile(f"({'|'.join(listed) or '(?!)'})") for listed in longest_first]
 
     def split(self, text: str) -> Iterator[str | int]:

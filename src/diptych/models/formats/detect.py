@@ -8,7 +8,6 @@ its folder. What weights alone do not say is asked for, never guessed.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,12 @@ from diptych.core.files.json_objects import read_json
 from diptych.core.files.listing import is_data
 from diptych.core.manifest import is_done
 from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
 from diptych.models.files.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
 from diptych.models.files.references import WEIGHTS_SUFFIXES
 from diptych.models.files.weights import Weights, read_weights
-from diptych.models.formats.layouts import weights_only
+from diptych.models.formats.layouts import State
 from diptych.models.formats.open_clip import (
     ALLOWED,
     from_open_clip,
@@ -65,7 +65,8 @@ _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
 ConfigSource = str | Path | Mapping[str, Any]
 # What reads configuration and weights of a library, writes them, and reads its preprocessing.
-Translators = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Preprocess]]
+Written = Callable[..., tuple[dict[str, Any], State]]
+Translators = tuple[Callable[..., Any], Written, Callable[..., Preprocess]]
 
 
 def is_ours(path: Path) -> bool:
@@ -162,8 +163,7 @@ def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     cleaning = stated_cleaning(model_cfg, family, (path if path.is_file() else weights).parent)
     processor = (path, None if alone else preprocess_cfg)
     translators = (from_open_clip, to_open_clip, preprocess_from_open_clip)
-    parts = _described("open_clip", translators, model_cfg, path, weights, processor)
-    return replace(parts, cleaning=cleaning)
+    return _described("open_clip", translators, model_cfg, path, weights, processor, cleaning)
 
 
 def _transformers(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
@@ -186,13 +186,14 @@ def _described(
     path: Path,
     weights: Path,
     processor: tuple[Path, Mapping[str, Any] | None],
+    cleaning: Cleaning | None = None,
 ) -> Parts:
     """Read weights that a configuration describes; `processor`: file and content of the preprocessing."""
     read, write, read_preprocess = translators
-    found = read_weights(weights)
-    with _refusals(path, library, "the configuration of a CLIP", weights=found.files[0]):
-        config, state = read(document, found.tensors)
-    stated = _stated_activation(found)
+    loaded = read_weights(weights)
+    with _refusals(path, library, "the configuration of a CLIP", weights=loaded.files[0]):
+        config, state = read(document, loaded.tensors)
+    stated = _stated_activation(loaded)
     if stated not in (None, config.activation):
         raise UsageError(
             "the archive states another activation than its configuration",
@@ -206,64 +207,49 @@ def _described(
     if settings is not None:
         with _refusals(settings_file, library, "a preprocessing that this package has"):
             preprocess = read_preprocess(settings, config.vision.image_size)
-    files = dict.fromkeys(file for file in (path, settings_file) if file.is_file())
-    return Parts(
-        library,
-        config,
-        state,
-        weights_only(found.tensors),
-        lambda ours: write(config, ours)[1],
-        preprocess,
-        (*files, *found.files),
-        path.parent if path.is_file() else None,
-        weights,
-        taken_from=found.taken_from,
-    )
+    files = (*dict.fromkeys(file for file in (path, settings_file) if file.is_file()), *loaded.files)
+    folder = path.parent if path.is_file() else None
+
+    def to_theirs(ours: State) -> State:
+        return write(config, ours)[1]
+
+    return Parts(library, config, state, loaded, to_theirs, preprocess, files, folder, weights, cleaning)
 
 
 def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
     """Read weights in OpenAI's layout that no configuration describes."""
-    found = read_weights(weights)
-    if any(name.startswith(_NEEDS_CONFIG) for name in found.tensors):
+    loaded = read_weights(weights)
+    if any(name.startswith(_NEEDS_CONFIG) for name in loaded.tensors):
         raise UsageError(
             "these weights need the configuration that belongs to them",
             where=weights,
             expected="config.json or open_clip_config.json in the same folder",
             fix="put the configuration beside the weights and load the folder",
         )
-    activation = _activation(found, activation, weights)
+    activation = _activation(loaded, activation, weights)
     # `clip.load` has one transform and heads of one width for all files of this form, so the form tells both.
-    quick = activation == "quick_gelu" and bool(found.modules)
-    head_width = HEAD_WIDTH if quick and found.tensors.keys() >= set(ARCHIVE_NUMBERS) else None
+    quick = activation == "quick_gelu" and bool(loaded.modules)
+    head_width = HEAD_WIDTH if quick and loaded.tensors.keys() >= set(ARCHIVE_NUMBERS) else None
     try:
-        config, state = from_openai_state(found.tensors, activation=activation, head_width=head_width)
+        config, state = from_openai_state(loaded.tensors, activation=activation, head_width=head_width)
     except (DataError, UnsupportedError) as error:
         error.where = str(weights)
         raise
     except (ValueError, SettingsError) as error:
         raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
-    return Parts(
-        "openai",
-        config,
-        state,
-        weights_only(found.tensors),
-        to_openai_state,
-        Preprocess(size=config.vision.image_size) if head_width else None,
-        found.files,
-        folder,
-        weights,
-        taken_from=found.taken_from,
-    )
+    preprocess = Preprocess(size=config.vision.image_size) if head_width else None
+    files = loaded.files
+    return Parts("openai", config, state, loaded, to_openai_state, preprocess, files, folder, weights)
 
 
-def _stated_activation(found: Weights) -> Activation | None:
+def _stated_activation(loaded: Weights) -> Activation | None:
     """Return the activation that an archive states by the class of its modules; None: nothing states it."""
-    names = {name for path, name in found.modules.items() if path.endswith(".mlp.gelu")}
+    names = {name for path, name in loaded.modules.items() if path.endswith(".mlp.gelu")}
     return _CLASSES.get(names.pop()) if len(names) == 1 else None
 
 
-def _activation(found: Weights, given: Activation | None, weights: Path) -> Activation:
-    stated = _stated_activation(found)
+def _activation(loaded: Weights, given: Activation | None, weights: Path) -> Activation:
+    stated = _stated_activation(loaded)
     if stated is not None and given not in (None, stated):
         raise other_activation("the archive states", weights, given, stated)
     activation = stated or given

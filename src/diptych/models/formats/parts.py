@@ -9,7 +9,8 @@ from torch import Tensor
 from diptych.core.errors import IntegrityError, UnsupportedError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.siglip_engines import Cleaning
-from diptych.models.formats.layouts import SCALARS, State
+from diptych.models.files.weights import Weights
+from diptych.models.formats.layouts import SCALARS, State, weights_only
 from diptych.models.towers.clip import meta_init
 from diptych.models.towers.config import ClipConfig
 
@@ -24,26 +25,24 @@ class Parts:
     Attributes:
         format: "open_clip", "transformers" or "openai".
         state: our tensors by name.
-        theirs: the tensors as the files name them, without what is no weight.
+        weights: theirs, as the files name them.
         to_theirs: turns our tensors into theirs.
         preprocess: None where no file states it.
         folder: where a tokenizer may lie; None for a lone file.
         where: the file for messages.
         cleaning: of SigLIP's texts, where the configuration says it.
-        taken_from: as `Weights` says it.
     """
 
     format: str
     config: ClipConfig
     state: dict[str, Tensor]
-    theirs: State
+    weights: Weights
     to_theirs: Callable[[State], State]
     preprocess: Preprocess | None
     files: tuple[Path, ...]
     folder: Path | None
     where: Path
     cleaning: Cleaning | None = None
-    taken_from: str = ""
 
     def with_config(self, config: ClipConfig) -> "Parts":
         """Return the parts for a configuration of another vocabulary: rows that no token has are left out."""
@@ -54,7 +53,7 @@ class Parts:
     def check(self) -> None:
         """Hold the tensors of the files against those of the towers, in the names of the files."""
         wanted = meta_init(self.config).state_dict()
-        expected, actual = _shapes(self.to_theirs(wanted)), _shapes(self.theirs)
+        expected, actual = _shapes(self.to_theirs(wanted)), _shapes(weights_only(self.weights.tensors))
         wrong = [f"no {name} {shape}" for name, shape in expected.items() if name not in actual]
         wrong += [f"an unknown {name} {shape}" for name, shape in actual.items() if name not in expected]
         wrong += [
