@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -38,38 +37,27 @@ _BATCH_ITEMS, _BATCH_BYTES = 32, 2**20
 
 @dataclass(slots=True)
 class _Row:
-    """A candidate, and what is known of it so far; attributes in `columns.FETCHED` are the table's values."""
+    """A candidate, and what is known of it so far; `values` are those of `columns.FETCHED`."""
 
-    key: str
-    license: str | None
+    values: dict[str, Any]
     given: bytes | None
     address: Address | None = None
     expected_sha256: str = ""
-    status: str = OK
-    image: bytes | None = None
-    sha256: str | None = None
-    width: int | None = None
-    height: int | None = None
-    bytes: int | None = None
-    url: str | None = None
-    http_status: int | None = None
-    content_type: str | None = None
-    robots: str | None = None
-    opt_out: str | None = None
     permitted: str = ""
     signals: set[str] = field(default_factory=set)
     response: Response | None = None
 
     def fill(self) -> None:
-        """Set the columns that tell of the response."""
+        """Set the columns that tell of the request and its response."""
+        values, response = self.values, self.response
+        values["opt_out"] = ",".join(signal for signal in SIGNALS if signal in self.signals) or None
         if self.address is not None:
-            self.url = self.address.url
-        if (response := self.response) is not None:
-            self.url, self.http_status, self.bytes = response.url, response.status, response.received
-            self.content_type = response.header("content-type")[:200] or None
+            values["url"] = self.address.url
+        if response is not None:
+            values |= {"url": response.url, "http_status": response.status, "bytes": response.received}
+            values["content_type"] = response.header("content-type")[:200] or None
         if self.given is not None:
-            self.bytes = len(self.given)
-        self.opt_out = ",".join(signal for signal in SIGNALS if signal in self.signals) or None
+            values["bytes"] = len(self.given)
 
 
 def fetch_partition(
@@ -98,24 +86,29 @@ def fetch_partition(
     rows = [_row(record, settings) for record in records]
     _require_contact(rows, settings)
     threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="lookup")
+    lookup = lookup or partial(system_lookup, threads=threads)
+
+    async def fetch_all() -> None:
+        await _Fetcher(settings, lookup).fetch_all(row for row in rows if row.values["status"] == OK)
+
     try:
-        asyncio.run(_fetch_all(rows, settings, lookup or partial(system_lookup, threads=threads)))
+        asyncio.run(fetch_all())
     finally:
         threads.shutdown(wait=False, cancel_futures=True)  # what they still ask is of no use
     counts = Counts()
     for row in rows:
         row.fill()
-        if row.status == OK:
+        if row.values["status"] == OK:
             counts.keep()
         else:
-            counts.drop(Reason(row.status), row.key)
-    arrays = [pa.array([getattr(row, column.name) for row in rows], column.type) for column in FETCHED]
-    return pa.table(arrays, schema=FETCHED), counts
+            counts.drop(Reason(row.values["status"]), row.values["key"])
+    return pa.Table.from_pylist([row.values for row in rows], schema=FETCHED), counts
 
 
 def _row(record: dict[str, Any], settings: FetchSettings) -> _Row:
     """Read a candidate; what cannot be requested has its reason at once."""
-    row = _Row(record["key"], record["license"], record["image"])
+    values = {"key": record["key"], "status": OK, "license": record["license"]}
+    row = _Row(values, record["image"])
     try:
         if row.given is None:
             if settings.verify_sha256:
@@ -124,7 +117,7 @@ def _row(record: dict[str, Any], settings: FetchSettings) -> _Row:
                 raise BadSampleError(Reason.MISSING_IMAGE)
             row.address = checked_url(record["url"], settings.rules())
     except BadSampleError as error:
-        row.status = error.reason
+        values["status"] = error.reason
     return row
 
 
@@ -154,54 +147,30 @@ def _require_contact(rows: Iterable[_Row], settings: FetchSettings) -> None:
             )
 
 
-async def _fetch_all(rows: list[_Row], settings: FetchSettings, lookup: Lookup) -> None:
-    client = Client(settings, lookup)
-    try:
-        async with _ImageChecker(settings.decoding(), settings.decoders) as checker:
-            fetcher = _Fetcher(settings, client, checker)
-            await asyncio.gather(*(fetcher.fetch(row) for row in rows if row.status == OK))
-    finally:
-        await client.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _CheckedImage:
-    """The decoder's result for an image, and the SHA-256 of its bytes as they came."""
-
-    result: DecodeResult
-    sha256: str
-
-
-_Future = asyncio.Future[_CheckedImage]
+_Checked = tuple[DecodeResult, str]
+"""The decoder's result for an image, and the SHA-256 of its bytes as they came."""
 
 
 class _ImageChecker:
-    """Decoder processes behind a queue; without workers a thread decodes, unprotected."""
+    """Decoder processes behind a queue, asked in batches; without workers a thread decodes, unprotected."""
 
     def __init__(self, settings: DecoderSettings, workers: int) -> None:
         self._pool = DecoderPool(settings) if workers else None
         self._decode = self._pool.check if self._pool else partial(map, Decode(settings))
-        self._workers = max(1, workers)
-        self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="images")
-        self._queue: asyncio.Queue[tuple[bytes, _Future]] = asyncio.Queue(_WAITING_IMAGES)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="images")
+        self._queue: asyncio.Queue[tuple[bytes, asyncio.Future[_Checked]]] = asyncio.Queue(_WAITING_IMAGES)
+        self._tasks = [asyncio.create_task(self._serve()) for _ in range(max(1, workers))]
 
-    async def __aenter__(self) -> "_ImageChecker":
-        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._workers)]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._pool is not None:
             self._pool.close()
         self._threads.shutdown(wait=True)
 
-    async def submit(self, image: bytes) -> _Future:
+    async def submit(self, image: bytes) -> "asyncio.Future[_Checked]":
         """Queue an image, waiting while too many are queued; the future is done when it is checked."""
-        checked: _Future = asyncio.get_running_loop().create_future()
+        checked: asyncio.Future[_Checked] = asyncio.get_running_loop().create_future()
         await self._queue.put((image, checked))
         return checked
 
@@ -213,57 +182,63 @@ class _ImageChecker:
             while not self._queue.empty() and len(batch) < _BATCH_ITEMS and size < _BATCH_BYTES:
                 batch.append(self._queue.get_nowait())
                 size += len(batch[-1][0])
-            images, waiting = zip(*batch, strict=True)
-            results: Sequence[_CheckedImage | Exception]
+            results: Sequence[_Checked | Exception]
             try:
-                results = await loop.run_in_executor(self._threads, self._check, images)
+                results = await loop.run_in_executor(
+                    self._threads, self._check, [image for image, _ in batch]
+                )
             except Exception as error:  # no decoder starts: everybody who waits has to know
-                results = [error] * len(images)
-            for future, checked in zip(waiting, results, strict=True):
-                _settle(future, checked)
+                results = [error] * len(batch)
+            for (_, waiting), result in zip(batch, results, strict=True):
+                _settle(waiting, result)
 
-    def _check(self, images: Sequence[bytes]) -> list[_CheckedImage]:
+    def _check(self, images: Sequence[bytes]) -> list[_Checked]:
         digests = [hashlib.sha256(image).hexdigest() for image in images]
-        return list(map(_CheckedImage, self._decode(images), digests))
+        return list(zip(self._decode(images), digests, strict=True))
 
 
-def _settle(future: _Future, checked: _CheckedImage | Exception) -> None:
+def _settle(future: "asyncio.Future[_Checked]", result: _Checked | Exception) -> None:
     if future.done():  # whoever waited was canceled
         return
-    if isinstance(checked, Exception):
-        future.set_exception(checked)
+    if isinstance(result, Exception):
+        future.set_exception(result)
     else:
-        future.set_result(checked)
+        future.set_result(result)
 
 
 class _Fetcher:
-    """State shared by the rows of one partition."""
+    """State shared by the rows of one partition; made inside the event loop."""
 
-    def __init__(self, settings: FetchSettings, client: Client, checker: _ImageChecker) -> None:
+    def __init__(self, settings: FetchSettings, lookup: Lookup) -> None:
         self._settings = settings
-        self._client = client
-        self._checker = checker
+        self._client = Client(settings, lookup)
+        self._checker = _ImageChecker(settings.decoding(), settings.decoders)
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._respected = set(settings.respect_opt_out)
         self._limits = ImageLimits(formats=settings.formats)
 
-    async def fetch(self, row: _Row) -> None:
+    async def fetch_all(self, rows: Iterable[_Row]) -> None:
+        try:
+            await asyncio.gather(*map(self._fetch, rows))
+        finally:
+            self._checker.close()
+            await self._client.close()
+
+    async def _fetch(self, row: _Row) -> None:
         """Fetch and check one image; the outcome is stored in the row."""
         try:
-            if row.given is not None:
-                _finish(row, row.given, await (await self._checker.submit(row.given)))
-                return
-            assert row.address is not None, row.key
-            body, checked = await self._download(row, row.address)
-            _finish(row, body, await checked)
+            if row.address is not None:
+                body, checked = await self._download(row, row.address)
+                _finish(row, body, await checked)
+            elif row.given is not None:
+                _finish(row, None, await (await self._checker.submit(row.given)))
         except BadSampleError as error:
-            row.status = error.reason
+            row.values["status"] = error.reason
 
-    async def _download(self, row: _Row, address: Address) -> tuple[bytes, _Future]:
+    async def _download(self, row: _Row, address: Address) -> tuple[bytes, "asyncio.Future[_Checked]"]:
         """Download an image under its host's rate limit, and queue it for the decoders."""
         host, settings = self._client.host(address), self._settings
         request = Request(
-            row.key,
+            row.values["key"],
             _ACCEPT,
             settings.max_bytes,
             permit=partial(self._permit, row),
@@ -284,11 +259,11 @@ class _Fetcher:
         if row.permitted == address.url:
             return
         result = await self._client.robots(address)
-        row.robots = result.state or None
+        row.values["robots"] = result.state or None
         if result.reason is not None:
             raise BadSampleError(result.reason, "robots.txt cannot be read")
         if not result.robots.allows(address.target):
-            row.robots = DISALLOWED
+            row.values["robots"] = DISALLOWED
             raise BadSampleError(Reason.ROBOTS)
         self._record_opt_outs(row, result.robots.preferences(address.target))
         row.permitted = address.url
@@ -306,17 +281,17 @@ class _Fetcher:
 
     def _record_opt_outs(self, row: _Row, headers: Iterable[tuple[str, str]]) -> None:
         row.signals |= set(opt_outs(headers, self._settings.token()))
-        if row.signals & self._respected:
+        if row.signals & set(self._settings.respect_opt_out):
             raise BadSampleError(Reason.OPTED_OUT)
 
 
-def _finish(row: _Row, body: bytes, checked: _CheckedImage) -> None:
-    """Store the decoder's result in the row."""
-    row.sha256 = checked.sha256
-    if row.expected_sha256 not in ("", checked.sha256):
+def _finish(row: _Row, body: bytes | None, checked: _Checked) -> None:
+    """Store the decoder's result in the row; `body` is what was downloaded."""
+    result, row.values["sha256"] = checked
+    if row.expected_sha256 not in ("", row.values["sha256"]):
         raise BadSampleError(Reason.HASH_MISMATCH)
-    if checked.result.reason is not None:
-        raise BadSampleError(checked.result.reason)
-    if checked.result.size is not None:
-        row.width, row.height = checked.result.size
-    row.image = checked.result.image or (body if row.given is None else None)
+    if result.reason is not None:
+        raise BadSampleError(result.reason)
+    if result.size is not None:
+        row.values["width"], row.values["height"] = result.size
+    row.values["image"] = result.image or body
