@@ -8,15 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from diptych.core.errors import BadSampleError, Reason, SettingsError
-from diptych.curate.fetch.addresses import (
-    AddressRefusedError,
-    AddressRules,
-    Resolver,
-    checked_url,
-    guarded_socket,
-    is_public,
-    next_address,
-)
+from diptych.curate.fetch.addresses import AddressRules, checked_url, is_public, next_address
+from diptych.curate.fetch.client import AddressRefusedError, Resolver
 
 BAD, FORBIDDEN = Reason.BAD_ADDRESS, Reason.FORBIDDEN_ADDRESS
 
@@ -159,7 +152,10 @@ def test_a_name_with_any_answer_that_is_not_public_is_refused(ips: list[str], re
 
 
 def test_no_socket_is_made_for_a_forbidden_address() -> None:
-    make = guarded_socket(AddressRules())
+    async def lookup(host: str) -> Sequence[str]:
+        return []
+
+    make = Resolver(AddressRules(), lookup).make_socket
     with pytest.raises(AddressRefusedError):
         make((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80)))
     make((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("9.9.9.9", 80))).close()

@@ -1,18 +1,13 @@
-"""Which language a caption is in, guessed from its letters and its smallest words.
+"""Guess the language of a caption from its letters and its smallest words, without a model.
 
-Good enough to keep English captions and drop most others, without a model. Captions are short: what has no
-function word of any language ("red shoes", "Audi A4") is taken for English if all of its letters are ASCII,
-which keeps names and titles; use a trained model where this is too coarse (`FilterSettings.language_by`).
-
-Reads: captions. Writes: nothing.
-Source: Grefenstette 1995, "Comparing two language identification schemes" (the small-word technique); Unicode
-Standard annex 24 (scripts).
+Captions are short: what has no function word of any language ("red shoes", "Audi A4") is taken for English
+if all of its letters are ASCII. Source: Grefenstette 1995, "Comparing two language identification schemes".
 """
 
 import pyarrow as pa
 import regex
 
-_SMALL_WORDS = {
+_SMALL_WORDS = {  # of one letter only where it is English: initials and sizes are everywhere
     "en": "a the of and to in is on with for by from at this that his her are was an as it its our your my",
     "de": "der die das und mit von für auf im ist ein eine einen einer dem den des zum zur nicht auch",
     "fr": "le la les des du et avec pour dans sur une un est au aux par en ce cette son sa ses qui que chez",
@@ -25,7 +20,6 @@ _SMALL_WORDS = {
     "tr": "ve bir bu için ile da de çok en olan gibi daha",
     "id": "dan di yang untuk dengan dari pada ini itu ke adalah dalam",
 }
-"""Of one letter only where it is English: initials and sizes are everywhere."""
 _LANGUAGES_OF = {
     word: tuple(code for code, words in _SMALL_WORDS.items() if word in words.split())
     for words in _SMALL_WORDS.values()
@@ -38,18 +32,11 @@ _SCRIPTS = {
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 _OTHER = regex.compile(r"(?![\p{Latin}\p{Common}\p{Inherited}])\p{L}")
 _SCRIPT_OF = {code: regex.compile(pattern) for code, pattern in _SCRIPTS.items()}
-UNKNOWN = "und"
-"""What ISO 639-2 calls undetermined."""
+UNKNOWN = "und"  # ISO 639-2: undetermined
 
 
 def guessed(captions: pa.Array) -> pa.Array:
-    """Guess the language of each caption.
-
-    Args:
-        captions: (N,) strings.
-
-    Returns:
-        (N,) ISO 639-1 codes, or "und".
+    """Return the ISO 639-1 code of each of (N,) captions, or "und".
 
     >>> guessed(pa.array(["a dog on the beach", "ein Hund mit Ball", "犬", "red shoes"])).to_pylist()
     ['en', 'de', 'zh', 'en']
@@ -58,11 +45,7 @@ def guessed(captions: pa.Array) -> pa.Array:
 
 
 def language_of(caption: str) -> str:
-    """Guess the language of one caption; see `guessed`.
-
-    >>> language_of("Le chat dans la maison"), language_of("かわいい犬"), language_of("12:30")
-    ('fr', 'ja', 'und')
-    """
+    """Guess the language of one caption; see `guessed`."""
     words = [word for word in _WORD.findall(caption.lower()) if not word.isdecimal()]
     letters = sum(map(len, words))
     if letters == 0:

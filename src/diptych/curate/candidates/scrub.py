@@ -1,12 +1,8 @@
-"""Personal data in captions: found by form and check digits, and replaced by a word that says what was there.
+"""Personal data in captions: replaced by a word that says what was there ("[email]").
 
-E-mail addresses, telephone numbers, payment cards, bank accounts (IBAN) and IP addresses. Where a form alone
-would also fit prices, sizes, dates, book and model numbers, the check sum, the country's own grouping, or a
-word such as "call" has to agree: a caption that says nothing personal is not touched.
-
-Reads: captions. Writes: nothing.
-Source: RFC 5322 (e-mail), ITU-T E.164 and the North American, British, French and German number plans,
-ISO/IEC 7812-1 (cards, Luhn's sum), ISO 13616 (IBAN, ISO 7064 mod 97-10), RFC 4291 (IPv6).
+Where a form alone would also fit prices, sizes, dates or model numbers, the check sum, the grouping of the
+country, or a word such as "call" has to agree. Source: RFC 5322 (e-mail), ITU-T E.164 and the North American,
+British, French and German plans, ISO/IEC 7812-1 (Luhn), ISO 13616 and 7064 (IBAN), RFC 4291 (IPv6).
 """
 
 import re
@@ -19,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Kind = Literal["email", "iban", "card", "ip", "phone"]
+Holds = Callable[[re.Match[str]], bool]
 
+# A quick look at a whole column; most captions hold none of this.
 _MAY_HOLD = r"[@:]|\d[\d .()/\-]{3,}\d|\bat\b.*\bdot\b|[\[(]at[\])]"
-"""A quick look at a whole column; most captions hold none of this."""
 
 # Possessive and anchored at their left edge, so that no text takes more than linear time.
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w+%'-]++(?:\.[\w+%'-]++)*+@(?P<domain>[\w-]{1,63}(?:\.[\w-]{1,63})++)")
@@ -57,7 +54,7 @@ _VERSION = re.compile(
 )
 
 _CUE = (
-    r"(?:tel(?:e(?:phone|fon))?|phone|ph|call(?: us| me| now| today)?|fax|mob(?:ile)?|cell"
+    r"(?<!\w)(?:tel(?:e(?:phone|fon))?|phone|ph|call(?: us| me| now| today)?|fax|mob(?:ile)?|cell"
     r"|whats ?app|sms|text(?: us| me)?|hotline|contact|dial|ring|handy|fon|t[ée]l[ée]phone|portable|m[oó]vil)"
 )
 _AFTER_CUE = re.compile(
@@ -92,69 +89,44 @@ _BEFORE = 24  # characters before a number that may say what it is
 
 
 def scrubbed(caption: str) -> tuple[str, Counter[Kind]]:
-    """Replace personal data in one caption.
-
-    Args:
-        caption: any text.
-
-    Returns:
-        The caption with `[email]`, `[iban]`, `[card]`, `[ip]` or `[phone]` where such things were, and how
-        many of each.
+    """Replace personal data in one caption; return it and how many of each kind there were.
 
     >>> scrubbed("Mail jo.doe@example.org or call 555-234-5678, print 1920x1080")
     ('Mail [email] or call [phone], print 1920x1080', Counter({'email': 1, 'phone': 1}))
     """
-    found: Counter[Kind] = Counter()
+    counts: Counter[Kind] = Counter()
     for kind, pattern, holds in _RULES:
-        caption = _replaced(caption, kind, pattern, holds, found)
-    return caption, found
+
+        def tag(match: re.Match[str], kind: Kind = kind, holds: Holds = holds) -> str:
+            if not holds(match):
+                return match[0]
+            counts[kind] += 1
+            number = match.groupdict().get("number")
+            kept = (
+                match[0][: -len(number)] if number else ""
+            )  # the word before a number says nothing personal
+            return f"{kept}[{kind}]"
+
+        caption = pattern.sub(tag, caption)
+    return caption, counts
 
 
 def scrub_column(column: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Counter[Kind]]:
-    """Replace personal data in a column of captions.
+    """Replace personal data in a column of captions, nulls among them; return it and the counts.
 
-    Args:
-        column: (N,) strings; nulls stay.
-
-    Returns:
-        (N,) strings, and how many of each kind were replaced.
-
-    >>> column, found = scrub_column(pa.array(["a dog", "me@example.org"]))
-    >>> column.to_pylist(), dict(found)
+    >>> column, counts = scrub_column(pa.array(["a dog", "me@example.org"]))
+    >>> column.to_pylist(), dict(counts)
     (['a dog', '[email]'], {'email': 1})
     """
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    suspects = pc.indices_nonzero(
-        pc.fill_null(pc.match_substring_regex(whole, _MAY_HOLD, ignore_case=True), False)
-    )
-    found: Counter[Kind] = Counter()
-    changed: dict[int, str] = {}
-    for row, caption in zip(suspects.to_pylist(), whole.take(suspects).to_pylist(), strict=True):
+    suspects = pc.fill_null(pc.match_substring_regex(whole, _MAY_HOLD, ignore_case=True), False)
+    counts: Counter[Kind] = Counter()
+    texts: list[str] = []
+    for caption in whole.filter(suspects).to_pylist():
         text, more = scrubbed(caption)
-        if more:
-            changed[row] = text
-            found += more
-    if not changed:
-        return whole, found
-    texts = whole.to_pylist()
-    for row, text in changed.items():
-        texts[row] = text
-    return pa.array(texts, whole.type), found
-
-
-Holds = Callable[[re.Match[str]], bool]
-
-
-def _replaced(caption: str, kind: Kind, pattern: re.Pattern[str], holds: Holds, found: Counter[Kind]) -> str:
-    def tag(match: re.Match[str]) -> str:
-        if not holds(match):
-            return match[0]
-        found[kind] += 1
-        number = match.groupdict().get("number")
-        kept = match[0][: -len(number)] if number else ""  # the word before a number says nothing personal
-        return f"{kept}[{kind}]"
-
-    return pattern.sub(tag, caption)
+        texts.append(text)
+        counts += more
+    return pc.replace_with_mask(whole, suspects, pa.array(texts, whole.type)), counts
 
 
 def _digits(text: str) -> str:
@@ -180,7 +152,7 @@ def _is_card(match: re.Match[str]) -> bool:
     plain = _digits(match[0])
     if not (_CARD_GROUPS.fullmatch(match[0]) and _CARD_BRANDS.fullmatch(plain)):
         return False
-    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(plain))]
+    doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(plain))]
     return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
 
 
@@ -212,6 +184,6 @@ _RULES: tuple[tuple[Kind, re.Pattern[str], Holds], ...] = (
     ("card", _CARD, _is_card),
     ("ip", _IP4, _is_ip),
     ("ip", _IP6, _is_ip),
-    ("phone", re.compile(r"(?<!\w)" + _AFTER_CUE.pattern, re.IGNORECASE), _is_phone_by_word),
+    ("phone", _AFTER_CUE, _is_phone_by_word),
     ("phone", _PHONE_FORMS, _is_phone),
 )

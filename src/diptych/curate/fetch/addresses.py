@@ -1,30 +1,21 @@
-"""Which addresses may be requested: strict reading of URLs, and SSRF protection down to the socket.
+"""Which addresses may be requested: strict reading of URLs, and what a public IP address is.
 
 Anyone can put a URL into a crawl. One that two parsers read differently, or that leads to this machine, its
 network or a cloud's metadata service, is refused before anything is sent. Source: RFC 3986, 5891, 6761, 6890;
 UTS 46; IANA's special-purpose registries; the WHATWG URL Standard's numeric hosts, which are refused here.
 """
 
-import asyncio
 import re
-import socket
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, NoReturn
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import NoReturn
 from urllib.parse import quote, urljoin
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from diptych.core.errors import BadSampleError, Reason, SettingsError
 
 Ip = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-
-Lookup = Callable[[str], Awaitable[Sequence[str]]]
-"""Gives the IP addresses of a name as text, or raises `OSError`."""
 
 MAX_URL = 4096  # characters; longer ones are data or mistakes, and servers refuse from 8,000 on
 MAX_HOST, MAX_PORT = 253, 65535
@@ -67,8 +58,6 @@ SPECIAL_NETWORKS: tuple[Network, ...] = tuple(
 )
 # All that IANA hands out; mapped, NAT64, local and multicast addresses are outside.
 _IPV6_UNICAST = IPv6Network("2000::/3")
-
-_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
 @cache
@@ -133,7 +122,7 @@ WEB_RULES = AddressRules()
 def checked_url(url: str, rules: AddressRules = WEB_RULES) -> Address:
     """Read an absolute URL strictly; spaces and non-ASCII letters of its path are encoded as browsers do.
 
-    A host that is a name has yet to be resolved (`Resolver`).
+    A host that is a name has yet to be resolved (`client.Resolver`).
 
     Raises:
         BadSampleError: BAD_ADDRESS if it is not an unambiguous web address, FORBIDDEN_ADDRESS if it leads
@@ -239,77 +228,3 @@ def _refuse(what: str, found: str, expected: str = "") -> NoReturn:
 
 def _forbid(what: str, found: str, expected: str = "a public host") -> NoReturn:
     raise BadSampleError(Reason.FORBIDDEN_ADDRESS, what, found=found, expected=expected)
-
-
-class AddressRefusedError(OSError):
-    """A host that may not be dialed, or has no address; `OSError` is what aiohttp expects from resolvers."""
-
-    def __init__(self, reason: Reason, host: str, found: str) -> None:
-        super().__init__(f"{host}: {reason} ({found})")
-        self.reason = reason
-
-
-class Resolver(AbstractResolver):
-    """Resolves names; one is refused if any of its addresses is not public.
-
-    The connector dials and remembers exactly the addresses that were checked: nobody resolves again in
-    between, so an answer that changes meanwhile ("rebinding") changes nothing.
-    """
-
-    def __init__(self, rules: AddressRules, lookup: Lookup) -> None:
-        self._rules = rules
-        self._lookup = lookup
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return what may be dialed for a host.
-
-        Raises:
-            AddressRefusedError: one of its addresses is not allowed, or there is none.
-        """
-        try:
-            ips = [ip_address(text) for text in await self._lookup(host)]
-        except (OSError, ValueError) as error:  # a name that is no Unicode is a ValueError too
-            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, str(error)) from error
-        if not ips:
-            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, "no address")
-        results: list[ResolveResult] = []
-        for ip in ips:
-            if not self._rules.allow(ip):
-                raise AddressRefusedError(Reason.FORBIDDEN_ADDRESS, host, str(ip))
-            kind = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-            ready = ResolveResult(
-                hostname=host, host=str(ip), port=port, family=kind, proto=0, flags=_NUMERIC
-            )
-            results.append(ready)
-        return [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
-
-    async def close(self) -> None:
-        """Do nothing: the resolver holds nothing open."""
-
-
-async def system_lookup(host: str, *, threads: ThreadPoolExecutor) -> Sequence[str]:
-    """Ask the system's resolver, which may take seconds over a name; of families that this machine has."""
-
-    def ask() -> Any:
-        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-
-    entries = await asyncio.get_running_loop().run_in_executor(threads, ask)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
-
-
-def guarded_socket(rules: AddressRules) -> Callable[[Any], socket.socket]:
-    """Return the connector's maker of sockets, which checks each address again before it is dialed.
-
-    It raises AddressRefusedError for an address that the rules do not allow.
-    """
-
-    def make(info: Any) -> socket.socket:
-        family, kind, protocol, _, address = info
-        ip = str(address[0])
-        if not rules.allow(ip_address(ip)):
-            raise AddressRefusedError(Reason.FORBIDDEN_ADDRESS, ip, ip)
-        return socket.socket(family, kind, protocol)
-
-    return make

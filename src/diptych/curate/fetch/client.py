@@ -5,26 +5,23 @@ broken connections and the statuses of an overloaded server, for which it may na
 """
 
 import asyncio
+import socket
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Any, cast
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.seeds import SEED_BITS, derive
-from diptych.curate.fetch.addresses import (
-    Address,
-    AddressRefusedError,
-    Lookup,
-    Resolver,
-    checked_url,
-    guarded_socket,
-    next_address,
-)
+from diptych.curate.fetch.addresses import Address, AddressRules, Ip, checked_url, next_address
 from diptych.curate.fetch.robots import ALLOW_ALL, MAX_ROBOTS_BYTES, Robots, parse_robots
 from diptych.curate.fetch.settings import FetchSettings
 
@@ -38,6 +35,76 @@ _ANY_ZLIB = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
 
 # States of a sample in the column `robots`.
 ALLOWED, DISALLOWED, ABSENT, UNREACHABLE = "allowed", "disallowed", "absent", "unreachable"
+
+
+Lookup = Callable[[str], Awaitable[Sequence[str]]]
+"""Gives the IP addresses of a name as text, or raises `OSError`."""
+_NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+
+
+class AddressRefusedError(OSError):
+    """A host that may not be dialed, or has no address; `OSError` is what aiohttp expects from resolvers."""
+
+    def __init__(self, reason: Reason, host: str, found: str) -> None:
+        super().__init__(f"{host}: {reason} ({found})")
+        self.reason = reason
+
+
+class Resolver(AbstractResolver):
+    """Resolves names; one is refused if any of its addresses is not public.
+
+    The connector dials and remembers exactly the addresses that were checked: nobody resolves again in
+    between, so an answer that changes meanwhile ("rebinding") changes nothing.
+    """
+
+    def __init__(self, rules: AddressRules, lookup: Lookup) -> None:
+        self._rules = rules
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return what may be dialed for a host.
+
+        Raises:
+            AddressRefusedError: one of its addresses is not allowed, or there is none.
+        """
+        try:
+            ips = [ip_address(text) for text in await self._lookup(host)]
+        except (OSError, ValueError) as error:  # a name that is no Unicode is a ValueError too
+            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, str(error)) from error
+        if not ips:
+            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, "no address")
+        results: list[ResolveResult] = []
+        for ip in ips:
+            self._check(host, ip)
+            kind = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+            common = {"hostname": host, "port": port, "proto": 0, "flags": _NUMERIC}
+            results.append(cast(ResolveResult, {**common, "host": str(ip), "family": kind}))
+        return [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
+
+    def make_socket(self, info: Any) -> socket.socket:
+        """Make a socket of the connector; the last check of an address before it is dialed."""
+        ip = str(info[4][0])
+        self._check(ip, ip_address(ip))
+        return socket.socket(*info[:3])
+
+    def _check(self, host: str, ip: Ip) -> None:
+        if not self._rules.allow(ip):
+            raise AddressRefusedError(Reason.FORBIDDEN_ADDRESS, host, str(ip))
+
+    async def close(self) -> None:
+        """Do nothing: the resolver holds nothing open."""
+
+
+async def system_lookup(host: str, *, threads: ThreadPoolExecutor) -> Sequence[str]:
+    """Ask the system's resolver, which may take seconds over a name; of families that this machine has."""
+
+    def ask() -> Any:
+        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+    entries = await asyncio.get_running_loop().run_in_executor(threads, ask)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 @dataclass(slots=True)
@@ -151,12 +218,13 @@ class Client:
         self._robots: dict[str, asyncio.Task[RobotsResult]] = {}
         # Slots of their own: those who wait for a robots.txt may hold all the others.
         self._robots_slots = asyncio.Semaphore(settings.concurrency)
+        resolver = Resolver(self._rules, lookup)
         connector = aiohttp.TCPConnector(
             limit=0,  # callers hold a slot already; a host's own limit holds for redirects too
             limit_per_host=settings.per_host,
-            resolver=Resolver(self._rules, lookup),
+            resolver=resolver,
             ttl_dns_cache=DNS_TTL_SECONDS,
-            socket_factory=guarded_socket(self._rules),
+            socket_factory=resolver.make_socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
