@@ -38,11 +38,7 @@ class Reject:
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
-    """List image files, those of a folder at any depth and in sorted order.
-
-    Raises:
-        UsageError: no image is given, one is not there, or a folder holds none.
-    """
+    """List image files, those of a folder at any depth and in sorted order; there has to be one."""
     from diptych.data.sources.open import FolderSource
 
     if not given:
@@ -68,19 +64,10 @@ def classify_images(
 ) -> tuple[list[dict[str, Any]], Counts]:
     """Score every image against every name.
 
-    Args:
-        model_ref: the model.
-        images: image files.
-        names: the labels.
-        templates: a prompts file or the name of a known set; empty for bare names.
-        held: when to give no label.
-
     Returns:
         One record per image with the labels' probabilities, best first, and the counts of those that could
-        not be read, which have none. Probabilities are the softmax over the given names of scale x cosine:
-        they say which name fits better, not whether any fits; of a SigLIP they are the sigmoid, each name by
-        itself. With a calibration each label also has its match probability, which does not depend on the
-        other names, and an image the p-value of belonging to none.
+        not be read, which have none. With a calibration each label also has its match probability, which does
+        not depend on the other names, and an image the p-value of belonging to none.
     """
     from diptych.evaluate.classifier import build_classifier
     from diptych.evaluate.prompts.sets import open_templates
@@ -141,12 +128,7 @@ def calibration_path(model_ref: str) -> Path:
 
 
 def open_calibration(model_ref: str, path: Path | None, rate: float) -> Reject:
-    """Read the calibration that a reject option needs.
-
-    Raises:
-        UsageError: the rate is no share, or nobody calibrated the model.
-        IntegrityError: the file is damaged.
-    """
+    """Read the calibration that a reject option needs."""
     from diptych.evaluate.metrics.calibration import Calibration
 
     if not 0 < rate < 1:
@@ -175,9 +157,6 @@ def search_source(
 
     Returns:
         The hits, best first, and how many of the source's samples the index could not take, by reason.
-
-    Raises:
-        TooMuchBadDataError: a larger share of them than `max_bad_fraction`.
     """
     from diptych.data.sources.open import Columns, open_source
     from diptych.models.load import load

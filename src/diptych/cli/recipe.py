@@ -17,15 +17,7 @@ from diptych.data.sources.rows import anchored
 
 @dataclass(frozen=True, slots=True)
 class DataPart:
-    """Where the pairs come from; see `diptych.data.sources.open`.
-
-    Attributes:
-        source: reference of `diptych.data.sources.open`.
-        image: the column of images in a table.
-        caption: the column of captions.
-        workers: decoding processes.
-        max_bad_fraction: share of bad pairs above which nothing is packed.
-    """
+    """Where the pairs come from; see `diptych.data.sources.open`. `image` and `caption` are columns."""
 
     source: str
     image: str = "image"
@@ -116,20 +108,12 @@ R = TypeVar("R", bound=Recipe)
 
 
 def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `a.b=1` assignments.
-
-    Raises:
-        SettingsError: an unknown, missing or wrong setting, named by its place.
-    """
+    """Read a recipe and apply `a.b=1` assignments."""
     return load_recipe_as(Recipe, path, assignments)
 
 
 def load_recipe_as(kind: type[R], path: Path, assignments: Sequence[str] = ()) -> R:
-    """Read a recipe that may have further tables; see `load_recipe`.
-
-    Raises:
-        SettingsError: an unknown, missing or wrong setting, named by its place.
-    """
+    """Read a recipe that may have further tables; see `load_recipe`."""
     mapping = _anchored(load_toml(path), path.parent)
     return from_mapping(kind, override(mapping, assignments), where=path)
 

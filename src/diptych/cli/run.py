@@ -185,11 +185,7 @@ def check_inputs(recipe: Recipe, folder: Path, *, begun: bool) -> None:
 
 
 def check_task(task: TaskPart, columns: "Columns | None" = None) -> None:
-    """Refuse a task whose source, templates or label column are not there.
-
-    Raises:
-        UsageError, UnknownNameError: one of them is not.
-    """
+    """Refuse a task whose source, templates or label column are not there."""
     from diptych.data.sources.open import Columns, open_source
     from diptych.evaluate.prompts.sets import open_templates
     from diptych.evaluate.suite.scoring import unknown_labels
@@ -256,10 +252,6 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: 
     """Copy the recipe's vocabulary into the run's folder, or train it there on the captions, once.
 
     A run that was begun keeps the vocabulary that it has, whatever has become of its file.
-
-    Raises:
-        IntegrityError: the run's vocabulary was changed.
-        SettingsError: the run was begun with other settings.
     """
     from diptych.data.tokenizers.clip import Tokenizer
     from diptych.train.state import require_same
