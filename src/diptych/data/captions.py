@@ -25,8 +25,7 @@ class Columns:
     Attributes:
         image: path of the image file, or in Parquet its bytes.
         caption: the text; a list of texts where the format has lists.
-        key: the name of a pair. Where this column is missing, the image's file name is used, or the row's
-            number.
+        key: the name of a pair; without it the image's file name is used, or the row's number.
         one_value: columns that may say one thing only of an image, also where several rows share it.
     """
 
@@ -73,11 +72,7 @@ def captions_of(value: object) -> tuple[str, ...]:
 
 
 def caption_of(text: object) -> str:
-    """Return one caption, stripped.
-
-    Raises:
-        BadSampleError: it is missing, empty, too long, or not text (NUL and broken UTF-8 included).
-    """
+    """Return one caption, stripped, or raise BadSampleError."""
     if text is None:
         raise BadSampleError(Reason.MISSING_CAPTION)
     if not isinstance(text, str):
@@ -131,12 +126,8 @@ def texts_beside(
     """Return the captions, or why there are none, and the fields of an image by what lies beside it.
 
     The captions are the first of these that can be used: the record's value under the name that `columns`
-    gives, its list `captions`, the lines of the text, and its `caption`.
-
-    Args:
-        text: of ``NAME.txt``, one caption a line; None if there is none.
-        record: of ``NAME.json``, one object; its other scalar values are the fields.
-        columns: names the captions if they are not called `caption`.
+    gives, its list `captions`, the lines of the text (of ``NAME.txt``), and its `caption`. The fields are
+    the other scalar values of the record (of ``NAME.json``, one object).
 
     >>> texts_beside(b"a dog\\nan old dog\\n", b'{"width": 3}', Columns())
     (('a dog', 'an old dog'), {'width': 3})

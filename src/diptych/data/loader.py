@@ -121,13 +121,8 @@ class Batch:
 class Loader:
     """Endless batches over a data set, from any position.
 
-    Args:
-        pairs: the data set.
-        tokenizer: makes the captions' tokens.
-        preprocess: makes the images' pixels.
-        settings: batch size, workers, seed.
-        rank: which of `world` training processes this is; each gets its run of every batch.
-        world: number of training processes; must divide the batch size.
+    Of `world` training processes, whose number must divide the batch size, number `rank` gets its run of
+    every batch.
 
     Attributes:
         counts: samples used and skipped by this process, by reason.
@@ -178,10 +173,7 @@ class Loader:
         return [self._builder.pairs.pair(number).key for number in indices.tolist()]
 
     def batches(self, samples_seen: int = 0) -> Generator[Batch, None, None]:
-        """Yield batches for ever.
-
-        Args:
-            samples_seen: positions to skip, as a batch's `samples_seen` counts them; none is read.
+        """Yield batches for ever, from the position that a batch's `samples_seen` counts.
 
         Raises:
             EnvironmentFault: a worker process died; names it, and what it was reading.
@@ -310,8 +302,7 @@ def drop_words(caption: str, largest_share: float, rng: np.random.Generator) -> 
     Every second caption stays whole: what will be looked for later are whole ones. Of the others a share is
     drawn evenly from 0 to `largest_share`, then each word stays or goes by itself; at least one stays.
 
-    Source: Wei & Zou 2019, "EDA: Easy Data Augmentation", section 2 (random deletion). The paper of CLIP
-    leaves captions as they are: 400 million pairs are not learnt by heart, thirty thousand are.
+    Source: Wei & Zou 2019, "EDA: Easy Data Augmentation", section 2 (random deletion).
 
     >>> drop_words("red shoes", 0.0, np.random.default_rng(0))
     'red shoes'

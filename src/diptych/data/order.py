@@ -44,12 +44,8 @@ def sample_at(position: Integers, *, count: int, seed: int) -> Integers: ...
 def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integers:
     """Return the sample in [0, count) that stands at a position of the endless training sequence.
 
-    Each epoch (count consecutive positions) holds every sample exactly once, in an order of its own.
-
-    Args:
-        position: one position or an int64 array of them, of any shape, each >= 0.
-        count: number of samples in the data set, >= 1.
-        seed: the run's seed; another seed gives another order.
+    Each epoch (count consecutive positions) holds every sample exactly once, in an order of its own. The
+    position is an int >= 0, or an int64 array of them of any shape; another seed gives another order.
 
     >>> sorted(sample_at(np.arange(5), count=5, seed=0).tolist())
     [0, 1, 2, 3, 4]

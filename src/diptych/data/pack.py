@@ -1,7 +1,6 @@
 """Packing: any source into a shard set, every image decoded once, every bad pair dropped by its reason.
 
-Reads: a source. Writes: a shard set (see ``shards``) whose manifest carries the inputs' digests and the
-counts. The bytes do not depend on the number of workers. Packing again what is packed already does nothing.
+The bytes do not depend on the number of workers.
 """
 
 import json
@@ -53,7 +52,6 @@ def pack(source: Source, folder: str | Path, *, settings: PackSettings = DEFAULT
     Raises:
         UsageError: the folder holds the pack of another source or of other settings, or is being written.
         TooMuchBadDataError: more pairs were dropped than allowed; nothing is written.
-        DataError: no pair is left.
     """
     final = Path(folder)
     make_folder(final.absolute().parent)

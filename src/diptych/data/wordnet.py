@@ -38,21 +38,16 @@ LEXFILES = (
 class Synset:
     """One meaning.
 
-    Attributes:
-        id: unique in its WordNet, e.g. "02086723-n".
-        pos: n, v, a, s (an adjective that hangs on another one) or r.
-        lemmas: the words for it, with spaces, in the order of the file.
-        gloss: definition and, in WNDB, examples.
-        hypernyms: ids of what it is a kind or an instance of.
-        lexfile: e.g. "noun.animal"; empty if the file does not tell.
+    `id` is unique in its WordNet, e.g. "02086723-n"; `pos` is n, v, a, s (an adjective that hangs on another
+    one) or r; `gloss` the definition and, in WNDB, examples.
     """
 
     id: str
     pos: str
-    lemmas: tuple[str, ...]
+    lemmas: tuple[str, ...]  # with spaces, in the order of the file
     gloss: str = ""
-    hypernyms: tuple[str, ...] = ()
-    lexfile: str = ""
+    hypernyms: tuple[str, ...] = ()  # ids of what it is a kind or an instance of
+    lexfile: str = ""  # e.g. "noun.animal"
 
 
 Senses = dict[tuple[str, str], tuple[str, ...]]
@@ -60,12 +55,7 @@ Senses = dict[tuple[str, str], tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True)
 class WordNet:
-    """All meanings.
-
-    Attributes:
-        synsets: by id, in the order of the file.
-        senses: ids of the meanings of a lemma (lower case) and part of speech (n, v, a, r), first one first.
-    """
+    """All meanings: `synsets` by id; `senses` by lemma (lower case) and pos (n, v, a, r), first one first."""
 
     synsets: dict[str, Synset]
     senses: Senses = field(repr=False)

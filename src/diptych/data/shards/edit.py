@@ -38,13 +38,13 @@ _SHOWN = 3  # keys or files in a message
 def remove(
     folder: str | Path, keys: Iterable[str], *, reason: str = "", drop_others: bool = False
 ) -> Manifest:
-    """Remove samples from a shard set by their keys.
+    """Remove samples from a shard set of `write_shards` by their keys, as `ShardSet.key` returns them.
 
     Removing what an earlier removal took already does nothing.
 
     Args:
-        folder: a shard set of `write_shards`; others' tars have to be packed first.
-        keys: of the samples, as `ShardSet.key` returns them.
+        folder: the set.
+        keys: of the samples.
         reason: why, for the record; it must not name what was removed.
         drop_others: delete whatever else lies in the folder, such as the stages of a curation, which may hold
             the samples too; without it such a folder is refused.
@@ -57,7 +57,6 @@ def remove(
         UsageError: not a shard set, a key that is and was not in it, other files in the folder, or another
             command at work on it; nothing is changed then.
         DataError: nothing would be left.
-        IntegrityError: the set is damaged.
     """
     final = Path(folder).resolve()
     if not final.parent.is_dir():

@@ -104,11 +104,7 @@ def is_packed(name: str) -> bool:
 
 
 def tar_paths(ref: str) -> list[Path]:
-    """List the tars of a folder, one tar, a brace range (``{000..123}``, ``{a,b}``), or these with ``::``.
-
-    Raises:
-        UsageError: a file is missing, or nothing is named.
-    """
+    """List the tars of a folder, one tar, a brace range (``{000..123}``, ``{a,b}``), or these with ``::``."""
     listed: list[Path] = []
     for part in ref.split("::"):
         path = Path(part)
@@ -129,10 +125,8 @@ def tar_paths(ref: str) -> list[Path]:
 def expand_braces(pattern: str) -> list[str]:
     """Spell out ``{from..to}`` (kept at the width it is written with) and ``{a,b}``.
 
-    >>> expand_braces("{08..10}.tar")
-    ['08.tar', '09.tar', '10.tar']
-    >>> expand_braces("{a,b}{1..2}")
-    ['a1', 'a2', 'b1', 'b2']
+    >>> expand_braces("{a,b}{08..10}.tar")[1:4]
+    ['a09.tar', 'a10.tar', 'b08.tar']
     """
     choices: list[Iterable[str]] = []
     total = 1
@@ -159,10 +153,6 @@ def scan(paths: list[Path], counts: Counts) -> tuple[Index, list[str]]:
     the shard's name, for many writers count from zero in each; inside one shard it is a duplicate and
     dropped. Images of one name and several extensions with nothing else are several samples: they come from
     a folder of images, and not from a writer of samples.
-
-    Raises:
-        IntegrityError: a tar is damaged.
-        DataError: a tar holds what no shard holds, or a sample has two members of one kind or is too large.
     """
     rows: list[tuple[int, ...]] = []
     keys: dict[str, int] = {}  # name -> shard

@@ -3,9 +3,8 @@
 A shard set is a folder: ``00000.tar`` …, ``index.npy`` (see `index`) and ``manifest.json``, which is
 written last. A sample is its members side by side: KEY.jpg (or png, webp, …, by content), KEY.txt (its
 first caption) and, where there is more to say, KEY.json. The byte ranges of the samples tile a shard from its
-first byte to its last, so reading every sample once proves every byte.
-
-Reads: shard sets, and any WebDataset tars of others (their samples carry no digests).
+first byte to its last, so reading every sample once proves every byte. WebDataset tars of others are read
+too; their samples carry no digests.
 """
 
 import hashlib
@@ -78,13 +77,9 @@ class ShardSet:
         if is_done(folder, KIND):
             return _open_own(folder)
         if (folder / INDEX_NAME).is_file():
-            raise IntegrityError(
-                "a shard set has lost its manifest",
-                where=folder,
-                found="an index without a manifest",
-                expected=MANIFEST_NAME,
-                fix="fetch the folder again with all its files, or remove its index to read it unchecked",
-            )
+            what, found = "a shard set has lost its manifest", "an index without a manifest"
+            fix = "fetch the folder again with all its files, or remove its index to read it unchecked"
+            raise IntegrityError(what, where=folder, found=found, expected=MANIFEST_NAME, fix=fix)
         return cls.of_tars(str(ref), tar_paths(str(ref)))
 
     @classmethod
@@ -126,7 +121,7 @@ class ShardSet:
         Args:
             counts: where samples that cannot be used are counted; whoever reads counts what it keeps.
             on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
-            need: what a sample must have.
+            need: see `pair`.
             columns: see `pair`.
         """
         for number in range(len(self)):
@@ -146,12 +141,7 @@ class ShardSet:
         return self._keys[number] if self._keys is not None else self.pair(number).key
 
     def pair(self, number: int, *, need: Need = Need.PAIR, columns: Columns = DEFAULT_COLUMNS) -> Pair:
-        """Read one sample, and check it.
-
-        Args:
-            number: which one, in [0, len).
-            need: what it must have.
-            columns: what captions are called in the JSON of others' tars.
+        """Read one sample, and check it; `columns` name the captions in the JSON of others' tars.
 
         Raises:
             IntegrityError: its bytes are not what was written.
@@ -205,13 +195,11 @@ class ShardSet:
     def _damage(self, number: int, raw: bytes) -> IntegrityError:
         row = self._index[number]
         cut = len(raw) != int(row["length"])
-        return IntegrityError(
-            "a sample of a shard is damaged",
-            where=self.location(number),
-            found=f"{len(raw)} bytes" if cut else f"digest {range_digest(raw):016x}",
-            expected=f"{int(row['length'])} bytes" if cut else f"digest {int(row['digest']):016x}",
-            fix="write or fetch this shard again; to go on without the sample, skip damaged samples",
-        )
+        found = f"{len(raw)} bytes" if cut else f"digest {range_digest(raw):016x}"
+        expected = f"{int(row['length'])} bytes" if cut else f"digest {int(row['digest']):016x}"
+        what, where = "a sample of a shard is damaged", self.location(number)
+        fix = "write or fetch this shard again; to go on without the sample, skip damaged samples"
+        return IntegrityError(what, where=where, found=found, expected=expected, fix=fix)
 
 
 def _open_own(folder: Path) -> ShardSet:

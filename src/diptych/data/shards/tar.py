@@ -123,19 +123,18 @@ class _Walk:
             if flag != _DIRECTORY:
                 yield member
         if self._read(BLOCK, "the end of the archive") != _ZERO_BLOCK:
-            what, expected = "a zeroed header stands inside a tar", "two zero blocks at the end only"
-            self._broken(what, found="one zero block and then data", expected=expected)
+            found = "one zero block and then data"
+            self._broken("a zeroed header stands inside a tar", found, "two zero blocks at the end only")
         while chunk := self.file.read(_CHUNK):
             if chunk.count(0) != len(chunk):
-                what, expected = "data follows the end of a tar", "nothing, or zeros"
-                self._broken(what, found="bytes that are not zero", expected=expected)
+                self._broken("data follows the end of a tar", "bytes that are not zero", "nothing, or zeros")
             self.position += len(chunk)
 
     def _member(self, block: bytes, flag: bytes, size: int, start: int) -> Member:
         if flag not in (*_FILES, _DIRECTORY):
             what = f"holds {_FORBIDDEN.get(flag, 'a member of unknown type')}"
             fix = "pack the files themselves, without links"
-            self._refuse(what, found=f"type {flag!r}", expected="regular files", fix=fix)
+            self._refuse(what, f"type {flag!r}", "regular files", fix)
         name = self._name(block) if self.long_name is None else self.long_name
         size = size if self.long_size is None else self.long_size
         self.long_name = self.long_size = None
@@ -151,16 +150,15 @@ class _Walk:
         data = self.file.read(size)
         self.position += len(data)
         if len(data) != size:
-            expected = "a whole archive with two zero blocks at its end"
             found = f"{len(data)} of {size} bytes of {what}"
-            self._broken("a tar is cut short", found=found, expected=expected)
+            self._broken("a tar is cut short", found, "a whole archive with two zero blocks at its end")
         return data
 
     def _bound(self, size: int) -> None:
         left = self.end - self.position
         if size + len(padding(size)) > left:
-            what, found = "a tar is cut short, or a size in it is wrong", f"a member of {size} bytes"
-            self._broken(what, found=found, expected=f"at most the {left} bytes that follow")
+            what = "a tar is cut short, or a size in it is wrong"
+            self._broken(what, f"a member of {size} bytes", f"at most the {left} bytes that follow")
 
     def _check(self, block: bytes) -> bytes:
         """Check the checksum, which counts its own field as eight spaces, and return the type flag."""
@@ -168,23 +166,17 @@ class _Walk:
         packed = _COMPRESSED.get(block[:2]) if self.position == BLOCK else None
         if stated != actual and packed:
             fix = "decompress it first: images do not get smaller, and random access is lost"
-            self._refuse(f"is compressed ({packed})", found=packed, expected="a plain tar", fix=fix)
+            self._refuse(f"is compressed ({packed})", packed, "a plain tar", fix)
         if stated != actual:
-            self._broken("a tar header is damaged", found=f"checksum {stated}", expected=f"checksum {actual}")
+            self._broken("a tar header is damaged", f"checksum {stated}", f"checksum {actual}")
         return block[156:157]
 
     def _size(self, block: bytes) -> int:
         field = block[124:136]
-        if field[0] & 0x80:
-            value = int.from_bytes(field, "big") - (1 << 95)
-            if field[0] & 0x40:
-                what, found = "states a negative size", field.hex()
-                self._refuse(what, found=found, expected="0 or more", fix=_DO_NOT_USE)
-        else:
-            value = _octal(field)
+        # In base 256 without its mark; a negative number is a huge one here.
+        value = int.from_bytes(field, "big") - (1 << 95) if field[0] & 0x80 else _octal(field)
         if not 0 <= value <= _MAX_SIZE:
-            expected = f"0 to {_MAX_SIZE}"
-            self._refuse("states an impossible size", found=repr(field), expected=expected, fix=_DO_NOT_USE)
+            self._refuse("states an impossible size", repr(field), f"0 to {_MAX_SIZE}")
         return value
 
     def _name(self, block: bytes) -> str:
@@ -195,8 +187,7 @@ class _Walk:
     def _extension(self, flag: bytes, size: int) -> None:
         limit = _MAX_NAME_BYTES + 1 if flag == _GNU_NAME else _MAX_PAX_BYTES
         if size > limit:
-            what, expected = "has an oversized extension header", f"at most {limit}"
-            self._refuse(what, found=f"{size} bytes", expected=expected, fix=_DO_NOT_USE)
+            self._refuse("has an oversized extension header", f"{size} bytes", f"at most {limit}")
         self._bound(size)
         data = self._read(size + len(padding(size)), "an extension header")[:size]
         if flag == _GNU_NAME:
@@ -210,32 +201,31 @@ class _Walk:
             length = int(digits) if digits.isdigit() and len(digits) <= 5 else 0
             key, equals, value = data[len(digits) + 1 : length - 1].partition(b"=")
             if not len(digits) + 3 <= length <= len(data) or not equals or data[length - 1 : length] != b"\n":
-                expected = "'LENGTH key=value\\n'"
-                self._broken("a pax header is malformed", found=repr(data[:40]), expected=expected)
+                self._broken("a pax header is malformed", repr(data[:40]), "'LENGTH key=value\\n'")
             if key == b"path":
                 self.long_name = self._text(value)
             elif key == b"size":
                 self.long_size = int(value) if value.isdigit() and len(value) <= 14 else _MAX_SIZE + 1
             elif key.startswith(b"GNU.sparse"):
                 fix = "pack the files themselves, not sparse"
-                self._refuse("holds a sparse file", found=repr(key), expected="regular files", fix=fix)
+                self._refuse("holds a sparse file", repr(key), "regular files", fix)
             data = data[length:]
 
     def _text(self, raw: bytes) -> str:
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            what, fix = "holds a name that is not UTF-8", "rename the file and pack it again"
-            self._refuse(what, found=repr(raw[:60]), expected="names in UTF-8", fix=fix)
+            fix = "rename the file and pack it again"
+            self._refuse("holds a name that is not UTF-8", repr(raw[:60]), "names in UTF-8", fix)
 
     def _here(self) -> str:
         return f"{self.name} at byte {max(0, self.position - BLOCK)}"
 
-    def _broken(self, what: str, *, found: str, expected: str) -> NoReturn:
+    def _broken(self, what: str, found: str, expected: str) -> NoReturn:
         fix = "fetch or write this file again"
         raise IntegrityError(what, where=self._here(), found=found, expected=expected, fix=fix)
 
-    def _refuse(self, what: str, *, found: str, expected: str, fix: str) -> NoReturn:
+    def _refuse(self, what: str, found: str, expected: str, fix: str = _DO_NOT_USE) -> NoReturn:
         what = f"refused: this tar {what}"
         raise DataError(what, where=self._here(), found=found, expected=expected, fix=fix)
 
@@ -243,13 +233,9 @@ class _Walk:
 def _check_name(name: str, *, where: str) -> None:
     parts = name.replace("\\", "/").split("/")
     if not name or "\0" in name or parts[0] == "" or ".." in parts or len(name.encode()) > _MAX_NAME_BYTES:
-        raise DataError(
-            "refused: a member name of a tar is unsafe",
-            where=where[:200],
-            found=repr(name[:80]),
-            expected="a relative name without '..', NUL or more than 4096 bytes",
-            fix="pack the files again under plain names",
-        )
+        what, fix = "refused: a member name of a tar is unsafe", "pack the files again under plain names"
+        found, expected = repr(name[:80]), "a relative name without '..', NUL or more than 4096 bytes"
+        raise DataError(what, where=where[:200], found=found, expected=expected, fix=fix)
 
 
 def _octal(field: bytes) -> int:

@@ -1,8 +1,6 @@
 """Writing shards: pairs in, WebDataset-layout tars, their index and their manifest out.
 
 The bytes depend on the pairs and the settings alone, so equal pairs make equal shards.
-
-Writes: ``00000.tar`` …, ``index.npy`` and ``manifest.json`` in one new folder, all of it or nothing.
 """
 
 import hashlib
@@ -74,16 +72,12 @@ def write_shards(
 
     Args:
         pairs: read once.
-        folder: the new folder; it must not exist yet, or be empty.
+        folder: must not exist yet, or be empty.
         settings: sizes of the shards and the allowed rate of dropped pairs.
         counts: where kept and dropped pairs are counted; the pairs' source may count its own drops there.
         inputs: the files that the pairs came from, for the manifest.
         recorded: the settings that the manifest should carry; those of the shards when left out.
         seed: the seed behind the pairs, if one was.
-
-    Raises:
-        DataError: no pair was left, or more were dropped than allowed.
-        UsageError: the folder is in use.
     """
     started = time.monotonic()
     counts = Counts() if counts is None else counts
@@ -249,10 +243,6 @@ def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> 
 
     The bytes of the tars stay as they are; where the file system allows it they are linked, not copied.
     `manifest_fields` (settings, inputs, counts, seed, seconds) go into the manifest.
-
-    Raises:
-        DataError: no part has a sample.
-        IntegrityError: a part is damaged.
     """
     files.make_folder(folder)
     entries: list[FileEntry] = []

@@ -1,7 +1,4 @@
-"""What every source of pairs shares: the contract, and how rows become pairs.
-
-A row that fails a check raises BadSampleError inside its source, which counts it by reason and goes on.
-"""
+"""What every source of pairs shares: the contract, and how rows become pairs."""
 
 import hashlib
 import os
@@ -68,7 +65,7 @@ class Row(NamedTuple):
 
 
 class RowSource:
-    """Base of the sources that are read row by row."""
+    """Base of the sources that are read row by row; a bad row is counted by its reason."""
 
     __slots__ = ()
     need: Need
@@ -99,11 +96,7 @@ def build_pair(
     fields: Mapping[str, Field],
     path: str = "",
 ) -> Pair:
-    """Make a pair of what a row holds; `path` is the file with the image's bytes, where `image` is none.
-
-    Raises:
-        BadSampleError: what is needed is missing.
-    """
+    """Make a pair of what a row holds, or raise BadSampleError; `path` holds the image's bytes."""
     if isinstance(captions, BadSampleError):
         if Need.CAPTION in need:
             raise captions
@@ -143,15 +136,11 @@ def require_downloaded(cells: Mapping[str, object]) -> None:
 
 
 def read_image(path: Path) -> bytes:
-    """Read an image file that a row names.
-
-    Raises:
-        BadSampleError: it is missing, no regular file (a pipe would hang, /dev/zero never end), or too large.
-    """
+    """Read an image file that a row names, or raise BadSampleError."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode):  # a pipe would hang, /dev/zero never end
                 raise BadSampleError(Reason.MISSING_IMAGE, where=path, found="no regular file")
             if status.st_size > MAX_FILE_BYTES:
                 raise BadSampleError(Reason.TOO_MANY_BYTES, where=path, found=f"{status.st_size} bytes")
@@ -161,12 +150,7 @@ def read_image(path: Path) -> bytes:
 
 
 def image_path(value: object, folder: Path) -> Path:
-    """Turn an image column's value into a path: relative to the table's folder, or absolute.
-
-    Raises:
-        BadSampleError: there is none, or it is unsafe: NUL, broken UTF-8, a step upwards through ".."; or it
-            is the address of an image that nobody has fetched.
-    """
+    """Turn an image column's value into a path, relative to the table's folder; or raise BadSampleError."""
     if value is None or value == "":
         raise BadSampleError(Reason.MISSING_IMAGE)
     if not isinstance(value, str):

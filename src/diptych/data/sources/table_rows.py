@@ -179,13 +179,11 @@ def _csv_rows(file: TextIOWrapper, path: Path, columns: Columns, needed: Sequenc
         if row == [_END]:
             return
         if row and row[-1].endswith(_END):
-            raise DataError(
-                "a quote in a table is never closed",
-                where=f"{path} line {number + 1}",
-                found=f"{len(current)} lines up to the end of the file",
-                expected="a closing quote, or no opening one at the start of a cell",
-                fix="double each quote inside a cell and enclose the cell in quotes, or remove it",
-            )
+            where, found = f"{path} line {number + 1}", f"{len(current)} lines up to the end of the file"
+            expected = "a closing quote, or no opening one at the start of a cell"
+            fix = "double each quote inside a cell and enclose the cell in quotes, or remove it"
+            what = "a quote in a table is never closed"
+            raise DataError(what, where=where, found=found, expected=expected, fix=fix)
         if row:
             yield TableRow(number + 1, _cells(row, header, delimiter, image_at), len(current))
 

@@ -1,8 +1,4 @@
-"""Pairs from tables: CSV, TSV and JSON, Parquet and Arrow.
-
-Reads: rows of image path and caption (rows that share an image become one pair with several captions);
-Parquet and Arrow with image bytes, Hugging Face's {bytes, path} or image paths, a few rows at a time.
-"""
+"""Pairs from tables: CSV, TSV and JSON, Parquet and Arrow."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -38,7 +34,7 @@ _BROKEN = object()  # stands for a cell whose bytes are not what its column says
 
 @dataclass(frozen=True, slots=True)
 class TableSource(RowSource):
-    """A text table (see `table_rows`); image paths are relative to its folder, or absolute."""
+    """A text table (see `table_rows`) of image paths, relative to its folder; one pair an image."""
 
     KIND: ClassVar[str] = "table"
 
@@ -131,7 +127,7 @@ def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class ParquetSource(TableSource):
-    """Parquet or Arrow files of one layout, read in order."""
+    """Parquet or Arrow files of one layout with image bytes, Hugging Face's {bytes, path}, or image paths."""
 
     KIND: ClassVar[str] = "Parquet"
 
