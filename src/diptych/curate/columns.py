@@ -1,7 +1,7 @@
 """The columns of the tables that pass between the stages of a curation.
 
-Every stage after `candidates` keeps its tables row for row beside those of the stage before (or says by
-key which rows it kept), so that images, the bulk of the bytes, are written once.
+Every stage after `candidates` keeps its tables row for row beside those of the stage before (or says which
+rows it kept), so that images, the bulk of the bytes, are written once.
 """
 
 import pyarrow as pa

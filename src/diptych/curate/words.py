@@ -40,14 +40,9 @@ def normalized(text: str) -> str:
 def normalized_column(
     column: pa.Array | pa.ChunkedArray, *, by: Callable[[str], str] = normalized
 ) -> tuple[Bytes, Offsets]:
-    """Normalize every text of a column; a null is a text without words.
+    """Normalize (N,) texts, nulls as empty ones: the UTF-8 bytes of all, and (N + 1,) offsets into them.
 
-    Args:
-        column: (N,) strings.
-        by: normalizes a piece, between spaces, that holds more than ASCII.
-
-    Returns:
-        UTF-8 bytes of all texts behind each other, and (N + 1,) where each begins and the last ends.
+    `by` normalizes a piece, between spaces, that holds more than ASCII.
 
     >>> data, offsets = normalized_column(pa.array(["A dog!", None, "№ 5"]))
     >>> bytes(data), offsets.tolist()
@@ -124,8 +119,8 @@ def _put(out: Any, size: int, begin: int, word: Any) -> int:
 def _spaced(data: Any, offsets: Any, pieces: Any, pool: Any) -> Any:
     """Write every text again as words with one space between them.
 
-    `pieces` are the starts, ends and entries in the pool of those with more than ASCII; `pool` has the bytes
-    of the normalized pieces and their offsets.
+    `pieces`: starts, ends and entries in the pool of those with more than ASCII; `pool`: bytes and offsets of
+    the normalized pieces.
     """
     starts, ends, entries = pieces
     words, word_offsets = pool

@@ -1,20 +1,16 @@
 """At most so many pairs per query, so that the most photographed things do not crowd out the rest.
 
-A pair has a number in [0, 2^64) for each query that it matches: a hash of its key, the query's text and the
-seed. It is drawn for a query if the number is at or below the query's limit, and kept if it is drawn for one
-of its queries. So the decision about a pair depends on nothing but itself and the limits: not on order,
-partition or machine.
+A pair has a number in [0, 2^64) for each query that it matches, splitmix64(pair xor query), where pair =
+splitmix64(FNV-1a(key) xor splitmix64(seed)), and query the same of the query's text and seed + 1. It is drawn
+for a query if the number is at or below the query's limit, and kept if it is drawn for one of its queries. So
+the decision about a pair depends on nothing but itself and the limits: not on order, partition or machine.
 
-- "independent": the limit is min(1, cap / count) of the range, as MetaCLIP draws. A query gets about `cap`
-  draws.
-- "exact": the limit is the cap-th smallest number that there is for the query: exactly min(cap, count) draws,
-  the paper's "up to 20,000 pairs per query". It takes two more passes over the matches.
-
-The number is splitmix64(pair xor query), where pair = splitmix64(FNV-1a(key) xor splitmix64(seed)), and query
-the same of the query's text and seed + 1. Keys are unique in a run: equal ones would share their numbers.
+- "independent": the limit is min(1, cap / count) of the range, as MetaCLIP draws: about `cap` draws.
+- "exact": the limit is the cap-th smallest number that there is for the query: min(cap, count) draws, the
+  paper's "up to 20,000 pairs per query". It takes two more passes over the matches.
 
 A pair that is kept for one query still counts among the matches of its others, so a frequent query may have
-more than `cap` matches in the result; it has no more than `cap` draws.
+more than `cap` matches in the result.
 
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), algorithm 1 and section 3.3.
 """
@@ -68,13 +64,7 @@ class BalanceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What decides about every pair.
-
-    Attributes:
-        names: (Q,) hashes of the queries' texts.
-        limits: (Q,) the largest number that is drawn.
-        seed: of the pairs' hashes.
-    """
+    """What decides about every pair: (Q,) hashes of the queries' texts, and the largest numbers drawn."""
 
     names: Hashes
     limits: Hashes
@@ -93,13 +83,9 @@ def make_plan(
     *,
     parts: Callable[[], Iterable[Part]] = lambda: (),
 ) -> Plan:
-    """Decide the limits.
+    """Decide the limits, from (Q,) texts of queries and their matches over all partitions.
 
-    Args:
-        queries: (Q,) texts.
-        counts: (Q,) matches of each, over all partitions.
-        settings: cap, mode and seed.
-        parts: gives all partitions from the start; read twice in mode "exact" and needed there alone.
+    `parts` returns all partitions; mode "exact" reads them twice.
     """
     names: Hashes = row_hashes(*text_buffers(queries), np.uint64(settings.seed + 1))
     limits = np.full(len(counts), ALL)
@@ -111,15 +97,7 @@ def make_plan(
 
 
 def balance_partition(keys: Keys, matches: Matches, plan: Plan) -> tuple[NDArray[np.bool_], Matches]:
-    """Draw the pairs of a partition.
-
-    Args:
-        keys: (N,) unique names.
-        matches: of these N pairs.
-        plan: see `make_plan`.
-
-    Returns:
-        (N,) bool, which pairs are kept; and the queries for which each was drawn.
+    """Draw the pairs of a partition; return (N,) which are kept, and the queries for which each was drawn.
 
     >>> plan = make_plan(pa.array(["dog"]), np.array([2]), BalanceSettings(cap=2))
     >>> matches = Matches(np.array([0, 1, 1]), np.array([0], np.int32))
@@ -165,10 +143,7 @@ def _exact(plan: Plan, head: Ints, cap: int, parts: Callable[[], Iterable[Part]]
 
 @njit(cache=True, nogil=True)
 def _draw(keys: Any, names: Any, offsets: Any, ids: Any, limits: Any) -> Any:
-    """Return (N + 1,) offsets and int32 ids of the queries for which each of N pairs was drawn.
-
-    `keys` and `names` are the (N,) and (Q,) uint64 hashes of pairs and queries.
-    """
+    """Return (N + 1,) offsets and ids of the queries that drew each pair; keys and names are hashes."""
     chosen, ends, size = np.empty(len(ids), np.int32), np.zeros(len(offsets), np.int64), 0
     for row in range(len(keys)):
         for place in range(offsets[row], offsets[row + 1]):
@@ -182,10 +157,10 @@ def _draw(keys: Any, names: Any, offsets: Any, ids: Any, limits: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _pick(keys: Any, names: Any, matches: Any, heads: Any, binned: Any) -> Any:
-    """Return the int32 queries and uint64 numbers of the matches whose number lies in its query's bin.
+    """Return the queries and numbers of the matches whose number lies in its query's bin.
 
-    `heads` (Q,) int32 has the place of a query among the H above the cap, or -1; `binned` is (H, bins) int64,
-    to which all numbers are added by their leading bits, and the (H,) bins that are asked for.
+    `heads` (Q,) has the position of a query among the H above the cap, or -1; `binned`: (H, bins) counts, to
+    which all numbers are added by their leading bits, and the (H,) bins that are asked for.
     """
     (offsets, ids), (counts, bins) = matches, binned
     owners, numbers, size = np.empty(len(ids), np.int32), np.empty(len(ids), np.uint64), 0

@@ -1,30 +1,19 @@
 """Which queries does a caption contain? All of them, exactly, for 500,000 queries at once.
 
-Three rules:
+- "words": the query's words (`words.normalized`) stand next to each other: "(Dog)," contains "dog", "hotdog"
+  does not. Writing without spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar) is parted from any
+  other by a space: "新款iPhone手机" contains "iphone". A query that holds such writing matches as a run of
+  characters whose end, where it is of other writing, ends a word: "t恤" is in "黑色T恤衫", not in "best恤".
+- "anywhere": the normalized query is a run of characters of the normalized caption: "cat", "concatenate".
+- "metaclip": the published rule, to compare with: `" " + query + " "` is part of the caption once spaces were
+  put at its ends and around each of , . ; : ? ! and the backtick, and tab, line feed and carriage return made
+  spaces. One difference: an empty query, which theirs finds wherever two spaces meet, never matches.
 
-- "words": a query matches where its words (`words.normalized`) stand next to each other in the caption. So
-  "(Dog)," contains "dog" and "hotdog" does not.
-  Where writing has no spaces (Han, Hiragana, Katakana, Thai, Lao, Khmer, Myanmar) there are no words to go
-  by. Texts get a space wherever such writing meets any other, so that "新款iPhone手机" contains "iphone". A
-  query that holds such writing matches as a run of characters, whose end must be the end of a word only where
-  it is of other writing: "本" is in "日本語の本", and "t恤" is in "黑色T恤衫" but not in "best恤". Spaces
-  inside such a query must be there in the caption.
-- "anywhere": a query matches where its normalized form is a run of characters of the normalized caption:
-  "cat" is in "concatenate".
-- "metaclip": the published rule of MetaCLIP, to compare with. `" " + query + " "` is part of the caption, to
-  which this was done: a space at its ends and around each of , . ; : ? ! and the backtick; tab, line feed and
-  carriage return made spaces. So case counts, "(dog)" does not contain "dog", "a dog" is not found where two
-  spaces stand between the words, and a query with one of these marks beside a letter is never found. One
-  difference: an empty query, which theirs finds wherever two spaces meet, never matches.
+A query without words never matches; of queries with the same words, all do. Runs of words are walked through
+a tree (`tree`), with which the stage is 2.9 to 3.5 times as fast as with ahocorasick_rs alone (1,000,000
+captions from Parquet to Parquet, 500,000 queries, one core; LOG.md, 2026-11-29).
 
-A query without words never matches; of queries with the same words, all do.
-
-Runs of words are walked through a tree of words (`tree`), runs of characters by Aho-Corasick. The tree is
-ours because the stage is 2.9 to 3.5 times as fast with it as with ahocorasick_rs alone (1,000,000 captions
-from Parquet to Parquet, 500,000 queries, one core; LOG.md, 2026-11-29).
-
-Source: Radford et al. 2021, section 2.2; Xu et al. 2023, "Demystifying CLIP data", algorithm 1; Aho and
-Corasick 1975, "Efficient string matching".
+Source: Radford et al. 2021, section 2.2; Xu et al. 2023, "Demystifying CLIP data", algorithm 1.
 """
 
 import json
@@ -74,12 +63,7 @@ class MatchSettings:
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The queries of every caption, flat.
-
-    Attributes:
-        offsets: (N + 1,) int64, where the ids of each caption begin and the last end.
-        ids: (M,) int32, ascending and unique within a caption.
-    """
+    """The queries of N captions: (M,) ids, ascending and unique within a caption, and (N + 1,) offsets."""
 
     offsets: Offsets
     ids: Ids
@@ -103,17 +87,8 @@ class Matches:
 
 @dataclass(frozen=True)
 class QueryIndex:
-    """Queries, ready to be found.
-
-    Attributes:
-        settings: the rule by which they are.
-        word_slots: (2^k,) uint64, the table of words; `tree` says how the tree is laid out.
-        words: int32, their records.
-        gram_slots: (2^k · 2,) int64, the table of runs of words.
-        duplicates: (Q,) int32, for each query another one with the same words, or -1.
-        runs: (R,) int32, the queries that are found as runs of characters.
-        run_data: uint8, these in the form of the rule.
-        run_offsets: (R + 1,) int64, where each begins and the last ends.
+    """Queries, ready to be found: the tables of `tree`, and (R,) ids, bytes and (R + 1,) offsets of the runs
+    of characters, in the form of the rule.
     """
 
     settings: MatchSettings
@@ -146,8 +121,13 @@ class QueryIndex:
     def match(self, captions: pa.Array | pa.ChunkedArray) -> Matches:
         """Find all queries in all (N,) captions; a null contains nothing."""
         data, offsets = _read_only(*_in_form(captions, self.settings.rule))
-        matches = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.duplicates)
-        return _merged(matches, self._match_runs(data, offsets)) if len(self.runs) else Matches(*matches)
+        keys = matched(data, offsets, (self.word_slots, self.words), self.gram_slots, self.duplicates)
+        if len(self.runs):
+            keys = np.concatenate([keys, self._match_runs(data, offsets)])
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        ends = np.searchsorted(keys, np.arange(len(offsets)) << 32)
+        return Matches(ends, (keys & 0xFFFFFFFF).astype(np.int32))
 
     def save(self, folder: str | Path) -> None:
         """Write the index as `.npy` files; the same queries make the same bytes."""
@@ -190,19 +170,17 @@ class QueryIndex:
             implementation=Implementation.ContiguousNFA,
         )
 
-    def _match_runs(self, data: Bytes, offsets: Offsets) -> tuple[Offsets, Ids]:
-        """Find the queries that are runs of characters, in the captions that can hold any."""
+    def _match_runs(self, data: Bytes, offsets: Offsets) -> Offsets:
+        """Return `caption << 32 | query` for the queries that are runs of characters."""
         rows = np.arange(len(offsets) - 1)
         if self.settings.rule == "words":
             rows = rows[_has_unspaced_bytes(data, offsets)]
-        raw, counts, ids = data.tobytes(), np.zeros(len(offsets) - 1, np.int64), []
+        raw, keys = data.tobytes(), list[NDArray[np.int64]]()
         for row in rows.tolist():
             padded = b" %b " % raw[offsets[row] : offsets[row + 1]]
             hits = self._automaton.find_matches_as_indexes(padded, overlapping=True)
-            patterns = sorted({pattern for pattern, _, _ in hits})  # runs ascend, and so do their ids
-            counts[row] = len(patterns)
-            ids += patterns
-        return _starts(counts), self.runs[np.array(ids, np.int64)]
+            keys.append(self.runs[[pattern for pattern, _, _ in hits]] | np.int64(row << 32))
+        return np.concatenate(keys or [np.zeros(0, np.int64)])
 
 
 def _in_form(
@@ -221,9 +199,7 @@ def _in_form(
 
 
 def _tree(data: Bytes, offsets: Offsets, inside: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
-    """Return the tree of the queries that belong into it; each table is made once with room to spare, and
-    again with what that took.
-    """
+    """Return the tables of the tree; each is made once with room to spare, and again with what that took."""
     data, offsets = _read_only(data, offsets)
     used = int((data == SPACE).sum())
     known = used + len(inside)
@@ -238,7 +214,7 @@ def _tree(data: Bytes, offsets: Offsets, inside: NDArray[np.bool_]) -> tuple[NDA
 
 
 def _room(entries: int) -> int:
-    """Return the slots of a table, a power of two, of which entries fill less than two thirds."""
+    """Return a power of two of which the entries fill less than two thirds."""
     return 1 << (int(entries) * 3 // 2 + 1).bit_length()
 
 
@@ -268,16 +244,6 @@ def _has_unspaced_bytes(data: Bytes, offsets: Offsets) -> NDArray[np.bool_]:
     """Tell which texts may hold writing without spaces: (N,)."""
     before = _starts(data >= _FIRST_UNSPACED_BYTE)
     return before[offsets[1:]] > before[offsets[:-1]]
-
-
-def _merged(one: tuple[Offsets, Ids], other: tuple[Offsets, Ids]) -> Matches:
-    """Merge two lists of matches of the same captions, which have no id in common."""
-
-    def sort_keys(offsets: Offsets, ids: Ids) -> Offsets:
-        return np.repeat(np.arange(len(offsets) - 1) << 32, np.diff(offsets)) | ids
-
-    places = np.searchsorted(sort_keys(*one), sort_keys(*other))
-    return Matches(one[0] + other[0], np.insert(one[1], places, other[1]))
 
 
 def _starts(counts: NDArray[Any]) -> Offsets:

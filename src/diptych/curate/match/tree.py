@@ -2,9 +2,9 @@
 
 A text is words with one space between them; two spaces in a row have a word of no letters between them.
 
-Words have a record each: a run of int32 numbers, which are its value, its length in bytes, and these bytes.
-The place of its record names the word. `word_slots` (open addressed) finds it: a uint64 has the upper half of
-the word's hash in bits 63..32 and the record's place + 1 below. The hash is a hint: bytes are compared.
+A word has a record of int32 numbers: its value, its length in bytes, and these bytes. The record's position
+names the word. `word_slots` (open addressed) finds it: a uint64 has the upper half of the word's hash in bits
+63..32 and the record's position + 1 below. The hash is a hint: bytes are compared.
 
 Runs of two words and more are nodes of a tree, found by where they come from and their last word, which is
 exact: `gram_slots` (open addressed) has two int64 each, so that a look-up touches one line of memory:
@@ -13,7 +13,7 @@ exact: `gram_slots` (open addressed) has two int64 each, so that a look-up touch
     value  (query + 1) << 2, which is 0 where the run only begins longer queries; plus DUPLICATES and LONGER
 
 The number of a node is its slot; that of a single word is its record behind all slots. Words have the same
-values. Where several queries have the same words, `duplicates` has for each the next of them or -1.
+values. Where several queries have the same words, `duplicates` (Q,) has for each the next of them or -1.
 
 Captions are walked in blocks of some BATCH words. Nearly every look-up waits for memory, so every step is a
 loop that asks memory for all that it needs before the next loop looks at it: these waits overlap.
@@ -33,7 +33,6 @@ N32 = np.uint64(32)
 # An odd number whose product spreads a key over all bits: a multiplier of MurmurHash3's finalizer.
 COMBINE = np.uint64(0xFF51AFD7ED558CCD)
 BATCH = 1024
-SHORT = 48  # most captions have fewer matches; up to it comparing all with all beats a general sort
 
 
 @njit(cache=True, nogil=True)
@@ -103,16 +102,9 @@ def _word_scratch(offsets: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def token_ids(data: Any, offsets: Any, inside: Any, slots: Any) -> Any:
-    """Write a record of every word of the queries that are `inside` the tree, and find it a slot.
+    """Write a record of every word of the queries that are `inside` the tree (Q,), and find it a slot.
 
-    Args:
-        data: uint8, the queries' bytes.
-        offsets: (Q + 1,) int64.
-        inside: (Q,) bool.
-        slots: (2^k,) uint64 of zeros, more than there are words.
-
-    Returns:
-        int32 numbers, and how many different words there are.
+    `slots` are zeros, more than there are words. Returns all records, and how many words there are.
     """
     numbers, size, known = np.zeros(1024, np.int32), 0, 0
     words = _word_scratch(offsets)
@@ -143,15 +135,9 @@ def _named(value: Any, query: Any, duplicates: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def inserted(data: Any, offsets: Any, inside: Any, words: Any, slots: Any, duplicates: Any) -> int:
-    """Grow the tree of queries; return how many slots are in use.
+    """Grow the tree of queries; return how many slots (zeros, more than there are runs) are in use.
 
-    Args:
-        data: uint8, the queries' bytes.
-        offsets: (Q + 1,) int64.
-        inside: (Q,) bool: which queries belong into it.
-        words: `word_slots` and numbers, see `token_ids`; values are written here.
-        slots: (2^k · 2,) int64 of zeros, more than there are runs.
-        duplicates: (Q,) int32, written here.
+    `words` are the slots and records of `token_ids`, which get their values here; `duplicates` is filled.
     """
     word_slots, numbers = words
     letters, mask, used = numbers.view(np.uint8), len(slots) // 2 - 1, 0
@@ -261,72 +247,10 @@ def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _unique(ids: Any, begin: Any, end: Any, scratch: Any) -> Any:
-    """Sort the ids from `begin` to `end` and drop repetitions; return where they now end.
-
-    Up to SHORT of them each goes where the number of smaller ones says: no step waits for another.
-    """
-    size = begin
-    if end - begin > SHORT:
-        ids[begin:end] = np.sort(ids[begin:end])
-        for place in range(begin, end):
-            if size == begin or ids[size - 1] != ids[place]:
-                ids[size] = ids[place]
-                size += 1
-        return size
-    own = ids[begin:end]  # known to begin at 0: numba then compares many at once, four times as fast
-    for place in range(len(own)):
-        scratch[place] = NONE
-    for place in range(len(own)):
-        entry, smaller = own[place], 0
-        for other in range(len(own)):
-            smaller += own[other] < entry
-        scratch[smaller] = entry
-    for place in range(len(own)):
-        own[size - begin] = scratch[place]
-        size += scratch[place] != NONE
-    return size
-
-
-@njit(cache=True, nogil=True)
-def _shared_out(hits: Any, size: int, texts: Any, ends: Any, ids: Any) -> Any:
-    """Give each text its hits, sorted and once each; return all ids, in a larger array when they are full.
-
-    `hits` are places of words and ids; `texts` has each word's text within the block; of `ends` (B + 1,) the
-    first has where the ids end so far, and those of the B texts are written here.
-    """
-    places, queries = hits
-    begin = ends[0]
-    ids = grown(ids, begin + size)
-    ends[1:] = 0
-    for hit in range(size):
-        ends[1 + texts[places[hit]]] += 1
-    for text in range(1, len(ends)):
-        ends[text] += ends[text - 1]
-    for hit in range(size - 1, -1, -1):
-        text = 1 + texts[places[hit]]
-        ends[text] -= 1
-        ids[ends[text]] = queries[hit]
-    scratch = np.empty(SHORT, np.int32)
-    # Each entry now has where its text's ids begin.
-    after = begin
-    for text in range(1, len(ends)):
-        start = ends[text]
-        stop = ends[text + 1] if text + 1 < len(ends) else begin + size
-        stop = _unique(ids, start, stop, scratch)
-        for place in range(start, stop):
-            ids[after + place - start] = ids[place]
-        after += stop - start
-        ends[text] = after
-    return ids
-
-
-@njit(cache=True, nogil=True)
 def matched(data: Any, offsets: Any, words: Any, slots: Any, duplicates: Any) -> Any:
-    """Find the queries in every caption of (N + 1,) offsets into the bytes; the tree is that of `inserted`.
+    """Return int64 `caption << 32 | query`, unsorted and repeated, for every query in every caption.
 
-    Returns:
-        (N + 1,) int64 offsets into the ids, and (M,) int32 ids, ascending within a caption.
+    (N + 1,) offsets into the bytes separate the captions; the tree is that of `inserted`.
     """
     word_slots, numbers = words
     scratch = _word_scratch(offsets)
@@ -336,15 +260,20 @@ def matched(data: Any, offsets: Any, words: Any, slots: Any, duplicates: Any) ->
     rows = np.empty((4, most), np.int64)
     walk = rows[0], rows[1], rows[2], rows[3]
     hits = np.empty(2 * BATCH, np.int64), np.empty(2 * BATCH, np.int64)
-    ids, ends, row = np.empty(4 * len(offsets), np.int32), np.zeros(len(offsets), np.int64), 0
+    keys, end, row = np.empty(4 * len(offsets), np.int64), 0, 0
     while row < len(offsets) - 1:
-        first_row, count = row, 0
+        count = 0
         while row < len(offsets) - 1 and count < BATCH:
             following = _cut_words(data, offsets[row], offsets[row + 1], scratch, count)
-            texts[count : following + 1] = row - first_row
+            texts[count : following + 1] = row << 32
             scratch[0][following], scratch[1][following], scratch[2][following] = 0, NONE, 0
             count, row = following + 1, row + 1
         _recognized(data, scratch, count, table, known)
         hits, size = _walked(known, count, (numbers, slots, duplicates), walk, hits)
-        ids = _shared_out(hits, size, texts, ends[first_row : row + 1], ids)
-    return ends, ids[: ends[-1]]
+        if end + size > len(keys):
+            keys = np.concatenate((keys, np.empty(end + size, np.int64)))
+        places, ids = hits
+        for hit in range(size):
+            keys[end + hit] = texts[places[hit]] | ids[hit]
+        end += size
+    return keys[:end]

@@ -24,7 +24,6 @@ class EstimateSettings:
     """The machines that the estimate is for.
 
     Attributes:
-        cores: of one machine.
         dollars_per_hour: for one machine; 0.68 is the list price of 16 cores with 32 GB (AWS c7i.4xlarge,
             2024).
         network_megabits: what one machine can download a second.
@@ -49,12 +48,7 @@ class Rate:
 
 
 def estimate(folder: Path, settings: EstimateSettings) -> dict[str, Any]:
-    """Estimate larger curations like the finished one in a folder: machines, measured rates, table.
-
-    Raises:
-        UsageError: a stage is not finished.
-        IntegrityError: its manifest lacks what a stage writes.
-    """
+    """Estimate larger curations like the finished one in a folder: machines, measured rates, table."""
     manifests = [read_manifest(folder / STAGES_FOLDER / name) for name in FLOW]
     try:
         candidates = max(1, int(manifests[0].counts["in"]))

@@ -67,14 +67,11 @@ class QueriesPart:
     Attributes:
         corpus: MediaWiki dumps, text files (one text a line) or Parquet; patterns such as "wiki/*.bz2".
         column: of texts in Parquet files.
-        word_counts: CSV of words and counts, instead of a corpus.
-        pair_counts: CSV of pairs of words and counts.
+        word_counts: CSV of words and counts, instead of a corpus; `pair_counts` of pairs of words.
         pageviews: files of page views; patterns too.
         language: of the Wikipedia whose views count.
         wordnet: a WNDB folder, or an `.xml`, `.xml.gz` or `.tsv` file.
         list: your own queries, one a line.
-        choose: thresholds and the length of the list.
-        counting: memory and size of a partition.
     """
 
     corpus: tuple[str, ...] = ()
@@ -105,8 +102,7 @@ class EvaluationPart:
 
     Attributes:
         sources: of `data.sources`; captions are not needed.
-        image: the column of the image.
-        max_bad_fraction: share of images that cannot be read above which nothing is compared with them.
+        max_bad_fraction: share of images that cannot be read above which it is an error.
     """
 
     sources: tuple[str, ...] = ()

@@ -7,9 +7,8 @@ Writes, in one folder: `recipe.json`; `stages/NAME` (see `stages`); the shard se
 that was stopped goes on where it was; the bytes of the result depend on the recipe and its inputs alone, not
 on engine, workers or interruptions.
 
-The partitions of a stage run in this process, in worker processes, or on a Ray cluster. A worker is sent
-three values (folder, stage, number); everything else is read from the folder, which all workers must see
-under the same path. A worker that dies is replaced, its partition tried once more.
+A worker, or a Ray task, is sent folder, stage and number of a partition; everything else is read from the
+folder, which all must see under the same path. A worker that dies is replaced, its partition tried once more.
 
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), sections 3 and 4.
 """
@@ -64,7 +63,7 @@ def curate(
     Args:
         recipe: what to do.
         folder: for everything it writes.
-        only: name of one stage; all of them when empty.
+        only: one stage; all of them when empty.
         engine: "local" processes or a "ray" cluster, which must see the folder under the same path.
         workers: local processes; 1 is this one, without protection from crashes.
         resume: go on with a curation that was stopped.
@@ -100,11 +99,7 @@ def curate(
 
 
 def _begin(recipe: CurateRecipe, folder: Path, *, resume: bool) -> Run:
-    """Begin a curation in an empty folder, or resume the one of the same recipe that is in it.
-
-    Raises:
-        UsageError: the folder holds something else, or the same and `resume` is off.
-    """
+    """Begin a curation in an empty folder, or resume the one of the same recipe that is in it."""
     plain = {"format": FORMAT, **json.loads(json.dumps(to_mapping(recipe)))}
     path = folder / RECIPE_NAME
     if not path.is_file():

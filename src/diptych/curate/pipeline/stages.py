@@ -58,7 +58,6 @@ class Stage:
     """One stage: how its partitions are prepared, run and finished.
 
     Attributes:
-        name: of the stage and its folder.
         needs: stages that must be done before.
         work: does one partition: writes its tables, returns its counts.
         partitions: how many there are; read after `prepare`.
@@ -88,12 +87,7 @@ class PartitionManifest:
 def run_stage(
     run: Run, stage: Stage, run_partitions: Callable[[Stage, Sequence[int]], Iterator[Counts]]
 ) -> Manifest:
-    """Do what is left of one stage, and return its manifest.
-
-    Raises:
-        UsageError: a stage before it is not done.
-        DiptychError: what its work raised.
-    """
+    """Do what is left of one stage, and return its manifest."""
     folder = run.stage(stage.name)
     if is_done(folder, KIND + stage.name):
         return read_manifest(folder, KIND + stage.name)
@@ -200,11 +194,7 @@ def partition_table(run: Run, name: str, number: int, columns: list[str] | None 
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read one table.
-
-    Raises:
-        IntegrityError: the file is gone or cannot be read.
-    """
+    """Read one table; an unreadable file is an `IntegrityError`."""
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
@@ -217,12 +207,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_typed(kind: type[T], path: Path, *, fix: str) -> T:
-    """Read a small JSON file of a stage into its dataclass.
-
-    Raises:
-        IntegrityError: its values are not of the types that were written.
-        UsageError: it is gone.
-    """
+    """Read a small JSON file of a stage into its dataclass; values of other types are an `IntegrityError`."""
     try:
         return from_mapping(kind, read_json(path, fix=fix))
     except SettingsError as error:

@@ -153,10 +153,8 @@ def _dedup_prepare(run: Run) -> None:
 
 
 def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> Bools:
-    """Tell which images are also in an evaluation set.
-
-    Raises:
-        TooMuchBadDataError: too many of the set's images cannot be read: copies of them would stay.
+    """Tell which images are also in an evaluation set; too many unreadable ones in it are an error: copies of
+    them would stay.
     """
     part, counts = run.recipe.evaluation, Counts()
     source = open_source(name, columns=Columns(part.image), need=Need.IMAGE)

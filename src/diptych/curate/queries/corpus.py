@@ -7,13 +7,9 @@ Kinds, known by the file's name (a `.gz`, `.bz2` or `.zst` at its end is unpacke
 - `….parquet`: a column of texts, by default the one called `text`, or the only one of strings.
 - any other: plain text, one text a line.
 
-A part is a range of the file's bytes (of its row groups, for Parquet). Plain files are cut anywhere; a
-`.bz2` at the beginnings of the streams inside it, of which Wikipedia's "multistream" dumps have one per 100
-pages; other packed files are one part. Each text belongs to exactly one part, whatever the parts.
-
-Every `<page>` of a dump is cut out of the stream and parsed by itself. A page can declare no document type,
-so no entity but XML's own five exists and none can grow; the "<" of a text is always written `&lt;`, so the
-bytes `<page>` are always the tag.
+A part is a range of the file's bytes (of its row groups, for Parquet). Plain files are cut anywhere; a `.bz2`
+at the streams inside it, of which "multistream" dumps have one per 100 pages; other packed files are one
+part. Each text belongs to exactly one part, whatever the parts.
 
 Source: meta.wikimedia.org, "Data dumps/Dump format" (multistream); mediawiki.org, "Help:Export" (0.11).
 """
@@ -45,6 +41,8 @@ PACKED = (".bz2", ".gz", ".zst")
 STREAM = re.compile(rb"BZh\d1AY&SY")  # where a bzip2 stream with a block begins
 STREAM_BYTES = 10
 
+# A page is parsed by itself and can declare no document type, so no entity but XML's own five exists and none
+# can grow. The "<" of a text is always written `&lt;`, so these bytes are always the tag.
 OPENING, CLOSING, ENDING = b"<page>", b"</page>", b"</mediawiki>"
 NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
 DOWNLOAD_AGAIN = "compare its checksum with the publisher's, and download it again"
@@ -63,11 +61,7 @@ class CorpusPart:
 
 
 def corpus_partitions(paths: Iterable[str], bytes_per_partition: int) -> tuple[CorpusPart, ...]:
-    """Cut files into parts of about equal size, in the order of the files.
-
-    Args:
-        paths: of a corpus.
-        bytes_per_partition: on disk; a file that cannot be cut is one part whatever its size.
+    """Cut files into parts of about so many bytes on disk; a file that cannot be cut is one part.
 
     Raises:
         UsageError: a file does not exist, or the size is not positive.
@@ -88,11 +82,7 @@ def corpus_partitions(paths: Iterable[str], bytes_per_partition: int) -> tuple[C
 
 
 def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Array]:
-    """Yield the texts of a part in batches of some megabytes.
-
-    Args:
-        part: of `corpus_partitions`.
-        column: which one of a Parquet file holds the texts.
+    """Yield the texts of a part in batches of some megabytes; those of Parquet files from a column.
 
     Raises:
         DataError: the file is damaged or cut off.

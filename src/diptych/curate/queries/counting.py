@@ -1,16 +1,12 @@
 """How often words, and pairs of words beside each other, stand in texts: exact, in bounded memory.
 
 A part of the corpus is counted with Arrow's hash tables. When these are as large as allowed, they are written
-as a run, a table sorted by word, and counting goes on with empty ones. At the end all runs are merged and
-equal words added up; what is below a minimum count can only be dropped there, because no run knows what the
-others hold. The result does not depend on the parts, the runs or the workers.
+as a run, a table sorted by word. At the end all runs are merged and equal words added up; what is below a
+minimum count can only be dropped there. The result does not depend on the parts, the runs or the workers.
 
 A word is a run of letters, marks and digits, as `words.normalized_column` gives it, of at most 255 bytes; a
 pair is two words of one text with nothing but separators between them. Pairs sort as the tuples of their
 words do, since a space sorts below all that a word is made of.
-
-Of every run that is merged, a batch is held. All rows up to the smallest last word of these batches can be
-added up, because no run has any of these words still to come; then the batches that are used up are replaced.
 
 Source: Knuth, "The Art of Computer Programming", 5.4 (external sorting) and 5.4.1 (multiway merging).
 """
@@ -55,8 +51,7 @@ class CountingSettings:
     """How to count.
 
     Attributes:
-        memory_bytes: for the tables of one worker, their sorting included. Beside it a worker holds a batch
-            of texts (about 4 MB, three times over) and the program.
+        memory_bytes: for the tables of one worker, their sorting included.
         bytes_per_partition: of corpus files, on disk, that are counted in one piece.
         pairs: count pairs too.
     """
@@ -69,10 +64,7 @@ class CountingSettings:
 def count_part(texts: Iterable[pa.Array], write: Write, settings: CountingSettings) -> int:
     """Count the words and the pairs of a part of the corpus; return how many texts there were.
 
-    Args:
-        texts: batches of strings.
-        write: called with the name and the rows of every run: "-words-0000", "-pairs-0000", "-words-0001", …
-        settings: memory, and whether pairs are counted.
+    `write` gets the name and the rows of every run: "-words-0000", "-pairs-0000", "-words-0001", …
 
     Raises:
         UsageError: the memory is too small for anything.
@@ -173,16 +165,13 @@ def _summed(table: pa.Table) -> pa.Table:
 def merge_counts(
     runs: Sequence[Path], *, min_count: int = 1, memory_bytes: int = 1 << 30, scratch: Path | None = None
 ) -> Iterator[pa.Table]:
-    """Add up the counts of equal words in sorted runs.
+    """Yield tables of `COUNTS` of 524,288 rows (the last: fewer), sorted by the bytes of the words.
 
     Args:
         runs: Parquet files with the columns of `COUNTS`, each sorted by word, no word twice.
-        min_count: rarer words are left out; their counts are known only here.
+        min_count: rarer words are left out.
         memory_bytes: about what is held at once.
         scratch: folder for in-between runs where there are more than 256; the system's if None.
-
-    Yields:
-        Tables of `COUNTS` of 524,288 rows (the last one: fewer), sorted by the bytes of the words.
 
     Raises:
         IntegrityError: a run cannot be read.
@@ -225,6 +214,8 @@ def _batches(path: Path, rows: int) -> Iterator[pa.Table]:
 
 
 def _merged(runs: Sequence[Path], memory_bytes: int, min_count: int) -> Iterator[pa.Table]:
+    # Of every run a batch is held. All rows up to the smallest last word of these batches can be added up: no
+    # run has any of these words still to come. Then the batches that are used up are replaced.
     rows = memory_bytes // (BYTES_PER_ROW * max(1, len(runs)))
     sources = [_batches(path, min(MOST_ROWS, max(LEAST_ROWS, rows))) for path in runs]
     open_runs = [(source, batch) for source in sources if (batch := next(source, None)) is not None]

@@ -7,9 +7,6 @@ Two kinds of lines are read, told apart by their number of fields:
 - `pageviews-YYYYMMDD-user.bz2` (pageview_complete), a day: `wiki title page_id access views hourly`, or
   without the page id; wiki is "en.wikipedia".
 
-Titles are unquoted, their underscores become spaces. Pages outside the article namespace, the main page and
-"-" (no title) are left out. Files are counted one after the other; what is rare is dropped only in the end.
-
 Source: dumps.wikimedia.org/other/pageviews/readme.html and /other/pageview_complete/readme.html.
 """
 
@@ -50,12 +47,8 @@ def article_views(
 ) -> Iterator[pa.Table]:
     """Add up the views of every article over all files; yield tables of `COUNTS`, sorted by title.
 
-    Args:
-        paths: `.gz`, `.bz2` or plain.
-        language: of the Wikipedia.
-        min_views: articles with fewer in all are left out.
-        memory_bytes: about what is held at once.
-        scratch: folder for what does not fit; the system's if None.
+    Titles are unquoted, their underscores become spaces. Pages outside the article namespace, the main page
+    and "-" (no title) are left out. What does not fit into the memory goes to a folder in `scratch`.
 
     Raises:
         UsageError: a file does not exist.

@@ -1,12 +1,9 @@
 """The queries that pairs are looked for with: words, bigrams, titles, WordNet, and a user's own list.
 
-Sources come in the paper's order, and a query belongs to the first that names it: all words that are
-frequent in Wikipedia; pairs of words with high mutual information; titles of articles that are looked at
-often; what WordNet has besides; then the user's list. Within a source the most frequent come first.
-
-The list stops at `max_queries`. The paper adds *all* synsets, so WordNet and the user's list keep their
-places, and what is too much is cut where it is least known: from the end of the titles, then of the
-bigrams, then of the words. (MetaCLIP's reconstruction ends in the titles too.)
+Sources come in the paper's order, and a query belongs to the first that names it; within a source the most
+frequent come first. The list stops at `max_queries`. The paper adds *all* synsets, so WordNet and the user's
+list keep their places, and what is too much is cut where it is least known: from the end of the titles, then
+of the bigrams, then of the words. (MetaCLIP's reconstruction ends in the titles too.)
 
 Mutual information is log2(n(xy) N / (n(x) n(y))), with N the number of words counted: that of Church and
 Hanks, and NLTK's, which MetaCLIP thresholds at 30. It cannot be above log2(N / n(xy)), which in Wikipedia (N
@@ -44,11 +41,8 @@ class QueriesSettings:
     """Which queries to make.
 
     Attributes:
-        max_queries: at most so many.
-        min_word_count: of a word in the corpus.
-        min_pair_count: of a bigram in the corpus.
         min_pmi: of a bigram, in bits (see above).
-        max_bigrams: at most so many, the most frequent; the paper does not tell, MetaCLIP has 100,646.
+        max_bigrams: the most frequent are kept; the paper gives no number, MetaCLIP has 100,646.
         min_views: of an article, over all files of page views, titles of the same words added up.
         strip_parentheses: a title without what tells it from others: "Mercury (planet)" is "mercury".
         numbers: add "0", "1", … below this to the user's list; MetaCLIP has 100.
@@ -69,12 +63,9 @@ class Sources:
     """What queries are made of; what is missing gives none.
 
     Attributes:
-        words: counts of all words (see `with_total`) that are frequent enough alone or in a bigram, whose
-            words are no rarer than itself.
+        words: counts of all words (see `with_total`) that are frequent enough alone or in a bigram.
         pairs: counts of pairs, in as many tables as they come; read once.
         titles: views of articles by title, likewise.
-        wordnet: whose lemmas are wanted.
-        own: the user's queries.
     """
 
     words: pa.Table | None = None
@@ -86,8 +77,6 @@ class Sources:
 
 def build_queries(settings: QueriesSettings, sources: Sources) -> pa.Table:
     """Make the list of queries, a table of `columns.QUERIES`, no query twice.
-
-    It is the same for the same sources, in whatever pieces they come.
 
     Raises:
         UsageError: the user's own list is longer than `max_queries`.
@@ -141,14 +130,9 @@ def with_total(words: pa.Table, total: int) -> pa.Table:
 
 
 def read_counts(path: str | Path, *, words: int) -> pa.Table:
-    """Read a list of counts, for those who have no corpus.
+    """Read a sorted table of `COUNTS`, with its total, from a CSV with a heading: words or pairs, counts.
 
-    Args:
-        path: CSV with a heading; its first column is a word or a pair, its second how often it was seen.
-        words: 1 or 2; rows of another number of words are left out, though their count is in the total.
-
-    Returns:
-        Table of `COUNTS`, sorted, with its total.
+    Rows of another number of words (1 or 2) are left out, though their count is in the total.
 
     Raises:
         DataError: the file cannot be read.
@@ -222,9 +206,7 @@ def _listed(queries: Sequence[str]) -> pa.Table:
 
 
 def _within(table: pa.Table, most: int, by_source: Mapping[str, pa.Table]) -> pa.Table:
-    """Cut the list: the least known titles, bigrams and words that neither WordNet nor the user has; then
-    WordNet.
-    """
+    """Drop the least known titles, bigrams and words that neither WordNet nor the user has; then WordNet."""
     own, wordnet = by_source["list"]["query"], by_source["wordnet"]["query"]
     safe = pa.chunked_array([*own.chunks, *wordnet.chunks], pa.large_string()).combine_chunks()
     loose = pc.invert(pc.is_in(table["query"], safe)).to_numpy()
