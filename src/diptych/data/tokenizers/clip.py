@@ -203,7 +203,10 @@ class Tokenizer:
         if not self._pieces:
             byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
             id_of = self._vocabulary.ids
-            self._pieces = {number: _to_bytes(token, byte_of) for token, number in id_of.items()}
+            for token, number in id_of.items():
+                stem = token.removesuffix(WORD_END)
+                space = b" " if stem != token else b""
+                self._pieces[number] = bytes(byte_of[symbol] for symbol in stem if symbol in byte_of) + space
             alone = [token for token in self.added if id_of[token] > self.end_id]
             self._pieces |= {id_of[token]: f"{token} ".encode() for token in alone}
         text = bytearray()
@@ -263,11 +266,6 @@ def require_size(size: int) -> None:
             expected=f"{BASIC_SIZE} (bytes and specials alone) to {vocabularies.MAX_SIZE:,}",
             fix="set tokenizer.size (--size); 8192 suits a hundred thousand captions, CLIP's is 49408",
         )
-
-
-def _to_bytes(token: str, byte_of: dict[str, int]) -> bytes:
-    stem = token.removesuffix(WORD_END)
-    return bytes(byte_of[symbol] for symbol in stem if symbol in byte_of) + (b" " if stem != token else b"")
 
 
 def _count_words(captions: Iterable[str]) -> Counter[str]:

@@ -97,7 +97,12 @@ def _read(path: Path) -> Weights:
     except OSError as error:
         raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
     if start[8:9] == b"{":
-        return Weights(_safetensors(path), (path,))
+        try:
+            with safe_open(path, framework="pt", device="cpu") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 — no mapping
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise _damaged(path, error) from error
+        return Weights(tensors, (path,))
     if start.startswith(b"PK"):
         return _zipped(path)
     if start.startswith(b"\x80"):  # a bare pickle: what torch.save wrote before 1.6
@@ -105,20 +110,14 @@ def _read(path: Path) -> Weights:
     raise _damaged(path, f"a file that begins with {start[:8]!r}")
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 — no mapping
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise _damaged(path, error) from error
-
-
 def _sharded(index: Path) -> Weights:
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not listed or not all(map(_is_file_name, listed.values())):
+    names = [*listed.values()] if isinstance(listed, dict) else []
+    plain = all(isinstance(name, str) and name == Path(name).name and name != ".." for name in names)
+    if not isinstance(listed, dict) or not all(names) or not names or not plain:
         raise _damaged(index, "no weight_map of tensor names to file names in this folder")
     tensors: dict[str, Tensor] = {}
-    shards = {name: index.with_name(name) for name in sorted(set(listed.values()))}
+    shards = {name: index.with_name(name) for name in sorted(set(names))}
     for name, shard in shards.items():
         if not shard.is_file():
             raise IntegrityError(
@@ -134,10 +133,6 @@ def _sharded(index: Path) -> Weights:
             raise _damaged(shard, f"not the tensors that {index.name} says: {shown}")
         tensors |= part
     return Weights(tensors, (index, *shards.values()))
-
-
-def _is_file_name(name: object) -> bool:
-    return isinstance(name, str) and name == Path(name).name and name not in ("", "..")
 
 
 def _zipped(path: Path) -> Weights:
@@ -261,8 +256,9 @@ def _unwrapped(weights: Weights, path: Path) -> Weights:
     if len(prefixes) > 1:
         raise _not_alone(path, f"one each under {', '.join(repr(name[:60]) for name in prefixes[:SHOWN])}")
     prefix = prefixes[0] if prefixes else ""
-    while not prefixes and plain and (wrapper := _shared_wrapper(plain, prefix)):
-        prefix += wrapper
+    wrappers = WRAPPERS if plain and not prefixes else ()
+    while shared := [w for w in wrappers if all(name.startswith(prefix + w) for name in plain)]:
+        prefix += shared[0]
     if others := [name[:60] for name in plain if not name.startswith(prefix)]:
         raise _not_alone(path, f"one under {prefix[:60]}, beside {', '.join(others[:SHOWN])}")
     return replace(
@@ -270,11 +266,6 @@ def _unwrapped(weights: Weights, path: Path) -> Weights:
         tensors={name.removeprefix(prefix): tensor for name, tensor in plain.items()},
         taken_from=", ".join(part for part in (weights.taken_from, prefix) if part),
     )
-
-
-def _shared_wrapper(names: Iterable[str], prefix: str) -> str:
-    shared = (w for w in WRAPPERS if all(name.startswith(prefix + w) for name in names))
-    return next(shared, "")
 
 
 def _not_alone(path: Path, found: str) -> UsageError:

@@ -128,7 +128,9 @@ def clip_folder(folder: Path) -> Path:
             rows: Any = json.loads(file.read(MODULES_BYTES))
     except (ValueError, RecursionError) as error:
         raise malformed(path, type(error).__name__, "JSON") from error
-    if not isinstance(rows, list) or not all(map(_is_stage, rows)):
+    rows = rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else [{}]
+    texts = [text for row in rows for text in (row.get("type"), row.get("path", ""))]
+    if any(not isinstance(text, str) or "\0" in text for text in texts):
         raise malformed(path, "other entries", "a list of stages with type and path")
     kinds = [row["type"].rpartition(".")[2] for row in rows]
     if not kinds or kinds[0] not in CLIPS or any(kind not in HARMLESS for kind in kinds[1:]):
@@ -143,11 +145,6 @@ def clip_folder(folder: Path) -> Path:
     if not inside.is_relative_to(folder.resolve()):
         raise malformed(path, "a path that leads out of the folder", "a folder beside modules.json")
     return inside
-
-
-def _is_stage(row: Any) -> bool:
-    texts = (row.get("type"), row.get("path", "")) if isinstance(row, dict) else (None,)
-    return all(isinstance(text, str) and "\0" not in text for text in texts)
 
 
 def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:

@@ -17,7 +17,7 @@ from diptych.models.towers.config import MAX_LAYERS, ClipConfig, SiglipTextConfi
 State = Mapping[str, Tensor]
 SHOWN_NAMES = 4
 SCALARS = ("logit_scale", "logit_bias")  # 0-D or of one element, as the library and its version like it
-QKV = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
+QKV = "attn.q_proj attn.k_proj attn.v_proj"
 
 _NOT_WEIGHTS = re.compile(r"input_resolution|context_length|vocab_size|(.*\.)?attn_mask|(.*\.)?position_ids")
 
@@ -28,45 +28,30 @@ class Row:
 
     Attributes:
         theirs: its name.
-        ours: our name, or several: theirs holds them behind one another in its first dimension.
+        ours: our name, or several with spaces between: theirs holds them behind one another in its first
+            dimension.
         dimensions: None, or how many ours and theirs have: theirs has more, of size 1, in front.
         transposed: theirs is the transpose of ours, a matrix.
     """
 
     theirs: str
-    ours: tuple[str, ...]
+    ours: str
     dimensions: tuple[int, int] | None = None
     transposed: bool = False
 
 
-# Layers of ours → the name of theirs; several of ours are packed into one.
-Layers = Mapping[tuple[str, ...], str]
+# Layers of ours → the name of theirs; several of ours, with spaces between, are packed into one.
+Layers = Mapping[str, str]
 
-_MLP: Layers = {("mlp.c_fc",): "mlp.fc1", ("mlp.c_proj",): "mlp.fc2"}
-_TRANSFORMERS_BLOCK: Layers = {
-    ("ln_1",): "layer_norm1",
-    **{(f"attn.{part}_proj",): f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")},
-    ("ln_2",): "layer_norm2",
-    **_MLP,
-}
-_TRANSFORMERS_HEAD: Layers = {("attn.out_proj",): "attention.out_proj", ("ln",): "layernorm", **_MLP}
-_TIMM_BLOCK: Layers = {
-    ("ln_1",): "norm1",
-    QKV: "attn.qkv",
-    ("attn.out_proj",): "attn.proj",
-    ("ln_2",): "norm2",
-    **_MLP,
-}
-_TIMM_HEAD: Layers = {
-    ("attn.q_proj",): "q",
-    ("attn.k_proj", "attn.v_proj"): "kv",
-    ("attn.out_proj",): "proj",
-    ("ln",): "norm",
-    **_MLP,
-}
-_OPENAI_BLOCK: Layers = {
-    (name,): name for name in ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
-}
+_MLP = {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+_PARTS = {f"attn.{part}_proj": f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")}
+_TRANSFORMERS_BLOCK = {"ln_1": "layer_norm1", **_PARTS, "ln_2": "layer_norm2", **_MLP}
+_TRANSFORMERS_HEAD = {"attn.out_proj": "attention.out_proj", "ln": "layernorm", **_MLP}
+_TIMM_BLOCK = {"ln_1": "norm1", QKV: "attn.qkv", "attn.out_proj": "attn.proj", "ln_2": "norm2", **_MLP}
+_TIMM_HEAD = {
+    "attn.q_proj": "q", "attn.k_proj attn.v_proj": "kv", "attn.out_proj": "proj", "ln": "norm", **_MLP,
+}  # fmt: skip
+_OPENAI_BLOCK = {name: name for name in ("ln_1", "attn.out_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")}
 
 
 def openai_rows(names: Iterable[str]) -> list[Row]:
@@ -78,11 +63,11 @@ def openai_rows(names: Iterable[str]) -> list[Row]:
     """
     names = list(names)
     rows = [
-        Row("token_embedding.weight", ("text.token_embedding.weight",)),
-        Row("positional_embedding", ("text.positional_embedding",)),
-        *_layer(("text.ln_final",), "ln_final"),
-        Row("text_projection", ("text.text_projection",)),
-        *(Row(name, (name,), (0, 0)) for name in SCALARS if name in names),
+        Row("token_embedding.weight", "text.token_embedding.weight"),
+        Row("positional_embedding", "text.positional_embedding"),
+        *_layer("text.ln_final", "ln_final"),
+        Row("text_projection", "text.text_projection"),
+        *(Row(name, name, (0, 0)) for name in SCALARS if name in names),
     ]
     for tower, theirs in (("text", "transformer.resblocks"), ("vision", "visual.transformer.resblocks")):
         pattern = re.compile(rf"(?:{tower}\.blocks|{re.escape(theirs)})\.(\d+)\.")
@@ -91,7 +76,7 @@ def openai_rows(names: Iterable[str]) -> list[Row]:
     for name in names:
         prefix, _, rest = name.partition(".")
         if prefix in ("vision", "visual") and not rest.startswith(("blocks.", "transformer.")):
-            rows.append(Row(f"visual.{rest}", (f"vision.{rest}",)))
+            rows.append(Row(f"visual.{rest}", f"vision.{rest}"))
     return rows
 
 
@@ -99,20 +84,20 @@ def open_clip_siglip_rows(vision: SiglipVisionConfig, text: SiglipTextConfig, *,
     """Return the rows of open_clip's CustomTextCLIP around a tower of timm."""
     trunk = "visual.trunk"
     rows = [
-        *_layer(("vision.conv1",), f"{trunk}.patch_embed.proj"),
-        Row(f"{trunk}.pos_embed", ("vision.positional_embedding",), (2, 3)),
+        *_layer("vision.conv1", f"{trunk}.patch_embed.proj"),
+        Row(f"{trunk}.pos_embed", "vision.positional_embedding", (2, 3)),
         *_blocks("vision.blocks", f"{trunk}.blocks", _TIMM_BLOCK, vision.layers),
-        *_layer(("vision.ln_post",), f"{trunk}.norm"),
-        Row(f"{trunk}.attn_pool.latent", ("vision.head.probe",), (1, 3)),
+        *_layer("vision.ln_post", f"{trunk}.norm"),
+        Row(f"{trunk}.attn_pool.latent", "vision.head.probe", (1, 3)),
         *_layers("vision.head", f"{trunk}.attn_pool", _TIMM_HEAD),
-        Row("text.token_embedding.weight", ("text.token_embedding.weight",)),
-        Row("text.positional_embedding", ("text.positional_embedding",)),
+        Row("text.token_embedding.weight", "text.token_embedding.weight"),
+        Row("text.positional_embedding", "text.positional_embedding"),
         *_openai_blocks("text.blocks", "text.transformer.resblocks", text.layers),
-        *_layer(("text.ln_final",), "text.ln_final"),
-        Row("logit_scale", ("logit_scale",), (0, 0)),
+        *_layer("text.ln_final", "text.ln_final"),
+        Row("logit_scale", "logit_scale", (0, 0)),
     ]
-    rows += _layer(("text.head",), "text.text_projection") if text.head else ()
-    rows += [Row("logit_bias", ("logit_bias",), (0, 0))] if bias else []
+    rows += _layer("text.head", "text.text_projection") if text.head else ()
+    rows += [Row("logit_bias", "logit_bias", (0, 0))] if bias else []
     return rows
 
 
@@ -122,32 +107,32 @@ def transformers_rows(config: ClipConfig) -> list[Row]:
     layers = config.vision.layers
     assert isinstance(layers, int)
     rows = [
-        Row(f"{vision}.embeddings.patch_embedding.weight", ("vision.conv1.weight",)),
-        Row(f"{vision}.embeddings.position_embedding.weight", ("vision.positional_embedding",)),
+        Row(f"{vision}.embeddings.patch_embedding.weight", "vision.conv1.weight"),
+        Row(f"{vision}.embeddings.position_embedding.weight", "vision.positional_embedding"),
         *_blocks("vision.blocks", f"{vision}.encoder.layers", _TRANSFORMERS_BLOCK, layers),
-        *_layer(("vision.ln_post",), f"{vision}.post_layernorm"),
-        Row(f"{text}.embeddings.token_embedding.weight", ("text.token_embedding.weight",)),
-        Row(f"{text}.embeddings.position_embedding.weight", ("text.positional_embedding",)),
+        *_layer("vision.ln_post", f"{vision}.post_layernorm"),
+        Row(f"{text}.embeddings.token_embedding.weight", "text.token_embedding.weight"),
+        Row(f"{text}.embeddings.position_embedding.weight", "text.positional_embedding"),
         *_blocks("text.blocks", f"{text}.encoder.layers", _TRANSFORMERS_BLOCK, config.text.layers),
-        *_layer(("text.ln_final",), f"{text}.final_layer_norm"),
+        *_layer("text.ln_final", f"{text}.final_layer_norm"),
     ]
     if isinstance(config.vision, SiglipVisionConfig):
         return [
             *rows,
-            Row(f"{vision}.embeddings.patch_embedding.bias", ("vision.conv1.bias",)),
-            Row(f"{vision}.head.probe", ("vision.head.probe",), (1, 3)),
+            Row(f"{vision}.embeddings.patch_embedding.bias", "vision.conv1.bias"),
+            Row(f"{vision}.head.probe", "vision.head.probe", (1, 3)),
             *_packed("vision.head", f"{vision}.head.attention"),
             *_layers("vision.head", f"{vision}.head", _TRANSFORMERS_HEAD),
-            *_layer(("text.head",), f"{text}.head"),
-            *(Row(name, (name,), (0, 1)) for name in SCALARS),
+            *_layer("text.head", f"{text}.head"),
+            *(Row(name, name, (0, 1)) for name in SCALARS),
         ]
     return [
         *rows,
-        Row(f"{vision}.embeddings.class_embedding", ("vision.class_embedding",)),
-        *_layer(("vision.ln_pre",), f"{vision}.pre_layrnorm"),  # their spelling
-        Row("visual_projection.weight", ("vision.proj",), transposed=True),
-        Row("text_projection.weight", ("text.text_projection",), transposed=True),
-        Row("logit_scale", ("logit_scale",), (0, 0)),
+        Row(f"{vision}.embeddings.class_embedding", "vision.class_embedding"),
+        *_layer("vision.ln_pre", f"{vision}.pre_layrnorm"),  # their spelling
+        Row("visual_projection.weight", "vision.proj", transposed=True),
+        Row("text_projection.weight", "text.text_projection", transposed=True),
+        Row("logit_scale", "logit_scale", (0, 0)),
     ]
 
 
@@ -174,12 +159,13 @@ def read_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
             value = value.t().contiguous()
         if row.dimensions is not None:
             value = _shape(value, row.dimensions[0], row.theirs)
-        if len(row.ours) == 1:
-            ours[row.ours[0]] = value
+        names = row.ours.split()
+        if len(names) == 1:
+            ours[row.ours] = value
             continue
-        if value.ndim == 0 or value.shape[0] % len(row.ours):
-            raise _wrong_shape(row.theirs, value, f"{len(row.ours)} equal parts behind one another")
-        parts = zip(row.ours, value.chunk(len(row.ours)), strict=True)
+        if value.ndim == 0 or value.shape[0] % len(names):
+            raise _wrong_shape(row.theirs, value, f"{len(names)} equal parts behind one another")
+        parts = zip(names, value.chunk(len(names)), strict=True)
         ours |= {name: part.clone() for name, part in parts}
     return ours
 
@@ -192,20 +178,21 @@ def write_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
     rest, theirs = dict(state), {}
     missing = []
     for row in rows:
-        if absent := [name for name in row.ours if name not in rest]:
+        names = row.ours.split()
+        if absent := [name for name in names if name not in rest]:
             missing += absent
             continue
-        parts = [rest.pop(name).detach() for name in row.ours]
+        parts = [rest.pop(name).detach() for name in names]
         value = parts[0] if len(parts) == 1 else torch.cat(parts)
         if row.dimensions is not None:
             value = _shape(value, row.dimensions[1], row.theirs)
         theirs[row.theirs] = (value.t() if row.transposed else value).contiguous()
-    for how, names in (("missing", sorted(missing)), ("left over", sorted(rest))):
-        if names:
-            more = f" … ({len(names)} in all)" if len(names) > SHOWN_NAMES else ""
+    for how, wrong in (("missing", sorted(missing)), ("left over", sorted(rest))):
+        if wrong:
+            more = f" … ({len(wrong)} in all)" if len(wrong) > SHOWN_NAMES else ""
             raise DataError(
                 f"tensors are {how}",
-                found=", ".join(names[:SHOWN_NAMES]) + more,
+                found=", ".join(wrong[:SHOWN_NAMES]) + more,
                 expected="exactly the tensors of the architecture that the configuration describes",
                 fix="give weights and configuration of the same model",
             )
@@ -226,20 +213,20 @@ def _wrong_shape(name: str, value: Tensor, expected: str) -> DataError:
     return DataError("a tensor has a wrong shape", where=name, found=list(value.shape), expected=expected)
 
 
-def _layer(ours: tuple[str, ...], theirs: str) -> Iterator[Row]:
+def _layer(ours: str, theirs: str) -> Iterator[Row]:
     for kind in ("weight", "bias"):
-        yield Row(f"{theirs}.{kind}", tuple(f"{name}.{kind}" for name in ours))
+        yield Row(f"{theirs}.{kind}", " ".join(f"{name}.{kind}" for name in ours.split()))
 
 
 def _packed(ours: str, theirs: str) -> Iterator[Row]:
     """Yield the rows of torch's nn.MultiheadAttention, which joins kind and name with an underscore."""
     for kind in ("weight", "bias"):
-        yield Row(f"{theirs}.in_proj_{kind}", tuple(f"{ours}.{part}.{kind}" for part in QKV))
+        yield Row(f"{theirs}.in_proj_{kind}", " ".join(f"{ours}.{part}.{kind}" for part in QKV.split()))
 
 
 def _layers(ours: str, theirs: str, table: Layers) -> Iterator[Row]:
     for names, their_name in table.items():
-        yield from _layer(tuple(f"{ours}.{name}" for name in names), f"{theirs}.{their_name}")
+        yield from _layer(" ".join(f"{ours}.{name}" for name in names.split()), f"{theirs}.{their_name}")
 
 
 def _blocks(ours: str, theirs: str, table: Layers, count: int) -> Iterator[Row]:
