@@ -47,7 +47,7 @@ def build_classifier(
         templates: T templates, with cleaned names or without.
         batch_size: prompts per step.
         precision: what the text tower computes in.
-        cache: folder that keeps finished classifiers for next time.
+        cache: folder of finished classifiers.
 
     Returns:
         (C, E) float32, unit length, row c for class_names[c].
@@ -82,13 +82,9 @@ def build_template_classifiers(
     batch_size: int = TEXT_BATCH,
     precision: Precision = "float32",
 ) -> Floats:
-    """Build one classifier per template, for ensembles in probability space and for ablations.
+    """Return one classifier per template, (T, C, E), for ensembles in probability space and for ablations.
 
-    Returns:
-        (T, C, E) float32, unit length; a class with several names is the mean of theirs.
-
-    Raises:
-        UsageError, NonFiniteError: as `build_classifier`.
+    A class with several names is the mean of theirs; see `build_classifier`.
     """
     prompts = fill(templates, class_names)
     tokens = _tokens(model, class_names, prompts, templates)
@@ -101,29 +97,14 @@ def build_template_classifiers(
 
 
 def class_probabilities(model: "Model", image_embeds: Floats, classifier: Floats) -> Doubles:
-    """Return (N, C) float64, what `Model.probabilities` makes of the logits.
-
-    Args:
-        model: made both; its scale, bias and loss decide.
-        image_embeds: (N, E) unit length; a row of NaN gives one.
-        classifier: (C, E), see `build_classifier`.
-    """
+    """Return the probabilities (N, C) of image embeddings (N, E) by a classifier (C, E); NaN rows stay."""
     cosines = (image_embeds @ classifier.T).astype(np.float64)
     probabilities: Doubles = model.probabilities(model.scale * cosines + model.bias)
     return probabilities
 
 
 def ensemble_probabilities(model: "Model", image_embeds: Floats, classifiers: Floats) -> Doubles:
-    """Average the probabilities of the templates: the ensemble in probability space.
-
-    Args:
-        model: made both.
-        image_embeds: (N, E) unit length.
-        classifiers: (T, C, E), see `build_template_classifiers`.
-
-    Returns:
-        (N, C) float64.
-    """
+    """Average the probabilities (N, C) of T classifiers (T, C, E): the ensemble in probability space."""
     total = np.zeros((len(image_embeds), classifiers.shape[1]))
     for classifier in classifiers:
         total += class_probabilities(model, image_embeds, classifier)
@@ -133,7 +114,7 @@ def ensemble_probabilities(model: "Model", image_embeds: Floats, classifiers: Fl
 def _embed_prompts(
     model: "Model", prompts: Sequence[str], tokens: Mapping[str, Ints], batch_size: int, precision: Precision
 ) -> Floats:
-    """Embed prompts, what their templates share only once where the model can do that."""
+    """Embed prompts, what their templates share only once if the model can do that."""
     encode_prompts = getattr(model, "encode_prompts", None)
     rows = encode_prompts(np.stack(list(tokens.values())), precision) if encode_prompts else None
     if rows is None:

@@ -67,13 +67,9 @@ class ZeroShotClassifier(Classifier):
         """Embed the prompts of the classes.
 
         Args:
-            X: ignored, but for its width where it holds embeddings; may be left out.
+            X: ignored, but for its width if it holds embeddings; may be left out.
             y: class names, or the labels of all images: the distinct ones are the classes. What is not a
                 str is written as one.
-
-        Raises:
-            ArrayError: no labels, or X and y do not fit each other or the model.
-            UsageError: two classes have the same prompts.
         """
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
@@ -88,23 +84,15 @@ class ZeroShotClassifier(Classifier):
         return self
 
     def decision_function(self, X: Any) -> Doubles:  # noqa: N803
-        """Return the logits (N, C): scale times cosine, plus the model's bias; of two classes (N,).
+        """Return the logits (N, C): scale times cosine, plus the model's bias.
 
-        With two classes it is the second one's lead over the first: above 0 means `classes_[1]`.
-
-        Raises:
-            ArrayError: X does not fit the classifier.
-            BadInputsError: some images cannot be read; it names their positions.
+        Of two classes (N,), the second one's lead over the first: above 0 means `classes_[1]`.
         """
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: Any) -> Doubles:  # noqa: N803
-        """Return the probabilities (N, C) of the classes, as `Model.probabilities` has them.
-
-        A softmax over the logits; of a model that learned with the sigmoid loss the sigmoid, class by class:
-        its rows do not add up to one.
-        """
+        """Return the probabilities (N, C) of the classes, see `Model.probabilities`."""
         return np.asarray(self.model.probabilities(self._logits(X)))
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
@@ -113,7 +101,6 @@ class ZeroShotClassifier(Classifier):
         return np.asarray(self.classes_[best])
 
     def _embed_classes(self, names: Sequence[str], width: int | None) -> Floats:
-        """Return (C, E) unit rows, and see that they are as wide as the embeddings to come."""
         templates = self.templates
         if not isinstance(templates, Templates):
             templates = Templates("given", tuple(checks.texts(templates, "templates")))

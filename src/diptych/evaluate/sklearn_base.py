@@ -38,11 +38,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose `fit` sets `classes_`."""
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803 — scikit-learn's name
-        """Return the fraction of rows in [0, 1] whose best class is `y`, weighted if there are weights.
-
-        Raises:
-            ArrayError: X, y and the weights do not fit each other.
-        """
+        """Return the fraction of rows in [0, 1] whose best class is `y`, weighted if there are weights."""
         predicted, labels = self.predict(X), as_labels(y)
         checks.same_length(labels, "y", len(predicted))
         if (predicted.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
@@ -72,11 +68,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def as_labels(labels: Any) -> NDArray[Any]:
-    """Return (N,) labels.
-
-    Raises:
-        ArrayError: there are none, some are missing, or they are measurements rather than labels.
-    """
+    """Return (N,) labels; none, missing ones and measurements are refused."""
     if labels is None:
         raise ArrayError("requires y to be passed, but the target y is None", fix="name the classes in y")
     array = np.asarray(labels)

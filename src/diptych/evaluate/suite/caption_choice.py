@@ -42,9 +42,9 @@ def caption_choice(runner: TaskRunner) -> ProtocolResult:
 
 
 def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precision = "float32") -> Doubles:
-    """Return the cosines (N, K) of N images and their captions, the right one first.
+    """Return the cosines (N, K) of images and their captions, the right one first.
 
-    -inf where an image has fewer than K captions; NaN where it is unreadable.
+    -inf if an image has fewer than K captions; NaN if it is unreadable.
     """
     captions = embedded.captions
     distinct = dict.fromkeys(text for row in captions for text in row)
@@ -60,15 +60,7 @@ def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precis
 
 
 def quadruples(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
-    """Return (N / 2, 2, 2), image by caption, of images that follow each other as pairs.
-
-    Args:
-        scores: (N, 2), an image's own caption first.
-        embedded: the images, with the field `pair`.
-
-    Raises:
-        DataError: an image has no partner behind it.
-    """
+    """Return scores (N, 2), own caption first, of images in pairs as (N / 2, 2, 2), image by caption."""
     names = [fields.get(PAIR) for fields in embedded.fields]
     if names[::2] != names[1::2] or scores.shape[1] != 2:
         raise DataError("images do not come in pairs", found=f"{len(names)} images", expected="two a case")
@@ -78,14 +70,9 @@ def quadruples(scores: Doubles, embedded: EmbeddedPairs) -> Doubles:
 
 
 def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
-    """Return Winoground's three scores row by row.
+    """Return Winoground's three scores of (N, 2, 2) cosines, image by caption, row by row.
 
-    Args:
-        scores: (N, 2, 2), image by caption.
-
-    Returns:
-        text: both images prefer their own caption; image: both captions prefer their own image; group:
-        both. (N,) bool each.
+    text: both images prefer their own caption; image: both captions prefer their own image; group: both.
 
     >>> hits = quadruple_hits(np.array([[[0.9, 0.5], [0.6, 0.7]], [[0.9, 0.5], [0.95, 0.99]]]))
     >>> {name: won.tolist() for name, won in hits.items()}
@@ -98,13 +85,7 @@ def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
 
 
 def group_metrics(groups: Sequence[str], hits: Bools, *, task: str) -> list[Metric]:
-    """List the accuracy over all N cases, the mean of the groups, and the accuracy of each.
-
-    Args:
-        groups: what each case is about.
-        hits: (N,) bool.
-        task: the name the metrics carry.
-    """
+    """List the accuracy over all cases, the mean of the groups, and the accuracy of each."""
     names = np.array(groups)
     parts = {name: hits[names == name] for name in dict.fromkeys(groups)}
     mean = float(np.mean([part.mean() for part in parts.values()])) if parts else float("nan")

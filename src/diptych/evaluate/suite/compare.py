@@ -37,35 +37,20 @@ TOGETHER = 100_000  # training images whose fingerprints are compared at a time:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One task of two models, on the same images.
-
-    Attributes:
-        task: its name.
-        protocol: how both were asked.
-        value: the share of hits of the model.
-        other: that of the other model.
-        gain: the difference.
-        ci95: of the gain, from a paired bootstrap.
-        p_value: McNemar's exact test; of hits averaged over draws, the paired bootstrap's.
-        n: images, or texts.
-    """
+    """One task and protocol of two models, on the same images."""
 
     task: str
     protocol: str
-    value: float
-    other: float
-    gain: float
-    ci95: tuple[float, float] | None
-    p_value: float
-    n: int
+    value: float  # the share of hits
+    other: float  # that of the other model
+    gain: float  # the difference
+    ci95: tuple[float, float] | None  # of the gain, from a paired bootstrap
+    p_value: float  # McNemar's exact test; of hits averaged over draws, the paired bootstrap's
+    n: int  # images, or texts
 
 
 def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
-    """Compare two models on every task and protocol that both have.
-
-    Raises:
-        UsageError: a task of theirs is not over the same images.
-    """
+    """Compare two models on every task and protocol that both have; their data must be the same."""
     comparisons: list[Comparison] = []
     others = {result["task"]: number for number, result in enumerate(other.results)}
     for number, result in enumerate(outcome.results):
@@ -116,11 +101,7 @@ def find_published(data: Path) -> Path | None:
 
 
 def read_published(path: Path) -> dict[str, dict[str, float]]:
-    """Read a table of public models: name/pretrained -> column -> share in [0, 1].
-
-    Raises:
-        SettingsError: it has no columns `name` and `pretrained`, or a cell that is no number.
-    """
+    """Read a table of public models: name/pretrained -> column -> share in [0, 1]."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -149,14 +130,9 @@ def seen_in_training(
 ) -> list[OverlapReport]:
     """Split every task into images with a near copy in a training set and images without.
 
-    Args:
-        outcome: a suite's results.
-        training: what the model learned from.
-        counts: receives its images; one that cannot be read is a copy of nothing.
-
-    Returns:
-        A report for each task with zero-shot, probe or retrieval results, of the first of these; unreadable
-        images count as wrong. A missing one is a copy of nothing, a damaged one of the same bytes.
+    A report is of a task's zero-shot, probe or retrieval results, the first of these; unreadable images count
+    as wrong. A missing image is a copy of nothing, a damaged one of the same bytes. `counts` receives the
+    training images; one that cannot be read is a copy of nothing.
     """
     tasks = []
     for number, task in enumerate(outcome.opened):

@@ -51,20 +51,14 @@ DIGITS = 16  # of each digest in a folder's name: 64 bits; the manifest holds al
 
 @dataclass(frozen=True, slots=True)
 class FeatureSettings:
-    """How rows are made.
+    """How rows are made."""
 
-    Attributes:
-        preprocessing: "exact" where scores are compared with published ones.
-        batch_size: images per step; no row depends on it beyond rounding.
-        workers: decoding threads.
-        shard: (rank, world): of `world` processes that fill one folder, this one embeds every world-th part
-            from `rank` on; process 0 joins them. The rows are the same with any number of processes.
-    """
-
-    preprocessing: Mode = "exact"
+    preprocessing: Mode = "exact"  # as scores are compared with published ones
     precision: Precision = "float32"
-    batch_size: int = IMAGE_BATCH
-    workers: int = 2
+    batch_size: int = IMAGE_BATCH  # no row depends on it beyond rounding
+    workers: int = 2  # decoding threads
+    # (rank, world): of `world` processes that fill one folder, this one embeds every world-th part from
+    # `rank` on; process 0 joins them. The rows are the same with any number of processes.
     shard: tuple[int, int] = (0, 1)
 
     def __post_init__(self) -> None:
@@ -90,17 +84,14 @@ def cached_pairs(
     Args:
         model: the model.
         source: where the images come from; it is read only if something is missing.
-        folder: that keeps the rows of all sources and models.
+        folder: of the rows of all sources and models.
         model_digest: of the model.
         data_digest: of what `source` reads.
-        kind: which rows, see `Encoder.encode_batch`.
+        kind: of rows, see `Encoder.encode_batch`.
         settings: how rows are made.
 
     Returns:
         The rows, memory-mapped and read-only, with keys, captions and fields in memory.
-
-    Raises:
-        IntegrityError: kept rows are damaged, or belong to something else.
     """
     settings = settings or FeatureSettings()
     mode = f"{settings.preprocessing}-{settings.precision}-{kind}"
@@ -222,11 +213,9 @@ def _open(folder: Path, facts: dict[str, Any]) -> EmbeddedPairs:
 
 
 def data_digest(source: "Source", *choices: str) -> str:
-    """Return one digest of everything that a source reads: equal digests give equal pairs.
+    """Return one digest of all that a source reads, wherever it is: equal digests give equal pairs.
 
-    Args:
-        source: the source; the folder that it is in does not count.
-        choices: what else decides about its pairs, such as the columns of a table.
+    `choices` are what else decides about its pairs, such as the columns of a table.
     """
     entries = [(PurePath(entry.name).name, entry.bytes, entry.sha256) for entry in source.inputs()]
     return hashlib.sha256(json.dumps([entries, choices]).encode()).hexdigest()
@@ -234,9 +223,6 @@ def data_digest(source: "Source", *choices: str) -> str:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Read a shard as a command takes it.
-
-    Raises:
-        SettingsError: it is none.
 
     >>> parse_shard("1/4")
     (1, 4)

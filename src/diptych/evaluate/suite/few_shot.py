@@ -44,10 +44,9 @@ def probe(runner: TaskRunner) -> ProtocolResult:
 
 
 def few_shot(runner: TaskRunner) -> ProtocolResult:
-    """Fit probes on a few images of each class; the value is that of the most images.
+    """Fit probes on a few images of each class, or all it has; the value is that of the most images.
 
-    A class with fewer images gives those it has. Hits are averaged over a few draws; the interval is that
-    of the test images.
+    Hits are averaged over a few draws; the interval is that of the test images.
     """
     from diptych.evaluate.probe.linear_probe import LinearProbe
 
@@ -96,12 +95,9 @@ class TrainingData:
 
 
 def probe_predictions(probe: "LinearProbe", features: Floats, labels: TaskLabels) -> Predictions:
-    """Classify by a fitted probe; a class that it did not see in training is never the answer.
+    """Classify features (N, D) by a probe that is fitted on class numbers; NaN rows are unreadable images.
 
-    Args:
-        probe: fitted on class numbers.
-        features: (N, D); NaN rows are unreadable.
-        labels: of these rows.
+    A class that the probe did not see in training is never predicted.
     """
     unreadable = np.isnan(features).any(axis=1)
     readable = np.flatnonzero(~unreadable)
@@ -120,17 +116,7 @@ def probe_predictions(probe: "LinearProbe", features: Floats, labels: TaskLabels
 
 
 def draw_shots(labels: Ints, readable: Bools, shots: int, draw: int) -> Ints:
-    """Draw up to `shots` readable images of every class; more shots keep those of fewer.
-
-    Args:
-        labels: (N,) class numbers.
-        readable: (N,) bool.
-        shots: images of each class.
-        draw: number of the draw.
-
-    Returns:
-        Rows, rising.
-    """
+    """Return the rows of up to `shots` readable images of every class; more shots keep those of fewer."""
     order = numpy_rng(0, "shots", draw).permutation(np.flatnonzero(readable))
     kept = [order[labels[order] == label][:shots] for label in np.unique(labels)]
     return np.sort(np.concatenate(kept))

@@ -56,11 +56,7 @@ MAX_NAME_BYTES = 150  # a file's name has 255, and protocol and ending follow
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """One `[[task]]` of a file; the module says what each entry means.
-
-    Raises:
-        SettingsError: entries are missing, or do not fit each other.
-    """
+    """One `[[task]]` of a file; the module says what each entry means."""
 
     name: str
     source: str = ""
@@ -112,11 +108,7 @@ def _refuse_faults(name: str, faults: Mapping[str, object]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A suite: its name and its tasks, in order.
-
-    Raises:
-        SettingsError: a task has a name that cannot name the file of its results.
-    """
+    """A suite: its name and its tasks, in order, whose names name the files of results."""
 
     name: str
     specs: tuple[TaskSpec, ...]
@@ -133,21 +125,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class OpenedTask:
-    """A task whose data are there.
-
-    Attributes:
-        spec: what was asked for.
-        title: of the data set.
-        source: the images that are scored.
-        metric: the main one.
-        protocols: what is run, zero-shot, retrieval or caption_choice first.
-        class_names: of classes 0, 1, …; empty where the labels of the source say them.
-        choices: what decides about the pairs of `source` beside its files.
-        row: what is known about the data set; None of the user's own.
-        train: what probes learn from.
-        val: what they are chosen on; None takes a part of `train`.
-        not_run: protocols that cannot be run, and why.
-    """
+    """A task whose data are there."""
 
     spec: TaskSpec
     title: str
@@ -156,12 +134,12 @@ class OpenedTask:
     metric: MetricName
     protocols: tuple[ProtocolName, ...]
     templates: Templates
-    class_names: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    row: TaskRow | None = None
-    train: "Source | None" = None
-    val: "Source | None" = None
-    not_run: tuple[tuple[ProtocolName, str], ...] = ()
+    class_names: tuple[str, ...]  # of classes 0, 1, …; empty if the labels of the source say them
+    choices: tuple[str, ...] = ()  # what decides about the pairs of `source` beside its files
+    row: TaskRow | None = None  # what is known about the data set; None of the user's own
+    train: "Source | None" = None  # what probes learn from
+    val: "Source | None" = None  # what they are chosen on; None takes a part of `train`
+    not_run: tuple[tuple[ProtocolName, str], ...] = ()  # protocols that cannot be run, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +159,9 @@ class _File:
 
 
 def load_plan(suite: str, *, protocols: tuple[ProtocolName, ...] = ()) -> Plan:
-    """Find a suite.
+    """Find a published suite, a known data set, or the suite of a TOML file.
 
-    Args:
-        suite: a published suite, a known data set, or the path of a TOML file.
-        protocols: what to run on known data sets; zero-shot classification, or retrieval, if empty.
-
-    Raises:
-        UnknownNameError: no such suite or data set, and no such file.
-        SettingsError: the file is wrong.
+    `protocols` are run on known data sets; if empty, zero-shot classification or what fits the set.
     """
     if suite.endswith(".toml"):
         return _from_file(Path(suite))
@@ -218,11 +190,7 @@ def _from_file(path: Path) -> Plan:
 
 
 def open_plan(plan: Plan, data: Path) -> tuple[tuple[OpenedTask, ...], tuple[MissingTask, ...]]:
-    """Find the data of every task.
-
-    Raises:
-        UsageError: there is none at all.
-    """
+    """Find the data of every task; none at all is an error."""
     tasks = [open_spec(spec, data) for spec in plan.specs]
     opened = tuple(task for task in tasks if isinstance(task, OpenedTask))
     missing = tuple(task for task in tasks if isinstance(task, MissingTask))
@@ -240,13 +208,7 @@ def open_plan(plan: Plan, data: Path) -> tuple[tuple[OpenedTask, ...], tuple[Mis
 def open_spec(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
     """Open a task, or say where to get its data set.
 
-    Args:
-        spec: the task.
-        data: the folder that holds a folder for each known data set, named after its row.
-
-    Raises:
-        UnknownNameError: no such row or split.
-        UsageError: a source of the user's own cannot be opened.
+    The folder `data` holds a folder for each known data set, named after its row.
     """
     return _open_known(spec, data) if spec.task else open_own(spec, *own_source(spec.source, [spec]))
 
@@ -276,11 +238,7 @@ def _open_known(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
 
 
 def _other_split(task: Task, split: str) -> Task | None:
-    """Open what probes learn from, with the class numbers of the test images.
-
-    Raises:
-        DataError: it has other classes; it may be there in another form.
-    """
+    """Open what probes learn from, with the class numbers of the test images."""
     if split not in task.row.splits:
         return None
     other = open_task(task.name, task.root, split=split, prompts=task.prompts)
@@ -310,10 +268,7 @@ def _why_not(protocol: ProtocolName, kind: Kind, *, has_train: bool) -> str:
 
 
 def own_source(ref: str, specs: Sequence[TaskSpec], columns: Columns | None = None) -> "tuple[Source, Need]":
-    """Open a source of the user's own for the tasks on it, and return it with what it needs of a pair.
-
-    An image that cannot be read counts as wrong; one without a caption is no part of a retrieval.
-    """
+    """Open a source of the user's own for the tasks on it, and return it with what it needs of a pair."""
     columns = columns or Columns(specs[0].image, specs[0].caption)
     single = tuple(name for spec in specs for name in (spec.labels, *spec.slices) if name)
     need = Need.NOTHING if any(spec.labels for spec in specs) else Need.CAPTION
@@ -334,9 +289,6 @@ def open_own(spec: TaskSpec, source: "Source", need: Need) -> OpenedTask:
 
 def parse_protocols(text: str) -> tuple[ProtocolName, ...]:
     """Read protocols separated by commas.
-
-    Raises:
-        UnknownNameError: there is no such protocol.
 
     >>> parse_protocols("zeroshot, probe")
     ('zeroshot', 'probe')

@@ -61,14 +61,7 @@ def record(
     model: Mapping[str, str],
     answers_digest: str,
 ) -> dict[str, Any]:
-    """Put together what a task's file says.
-
-    Args:
-        runner: the model and the task.
-        made: results by protocol.
-        model: name and digest, and the public name if it is known.
-        answers_digest: SHA-256 of the file with the answer for each image.
-    """
+    """Put together what a task's file says: results by protocol, the model's names and digest."""
     task, embedded, counts = runner.task, runner.embedded, runner.embedded.counts.as_dict()
     return {
         "task": task.spec.name,
@@ -180,11 +173,7 @@ def read_answers(path: Path, result: Mapping[str, Any]) -> dict[str, NDArray[Any
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a task's file; protocols have the names of today.
-
-    Raises:
-        SettingsError: it is no JSON.
-    """
+    """Read a task's file; protocols have the names of today."""
     result = read_json(path)
     for key in ("protocols", "not_run"):
         if isinstance(named := result.get(key), dict):
@@ -195,16 +184,9 @@ def read_result(path: Path) -> dict[str, Any]:
 def write_formats(
     folder: Path, results: Sequence[Mapping[str, Any]], tasks: Sequence[OpenedTask], form: Format
 ) -> list[str]:
-    """Write results as another library does, into a folder of that library's name.
+    """Write results as another library does, into a folder of that library's name; "diptych" writes nothing.
 
-    Args:
-        folder: of the run.
-        results: of the tasks.
-        tasks: the tasks, as many.
-        form: the library; "diptych" writes nothing.
-
-    Returns:
-        A line for each result of which the library knows no task, and why.
+    Returns a line for each result of which the library knows no task, and why.
     """
     left_out: list[str] = []
     for result, task in zip(results, tasks, strict=True):

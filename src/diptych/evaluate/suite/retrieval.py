@@ -35,36 +35,22 @@ QUERIES, FOUND_IMAGES, FOUND_TEXTS = 5, 5, 4  # examples of a report: queries, a
 
 @dataclass(frozen=True, slots=True)
 class RetrievalResult:
-    """Everything that a report or a table needs about one retrieval task.
-
-    Attributes:
-        task: the task's name.
-        texts: M distinct captions, in order of first appearance.
-        text_embeds: (M, E) float32, unit length.
-        pairs: (P, 2) int64, rows (image, text) that belong together.
-        image_ranks: (N,) int64, wrong texts before the best right one, per image that has a caption.
-        text_ranks: (M,) int64, wrong images before the best right one, per text.
-        unreadable: images that could not be decoded; they count as wrong, and are never retrieved.
-        uncaptioned: images without a caption, in a source that other tasks share; they are no part of N.
-        caption_ranks: (N,) of images and (Q,) of captions where every one of the Q captions is a query and an
-            item by itself; None where all are distinct, for these are the ranks above then.
-    """
+    """What a report or a table needs about one retrieval task: N images with a caption, M texts."""
 
     task: str
-    texts: tuple[str, ...]
-    text_embeds: Floats
-    pairs: Ints
-    image_ranks: Ints
-    text_ranks: Ints
-    unreadable: int
-    uncaptioned: int = 0
-    caption_ranks: tuple[Ints, Ints] | None = None
+    texts: tuple[str, ...]  # distinct captions, in order of first appearance
+    text_embeds: Floats  # (M, E), unit length
+    pairs: Ints  # (P, 2), rows (image, text) that belong together
+    image_ranks: Ints  # (N,), wrong texts before the best right one
+    text_ranks: Ints  # (M,), wrong images before the best right one
+    unreadable: int  # images that could not be decoded; they count as wrong, and are never retrieved
+    uncaptioned: int  # images without a caption, in a source with other tasks; they are no part of N
+    # (N,) of images and (Q,) of captions, every one of which is a query and an item by itself; None if all
+    # are distinct, for these are the ranks above then.
+    caption_ranks: tuple[Ints, Ints] | None
 
     def metrics(self) -> list[Metric]:
-        """List recall at 1, 5 and 10 and the median rank both ways, and what was unreadable.
-
-        Recalls are in [0, 1] with 95 % intervals; ranks count from 1.
-        """
+        """List recall at 1, 5 and 10 and the median rank (from 1) both ways, and what was left out."""
         images, texts, task = self.image_ranks, self.text_ranks, self.task
         directions = {"image_to_text": images, "text_to_image": texts}
         if self.caption_ranks is not None:
@@ -86,11 +72,7 @@ class RetrievalResult:
 
 
 def retrieval(runner: TaskRunner) -> ProtocolResult:
-    """Find texts of images and images of texts; the value is the mean of recall at 1 both ways.
-
-    Raises:
-        DataError: the source has no captions.
-    """
+    """Find texts of images and images of texts; the value is the mean of recall at 1 both ways."""
     name, embedded = runner.task.spec.name, runner.embedded
     texts, pairs = distinct_texts(embedded.captions)
     if not texts:
@@ -134,13 +116,7 @@ def retrieval(runner: TaskRunner) -> ProtocolResult:
 
 
 def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], Ints]:
-    """List distinct captions and who has them.
-
-    Args:
-        captions: the captions of each of N images.
-
-    Returns:
-        M texts in order of first appearance, and (P, 2) int64 rows (image, text), one for each caption.
+    """Return the distinct captions of images, and rows (image, text) (P, 2), one for each caption.
 
     >>> distinct_texts([["a", "b"], ["A "]])
     (('a', 'b'), array([[0, 0],
@@ -161,14 +137,7 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
 def _caption_ranks(
     image_embeds: Floats, text_embeds: Floats, pairs: Ints, captioned: Bools
 ) -> tuple[Ints, Ints] | None:
-    """Rank with every caption as a query and an item of its own; None where no two are equal.
-
-    Args:
-        image_embeds: (N, E).
-        text_embeds: (M, E) of the distinct texts.
-        pairs: (Q, 2) rows (image, text), one for each caption.
-        captioned: (N,) bool.
-    """
+    """Rank with every caption as a query and an item of its own; None if no two are equal."""
     if len(pairs) == len(text_embeds):
         return None
     images, texts = pairs.T

@@ -51,13 +51,7 @@ PROTOCOLS: Mapping[ProtocolName, Callable[[TaskRunner], ProtocolResult]] = {
 
 @dataclass(frozen=True, slots=True)
 class SourceResult:
-    """Results of the tasks on one source.
-
-    Attributes:
-        source: where the pairs came from.
-        embedded: its images after the image tower.
-        results: one per task, in the order of the tasks.
-    """
+    """Results of the tasks on one source, in the order of the tasks."""
 
     source: "Source"
     embedded: EmbeddedPairs
@@ -83,20 +77,14 @@ class SourceResult:
 class SourceEvaluator:
     """Evaluator of the tasks on one source, whose images are embedded once and kept in memory.
 
-    Training calls it as an evaluator; `diptych evaluate SOURCE` runs it once.
-
-    Attributes:
-        source: where the pairs come from.
-        tasks: zero-shot classification or retrieval on it, in order.
-        settings: of the features; only the precision counts.
-        max_bad_fraction: share of the source's samples that may be bad; above it nothing is scored. Of those
-            that are, an image that cannot be read is wrong in every task, the others belong to none.
+    Training calls it as an evaluator; `diptych evaluate SOURCE` runs it once. Of the samples that are bad, an
+    image that cannot be read is wrong in every task, the others belong to none.
     """
 
     source: "Source"
-    tasks: tuple[OpenedTask, ...]
-    settings: FeatureSettings = field(default_factory=FeatureSettings)
-    max_bad_fraction: float = 1.0
+    tasks: tuple[OpenedTask, ...]  # zeroshot or retrieval, one protocol each
+    settings: FeatureSettings = field(default_factory=FeatureSettings)  # only the precision counts
+    max_bad_fraction: float = 1.0  # of the samples; above it nothing is scored
 
     @property
     def name(self) -> str:
@@ -108,11 +96,7 @@ class SourceEvaluator:
         return self.run(model).metrics()
 
     def run(self, model: "Model") -> SourceResult:
-        """Embed the source once and score every task on it.
-
-        Raises:
-            TooMuchBadDataError: a larger share of the samples than `max_bad_fraction` is bad.
-        """
+        """Embed the source once and score every task on it."""
         embedded = embed_pairs(model, self.source, precision=self.settings.precision)
         embedded.counts.check(self.max_bad_fraction)
         return self.score(model, embedded)
@@ -131,14 +115,7 @@ def source_evaluators(
     settings: FeatureSettings | None = None,
     max_bad_fraction: float = 1.0,
 ) -> Iterator[SourceEvaluator]:
-    """Yield one evaluator for each source, so that the images of several tasks are embedded once.
-
-    Args:
-        specs: tasks on sources of the user's own, with one protocol each: zeroshot or retrieval.
-        columns: of all sources.
-        settings: of the features.
-        max_bad_fraction: see `SourceEvaluator`.
-    """
+    """Yield one evaluator for each source, so that the images of several tasks are embedded once."""
     for ref in dict.fromkeys(spec.source for spec in specs):
         of_source = [spec for spec in specs if spec.source == ref]
         source, need = own_source(ref, of_source, columns)
@@ -148,20 +125,12 @@ def source_evaluators(
 
 @dataclass(frozen=True, slots=True)
 class SuiteSettings:
-    """Where a suite reads and writes.
+    """Where a suite reads and writes."""
 
-    Attributes:
-        data: the folder of the known data sets.
-        out: the folder of the run.
-        resume: use what is finished there already.
-        cache: of features and classifiers; None keeps them in `out`.
-        features: how features are made.
-    """
-
-    data: Path
-    out: Path
-    resume: bool = False
-    cache: Path | None = None
+    data: Path  # the folder of the known data sets
+    out: Path  # the folder of the run
+    resume: bool = False  # use what is finished there already
+    cache: Path | None = None  # of features and classifiers; None keeps them in `out`
     features: FeatureSettings = field(default_factory=FeatureSettings)
 
     @property
@@ -172,23 +141,14 @@ class SuiteSettings:
 
 @dataclass(frozen=True, slots=True)
 class SuiteOutcome:
-    """Results of a suite.
-
-    Attributes:
-        name: of the suite.
-        folder: of the run.
-        results: what the files of the tasks say, in order.
-        opened: the tasks themselves, as many.
-        missing: data sets that are not there.
-        summary: what `suite.json` says.
-    """
+    """Results of a suite."""
 
     name: str
     folder: Path
-    results: tuple[Mapping[str, Any], ...]
-    opened: tuple[OpenedTask, ...]
+    results: tuple[Mapping[str, Any], ...]  # what the files of the tasks say, in order
+    opened: tuple[OpenedTask, ...]  # the tasks themselves, as many
     missing: tuple[MissingTask, ...]
-    summary: Mapping[str, Any]
+    summary: Mapping[str, Any]  # what `suite.json` says
 
     def answers(self, number: int) -> dict[str, NDArray[Any]]:
         """Return the answer for each image of a task; see `results.read_answers`."""
@@ -207,10 +167,10 @@ def run_suite(
     """Score a model on every task whose data is there.
 
     Args:
-        model: the model.
+        model: the model, which the user calls `name`.
         plan: the suite.
         settings: where to read and write.
-        name: what the user calls the model.
+        name: of the model, or its public name.
         log: is called with what happens, a line each.
 
     Raises:

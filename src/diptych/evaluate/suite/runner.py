@@ -32,34 +32,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolResult:
-    """Result of one protocol on a task.
+    """Result of one protocol on a task."""
 
-    Attributes:
-        metric: the main number.
-        slices: the share of hits by values of fields.
-        extra: whatever else a report of it shows, plain values.
-        arrays: per image, by name: what another model's are compared with.
-        details: the result as the report of one source shows it, of the protocols that it has.
-    """
-
-    metric: Metric
+    metric: Metric  # the main number
     metrics: tuple[Metric, ...] = ()
-    slices: tuple[Metric, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    details: Any = None
+    slices: tuple[Metric, ...] = ()  # the share of hits by values of fields
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what else a report shows, plain values
+    arrays: Mapping[str, NDArray[Any]] = field(
+        default_factory=dict
+    )  # per image, to compare with another model
+    details: Any = None  # ZeroShotResult or RetrievalResult
 
 
 class TaskRunner:
     """A model, a task, its embedded images and its labels.
 
-    Args:
-        model: the model.
-        task: the task.
-        settings: how features are made.
-        cache: folder of features and classifiers; None keeps them in memory alone.
-        digest: of the task's data, see `features_cache`.
-        embedded: the task's images, where they are embedded already.
+    Features and classifiers are in the folder `cache`, under the digest of the task's data; or the images
+    are `embedded` already and nothing is kept.
     """
 
     def __init__(
@@ -93,7 +82,7 @@ class TaskRunner:
     def classified(
         self, made: Predictions, extra: Mapping[str, Any], further: list[Metric] | None = None
     ) -> ProtocolResult:
-        """Return the result of a protocol that predicts classes; `further` metrics where they are known."""
+        """Return the result of a protocol that predicts classes."""
         task = self.task
         return ProtocolResult(
             main_metric(made, task.metric, task=task.spec.name),
@@ -104,11 +93,7 @@ class TaskRunner:
         )
 
     def slices(self, hits: Bools, rows: Ints) -> tuple[Metric, ...]:
-        """Split the share of hits of some rows by the values of the fields that the task names.
-
-        Raises:
-            UnknownNameError: no row has such a field.
-        """
+        """Split the share of hits of some rows by the values of the fields that the task names."""
         spec, fields = self.task.spec, [self.embedded.fields[row] for row in rows]
         known = dict.fromkeys(column for of_row in fields for column in of_row)
         for name in spec.slices:

@@ -43,34 +43,19 @@ Scores = NDArray[np.floating]
 
 @dataclass(frozen=True, slots=True)
 class TaskLabels:
-    """The right answers of a task.
+    """The right answers of a task: N labeled images, C classes."""
 
-    Attributes:
-        rows: (N,) int64, rows of the images that have a label; all rows in a task without classes.
-        class_names: C names.
-        class_ids: (N,) int64 in [0, C); of several classes the first, -1 for none.
-        label_matrix: (N, C) int64 where an image has several: 1, -1, or 0 for difficult ones.
-        groups: (N,) int64, where the metric asks for the worst of groups.
-        group_field: the field that `groups` come from.
-        unlabelled: images without a label; they are not part of N.
-    """
-
-    rows: Ints
+    rows: Ints  # (N,), of the labeled images among all; all rows in a task without classes
     class_names: tuple[str, ...]
-    class_ids: Ints
-    label_matrix: Ints | None = None
-    groups: Ints | None = None
+    class_ids: Ints  # (N,) in [0, C); of several classes the first, -1 for none
+    label_matrix: Ints | None = None  # (N, C), if an image has several: 1, -1, or 0 for difficult ones
+    groups: Ints | None = None  # (N,), if the metric asks for the worst of groups
     group_field: str = ""
-    unlabelled: int = 0
+    unlabelled: int = 0  # images without a label; they are not part of N
 
 
 def task_labels(task: OpenedTask, embedded: EmbeddedPairs, *, first: Sequence[str] = ()) -> TaskLabels:
-    """Read the labels of all images of a task.
-
-    Args:
-        task: the task.
-        embedded: its images, or those that probes learn from.
-        first: class names that have their numbers already, for sources that name their own.
+    """Read the labels of a task's test or training images; classes in `first` have their numbers already.
 
     Raises:
         UnknownNameError: no image has the label column.
@@ -110,18 +95,9 @@ def column_labels(
     named: Iterable[str] = (),
     first: Sequence[str] = (),
 ) -> TaskLabels:
-    """Read the labels of all images from a column.
+    """Read the labels of all images from a column, where an empty text is a missing label.
 
-    Args:
-        embedded: the images.
-        column: of their labels; an empty text is a missing label.
-        where: named in errors.
-        named: classes to choose from even if no image has them.
-        first: classes that have their numbers already; without, all classes are in natural order.
-
-    Raises:
-        UnknownNameError: no image has the column.
-        DataError: no image has a label.
+    Classes are in natural order, those `named` among them even if no image has them; after those in `first`.
     """
     known = dict.fromkeys(name for fields in embedded.fields for name in fields)
     if column not in known:
@@ -180,21 +156,13 @@ def _numbers(value: object) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model says of the labelled images of a task.
-
-    Attributes:
-        labels: the right answers.
-        ranks: (N,) int64, other classes that scored as high as the true one, `NEVER` if unreadable.
-        predicted: (N,) int64 in [-1, C).
-        scores: (N, C) cosines or logits, where a metric needs them; NaN rows are unreadable.
-        probabilities: (N, C) of the classes, where a metric ranks them.
-    """
+    """Predictions of a model for the labeled images of a task."""
 
     labels: TaskLabels
-    ranks: Ints
-    predicted: Ints
-    scores: Scores | None = None
-    probabilities: Scores | None = None
+    ranks: Ints  # (N,), other classes that scored as high as the true one, `NEVER` if unreadable
+    predicted: Ints  # (N,) in [-1, C)
+    scores: Scores | None = None  # (N, C) cosines or logits if a metric needs them; NaN rows are unreadable
+    probabilities: Scores | None = None  # (N, C), if a metric ranks them
 
     @property
     def hits(self) -> Bools:
@@ -212,14 +180,9 @@ def classify(
     *,
     probabilities: Scores | None = None,
 ) -> Predictions:
-    """Classify every image.
+    """Classify unit rows (N, E) by a classifier (C, E), NaN rows being unreadable images.
 
-    Args:
-        image_embeds: (N, E) float32, unit length; NaN rows are unreadable.
-        labels: of these images.
-        classifier: (C, E) float32, unit length.
-        metric: decides whether scores are kept.
-        probabilities: (N, C) of the classes, which `map_11pt` ranks.
+    Scores are kept if the metric needs them; `map_11pt` ranks the probabilities (N, C).
     """
     scores: Floats | None = image_embeds @ classifier.T if metric in ("map_11pt", "roc_auc") else None
     ranks = label_ranks(image_embeds, np.maximum(labels.class_ids, 0), classifier)

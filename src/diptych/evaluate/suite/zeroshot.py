@@ -30,20 +30,13 @@ DIGITS = 4  # decimals of confidences: what a diagram shows, and the same whatev
 
 @dataclass(frozen=True, slots=True)
 class PromptScore:
-    """Score of one set of prompts.
-
-    Attributes:
-        name: the set's name.
-        metrics: top1, top5 and mean_per_class.
-        gain: top-1 over the first set in [-1, 1] with its interval; None for the first set itself.
-        example: the first prompt of the first class.
-    """
+    """Score of one set of prompts."""
 
     name: str
-    metrics: tuple[Metric, ...]
+    metrics: tuple[Metric, ...]  # top1, top5 and mean_per_class
     predictions: Predictions
-    gain: Metric | None
-    example: str
+    gain: Metric | None  # of top-1 over the first set; None for the first set itself
+    example: str  # the first prompt of the first class
 
     def as_dict(self) -> dict[str, Any]:
         """Return top-1 and the gain as plain values."""
@@ -54,19 +47,12 @@ class PromptScore:
 
 @dataclass(frozen=True, slots=True)
 class ZeroShotResult:
-    """Everything that a report or a table needs about one zero-shot task.
-
-    Attributes:
-        task: the task's name.
-        labels: the right answers.
-        scores: one entry per set of prompts, the simplest first; the last is the task's own.
-        unreadable: images that could not be decoded; they count as wrong.
-    """
+    """Everything that a report or a table needs about one zero-shot task."""
 
     task: str
     labels: TaskLabels
-    scores: tuple[PromptScore, ...]
-    unreadable: int
+    scores: tuple[PromptScore, ...]  # one a set of prompts, the simplest first; the last is the task's own
+    unreadable: int  # images that could not be decoded; they count as wrong
 
     @property
     def classes_that_occur(self) -> int:
@@ -77,9 +63,7 @@ class ZeroShotResult:
         )
 
     def metrics(self) -> list[Metric]:
-        """List the last set's metrics, then top-1 of the others, every gain, the classes to choose from, how
-        many of them the data has, and what was left out.
-        """
+        """List the last set's metrics, top-1 of the others, every gain, and what was left out."""
         *others, best = self.scores
         labels, count = self.labels, len(self.labels.rows)
         return [
@@ -135,11 +119,9 @@ def classifiers(
     precision: "Precision" = "float32",
     cache: Path | None = None,
 ) -> Iterator[tuple[Templates, Floats]]:
-    """Yield each set of prompts with its classifier; one to compare with is left out where two classes are
-    the same in it.
+    """Yield each set of prompts with its classifier.
 
-    Raises:
-        UsageError: two classes are the same in the last set, the task's own.
+    A set in which two classes are the same is left out with a warning; the last one, the task's own, refused.
     """
     for prompts in prompt_sets:
         try:

@@ -132,9 +132,6 @@ def task_models() -> tuple[str, ...]:
 def suite_tasks(name: str) -> tuple[str, ...]:
     """Return the names of the tasks of a suite.
 
-    Raises:
-        UnknownNameError: no such suite.
-
     >>> len(suite_tasks("paper27"))
     27
     """
@@ -154,23 +151,15 @@ def suite_names() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A data set on disk: a source of pairs, with its classes.
-
-    Attributes:
-        split: our name of the split.
-        reader: the form in which it is on disk.
-        stored_split: the split's name in that form.
-        prompts: templates and classes, class c of every image being `prompts.class_names[c]`; no classes in
-            retrieval sets.
-    """
+    """A data set on disk: a source of pairs, with its classes."""
 
     name: str
     row: TaskRow
     root: Path
     split: str
-    reader: Reader
-    stored_split: str
-    prompts: PromptSet
+    reader: Reader  # of the form in which it is on disk
+    stored_split: str  # the split's name in that form
+    prompts: PromptSet  # templates, and the name of each class number; no classes in retrieval sets
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -183,13 +172,7 @@ class Task:
         return self.prompts.as_templates()
 
     def items(self) -> Iterator[Example]:
-        """Yield the images in a fixed order, with class numbers as labels; none is left out.
-
-        Raises:
-            DataError: an image's class is not among the classes, or it has not exactly one (one or more
-                captions in retrieval sets).
-            IntegrityError: a file of the data set is damaged.
-        """
+        """Yield the images in a fixed order, with class numbers as labels; none is left out."""
         numbers = _numbers(self.prompts)
         for example in self.reader.examples(self.root, self.stored_split):
             labels, ignored = (
@@ -273,18 +256,14 @@ def open_task(
     """Open a data set as a task, in the first form that is there.
 
     Args:
-        name: a row's name, or any name where `row` is given.
+        name: a row's name, or any name if `row` is given.
         root: the data set's folder.
-        split: `test` is what the paper scores; what else there is says the row.
+        split: `test` is what the paper scores; the row lists the others.
         row: a row of the caller's own.
         prompts: templates and classes instead of the row's.
 
     Returns:
-        The task, or None where the folder does not hold the data set.
-
-    Raises:
-        UnknownNameError: no such row or split.
-        DataError: nobody says what the classes are called.
+        The task, or None if the folder does not hold the data set.
     """
     if row is None:
         if name not in task_rows():
@@ -333,7 +312,7 @@ def _form(row: TaskRow, root: Path, split: str) -> tuple[Reader, str] | None:
 
 
 def _numbers(prompts: PromptSet) -> dict[str, int]:
-    """Return the class number of every way of writing a class that belongs to one class only."""
+    """Return the class number of every spelling that belongs to one class only."""
     numbers: dict[str, int] = {}
     shared: set[str] = set()
     for number, (names, label) in enumerate(zip(prompts.class_names, prompts.labels, strict=True)):
@@ -345,17 +324,10 @@ def _numbers(prompts: PromptSet) -> dict[str, int]:
 
 
 def _agree(prompts: PromptSet, stated: Sequence[str], root: Path) -> PromptSet:
-    """Put the classes of the prompts into the order of the class numbers in the files.
+    """Put the classes of the prompts into the order that the files state, which is followed exactly.
 
-    Args:
-        prompts: the set with our class names.
-        stated: what the files call class 0, 1, …; nothing where they do not say.
-        root: named in errors.
-
-    Returns:
-        Our names in the order that the files state, which is followed exactly; a name that we do not know (or
-        that the files state twice) takes the number that is left where nearly all others are known. Where the
-        classes are not ours, those of the files under the names they have there.
+    A name that we do not know (or that the files state twice) takes the number that is left if nearly all
+    others are known. If the classes are not ours, those of the files under the names they have there.
     """
     if not stated:
         if not prompts.class_names:
