@@ -215,17 +215,17 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    stored, hashed = checkpoint.verify_reference, verification_cache.check_file
+    stored, hashed = checkpoint.check_reference, verification_cache.check_file
 
-    def verifying(*given: object, **where: object) -> None:
+    def verifying(*given: object, **options: object) -> object:
         done.append("reference")
-        stored(*given, **where)  # type: ignore[arg-type]
+        return stored(*given, **options)  # type: ignore[arg-type]
 
     def hashing(folder: Path, entry: FileEntry) -> Path:
         done.append(entry.name)
         return hashed(folder, entry)
 
-    monkeypatch.setattr(checkpoint, "verify_reference", verifying)
+    monkeypatch.setattr(checkpoint, "check_reference", verifying)
     monkeypatch.setattr(verification_cache, "check_file", hashing)
 
     def loading(**options: bool) -> set[str]:

@@ -15,7 +15,7 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.formats.convert import PARITY, convert
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, reference_tensors
+from diptych.models.reference_outputs import CAPTIONS, reference_arrays
 
 ADDED = ("<cat-toy>", "Blue Circle", "<s1>")
 TEXTS = ["a photo of a <cat-toy>", "two blue  circle", "A Blue Circle<S1>!", "a red dog <s1><cat-toy>", ""]
@@ -63,7 +63,7 @@ def test_conversion_keeps_added_tokens_and_its_parity_check_reads_each(to: Any, 
 
 def test_reference_texts_hold_every_added_token(tmp_path: Path) -> None:
     model = load(with_added(tmp_path / "clip"))
-    held = set(reference_tensors(model)["tokens"].flatten().tolist())
+    held = set(reference_arrays(model)["tokens"].flatten().tolist())
     assert {WORDS.vocab_size, WORDS.vocab_size + 1, WORDS.vocab_size + 2} <= held
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import torch
 from PIL import Image
-from safetensors.torch import save as save_tensors
+from safetensors.numpy import save as save_arrays
 
 from diptych.core.errors import BadSampleError, UsageError, unknown_name
 from diptych.core.files.durable import sha256_file, staging_folder, write_bytes, write_json
@@ -33,11 +33,10 @@ from diptych.export.quantize import Int8, Observer, observe
 from diptych.export.towers import BlockSettings, ModuleWeights, clip_text, resnet, vit
 from diptych.export.towers_siglip import siglip_text, siglip_vision
 from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
-from diptych.models.files.verification_cache import REFERENCE_OUTPUTS
-from diptych.models.reference_outputs import reference_captions, reference_images, reference_tensors
+from diptych.models.files.verification_cache import CONFIG, REFERENCE_OUTPUTS
+from diptych.models.reference_outputs import reference_arrays, reference_captions, reference_images
 from diptych.models.runtimes.engines import Plan
 from diptych.models.runtimes.exported import (
-    CONFIG,
     FORMAT,
     IMAGE,
     KIND,
@@ -108,12 +107,11 @@ def export(
         for name, tower in towers.items():
             _write(tower, staged / name)
         model.tokenizer.save(staged)
-        stored = reference_tensors(model)
-        write_bytes(staged / REFERENCE_OUTPUTS, save_tensors(stored))
+        stored = reference_arrays(model)
+        write_bytes(staged / REFERENCE_OUTPUTS, save_arrays(stored))
         description = _describe(model, precision, sha256_file(vocabulary_file(staged, model.config.text)))
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
-        arrays = {name: tensor.numpy() for name, tensor in stored.items()}
-        found = compare(model, exported, arrays, compared_on)
+        found = compare(model, exported, stored, compared_on)
         require(found, precision, where=Path(folder))
         extra: dict[str, Any] = {"parity": plain(found)}
         if source is not None and labels:

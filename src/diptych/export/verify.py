@@ -24,7 +24,7 @@ from diptych.data.synthetic.dataset import scene_pairs
 from diptych.evaluate.suite.plan import TaskSpec, open_own
 from diptych.evaluate.suite.run import SourceEvaluator
 from diptych.models.encode import EncodeSettings, encode_images, encode_texts
-from diptych.models.runtimes.choice import INPUTS
+from diptych.models.reference_outputs import INPUTS
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source

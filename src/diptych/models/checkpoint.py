@@ -1,12 +1,11 @@
 """A checkpoint is a folder that describes itself and proves on loading that it still means the same.
 
-Reads and writes: ``model.safetensors`` (weights), ``config.json`` (architecture with activation,
-preprocessing, tokenizer facts, provenance), the tokenizer's own files, ``reference_outputs.safetensors``
-(fixed images and captions with the embeddings they had when the checkpoint was written; older folders have
+Reads and writes: ``model.safetensors`` (weights), ``config.json`` (architecture, preprocessing, tokenizer's
+digest, provenance), the tokenizer's own files, ``reference_outputs.safetensors`` (older folders:
 ``golden.safetensors``) and ``manifest.json`` (sizes and digests of all the others).
 
-Digests catch every changed byte. The reference outputs catch what digests cannot: another activation,
-tokenizer, transform or arithmetic behind the same bytes.
+Digests catch every changed byte; the reference outputs what digests cannot: another activation, tokenizer,
+transform or arithmetic behind the same bytes.
 """
 
 import time
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -25,15 +24,20 @@ from torch import Tensor
 from diptych.core import checks
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.core.files.durable import sha256_file, staging_folder, write_bytes, write_json
-from diptych.core.files.json_objects import read_json
 from diptych.core.machine import processor
-from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, write_manifest
-from diptych.core.settings import from_mapping, to_mapping
+from diptych.core.manifest import Manifest, file_entry, is_done, write_manifest
+from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files.verification_cache import REFERENCE_OUTPUTS, VerificationCache, reference_file
+from diptych.models.files.verification_cache import CONFIG as CONFIG
+from diptych.models.files.verification_cache import REFERENCE_OUTPUTS, open_verified, reference_file
 from diptych.models.files.weights import require_finite
 from diptych.models.model import Model
-from diptych.models.reference_outputs import reference_tensors, verify_reference
+from diptych.models.reference_outputs import (
+    check_reference,
+    read_reference,
+    reference_arrays,
+    reference_captions,
+)
 from diptych.models.tokenizers import open_tokenizer, vocabulary_file
 from diptych.models.towers.clip import Clip, meta_init
 from diptych.models.towers.config import ClipConfig, check_sizes
@@ -42,7 +46,6 @@ from diptych.models.towers.numerics import current_engine, device_of, require_fl
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 RUN_MODEL = "model"  # the checkpoint's place in a run's folder
 REMEDY = "restore the checkpoint from a copy, or write it again with save()"
 
@@ -69,12 +72,8 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
     """Write a checkpoint folder; it appears under its name complete or not at all.
 
     Args:
-        folder: where; must not exist yet, or be empty, unless ``replace``.
-        model: towers in float32, tokenizer, preprocessing and provenance.
-        replace: swap an existing checkpoint for the new one.
-
-    Returns:
-        The manifest as written.
+        folder: where; must not exist yet, or be empty, unless ``replace``: then the old one is swapped.
+        model: held in float32.
 
     Raises:
         UsageError: the folder is not empty, or the weights are not held in float32.
@@ -95,7 +94,7 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
             provenance=model.provenance,
         )
         write_json(staged / CONFIG, to_mapping(description))
-        write_bytes(staged / REFERENCE_OUTPUTS, save_tensors(reference_tensors(model)))
+        write_bytes(staged / REFERENCE_OUTPUTS, save_arrays(reference_arrays(model)))
         outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
         manifest = Manifest(
             kind=KIND, format=FORMAT, outputs=outputs, seconds=round(time.monotonic() - started, 3)
@@ -118,23 +117,11 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         IntegrityError: a file is missing or changed, tensors do not fit the architecture, or the model no
             longer gives the embeddings it was saved with. The message names the file and what to do.
     """
-    device, folder = device_of(device), _found(Path(folder))
-    manifest = read_manifest(folder, KIND)
-    if manifest.format != FORMAT:
-        raise IntegrityError(
-            "the checkpoint has another format",
-            where=folder,
-            found=f"format {manifest.format}",
-            expected=f"format {FORMAT}",
-            fix=f"read it with the version that wrote it ({manifest.created_by})",
-        )
-    cache = VerificationCache(folder, manifest)
-    cache.check_files(force=check)
-    path = folder / CONFIG
+    device, folder = device_of(device), _checkpoint_of(Path(folder))
+    description, _, cache = open_verified(
+        folder, KIND, Description, lambda one: check_sizes(one.model), "tokenizer.sha256", force=check
+    )
     try:
-        description = from_mapping(Description, read_json(path), where=path)
-        check_sizes(description.model)
-        _check_tokenizer(vocabulary_file(folder, description.model.text), description.tokenizer)
         model = Model(
             _load_clip(description.model, folder / WEIGHTS),
             open_tokenizer(folder, description.model.text),
@@ -144,22 +131,18 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
     except IntegrityError:
         raise
     except DiptychError as error:
-        raise IntegrityError(
-            "the checkpoint's parts do not fit together", where=path, found=str(error), fix=REMEDY
-        ) from error
+        what = "the checkpoint's parts do not fit together"
+        raise IntegrityError(what, where=folder / CONFIG, found=str(error), fix=REMEDY) from error
     key = f"{processor()}, torch {torch.__version__} {current_engine()}"
     if check or cache.get(key) is None:
-        verify_reference(model, _read_tensors(reference_file(folder)), where=folder)
+        fix = "use the config.json and tokenizer files that were saved with these weights"
+        stored = read_reference(reference_file(folder))
+        check_reference(model, stored, reference_captions(model), where=folder, fix=fix)
         cache.put(key, {})
     return model.to(device)
 
 
-def _found(folder: Path) -> Path:
-    """Return the checkpoint that a folder is, or that of the run that it is.
-
-    Raises:
-        UsageError: it is neither.
-    """
+def _checkpoint_of(folder: Path) -> Path:
     for candidate in (folder, folder / RUN_MODEL):
         if is_done(candidate, KIND) or (candidate / WEIGHTS).is_file():
             return candidate
@@ -173,32 +156,21 @@ def _found(folder: Path) -> Path:
     )
 
 
-def _check_tokenizer(path: Path, facts: TokenizerFacts) -> None:
-    found = sha256_file(path)
-    if found != facts.sha256:
-        raise IntegrityError(
-            "the tokenizer is not the one that these weights learned with",
-            where=path,
-            found=f"sha256 {found}",
-            expected=facts.sha256,
-            fix=REMEDY,
-        )
-
-
 def _load_clip(config: ClipConfig, path: Path) -> Clip:
     clip = meta_init(config)
     try:
         tensors = load_file(path)  # mapped, not copied: pages are read when they are used
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        what = "cannot read the tensors"
+        raise IntegrityError(what, where=path, found=str(error)[:200], fix=REMEDY) from error
     wanted = {name: _form(tensor) for name, tensor in clip.state_dict().items()}
-    found = {name: _form(tensor) for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
+    held = {name: _form(tensor) for name, tensor in tensors.items()}
+    for name in sorted(wanted.keys() | held.keys()):
+        if wanted.get(name) != held.get(name):
             raise IntegrityError(
                 "the weights do not fit the architecture in config.json",
                 where=f"{path}: {name}",
-                found=found.get(name, "no such tensor"),
+                found=held.get(name, "no such tensor"),
                 expected=wanted.get(name, "no such tensor"),
                 fix=REMEDY,
             )
@@ -210,14 +182,3 @@ def _load_clip(config: ClipConfig, path: Path) -> Clip:
 
 def _form(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_tensors(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> IntegrityError:
-    return IntegrityError("cannot read the tensors", where=path, found=str(error)[:200], fix=REMEDY)

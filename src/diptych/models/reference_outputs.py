@@ -2,24 +2,37 @@
 
 The images are drawn by a formula and stored as pixels, so a later version of the formula cannot change what
 is compared. Each step from image and caption to embedding is stored: a difference is reported where it
-begins.
+begins. Needs no torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from diptych.core.errors import IntegrityError
-from diptych.data.images.transforms import evaluation_pixels
-from diptych.models.model import Model
-from diptych.models.runtimes.choice import require_kinds
+from diptych.core.errors import DataError, IntegrityError
+from diptych.data.images.transforms import Pixels, evaluation_pixels
+from diptych.models.encode import Encoder
+from diptych.models.files.verification_cache import Cosines
+
+Arrays = Mapping[str, NDArray[Any]]
 
 TOLERANCE = 1e-4  # of an embedding's component: rounding between processors stays below 1e-5
 PIXEL_TOLERANCE = 1  # levels of 0..255 that a resize may differ by between versions of Pillow
+SHOWN_CHARACTERS = 60
+INPUTS = {"image": "pixels", "text": "tokens"}  # of each tower
+
+# Type and number of dimensions of the inputs and outputs in `reference_outputs.safetensors`.
+KINDS = {
+    "picture": ("uint8", 3),
+    "pixels": ("uint8", 4),
+    "tokens": ("int64", 2),
+    "image_embeds": ("float32", 2),
+    "text_embeds": ("float32", 2),
+}
 
 # Empty, plain, capitals, entities and emoji, digits, a pangram, other scripts, longer than any context.
 CAPTIONS = (
@@ -36,7 +49,7 @@ _ASPECTS = ((1.0, 1.0), (1.25, 1.0), (1.0, 1.5), (0.75, 0.875))
 _ADDED_TOKENS_IN_A_CAPTION = 8
 
 
-def reference_captions(model: Model) -> tuple[str, ...]:
+def reference_captions(model: Encoder) -> tuple[str, ...]:
     """Return the captions that a model is checked on: `CAPTIONS`, then all tokens added to its vocabulary."""
     added = model.tokenizer.added
     step = max(1, min(_ADDED_TOKENS_IN_A_CAPTION, (model.tokenizer.context_length - 2) // 2))
@@ -58,58 +71,78 @@ def reference_images(size: tuple[int, int]) -> list[np.ndarray]:
     return images
 
 
-def reference_tensors(model: Model) -> dict[str, Tensor]:
+def reference_arrays(model: Encoder) -> dict[str, NDArray[Any]]:
     """Return images, pixels, tokens and float32 embeddings of the model as it is now."""
     images = reference_images(model.preprocess.size)
-    tensors = {f"picture_{number}": torch.from_numpy(image) for number, image in enumerate(images)}
-    tensors["pixels"] = _pixels(model, images)
-    tensors["tokens"] = model.tokenize(reference_captions(model))
-    tensors["image_embeds"], tensors["text_embeds"] = _embeds(model, tensors)
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+    arrays: dict[str, NDArray[Any]] = {f"picture_{number}": image for number, image in enumerate(images)}
+    arrays["pixels"] = _pixels(model, images)
+    arrays["tokens"] = model.tokenizer.tokens(reference_captions(model))
+    for tower, name in INPUTS.items():
+        arrays[f"{tower}_embeds"] = model.encode_batch(arrays[name])
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def verify_reference(model: Model, stored: Mapping[str, Tensor], *, where: str | Path) -> None:
-    """Hold the model, on the CPU, against the outputs that `reference_tensors` gave when it was saved."""
+def read_reference(path: Path) -> dict[str, NDArray[Any]]:
+    """Read stored reference inputs and outputs.
+
+    Raises:
+        IntegrityError: the file cannot be read, or an array is of another kind than this package writes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     try:
-        require_kinds(stored, where)
-        images = [stored[f"picture_{number}"].numpy() for number in range(len(_ASPECTS))]
-        pixels, tokens = _pixels(model, images), model.tokenize(reference_captions(model))
-        _compare("the preprocessing", pixels, stored["pixels"], PIXEL_TOLERANCE, where)
-        _compare("the tokenizer", tokens, stored["tokens"], 0, where)
-        image_embeds, text_embeds = _embeds(model, stored)
-        _compare("the image tower", image_embeds, stored["image_embeds"], TOLERANCE, where)
-        _compare("the text tower", text_embeds, stored["text_embeds"], TOLERANCE, where)
-    except KeyError as error:
-        what = "the reference outputs are incomplete"
-        raise IntegrityError(what, where=where, found=f"no tensor {error}") from error
+        arrays = dict(load(path.read_bytes()))
+    except (OSError, SafetensorError, KeyError) as error:
+        raise IntegrityError("cannot read the tensors", where=path, found=str(error)[:200]) from error
+    for name, array in arrays.items():
+        kind, dimensions = KINDS.get("picture" if name.startswith("picture_") else name, ("nothing", 0))
+        if str(array.dtype) != kind or array.ndim != dimensions or 0 in array.shape:
+            raise IntegrityError(
+                "the reference outputs are damaged",
+                where=f"{path.parent}: {name[:SHOWN_CHARACTERS]}",
+                found=f"{array.dtype} {list(array.shape)}",
+                expected=f"{kind}, {dimensions} dimensions, none of them empty",
+                fix="restore the folder from a copy, or write it again",
+            )
+    return arrays
 
 
-def _pixels(model: Model, images: list[np.ndarray]) -> Tensor:
-    arrays = [evaluation_pixels(Image.fromarray(image), model.preprocess) for image in images]
-    return torch.from_numpy(np.stack(arrays))
+def check_reference(
+    model: Encoder, stored: Arrays, captions: Sequence[str], *, where: Path, fix: str, exact: bool = True
+) -> Cosines:
+    """Hold a model against what it gave when it was saved; return each tower's smallest cosine.
+
+    Raises:
+        IntegrityError: preprocessing or tokenizer give something else, or a tower does that should be exact.
+    """
+
+    def different(part: str, found: str, expected: str) -> IntegrityError:
+        what = f"{part} no longer gives what it gave when this folder was written"
+        return IntegrityError(what, where=where, found=found, expected=expected, fix=fix)
+
+    try:
+        images = [stored[name] for name in sorted(stored) if name.startswith("picture_")]
+        pixels = _pixels(model, images)
+        if not np.abs(pixels.astype(int) - stored["pixels"]).max() <= PIXEL_TOLERANCE:
+            raise different("the preprocessing", "other pixels", f"at most {PIXEL_TOLERANCE} level")
+        if not np.array_equal(model.tokenizer.tokens(captions), stored["tokens"]):
+            raise different("the tokenizer", "other ids", "the same ids")
+        rows = {tower: model.encode_batch(stored[name]) for tower, name in INPUTS.items()}
+        expected = {tower: stored[f"{tower}_embeds"] for tower in INPUTS}
+        width = model.config.embed_dim
+        if any(not rows[t].shape == expected[t].shape == (len(rows[t]), width) for t in INPUTS):
+            raise ValueError("embeddings of another shape")
+    except (KeyError, ValueError, DataError) as error:
+        raise different("the reference outputs", f"incomplete ({error})", "all of them") from error
+    for tower in INPUTS if exact else ():
+        difference = float(np.abs(rows[tower] - expected[tower]).max())
+        if not difference <= TOLERANCE:
+            raise different(
+                f"the {tower} tower", f"a difference of {difference:.2g}", f"at most {TOLERANCE:g}"
+            )
+    return {tower: float((rows[tower] * expected[tower]).sum(axis=1).min()) for tower in INPUTS}
 
 
-def _embeds(model: Model, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    pixels = model.normalize_pixels(tensors["pixels"].permute(0, 3, 1, 2))
-    images, texts = (
-        model.encode_image(pixels, normalize=True),
-        model.encode_text(tensors["tokens"], normalize=True),
-    )
-    return images.cpu().clone(), texts.cpu().clone()
-
-
-def _compare(part: str, actual: Tensor, stored: Tensor, tolerance: float, where: str | Path) -> None:
-    if actual.shape == stored.shape:
-        difference = (actual.double() - stored.double()).abs().max().item()
-        if difference <= tolerance:
-            return
-        found = f"a difference of {difference:.2g}"
-    else:
-        found = f"shape {list(actual.shape)} instead of {list(stored.shape)}"
-    raise IntegrityError(
-        f"{part} no longer gives what it gave when the checkpoint was saved",
-        where=where,
-        found=found,
-        expected=f"at most {tolerance:g}",
-        fix="use the config.json and tokenizer files that were saved with these weights",
-    )
+def _pixels(model: Encoder, images: Sequence[Pixels]) -> Pixels:
+    return np.stack([evaluation_pixels(Image.fromarray(image), model.preprocess) for image in images])

@@ -9,15 +9,22 @@ Reads and writes: `verification_cache.json` in the model's folder. It is no part
 where it cannot be written, everything is verified again. Who can forge it can forge the model.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, TypeVar
 
-from diptych.core.errors import DiptychError, EnvironmentFault
-from diptych.core.files.durable import write_json
+from diptych.core.errors import DiptychError, EnvironmentFault, IntegrityError
+from diptych.core.files.durable import sha256_file, write_json
 from diptych.core.files.json_objects import read_json
-from diptych.core.manifest import Manifest, check_file, created_by
+from diptych.core.manifest import Manifest, check_file, created_by, read_manifest
+from diptych.core.settings import from_mapping
+from diptych.models.tokenizers import vocabulary_file
 
+CONFIG = "config.json"
+D = TypeVar("D")
 CACHE_NAME = "verification_cache.json"
 REFERENCE_OUTPUTS, OLD_REFERENCE_OUTPUTS = "reference_outputs.safetensors", "golden.safetensors"
 
@@ -90,3 +97,41 @@ def _stat(path: Path) -> list[int]:
         stat = path.stat()
         return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     return []
+
+
+def open_verified(
+    folder: Path, kind: str, description: type[D], check: Callable[[D], object], digest: str, *, force: bool
+) -> tuple[D, Manifest, VerificationCache]:
+    """Verify a folder of version 1 and read what its config.json describes.
+
+    Args:
+        folder: a checkpoint or an export.
+        kind: of its manifest.
+        description: the class of its config.json, with the architecture as `model`.
+        check: raises a `DiptychError` where the description is no model's.
+        digest: the attribute that has the digest of the tokenizer's file.
+        force: hash every file, see `VerificationCache.check_files`.
+
+    Raises:
+        IntegrityError: a file is missing or changed, or of another version, or belongs to another model.
+    """
+    manifest, path = read_manifest(folder, kind), folder / CONFIG
+    remedy = f"restore the {kind} from a copy, or write it again"
+    if manifest.format != 1:
+        what, found = f"the {kind} has another format", f"format {manifest.format}"
+        fix = f"read it with the version that wrote it ({manifest.created_by})"
+        raise IntegrityError(what, where=folder, found=found, expected="format 1", fix=fix)
+    verified = VerificationCache(folder, manifest)
+    verified.check_files(force=force)
+    try:
+        stated: Any = from_mapping(description, read_json(path), where=path)
+        check(stated)
+    except DiptychError as error:
+        what = "cannot read the description"
+        raise IntegrityError(what, where=path, found=str(error), fix=remedy) from error
+    vocabulary, expected = vocabulary_file(folder, stated.model.text), attrgetter(digest)(stated)
+    found = sha256_file(vocabulary)
+    if found != expected:
+        what = "the tokenizer is not the one that these weights learned with"
+        raise IntegrityError(what, where=vocabulary, found=f"sha256 {found}", expected=expected, fix=remedy)
+    return stated, manifest, verified

@@ -1,92 +1,62 @@
-"""Which runtime an exported model runs in, and the check of its reference outputs.
+"""Which runtime an exported model runs in.
 
 The rule of "auto": the first line of `TABLE` that suits the processor and the files gives the order; of the
 installed runtimes in it the first is taken whose embeddings of the reference inputs keep a cosine of at least
 0.9999 with the float32 original's (a file that was quantized below that: the cosine that it states). Nothing
 is timed on the user's machine, so equal processors choose equally.
 
-Reads: the reference inputs and outputs. Writes: the cosines of each runtime here, into the folder's
-verification cache.
+Writes: the cosines of each runtime here, into the folder's verification cache.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from diptych.core.errors import DataError, DiptychError, IntegrityError, MissingPackageError
+from diptych.core.errors import DiptychError, IntegrityError, MissingPackageError
 from diptych.core.machine import processor, processor_flags, warn_of_emulated_bfloat16
-from diptych.data.images.transforms import evaluation_pixels
-from diptych.models.files.verification_cache import Cosines, VerificationCache
+from diptych.models.files.verification_cache import VerificationCache, reference_file
+from diptych.models.reference_outputs import check_reference, read_reference
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Precision, installed
 
 M = TypeVar("M")  # an exported model, as `exported` opens it
 
 ENOUGH_COSINE = 0.9999
-# How far a quantised file may stay behind the cosine that it states: processors round sums differently.
-COSINE_SLACK = 5e-4
-# Of a component, for float32 files in float32: as checkpoints allow (`reference_outputs.TOLERANCE`).
-LARGEST_DIFFERENCE = 1e-4
-# The same where the user chose runtime and arithmetic: then only a broken model is refused.
-CHOSEN_SLACK = 5e-3
-PIXEL_LEVELS = 1
-INPUTS = {"image": "pixels", "text": "tokens"}
-# Type and number of dimensions of the reference inputs and outputs in `reference_outputs.safetensors`.
-KINDS = {
-    "picture": ("uint8", 3),
-    "pixels": ("uint8", 4),
-    "tokens": ("int64", 2),
-    "image_embeds": ("float32", 2),
-    "text_embeds": ("float32", 2),
-}
-SHOWN_CHARACTERS = 60
+COSINE_SLACK = 5e-4  # of what a quantized file states: processors round sums differently
+CHOSEN_SLACK = 5e-3  # where the user chose runtime and arithmetic: then only a broken model is refused
+REMEDY = "export the model again, or choose another backend"
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A line of `TABLE`: what is fastest on some processors.
+class Measurement(NamedTuple):
+    """A line of `TABLE`: backends and arithmetic, the fastest first, on processors with one of the flags.
 
-    Attributes:
-        flags: the processor has one of these; empty: every processor.
-        files: precisions of the files that it holds for; empty: all.
-        plans: backend and arithmetic, the fastest first.
-        measured: images and texts a second, as multiples of open_clip's in float32 (ViT-B/32, batch 32,
-            2 cores; texts padded to 77 tokens); `LOG.md` has the entries.
+    No flags: every processor. `files` are the precisions of the files that it holds for; none: all.
     """
 
     flags: frozenset[str]
     files: frozenset[str]
     plans: tuple[tuple[str, Precision], ...]
-    measured: str
 
 
-# The first line that suits decides.
+# Measured: images and texts a second, as multiples of open_clip's in float32 (ViT-B/32, batch 32, 2 cores;
+# texts padded to 77 tokens); `LOG.md` has the entries. The first line that suits decides.
 TABLE = (
+    # AMD EPYC: OpenVINO bfloat16 3.2 and 15 to 18; of int8 files 4.9 and 25, in float32 4.9 and 20 to 23, in
+    # ONNX Runtime 15 for texts. Intel Xeon with AMX: OpenVINO 4.9. float32 is alike in both.
     Measurement(
         frozenset({"avx512_bf16", "amx_bf16"}),
         frozenset(),
         (("openvino", "bfloat16"), ("openvino", "float32"), ("onnx", "float32")),
-        "AMD EPYC: OpenVINO bfloat16 3.2 and 15 to 18; of int8 files 4.9 and 25, in float32 4.9 and 20 to "
-        "23, in ONNX Runtime 15 for texts. Intel Xeon with AMX: OpenVINO 4.9. float32 is alike in both.",
     ),
+    # The same processors without their bfloat16: OpenVINO 4.9 and 20 to 23, ONNX Runtime 15 for texts.
     Measurement(
         frozenset({"avx512_vnni", "avx_vnni", "amx_int8"}),
         frozenset({"int8"}),
         (("openvino", "float32"), ("onnx", "float32")),
-        "The same processors without their bfloat16: OpenVINO 4.9 and 20 to 23, ONNX Runtime 15 for texts.",
     ),
-    Measurement(
-        frozenset(),
-        frozenset(),
-        (("onnx", "float32"), ("openvino", "float32")),
-        "AMD EPYC with AVX2 only: int8 files 2.3 in ONNX Runtime, 1.2 in OpenVINO; float32 1.3 in both, and "
-        "ONNX Runtime is at its first embedding in 0.9 s, OpenVINO in 1.3 s. Others: not measured.",
-    ),
+    # AMD EPYC with AVX2 only: int8 files 2.3 in ONNX Runtime, 1.2 in OpenVINO; float32 1.3 in both, and ONNX
+    # Runtime is at its first embedding in 0.9 s, OpenVINO in 1.3 s. Others: not measured.
+    Measurement(frozenset(), frozenset(), (("onnx", "float32"), ("openvino", "float32"))),
 )
 
 
@@ -121,11 +91,11 @@ def plans(backend: str, precision: Precision | None, threads: int | None, *, fil
     ]
     if not usable:
         needed = dict.fromkeys(RUNTIMES[name] for name, _ in order)
-        raise MissingPackageError(
+        what, fix = (
             "no runtime is installed that can run this export",
-            expected=" or ".join(needed),
-            fix=f"pip install 'diptych[{order[-1][0]}]'",
+            f"pip install 'diptych[{order[-1][0]}]'",
         )
+        raise MissingPackageError(what, expected=" or ".join(needed), fix=fix)
     return usable
 
 
@@ -133,9 +103,9 @@ def choose(
     candidates: Sequence[Plan],
     opened: Callable[[Plan], M],
     cache: VerificationCache,
+    folder: Path,
     *,
-    reference: Path,
-    force: bool = False,
+    force: bool,
 ) -> M:
     """Open the model by the first of the plans that keeps the cosine (see the module's first lines).
 
@@ -145,12 +115,8 @@ def choose(
     failures: list[DiptychError] = []
     for plan in candidates:
         model = opened(plan)
-        cosines = None if force else cache.get(_key(plan))
         try:
-            if cosines is None:
-                cosines = check_reference(model, _read(reference), where=reference.parent)
-                cache.put(_key(plan), cosines)
-            _require_cosine(model, cosines, reference.parent, floor=_floor(model, named=len(candidates) == 1))
+            _require_cosine(model, cache, folder, named=len(candidates) == 1, force=force)
         except DiptychError as error:
             failures.append(error)
             continue
@@ -158,105 +124,32 @@ def choose(
     raise failures[0]
 
 
+def _require_cosine(model: Any, cache: VerificationCache, folder: Path, *, named: bool, force: bool) -> None:
+    description, plan = model.description, model.plan
+    key = f"{processor()}, {plan.backend} {plan.precision} {version(RUNTIMES[plan.backend])}"
+    cosines = None if force else cache.get(key)
+    if cosines is None:
+        exact = description.precision == plan.precision == "float32"
+        stored = read_reference(reference_file(folder))
+        cosines = check_reference(model, stored, description.captions, where=folder, fix=REMEDY, exact=exact)
+        cache.put(key, cosines)
+    stated = stated_cosine(description.parity)
+    least = ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
+    if named:
+        least = stated - CHOSEN_SLACK
+    for tower in ("image", "text"):
+        cosine = cosines.get(tower, 0.0)
+        if not cosine >= least:
+            raise IntegrityError(
+                f"the {tower} tower of this export no longer gives what it gave when it was written",
+                where=folder,
+                found=f"cosine {cosine:.5f} with {plan.backend} {plan.precision}",
+                expected=f"{least:.5f} with the original's",
+                fix=REMEDY,
+            )
+
+
 def stated_cosine(parity: Mapping[str, Mapping[str, float]]) -> float:
     """Return the smallest cosine on the reference inputs that an export states."""
     names = ("reference_cosine_min", "golden_cosine_min")  # the second in older exports
     return min((part[name] for part in parity.values() for name in names if name in part), default=1.0)
-
-
-def _floor(model: Any, *, named: bool) -> float:
-    stated = stated_cosine(model.description.parity)
-    if named:
-        return stated - CHOSEN_SLACK
-    return ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
-
-
-def _require_cosine(model: Any, cosines: Cosines, where: Path, *, floor: float) -> None:
-    for tower in INPUTS:
-        cosine = cosines.get(tower, 0.0)
-        if not cosine >= floor:
-            told = f"cosine {cosine:.5f} with {_name(model.plan)}"
-            raise _different(f"the {tower} tower", where, told, f"{floor:.5f} with the original's")
-
-
-def require_kinds(stored: Mapping[str, Any], where: str | Path) -> None:
-    """Check types and shapes of stored reference inputs and outputs before anything is computed with them.
-
-    Args:
-        stored: arrays or tensors by name.
-        where: the folder, for the message.
-
-    Raises:
-        IntegrityError: one is of another kind than this package writes, or unknown.
-    """
-    for name, array in stored.items():
-        kind, dimensions = KINDS.get("picture" if name.startswith("picture_") else name, ("nothing", 0))
-        found = str(array.dtype).removeprefix("torch.")
-        if found != kind or len(array.shape) != dimensions or 0 in array.shape:
-            raise IntegrityError(
-                "the reference outputs are damaged",
-                where=f"{where}: {name[:SHOWN_CHARACTERS]}",
-                found=f"{found} {list(array.shape)}",
-                expected=f"{kind}, {dimensions} dimensions, none of them empty",
-                fix="restore the folder from a copy, or write it again",
-            )
-
-
-def check_reference(model: Any, stored: Mapping[str, NDArray[Any]], *, where: Path) -> Cosines:
-    """Hold an exported model against the embeddings of the original; return each tower's smallest cosine.
-
-    Raises:
-        IntegrityError: preprocessing or tokenizer give something else, or a tower does that should be exact.
-    """
-    require_kinds(stored, where)
-    try:
-        images = [stored[name] for name in sorted(stored) if name.startswith("picture_")]
-        pixels = np.stack([evaluation_pixels(Image.fromarray(x), model.preprocess) for x in images])
-        if not np.abs(pixels.astype(int) - stored["pixels"]).max() <= PIXEL_LEVELS:
-            raise _different("the preprocessing", where, "other pixels", f"at most {PIXEL_LEVELS} level")
-        if not np.array_equal(model.tokenize(model.description.captions), stored["tokens"]):
-            raise _different("the tokenizer", where, "other ids", "the same ids")
-        rows = {tower: model.encode_batch(stored[name]) for tower, name in INPUTS.items()}
-        expected = {tower: stored[f"{tower}_embeds"] for tower in INPUTS}
-        width = model.config.embed_dim
-        if any(not rows[t].shape == expected[t].shape == (len(rows[t]), width) for t in INPUTS):
-            raise ValueError("embeddings of another shape")
-    except (KeyError, ValueError, DataError) as error:
-        raise _different("the reference outputs", where, f"incomplete ({error})", "all of them") from error
-    exact = model.description.precision == "float32" and model.plan.precision == "float32"
-    for tower in INPUTS if exact else ():
-        far = float(np.abs(rows[tower] - expected[tower]).max())
-        if not far <= LARGEST_DIFFERENCE:
-            told = f"a difference of {far:.2g}"
-            raise _different(f"the {tower} tower", where, told, f"at most {LARGEST_DIFFERENCE:g}")
-    return {tower: float((rows[tower] * expected[tower]).sum(axis=1).min()) for tower in INPUTS}
-
-
-def _different(part: str, where: Path, found: str, expected: str) -> IntegrityError:
-    return IntegrityError(
-        f"{part} of this export no longer gives what it gave when it was written",
-        where=where,
-        found=found,
-        expected=expected,
-        fix="export the model again, or choose another backend",
-    )
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return dict(load(path.read_bytes()))
-    except (OSError, SafetensorError, KeyError) as error:
-        raise IntegrityError(
-            "cannot read the reference outputs", where=path, found=str(error)[:200]
-        ) from error
-
-
-def _key(plan: Plan) -> str:
-    return f"{processor()}, {_name(plan)} {version(RUNTIMES[plan.backend])}"
-
-
-def _name(plan: Plan) -> str:
-    return f"{plan.backend} {plan.precision}"

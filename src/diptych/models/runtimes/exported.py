@@ -21,32 +21,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core.checks import Floats
-from diptych.core.errors import (
-    DataError,
-    DiptychError,
-    IntegrityError,
-    SettingsError,
-    UsageError,
-    unknown_name,
-)
-from diptych.core.files.durable import sha256_file
-from diptych.core.files.json_objects import read_json
-from diptych.core.manifest import Manifest, content_digest, is_done, read_manifest
-from diptych.core.settings import from_mapping
+from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
+from diptych.core.manifest import content_digest, is_done
 from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
 from diptych.models.encode import Encoder, Output, Precision
-from diptych.models.files.verification_cache import VerificationCache, reference_file
+from diptych.models.files.verification_cache import open_verified
 from diptych.models.inputs import require_pixels, require_tokens
 from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower
-from diptych.models.tokenizers import AnyTokenizer, open_tokenizer, vocabulary_file
+from diptych.models.tokenizers import AnyTokenizer, open_tokenizer
 from diptych.models.towers.config import ClipConfig, check_sizes
 
 KIND = "export"
 FORMAT: Literal[1] = 1
-CONFIG = "config.json"
 IMAGE, TEXT = "image.onnx", "text.onnx"
-REMEDY = "restore the export from a copy, or write it again with `diptych export`"
 
 ExportPrecision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[ExportPrecision, ...] = ("float32", "float16", "int8")
@@ -263,45 +251,22 @@ def load_exported(
     if backend not in (*RUNTIMES, "auto"):
         raise unknown_name("backend", backend, (*RUNTIMES, "auto"))
     folder = Path(folder)
-    manifest = read_manifest(folder, KIND)
-    cache = VerificationCache(folder, manifest)
-    cache.check_files(force=verify)
-    description = _describe(folder, manifest)
-    tokenizer = open_tokenizer(folder, description.model.text)
-    content = content_digest(manifest)
+    description, manifest, cache = open_verified(
+        folder, KIND, ExportDescription, _check, "tokenizer_sha256", force=verify
+    )
+    tokenizer, content = open_tokenizer(folder, description.model.text), content_digest(manifest)
 
     def opened(plan: Plan) -> ExportedModel:
         return ExportedModel(description, tokenizer, folder, plan, content=content)
 
     plans = backend_choice.plans(backend, precision, threads, files=description.precision)
-    return backend_choice.choose(plans, opened, cache, reference=reference_file(folder), force=verify)
+    return backend_choice.choose(plans, opened, cache, folder, force=verify)
 
 
-def _describe(folder: Path, manifest: Manifest) -> ExportDescription:
-    path = folder / CONFIG
-    if manifest.format != FORMAT:
-        raise IntegrityError(
-            "the export has another format",
-            where=folder,
-            found=f"format {manifest.format}",
-            expected=f"format {FORMAT}",
-            fix=f"read it with the version that wrote it ({manifest.created_by})",
-        )
-    try:
-        description = from_mapping(ExportDescription, read_json(path), where=path)
-        check_sizes(replace(description.model, logit_scale_init=description.logit_scale))
-        if description.preprocess.size != description.model.vision.image_size:
-            raise SettingsError("preprocessing and image tower want other sizes", where="preprocess.size")
-    except DiptychError as error:
-        raise IntegrityError(
-            "cannot read the description", where=path, found=str(error), fix=REMEDY
-        ) from error
-    vocabulary = vocabulary_file(folder, description.model.text)
-    if sha256_file(vocabulary) != description.tokenizer_sha256:
-        raise IntegrityError(
-            "the tokenizer is not the one that these weights learned with", where=vocabulary, fix=REMEDY
-        )
-    return description
+def _check(description: ExportDescription) -> None:
+    check_sizes(replace(description.model, logit_scale_init=description.logit_scale))
+    if description.preprocess.size != description.model.vision.image_size:
+        raise SettingsError("preprocessing and image tower want other sizes", where="preprocess.size")
 
 
 def _digest(*parts: str) -> str:
