@@ -1,9 +1,9 @@
 """One way in for candidates: each kind of source gives the same table, cut into partitions or whole."""
 
-import io
+import gzip
 import json
 import re
-import tarfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.curate.crawl_files import WebPage, write_warc, write_wat
-from tests.data.source_files import images, make_image
+from tests.data.source_files import images, make_image, write_parquet, write_tar
 
 from diptych.core.errors import IntegrityError, Reason, SettingsError, UnknownNameError, UsageError
 from diptych.core.records import Counts, Pair
@@ -44,15 +44,9 @@ def read(settings: CandidatesSettings) -> tuple[list[dict[str, Any]], Counts]:
 
 
 def url_file(path: Path, rows: int = 10, group: int = 3) -> Path:
-    table = pa.table(
-        {
-            "url": [URL.format(n) for n in range(rows)],
-            "caption": [f"caption {n}" for n in range(rows)],
-            "license": ["by"] * rows,
-            "width": list(range(rows)),
-        }
-    )
-    pq.write_table(table, path, row_group_size=group)
+    urls, captions = [URL.format(n) for n in range(rows)], [f"caption {n}" for n in range(rows)]
+    columns = {"url": urls, "caption": captions, "license": ["by"] * rows, "width": list(range(rows))}
+    pq.write_table(pa.table(columns), path, row_group_size=group)
     return path
 
 
@@ -87,22 +81,16 @@ def test_rows_that_are_no_pairs_are_counted_by_reason(tmp_path: Path) -> None:
     held = pa.array(captions, pa.binary())
     # Bytes that are not UTF-8 under the name of text, as careless writers leave them.
     text = pa.Array.from_buffers(pa.string(), len(held), held.buffers())
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"url": urls, "caption": text}), path)
+    path = write_parquet(tmp_path / "a.parquet", url=urls, caption=text)
     rows, counts = read(CandidatesSettings((str(path),)))
-    expected: dict[Reason, int] = {}
-    for *_, reason in faults:
-        expected[reason] = expected.get(reason, 0) + 100
     assert [row["caption"] for row in rows] == [f"good {n}" for n in range(100)]
-    assert counts.dropped == expected
+    assert counts.dropped == Counter([reason for *_, reason in faults] * 100)
     assert (counts.seen, counts.kept) == (1100, 100)
 
 
 def test_columns_have_the_names_that_the_settings_say(tmp_path: Path) -> None:
     path = tmp_path / "laion.parquet"
-    pq.write_table(
-        pa.table({"URL": [URL.format(1)], "TEXT": ["a dog"], "hash": [-7], "LICENSE": ["?"]}), path
-    )
+    write_parquet(path, URL=[URL.format(1)], TEXT=["a dog"], hash=[-7], LICENSE=["?"])
     columns = CandidateColumns(url="URL", caption="TEXT", key="hash", license="LICENSE")
     rows, _ = read(CandidatesSettings((str(path),), columns=columns))
     assert [(row["key"], row["url"], row["license"]) for row in rows] == [("-7", URL.format(1), "?")]
@@ -114,8 +102,7 @@ def test_images_in_parquet_have_a_row_for_each_caption(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"from a file")
     images = [{"bytes": b"inside", "path": None}, {"bytes": None, "path": "b.png"}, None]
     captions = [["one", "two"], ["three"], ["four"]]
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"id": ["x", "y", "z"], "image": images, "caption": captions}), path)
+    path = write_parquet(tmp_path / "a.parquet", id=["x", "y", "z"], image=images, caption=captions)
     rows, counts = read(CandidatesSettings((str(path),)))
     assert [(row["key"], row["image"], row["caption"], row["url"]) for row in rows] == [
         ("x#0", b"inside", "one", None),
@@ -145,9 +132,7 @@ def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, imag
     table = pa.table(downloaded_rows(image))
     pq.write_table(table, path)
     rows, counts = read(CandidatesSettings((str(path),)))
-    assert [(row["image"], row["url"], row["caption"]) for row in rows] == [
-        (b"inside", URL.format(0), "a dog")
-    ]
+    assert [(row["image"], row["url"]) for row in rows] == [(b"inside", URL.format(0))]
     assert counts.dropped == {Reason.NOT_DOWNLOADED: 2}
     counts.check(0.0)  # no damage of the table
     # Its metadata alone are addresses: nothing says that the images were kept.
@@ -157,7 +142,7 @@ def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, imag
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("text", "expected"),
     [
         (r'{"caption": "a dog", "note": "\ud800"}', {"note": "\\ud800"}),
         (r'{"caption": "a dog", "\ud800": 1}', {"\\ud800": 1}),
@@ -166,46 +151,40 @@ def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, imag
 )
 @pytest.mark.parametrize("kind", ["tar", "folder"])
 def test_a_lone_surrogate_spoils_its_own_caption_at_most(
-    tmp_path: Path, kind: str, told: str, expected: dict[str, Any] | None
+    tmp_path: Path, kind: str, text: str, expected: dict[str, Any] | None
 ) -> None:
-    files = {"k1.jpg": b"image", "k1.json": told.encode()}
-    for name, data in files.items():
+    files = [("k1.jpg", b"image"), ("k1.json", text.encode())]
+    for name, data in files:
         (tmp_path / name).write_bytes(data)
-    if kind == "tar":
-        with tarfile.open(tmp_path / "a.tar", "w") as tar:
-            for name in files:
-                tar.add(tmp_path / name, name)
-    rows, counts = read(CandidatesSettings((str(tmp_path / "a.tar" if kind == "tar" else tmp_path),)))
+    source = write_tar(tmp_path / "a.tar", files) if kind == "tar" else tmp_path
+    rows, counts = read(CandidatesSettings((str(source),)))
     assert [json.loads(row["fields"]) for row in rows] == ([expected] if expected else [])
     assert counts.dropped == ({} if expected else {Reason.CAPTION_NOT_TEXT: 1})
 
 
 def test_an_image_without_bytes_and_path_is_missing(tmp_path: Path) -> None:
-    path = tmp_path / "a.parquet"
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     images = pa.array([{"bytes": None, "path": None}], kind)
-    pq.write_table(pa.table({"image": images, "caption": ["a dog"]}), path)
+    path = write_parquet(tmp_path / "a.parquet", image=images, caption=["a dog"])
     assert read(CandidatesSettings((str(path),)))[1].dropped == {Reason.MISSING_IMAGE: 1}
 
 
 def test_sources_may_name_their_pairs_alike(tmp_path: Path) -> None:
-    for name in "ab":
-        table = pa.table({"id": [1, 2], "url": [URL.format(1), URL.format(2)], "caption": [name, name]})
-        pq.write_table(table, tmp_path / f"{name}.parquet")
-    both = CandidatesSettings((str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")))
+    urls = [URL.format(1), URL.format(2)]
+    paths = [write_parquet(tmp_path / f"{n}.parquet", id=[1, 2], url=urls, caption=[n, n]) for n in "ab"]
+    both = CandidatesSettings(tuple(map(str, paths)))
     assert [row["key"] for row in read(both)[0]] == ["0-1", "0-2", "1-1", "1-2"]
 
 
 def test_crawl_files_are_found_by_pattern_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b", "a"):
-        write_wat(
-            tmp_path / f"{name}.warc.wat.gz", [WebPage("https://a.example/", [(f"{name}.jpg", f"A {name}")])]
-        )
-    write_warc(tmp_path / "c.warc.gz", [WebPage("https://a.example/", [("c.jpg", "A c"), ("c.jpg", "A c")])])
+    page = "https://a.example/"
+    for name in "ba":
+        write_wat(tmp_path / f"{name}.warc.wat.gz", [WebPage(page, [(f"{name}.jpg", f"A {name}")])])
+    write_warc(tmp_path / "c.warc.gz", [WebPage(page, [("c.jpg", "A c"), ("c.jpg", "A c")])])
     sources = (str(tmp_path / "*.wat.gz"), str(tmp_path / "c.warc.gz"))
     rows, counts = read(CandidatesSettings(sources))
     assert [row["caption"] for row in rows] == ["A a", "A b", "A c"]
-    assert [row["page"] for row in rows] == ["https://a.example/"] * 3
+    assert [row["page"] for row in rows] == [page] * 3
     assert counts.dropped == {Reason.DUPLICATE_KEY: 1}
 
 
@@ -232,11 +211,8 @@ def test_a_folder_is_cut_with_each_bad_row_counted_once(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text("" if number in (0, 4, 8) else f"caption {number}")
     whole = read(CandidatesSettings((str(tmp_path),)))
     settings = CandidatesSettings((str(tmp_path),), partition_rows=2)
-    assert [(partition.first, partition.last) for partition in partitions_of(settings)] == [
-        (0, 2),
-        (2, 4),
-        (4, -1),
-    ]
+    spans = [(partition.first, partition.last) for partition in partitions_of(settings)]
+    assert spans == [(0, 2), (2, 4), (4, -1)]
     parts = read(settings)
     assert parts[0] == whole[0]
     assert parts[1].as_dict() == whole[1].as_dict()
@@ -257,18 +233,17 @@ def _write_arrow(folder: Path) -> None:
         writer.write_table(table)
 
 
-def _write_tgz(folder: Path, name: str = "0.tgz") -> None:
-    with tarfile.open(folder / name, "w:gz" if name.endswith("gz") else "w") as archive:
-        for number in range(2):
-            for suffix, data in (("jpg", make_image(number)), ("json", b'{"title": "c%d"}' % number)):
-                entry = tarfile.TarInfo(f"k{number}.{suffix}")
-                entry.size = len(data)
-                archive.addfile(entry, io.BytesIO(data))
-
-
 def _write_tar_below(folder: Path) -> None:
-    (folder / "wds").mkdir()
-    _write_tgz(folder / "wds", "0.tar")
+    members = [(f"k{n}.jpg", make_image(n)) for n in range(2)]
+    members += [(f"k{n}.json", b'{"title": "c%d"}' % n) for n in range(2)]
+    write_tar(folder / "wds" / "0.tar", sorted(members))
+
+
+def _write_tgz(folder: Path) -> None:
+    _write_tar_below(folder)
+    tar = folder / "wds" / "0.tar"
+    (folder / "0.tgz").write_bytes(gzip.compress(tar.read_bytes()))
+    tar.unlink()
 
 
 @pytest.mark.filterwarnings("ignore:.*not read")
@@ -285,14 +260,10 @@ def test_whatever_sources_open_gives_candidates(
     tmp_path: Path, write: Callable[[Path], None], caption: str
 ) -> None:
     write(tmp_path)
-    settings = CandidatesSettings(
-        (str(tmp_path),), columns=CandidateColumns(caption=caption), partition_rows=1
-    )
-    rows, counts = read(settings)
-    assert [(row["key"], row["caption"], row["image"]) for row in rows] == [
-        ("k0", "c0", make_image(0)),
-        ("k1", "c1", make_image(1)),
-    ]
+    columns = CandidateColumns(caption=caption)
+    rows, counts = read(CandidatesSettings((str(tmp_path),), columns=columns, partition_rows=1))
+    expected = [(f"k{n}", f"c{n}", make_image(n)) for n in range(2)]
+    assert [(row["key"], row["caption"], row["image"]) for row in rows] == expected
     assert not counts.dropped
 
 

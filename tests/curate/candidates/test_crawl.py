@@ -4,7 +4,9 @@ import gzip
 import json
 import random
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin
 
 import pytest
@@ -24,12 +26,9 @@ from diptych.curate.candidates.crawl import (
 from diptych.curate.candidates.warc import MAX_RECORD_BYTES, read_records
 from diptych.curate.columns import CANDIDATES
 
+PETS = [("rex.jpg", "A brown  dog"), ("/i/cat.png", "A cat")]
 PAGES = [
-    WebPage(
-        "https://shop.example/dogs/list.html",
-        [("rex.jpg", "A brown  dog"), ("/i/cat.png", "A cat")],
-        title="Pets",
-    ),
+    WebPage("https://shop.example/dogs/list.html", PETS, title="Pets"),
     WebPage("http://blog.example/", [("//cdn.example/sea.jpg", "The sea at night")], license="/cc-by"),
     WebPage("https://base.example/x/y", [("z.jpg", "Zebra &amp; foal")], base="https://other.example/deep/"),
 ]
@@ -41,33 +40,30 @@ EXPECTED = [
 ]
 
 
-def told(rows: list[Candidate]) -> list[tuple[str | None, ...]]:
+def shown(rows: list[Candidate]) -> list[tuple[str | None, ...]]:
     return [(row.url, row.caption, row.page, row.license) for row in rows]
 
 
-def of_wat(path: Path, *captions: str) -> tuple[list[Candidate], Counts]:
+def of_wat(path: Path) -> tuple[list[Candidate], Counts]:
     counts = Counts()
-    settings = CrawlSettings(captions) if captions else CrawlSettings()  # type: ignore[arg-type]
-    return list(pairs_of_wat(path, settings, counts)), counts
+    return list(pairs_of_wat(path, CrawlSettings(), counts)), counts
 
 
-def of_warc(path: Path, *captions: str) -> tuple[list[Candidate], Counts]:
+def of_warc(path: Path, *captions: Any) -> tuple[list[Candidate], Counts]:
     counts = Counts()
-    settings = CrawlSettings(captions) if captions else CrawlSettings()  # type: ignore[arg-type]
+    settings = CrawlSettings(captions) if captions else CrawlSettings()
     return list(pairs_of_warc(path, settings, counts)), counts
 
 
-def of_page(
-    tmp_path: Path, html: str | bytes, *captions: str, **more: object
-) -> tuple[list[Candidate], Counts]:
+def of_page(tmp_path: Path, html: str | bytes, *captions: str, **more: Any) -> tuple[list[Candidate], Counts]:
     body = html.encode() if isinstance(html, str) else html
-    page = WebPage("https://a.example/dir/p.html", html=body, **more)  # type: ignore[arg-type]
+    page = WebPage("https://a.example/dir/p.html", html=body, **more)
     return of_warc(write_warc(tmp_path / "p.warc.gz", [page]), *captions)
 
 
 def test_wat_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
     rows, counts = of_wat(write_wat(tmp_path / "a.warc.wat.gz", PAGES))
-    assert told(rows) == EXPECTED
+    assert shown(rows) == EXPECTED
     assert counts.as_dict()["dropped"] == {}
     assert json.loads(rows[0].fields or "") == {"caption_from": "alt"}
 
@@ -75,7 +71,7 @@ def test_wat_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
 def test_warc_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
     unescaped = [*PAGES[:2], WebPage(PAGES[2].url, [("z.jpg", "Zebra & foal")], base=PAGES[2].base)]
     rows, counts = of_warc(write_warc(tmp_path / "a.warc.gz", unescaped))
-    assert told(rows) == EXPECTED
+    assert shown(rows) == EXPECTED
     assert counts.as_dict()["dropped"] == {}
 
 
@@ -151,45 +147,31 @@ def test_captions_come_from_the_first_place_that_has_one(tmp_path: Path) -> None
 
 def test_addresses_are_joined_as_the_standard_library_does() -> None:
     rng = random.Random(2)
+    bases = ("https://a.example", "http://b.example:80/x/y.html?q", "https://u@c.example/", "https://d/#f")
+    parts = ("/", "a", ".jpg", "..", ".", "%20", "?x=1", "b-c", "//e.example", ";v")
     for _ in range(5000):
-        base = rng.choice(
-            ("https://a.example", "http://b.example:80/x/y.html?q", "https://u@c.example/", "https://d/#f")
-        )
-        path = "".join(
-            rng.choice(("/", "a", ".jpg", "..", ".", "%20", "?x=1", "b-c", "//e.example", ";v"))
-            for _ in range(4)
-        )
+        base, path = rng.choice(bases), "".join(rng.choices(parts, k=4))
         joined = urljoin(base, path)
         assert resolved(base, path) == (joined if joined.startswith("http") else None), (base, path)
 
 
 @pytest.mark.parametrize(
-    ("encoding", "header", "meta"),
+    ("caption", "encoding", "header", "meta"),
     [
-        ("utf-8", "text/html; charset=utf-8", ""),
-        ("utf-8", "text/html", ""),
-        ("windows-1251", "text/html; charset=windows-1251", ""),
-        ("shift_jis", "text/html", "<meta charset=Shift_JIS>"),
-        ("gbk", "text/html", '<meta http-equiv="Content-Type" content="text/html; charset=gb2312">'),
-        ("utf-16-le", "text/html", ""),
-        ("cp1252", "text/html; charset=ISO-8859-1", ""),
-        ("cp1252", "text/html", ""),
-        ("euc-kr", "text/html; charset=no-such-thing", "<meta charset='euc-kr'>"),
-        ("utf-8", "text/html; charset=hex", "<meta charset=utf-7>"),
+        ("Café 犬 Собака", "utf-8", "; charset=utf-8", ""), ("Café 犬 Собака", "utf-8", "", ""),
+        ("Собака", "windows-1251", "; charset=windows-1251", ""), ("Café 犬", "utf-16", "", ""),
+        ("犬", "shift_jis", "", "<meta charset=Shift_JIS>"),
+        ("一只狗", "gbk", "", '<meta http-equiv="Content-Type" content="text/html; charset=gb2312">'),
+        ("“Café” dog", "cp1252", "; charset=ISO-8859-1", ""), ("“Café” dog", "cp1252", "", ""),
+        ("개", "euc-kr", "; charset=no-such-thing", "<meta charset='euc-kr'>"),
+        ("Café 犬 Собака", "utf-8", "; charset=hex", "<meta charset=utf-7>"),
     ],
 )  # fmt: skip
-def test_pages_are_decoded_in_their_encoding(encoding: str, header: str, meta: str, tmp_path: Path) -> None:
-    texts = {
-        "windows-1251": "Собака",
-        "shift_jis": "犬",
-        "gbk": "一只狗",
-        "euc-kr": "개",
-        "cp1252": "“Café” dog",
-    }
-    caption = texts.get(encoding, "Café 犬 Собака")
+def test_pages_are_decoded_in_their_encoding(
+    caption: str, encoding: str, header: str, meta: str, tmp_path: Path
+) -> None:
     html = f'<html><head>{meta}</head><img src=a.jpg alt="{caption}">'
-    data = (b"\xff\xfe" if encoding == "utf-16-le" else b"") + html.encode(encoding)
-    rows, _ = of_page(tmp_path, data, headers={"Content-Type": header})
+    rows, _ = of_page(tmp_path, html.encode(encoding), headers={"Content-Type": f"text/html{header}"})
     assert [row.caption for row in rows] == [caption]
 
 
@@ -199,20 +181,19 @@ def test_a_page_that_breaks_off_in_a_letter_is_still_utf8(tmp_path: Path) -> Non
 
 
 def test_bytes_that_are_wrong_in_their_encoding_make_no_caption(tmp_path: Path) -> None:
-    rows, counts = of_page(
-        tmp_path, b"<img src=a.jpg alt='caf\xe9'>", headers={"Content-Type": "text/html; charset=utf-8"}
-    )
-    assert rows == []
-    assert counts.dropped == {Reason.CAPTION_NOT_TEXT: 1}
+    headers = {"Content-Type": "text/html; charset=utf-8"}
+    rows, counts = of_page(tmp_path, b"<img src=a.jpg alt='caf\xe9'>", headers=headers)
+    assert (rows, counts.dropped) == ([], {Reason.CAPTION_NOT_TEXT: 1})
 
 
-def test_only_pages_that_were_served_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "status", "count"),
+    [("text/html", "404 Not Found", 0), ("application/pdf", "200 OK", 0),
+     ("application/xhtml+xml; charset=utf-8", "200 OK", 1)],
+)  # fmt: skip
+def test_only_pages_that_were_served_are_read(kind: str, status: str, count: int, tmp_path: Path) -> None:
     html = "<img src=a.jpg alt='A dog'>"
-    assert of_page(tmp_path, html, status="404 Not Found")[0] == []
-    assert of_page(tmp_path, html, headers={"Content-Type": "application/pdf"})[0] == []
-    assert (
-        len(of_page(tmp_path, html, headers={"Content-Type": "application/xhtml+xml; charset=utf-8"})[0]) == 1
-    )
+    assert len(of_page(tmp_path, html, status=status, headers={"Content-Type": kind})[0]) == count
 
 
 def test_a_body_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
@@ -311,30 +292,25 @@ def test_no_mutation_of_a_file_stops_its_reading(tmp_path: Path) -> None:
 
 def test_every_bad_row_is_counted(tmp_path: Path) -> None:
     """1,000 bad rows of every kind among 500 good ones: in = out + dropped, each under its reason."""
+    url = "https://q.example/"
+    # A lone surrogate is how JSON spells what is no text.
+    spoilt = wat_record(WebPage(url, [("a.jpg", "SPOIL")])).split(b"\r\n\r\n")[1]
     faults = [
-        ({"src": "a.jpg"}, Reason.MISSING_CAPTION),
-        ({"src": "a.jpg", "alt": "x" * 2**20}, Reason.CAPTION_TOO_LONG),
-        ({"src": "a.jpg", "alt": "nul \0"}, Reason.CAPTION_NOT_TEXT),
-        ({"src": "data:,x", "alt": "A dog"}, Reason.BAD_ADDRESS),
+        (WebPage(url, [{"src": "a.jpg"}]), Reason.MISSING_CAPTION),
+        (WebPage(url, [{"src": "a.jpg", "alt": "x" * 2**20}]), Reason.CAPTION_TOO_LONG),
+        (WebPage(url, [{"src": "a.jpg", "alt": "nul \0"}]), Reason.CAPTION_NOT_TEXT),
+        (WebPage(url, [{"src": "data:,x", "alt": "A dog"}]), Reason.BAD_ADDRESS),
+        (WebPage(url, body=spoilt.replace(b"SPOIL", b"\\ud800")), Reason.CAPTION_NOT_TEXT),
+        (WebPage(url, body=b'{"path":"IMG@/src", "url": broken'), Reason.BAD_RECORD),
     ]
     rng = random.Random(3)
-    expected: dict[Reason, int] = {}
+    expected: Counter[Reason] = Counter()
     pages: list[WebPage] = []
     for number in range(500):
         pages.append(WebPage(f"https://p{number}.example/", [("i.jpg", f"Caption {number}")]))
-        for _ in range(2):
-            kind = rng.choice((0, 0, 0, 1, 2, 2, 3, 3, 4, 5)) if number % 25 else 1
-            reason = (
-                faults[kind][1] if kind < 4 else Reason.CAPTION_NOT_TEXT if kind == 4 else Reason.BAD_RECORD
-            )
-            expected[reason] = expected.get(reason, 0) + 1
-            if kind < 4:
-                pages.append(WebPage("https://q.example/", [faults[kind][0]]))
-            elif kind == 4:  # a lone surrogate is how JSON spells what is no text
-                body = wat_record(WebPage("https://q.example/", [("a.jpg", "SPOIL")])).split(b"\r\n\r\n")[1]
-                pages.append(WebPage("https://q.example/", body=body.replace(b"SPOIL", b"\\ud800")))
-            else:
-                pages.append(WebPage("https://q.example/", body=b'{"path":"IMG@/src", "url": broken'))
+        for kind in (rng.choice((0, 0, 0, 2, 2, 3, 3, 4, 5)) if number % 25 else 1 for _ in range(2)):
+            pages.append(faults[kind][0])
+            expected[faults[kind][1]] += 1
     counts = Counts()
     began = time.monotonic()
     rows = pairs_of_wat(write_wat(tmp_path / "a.warc.wat.gz", pages), CrawlSettings(), counts)

@@ -90,11 +90,9 @@ def test_what_only_begins_like_boilerplate_stays(caption: str) -> None:
 
 
 def test_no_human_caption_is_boilerplate(shared_data: Path) -> None:
-    told = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
-    titles = pq.read_table(shared_data / "fashion" / "train.parquet", columns=["caption"])[
-        "caption"
-    ].to_pylist()
-    captions = [entry["caption"] for entry in told] + titles
+    annotations = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
+    titles = pq.read_table(shared_data / "fashion" / "train.parquet", columns=["caption"])["caption"]
+    captions = [entry["caption"] for entry in annotations] + titles.to_pylist()
     found = {captions[row] for row in np.flatnonzero(is_boilerplate(table(captions)))}
     assert found == {"NA"}  # what the shop wrote where it had no title
 
@@ -103,27 +101,16 @@ def test_the_boilerplate_of_the_scenes_is_found_and_nothing_else() -> None:
     pairs = list(crawl(4000, seed=3, size=8))
     found = is_boilerplate(table([pair.captions[0] for pair in pairs])).tolist()
     assert all(found[row] for row, pair in enumerate(pairs) if pair.fields["noise"] == "boilerplate")
-    others = {
-        pair.captions[0]
-        for row, pair in enumerate(pairs)
-        if pair.fields["noise"] != "boilerplate" and found[row]
-    }
+    others = {pair.captions[0] for row, pair in enumerate(pairs) if found[row]}
+    others -= {pair.captions[0] for pair in pairs if pair.fields["noise"] == "boilerplate"}
     # Some of those who describe scenes are no better than a camera.
-    assert [
-        text
-        for text in others
-        if not re.fullmatch(r"(?i)(img_\d{4}|screenshot|untitled|photo|image)\.?", text)
-    ] == []
+    camera = re.compile(r"(?i)(img_\d{4}|screenshot|untitled|photo|image)\.?")
+    assert [text for text in others if not camera.fullmatch(text)] == []
 
 
 def test_hosts_are_blocked_with_all_below_them(tmp_path: Path) -> None:
-    urls = [
-        "https://bad.example/x",
-        "http://I.Bad.Example:80/x",
-        "https://notbad.example/x",
-        None,
-        "https://ok.example/",
-    ]
+    urls = ["https://bad.example/x", "http://I.Bad.Example:80/x", "https://notbad.example/x", None,
+            "https://ok.example/"]  # fmt: skip
     pages = ["https://a.example/", None, None, None, "https://www.worse.example/bad.example"]
     held = table(["a dog"] * 5, url=urls, page=pages)
     assert has_host(held, frozenset({"bad.example"})).tolist() == [True, True, False, False, False]
@@ -143,12 +130,8 @@ def test_phrases_are_blocked_as_whole_words(tmp_path: Path) -> None:
 
 
 def test_sizes_and_scores_count_where_they_are_known() -> None:
-    fields = [
-        '{"width":100,"height":300,"score":0.31}',
-        '{"width":"x"}',
-        None,
-        '{"width":1000,"height":200,"score":0.1}',
-    ]
+    fields = ['{"width":100,"height":300,"score":0.31}', '{"width":"x"}', None,
+              '{"width":1000,"height":200,"score":0.1}']  # fmt: skip
     held = table(["a dog"] * 4, fields=fields)
     assert kept(held, min_side=150) == [False, True, True, True]
     assert kept(held, max_aspect=3.0) == [True, True, True, False]
@@ -167,16 +150,10 @@ def test_any_function_may_say_the_language() -> None:
     held = table(["one", "three", "two"])
     assert kept(held, language_by=f"{__name__}:lengths_as_codes", languages=("3",)) == [True, False, True]
     guessed = {"language_by": "diptych.curate.candidates.language:guessed", "languages": ("en", "de")}
-    assert kept(table(["a dog on a beach", "ein Hund am Strand", "une plage avec la mer"]), **guessed) == [
-        True,
-        True,
-        False,
-    ]
-    for wrong in (
-        "no.such.module:f",
-        "diptych.curate.candidates.language:nothing",
-        "diptych.curate.candidates.language",
-    ):
+    captions = ["a dog on a beach", "ein Hund am Strand", "une plage avec la mer"]
+    assert kept(table(captions), **guessed) == [True, True, False]
+    module = "diptych.curate.candidates.language"
+    for wrong in ("no.such.module:f", f"{module}:nothing", module):
         with pytest.raises(SettingsError, match="cannot be found"):
             kept(held, language_by=wrong, languages=("en",))
     with pytest.raises(SettingsError, match="both settings"):
@@ -201,26 +178,22 @@ def test_languages_are_guessed(caption: str, language: str) -> None:
 
 
 def test_human_captions_are_taken_for_english(shared_data: Path) -> None:
-    told = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
-    codes = [language_of(entry["caption"]) for entry in told]
+    annotations = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
+    codes = [language_of(entry["caption"]) for entry in annotations]
     assert codes.count("en") / len(codes) > 0.995
 
 
 def test_captions_of_many_hosts_are_found_however_they_are_counted() -> None:
     """Against a dictionary of sets: partitions of any size, one pass or several, give the same captions."""
     rng = random.Random(4)
-    captions = [
-        f"caption number {rng.randrange(40)}" if rng.random() < 0.7 else f"own {n}" for n in range(3000)
-    ]
+    captions = [f"caption {rng.randrange(40)}" if rng.random() < 0.7 else f"own {n}" for n in range(3000)]
     urls = [f"https://h{rng.randrange(60) % rng.choice((3, 60))}.example/{n}.jpg" for n in range(3000)]
     users: dict[str, set[str]] = defaultdict(set)
     for caption, url in zip(captions, urls, strict=True):
         users[caption].add(url.split("/")[2])
     expected = [len(users[caption]) <= 20 for caption in captions]
     assert 0 < sum(expected) < 3000
-    held = table(
-        [caption.upper() + "!" if n % 2 else caption for n, caption in enumerate(captions)], url=urls
-    )
+    held = table([text.upper() + "!" if n % 2 else text for n, text in enumerate(captions)], url=urls)
     for rows in (3000, 100, 7):
         partitions = [caption_hosts(held.slice(start, rows)) for start in range(0, 3000, rows)]
         repeated = repeated_captions(partitions, max_repeats=20)

@@ -15,46 +15,43 @@ def test_a_figure_inside_another_has_its_own_caption_or_the_outer_one() -> None:
     assert [texts["figcaption"] for _, texts in page.images] == ["one", "all", "all", None]
 
 
-def sources(html: str) -> list[str | None]:
-    return [source for source, _ in read_page(html).images]
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        ("<IMG SRC=a.jpg><img/src='b.jpg'/><img\nsrc = \"c d.jpg\"\nalt=x>", ["a.jpg", "b.jpg", "c d.jpg"]),
+        ("<!-- <img src=a> --><!--><img src=b><!----><img src=c>", ["b", "c"]),
+        ("<script>'<img src=a>'</script ><style><img src=b></style><img src=c>", ["c"]),
+        ("<div data-x=\"<img src=a>\" title='>'><img src=b>", ["b"]),
+        ("<p title=it's><img src=a alt=\"it's\"><img src=b>", ["a", "b"]),
+        ('<img src=a src=b><img alt="5" tall" src=c>', ["a", "c"]),
+        ("<img src=a <img src=b>", ["a"]),
+        ("<imgx src=a><img><img src=b", [None]),
+        ("<noscript><img src=a></noscript><textarea><img src=b></textarea>", ["a"]),
+        # loaded late
+        ("<img src=blank.gif data-src=real.jpg>", ["real.jpg"]),
+        ("<img src='data:image/gif;base64,R0' srcset='s.jpg 1x,l.jpg 2x'>", ["l.jpg"]),
+        ("<img srcset='a,b.jpg 300w,\n c.jpg 1200w , d.jpg 600w'>", ["c.jpg"]),
+        ("<img src=data:x data-srcset='a.jpg'>", ["a.jpg"]),
+        ("<img src=data:x>", ["data:x"]),
+    ],
+)
+def test_images_are_found_as_browsers_find_them(html: str, expected: list[str | None]) -> None:
+    assert [source for source, _ in read_page(html).images] == expected
 
 
-def test_images_are_found_as_browsers_find_them() -> None:
-    assert sources("<IMG SRC=a.jpg><img/src='b.jpg'/><img\nsrc = \"c d.jpg\"\nalt=x>") == [
-        "a.jpg",
-        "b.jpg",
-        "c d.jpg",
-    ]
-    assert sources("<!-- <img src=a> --><!--><img src=b><!----><img src=c>") == ["b", "c"]
-    assert sources("<script>'<img src=a>'</script ><style><img src=b></style><img src=c>") == ["c"]
-    assert sources("<div data-x=\"<img src=a>\" title='>'><img src=b>") == ["b"]
-    assert sources("<p title=it's><img src=a alt=\"it's\"><img src=b>") == ["a", "b"]
-    assert sources('<img src=a src=b><img alt="5" tall" src=c>') == ["a", "c"]
-    assert sources("<img src=a <img src=b>") == ["a"]
-    assert sources("<imgx src=a><img><img src=b") == [None]
-    assert sources("<noscript><img src=a></noscript><textarea><img src=b></textarea>") == ["a"]
+CC = "https://creativecommons.org/licenses/by/4.0/"
 
 
-def test_images_that_are_loaded_late_are_found_where_they_are() -> None:
-    assert sources("<img src=blank.gif data-src=real.jpg>") == ["real.jpg"]
-    assert sources("<img src='data:image/gif;base64,R0' srcset='s.jpg 1x,l.jpg 2x'>") == ["l.jpg"]
-    assert sources("<img srcset='a,b.jpg 300w,\n c.jpg 1200w , d.jpg 600w'>") == ["c.jpg"]
-    assert sources("<img src=data:x data-srcset='a.jpg'>") == ["a.jpg"]
-    assert sources("<img src=data:x>") == ["data:x"]
-
-
-def test_a_licence_is_the_declared_one_or_a_creative_commons_link() -> None:
-    cc = "https://creativecommons.org/licenses/by/4.0/"
-
-    def license(html: str) -> str:
-        return read_page(html).license
-
-    assert (
-        license(f"<a href={cc}>x</a><a rel='nofollow LICENSE' href=/l>y</a><link rel=license href=/m>")
-        == "/l"
-    )
-    assert license(f"<a href=/x><a href={cc}>") == cc
-    assert license("<a href=https://example.org/?u=creativecommons.org/licenses/>x</a>") == ""
+@pytest.mark.parametrize(
+    ("html", "expected"),
+    [
+        (f"<a href={CC}>x</a><a rel='nofollow LICENSE' href=/l>y</a><link rel=license href=/m>", "/l"),
+        (f"<a href=/x><a href={CC}>", CC),
+        ("<a href=https://example.org/?u=creativecommons.org/licenses/>x</a>", ""),
+    ],
+)
+def test_a_license_is_the_declared_one_or_a_creative_commons_link(html: str, expected: str) -> None:
+    assert read_page(html).license == expected
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ def coded(data: bytes, *names: str) -> bytes:
             packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
             data = packer.compress(data) + packer.flush()
         elif name in ("br", "zstd"):
-            data = pa.Codec({"br": "brotli"}.get(name, name)).compress(data, asbytes=True)
+            data = pa.Codec("brotli" if name == "br" else name).compress(data, asbytes=True)
         else:
-            data = {"gzip": gzip.compress, "deflate": zlib.compress}[name](data)
+            data = gzip.compress(data) if name == "gzip" else zlib.compress(data)
     return data
 
 
@@ -40,23 +40,14 @@ def test_chunks_are_joined_unless_the_crawler_did() -> None:
 @pytest.mark.parametrize(
     ("applied", "header"),
     [
-        (["gzip"], "gzip"),
-        (["gzip"], "x-gzip"),
-        (["br"], "br"),
-        (["zstd"], "zstd"),
-        (["deflate"], "deflate"),
-        (["raw"], "deflate"),  # as some servers understand the name
-        (["deflate", "gzip"], "deflate, gzip"),
-        (["gzip", "br"], "gzip, br"),
-        (["gzip", "gzip"], "gzip"),  # packed once more than the header says
-        (["br", "gzip"], "BR"),
+        (["gzip"], "gzip"), (["gzip"], "x-gzip"), (["br"], "br"), (["zstd"], "zstd"),
+        (["deflate"], "deflate"), (["raw"], "deflate"),  # as some servers understand the name
+        (["deflate", "gzip"], "deflate, gzip"), (["gzip", "br"], "gzip, br"),
+        (["gzip", "gzip"], "gzip"), (["br", "gzip"], "BR"),  # packed once more than the header says
         (["gzip"], "identity"),
-        ([], "gzip"),  # undone by the crawler
-        ([], "br"),
-        ([], "deflate"),
-        ([], "UTF-8"),
+        ([], "gzip"), ([], "br"), ([], "deflate"), ([], "UTF-8"),  # undone by the crawler
     ],
-)
+)  # fmt: skip
 def test_every_coding_is_undone(applied: list[str], header: str, size: int) -> None:
     html = HTML.ljust(size)
     assert body_of(coded(html, *applied), "Content-Encoding", header) == html
@@ -66,8 +57,8 @@ def test_every_coding_is_undone(applied: list[str], header: str, size: int) -> N
 def test_a_body_that_the_crawler_cut_is_read_up_to_there(coding: str) -> None:
     html = HTML + random.Random(0).randbytes(400_000).hex().encode()
     packed = coded(html, coding)
-    found = body_of(packed[: len(packed) // 2], "Content-Encoding", coding)
-    assert len(found) > len(html) // 4 and html.startswith(found)
+    body = body_of(packed[: len(packed) // 2], "Content-Encoding", coding)
+    assert len(body) > len(html) // 4 and html.startswith(body)
 
 
 def test_what_a_page_is_packed_in_without_a_header_is_undone() -> None:
