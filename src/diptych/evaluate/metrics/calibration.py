@@ -1,12 +1,10 @@
 """Calibration of scores: match probabilities, z-scores, and a threshold for "none of these" at a stated rate.
 
-Cosines are compared with those of a bank of background images and texts, which gives z-scores (how far above
-what this text, and this image, score by chance); a probability is fitted to the two z-scores of matched and
-mismatched pairs. The reject option is conformal: of images like those of the bank, the stated share passes,
-whatever the model.
+Cosines become z-scores by a bank of background images and texts; a probability is fitted to those of matched
+and mismatched pairs (Platt 1999). The reject option is conformal (Vovk et al. 2005): of images like those of
+the bank, the stated share passes, whatever the model.
 
 Reads and writes: `calibration.npz` (arrays, no pickle).
-Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines"; Vovk et al. 2005 for the p-values.
 """
 
 import io
@@ -40,8 +38,7 @@ class Calibration:
     Attributes:
         image_bank: (M, E) unit length.
         text_bank: (M', E) unit length; without rows if it was made of images alone.
-        weights: (3,) of the logistic function: per text z-score, per image z-score, constant; for even odds.
-            Zeros if it was made of images alone.
+        weights: (3,) of the logistic function at even odds: per text z-score, per image z-score, constant.
         model_digest: of the model whose embeddings these are; empty if unknown.
     """
 
@@ -66,9 +63,6 @@ class Calibration:
             image_embeds: (N, E) unit length.
             text_embeds: (C, E) unit length.
             prior: share of matches that is expected before looking, above 0 and below 1.
-
-        Raises:
-            UsageError: it was made of images alone.
         """
         image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
         checks.fraction(prior, "prior")
@@ -86,10 +80,7 @@ class Calibration:
         return _logistic(logits)
 
     def p_values(self, image_embeds: Floats, text_embeds: Floats) -> Doubles:
-        """Return (N,): how often an image of the bank fits its best text at least as well; never 0.
-
-        NaN for an unreadable image.
-        """
+        """Return (N,): how often an image of the bank fits its best text as well; NaN if unreadable."""
         image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
         # Some images give the backgrounds, the others are scored as new images are: only so are the scores of
         # the bank and of a new image exchangeable.
@@ -113,11 +104,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read a calibration; files of earlier versions call the images `picture_bank`.
-
-        Raises:
-            IntegrityError: the file is not one, or damaged.
-        """
+        """Read a calibration; files of earlier versions call the images `picture_bank`."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 names = dict(zip(_FIELDS, _FIELDS, strict=True))
@@ -143,12 +130,10 @@ def calibrate(
         image_embeds: (N, E) unit length; rows of NaN are left out with their texts.
         text_embeds: (N, E) unit length, the text of each image; None leaves match probabilities out.
         seed: of the draws of the bank and of wrong texts.
-        model_digest: of the model that made the embeddings; kept, so that no other one is compared with them.
+        model_digest: of the model that made the embeddings.
 
     Raises:
-        ArrayError: the rows are no pairs, or not of unit length.
-        DataError: fewer than 20 readable pairs of different images, or texts that hardly differ: then a
-            mismatch cannot be told from a match.
+        DataError: fewer than 20 readable pairs of different images, or texts that hardly differ.
     """
     image_embeds = checks.rows(image_embeds, "image_embeds", missing=True, unit=True)
     good = np.isfinite(image_embeds).all(axis=1)

@@ -1,13 +1,9 @@
 """Metrics of classification: top-k, mean per class, confusion, ROC AUC, average precision, calibration error.
 
-- **Ties are pessimistic.** A wrong class that scores as high as the right one ranks before it; curves move
-  over equal scores in one step, and a pair of equal scores is half a success for the area under the ROC
-  curve.
-- **A row of NaN is wrong.** Unreadable images arrive as NaN rows and stay in the denominator, at every k.
+Ties are pessimistic: a wrong class that scores as high as the right one ranks before it, and curves move over
+equal scores in one step. A row of NaN, an unreadable image, counts as wrong.
 
-Source: Radford et al. 2021, section 3.1 and appendix A (a metric per data set); Everingham et al. 2010,
-section 4.2 (11-point average precision of VOC2007); Fawcett 2006 (ROC); Guo et al. 2017, section 2
-(calibration error).
+Source: Radford et al. 2021, section 3.1 and appendix A; Everingham et al. 2010, section 4.2 (VOC2007).
 """
 
 import math
@@ -35,11 +31,6 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
 
     Returns:
         (N,) int64 in [0, C), or `NEVER` for an unreadable image. Rank 0 is right; rank < k is a hit at k.
-
-    >>> classifier = np.eye(3, dtype=np.float32)
-    >>> images = np.array([[0.9, 0.1, 0.0], [0.5, 0.5, 0.0]], dtype=np.float32)
-    >>> label_ranks(images, np.array([0, 0]), classifier)
-    array([0, 1])
     """
     classifier = checks.rows(classifier, "classifier")
     image_embeds = checks.rows(image_embeds, "image_embeds", width=classifier.shape[1], missing=True)
@@ -49,11 +40,7 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
 
 
 def score_ranks(scores: NDArray[np.floating], labels: Ints) -> Ints:
-    """Count the other classes that score as high as the true class or higher, given scores (N, C).
-
-    >>> score_ranks(np.array([[0.1, 0.9], [0.5, 0.5]]), np.array([1, 1]))
-    array([0, 1])
-    """
+    """Count the other classes (N,) that score (N, C) as high as the true class or higher."""
     scores = checks.array(scores, "scores", 2)
     labels = checks.classes(labels, "labels", scores.shape[1], length=len(scores))
     lost = np.isnan(scores)
@@ -72,11 +59,7 @@ def predictions(image_embeds: Floats, classifier: Floats) -> Ints:
 
 
 def top_k(ranks: Ints, k: int) -> float:
-    """Return the fraction of ranks below k, NaN of none.
-
-    >>> top_k(np.array([0, 3, NEVER, 1]), 2)
-    0.5
-    """
+    """Return the fraction of ranks below k, NaN of none."""
     checks.whole(k, "k")
     return float((ranks < k).mean()) if len(ranks) else math.nan
 
@@ -89,32 +72,14 @@ def class_hits(hits: Bools, labels: Ints, class_count: int) -> tuple[Ints, Ints]
 
 
 def mean_per_class(hits: Bools, labels: Ints, class_count: int) -> float:
-    """Average the accuracies of the classes that have images, each class counting the same.
-
-    >>> mean_per_class(np.array([True, True, False]), np.array([0, 0, 2]), 3)
-    0.5
-    """
+    """Average the accuracies of the classes that have images, each class counting the same."""
     right, totals = class_hits(hits, labels, class_count)
     filled = totals > 0
     return float((right[filled] / totals[filled]).mean()) if filled.any() else math.nan
 
 
 def confusion_matrix(labels: Ints, predicted: Ints, class_count: int) -> Ints:
-    """Count pairs of true and predicted class.
-
-    Args:
-        labels: (N,) int64 in [0, C).
-        predicted: (N,) int64 in [-1, C); -1 for no prediction.
-        class_count: C.
-
-    Returns:
-        (C, C + 1) int64; the last column holds images without a prediction, so that rows add up to all
-        images.
-
-    >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, -1]), 2)
-    array([[1, 0, 0],
-           [1, 0, 1]])
-    """
+    """Count images by true (row) and predicted class; -1, no prediction, is the last of C + 1 columns."""
     labels = checks.classes(labels, "labels", class_count)
     predicted = checks.classes(predicted, "predicted", class_count, length=len(labels), least=-1)
     columns = np.where(predicted < 0, class_count, predicted)
@@ -123,11 +88,7 @@ def confusion_matrix(labels: Ints, predicted: Ints, class_count: int) -> Ints:
 
 
 def roc_auc(scores: NDArray[np.floating], positive: Bools) -> float:
-    """Return the chance that a positive scores more than a negative; NaN without positives or negatives.
-
-    >>> roc_auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
-    0.875
-    """
+    """Return the chance that a positive scores more than a negative; NaN without positives or negatives."""
     scores, positive = _scored(scores, positive)
     wanted = scores[positive]
     others = np.sort(scores[~positive])
@@ -139,11 +100,7 @@ def roc_auc(scores: NDArray[np.floating], positive: Bools) -> float:
 
 
 def average_precision(scores: NDArray[np.floating], positive: Bools) -> float:
-    """Return the precision averaged over the recall gained at each distinct score; NaN without positives.
-
-    >>> average_precision(np.array([3.0, 2.0, 1.0]), np.array([True, False, True])) == (1 + 2 / 3) / 2
-    True
-    """
+    """Return the precision averaged over the recall gained at each distinct score; NaN without positives."""
     precision, recall = _precision_recall(scores, positive)
     return float((np.diff(recall, prepend=0.0) * precision).sum()) if len(recall) else math.nan
 
@@ -152,9 +109,6 @@ def eleven_point_ap(scores: NDArray[np.floating], positive: Bools) -> float:
     """Return VOC2007's average precision: the mean over recall 0, 0.1, …, 1 of the best precision from there.
 
     The development kit ranks equal scores in the order of its file; here they are one step of the curve.
-
-    >>> round(eleven_point_ap(np.array([3.0, 2.0, 1.0]), np.array([True, False, True])), 4)
-    0.8485
     """
     precision, recall = _precision_recall(scores, positive)
     if not len(recall):
@@ -170,9 +124,7 @@ def eleven_point_ap(scores: NDArray[np.floating], positive: Bools) -> float:
 def mean_eleven_point_ap(scores: NDArray[np.floating], labels: Ints) -> float:
     """Average `eleven_point_ap` over the classes that have positives.
 
-    Args:
-        scores: (N, C).
-        labels: (N, C) as in VOC's files: 1 present, -1 absent, 0 difficult and left out of that class.
+    Labels (N, C) are as in VOC's files: 1 present, -1 absent, 0 difficult and left out of that class.
     """
     scores, labels = checks.array(scores, "scores", 2), checks.array(labels, "labels", 2)
     if labels.shape != scores.shape or not np.isin(labels, (-1, 0, 1)).all():
@@ -187,10 +139,7 @@ def mean_eleven_point_ap(scores: NDArray[np.floating], labels: Ints) -> float:
 
 
 def mean_average_precision(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """Average `average_precision` over the classes of (N, C); a class without positives counts as 0.
-
-    Source: LAION-AI/CLIP_benchmark, `average_precision_per_class`.
-    """
+    """Average `average_precision` over classes (N, C); one without positives is 0, as in CLIP_benchmark."""
     by_class = [
         average_precision(of_class, marks) for of_class, marks in zip(scores.T, positive.T, strict=True)
     ]
@@ -199,13 +148,7 @@ def mean_average_precision(scores: NDArray[np.floating], positive: NDArray[np.bo
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How often answers of a confidence are right, in B bins of equal width over (0, 1].
-
-    Attributes:
-        counts: (B,) answers.
-        confidences: (B,) the mean confidence, NaN in an empty bin.
-        accuracies: (B,) the fraction of right answers, NaN in an empty bin.
-    """
+    """Answers, mean confidence and accuracy (NaN in an empty bin) in B bins of equal width over (0, 1]."""
 
     counts: Ints
     confidences: Doubles
@@ -213,7 +156,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """The expected calibration error in [0, 1]: the mean gap between the two, by answers; NaN of none."""
+        """The expected calibration error in [0, 1] (Guo et al. 2017); NaN of none."""
         if not self.counts.sum():
             return math.nan
         gaps = np.nan_to_num(np.abs(self.accuracies - self.confidences))
@@ -223,11 +166,7 @@ class Reliability:
 def reliability(
     confidence: NDArray[np.floating], right: Bools, *, bins: int = CALIBRATION_BINS
 ) -> Reliability:
-    """Sort answers into B bins of confidence (N,) in [0, 1]: b holds (b / B, (b + 1) / B], the first 0 too.
-
-    >>> round(reliability(np.array([0.9, 0.8, 0.6]), np.array([True, True, False])).error, 3)
-    0.3
-    """
+    """Sort answers into B bins of confidence (N,) in [0, 1]: b holds (b / B, (b + 1) / B], the first 0."""
     confidence = checks.numbers(confidence, "confidence")
     right = checks.flags(right, "right", length=len(confidence))
     if len(confidence) and not 0 <= confidence.min() <= confidence.max() <= 1:

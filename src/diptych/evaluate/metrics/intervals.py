@@ -1,8 +1,8 @@
 """Confidence intervals of metrics, and tests whether one model is better than another.
 
-Source: Clopper and Pearson 1934 (exact interval of a fraction); Efron 1979 (percentile bootstrap);
-Bonett and Price 2012 (interval of a paired difference); McNemar 1947 in its exact form (paired fractions);
-Efron and Tibshirani 1993, chapter 16 (paired bootstrap).
+Source: Clopper and Pearson 1934 (exact interval of a fraction); Efron 1979 (percentile bootstrap); Bonett and
+Price 2012 (interval of a paired difference); McNemar 1947 in its exact form; Efron and Tibshirani 1993,
+chapter 16 (paired bootstrap).
 """
 
 import math
@@ -47,20 +47,13 @@ def share(task: str, name: str, hits: int, count: int) -> Metric:
 def bootstrap(
     statistic: Callable[[Ints], float], count: int, *, seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval | None:
-    """Return the 95 % percentile interval of anything that can be computed from drawn rows.
+    """Return the 95 % percentile interval of anything that can be computed from drawn rows, or None.
 
     Args:
         statistic: takes (N,) int64 rows, drawn with replacement; NaN where a draw leaves nothing to compute.
         count: N.
         seed: of the draws.
         resamples: draws.
-
-    Returns:
-        None when there are no rows, or no draw gives a number.
-
-    >>> values = np.array([0.0, 1.0, 1.0, 2.0])
-    >>> bootstrap(lambda rows: float(values[rows].mean()), 4, resamples=200)
-    (0.25, 1.75)
     """
     if count == 0:
         return None
@@ -72,10 +65,9 @@ def bootstrap(
 def bootstrap_mean_per_class(
     hits: Bools, labels: Ints, class_count: int, *, seed: int = 0
 ) -> Interval | None:
-    """Return the 95 % percentile interval of `mean_per_class` when images are drawn anew with replacement.
+    """Return the 95 % percentile interval of `mean_per_class` when images are drawn anew.
 
-    A draw of N images is one multinomial over the (class, hit) cells, so 2,000 draws cost 2,000 x 2C numbers
-    and no pass over the images. A class that a draw misses is left out of that draw's mean.
+    A draw of N images is one multinomial over the (class, hit) cells: no pass over the images.
     """
     right, totals = class_hits(hits, labels, class_count)
     count = int(totals.sum())
@@ -94,11 +86,7 @@ def bootstrap_mean_per_class(
 def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
     """Return how much the fraction of hits (N,) rises on the same images, and its 95 % interval.
 
-    Only images on which the two differ carry information; one is added to both kinds so that the interval has
-    width when there are none.
-
-    Source: Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions
-        based on paired data".
+    Only images on which the two differ count; one is added to both kinds, so that the interval has width.
     """
     won, lost, count = _won_lost(before, after)
     if count == 0:
@@ -110,13 +98,7 @@ def paired_gain(before: Bools, after: Bools) -> tuple[float, Interval | None]:
 
 
 def mcnemar(before: Bools, after: Bools) -> float:
-    """Return the exact two-sided p-value that two models hit (N,) equally often on the same items.
-
-    Only items on which they differ count: each is a fair coin if the models are alike.
-
-    >>> mcnemar(np.array([True] + [False] * 9), np.array([False] + [True] * 7 + [False] * 2)) == 18 / 256
-    True
-    """
+    """Return the exact two-sided p-value that two models hit (N,) equally often on the same items."""
     won, lost, _ = _won_lost(before, after)
     total = won + lost
     ways = term = 1
@@ -142,11 +124,7 @@ def paired_bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedTest:
-    """Compare two models on the same items, a number (N,) per item of each, by drawing items anew.
-
-    >>> paired_bootstrap(np.zeros(8), np.ones(8)).interval
-    (1.0, 1.0)
-    """
+    """Compare two models on the same items, a number (N,) per item of each, by drawing items anew."""
     before = checks.numbers(before, "before")
     gains = checks.numbers(after, "after", length=len(before)) - before.astype(np.float64)
     count = len(gains)

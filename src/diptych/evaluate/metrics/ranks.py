@@ -1,12 +1,10 @@
 """Exact ranks of right answers among all scores, in memory that does not grow with the data.
 
-The score of two rows is their dot product in float64, its terms added in one fixed order. float32 products of
-whole chunks decide every comparison that they can decide for sure; only cells nearer to the threshold than
-float32 can tell are computed again. So equal rows tie exactly, and no result depends on chunk sizes, threads
-or the library behind the products.
+A score is a dot product in float64, its terms added in one fixed order. float32 products of chunks decide
+what they can decide for sure; cells nearer to the threshold are computed again. So equal rows tie exactly,
+and no result depends on chunk sizes, threads or the library behind the products.
 
-Source: Higham 2002, "Accuracy and Stability of Numerical Algorithms", section 3.1 (|error of a dot product of
-E terms| <= E u |x| |y| in any order of addition, u = 2^-24).
+Source: Higham 2002, section 3.1 (|error of a dot product of E terms| <= E u |x| |y| in any order, u = 2^-24).
 """
 
 from collections.abc import Iterator
@@ -33,11 +31,7 @@ def exact_scores(left: Floats, right: Floats, pairs: Ints) -> Doubles:
 
 
 def first_best(left: Floats, right: Floats) -> Ints:
-    """Return, for every row of `left`, the row of `right` that scores most; of equal ones the first.
-
-    Returns:
-        (N,) int64 in [-1, M); -1 for a row of NaN.
-    """
+    """Return the best row of `right` for each row of `left`, the first of equals; -1 for a row of NaN."""
     best = np.full(len(left), -1, dtype=np.int64)
     tolerance = _tolerance(left, right)
     for rows in _chunks(len(left), len(right)):
@@ -57,7 +51,7 @@ def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True)
     Args:
         left: (N, E) float32; a row of NaN never finds anything and is never found. So for `right`.
         right: (M, E) float32.
-        pairs: (P, 2) int64, rows that belong together, several per row welcome; a repeated pair counts once.
+        pairs: (P, 2) rows that belong together, several per row welcome; a repeated pair counts once.
         both: whether the rows of `right` are ranked too, over the same products.
 
     Returns:
@@ -80,21 +74,14 @@ def paired_ranks(left: Floats, right: Floats, pairs: Ints, *, both: bool = True)
 
 
 def median_rank(ranks: Ints) -> float:
-    """Return the median rank of the best right answer, counted from 1; infinite if it was never found.
-
-    >>> median_rank(np.array([0, 2, 9])), median_rank(np.array([0, 1])), median_rank(np.array([0, NEVER]))
-    (3.0, 1.5, inf)
-    """
+    """Return the median rank of the best right answer, counted from 1; infinite if it was never found."""
     return float(np.median(np.where(ranks == NEVER, np.inf, ranks + 1.0))) if len(ranks) else float("nan")
 
 
 def _count_competitors(
     left: Floats, right: Floats, left_best: Doubles, right_best: Doubles | None
 ) -> tuple[Ints, Ints]:
-    """Count, for every row of each side, the rows of the other that score its threshold or more.
-
-    A threshold of NaN counts nothing; without thresholds for `right` its counts are 0.
-    """
+    """Count, for each row of each side, the rows of the other that score its threshold or more."""
     left_counts, right_counts = np.zeros(len(left), np.int64), np.zeros(len(right), np.int64)
     left_tolerance, right_tolerance = _tolerance(left, right), _tolerance(right, left)
     for rows in _chunks(len(left), len(right)):
@@ -116,7 +103,6 @@ def _count_competitors(
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:
-    """Cut `rows` so that each part times `columns` stays below `CHUNK_CELLS`, and below `MAX_ROWS`."""
     step = min(MAX_ROWS, max(1, CHUNK_CELLS // max(1, columns)))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
@@ -133,7 +119,7 @@ def _tolerance(rows: Floats, others: Floats) -> Doubles:
 
 
 def _sides(scores: Floats, best: Doubles, tolerance: Doubles) -> tuple[Bools, Bools]:
-    """Tell the cells that are above their threshold for sure, and those that are too near to tell."""
+    """Return the cells that are above their threshold for sure, and those that are too near to tell."""
     sure = scores > (best + tolerance).astype(np.float32)
     near = scores >= (best - tolerance).astype(np.float32)
     near ^= sure

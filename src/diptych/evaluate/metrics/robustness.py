@@ -1,10 +1,9 @@
 """Effective robustness to natural distribution shift.
 
-Accuracies of models on a set and on its natural shift lie on a line after the logit transform. A model's
-effective robustness is how far above the line of ordinary models it stands.
+Accuracies on a set and on its shift lie on a line after the logit transform. A model's effective robustness
+is how far above the line of ordinary models it stands.
 
-Source: Taori et al. 2020, section 2; Radford et al. 2021, section 3.3; Miller et al. 2021 (accuracy on the
-line).
+Source: Taori et al. 2020, section 2; Radford et al. 2021, section 3.3.
 """
 
 import math
@@ -16,16 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """A model on a natural shift of a set, beside what other models lead to expect.
-
-    Attributes:
-        task: the shifted set.
-        accuracy: on the original set.
-        shifted: on the shifted one.
-        expected: on the shifted one, of a model with that accuracy.
-        effective: shifted less expected: the effective robustness.
-        models: behind the line.
-    """
+    """Accuracy of a model on a set and on its natural shift, beside what other `models` lead to expect."""
 
     task: str
     accuracy: float
@@ -49,9 +39,6 @@ def shifts(
         columns: the table's column of each task; those without one are left out.
         table: model -> column -> accuracy in [0, 1]; an accuracy of 0 or 1 has no logit and is left out.
         original: the task that the others are shifts of.
-
-    Returns:
-        One entry for each shift that both sides know; none where the original was not scored.
     """
     if not 0 < accuracies.get(original, 0) < 1 or original not in columns:
         return []

@@ -1,12 +1,10 @@
 """Linear probe: logistic regression on features with scikit-learn's interface, and the paper's search for C.
 
-C comes from 96 logarithmic steps from 1e-6 to 1e6, eight a decade, of which a search in halves tries 15 on
-validation data; then everything is fitted once more on training and validation data together. C is
-scikit-learn's; the paper's λ runs over the same range, which is its own mirror image.
+C, scikit-learn's, comes from 96 logarithmic steps from 1e-6 to 1e6 (which is its own mirror image: the
+paper's λ runs over it too), of which a search in halves tries 15 on validation data. We differ: a fit that
+does not converge is an error, and every fit of a search starts where the next stronger penalty ended.
 
-Source: Radford et al. 2021, section 3.2 and appendix A.3; scikit-learn 1.9 `LogisticRegression`. We differ: a
-fit that does not converge is an error, and every fit of a search starts where the next stronger penalty
-ended.
+Source: Radford et al. 2021, section 3.2 and appendix A.3; scikit-learn 1.9 `LogisticRegression`.
 """
 
 import warnings
@@ -43,16 +41,8 @@ class LinearProbe(Classifier):
         device: where to compute.
 
     Attributes:
-        classes_: (C,) labels, sorted.
-        coef_: (C, D) float64; (1, D) of two classes, as in scikit-learn.
-        intercept_: (C,) float64; (1,) of two classes.
         objective_: the mean loss plus |coef|^2 / (2 C N), in float64.
         gradient_norm_: the largest absolute entry of its gradient, in float64.
-        n_iter_: steps taken.
-        converged_: whether the tolerance was reached.
-
-    >>> LinearProbe(C=0.316)
-    LinearProbe(C=0.316)
     """
 
     def __init__(
@@ -76,7 +66,6 @@ class LinearProbe(Classifier):
         """Fit the coefficients to features X (N, D) and labels y (N,), at least two different ones.
 
         Raises:
-            ArrayError: X and y do not fit, or there is one class only.
             DataError: the fit did not converge.
         """
         if self.on_unconverged not in ("raise", "warn"):
@@ -141,7 +130,7 @@ class LinearProbe(Classifier):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One strength of the penalty: C, top-1 accuracy on validation data, and where the fit ended."""
+    """One strength of the penalty: top-1 accuracy on validation data, and where the fit ended."""
 
     C: float
     accuracy: float
@@ -150,13 +139,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """Result of the paper's protocol.
-
-    Attributes:
-        probe: fitted on training and validation data with the chosen C.
-        trials: every C that was tried, ascending.
-        unreadable: rows of NaN that were left out of training; in validation data they count as wrong.
-    """
+    """The final probe, every C that was tried, ascending, and rows of NaN that the fit left out."""
 
     probe: LinearProbe
     trials: tuple[Trial, ...]
@@ -174,11 +157,10 @@ def search(
     Args:
         features: (N, D) of training; a row of NaN is an unreadable image.
         labels: (N,) any labels.
-        val_features: (M, D) of validation.
+        val_features: (M, D) of validation; a row of NaN counts as wrong.
         val_labels: (M,); one that training does not have is always wrong.
 
     Raises:
-        ArrayError: arrays do not fit.
         DataError: the last fit did not converge; those before it say so in their trial.
     """
     penalties = PenaltySearch(features, labels, val_features, val_labels, LinearProbe())
@@ -192,11 +174,7 @@ def search(
 
 
 def strength(step: int) -> float:
-    """Return C at a step.
-
-    >>> strength(0), strength(-48), round(strength(-4), 3)
-    (1.0, 1e-06, 0.316)
-    """
+    """Return C at a step."""
     return float(10.0 ** (step / STEPS_PER_DECADE))
 
 
@@ -204,14 +182,8 @@ class PenaltySearch:
     """Fits with one penalty after the other on the same training data, each from the nearest stronger one.
 
     Seven values are two decades apart; then four times the distance is halved, and the neighbors of the best
-    value are tried: 15 fits. Of equally good values the strongest penalty is taken.
-
-    Args:
-        features: (N, D) of training; a row of NaN is an unreadable image.
-        labels: (N,) any labels.
-        val_features: (M, D) of validation.
-        val_labels: (M,).
-        probe: settings of every fit; its C is not looked at.
+    value are tried: 15 fits, with the settings of `probe`. Of equally good values the strongest penalty is
+    taken.
     """
 
     def __init__(

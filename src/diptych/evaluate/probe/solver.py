@@ -136,8 +136,6 @@ class Problem:
 
 @dataclass(slots=True)
 class _State:
-    """The point, what follows from it, and the last steps."""
-
     point: Tensor
     logits: Tensor
     value: float
@@ -175,9 +173,6 @@ def minimize(
         start: coefficients (C, D) and intercept (C,), e.g. where another penalty ended; None: zeros.
         tolerance: the gradient norm to reach, in the given coordinates; scikit-learn's default.
         max_iterations: steps at most; the paper's.
-
-    Returns:
-        The last point, near enough (`converged`) or not.
     """
     state = _begin(problem, penalty, problem.zero() if start is None else problem.point_of(*start))
     iterations = 0
@@ -205,15 +200,13 @@ def _begin(problem: Problem, penalty: float, point: Tensor) -> _State:
 
 
 def _expected_gain(state: _State, step: Tensor) -> float:
-    """Return how much a step is expected to lower f: half the slope along it."""
     return -0.5 * _dot(state.gradient, step)
 
 
 def _move(problem: Problem, penalty: float, state: _State, step: Tensor) -> bool:
     """Go along a step to where it is flat enough; f is convex, so the slope alone says where that is.
 
-    Logits are linear in the point: all lengths are tried with one product. Returns False, and has not moved,
-    if no length is better.
+    Logits are linear in the point: all lengths are tried with one product. False: no length is better.
     """
     along = problem.logits(step)
     point, weights = state.point, step[:, :-1]

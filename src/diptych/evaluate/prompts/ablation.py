@@ -1,10 +1,8 @@
 """Prompt ablation: what each template is worth, how many are enough, and which to take.
 
-Templates and weights are chosen on validation images and scored on test images. Ensembles are in embedding
-space unless they say otherwise.
+Templates and weights are chosen on validation images and scored on test images, in embedding space.
 
-Source: Radford et al. 2021, section 3.1.4 and figure 4 (ensembles in embedding space, 80 templates of
-ImageNet, gain over bare names); Caruana et al. 2004 for greedy forward selection with repetition.
+Source: Radford et al. 2021, section 3.1.4 and figure 4; Caruana et al. 2004 (greedy selection).
 """
 
 import itertools
@@ -45,14 +43,11 @@ class LabeledImages:
 
 @dataclass(frozen=True, slots=True)
 class PromptScore:
-    """One way to write prompts, scored on the test images.
+    """One way to write prompts on the test images: accuracy with its 95 % interval, and paired gains.
 
     Attributes:
-        name: of it.
-        accuracy: with its 95 % interval.
-        over_bare: gain over bare names, paired; None for bare names themselves.
-        over_all: gain over the plain ensemble of all templates, paired; None for that itself.
-        p_value: exact McNemar, against the plain ensemble; 1 for that itself.
+        over_all: gain over the plain ensemble of all templates, None for that itself, as `over_bare`.
+        p_value: exact McNemar, against the plain ensemble.
         weights: template -> weight where templates were chosen, weights adding up to one.
     """
 
@@ -75,14 +70,12 @@ class EnsembleSize:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Result of an ablation.
+    """Result of an ablation; `validation` and `test` are counts of images.
 
     Attributes:
         sets: bare names, the default template, the plain ensembles in both spaces, the chosen ones.
         templates: each template by itself, the best first.
         sizes: random nested ensembles, by size.
-        validation: images that choices were made on.
-        test: images that everything was scored on.
     """
 
     sets: tuple[PromptScore, ...]
@@ -93,25 +86,13 @@ class Ablation:
 
 
 def split_halves(count: int) -> tuple[Ints, Ints]:
-    """Draw validation and test rows: two halves without a common row.
-
-    >>> [len(half) for half in split_halves(5)]
-    [2, 3]
-    """
+    """Draw validation and test rows: two halves without a common row."""
     order = numpy_rng(0, "ablation split").permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
 
 
 def ensemble(classifiers: Floats, weights: Doubles | None = None) -> Floats:
-    """Average templates into one classifier.
-
-    Args:
-        classifiers: (T, C, E) unit length, see `build_template_classifiers`.
-        weights: (T,) not negative, not all zero; equal ones by default.
-
-    Returns:
-        (C, E) float32, unit length.
-    """
+    """Average templates (T, C, E), weighted (T,) or alike, into one classifier (C, E) of unit length."""
     weights = np.ones(len(classifiers)) if weights is None else weights
     mean = np.tensordot(weights / weights.sum(), classifiers.astype(np.float64), axes=1)
     unit: Floats = (mean / np.linalg.norm(mean, axis=1, keepdims=True)).astype(np.float32)
@@ -155,10 +136,7 @@ def choose_weights(validation: LabeledImages, classifiers: Floats) -> Doubles:
 
 
 def ensemble_sizes(test: LabeledImages, classifiers: Floats) -> tuple[EnsembleSize, ...]:
-    """Score random nested ensembles of 1, 2, 3, 4, 6, 8, 12, … and T templates.
-
-    Each draw orders the templates (T, C, E) and grows by them.
-    """
+    """Score random nested ensembles of 1, 2, 3, 4, 6, 8, 12, … and T templates."""
     rng = numpy_rng(0, "ablation sizes")
     sizes = sizes_to_try(len(classifiers))
     table = np.empty((DRAWS, len(sizes)))
@@ -200,9 +178,6 @@ def ablate(
         templates: T texts.
         plain: further classifiers with their names, bare names the first.
         model: made the rest; for the ensemble in probability space.
-
-    Raises:
-        DataError: there is no image to choose on, or none to score.
     """
     if not len(validation.labels) or not len(test.labels):
         raise DataError(

@@ -1,17 +1,11 @@
 """Prompt sets of known data sets: templates, cleaned class names, and what the data set's files call a class.
 
-Class names stand in the order of the data set's own class numbers. A class has one name or several; its label
-is what folders and annotations call it, where that is not its name.
+Class names stand in the order of the data set's class numbers. A class has one name or several; its label is
+what folders and annotations call it, where that is not its name.
 
-Reads: `templates/NAME.toml` beside this file, or a file of the user's in the same form:
-
-- `source`, `license`    where it comes from
-- `templates`            captions with one `{}`
-- `class_names`          names, or lists of names; left out where they come with the data
-- `labels`               left out where the files write the first name (up to case, spaces and punctuation)
-- `of`                   another set, of which this one has the classes with these labels
-
-and `templates/languages.toml`, one plain template a language.
+Reads: `templates/NAME.toml` beside this file, or a file of the user's in the same form: `source`, `license`,
+`templates`, `class_names` (names, or lists of names), `labels`, and `of`: another set, of which this one has
+the classes with these labels; `templates/languages.toml`, one plain template a language.
 Source: Radford et al. 2021, section 3.1.4.
 """
 
@@ -40,12 +34,8 @@ class PromptSet:
     """Templates and class names of one data set.
 
     Attributes:
-        name: the set's name.
-        templates: T captions with one `{}`.
         class_names: C classes, each with one name or several; empty where the names come with the data.
         labels: C texts, what the data set's files call each class.
-        source: where templates and names come from.
-        license: of the source.
         language: ISO 639-1.
     """
 
@@ -77,11 +67,7 @@ class PromptSet:
         return Templates(self.name, self.templates, several, self.source)
 
     def only(self, labels: Sequence[str]) -> "PromptSet":
-        """Return the set with the classes of these labels alone, in their order.
-
-        Raises:
-            UnknownNameError: no class has the label.
-        """
+        """Return the set with the classes of these labels alone, in their order."""
         names = dict(zip(self.labels, self.class_names, strict=True))
         for label in labels:
             if label not in names:
@@ -144,13 +130,8 @@ def prompt_set(name: str | Path, *, language: str = "en", translation: Path | No
 
     Args:
         name: a known set, or the path of a file in the same form.
-        language: ISO 639-1 code; the templates of another language than English are that language's plain
-            one.
+        language: ISO 639-1 code; another language than English has its plain template alone.
         translation: class names in that language (see `translated`); without it they stay English.
-
-    Raises:
-        UnknownNameError: no such set or language.
-        SettingsError: a file does not fit.
 
     >>> prompts = prompt_set("fer2013")
     >>> len(prompts.templates), prompts.class_names[3], prompts.labels[3]
@@ -164,15 +145,7 @@ def prompt_set(name: str | Path, *, language: str = "en", translation: Path | No
 
 
 def open_templates(ref: str | Path) -> Templates:
-    """Read a prompts file (.txt, .json or .toml), or take the templates of a known set.
-
-    Raises:
-        UnknownNameError: it is neither.
-        SettingsError: the file is missing or wrong.
-
-    >>> len(open_templates("imagenet").templates), len(open_templates("scenes").names)
-    (80, 288)
-    """
+    """Read a prompts file (.txt, .json or .toml), or take the templates of a known set."""
     if str(ref) in FILES:
         return load(FILES[str(ref)], name=str(ref))
     if str(ref) in prompt_set_names():
@@ -188,14 +161,7 @@ def anchored_templates(ref: str, folder: Path) -> str:
 
 
 def language_templates(language: str) -> tuple[str, ...]:
-    """Return the plain templates of a language.
-
-    Raises:
-        UnknownNameError: none is known.
-
-    >>> language_templates("de")
-    ('ein Foto von {}.',)
-    """
+    """Return the plain templates of a language, such as `ein Foto von {}.`"""
     known = from_mapping(_Languages, load_toml(LANGUAGES), where=LANGUAGES.name).templates
     if language not in known:
         raise unknown_name("language", language, known)
@@ -207,15 +173,9 @@ def translated(prompts: PromptSet, path: Path, language: str) -> PromptSet:
 
     Args:
         prompts: the set.
-        path: a JSON file that holds, by language code, `[[class numbers], [names]]` as Babel-ImageNet does,
-            or `{label: name or names}`.
+        path: a JSON file that holds, by language code, `[[class numbers], [names]]` as Babel-ImageNet (Geigle
+            et al. 2023) does, or `{label: name or names}`.
         language: the code to take, in whatever case.
-
-    Raises:
-        UnknownNameError: the file lacks the language, or names a class that the set lacks.
-        SettingsError: the file has another form.
-
-    Source: Geigle et al. 2023, "Babel-ImageNet", for the form of the file.
     """
     content = {code.lower(): value for code, value in read_json(path).items()}
     if language.lower() not in content:

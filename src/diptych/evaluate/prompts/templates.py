@@ -1,17 +1,9 @@
 """Prompt templates: captions with one `{}` where the class name goes, cleaned class names, and their files.
 
-A file may also clean the names, because data sets label images with words that nobody writes under them
-("Tshirts", "crane"). Upper case is left alone: the tokenizer lowers it.
-
-Reads: a prompts file, one of
-
-- `.txt`   one template a line; empty lines and lines that start with `# ` are skipped
-- `.json`  `["a photo of a {}."]`, or `{"templates": ["a photo of a {}."], "names": {"Tshirts": "t-shirt"}}`
-- `.toml`  the same two keys
-
-A name may be cleaned into several (`"happy": ["happy", "smiling"]`, as the paper did for facial emotions):
-the class then gets the prompts of all of them. A label with a cleaned name is a class to choose from, also
-where no image has it.
+Reads: a prompts file: `.txt` with one template a line (lines that start with `# ` are skipped), or `.json` or
+`.toml` with `templates` and `names`, `{"Tshirts": "t-shirt"}`: what to write for a label of the data. A name
+may be cleaned into several (`"happy": ["happy", "smiling"]`): the class then gets the prompts of all of them.
+A label with a cleaned name is a class to choose from, also where no image has it.
 
 Source: Radford et al. 2021, section 3.1.4.
 """
@@ -38,12 +30,8 @@ class Templates:
     Attributes:
         name: what tables and charts call this set.
         templates: captions with exactly one `{}` each, at least one.
-        names: label as the data has it -> the names to write instead; labels that are missing stay as they
-            are.
+        names: label as the data has it -> the names to write instead.
         source: where the set comes from, for the manifest.
-
-    Raises:
-        SettingsError: no templates, a template without exactly one `{}`, or a label cleaned into nothing.
     """
 
     name: str
@@ -81,17 +69,7 @@ PHOTO = Templates("a photo of a {}.", ("a photo of a {}.",), source="Radford et 
 
 
 def fill(templates: Templates, class_names: Sequence[str]) -> list[list[str]]:
-    """Write every class name into every template.
-
-    Args:
-        templates: T templates, with cleaned names or without.
-        class_names: C labels as the data has them.
-
-    Returns:
-        C lists of prompts, T for each name of the class.
-
-    Raises:
-        UsageError: `class_names` is a single name, or holds something else than text.
+    """Write every class name into every template: C lists of prompts, T for each name of the class.
 
     >>> fill(Templates("two", ("a {}.", "the {}."), {"Tshirts": ("t-shirt",)}), ["Tshirts", "hat"])
     [['a t-shirt.', 'the t-shirt.'], ['a hat.', 'the hat.']]
@@ -116,12 +94,7 @@ class Prompts:
 
 
 def load(path: str | Path, *, name: str = "") -> Templates:
-    """Read a `.txt`, `.json` or `.toml` prompts file; the set is called `name`, or the file's stem.
-
-    Raises:
-        SettingsError: the file is missing, is not what its ending says, or holds something else than
-            templates and names.
-    """
+    """Read a `.txt`, `.json` or `.toml` prompts file; the set is called `name`, or the file's stem."""
     path = Path(path)
     try:
         content = _parse(path)

@@ -1,16 +1,13 @@
 """Word-sense disambiguation of class names: `crane` the bird or the machine is decided by the other classes.
 
 A sense is likely when it resembles likely senses of the other names more than it resembles nouns at large,
-and when its lexicographer file (noun.animal, noun.artifact, …) is a likely one for the set; this is repeated
-until it settles (relaxation labeling). Things that have an image have a small advantage. Senses resemble each
-other by the kinds above them (hypernyms; where the file has none, read off the gloss: a crane is a "large
-long-necked wading bird"), by lexicographer file and by the words of the gloss, each weighted by how rare it
-is. How frequent a sense
-is in texts is left aside: it gained nothing on ImageNet, whose first senses are right for a third.
+and when its lexicographer file (noun.animal, …) is a likely one for the set; this is repeated until it
+settles (relaxation labeling, Rosenfeld, Hummel and Zucker 1976). Senses resemble each other by the kinds
+above them (hypernyms; where the file has none, read off the gloss), by lexicographer file and by the words of
+the gloss (Lesk 1986), each weighted by how rare it is (Resnik 1995). How frequent a sense is in texts is left
+aside: it gained nothing on ImageNet, whose first senses are right for a third.
 
-Source: Radford et al. 2021, section 3.1.4 (polysemy); Rosenfeld, Hummel and Zucker 1976 for relaxation
-labeling; Lesk 1986 for glosses; Resnik 1995 for the weight of a kind (its information content, here by nouns
-below it).
+Source: Radford et al. 2021, section 3.1.4 (polysemy).
 """
 
 import math
@@ -67,14 +64,10 @@ class WordSense:
     """The sense that a class name was taken to have.
 
     Attributes:
-        name: as the data set has it.
         synset: the chosen sense's id; empty where WordNet does not know the name.
-        gloss: what WordNet says of it.
         kind: what it is a kind of; empty where that is not known.
         sense_count: noun senses that there were to choose from.
-        probability: of the chosen one among them.
         competitors: ids and glosses of the others, likely ones first.
-        decided_by: what decided.
     """
 
     name: str
@@ -97,8 +90,6 @@ class WordSense:
 
         >>> WordSense("crane", kind="wading bird").phrase
         'crane, a type of wading bird'
-        >>> WordSense("sports car", kind="car").phrase
-        'sports car'
         """
         is_in_name = set(self.kind.lower().split()) <= set(self.name.lower().split())
         return self.name if is_in_name else f"{self.name}, a type of {self.kind}"
@@ -113,10 +104,6 @@ def disambiguate(
         names: the classes, each once.
         wordnet: where to look.
         by_hand: class name -> synset id, for those that a person decided.
-
-    Raises:
-        UsageError: a name stands twice, or a decision is about a name that is not in the set.
-        DataError: a synset given by hand is no noun of this WordNet.
     """
     fixed = dict(by_hand or {})
     _check(names, fixed)
@@ -157,8 +144,6 @@ def _check(names: Sequence[str], fixed: Mapping[str, str]) -> None:
 
 
 class _Nouns:
-    """WordNet's nouns, looked up by name and described by features."""
-
     def __init__(self, wordnet: WordNet) -> None:
         self._wordnet = wordnet
         self.all = [synset for synset in wordnet.synsets.values() if synset.pos == NOUN]
@@ -169,7 +154,6 @@ class _Nouns:
         self._below = Counter(kind.id for synset in self.all for kind in self._chain(synset))
 
     def get(self, name: str, *, of: str) -> Synset:
-        """Return the noun with the id that was given for a class."""
         noun = self._wordnet.synsets.get(name)
         if noun is None or noun.pos != NOUN:
             known = "; ".join(f"{sense.id} {sense.gloss[:40]}" for sense in self.senses(of)[:5])
@@ -187,7 +171,6 @@ class _Nouns:
         return ()
 
     def kind(self, synset: Synset) -> str:
-        """Return the first word for the nearest kind above a sense; empty if it is not known."""
         parent = self._parent(synset)
         return parent.lemmas[0].replace("_", " ") if parent is not None else ""
 
@@ -195,15 +178,7 @@ class _Nouns:
         return self._fields[lexfile] / len(self.all)
 
     def vectors(self, synsets: Sequence[Synset], others: Sequence[Synset]) -> tuple[Floats, Floats]:
-        """Describe two lists of senses by the F features that at least two senses have.
-
-        Args:
-            synsets: S senses.
-            others: B further ones, of which only what they share with the first is looked at.
-
-        Returns:
-            (S, F) and (B, F): rows of unit length before features that only one sense has were left out.
-        """
+        """Return (S, F) and (B, F): features that two senses or more have, of unit length before that."""
         bags, further = ([self._features(synset) for synset in side] for side in (synsets, others))
         shared = Counter(name for bag in [*bags, *further] for name in bag)
         names = dict.fromkeys(name for bag in bags for name in bag if shared[name] > 1)
@@ -254,8 +229,6 @@ def genus(gloss: str) -> str:
 
     >>> genus("large long-necked wading bird of marshes and plains in many parts of the world")
     'long-necked wading bird'
-    >>> genus("any of several breeds of very small dogs")
-    'very small dogs'
     """
     rest = _KIND_OF.sub("", _REMARK.sub("", gloss.strip().lower()))
     end = _GENUS_END.search(rest)
@@ -275,11 +248,7 @@ def forms(name: str) -> Iterator[str]:
 
 
 def gloss_words(gloss: str) -> list[str]:
-    """Return the words of a gloss that carry meaning.
-
-    >>> gloss_words("a large bird that is used for racing")
-    ['large', 'bird', 'racing']
-    """
+    """Return the words of a gloss that carry meaning."""
     return [word for word in _WORD.findall(gloss.lower()) if word not in _STOP]
 
 
@@ -319,9 +288,7 @@ def _relax(nouns: _Nouns, groups: Sequence[Sequence[Synset]], owner: Ints) -> Do
 def _resemblance(nouns: _Nouns, senses: Sequence[Synset], owner: Ints, near: float) -> tuple[Floats, Doubles]:
     """Return how much senses of different names resemble each other, and each of them nouns at large.
 
-    Returns:
-        (S, S) cosines, 0 within a name, and (S,): the mean over nouns plus the mean over the nearest `near`
-        of them.
+    (S, S) cosines, 0 within a name, and (S,): the mean over nouns plus that over the nearest `near` of them.
     """
     vectors, background = nouns.vectors(senses, nouns.all[:: max(1, len(nouns.all) // BACKGROUND)])
     alike = vectors @ vectors.T

@@ -71,12 +71,7 @@ class Reader(ABC):
         return ()
 
     def examples(self, root: Path, split: str) -> Iterator[Example]:
-        """Yield the examples of a split in a fixed order.
-
-        Raises:
-            UsageError: a file is missing.
-            IntegrityError: a file is damaged.
-        """
+        """Yield the examples of a split in a fixed order."""
         return self._examples(root, split)
 
     @abstractmethod
@@ -84,11 +79,7 @@ class Reader(ABC):
 
 
 def need(path: Path) -> Path:
-    """Return a path that must exist.
-
-    Raises:
-        UsageError: it does not.
-    """
+    """Return a path that must exist."""
     if not path.exists():
         raise UsageError(
             "a file of the data set is missing",
@@ -100,21 +91,12 @@ def need(path: Path) -> Path:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Join a folder and a name that a file of the data set gives.
-
-    Raises:
-        BadSampleError: the name is empty or steps out of the folder.
-    """
+    """Join a folder and a name that a file of the data set gives; refuse one that steps out of it."""
     return image_path(name.lstrip("/"), folder)
 
 
 def text_lines(path: Path, *, empty: bool = False) -> list[str]:
-    """Read the lines of a text file that are not empty, or all of them.
-
-    Raises:
-        UsageError: it is missing.
-        IntegrityError: it is not UTF-8.
-    """
+    """Read the lines of a text file that are not empty, or all of them."""
     try:
         text = read_text(need(path))
     except UnicodeDecodeError as error:
@@ -123,12 +105,7 @@ def text_lines(path: Path, *, empty: bool = False) -> list[str]:
 
 
 def annotations_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a data set.
-
-    Raises:
-        UsageError: there is no such file.
-        IntegrityError: it is no JSON object, or too large.
-    """
+    """Read a JSON object of a data set."""
     return read_json(need(path), max_bytes=MAX_JSON_BYTES, fix="fetch this file again")
 
 
@@ -139,11 +116,7 @@ def damaged(path: Path, found: object, expected: object = "") -> IntegrityError:
 
 
 def png(pixels: NDArray[Any]) -> bytes:
-    """Encode pixels (H, W) or (H, W, 3) uint8 without loss.
-
-    >>> png(np.zeros((2, 2), dtype=np.uint8))[1:4]
-    b'PNG'
-    """
+    """Encode pixels (H, W) or (H, W, 3) uint8 without loss."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -153,10 +126,6 @@ def image_bytes(image: bytes | Path) -> bytes:
     """Return the encoded image of an example: of a video its middle frame, of a PPM (GTSRB) a PNG.
 
     Source: Radford et al. 2021, appendix A.1, for the frame.
-
-    Raises:
-        BadSampleError: it is missing or cannot be read.
-        MissingPackageError: a video needs PyAV.
     """
     if isinstance(image, Path) and image.suffix.lower() in VIDEO_SUFFIXES:
         return middle_frame(image)
@@ -165,12 +134,7 @@ def image_bytes(image: bytes | Path) -> bytes:
 
 
 def middle_frame(path: Path) -> bytes:
-    """Return the frame in the middle of a video as PNG: frame n // 2 of n.
-
-    Raises:
-        BadSampleError: the file is missing or holds no frame.
-        MissingPackageError: PyAV is not installed.
-    """
+    """Return the frame in the middle of a video as PNG: frame n // 2 of n."""
     try:
         import av
     except ImportError:

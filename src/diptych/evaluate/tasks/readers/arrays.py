@@ -131,12 +131,7 @@ class Hdf5Reader(Reader):
 
 
 def read_batch(path: Path) -> dict[str, Any]:
-    """Return what a pickle of CIFAR holds: arrays of bytes, lists and texts by name.
-
-    Raises:
-        UsageError: there is no such file.
-        IntegrityError: it is damaged, or holds or does anything else.
-    """
+    """Return what a pickle of CIFAR holds: arrays of bytes, lists and texts by name."""
     if need(path).stat().st_size > MAX_PICKLE_BYTES:
         raise damaged(path, f"{path.stat().st_size} bytes", f"at most {MAX_PICKLE_BYTES}")
     try:

@@ -3,7 +3,6 @@
 In the last three an example's first caption is the right one. `group` says what the case is about; examples
 with one `pair` follow each other, and each one's right caption is the other's wrong one.
 
-Reads: the JSON files that the authors publish, and the images beside them.
 Source: Karpathy and Fei-Fei 2015; Thapliyal et al. 2022 (XM3600); Hsieh et al. 2023 (SugarCrepe); Thrush et
 al. 2022 (Winoground); Yuksekgonul et al. 2023 (ARO, whose images are cut to the box of the two objects).
 """
@@ -28,12 +27,9 @@ _OBJECTS = ("true_caption", "false_caption", "bbox_x", "bbox_y", "bbox_w", "bbox
 
 @dataclass(frozen=True, slots=True)
 class KarpathyReader(Reader):
-    """One JSON file with images, their sentences and their split.
+    """One JSON file with images, their sentences and their split; `image` is made of filename and filepath.
 
-    Attributes:
-        file: the JSON file.
-        image: an image's path, made of its `filename` and `filepath`.
-        captions: so many of an image's captions are taken, the first ones; 0 takes all.
+    The first `captions` of an image are taken, all of them if 0; as in the other readers.
     """
 
     file: str
@@ -56,13 +52,7 @@ class KarpathyReader(Reader):
 
 @dataclass(frozen=True, slots=True)
 class CocoReader(Reader):
-    """COCO's captions: images and annotations apart, joined by number.
-
-    Attributes:
-        file: the JSON file; `{split}` is replaced.
-        images: the folder of the images; `{split}` is replaced.
-        captions: so many of an image's captions are taken, the first ones; 0 takes all.
-    """
+    """COCO's captions: images and annotations apart, joined by number."""
 
     file: str = "annotations/captions_{split}.json"
     images: str = "{split}"
@@ -86,13 +76,7 @@ class CocoReader(Reader):
 
 @dataclass(frozen=True, slots=True)
 class Xm3600Reader(Reader):
-    """Crossmodal-3600: a line of JSON for each image, with captions in 36 languages; a split is a language.
-
-    Attributes:
-        file: the file of captions.
-        images: the folder of the images, KEY.jpg each.
-        captions: so many of an image's captions are taken, the first ones; 0 takes all.
-    """
+    """Crossmodal-3600: a line of JSON an image, with captions in 36 languages; a split is a language."""
 
     file: str = "captions.jsonl"
     images: str = "images"
@@ -120,11 +104,7 @@ def _example(root: Path, name: str, texts: list[str], most: int) -> Example:
 
 @dataclass(frozen=True, slots=True)
 class SugarCrepeReader(Reader):
-    """A JSON file a category, of rows with filename, caption and negative_caption; a split is a category.
-
-    Attributes:
-        images: the folder of COCO's val2017.
-    """
+    """A JSON file a category, of rows with filename, caption and negative_caption; a split is a category."""
 
     images: str = "val2017"
     kind: Literal["sugarcrepe"] = "sugarcrepe"
@@ -147,7 +127,7 @@ class SugarCrepeReader(Reader):
 
 @dataclass(frozen=True, slots=True)
 class WinogroundReader(Reader):
-    """Lines of JSON with two images (NAME.png in the folder `images`) and two captions of the same words."""
+    """Lines of JSON with two images (NAME.png) and two captions of the same words."""
 
     file: str = "data/examples.jsonl"
     images: str = "data/images"
@@ -170,7 +150,7 @@ class AroReader(Reader):
     """One of ARO's files: Visual Genome's relations or attributes, or captions in wrong orders.
 
     Rows hold true_caption, false_caption and a box; or image_path and caption_options, the right one first,
-    which is what ARO's order sets are once their shuffles are made. `images` is the folder of the images.
+    which is what ARO's order sets are once their shuffles are made.
     """
 
     file: str

@@ -41,12 +41,7 @@ _CELL, _STRUCT, _CHAR = 1, 2, 4
 
 @dataclass(frozen=True, slots=True)
 class CarsReader(Reader):
-    """Stanford Cars: a MATLAB struct of file names and class numbers from 1.
-
-    Attributes:
-        annotations: the file; `{split}` is replaced.
-        images: the folder of the images; `{split}` is replaced.
-    """
+    """Stanford Cars: a MATLAB struct of file names and class numbers from 1."""
 
     annotations: str
     images: str
@@ -87,11 +82,7 @@ class FlowersReader(Reader):
 
 @dataclass(frozen=True, slots=True)
 class VocReader(Reader):
-    """Pascal VOC's classification task: `ImageSets/Main/CLASS_SPLIT.txt` with 1, 0 (difficult) and -1.
-
-    Attributes:
-        folder: of the year, below the root.
-    """
+    """Pascal VOC's classification task: `ImageSets/Main/CLASS_SPLIT.txt` with 1, 0 (difficult) and -1."""
 
     folder: str = "VOCdevkit/VOC2007"
     kind: Literal["voc"] = "voc"
@@ -118,12 +109,7 @@ class KittiReader(Reader):
     """KITTI's objects, turned into the distance of the nearest car, van or truck, as VTAB does.
 
     The labeled images are parted by video: a tenth of the videos is for testing, drawn as TFDS draws them,
-    which gives the paper's 711 images.
-
-    Attributes:
-        mapping: the folder `mapping` of the object devkit, below the root.
-
-    Source: Zhai et al. 2019, VTAB, task kitti/closest_vehicle_distance; TensorFlow Datasets, kitti.
+    which gives the paper's 711 images. `mapping` is the folder of that name of the object devkit.
     """
 
     mapping: str = "mapping"
@@ -170,10 +156,7 @@ def _distance_class(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ClevrReader(Reader):
-    """CLEVR's scenes: how many objects there are, or how near the nearest one is; `folder` is below the root.
-
-    Source: Zhai et al. 2019, VTAB, tasks clevr/count_all and clevr/closest_object_distance.
-    """
+    """CLEVR's scenes as VTAB asks: how many objects there are, or how near the nearest one is."""
 
     asks: Literal["count", "distance"] = "count"
     folder: str = "CLEVR_v1.0"
@@ -225,13 +208,8 @@ class ObjectNetReader(Reader):
 def read_mat(path: Path) -> dict[str, Any]:
     """Read every variable of a MATLAB file.
 
-    Returns:
-        By name: an array of numbers, a text, a list (cell), or a list of one dict for each element (struct);
-        elements in the file's order, column by column.
-
-    Raises:
-        UsageError: there is no such file.
-        IntegrityError: it is damaged or of another version.
+    By name: an array of numbers, a text, a list (cell), or a list of one dict for each element (struct);
+    elements in the file's order, column by column.
     """
     data = need(path).read_bytes()
     if len(data) < _HEADER or data[124:128] != b"\x00\x01IM":

@@ -44,10 +44,9 @@ CAPTIONS = ("caption", "captions", "sentences", "raw", "txt", "text")
 
 @dataclass(frozen=True, slots=True)
 class FolderReader(Reader):
-    """Folders of images or videos, one folder a class.
+    """Folders of images or videos, one folder a class, in `path`.
 
     Attributes:
-        path: the folder of the classes; `{split}` is replaced.
         train_per_class: where the authors publish no split, so many of each class are for training, drawn by
             the digest of their names: the same ones everywhere.
         test_per_class: so many of the others are for testing; 0 means all of them.
@@ -107,7 +106,6 @@ class ListReader(Reader):
     """A text file with one example a line.
 
     Attributes:
-        file: the list; `{split}` is replaced.
         pattern: regular expression for a whole line, with a group `label`; the other groups are for `image`.
         image: the image's path, made of the groups.
         header: lines to pass over.
@@ -141,14 +139,12 @@ class ListReader(Reader):
 
 @dataclass(frozen=True, slots=True)
 class TableReader(Reader):
-    """A table with one example a row; further columns become fields.
+    """A table (JSON objects in `.jsonl`, else CSV) with one example a row; further columns become fields.
 
     Attributes:
-        file: the table; `.jsonl` holds JSON objects, everything else is CSV; `{split}` is replaced.
         image: the image's path, with columns in braces.
         label: the column of the class; numbers count from 0.
         pixels: a column of gray values instead of `image`, separated by spaces, of a square image.
-        delimiter: between cells.
         where: columns that must have these values; `{split}` is replaced.
     """
 
@@ -218,13 +214,7 @@ def _square(text: str, path: Path, number: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ParquetReader(Reader):
-    """Parquet files with images as structs {bytes, path}, and labels.
-
-    Attributes:
-        image: the column of the images; empty takes a usual name.
-        label: the column of the class, a number, a name or a list of them; empty takes a usual name.
-        caption: the column of the texts; empty takes a usual name.
-    """
+    """Parquet with images as structs {bytes, path}; a column that is not named takes a usual name."""
 
     image: str = ""
     label: str = ""
