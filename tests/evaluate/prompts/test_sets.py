@@ -7,9 +7,7 @@ import pytest
 
 from diptych.core.errors import SettingsError, UnknownNameError
 from diptych.evaluate.prompts.sets import (
-    LANGUAGES,
     folded,
-    language_templates,
     prompt_set,
     prompt_set_names,
 )
@@ -174,38 +172,6 @@ def test_class_numbers_follow_the_files_of_the_data_set() -> None:
     assert dict(zip(prompt_set("country211").labels, prompt_set("country211").keys, strict=True))["DE"] == (
         "Germany"
     )
-
-
-def test_another_language_has_its_own_template() -> None:
-    found = prompt_set("cifar10", language="fr")
-    assert found.templates == ("une photo de {}.",) and found.language == "fr"
-    with pytest.raises(UnknownNameError, match="unknown language 'xx'"):
-        language_templates("xx")
-    assert LANGUAGES.is_file()
-
-
-def test_names_are_translated_by_number_or_by_label(tmp_path: Path) -> None:
-    """Babel-ImageNet has names for some classes only; the others are left out."""
-    file = tmp_path / "babel.json"
-    file.write_text(json.dumps({"DE": [[1, 0], ["Goldfisch", "Schleie"]]}), encoding="utf-8")
-    found = prompt_set("imagenet", language="de", translation=file)
-    assert found.keys == ("Schleie", "Goldfisch")
-    assert found.labels == ("n01440764", "n01443537") and found.templates == ("ein Foto von {}.",)
-    file.write_text(json.dumps({"de": {"cat": ["Katze", "Mieze"]}}), encoding="utf-8")
-    assert prompt_set("cifar10", language="de", translation=file).class_names == (("Katze", "Mieze"),)
-
-
-@pytest.mark.parametrize(
-    ("told", "error"),
-    [([[0, 1000], ["a", "b"]], SettingsError), ([[0], ["a", "b"]], SettingsError),
-     ({"n0": "a"}, UnknownNameError),
-     ({"n01440764": 3}, SettingsError)],
-)  # fmt: skip
-def test_a_translation_that_does_not_fit_is_refused(tmp_path: Path, told: object, error: type) -> None:
-    file = tmp_path / "names.json"
-    file.write_text(json.dumps({"de": told}), encoding="utf-8")
-    with pytest.raises(error):
-        prompt_set("imagenet", language="de", translation=file)
 
 
 def test_a_set_of_the_users_own_is_read_from_a_file(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ Wright 2006, algorithms 3.5 and 7.4, section 7.2 (the starting matrix); scikit-l
 
 import math
 from collections import deque
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -73,20 +72,14 @@ class Problem:
         self.rotation = torch.linalg.eigh((centered.T @ centered).double())[1].to(dtype)
         self.rows = linear(centered, self.rotation.T.contiguous(), None)
         self.columns = self.rows.T.contiguous()
-
-    @cached_property
-    def sample(self) -> Tensor:
-        """Rows for estimates: evenly spaced, so that the order of the data does not choose them."""
+        # Rows for estimates: evenly spaced, so that the order of the data does not choose them.
         count = min(DIAGONAL_ROWS, len(self.rows))
-        return torch.linspace(0, len(self.rows) - 1, count, device=self.rows.device).long()
+        self.sample = torch.linspace(0, len(self.rows) - 1, count, device=device).long()
 
-    def zero(self) -> Tensor:
-        """Return the starting point (C, D + 1)."""
-        return self.rows.new_zeros(self.class_count, self.rows.shape[1] + 1)
-
-    def logits(self, point: Tensor) -> Tensor:
+    def logits(self, point: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return (N, C) for a point (C, D + 1) of rotated coordinates."""
-        return linear(self.rows, point[:, :-1].contiguous(), point[:, -1].contiguous())
+        rows = self.rows if rows is None else rows
+        return linear(rows, point[:, :-1].contiguous(), point[:, -1].contiguous())
 
     def loss(self, logits: Tensor) -> tuple[float, Tensor]:
         """Return the mean loss and its derivative (N, C) by the logits (N, C)."""
@@ -109,7 +102,7 @@ class Problem:
     def curvature(self, point: Tensor, penalty: float) -> Tensor:
         """Estimate the diagonal (C, D + 1) of the Hessian at a point, from some of the rows."""
         rows = self.rows[self.sample]
-        probabilities = linear(rows, point[:, :-1].contiguous(), point[:, -1].contiguous()).softmax(1)
+        probabilities = self.logits(point, rows).softmax(1)
         spread = (probabilities * (1 - probabilities)).T.contiguous() / len(rows)
         diagonal = torch.empty_like(point)
         diagonal[:, :-1] = spread @ rows.square() + penalty
@@ -141,7 +134,7 @@ class _State:
     value: float
     gradient: Tensor
     inverse: Tensor
-    memory: deque[tuple[Tensor, Tensor, Tensor]]
+    memory: deque[tuple[Tensor, Tensor, Tensor]] = field(default_factory=lambda: deque(maxlen=MEMORY))
 
     def direction(self) -> Tensor:
         """Return the step of L-BFGS: minus the estimated inverse Hessian times the gradient."""
@@ -174,11 +167,19 @@ def minimize(
         tolerance: the gradient norm to reach, in the given coordinates; scikit-learn's default.
         max_iterations: steps at most; the paper's.
     """
-    state = _begin(problem, penalty, problem.zero() if start is None else problem.point_of(*start))
+    zeros = np.zeros((problem.class_count, problem.rows.shape[1])), np.zeros(problem.class_count)
+    point = problem.point_of(*(start or zeros))
+    logits = problem.logits(point)
+    value, wrong = problem.loss(logits)
+    value += 0.5 * penalty * _dot(point[:, :-1], point[:, :-1])
+    inverse = problem.curvature(point, penalty).reciprocal_()
+    state = _State(point, logits, value, problem.gradient(wrong, point, penalty), inverse)
     iterations = 0
     norm = problem.gradient_norm(state.gradient)
     step = state.direction()
-    while not (done := norm <= tolerance and _expected_gain(state, step) <= max(EXCESS * state.value, FLOOR)):
+    while not (
+        done := norm <= tolerance and -0.5 * _dot(state.gradient, step) <= max(EXCESS * state.value, FLOOR)
+    ):
         if iterations == max_iterations or not _move(problem, penalty, state, step):
             break
         iterations += 1
@@ -188,19 +189,6 @@ def minimize(
         step = state.direction()
     coef, intercept = problem.restore(state.point)
     return Solution(coef, intercept, iterations, done)
-
-
-def _begin(problem: Problem, penalty: float, point: Tensor) -> _State:
-    logits = problem.logits(point)
-    value, wrong = problem.loss(logits)
-    value += 0.5 * penalty * _dot(point[:, :-1], point[:, :-1])
-    gradient = problem.gradient(wrong, point, penalty)
-    inverse = problem.curvature(point, penalty).reciprocal_()
-    return _State(point, logits, value, gradient, inverse, deque(maxlen=MEMORY))
-
-
-def _expected_gain(state: _State, step: Tensor) -> float:
-    return -0.5 * _dot(state.gradient, step)
 
 
 def _move(problem: Problem, penalty: float, state: _State, step: Tensor) -> bool:

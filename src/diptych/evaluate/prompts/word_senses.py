@@ -149,7 +149,7 @@ class _Nouns:
         self.all = [synset for synset in wordnet.synsets.values() if synset.pos == NOUN]
         self._has_hypernyms = any(synset.hypernyms for synset in self.all)
         self._words = Counter(word for synset in self.all for word in set(gloss_words(synset.gloss)))
-        self._fields = Counter(synset.lexfile for synset in self.all)
+        self.fields = Counter(synset.lexfile for synset in self.all)
         self._parents: dict[str, Synset | None] = {}
         self._below = Counter(kind.id for synset in self.all for kind in self._chain(synset))
 
@@ -174,9 +174,6 @@ class _Nouns:
         parent = self._parent(synset)
         return parent.lemmas[0].replace("_", " ") if parent is not None else ""
 
-    def field_frequency(self, lexfile: str) -> float:
-        return self._fields[lexfile] / len(self.all)
-
     def vectors(self, synsets: Sequence[Synset], others: Sequence[Synset]) -> tuple[Floats, Floats]:
         """Return (S, F) and (B, F): features that two senses or more have, of unit length before that."""
         bags, further = ([self._features(synset) for synset in side] for side in (synsets, others))
@@ -187,7 +184,7 @@ class _Nouns:
 
     def _features(self, synset: Synset) -> dict[str, float]:
         total = len(self.all)
-        bag = {f"field {synset.lexfile}": math.log(total / max(1, self._fields[synset.lexfile]))}
+        bag = {f"field {synset.lexfile}": math.log(total / max(1, self.fields[synset.lexfile]))}
         for word in gloss_words(synset.gloss):
             bag[word] = WORD_WEIGHT * math.log(total / max(1, self._words[word]))
         for kind in (synset, *self._chain(synset)):
@@ -272,7 +269,11 @@ def _relax(nouns: _Nouns, groups: Sequence[Sequence[Synset]], owner: Ints) -> Do
     alike, at_large = _resemblance(nouns, flat, owner, NEIGHBORS / (len(starts) - 1))
     _, fields = np.unique([sense.lexfile for sense in flat], return_inverse=True)
     prior = VISIBLE_WEIGHT * np.array([sense.lexfile in VISIBLE for sense in flat])
-    prior = prior - FIELD_WEIGHT * np.log([nouns.field_frequency(sense.lexfile) for sense in flat]) - at_large
+    prior = (
+        prior
+        - FIELD_WEIGHT * np.log([nouns.fields[sense.lexfile] / len(nouns.all) for sense in flat])
+        - at_large
+    )
     for _ in range(ROUNDS):
         by_class = np.add.reduceat(alike * probabilities, starts, axis=1)  # (S, classes that have senses)
         nearest = np.partition(by_class, -min(NEIGHBORS, len(starts)), axis=1)
