@@ -15,7 +15,7 @@ Clean-up, by the name of who does it:
 
 Source: google-research/big_vision ``prompt_engineering.py`` (`canonicalize_text`); transformers 5
 ``tokenization_siglip.py``, ``tokenization_siglip2.py``, ``convert_slow_tokenizer.py``; open_clip 3.3
-``tokenizer.py``; Protocol Buffers documentation, "Encoding".
+``tokenizer.py``.
 """
 
 import html
@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from diptych.core.errors import IntegrityError, MissingPackageError
+from diptych.core.files.protobuf import VARINT, fields, read_varint
 from diptych.core.files.text import decode_text
 from diptych.data.tokenizers.cleaning import fix_text
 
@@ -42,7 +43,6 @@ _CONTROL = 3  # the kind of a piece that is a special token
 
 ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]"
 META_SPACE = "▁"  # sentencepiece's visible space
-_SIZES = {1: 8, 5: 4}  # bytes of a protobuf value of fixed length, by its kind
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACES = re.compile(r"\s+")
 
@@ -128,7 +128,7 @@ class PieceEngine:
         self.source = source
         try:
             # sentencepiece itself takes a file that is cut off, with fewer pieces and no normalizer.
-            if not read_message(source).keys() >= {_PIECES, _TRAINER, _NORMALIZER}:
+            if not _message(source).keys() >= {_PIECES, _TRAINER, _NORMALIZER}:
                 raise ValueError("pieces, trainer or normalizer are missing")
             self._engine: Any = SentencePieceProcessor(model_proto=source)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -208,9 +208,9 @@ def pieces_to_json(source: bytes) -> bytes:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     try:
-        fields = read_message(source)
-        trainer, normalizer = (read_message(_bytes(fields[part][-1])) for part in (_TRAINER, _NORMALIZER))
-        pieces = [read_message(_bytes(piece)) for piece in fields[_PIECES]]
+        model = _message(source)
+        trainer, normalizer = (_message(_bytes(model[part][-1])) for part in (_TRAINER, _NORMALIZER))
+        pieces = [_message(_bytes(piece)) for piece in model[_PIECES]]
         if trainer.get(_MODEL_TYPE, [_UNIGRAM])[-1] != _UNIGRAM:
             raise ValueError("it is not of the unigram kind")
         names = [_bytes(piece[_PIECE][-1]).decode("utf-8") for piece in pieces]
@@ -269,43 +269,11 @@ def _bytes(value: int | bytes) -> bytes:
 
 # sentencepiece's own protobuf module cannot be used: it and that of transformers register the same file, and
 # whichever is imported second fails.
-def read_message(source: bytes) -> dict[int, list[int | bytes]]:
-    """Return the values of each field in order: whole numbers as they are, everything else as its bytes.
-
-    >>> read_message(bytes([8, 150, 1, 18, 2, 104, 105]))
-    {1: [150], 2: [b'hi']}
-    """
-    fields: defaultdict[int, list[int | bytes]] = defaultdict(list)
-    position = 0
-    while position < len(source):
-        key, position = _varint(source, position)
-        kind = key & 7
-        if kind == 0:
-            number, position = _varint(source, position)
-            fields[key >> 3].append(number)
-            continue
-        if kind == 2:
-            size, position = _varint(source, position)
-        elif kind in _SIZES:
-            size = _SIZES[kind]
-        else:
-            raise ValueError(f"no protobuf message: a field of kind {kind}")
-        if position + size > len(source):
-            raise ValueError("the protobuf message is cut off")
-        fields[key >> 3].append(source[position : position + size])
-        position += size
-    return dict(fields)
-
-
-def _varint(source: bytes, position: int) -> tuple[int, int]:
-    """Return the number in base 128 that begins at a position, and the position behind it."""
-    number = 0
-    for shift in range(0, 64, 7):
-        if position >= len(source):
-            raise ValueError("the protobuf message is cut off")
-        byte = source[position]
-        position += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return number, position
-    raise ValueError("no protobuf message: a number of more than 64 bits")
+def _message(source: bytes) -> dict[int, list[int | bytes]]:
+    """Return the values of each field in order: whole numbers as they are, everything else as its bytes."""
+    values: defaultdict[int, list[int | bytes]] = defaultdict(list)
+    for number, begin, content, end in fields(source, 0, len(source)):
+        is_number = source[begin] & 7 == VARINT
+        value = read_varint(source, content, end)[0] if is_number else source[content:end]
+        values[number].append(value)
+    return dict(values)

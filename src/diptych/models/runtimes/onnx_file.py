@@ -11,16 +11,13 @@ TensorProto.raw_data = 9, external_data = 13, data_location = 14.
 """
 
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
+
+from diptych.core.files.protobuf import BYTES, VARINT, fields
 
 GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 7, 5, 9, 13, 14
 OUTSIDE = 1  # TensorProto.EXTERNAL
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # kinds of fields
 LARGE = 4096  # bytes from which a tensor stays in the file: a page
-
-# Number of a field, where it begins, where its content begins, where it ends.
-Field = tuple[int, int, int, int]
 
 
 def outlined(path: Path) -> bytes:
@@ -34,7 +31,7 @@ def outlined(path: Path) -> bytes:
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         model = bytearray()
-        for number, begin, content, end in _fields(data, 0, len(data)):
+        for number, begin, content, end in fields(data, 0, len(data)):
             part = _graph(data, content, end, path.name) if number == GRAPH else data[content:end]
             model += _bytes_field(number, part) if data[begin] & 7 == BYTES else data[begin:end]
         return bytes(model)
@@ -42,7 +39,7 @@ def outlined(path: Path) -> bytes:
 
 def _graph(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
     graph = bytearray()
-    for number, start, content, stop in _fields(data, begin, end):
+    for number, start, content, stop in fields(data, begin, end):
         if number == INITIALIZER and stop - content > LARGE:
             graph += _bytes_field(number, _tensor(data, content, stop, name))
         else:
@@ -52,7 +49,7 @@ def _graph(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
 
 def _tensor(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
     tensor, raw = bytearray(), None
-    for number, start, content, stop in _fields(data, begin, end):
+    for number, start, content, stop in fields(data, begin, end):
         if number == RAW_DATA:
             raw = content, stop
         else:
@@ -64,38 +61,6 @@ def _tensor(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
             tensor += _bytes_field(EXTERNAL_DATA, entry)
         tensor += _varint(DATA_LOCATION << 3 | VARINT) + _varint(OUTSIDE)
     return bytes(tensor)
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[Field]:
-    while at < end:
-        begin = at
-        tag, at = _read_varint(data, at, end)
-        kind, content = tag & 7, at
-        if kind == VARINT:
-            _, at = _read_varint(data, at, end)
-        elif kind == BYTES:
-            length, content = _read_varint(data, at, end)
-            at = content + length
-        elif kind in (FIXED32, FIXED64):
-            at += 4 if kind == FIXED32 else 8
-        else:
-            raise ValueError(f"field of kind {kind} at byte {begin}")
-        if at > end:
-            raise ValueError(f"field at byte {begin} ends behind its message")
-        yield tag >> 3, begin, content, at
-
-
-def _read_varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 64, 7):
-        if at >= end:
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError(f"number at byte {at} does not end")
 
 
 def _varint(value: int) -> bytes:
