@@ -36,7 +36,7 @@ cluster.shutdown()
 
 @pytest.mark.timeout(300)
 def test_two_nodes_make_the_same_bytes(tmp_path: Path) -> None:
-    rows = [(f"pair-{n}", worlds.picture(n), f"a dog number {n}, a black cat") for n in range(12)]
+    rows = [(f"pair-{n}", worlds.image(n), f"a dog number {n}, a black cat") for n in range(12)]
     pairs = worlds.write_pairs(tmp_path / "pairs.parquet", rows)
     recipe = worlds.recipe(
         queries=worlds.write_sources(tmp_path),

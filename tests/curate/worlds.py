@@ -44,7 +44,7 @@ QUERIES = {
 }  # fmt: skip
 
 
-def picture(number: int, *, quality: int = 90) -> bytes:
+def image(number: int, *, quality: int = 90) -> bytes:
     """A JPEG that looks like no other number's."""
     rng = np.random.default_rng(number)
     blocks = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
@@ -86,13 +86,13 @@ def write_pairs(path: Path, rows: list[tuple[str, bytes, str]], *, rows_per_grou
 
 
 @contextmanager
-def served(pictures: dict[str, bytes]) -> Iterator[str]:
+def served(images: dict[str, bytes]) -> Iterator[str]:
     """Serve files from this machine; yields the address that their names follow."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.lstrip("/")
-            data = pictures.get(name)
+            data = images.get(name)
             self.send_response(200 if data is not None else 404)
             self.send_header("Content-Length", str(len(data or b"")))
             self.end_headers()

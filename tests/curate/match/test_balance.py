@@ -1,69 +1,124 @@
-"""Balancing: the caps hold, the tail is whole, and nothing but the pair itself decides about it."""
+"""Balancing keeps what brute force keeps, by published and fair hashes of the pair and the query alone."""
 
-from collections.abc import Iterator
+import random
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 from diptych.core.errors import SettingsError
-from diptych.curate.match.balance import BalanceSettings, Plan, balance_partition, count_matches, make_plan
+from diptych.core.settings import from_mapping
+from diptych.curate.kernels import byte_hash, mixed, row_hashes
+from diptych.curate.match.balance import BalanceSettings, balance_partition, count_matches, make_plan
 from diptych.curate.match.match import Matches
+from diptych.curate.words import text_buffers
 
-QUERIES = 300
-
-
-def world(pairs: int, *, seed: int = 0) -> tuple[pa.Array, list[list[int]]]:
-    """Pairs with one to four queries each, of which a few are in most pairs (Zipf)."""
-    rng = np.random.default_rng(seed)
-    weights = 1 / np.arange(1, QUERIES + 1)
-    weights /= weights.sum()
-    lists = [sorted(set(rng.choice(QUERIES, rng.integers(1, 5), p=weights).tolist())) for _ in range(pairs)]
-    return pa.array([f"pair-{seed}-{number}" for number in range(pairs)]), lists
+WORD = (1 << 64) - 1
+Part = tuple[pa.Array, Matches]
+Kept = dict[str, set[str]]
 
 
-def matches_of(lists: list[list[int]]) -> Matches:
-    offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
-    return Matches(offsets, np.array([query for of_pair in lists for query in of_pair], np.int32))
+def splitmix(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & WORD
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & WORD
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & WORD
+    return state ^ (state >> 31)
 
 
-def names(count: int = QUERIES) -> pa.Array:
-    return pa.array([f"query {number}" for number in range(count)])
+def fnv(text: str) -> int:
+    state = 0xCBF29CE484222325
+    for byte in text.encode():
+        state = ((state ^ byte) * 0x100000001B3) & WORD
+    return state
 
 
-def plan_for(keys: pa.Array, lists: list[list[int]], settings: BalanceSettings) -> tuple[Plan, np.ndarray]:
-    counts = np.zeros(QUERIES, np.int64)
-    count_matches(matches_of(lists), counts)
-
-    def parts() -> Iterator[tuple[pa.ChunkedArray, Matches]]:
-        for start in range(0, len(lists), 700):
-            yield pa.chunked_array([keys[start : start + 700]]), matches_of(lists[start : start + 700])
-
-    return make_plan(names(), counts, settings, parts=parts), counts
+def number(key: str, query: str, seed: int) -> int:
+    return splitmix(splitmix(fnv(key) ^ splitmix(seed)) ^ splitmix(fnv(query) ^ splitmix(seed + 1)))
 
 
-def drawn_lists(keys: pa.Array, lists: list[list[int]], plan: Plan) -> list[list[int]]:
-    keep, drawn = balance_partition(keys, matches_of(lists), plan)
-    found = [drawn.ids[a:b].tolist() for a, b in zip(drawn.offsets[:-1], drawn.offsets[1:], strict=True)]
-    assert [bool(of_pair) for of_pair in found] == keep.tolist()
-    return found
+def in_parts(names: list[str], pairs: dict[str, list[str]], size: int) -> list[Part]:
+    place, keys, parts = {name: row for row, name in enumerate(names)}, list(pairs), []
+    for start in range(0, len(keys), size):
+        chunk = keys[start : start + size]
+        lists = [sorted(place[name] for name in pairs[key]) for key in chunk]
+        offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+        ids = np.array([one for ids in lists for one in ids], np.int32)
+        parts.append((pa.array(chunk, pa.string()), Matches(offsets, ids)))
+    return parts
+
+
+def kept_by_us(names: list[str], parts: list[Part], chosen: BalanceSettings) -> Kept:
+    counts, kept = np.zeros(len(names), np.int64), Kept()
+    for _, matches in parts:
+        count_matches(matches, counts)
+    plan = make_plan(pa.array(names), counts, chosen, parts=lambda: parts)
+    for keys, matches in parts:
+        keep, drawn = balance_partition(keys, matches, plan)
+        lists = drawn.to_arrow().to_pylist()
+        assert keep.tolist() == [bool(ids) for ids in lists]
+        kept |= {
+            key: {names[one] for one in ids} for key, ids in zip(keys.to_pylist(), lists, strict=True) if ids
+        }
+    return kept
+
+
+def brute_force(pairs: dict[str, list[str]], chosen: BalanceSettings) -> Kept:
+    of_query: dict[str, list[str]] = {}
+    for key, names in pairs.items():
+        for query in names:
+            of_query.setdefault(query, []).append(key)
+    kept = Kept()
+    for query, keys in of_query.items():
+        numbers = {key: number(key, query, chosen.seed) for key in keys}
+        drawn = sorted(keys, key=numbers.__getitem__)[: chosen.cap]
+        if chosen.mode == "independent" and len(keys) > chosen.cap:
+            drawn = [key for key in keys if (numbers[key] + 1) * len(keys) <= chosen.cap << 64]
+        for key in drawn:
+            kept.setdefault(key, set()).add(query)
+    return kept
+
+
+def test_the_hashes_are_the_published_ones() -> None:
+    """The first two outputs of splitmix64 from 0, and the test values of FNV-1a."""
+    assert int(mixed(np.uint64(0))) == 0xE220A8397B1DCDAF == splitmix(0)
+    assert int(mixed(np.uint64(0x9E3779B97F4A7C15))) == 0x6E789E6AA1B965F4
+    for text, expected in (
+        ("", 0xCBF29CE484222325),
+        ("a", 0xAF63DC4C8601EC8C),
+        ("foobar", 0x85944171F73967E8),
+    ):
+        data = np.frombuffer(text.encode() or b"\0", np.uint8)
+        assert int(byte_hash(data, 0, len(text))) == expected == fnv(text)
 
 
 @pytest.mark.parametrize("mode", ["independent", "exact"])
-def test_every_match_of_the_tail_is_drawn(mode: str) -> None:
-    keys, lists = world(4000)
-    plan, counts = plan_for(keys, lists, BalanceSettings(cap=100, mode=mode))  # type: ignore[arg-type]
-    for of_pair, drawn in zip(lists, drawn_lists(keys, lists, plan), strict=True):
-        assert [q for q in of_pair if counts[q] <= 100] == [q for q in drawn if counts[q] <= 100]
-        assert set(drawn) <= set(of_pair)
+@pytest.mark.parametrize(("cap", "seed"), [(1, 0), (7, 1), (60, 2**64 - 2), (10_000, 3)])
+def test_pairs_kept_equal_brute_force(mode: str, cap: int, seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"query {place}" for place in range(40)]
+    weights = [1 / (1 + place) for place in range(40)]
+    pairs = {
+        f"https://example.org/{row}.jpg": sorted(set(rng.choices(names, weights, k=rng.randrange(6))))
+        for row in range(3_000)
+    }
+    chosen = from_mapping(BalanceSettings, {"cap": cap, "mode": mode, "seed": seed})
+    expected = brute_force(pairs, chosen)
+    assert kept_by_us(names, in_parts(names, pairs, 700), chosen) == expected
 
 
-@pytest.mark.parametrize("cap", [1, 7, 100, 1000])
-def test_the_exact_mode_draws_exactly_the_cap(cap: int) -> None:
-    keys, lists = world(4000, seed=1)
-    plan, counts = plan_for(keys, lists, BalanceSettings(cap=cap, mode="exact"))
-    drawn = np.bincount([q for of_pair in drawn_lists(keys, lists, plan) for q in of_pair], minlength=QUERIES)
-    assert drawn.tolist() == np.minimum(counts, cap).tolist()
+@pytest.mark.parametrize("mode", ["independent", "exact"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_pairs_kept_equal_brute_force_whatever_they_are(mode: str, data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.text(max_size=4), min_size=1, max_size=5, unique=True))
+    some = st.lists(st.sampled_from(names), unique=True)
+    pairs = data.draw(st.dictionaries(st.text(max_size=4), some, max_size=30))
+    chosen = from_mapping(BalanceSettings, {"cap": data.draw(st.integers(1, 8)), "mode": mode})
+    size = data.draw(st.integers(1, 30))
+    assert kept_by_us(names, in_parts(names, pairs, size), chosen) == brute_force(pairs, chosen)
 
 
 def test_independent_draws_follow_the_binomial_law() -> None:
@@ -76,51 +131,53 @@ def test_independent_draws_follow_the_binomial_law() -> None:
     ids = np.tile(np.arange(count, dtype=np.int32), per_query)
     keys = pa.array([f"{number:x}" for number in range(len(ids) // 50)])
     matches = Matches(np.arange(0, len(ids) + 1, 50, dtype=np.int64), ids)
-    plan = make_plan(names(count), np.full(count, per_query), BalanceSettings(cap=cap))
-    _, drawn = balance_partition(keys, matches, plan)
-    found = np.bincount(drawn.ids, minlength=count)
-    deviation = np.sqrt(per_query * 0.25)
-    beyond = np.abs(found - cap) > 3 * deviation
-    assert beyond.sum() < 1350 * 1.5
-    assert np.abs(found - cap).max() <= 5.6 * deviation
-    assert abs(found.mean() - cap) < 5 * deviation / np.sqrt(count)
-    assert found.std() == pytest.approx(deviation, rel=0.01)
-
-
-@pytest.mark.parametrize("mode", ["independent", "exact"])
-def test_order_and_partition_decide_nothing(mode: str) -> None:
-    keys, lists = world(3000, seed=2)
-    plan, _ = plan_for(keys, lists, BalanceSettings(cap=50, mode=mode))  # type: ignore[arg-type]
-    whole = dict(zip(keys.to_pylist(), drawn_lists(keys, lists, plan), strict=True))
-    order = np.random.default_rng(3).permutation(len(lists))
-    mixed_keys, mixed_lists = keys.take(order), [lists[row] for row in order]
-    again, _ = plan_for(mixed_keys, mixed_lists, BalanceSettings(cap=50, mode=mode))  # type: ignore[arg-type]
-    apart = {}
-    for start in range(0, len(order), 411):
-        part = slice(start, start + 411)
-        found = drawn_lists(mixed_keys[part], mixed_lists[part], again)
-        apart |= dict(zip(mixed_keys[part].to_pylist(), found, strict=True))
-    assert apart == whole
-
-
-def test_new_numbers_for_the_queries_decide_nothing() -> None:
-    keys, lists = world(2000, seed=4)
-    plan, counts = plan_for(keys, lists, BalanceSettings(cap=40))
-    turned = make_plan(names()[::-1], counts[::-1].copy(), BalanceSettings(cap=40))
-    backwards = [[QUERIES - 1 - q for q in of_pair] for of_pair in lists]
-    found = [[QUERIES - 1 - q for q in of_pair] for of_pair in drawn_lists(keys, backwards, turned)]
-    assert found == drawn_lists(keys, lists, plan)
-
-
-def test_another_seed_draws_others() -> None:
-    keys, lists = world(2000, seed=5)
-    one, other = (
-        drawn_lists(keys, lists, plan_for(keys, lists, BalanceSettings(cap=20, seed=seed))[0])
-        for seed in (0, 1)
+    plan = make_plan(
+        pa.array([f"query {number}" for number in range(count)]),
+        np.full(count, per_query),
+        BalanceSettings(cap=cap),
     )
-    assert one != other
+    _, drawn = balance_partition(keys, matches, plan)
+    draws = np.bincount(drawn.ids, minlength=count)
+    deviation = np.sqrt(per_query * 0.25)
+    beyond = np.abs(draws - cap) > 3 * deviation
+    assert beyond.sum() < 1350 * 1.5
+    assert np.abs(draws - cap).max() <= 5.6 * deviation
+    assert abs(draws.mean() - cap) < 5 * deviation / np.sqrt(count)
+    assert draws.std() == pytest.approx(deviation, rel=0.01)
 
 
-def test_a_cap_of_nothing_is_refused() -> None:
-    with pytest.raises(SettingsError, match="keeps nothing"):
-        BalanceSettings(cap=0)
+def test_numbers_are_uniform_for_keys_that_hardly_differ() -> None:
+    """Chi-squared over 256 bins of single bytes, and of half bytes of two queries together."""
+    keys = row_hashes(*text_buffers(pa.array([f"{key:09d}" for key in range(200_000)])), np.uint64(0))
+    queries = row_hashes(*text_buffers(pa.array(["a", "b"])), np.uint64(1))
+    pairs = [np.array([int(mixed(key)) for key in (keys ^ query)[:50_000]], np.uint64) for query in queries]
+    for shift in (0, 28, 56):
+        one, other = ((numbers >> np.uint64(shift)).astype(np.uint8) for numbers in pairs)
+        joint = (one >> 4) * 16 + (other >> 4)
+        for part in (one, other, joint):
+            assert stats.chisquare(np.bincount(part, minlength=256)).pvalue > 1e-5
+
+
+def test_slices_of_columns() -> None:
+    keys = pa.array([f"key {row}" for row in range(100)])
+    plan = make_plan(pa.array(["dog", "cat"]), np.array([100, 400]), BalanceSettings(cap=30))
+
+    def keep(some: pa.Array | pa.ChunkedArray) -> list[bool]:
+        ids = np.tile(np.array([0, 1], np.int32), len(some))
+        kept, _ = balance_partition(some, Matches(np.arange(0, len(ids) + 1, 2), ids), plan)
+        return list(kept.tolist())
+
+    whole = keep(keys)
+    assert 0 < sum(whole) < 100
+    assert keep(keys.slice(33, 40)) == whole[33:73]
+    assert keep(pa.chunked_array([keys[:50], keys[50:]]).slice(33, 40)) == whole[33:73]
+    assert keep(keys[:0]) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"seed": -1}, "no such seed"), ({"seed": 2**64 - 1}, "no such seed"), ({"cap": 0}, "keeps nothing")],
+)
+def test_settings_out_of_range_are_refused(given: dict[str, int], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        from_mapping(BalanceSettings, given)

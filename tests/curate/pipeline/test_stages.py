@@ -1,12 +1,16 @@
-"""The files that stages leave for each other: whoever damaged them, the error is a clear one."""
+"""Single stages: damaged files between them, and images of evaluation sets."""
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from tests.curate import worlds
 
-from diptych.core.errors import IntegrityError
+from diptych.core.errors import IntegrityError, TooMuchBadDataError
 from diptych.curate.pipeline.run import curate
+from diptych.curate.pipeline.stages import Run
+from diptych.curate.pipeline.stages_images import in_evaluation
+from diptych.data.near_copies.fingerprints import fingerprint_partition
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,19 @@ def test_damaged_files_of_a_stage_are_told(tmp_path: Path, name: str, text: str)
     (stage / name).write_text(text)
     with pytest.raises(IntegrityError):
         curate(recipe, tmp_path / "out", only="candidates", resume=True)
+
+
+def test_images_of_an_evaluation_set_are_found_without_captions_and_too_many_lost_ones_are_an_error(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "set").mkdir()
+    for number in range(9):
+        (tmp_path / "set" / f"{number}.jpg").write_bytes(worlds.image(number))
+    prints, _ = fingerprint_partition(pa.array([worlds.image(number) for number in (20, 3, 21, 8)]))
+    run = Run(tmp_path, worlds.recipe(candidates={"sources": ["scenes:crawl"]}))
+    assert in_evaluation(run, str(tmp_path / "set"), [prints]).tolist() == [False, True, False, True]
+    (tmp_path / "set" / "9.jpg").write_bytes(b"no image")
+    assert in_evaluation(run, str(tmp_path / "set"), [prints]).sum() == 2
+    (tmp_path / "set" / "10.jpg").symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(TooMuchBadDataError, match=r"2 of 11(.|\n)*evaluation.max_bad_fraction"):
+        in_evaluation(run, str(tmp_path / "set"), [prints])
