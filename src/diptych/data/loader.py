@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError, Reason, SettingsError
 from diptych.core.records import Counts, Pair
@@ -30,6 +30,7 @@ from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.order import epoch_of, sample_at
 
+MAX_POSITION = 2**62  # of a sequence that has no end
 PREFETCHED_BATCHES = 2  # held ready by each worker: enough to ride out a slow image, little memory
 # With a fork server (the default from Python 3.14 on) workers would outlive a killed trainer: torch's
 # workers watch their parent, and that would be the server. Forking also starts them in 20 ms instead of 3 s.
@@ -152,9 +153,10 @@ class Loader:
         self.pinned = False
         self.pack: Callable[[Tensor], Any] | None = None
         self.count = len(pairs)
-        self._builder = _BatchBuilder(
-            pairs, tokenizer, preprocess, settings, rank, settings.batch_size // world
-        )
+        self._pairs, self._tokenizer, self._preprocess = pairs, tokenizer, preprocess
+        self._size = settings.batch_size // world  # of this process's part of a batch
+        self._offset = rank * self._size
+        self._worker_positions = torch.empty(0)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,15 +164,15 @@ class Loader:
         settings = to_mapping(self.settings)
         del settings["workers"], settings["max_bad_fraction"]
         return {
-            "data": {"digest": self._builder.pairs.digest},
-            "vocabulary": {"digest": self._builder.tokenizer.digest},
-            "preprocess": to_mapping(self._builder.preprocess),
+            "data": {"digest": self._pairs.digest},
+            "vocabulary": {"digest": self._tokenizer.digest},
+            "preprocess": to_mapping(self._preprocess),
             "loader": settings,
         }
 
     def keys(self, indices: Tensor) -> list[str]:
         """Return the keys of samples by their numbers, to find them by hand."""
-        return [self._builder.pairs.pair(number).key for number in indices.tolist()]
+        return [self._pairs.pair(number).key for number in indices.tolist()]
 
     def batches(self, samples_seen: int = 0) -> Generator[Batch, None, None]:
         """Yield batches for ever, from the position that a batch's `samples_seen` counts.
@@ -183,14 +185,14 @@ class Loader:
         # (process id, sample number) of each worker: the error about a dead one names its sample.
         worker_positions = torch.full((max(workers, 1), 2), -1, dtype=torch.int64)
         worker_positions.share_memory_()  # type: ignore[no-untyped-call]
-        self._builder.worker_positions = worker_positions.numpy()
-        self._builder.pack = self.pack
-        loading = DataLoader(
-            self._builder,
+        self._worker_positions = worker_positions
+        loading: DataLoader[Any] = DataLoader(
+            range(MAX_POSITION),  # type: ignore[arg-type]
             sampler=itertools.count(samples_seen, self.settings.batch_size),
             batch_size=None,
             num_workers=workers,
-            worker_init_fn=_begin_worker,
+            collate_fn=self._build,  # type: ignore[arg-type]
+            worker_init_fn=self._begin_worker,
             prefetch_factor=PREFETCHED_BATCHES if workers else None,
             multiprocessing_context=START_METHOD if workers else None,
             pin_memory=self.pinned,
@@ -232,52 +234,39 @@ class Loader:
         reading = []
         for process in sorted(dead):
             worker, sample = started[process]
-            where = self._builder.pairs.location(sample) if sample >= 0 else "nothing yet"
+            where = self._pairs.location(sample) if sample >= 0 else "nothing yet"
             reading.append(f"worker {worker} (process {process}), reading {where}")
         fix = "look for lack of memory (dmesg); resume the run, with fewer workers if it happens again"
         return EnvironmentFault("a loader worker died", where="; ".join(reading), fix=fix)
 
-
-@dataclass(eq=False)
-class _BatchBuilder(Dataset[Batch]):
-    """Builds the batch that starts at a position; runs inside the workers."""
-
-    pairs: _Pairs
-    tokenizer: _Tokenizer
-    preprocess: Preprocess
-    settings: LoaderSettings
-    rank: int
-    size: int  # this process's part of a batch
-    worker_positions: npt.NDArray[np.int64] = field(init=False)
-    pack: Callable[[Tensor], Any] | None = None
-
-    def __getitem__(self, start: int) -> Batch:
-        count = len(self.pairs)
-        positions = np.arange(start + self.rank * self.size, start + (self.rank + 1) * self.size)
-        samples = sample_at(positions, count=count, seed=self.settings.seed)
+    def _build(self, start: int) -> Batch:
+        """Build this process's part of the batch that starts at a position; runs inside the workers."""
+        size, seed = self._size, self.settings.seed
+        positions = np.arange(start + self._offset, start + self._offset + size)
+        samples = sample_at(positions, count=self.count, seed=seed)
         worker = get_worker_info()
-        here = self.worker_positions[worker.id if worker is not None else 0]
-        pixels = np.empty((self.size, *self.preprocess.size, 3), dtype=np.uint8)
+        here = self._worker_positions.numpy()[worker.id if worker is not None else 0]
+        pixels = np.empty((size, *self._preprocess.size, 3), dtype=np.uint8)
         captions: list[str] = []
         used: list[int] = []
         skipped: list[tuple[Reason, str]] = []
-        for epoch, sample in zip((positions // count).tolist(), samples.tolist(), strict=True):
+        for epoch, sample in zip((positions // self.count).tolist(), samples.tolist(), strict=True):
             here[1] = sample
             try:
                 caption = self._fill(pixels[len(used)], sample, epoch)
             except BadSampleError as error:
-                skipped.append((error.reason, error.where or self.pairs.location(sample)))
+                skipped.append((error.reason, error.where or self._pairs.location(sample)))
             except IntegrityError as error:
                 skipped.append((Reason.DAMAGED, error.where))
             else:
                 captions.append(caption)
                 used.append(sample)
-        tokens = torch.from_numpy(_cut(self.tokenizer.tokens(captions)))
+        tokens = torch.from_numpy(_cut(self._tokenizer.tokens(captions)))
         return Batch(
             pixels=torch.from_numpy(pixels[: len(used)]).permute(0, 3, 1, 2),
             tokens=tokens,
             indices=torch.tensor(used, dtype=torch.int64),
-            epoch=epoch_of(start, count),
+            epoch=epoch_of(start, self.count),
             samples_seen=start + self.settings.batch_size,
             skipped=tuple(skipped),
             packed=self.pack(tokens) if self.pack is not None and used else None,
@@ -285,15 +274,24 @@ class _BatchBuilder(Dataset[Batch]):
 
     def _fill(self, pixels: npt.NDArray[np.uint8], sample: int, epoch: int) -> str:
         """Write one sample's pixels into its row of the batch and return its caption."""
-        pair, settings = self.pairs.pair(sample), self.settings
+        pair, settings = self._pairs.pair(sample), self.settings
         if not pair.captions:
-            raise BadSampleError(Reason.MISSING_CAPTION, where=self.pairs.location(sample))
+            raise BadSampleError(Reason.MISSING_CAPTION, where=self._pairs.location(sample))
         rng = numpy_rng(settings.seed, "augment", epoch, sample)
         number = int(rng.integers(len(pair.captions))) if len(pair.captions) > 1 else 0
         drawn = rng if settings.augment else None
-        pixels[:] = read_pixels(pair.image, self.preprocess, limits=settings.limits, rng=drawn, mode="fast")
+        pixels[:] = read_pixels(pair.image, self._preprocess, limits=settings.limits, rng=drawn, mode="fast")
         caption = pair.captions[number]
         return drop_words(caption, settings.word_dropout, rng) if settings.augment else caption
+
+    def _begin_worker(self, worker: int) -> None:
+        """Set up a worker: one thread, for the trainer needs the cores, and a session of its own."""
+        torch.set_num_threads(1)
+        if hasattr(os, "setsid"):
+            # Ctrl-C and a signal to the whole group must not take the workers away while the trainer saves.
+            # (Ignoring SIGTERM here would be wrong: it is how a parent that exits ends its workers.)
+            os.setsid()
+        self._worker_positions[worker, 0] = os.getpid()
 
 
 def drop_words(caption: str, largest_share: float, rng: np.random.Generator) -> str:
@@ -336,14 +334,3 @@ def _begin(loading: DataLoader[Batch]) -> Iterator[Batch]:
         return iter(loading)
     finally:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
-
-
-def _begin_worker(worker: int) -> None:
-    """Set up a worker: one thread, for the trainer needs the cores, and a session of its own."""
-    torch.set_num_threads(1)
-    if hasattr(os, "setsid"):
-        # Ctrl-C and a signal to the whole group must not take the workers away while the trainer saves.
-        # (Ignoring SIGTERM here would be wrong: it is how a parent that exits ends its workers.)
-        os.setsid()
-    info: Any = get_worker_info()
-    info.dataset.worker_positions[worker, 0] = os.getpid()

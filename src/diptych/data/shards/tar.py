@@ -135,7 +135,11 @@ class _Walk:
             what = f"holds {_FORBIDDEN.get(flag, 'a member of unknown type')}"
             fix = "pack the files themselves, without links"
             self._refuse(what, f"type {flag!r}", "regular files", fix)
-        name = self._name(block) if self.long_name is None else self.long_name
+        raw = block[:_NAME_BYTES].split(b"\0", 1)[0]
+        prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+        name = (
+            self._text(prefix + b"/" + raw if prefix else raw) if self.long_name is None else self.long_name
+        )
         size = size if self.long_size is None else self.long_size
         self.long_name = self.long_size = None
         if flag == _DIRECTORY:
@@ -178,11 +182,6 @@ class _Walk:
         if not 0 <= value <= _MAX_SIZE:
             self._refuse("states an impossible size", repr(field), f"0 to {_MAX_SIZE}")
         return value
-
-    def _name(self, block: bytes) -> str:
-        name = block[:_NAME_BYTES].split(b"\0", 1)[0]
-        prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
-        return self._text(prefix + b"/" + name if prefix else name)
 
     def _extension(self, flag: bytes, size: int) -> None:
         limit = _MAX_NAME_BYTES + 1 if flag == _GNU_NAME else _MAX_PAX_BYTES

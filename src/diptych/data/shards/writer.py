@@ -5,7 +5,6 @@ The bytes depend on the pairs and the settings alone, so equal pairs make equal 
 
 import hashlib
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +18,9 @@ import numpy as np
 from diptych.core.errors import BadSampleError, DataError, Reason
 from diptych.core.files import durable as files
 from diptych.core.manifest import FileEntry, Manifest, read_manifest, write_manifest
-from diptych.core.records import Counts, Field, Pair
+from diptych.core.records import Counts, Pair
 from diptych.core.settings import to_mapping
+from diptych.data.captions import fields_of
 from diptych.data.images.formats import image_extension
 from diptych.data.shards import tar
 from diptych.data.shards.index import (
@@ -230,12 +230,8 @@ def _more(pair: Pair, name: str) -> bytes:
     if len(pair.captions) > 1:
         record["captions"] = pair.captions
     if pair.fields:
-        record["fields"] = {field: _finite(value) for field, value in pair.fields.items()}
+        record["fields"] = fields_of(pair.fields)
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() if record else b""
-
-
-def _finite(value: Field) -> Field:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> Manifest:

@@ -7,6 +7,7 @@ synthetic scenes (``scenes:train?count=20000&seed=1``, ``scenes:crawl``). The fo
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
@@ -93,8 +94,13 @@ def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
         return _warned(ShardSource(str(folder), need, columns), folder, [*images.images()])
     tables = [TableSource(str(path), (path,), columns, need) for path in texts]
     tables += [ParquetSource(str(folder), columnar, columns, need)] if columnar else []
-    listing = [table for table in tables if _lists_images(table)]
-    if not listing and (not count or (Need.CAPTION in need and not images.has_texts())):
+    listing = []
+    for table in tables:
+        with suppress(DiptychError):
+            listing += [table] if table.lists_images() else []
+    first = next(images.images(), folder)
+    captioned = any(first.with_suffix(suffix).is_file() for suffix in (".txt", ".json"))
+    if not listing and (not count or (Need.CAPTION in need and not captioned)):
         listing = tables  # reading it says what it lacks
     if len(listing) > 1:
         raise _several(folder, [*texts, *columnar])
@@ -103,13 +109,6 @@ def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
     read = {path for table in listing for path in table.paths}
     strays = [path for path in (*tars, *texts, *columnar) if path not in read]
     return _warned(listing[0] if listing else images, folder, strays)
-
-
-def _lists_images(table: TableSource) -> bool:
-    try:
-        return table.lists_images()
-    except DiptychError:
-        return False
 
 
 def _names(paths: list[Path]) -> str:
@@ -226,11 +225,6 @@ class FolderSource(RowSource):
             folders[:] = sorted(filter(is_data, folders))
             paths = (Path(folder, name) for name in sorted(filter(is_data, names)))
             yield from (path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
-
-    def has_texts(self) -> bool:
-        """Tell whether captions lie beside the first image."""
-        first = next(self.images(), self.folder)
-        return any(first.with_suffix(suffix).is_file() for suffix in (".txt", ".json"))
 
     def rows(self, counts: Counts) -> Iterator[Row]:
         """Yield one row an image."""

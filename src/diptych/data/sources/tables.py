@@ -289,11 +289,5 @@ def _values(column: "pa.Array") -> list[Any]:
     try:
         return list(column.to_pylist())
     except _UNREADABLE:
-        return [_value(value) for value in column]
-
-
-def _value(value: Any) -> Any:
-    try:
-        return value.as_py()
-    except _UNREADABLE:
-        return _BROKEN
+        cells = (column.slice(number, 1) for number in range(len(column)))
+        return [_BROKEN] if len(column) == 1 else [value for cell in cells for value in _values(cell)]
