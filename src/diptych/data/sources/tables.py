@@ -142,7 +142,7 @@ class ParquetSource(TableSource):
         for number, (path, cells) in enumerate(self._cells()):
             where = f"{path.name} row {number}"
             try:
-                yield self._row(cells, path, number)._replace(where=where)
+                yield self._row(cells, path, number, where)
             except BadSampleError as error:
                 drop(counts, error, where)
 
@@ -172,7 +172,7 @@ class ParquetSource(TableSource):
                 for cells in parquet_rows(file, names, path):
                     yield path, dict(zip(keys, cells, strict=True))
 
-    def _row(self, cells: dict[str, Any], path: Path, number: int) -> Row:
+    def _row(self, cells: dict[str, Any], path: Path, number: int, where: str) -> Row:
         key = cells.pop(self.columns.key, cells.get("key"))  # img2dataset's name for it
         image = cells.pop(self.columns.image, None)
         if image is None:
@@ -190,7 +190,7 @@ class ParquetSource(TableSource):
         keys = [plain(stem) or row, row, f"{row}-{plain(stem)}"]  # another stem may be this row's number
         if isinstance(key, str | int) and str(key):
             keys = [plain(str(key))]
-        return Row("", tuple(keys), image, captions, fields_of(cells), str(path))
+        return Row(where, tuple(keys), image, captions, fields_of(cells), str(path))
 
 
 class _ArrowFile:
