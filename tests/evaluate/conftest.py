@@ -1,4 +1,4 @@
-"""A model whose answers can be worked out by hand: pictures and texts are colours."""
+"""A model whose answers can be worked out by hand: pictures and texts are colors."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,17 +23,17 @@ WORDS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.
 END = 999
 
 
-def solid(colour: tuple[int, int, int]) -> bytes:
-    """A PNG of one colour."""
+def solid(color: tuple[int, int, int]) -> bytes:
+    """A PNG of one color."""
     import io
 
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(file, "PNG")
+    Image.new("RGB", (8, 8), color).save(file, "PNG")
     return file.getvalue()
 
 
 class ColorModel(Encoder):
-    """A picture is its mean colour; a text is the sum of the colours it names, and a bit of everything."""
+    """A picture is its mean color; a text is the sum of the colors it names, and a bit of everything."""
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(embed_dim=3, text=SimpleNamespace(end_id=END), logit_bias_init=None)
@@ -105,10 +105,10 @@ def swatches() -> Swatches:
     """Two right, one wrong, one unreadable, one without a label; a caption that two pictures share."""
     return Swatches(
         [
-            (solid(RED), ("a red thing", "crimson red"), {"colour": "red"}),
-            (solid(GREEN), ("a green thing",), {"colour": "green"}),
-            (solid(BLUE), ("a red thing",), {"colour": "red"}),
-            (b"broken", ("a blue thing",), {"colour": "blue"}),
-            (solid(GREEN), ("a green thing",), {"colour": None}),
+            (solid(RED), ("a red thing", "crimson red"), {"color": "red"}),
+            (solid(GREEN), ("a green thing",), {"color": "green"}),
+            (solid(BLUE), ("a red thing",), {"color": "red"}),
+            (b"broken", ("a blue thing",), {"color": "blue"}),
+            (solid(GREEN), ("a green thing",), {"color": None}),
         ]
     )

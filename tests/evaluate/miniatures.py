@@ -1,7 +1,7 @@
 """Miniatures of evaluation sets in the form their authors publish, two or three pictures each.
 
 Every writer fills a folder with the `test` split of a row and returns what must be read from it: (class
-number, colour) of each picture in order; the colour is what tells pictures apart.
+number, color) of each picture in order; the color is what tells pictures apart.
 """
 
 import gzip
@@ -9,25 +9,26 @@ import io
 import json
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
-Colour = tuple[int, int, int]
-Told = list[tuple[int, Colour]]
+Color = tuple[int, int, int]
+Told = list[tuple[int, Color]]
 A, B, C = (200, 10, 10), (10, 200, 10), (10, 10, 200)
 GREY = [(50, 50, 50), (150, 150, 150)]
 
 
-def picture(colour: Colour, form: str = "PNG") -> bytes:
+def picture(color: Color, form: str = "PNG") -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(file, form, **({"quality": 100} if form == "JPEG" else {}))
+    Image.new("RGB", (8, 8), color).save(file, form, **({"quality": 100} if form == "JPEG" else {}))
     return file.getvalue()
 
 
-def put(path: Path, content: bytes | str | Colour) -> None:
+def put(path: Path, content: bytes | str | Color) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, tuple):
         forms = {".jpg": "JPEG", ".jpeg": "JPEG", ".ppm": "PPM"}
@@ -35,19 +36,12 @@ def put(path: Path, content: bytes | str | Colour) -> None:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def classes(root: Path, named: dict[str, Colour], filler: int = 0, suffix: str = ".jpg") -> None:
+def classes(root: Path, named: dict[str, Color], filler: int = 0, suffix: str = ".jpg") -> None:
     """One folder a class; fillers are empty folders that make up the stated number."""
-    for name, colour in named.items():
-        put(root / name / f"p{suffix}", colour)
+    for name, color in named.items():
+        put(root / name / f"p{suffix}", color)
     for number in range(filler):
         (root / f"~{number:04d}").mkdir()
-
-
-def food101(root: Path) -> Told:
-    put(root / "meta" / "test.txt", "apple_pie/11\nwaffles/7\n")
-    put(root / "images/apple_pie/11.jpg", A)
-    put(root / "images/waffles/7.jpg", B)
-    return [(0, A), (100, B)]
 
 
 def python2_pickle(values: dict[str, object]) -> bytes:
@@ -73,9 +67,9 @@ def python2_pickle(values: dict[str, object]) -> bytes:
     return b"\x80\x02}(" + body + b"u."
 
 
-def cifar_rows(*colours: Colour) -> np.ndarray:
+def cifar_rows(*colors: Color) -> np.ndarray:
     """(N, 3072) uint8: all red, then all green, then all blue of a picture."""
-    return np.array([np.repeat(np.array(colour, np.uint8), 1024) for colour in colours])
+    return np.array([np.repeat(np.array(color, np.uint8), 1024) for color in colors])
 
 
 def cifar10(root: Path) -> Told:
@@ -100,13 +94,6 @@ def birdsnap(root: Path) -> Told:
     return [(1, A), (499, B)]
 
 
-def sun397(root: Path) -> Told:
-    put(root / "Testing_01.txt", "/a/abbey/sun_a.jpg\n/a/apartment_building/outdoor/sun_b.jpg\n")
-    put(root / "SUN397/a/abbey/sun_a.jpg", A)
-    put(root / "SUN397/a/apartment_building/outdoor/sun_b.jpg", B)
-    return [(0, A), (8, B)]
-
-
 def stanford_cars(root: Path) -> Told:
     kinds = [("bbox_x1", object), ("class", object), ("fname", object)]
     rows = np.array([(30, 1, "00001.jpg"), (40, 196, "00002.jpg")], dtype=kinds)
@@ -118,35 +105,10 @@ def stanford_cars(root: Path) -> Told:
     return [(0, A), (195, B)]
 
 
-def fgvc_aircraft(root: Path) -> Told:
-    put(root / "data/images_variant_test.txt", "1514522 707-320\n0747566 F-16A/B\n")
-    put(root / "data/images/1514522.jpg", A)
-    put(root / "data/images/0747566.jpg", B)
-    return [(0, A), (72, B)]
-
-
 VOC = [
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-]
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
 
 
 def voc2007(root: Path) -> Told:
@@ -160,20 +122,6 @@ def voc2007(root: Path) -> Told:
     put(root / "VOCdevkit/VOC2007/JPEGImages/000001.jpg", A)
     put(root / "VOCdevkit/VOC2007/JPEGImages/000002.jpg", B)
     return [(11, A), (18, B)]
-
-
-def dtd(root: Path) -> Told:
-    put(root / "labels/test1.txt", "banded/banded_0002.jpg\npolka-dotted/polka-dotted_0001.jpg\n")
-    put(root / "images/banded/banded_0002.jpg", A)
-    put(root / "images/polka-dotted/polka-dotted_0001.jpg", B)
-    return [(0, A), (30, B)]
-
-
-def oxford_pets(root: Path) -> Told:
-    put(root / "annotations/test.txt", "Abyssinian_201 1 1 1\namerican_pit_bull_terrier_8 3 2 2\n")
-    put(root / "images/Abyssinian_201.jpg", A)
-    put(root / "images/american_pit_bull_terrier_8.jpg", B)
-    return [(0, A), (2, B)]
 
 
 def caltech101(root: Path) -> Told:
@@ -212,7 +160,7 @@ def fer2013(root: Path) -> Told:
 
 
 def stl10(root: Path) -> Told:
-    rows = [np.repeat(np.array(colour, np.uint8), 96 * 96).tobytes() for colour in (A, B)]
+    rows = [np.repeat(np.array(color, np.uint8), 96 * 96).tobytes() for color in (A, B)]
     put(root / "stl10_binary/test_X.bin", b"".join(rows))
     put(root / "stl10_binary/test_y.bin", bytes([10, 1]))
     return [(9, A), (0, B)]
@@ -233,14 +181,6 @@ def resisc45(root: Path) -> Told:
     return [(35, A)]
 
 
-def gtsrb(root: Path) -> Told:
-    header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
-    put(root / "GT-final_test.csv", header + "00000.ppm;8;8;0;0;7;7;16\n00001.ppm;8;8;0;0;7;7;1\n")
-    put(root / "GTSRB/Final_Test/Images/00000.ppm", A)
-    put(root / "GTSRB/Final_Test/Images/00001.ppm", B)
-    return [(16, A), (1, B)]
-
-
 KITTI_OBJECT = "{} 0.00 0 -1.57 1.0 2.0 3.0 4.0 1.5 1.6 3.9 0.5 1.7 {} -1.6\n"
 
 
@@ -257,11 +197,6 @@ def kitti(root: Path) -> Told:
     return [(0, A), (2, B)]
 
 
-def country211(root: Path) -> Told:
-    classes(root / "test", {"DE": A, "ZW": B}, filler=209)
-    return [(49, A), (210, B)]
-
-
 def ucf101(root: Path) -> Told:
     put(root / "ucfTrainTestlist/testlist01.txt", "ApplyEyeMakeup/v_a.avi\nYoYo/v_b.avi\n")
     video(root / "UCF-101/ApplyEyeMakeup/v_a.avi", [C, C, A, C])
@@ -275,15 +210,15 @@ def kinetics700(root: Path) -> Told:
     return [(0, A), (698, B)]
 
 
-def video(path: Path, colours: list[Colour]) -> None:
+def video(path: Path, colors: list[Color]) -> None:
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", rate=5)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 64, "yuv420p", 4_000_000
-        for colour in colours:
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), colour, np.uint8), format="rgb24")
+        for color in colors:
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), color, np.uint8), format="rgb24")
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
 
@@ -309,58 +244,14 @@ def clevr_distance(root: Path) -> Told:
     return [(2, A), (5, B)]
 
 
-def hateful_memes(root: Path) -> Told:
-    rows = [{"id": 8291, "img": "img/08291.png", "label": 1, "text": "a"},
-            {"id": 46971, "img": "img/46971.png", "label": 0, "text": "b"}]  # fmt: skip
-    put(root / "dev.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
-    put(root / "img/08291.png", A)
-    put(root / "img/46971.png", B)
-    return [(1, A), (0, B)]
-
-
-def rendered_sst2(root: Path) -> Told:
-    classes(root / "test", {"negative": A, "positive": B}, suffix=".png")
-    return [(0, A), (1, B)]
-
-
 def pcam(root: Path) -> Told:
     import h5py
 
     with h5py.File(root / "camelyonpatch_level_2_split_test_x.h5", "w") as file:
-        file["x"] = np.stack([np.full((96, 96, 3), colour, np.uint8) for colour in (A, B)])
+        file["x"] = np.stack([np.full((96, 96, 3), color, np.uint8) for color in (A, B)])
     with h5py.File(root / "camelyonpatch_level_2_split_test_y.h5", "w") as file:
         file["y"] = np.array([1, 0], np.uint8).reshape(2, 1, 1, 1)
     return [(1, A), (0, B)]
-
-
-def imagenet(root: Path) -> Told:
-    classes(root / "val", {"n01440764": A, "n15075141": B}, filler=998)
-    return [(0, A), (999, B)]
-
-
-def imagenet_v2(root: Path) -> Told:
-    classes(root / "imagenetv2-matched-frequency-format-val", {"10": A, "9": B}, filler=998)
-    return [(10, A), (9, B)]
-
-
-def imagenet_a(root: Path) -> Told:
-    classes(root / "imagenet-a", {"n01498041": A, "n12267677": B}, filler=198)
-    return [(0, A), (199, B)]
-
-
-def imagenet_r(root: Path) -> Told:
-    classes(root / "imagenet-r", {"n01443537": A}, filler=199)
-    return [(0, A)]
-
-
-def imagenet_sketch(root: Path) -> Told:
-    classes(root / "sketch", {"n01440764": A}, filler=999)
-    return [(0, A)]
-
-
-def imagenet_o(root: Path) -> Told:
-    classes(root / "imagenet-o", {"n01443537": A, "n15075141": B}, filler=198)
-    return [(0, A), (1, B)]
 
 
 def objectnet(root: Path) -> Told:
@@ -372,15 +263,73 @@ def objectnet(root: Path) -> Told:
     return [(0, A), (1, B)]
 
 
+# Sets that are lists of images: text files, and the class number and path of image A and of image B.
+LISTS: dict[str, tuple[dict[str, str], tuple[int, str], tuple[int, str]]] = {
+    "food101": (
+        {"meta/test.txt": "apple_pie/11\nwaffles/7\n"},
+        (0, "images/apple_pie/11.jpg"), (100, "images/waffles/7.jpg"),
+    ),
+    "sun397": (
+        {"Testing_01.txt": "/a/abbey/sun_a.jpg\n/a/apartment_building/outdoor/sun_b.jpg\n"},
+        (0, "SUN397/a/abbey/sun_a.jpg"), (8, "SUN397/a/apartment_building/outdoor/sun_b.jpg"),
+    ),
+    "fgvc-aircraft": (
+        {"data/images_variant_test.txt": "1514522 707-320\n0747566 F-16A/B\n"},
+        (0, "data/images/1514522.jpg"), (72, "data/images/0747566.jpg"),
+    ),
+    "dtd": (
+        {"labels/test1.txt": "banded/banded_0002.jpg\npolka-dotted/polka-dotted_0001.jpg\n"},
+        (0, "images/banded/banded_0002.jpg"), (30, "images/polka-dotted/polka-dotted_0001.jpg"),
+    ),
+    "oxford-pets": (
+        {"annotations/test.txt": "Abyssinian_201 1 1 1\namerican_pit_bull_terrier_8 3 2 2\n"},
+        (0, "images/Abyssinian_201.jpg"), (2, "images/american_pit_bull_terrier_8.jpg"),
+    ),
+    "gtsrb": (
+        {"GT-final_test.csv": "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
+         "00000.ppm;8;8;0;0;7;7;16\n00001.ppm;8;8;0;0;7;7;1\n"},
+        (16, "GTSRB/Final_Test/Images/00000.ppm"), (1, "GTSRB/Final_Test/Images/00001.ppm"),
+    ),
+    "hateful-memes": (
+        {"dev.jsonl": '{"id": 8291, "img": "img/08291.png", "label": 1, "text": "a"}\n'
+         '{"id": 46971, "img": "img/46971.png", "label": 0, "text": "b"}\n'},
+        (1, "img/08291.png"), (0, "img/46971.png"),
+    ),
+}  # fmt: skip
+# Sets of one folder a class: the folder of all, images by class, empty folders beside, and class numbers.
+FOLDERS: dict[str, tuple[str, dict[str, Color], int, tuple[int, ...]]] = {
+    "country211": ("test", {"DE": A, "ZW": B}, 209, (49, 210)),
+    "rendered-sst2": ("test", {"negative": A, "positive": B}, 0, (0, 1)),
+    "imagenet": ("val", {"n01440764": A, "n15075141": B}, 998, (0, 999)),
+    "imagenet-v2": ("imagenetv2-matched-frequency-format-val", {"10": A, "9": B}, 998, (10, 9)),
+    "imagenet-a": ("imagenet-a", {"n01498041": A, "n12267677": B}, 198, (0, 199)),
+    "imagenet-r": ("imagenet-r", {"n01443537": A}, 199, (0,)),
+    "imagenet-sketch": ("sketch", {"n01440764": A}, 999, (0,)),
+    "imagenet-o": ("imagenet-o", {"n01443537": A, "n15075141": B}, 198, (0, 1)),
+}
+
+
+def listed(name: str, root: Path) -> Told:
+    files, *images = LISTS[name]
+    for path, text in files.items():
+        put(root / path, text)
+    for (_, path), color in zip(images, (A, B), strict=True):
+        put(root / path, color)
+    return [(number, color) for (number, _), color in zip(images, (A, B), strict=True)]
+
+
+def foldered(name: str, root: Path) -> Told:
+    folder, named, filler, numbers = FOLDERS[name]
+    classes(root / folder, named, filler, ".png" if name == "rendered-sst2" else ".jpg")
+    return list(zip(numbers, named.values(), strict=True))
+
+
 WRITERS: dict[str, Callable[[Path], Told]] = {
-    "food101": food101, "cifar10": cifar10, "cifar100": cifar100, "birdsnap": birdsnap, "sun397": sun397,
-    "stanford-cars": stanford_cars, "fgvc-aircraft": fgvc_aircraft, "voc2007": voc2007, "dtd": dtd,
-    "oxford-pets": oxford_pets, "caltech101": caltech101, "flowers102": flowers102, "mnist": mnist,
-    "fer2013": fer2013, "stl10": stl10, "eurosat": eurosat, "resisc45": resisc45, "gtsrb": gtsrb,
-    "kitti-distance": kitti, "country211": country211, "pcam": pcam, "ucf101": ucf101,
-    "kinetics700": kinetics700, "clevr-counts": clevr_counts, "clevr-distance": clevr_distance,
-    "hateful-memes": hateful_memes, "rendered-sst2": rendered_sst2, "imagenet": imagenet,
-    "imagenet-v2": imagenet_v2, "imagenet-a": imagenet_a, "imagenet-r": imagenet_r,
-    "imagenet-sketch": imagenet_sketch, "imagenet-o": imagenet_o, "objectnet": objectnet,
+    "cifar10": cifar10, "cifar100": cifar100, "birdsnap": birdsnap, "stanford-cars": stanford_cars,
+    "voc2007": voc2007, "caltech101": caltech101, "flowers102": flowers102, "mnist": mnist,
+    "fer2013": fer2013, "stl10": stl10, "eurosat": eurosat, "resisc45": resisc45,
+    "kitti-distance": kitti, "pcam": pcam, "ucf101": ucf101, "kinetics700": kinetics700,
+    "clevr-counts": clevr_counts, "clevr-distance": clevr_distance, "objectnet": objectnet,
+    **{name: partial(listed, name) for name in LISTS}, **{name: partial(foldered, name) for name in FOLDERS},
 }  # fmt: skip
 NEEDS = {"ucf101": "av", "kinetics700": "av", "pcam": "h5py"}

@@ -49,7 +49,7 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-def test_pictures_and_embeddings_get_the_answer_that_their_colour_has(color_model: ColorModel) -> None:
+def test_pictures_and_embeddings_get_the_answer_that_their_color_has(color_model: ColorModel) -> None:
     classifier = ZeroShotClassifier(color_model).fit(y=NAMES)
     assert classifier.classes_.tolist() == ["blue", "green", "red"]
     assert not hasattr(classifier, "n_features_in_")
@@ -125,11 +125,11 @@ def test_it_works_in_scikit_learns_tools(color_model: ColorModel) -> None:
 
 @pytest.fixture
 def swatch_table(tmp_path: Path) -> pandas.DataFrame:
-    """Twelve files of three colours, as one reads them from a CSV file."""
+    """Twelve files of three colors, as one reads them from a CSV file."""
     rows = []
     for number in range(12):
-        colour = (RED, GREEN, BLUE)[number % 3]
-        (tmp_path / f"{number}.png").write_bytes(solid(colour))
+        color = (RED, GREEN, BLUE)[number % 3]
+        (tmp_path / f"{number}.png").write_bytes(solid(color))
         rows.append((str(tmp_path / f"{number}.png"), NAMES[number % 3]))
     return pandas.DataFrame(rows, columns=["path", "label"])
 

@@ -173,16 +173,16 @@ def test_many_classes_show_those_with_the_most_errors(image: bytes) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_colours_have_enough_contrast(scheme: str) -> None:
-    """WCAG 2.2, 1.4.3: at least 4.5 : 1 for every text colour on every ground it is used on."""
+def test_text_colors_have_enough_contrast(scheme: str) -> None:
+    """WCAG 2.2, 1.4.3: at least 4.5 : 1 for every text color on every ground it is used on."""
     css = (resources.files("diptych.report") / "templates" / "page.css").read_text()
     light, dark = (
         dict(re.findall(r"--([a-z]+): #([0-9a-f]{6})", part)) for part in css.split("@media", 2)[:2]
     )
-    colours = light if scheme == "light" else {**light, **dark}
+    colors = light if scheme == "light" else {**light, **dark}
 
     def luminance(name: str) -> float:
-        channels = [int(colours[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        channels = [int(colors[name][i : i + 2], 16) / 255 for i in (0, 2, 4)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -258,7 +258,7 @@ def test_curves_are_read_from_a_journal_with_a_torn_end(tmp_path: Path) -> None:
 
 
 def test_a_report_is_built_from_a_suite(color_model, swatches, tmp_path: Path) -> None:
-    suite = evaluator(swatches, "colour", "").run(color_model)
+    suite = evaluator(swatches, "color", "").run(color_model)
     report = build_report(color_model, (suite,), title="Swatches", queries=["something blue"])
     again = build_report(color_model, (suite,), title="Swatches", queries=["something blue"])
     assert render(report) == render(again)
@@ -273,7 +273,7 @@ def test_a_report_is_built_from_a_suite(color_model, swatches, tmp_path: Path) -
         "samples in the source": 5,
         "images that cannot be read (counted as wrong)": 1,
         "dropped: unreadable image": 1,
-        "no label for colour (left out of it)": 1,
+        "no label for color (left out of it)": 1,
     }
     assert report.classes[0].confusion.sum() == 4
     assert {query.image.data for query in report.image_queries} <= set(images)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.evaluate.suite.test_run import Colours, run, write
+from tests.evaluate.suite.test_run import Colors, run, write
 
 from diptych.core.errors import SettingsError, UsageError
 from diptych.evaluate.suite.compare import best_published, compare, find_published, read_published
@@ -16,7 +16,7 @@ from diptych.report.page import environment
 from diptych.report.suite import write_suite_report
 
 
-class Muddled(Colours):
+class Muddled(Colors):
     """Takes red for green and green for red; blue stays."""
 
     def encode_batch(self, batch: np.ndarray, *words: str, **options: str) -> np.ndarray:
@@ -42,7 +42,7 @@ def both(place: Path) -> tuple[SuiteOutcome, SuiteOutcome]:
 
 def test_two_models_are_compared_picture_by_picture(both: tuple[SuiteOutcome, SuiteOutcome]) -> None:
     found = {entry.protocol: entry for entry in compare(*both)}
-    assert set(found) == {"zeroshot", "probe", "few_shot", "retrieval", "retrieval of pictures"}
+    assert set(found) == {"zeroshot", "probe", "few_shot", "retrieval", "retrieval of images"}
     # Right are red, green, blue and a green of two greens; muddled: blue and the red that is shown green.
     zero = found["zeroshot"]
     assert (zero.value, zero.other, zero.n) == (4 / 6, 2 / 6, 6)
@@ -81,7 +81,7 @@ def test_a_known_data_set_stands_beside_the_paper_and_public_models(tmp_path: Pa
         "name,pretrained,Average perf. on 38 datasets,MNIST\n"
         "ViT-B-32-quickgelu,openai,0.5,0.4827\nViT-H-14,dfn5b,0.7,0.8364\n"
     )
-    model = Colours()
+    model = Colors()
     model.provenance = {"published_as": "ViT-B-32/openai"}
     plan = Plan("two", (TaskSpec("mnist", task="mnist"), TaskSpec("stl10", task="stl10")))
     outcome = run_suite(model, plan, SuiteSettings(tmp_path / "data", tmp_path / "out"), name="mine")

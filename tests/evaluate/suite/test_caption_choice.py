@@ -1,4 +1,4 @@
-"""SugarCrepe, Winoground and ARO: files in their authors' form, and scores that colours work out by hand."""
+"""SugarCrepe, Winoground and ARO: files in their authors' form, and scores that colors work out by hand."""
 
 import json
 from dataclasses import replace
@@ -23,11 +23,11 @@ from diptych.evaluate.tasks.registry import TaskRow, open_task, task_rows
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
-def paint(path: Path, *colours: tuple[int, int, int]) -> str:
+def paint(path: Path, *colors: tuple[int, int, int]) -> str:
     """A picture of stripes, each 8 pixels wide."""
-    image = Image.new("RGB", (8 * len(colours), 8))
-    for place, colour in enumerate(colours):
-        image.paste(colour, (8 * place, 0, 8 * place + 8, 8))
+    image = Image.new("RGB", (8 * len(colors), 8))
+    for place, color in enumerate(colors):
+        image.paste(color, (8 * place, 0, 8 * place + 8, 8))
     image.save(path)
     return path.name
 
@@ -81,8 +81,8 @@ def test_winoground(tmp_path: Path, color_model) -> None:
     folder = tmp_path / "winoground"
     images = folder / "data" / "images"
     images.mkdir(parents=True)
-    for name, colour in (("ex_0_img_0", RED), ("ex_0_img_1", BLUE), ("ex_1_img_0", RED), ("ex_1_img_1", RED)):
-        paint(images / f"{name}.png", colour)
+    for name, color in (("ex_0_img_0", RED), ("ex_0_img_1", BLUE), ("ex_1_img_0", RED), ("ex_1_img_1", RED)):
+        paint(images / f"{name}.png", color)
     rows = [
         {"id": 0, "image_0": "ex_0_img_0", "image_1": "ex_0_img_1", "caption_0": "red", "caption_1": "blue",
          "collapsed_tag": "Object"},

@@ -90,11 +90,11 @@ def test_a_source_without_captions_is_refused(color_model, swatches) -> None:
 def test_a_suite_embeds_once_and_finds_what_its_tasks_find_alone(
     color_model, swatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = [metric for column in ("colour", "") for metric in evaluator(swatches, column)(color_model)]
+    alone = [metric for column in ("color", "") for metric in evaluator(swatches, column)(color_model)]
     reads = []
     pairs = type(swatches).pairs
     monkeypatch.setattr(type(swatches), "pairs", lambda self, counts: reads.append(1) or pairs(self, counts))
-    assert evaluator(swatches, "colour", "")(color_model) == alone and len(reads) == 1
+    assert evaluator(swatches, "color", "")(color_model) == alone and len(reads) == 1
 
 
 def test_the_order_of_pictures_does_not_matter(color_model, swatches) -> None:

@@ -131,7 +131,7 @@ def test_cifar_as_binary_has_the_fine_label_second(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(bytes(ten[1].image))).getpixel((5, 5)) == (10, 10, 10)
 
 
-def test_colours_and_rows_of_cifar_are_in_their_places(tmp_path: Path) -> None:
+def test_colors_and_rows_of_cifar_are_in_their_places(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     path = tmp_path / "cifar-10-batches-bin" / "test_batch.bin"
     path.parent.mkdir()

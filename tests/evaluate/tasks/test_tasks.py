@@ -35,7 +35,7 @@ CHOICES = {"sugarcrepe", "winoground", "aro-relation", "aro-attribution"}  # in 
 
 
 def read(task: Task) -> list[tuple[int, tuple[int, int, int]]]:
-    """The first class and the mean colour of every picture."""
+    """The first class and the mean color of every picture."""
     found = []
     for pair in task.pairs(Counts()):
         with Image.open(io.BytesIO(pair.image)) as image:
@@ -57,8 +57,8 @@ def test_a_row_reads_what_its_authors_publish(name: str, tmp_path: Path) -> None
     told = mini.WRITERS[name](tmp_path)
     found = read(open_task(name, tmp_path))
     assert [label for label, _ in found] == [label for label, _ in told]
-    for (_, colour), (_, expected) in zip(found, told, strict=True):
-        assert np.abs(np.subtract(colour, expected)).max() <= 4  # JPEG and MPEG round
+    for (_, color), (_, expected) in zip(found, told, strict=True):
+        assert np.abs(np.subtract(color, expected)).max() <= 4  # JPEG and MPEG round
 
 
 def test_the_suites_are_the_published_ones(shared_data: Path) -> None:
@@ -107,8 +107,8 @@ def test_several_classes_and_doubtful_ones_are_told_apart(tmp_path: Path) -> Non
 def test_a_missing_or_damaged_picture_stays_in_the_task_and_is_wrong(
     tmp_path: Path, color_model: object
 ) -> None:
-    for name, colour in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
-        mini.put(tmp_path / f"{name}.png", colour)
+    for name, color in (("red", (255, 0, 0)), ("green", (0, 255, 0))):
+        mini.put(tmp_path / f"{name}.png", color)
     mini.put(tmp_path / "broken.png", "no picture")
     mini.put(tmp_path / "list.txt", "red.png red\ngreen.png green\nbroken.png red\ngone.png green\n")
     task = own_task(tmp_path, ["red", "green"])
@@ -198,7 +198,7 @@ def test_what_is_for_testing_is_not_for_training(tmp_path: Path) -> None:
 
 
 def test_a_part_of_imagenet_has_the_classes_that_are_there(tmp_path: Path) -> None:
-    mini.imagenet_o(tmp_path)
+    mini.WRITERS["imagenet-o"](tmp_path)
     assert open_task("imagenet-o", tmp_path).class_names == ("goldfish", "toilet paper")
 
 

@@ -68,7 +68,7 @@ def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
             )
         mine, theirs = outcome.answers(number), other.answers(others[task])
         for name in (name for name in mine if name.endswith("hits") and name in theirs):
-            protocol = name.removesuffix("_hits").replace("retrieval_text", "retrieval of pictures")
+            protocol = name.removesuffix("_hits").replace("retrieval_text", "retrieval of images")
             after, before = mine[name], theirs[name]
             test = paired_bootstrap(before, after)
             p_value = mcnemar(before, after) if after.dtype == np.bool_ else test.p_value

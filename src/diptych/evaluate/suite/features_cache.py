@@ -28,19 +28,13 @@ from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS, MAX_PIXELS
 from diptych.data.images.transforms import Mode
 from diptych.embed.features import EmbeddedPairs
-from diptych.models.encode import (
-    IMAGE_BATCH,
-    Encoder,
-    EncodeSettings,
-    Precision,
-    image_batches,
-    row_width,
-)
+from diptych.models.encode import IMAGE_BATCH, Encoder, EncodeSettings, Precision, image_batches, row_width
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
 
 KIND = "features"
+PREPROCESSING: Mode = "exact"  # as scores are compared with published ones
 Kind = Literal["embeds", "penultimate"]
 
 PART_ROWS = 1024  # images between two durable steps: minutes on a slow machine, and their files fit in memory
@@ -53,10 +47,8 @@ DIGITS = 16  # of each digest in a folder's name: 64 bits; the manifest holds al
 class FeatureSettings:
     """How rows are made."""
 
-    preprocessing: Mode = "exact"  # as scores are compared with published ones
     precision: Precision = "float32"
     batch_size: int = IMAGE_BATCH  # no row depends on it beyond rounding
-    workers: int = 2  # decoding threads
     # (rank, world): of `world` processes that fill one folder, this one embeds every world-th part from
     # `rank` on; process 0 joins them. The rows are the same with any number of processes.
     shard: tuple[int, int] = (0, 1)
@@ -94,7 +86,7 @@ def cached_pairs(
         The rows, memory-mapped and read-only, with keys, captions and fields in memory.
     """
     settings = settings or FeatureSettings()
-    mode = f"{settings.preprocessing}-{settings.precision}-{kind}"
+    mode = f"{PREPROCESSING}-{settings.precision}-{kind}"
     if DEFAULT_LIMITS.max_pixels != MAX_PIXELS:
         mode += f"-{DEFAULT_LIMITS.max_pixels}"
     rows_folder = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
@@ -159,7 +151,7 @@ def _wait(count: Callable[[], int], wanted: int, folder: Path) -> None:
 
 def _embedded(model: Encoder, chunk: Sequence[Pair], settings: FeatureSettings, kind: Kind) -> bytes:
     """Return one part as the bytes of an NPZ: rows, the reason of each row that is NaN, the pairs as JSON."""
-    encoding = EncodeSettings(settings.precision, settings.preprocessing, workers=settings.workers)
+    encoding = EncodeSettings(settings.precision, PREPROCESSING)
     rows: list[Floats] = []
     reasons: list[str] = []
     size = settings.batch_size

@@ -116,11 +116,11 @@ class Plan:
     def __post_init__(self) -> None:
         for name in (spec.name for spec in self.specs):
             unprintable = not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES
-            taken = f"a name that another file of the run has ({', '.join(sorted(RESERVED))})"
+            reserved = f"a name that another file of the run has ({', '.join(sorted(RESERVED))})"
             long = f"a name with other than printable characters, or longer than {MAX_NAME_BYTES} bytes"
             no_file = not name or set(name) & set('/\\:*?"<>|') or name.startswith(".")
             faults = {"a name that cannot name a file": no_file, long: unprintable}
-            _refuse_faults(name, {**faults, taken: name.casefold() in RESERVED})
+            _refuse_faults(name, {**faults, reserved: name.casefold() in RESERVED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from diptych.core.files.durable import sha256_file, write_bytes, write_json
 from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
+from diptych.evaluate.suite.features_cache import PREPROCESSING
 from diptych.evaluate.suite.plan import OpenedTask
 from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
 from diptych.evaluate.tasks.registry import TaskRow
@@ -55,11 +56,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
 
 
 def record(
-    runner: TaskRunner,
-    made: Mapping[str, ProtocolResult],
-    *,
-    model: Mapping[str, str],
-    answers_digest: str,
+    runner: TaskRunner, made: Mapping[str, ProtocolResult], *, model: Mapping[str, str], answers_digest: str
 ) -> dict[str, Any]:
     """Put together what a task's file says: results by protocol, the model's names and digest."""
     task, embedded, counts = runner.task, runner.embedded, runner.embedded.counts.as_dict()
@@ -92,7 +89,7 @@ def record(
         "model": dict(model),
         "data": runner.digest,
         "asked": task.spec.digest,
-        "settings": {"preprocessing": runner.settings.preprocessing, "precision": runner.settings.precision},
+        "settings": {"preprocessing": PREPROCESSING, "precision": runner.settings.precision},
         "answers_sha256": answers_digest,
         "code": created_by(),
     }

@@ -278,10 +278,7 @@ def _described(result: Mapping[str, Any]) -> str:
 
 
 def _summary(
-    plan: Plan,
-    facts: Mapping[str, str],
-    results: list[dict[str, Any]],
-    missing: tuple[MissingTask, ...],
+    plan: Plan, facts: Mapping[str, str], results: list[dict[str, Any]], missing: tuple[MissingTask, ...]
 ) -> dict[str, Any]:
     """Average over tasks, and say over which: a mean over fewer data sets is another number."""
     values = {

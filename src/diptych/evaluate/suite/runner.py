@@ -17,13 +17,7 @@ from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.suite.features_cache import FeatureSettings, Kind, cached_pairs, data_digest
 from diptych.evaluate.suite.plan import OpenedTask
-from diptych.evaluate.suite.scoring import (
-    Predictions,
-    further_metrics,
-    main_metric,
-    sliced,
-    task_labels,
-)
+from diptych.evaluate.suite.scoring import Predictions, further_metrics, main_metric, sliced, task_labels
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source

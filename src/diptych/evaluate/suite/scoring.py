@@ -129,7 +129,7 @@ def natural_order(text: str) -> tuple[tuple[int | str, ...], str]:
     ['9', '10', 'a', 'b9', 'b10']
     """
     parts = re.split(r"(\d{1,18})", text, flags=re.ASCII)  # every second one is a number: names compare
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), text
+    return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), text
 
 
 def _groups(task: OpenedTask, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:
