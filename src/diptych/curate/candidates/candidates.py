@@ -58,8 +58,7 @@ class CandidateColumns:
             column, img2dataset's `jpg`, `png` or `webp`.
         caption: the text, or a list of texts.
         key: name of the pair; without it a pair is named after what it holds.
-        page: address of the page.
-        license: as the source states it.
+        page, license: address of the page, and what the source states.
     """
 
     url: str = "url"
@@ -77,9 +76,8 @@ class CandidatesSettings:
     Attributes:
         sources: paths, patterns such as "crawl/*.warc.wat.gz", or references of `data.sources`.
         kind: what they are; "auto" reads it off each name.
-        partition_rows: rows of a partition, where a source can be cut.
+        partition_rows: of a partition, where a source can be cut.
         columns: of Parquet files.
-        crawl: how pages are read.
     """
 
     sources: tuple[str, ...] = ()
@@ -99,12 +97,8 @@ class CandidatesSettings:
 class Partition:
     """A part of the candidates that is read by itself.
 
-    Attributes:
-        kind: how it is read.
-        path: file, or reference of a source.
-        first: first row group, sample or pair of it.
-        last: the one behind the last; -1 for all that follow.
-        prefix: put before keys that the source gave, so that two sources may name their pairs alike.
+    It goes from row group, sample or pair `first` of a file or source to the one before `last`; -1: to the
+    end. `prefix` stands before keys that the source gave, so that two sources may name their pairs alike.
     """
 
     kind: Kind
@@ -118,10 +112,7 @@ def partitions_of(settings: CandidatesSettings) -> tuple[Partition, ...]:
     """Cut the sources into partitions, in the order of the settings and of names.
 
     Folders and tables of files can only be read from their start: cut into n partitions they are read n / 2
-    times over. Pack them first if they are large.
-
-    Raises:
-        UsageError: there is no source, or nothing under its name.
+    times over. Pack them first if they are large. UsageError: there is no source, or nothing under its name.
     """
     if not settings.sources:
         raise UsageError("no source of candidates is named", fix="set candidates.sources")
@@ -139,10 +130,6 @@ def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[p
 
     Returns:
         A table of `columns.CANDIDATES` with unique keys, and what became of every row that was seen.
-
-    Raises:
-        IntegrityError: a file is damaged as a whole.
-        UsageError: a file lacks the columns.
     """
     counts = Counts()
     if partition.kind in ("wat", "warc"):
@@ -154,11 +141,7 @@ def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[p
 
 
 def globbed(pattern: str) -> list[str]:
-    """Return the files that a pattern names, in the order of their names.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """Return the files that a pattern names, in the order of their names; UsageError if there is none."""
     paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 — a pattern may be absolute
     if not paths:
         raise UsageError("no file matches a pattern", where=pattern, fix="check the path")

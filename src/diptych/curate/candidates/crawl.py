@@ -85,10 +85,7 @@ def fields_json(fields: Mapping[str, Field]) -> str | None:
 
 
 def candidate_tables(rows: Iterable[Candidate], counts: Counts, *, most_rows: int) -> Iterator[pa.Table]:
-    """Gather candidates into tables of at most so many rows; of those that share a key the first is kept.
-
-    Rows that are handed out are counted as kept, the others are dropped as DUPLICATE_KEY.
-    """
+    """Gather candidates into tables; of those that share a key the first is kept, the others are dropped."""
     seen: set[str] = set()
     pending: list[Candidate] = []
     size = 0
@@ -114,12 +111,10 @@ def _table(rows: list[Candidate]) -> pa.Table:
 
 @dataclass(frozen=True, slots=True)
 class CrawlSettings:
-    """Which texts of a page may be a caption.
+    """Which texts of a page may be a caption, first choice first.
 
-    Attributes:
-        captions: where to look, first choice first: "alt" and "title" of the image, the "figcaption" of its
-            figure, the title or text of the "link" around it, the title of the "page". WAT files know alt,
-            title and page.
+    "alt" and "title" of the image, the "figcaption" of its figure, the title or text of the "link" around
+    it, the title of the "page". WAT files know alt, title and page.
     """
 
     captions: tuple[CaptionSource, ...] = ("alt", "title", "figcaption")
@@ -216,7 +211,7 @@ def _pairs(pages: Iterable[tuple[str, Page]], settings: CrawlSettings, counts: C
 
 
 def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, str]:
-    """Choose the first text, by place, that can be a caption; return its place and it in single spaces.
+    """Return the place and text, in single spaces, of the first text that can be a caption.
 
     Raises:
         BadSampleError: there is none; tells the fault of the first text that there was.
@@ -240,11 +235,7 @@ def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, 
 
 
 def absolute(base: str, source: str | None) -> str:
-    """Make the address of an image absolute; whether it may be requested is for `fetch` to say.
-
-    Args:
-        base: address of the page.
-        source: as the page writes it; white space around it and line ends inside it mean nothing.
+    """Make an image's address, as a page writes it, absolute; `fetch` says whether it may be requested.
 
     Raises:
         BadSampleError: MISSING_IMAGE without an address, BAD_ADDRESS if it is none of the web.

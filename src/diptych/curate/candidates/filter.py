@@ -43,10 +43,8 @@ class FilterSettings:
         max_repeats: hosts that may use the same caption; more, and it says nothing about any image.
         language_by: "module:function" that takes captions (pa.Array) and returns their codes, such as
             "diptych.curate.candidates.language:guessed".
-        languages: codes to keep.
-        blocked_words: file with one word or phrase a line.
+        blocked_words, blocked_hosts_file: files with one word or phrase, or one host, a line.
         blocked_hosts: hosts, with all below them, of images and pages.
-        blocked_hosts_file: file with one host a line.
         min_side: pixels of an image's shorter side.
         max_aspect: longer side over shorter side.
         min_score: cosine of image and caption, by whatever model gave the scores.
@@ -80,19 +78,15 @@ class FilterSettings:
 def filter_table(
     table: pa.Table, settings: FilterSettings, *, repeated: Hashes | None = None
 ) -> tuple[pa.BooleanArray, Counts]:
-    """Apply the rules to a table of candidates, before or after their images are fetched.
+    """Return (N,) which rows to keep, and the counts; a row goes for the first reason that holds.
 
     Args:
         table: with `caption`; `key`, `url`, `page`, `fields`, `width`, `height` and `score` where known.
         settings: the rules.
         repeated: what `repeated_captions` returned; needed if `max_repeats` is set.
 
-    Returns:
-        (N,) which rows to keep, and how many went for which reason: the first that holds.
-
     Raises:
-        SettingsError: the function for languages cannot be found, or answers in another form.
-        UsageError: a list cannot be read.
+        UsageError: a list or the function for languages cannot be used.
     """
     counts, kept = Counts(), np.ones(len(table), np.bool_)
     keys = table["key"] if "key" in table.column_names else pa.array(range(len(table)))
@@ -289,11 +283,7 @@ def _aspects(table: pa.Table) -> NDArray[np.float64]:
 
 
 def read_list(path: str) -> tuple[str, ...]:
-    """Read a list with one entry a line; empty lines and those that begin with # are comments.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
+    """Read a list with one entry a line; empty lines and those that begin with # are comments."""
     try:
         lines = [line.strip() for line in read_text(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:

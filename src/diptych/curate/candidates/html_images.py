@@ -78,7 +78,7 @@ def _encoding(label: str) -> str:
 
 
 class _Text:
-    """Text that is still growing, up to a length that no caption may have."""
+    """Growing text, up to a length that no caption may have."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -115,13 +115,9 @@ class _Link:
 
 
 class Page(NamedTuple):
-    """What a page says about its images.
+    """Base of relative addresses, `license_of`, and images: (address as written, texts by place) in order.
 
-    Attributes:
-        base: what relative addresses start from, as the page writes it.
-        license: see `license_of`.
-        images: (address as the page writes it, or None; texts by place: "alt", "title", "figcaption", "link",
-            "page"), in order.
+    The places are "alt", "title", "figcaption", "link" and "page".
     """
 
     base: str
@@ -320,5 +316,5 @@ def _srcset(srcset: str) -> Iterator[tuple[str, float]]:
 
 
 def squeezed(text: str) -> str:
-    """Return the text with single spaces."""
+    """Return a text with single spaces."""
     return " ".join(text.split())

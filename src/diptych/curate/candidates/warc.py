@@ -44,16 +44,14 @@ class Record(NamedTuple):
 
 
 class _DamageError(Exception):
-    """A member or record cannot be read on."""
+    """A member or record that cannot be read on."""
 
 
 def read_records(path: Path, counts: Counts) -> Iterator[Record]:
-    """Read the records of a file in order, compressed (a gzip member or several) or not.
+    """Read the records of a WARC or WAT file in order, compressed (a gzip member or several) or not.
 
-    Args:
-        path: a WARC or WAT file.
-        counts: gets one BAD_RECORD for each damaged member or record; whole ones are not counted here. A
-            damaged member is skipped: the next one is found by its first bytes.
+    A damaged member or record is counted as a BAD_RECORD and skipped: the next one is found by its first
+    bytes. Whole ones are not counted here.
 
     Raises:
         UsageError: it is an ARC file, the format before WARC.
@@ -81,10 +79,8 @@ def read_records(path: Path, counts: Counts) -> Iterator[Record]:
 
 
 class _Member:
-    """A gzip member; of a plain file, all that follows.
-
-    `start` is where it, or the current record of a plain file, begins; up to `end` the file was read.
-    """
+    # A gzip member; of a plain file, all that follows. `start` is where it, or the current record of a plain
+    # file, begins; up to `end` the file was read.
 
     def __init__(self, data: mmap.mmap, start: int, name: str, counts: Counts) -> None:
         self._data, self._name, self._counts = data, name, counts
@@ -109,7 +105,7 @@ class _Member:
                 yield record
 
     def next_start(self) -> int:
-        """Return where the next member (of a plain file: record) begins, wherever this one broke."""
+        # Of the next member (of a plain file: record), wherever this one broke.
         start = self.start + 1
         if self._inflater is None:
             return self._data.find(b"\n" + _FIRST, start) + 1 or len(self._data)
@@ -120,7 +116,7 @@ class _Member:
         return len(self._data)
 
     def _more(self) -> bool:
-        """Read and inflate another piece; False at the end of the member."""
+        # False at the end of the member.
         if self._inflater is None:
             self._text += (piece := self._read())
             return bool(piece)
@@ -144,7 +140,7 @@ class _Member:
         return piece
 
     def _skip_line_ends(self) -> bool:
-        """Skip what stands between records; tell whether the member goes on."""
+        # Tell whether the member goes on.
         while not (kept := self._text.lstrip(b"\r\n\0")):
             self._text = kept
             if not self._more():
@@ -153,7 +149,7 @@ class _Member:
         return True
 
     def _record(self) -> Record | None:
-        """Read one record; None for one too large to be kept, which is counted and skipped."""
+        # None for one too large to be kept, which is counted and skipped.
         while (end := _HEADER_END.search(self._text)) is None:
             if len(self._text) > _MAX_HEADER_BYTES or not self._more():
                 raise _DamageError("no header of a record")
@@ -214,12 +210,11 @@ class HttpResponse(NamedTuple):
 def http_response(block: bytes) -> HttpResponse:
     """Read the block of a response record.
 
-    Crawlers differ: some keep the body as it came over the wire, others undo its coding and leave the header.
-    So a body that is text already is taken as it is.
+    Some crawlers keep the body as it came over the wire, others undo its coding and leave the header: so a
+    body that is text already stays as it is.
 
     Raises:
-        ValueError: there is no HTTP header, or the body is in a coding that is not known, or inflates to more
-            than a record may hold.
+        ValueError: there is no HTTP header, or the body is in an unknown coding or inflates to too much.
 
     >>> http_response(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/html\\r\\n\\r\\n<p>")
     HttpResponse(status=200, content_type='text/html', body=b'<p>')
@@ -237,11 +232,7 @@ def http_response(block: bytes) -> HttpResponse:
 
 
 def _decoded(body: bytes, header: str) -> bytes:
-    """Undo the codings of a body, the last one first.
-
-    Raises:
-        ValueError: what is left is no text, or more than a record may hold.
-    """
+    """Undo the codings of a body, the last one first."""
     codings = [name.strip() for name in header.lower().split(",")]
     for coding in ("", *reversed(codings)):
         body = _gunzipped(body)
