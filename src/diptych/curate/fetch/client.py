@@ -22,7 +22,7 @@ from yarl import URL
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.seeds import SEED_BITS, derive
 from diptych.curate.fetch.addresses import Address, AddressRules, Ip, checked_url, next_address
-from diptych.curate.fetch.robots import ALLOW_ALL, MAX_ROBOTS_BYTES, Robots, parse_robots
+from diptych.curate.fetch.robots import ABSENT, MAX_ROBOTS_BYTES, UNREACHABLE, Robots, parse_robots
 from diptych.curate.fetch.settings import FetchSettings
 
 OK, TOO_MANY_REQUESTS, FIRST_SERVER_ERROR = 200, 429, 500
@@ -32,10 +32,6 @@ CHUNK_BYTES = 2**16
 HEAD_BYTES = 32  # enough to tell a format by
 DNS_TTL_SECONDS = 300  # the system's resolver does not tell what the name's owner wishes
 _ANY_ZLIB = 32 + zlib.MAX_WBITS  # gzip or zlib, by its header
-
-# States of a sample in the column `robots`.
-ALLOWED, DISALLOWED, ABSENT, UNREACHABLE = "allowed", "disallowed", "absent", "unreachable"
-
 
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 """Gives the IP addresses of a name as text, or raises `OSError`."""
@@ -172,15 +168,6 @@ class Request:
     begin: Callable[[bytes], None] = lambda _: None
 
 
-@dataclass(frozen=True, slots=True)
-class RobotsResult:
-    """What asking for a robots.txt gave: its rules and state; where it is unreachable, why."""
-
-    robots: Robots = ALLOW_ALL
-    state: str = ALLOWED
-    reason: Reason | None = None
-
-
 @dataclass(slots=True)
 class Host:
     """Rate limiter of one host: a semaphore to be held during a request, and when the next one may start.
@@ -215,7 +202,7 @@ class Client:
         self._settings = settings
         self._rules = settings.rules()
         self._hosts: dict[str, Host] = {}
-        self._robots: dict[str, asyncio.Task[RobotsResult]] = {}
+        self._robots: dict[str, asyncio.Task[Robots]] = {}
         # Slots of their own: those who wait for a robots.txt may hold all the others.
         self._robots_slots = asyncio.Semaphore(settings.concurrency)
         resolver = Resolver(self._rules, lookup)
@@ -249,16 +236,16 @@ class Client:
             host = self._hosts[address.host] = Host(semaphore, self._settings.deadline_seconds)
         return host
 
-    async def robots(self, address: Address) -> RobotsResult:
+    async def robots(self, address: Address) -> Robots:
         """Return what the robots.txt of an address says; it is requested once, whoever waits."""
         if not self._settings.robots:
-            return RobotsResult(state="")
+            return Robots(state="")
         task = self._robots.get(address.origin)
         if task is None:
             task = self._robots[address.origin] = asyncio.create_task(self._read_robots(address))
         return await asyncio.shield(task)  # one who gives up must not take it from the others
 
-    async def _read_robots(self, address: Address) -> RobotsResult:
+    async def _read_robots(self, address: Address) -> Robots:
         url = f"{address.origin}/robots.txt"
         # One byte more than is read, so that the parser sees that it was cut.
         request = Request(url, "text/plain,*/*;q=0.5", MAX_ROBOTS_BYTES + 1, cut=True)
@@ -269,9 +256,9 @@ class Client:
                 # "Unavailable" (400 to 499) and more redirects than five leave everything allowed, an error
                 # of the server or the network nothing (RFC 9309, section 2.3.1). 429 is no response yet.
                 if error.reason in (Reason.HTTP_CLIENT_ERROR, Reason.REDIRECTS):
-                    return RobotsResult(state=ABSENT)
-                return RobotsResult(state=UNREACHABLE, reason=error.reason)
-        return RobotsResult(parse_robots(response.body, self._settings.token()))
+                    return Robots(state=ABSENT)
+                return Robots(state=UNREACHABLE, reason=error.reason)
+        return parse_robots(response.body, self._settings.token())
 
     async def ask(self, address: Address, request: Request) -> Response:
         """Ask until there is a response, the retries are used up or the deadline has come.

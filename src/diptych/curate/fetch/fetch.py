@@ -22,7 +22,6 @@ from diptych.core.records import Counts
 from diptych.curate.columns import FETCHED
 from diptych.curate.fetch.addresses import Address, checked_url
 from diptych.curate.fetch.client import (
-    DISALLOWED,
     Client,
     Lookup,
     Request,
@@ -30,7 +29,7 @@ from diptych.curate.fetch.client import (
     check_status,
     system_lookup,
 )
-from diptych.curate.fetch.robots import SIGNALS, opt_outs
+from diptych.curate.fetch.robots import DISALLOWED, SIGNALS, opt_outs
 from diptych.curate.fetch.settings import FetchSettings
 from diptych.data.images.formats import sniff
 from diptych.data.images.limits import ImageLimits, check_format
@@ -81,7 +80,7 @@ def fetch_partition(
         table: `columns.CANDIDATES`; rows that bring their `image` are checked without the network. All rows
             are under way at once, so a partition should not hold more than some 10,000.
         settings: how.
-        lookup: gives the IP addresses of a name; None asks the system.
+        lookup: None asks the system.
 
     Returns:
         `columns.FETCHED`, row for row, and the counts.
@@ -256,8 +255,8 @@ class _Fetcher:
         async with host.semaphore:
             # Before a slot is held, so that a slow host holds up nobody else.
             await self._permit(row, address)
-            robots = (await self._client.robots(address)).robots
-            wished = min(robots.delay(), settings.max_crawl_delay_seconds)
+            wished = (await self._client.robots(address)).delay()
+            wished = min(wished, settings.max_crawl_delay_seconds)
             await host.acquire(max(settings.delay_seconds, wished))
             async with self._slots:
                 response = await self._client.ask(address, request)
@@ -266,14 +265,14 @@ class _Fetcher:
     async def _permit(self, row: _Row, address: Address) -> None:
         if row.permitted == address.url:
             return
-        result = await self._client.robots(address)
-        row.values["robots"] = result.state or None
-        if result.reason is not None:
-            raise BadSampleError(result.reason, "robots.txt cannot be read")
-        if not result.robots.allows(address.target):
+        robots = await self._client.robots(address)
+        row.values["robots"] = robots.state or None
+        if robots.reason is not None:
+            raise BadSampleError(robots.reason, "robots.txt cannot be read")
+        if not robots.allows(address.target):
             row.values["robots"] = DISALLOWED
             raise BadSampleError(Reason.ROBOTS)
-        self._record_opt_outs(row, result.robots.preferences(address.target))
+        self._record_opt_outs(row, robots.preferences(address.target))
         row.permitted = address.url
 
     def _check_response(self, row: _Row, response: Response) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
+from diptych.core.errors import Reason
+
 MAX_ROBOTS_BYTES = 500 * 1024  # what section 2.5 asks every crawler to read at least; we read no more
 
 # Directives of X-Robots-Tag (Google; DeviantArt and Spawning for noai and noimageai).
@@ -33,6 +35,10 @@ Record = tuple[str, str]
 """One line of a group, or one header: its name and its value."""
 
 
+# States of a sample in the column `robots`.
+ALLOWED, DISALLOWED, ABSENT, UNREACHABLE = "allowed", "disallowed", "absent", "unreachable"
+
+
 @dataclass(frozen=True, slots=True)
 class Robots:
     """What one robots.txt says to one crawler: all groups that speak to it, as one.
@@ -40,10 +46,14 @@ class Robots:
     Attributes:
         rules: (pattern in one spelling, whether it allows); the first that matches decides.
         records: everything else, names in lower case.
+        state: of a sample whose path the rules allow.
+        reason: why the file is unreachable.
     """
 
     rules: tuple[tuple[bytes, bool], ...] = ()
     records: tuple[Record, ...] = ()
+    state: str = ALLOWED
+    reason: Reason | None = None
 
     def allows(self, target: str) -> bool:
         """Tell whether a path with its query may be requested.
@@ -77,13 +87,8 @@ class Robots:
         return tuple(preferences)
 
 
-ALLOW_ALL = Robots()
-
-
 def parse_robots(text: str | bytes, token: str) -> Robots:
     """Read the groups of a robots.txt that name a crawler's product token, or else those for all ("*").
-
-    Of bytes, the first 500 KiB are read.
 
     >>> parse_robots("User-agent: Diptych\\nDisallow: /x\\n\\nUser-agent: *\\nDisallow: /", "diptych").rules
     ((b'/x', False),)
@@ -173,9 +178,7 @@ def _matches(pattern: bytes, path: bytes) -> bool:
 def opt_outs(headers: Iterable[Record], token: str) -> tuple[str, ...]:
     """Return the signals, of `SIGNALS` and in its order, that a response's headers or records hold.
 
-    Args:
-        headers: names in any case; a name may come more than once.
-        token: the crawler's product token, to which some directives are addressed.
+    Some directives are addressed to a crawler's product token only.
 
     >>> opt_outs([("X-Robots-Tag", "otherbot: noindex, noai"), ("TDM-Reservation", "1")], "diptych")
     ('tdm-reservation',)

@@ -39,9 +39,7 @@ class FetchSettings:
         max_crawl_delay_seconds: the longest Crawl-delay of a robots.txt that is kept to.
         timeout_seconds: of one try, redirects and body included.
         deadline_seconds: of an image, all tries and the waits between them included.
-        retries: after failures that may pass.
         backoff_seconds: before the first retry, on average; doubled with each.
-        robots: whether robots.txt is requested and kept to.
         respect_opt_out: which signals against training drop an image, of `robots.SIGNALS`.
         verify_sha256: drop a downloaded image whose SHA-256 is not the `sha256` of the candidate's fields.
             Images that candidates bring are not compared: img2dataset notes the digest of the download, and
@@ -49,12 +47,9 @@ class FetchSettings:
         resize: "none" keeps the bytes; "keep_ratio" scales the shortest side down to `size` pixels;
             "center_crop" keeps the square in the center of that. Nothing is ever enlarged.
         quality: of the JPEGs that resizing writes.
-        max_bytes, max_pixels: of a file, and of width times height.
         formats: Pillow's names of those that are kept.
         decoders: processes that decode; 0 decodes in this one, unprotected.
         decoder: the function that decodes, as "module:name".
-        decode_seconds: for one image.
-        allow_ports: that may be requested.
         allow_networks: that may be requested although they are not public, such as "127.0.0.1/32".
     """
 
