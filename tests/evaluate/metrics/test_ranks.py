@@ -25,16 +25,16 @@ def close_case(case: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def brute(left: np.ndarray, right: np.ndarray, pairs: np.ndarray) -> list[int]:
     """Follow the definition row by row: one float64 sum per cell."""
-    found = []
+    ranks_of_rows = []
     for row, embed in enumerate(left):
         scores = [float((embed.astype(np.float64) * other).sum()) for other in right]
         mine = {int(item) for owner, item in pairs if owner == row and not np.isnan(scores[item])}
         if not mine:
-            found.append(int(ranks.NEVER))
+            ranks_of_rows.append(int(ranks.NEVER))
             continue
         best = max(scores[item] for item in mine)
-        found.append(sum(score >= best for item, score in enumerate(scores) if item not in mine))
-    return found
+        ranks_of_rows.append(sum(score >= best for item, score in enumerate(scores) if item not in mine))
+    return ranks_of_rows
 
 
 @pytest.mark.parametrize("cells", [1, 300, 1 << 20])
@@ -75,10 +75,10 @@ def test_predictions_agree_with_ranks() -> None:
         labelled = np.stack([np.arange(len(left)), labels], axis=1)
         sure = ranks.paired_ranks(left, right, labelled, both=False)[0] == 0
         assert (best[sure] == labels[sure]).all()
-        for row, answer in zip(left, best, strict=True):
+        for row, chosen in zip(left, best, strict=True):
             scores = [float((row.astype(np.float64) * other).sum()) for other in right]
             scores = [-np.inf if np.isnan(score) else score for score in scores]
-            assert answer == (-1 if max(scores) == -np.inf else scores.index(max(scores)))
+            assert chosen == (-1 if max(scores) == -np.inf else scores.index(max(scores)))
 
 
 def test_nothing_to_rank() -> None:

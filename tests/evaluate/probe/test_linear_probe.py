@@ -68,8 +68,8 @@ def test_the_end_is_near_the_minimum_even_where_the_penalty_is_weak() -> None:
     rows, labels = features_of(3, 300, 4, width=6, noise=1.5)
     ours = LinearProbe(1e6).fit(rows, labels)
     start = np.c_[ours.coef_, ours.intercept_].ravel()
-    found = minimize(objective, start, args=(rows.astype(np.float64), labels, 4, 1e6), method="L-BFGS-B")
-    assert ours.objective_ <= found.fun * 1.003 + 1e-5
+    theirs = minimize(objective, start, args=(rows.astype(np.float64), labels, 4, 1e6), method="L-BFGS-B")
+    assert ours.objective_ <= theirs.fun * 1.003 + 1e-5
 
 
 def test_without_an_intercept() -> None:
@@ -121,7 +121,7 @@ def test_the_search_ends_at_eight_steps_a_decade_beside_the_best() -> None:
     assert tried.best() == wanted
 
 
-def test_what_cannot_be_fitted_is_told() -> None:
+def test_what_cannot_be_fitted_is_refused() -> None:
     rows, labels = features_of(0, 20, 3)
     with pytest.raises(ArrayError, match="two classes"):
         LinearProbe().fit(rows, np.zeros(20))

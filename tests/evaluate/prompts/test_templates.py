@@ -59,7 +59,7 @@ def test_the_published_templates_load(tmp_path: Path, shared_data: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("p.txt", "a photo\n", "where the class name goes"),
         ("p.txt", "{} and {}\n", "exactly one {}"),
@@ -75,11 +75,11 @@ def test_the_published_templates_load(tmp_path: Path, shared_data: Path) -> None
         ("p.csv", "a {}", "says nothing about its format"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_a_bad_file_is_refused_with_its_place(tmp_path: Path, name: str, content: str, expected: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(SettingsError) as caught:
         load(tmp_path / name)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
 
 

@@ -78,7 +78,7 @@ def test_the_other_classes_decide(hypernyms: bool, others: tuple[str, ...], syns
     assert (crane.synset, crane.sense_count, crane.decided_by) == (synset, 2, "context")
     assert crane.probability > 0.5 and crane.phrase.startswith(phrase)
     assert [competitor for competitor, _ in crane.competitors] == [{"3": "8", "8": "3"}[synset]]
-    assert {choice.decided_by for choice in rest} == {"only sense"}
+    assert {sense.decided_by for sense in rest} == {"only sense"}
 
 
 def test_a_decision_by_hand_stands() -> None:
@@ -91,11 +91,11 @@ def test_a_decision_by_hand_stands() -> None:
     )
 
 
-def test_plurals_and_compounds_are_looked_up_and_unknown_names_are_told() -> None:
-    found = disambiguate(["Cranes", "grey heron", "gizmo"], wordnet(hypernyms=True))
-    assert [choice.sense_count for choice in found] == [2, 1, 0]
-    assert found[2] == WordSense("gizmo") and found[2].phrase == "gizmo"
-    assert found[1].phrase == "grey heron, a type of wading bird"
+def test_plurals_and_compounds_are_looked_up_and_unknown_names_are_listed() -> None:
+    senses = disambiguate(["Cranes", "grey heron", "gizmo"], wordnet(hypernyms=True))
+    assert [sense.sense_count for sense in senses] == [2, 1, 0]
+    assert senses[2] == WordSense("gizmo") and senses[2].phrase == "gizmo"
+    assert senses[1].phrase == "grey heron, a type of wading bird"
 
 
 def test_mistakes_are_refused() -> None:
@@ -117,8 +117,8 @@ def test_hand_made_sets(english: WordNet) -> None:
     """39 of 41 are right; mercury among planets is taken for a temper, turkey among countries for meat."""
     wrong = []
     for names, fields in SETS:
-        choice = disambiguate(names.split(), english)[0]
-        if english.synsets[choice.synset].lexfile.removeprefix("noun.") not in fields:
+        sense = disambiguate(names.split(), english)[0]
+        if english.synsets[sense.synset].lexfile.removeprefix("noun.") not in fields:
             wrong.append(names)
     assert len(wrong) <= 2, wrong
 
@@ -132,12 +132,12 @@ def test_imagenet(english: WordNet) -> None:
         rows = list(csv.DictReader(file, delimiter="\t"))
     shared = Counter(row["name"] for row in rows)
     rows = [row for row in rows if shared[row["name"]] == 1]
-    found = disambiguate([row["name"] for row in rows], english)
+    senses = disambiguate([row["name"] for row in rows], english)
     ambiguous = [
-        (english.synsets[choice.synset], english.synsets[row["oewn"]])
-        for row, choice in list(zip(rows, found, strict=True))[1::2]
-        if row["oewn"] in (choice.synset, *(competitor for competitor, _ in choice.competitors))
-        and choice.ambiguous
+        (english.synsets[sense.synset], english.synsets[row["oewn"]])
+        for row, sense in list(zip(rows, senses, strict=True))[1::2]
+        if row["oewn"] in (sense.synset, *(competitor for competitor, _ in sense.competitors))
+        and sense.ambiguous
     ]
     exact = sum(chosen.id == meant.id for chosen, meant in ambiguous)
     field = sum(chosen.lexfile == meant.lexfile for chosen, meant in ambiguous)

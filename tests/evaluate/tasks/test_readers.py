@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.io
 from PIL import Image
+from tests.evaluate.conftest import GREEN, RED, solid
 
 from diptych.core.errors import BadSampleError, DataError, IntegrityError, MissingPackageError
 from diptych.evaluate.prompts.sets import prompt_set
@@ -19,13 +20,6 @@ from diptych.evaluate.tasks.readers.originals import ClevrReader, read_mat
 from diptych.evaluate.tasks.readers.tables import ListReader, ParquetReader, TableReader
 from diptych.evaluate.tasks.registry import open_task
 
-
-def solid(value: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4), (value, value, value)).save(file, "PNG")
-    return file.getvalue()
-
-
 # --- Parquet --------------------------------------------------------------------------------------
 
 
@@ -33,27 +27,27 @@ def write_parquet(path: Path, columns: Mapping[str, list[object]], features: obj
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(dict(columns))
     if features is not None:
-        told = json.dumps({"info": {"features": features}})
-        table = table.replace_schema_metadata({"huggingface": told})
+        metadata = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": metadata})
     pq.write_table(table, path)
 
 
 def test_parquet_of_hugging_face_is_read_with_its_class_names(tmp_path: Path) -> None:
     features = {"img": {"_type": "Image"}, "label": {"names": ["truck", "cat"], "_type": "ClassLabel"}}
     images = [
-        {"bytes": solid(1), "path": None},
+        {"bytes": solid(RED), "path": None},
         {"bytes": None, "path": "b.png"},
         {"bytes": None, "path": None},
     ]
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "b.png").write_bytes(solid(2))
+    (tmp_path / "data" / "b.png").write_bytes(solid(GREEN))
     write_parquet(tmp_path / "data/test-00000-of-00001.parquet",
                   {"img": images, "label": [0, 1, 1], "region": ["EU", "AF", None]}, features)  # fmt: skip
     write_parquet(tmp_path / "data/train-00000-of-00001.parquet", {"img": images[:1], "label": [0]}, features)
     reader = ParquetReader()
     assert reader.class_names(tmp_path, "test") == ("truck", "cat")
     first, second, third = reader.examples(tmp_path, "test")
-    assert image_bytes(first.image) == solid(1) and image_bytes(second.image) == solid(2)
+    assert image_bytes(first.image) == solid(RED) and image_bytes(second.image) == solid(GREEN)
     assert third.image == b"" and (first.labels, third.labels) == ((0,), (1,))
     assert second.fields["region"] == "AF"
 
@@ -62,20 +56,20 @@ def test_the_classes_of_parquet_are_brought_to_our_order(tmp_path: Path) -> None
 
     names = list(reversed(prompt_set("cifar10").keys))
     features = {"img": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    image = [{"bytes": solid(1), "path": None}]
+    image = [{"bytes": solid(RED), "path": None}]
     write_parquet(tmp_path / "plain_text/test-0.parquet", {"img": image, "label": [0]}, features)
     task = open_task("cifar10", tmp_path)
     assert [task.class_names[item.labels[0]] for item in task.items()] == ["truck"]
 
 
 def test_the_validation_split_of_a_copy_is_found(tmp_path: Path) -> None:
-    image = [{"bytes": solid(1), "path": None}]
+    image = [{"bytes": solid(RED), "path": None}]
     write_parquet(tmp_path / "data/validation-0.parquet", {"image": image, "label": [7]})
     assert [item.labels for item in open_task("imagenet", tmp_path).items()] == [(7,)]
 
 
 def test_several_labels_and_hidden_ones(tmp_path: Path) -> None:
-    image = [{"bytes": solid(1), "path": None}]
+    image = [{"bytes": solid(RED), "path": None}]
     write_parquet(tmp_path / "test.parquet", {"image": image, "labels": [[14, 3]]})
     assert [item.labels for item in open_task("voc2007", tmp_path).items()] == [(14, 3)]
     write_parquet(tmp_path / "food" / "test.parquet", {"image": image, "label": [-1]})
@@ -136,8 +130,8 @@ def test_colors_and_rows_of_cifar_are_in_their_places(tmp_path: Path) -> None:
     path = tmp_path / "cifar-10-batches-bin" / "test_batch.bin"
     path.parent.mkdir()
     path.write_bytes(b"\x05" + values.tobytes())
-    (found,) = CifarReader(10).examples(tmp_path, "test")
-    pixels = np.asarray(Image.open(io.BytesIO(bytes(found.image))))
+    (example,) = CifarReader(10).examples(tmp_path, "test")
+    pixels = np.asarray(Image.open(io.BytesIO(bytes(example.image))))
     assert all(pixels[y, x, c] == values[c, y, x] for y, x, c in ((0, 31, 0), (31, 0, 1), (7, 9, 2)))
 
 
@@ -145,9 +139,9 @@ def test_stl_is_stored_column_by_column(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (3, 96, 96), dtype=np.uint8)
     (tmp_path / "test_X.bin").write_bytes(values.tobytes())
     (tmp_path / "test_y.bin").write_bytes(b"\x02")
-    (found,) = StlReader().examples(tmp_path, "test")
-    pixels = np.asarray(Image.open(io.BytesIO(bytes(found.image))))
-    assert found.labels == (1,) and all(
+    (example,) = StlReader().examples(tmp_path, "test")
+    pixels = np.asarray(Image.open(io.BytesIO(bytes(example.image))))
+    assert example.labels == (1,) and all(
         pixels[y, x, c] == values[c, x, y] for y, x, c in ((0, 95, 0), (40, 3, 2))
     )
 
@@ -174,7 +168,7 @@ def test_a_damaged_idx_file_is_refused(tmp_path: Path, damage: object) -> None:
         list(IdxReader().examples(tmp_path, "t10k"))
 
 
-def test_labels_and_pictures_must_be_as_many(tmp_path: Path) -> None:
+def test_labels_and_images_must_be_as_many(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, 1, 2, 2) + b"1234")
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, 2) + b"\x07\x08")
     with pytest.raises(IntegrityError, match="1 images and 2 labels"):
@@ -188,19 +182,19 @@ def test_labels_and_pictures_must_be_as_many(tmp_path: Path) -> None:
 def test_matlab_files_are_read_as_scipy_writes_them(tmp_path: Path, packed: bool) -> None:
     rng = np.random.default_rng(1)
     numbers = {
-        f"v{place}": rng.integers(0, 100, shape).astype(kind)
-        for place, (kind, shape) in enumerate(
+        f"v{position}": rng.integers(0, 100, shape).astype(kind)
+        for position, (kind, shape) in enumerate(
             [("u1", (1, 3)), ("i2", (4, 5)), ("<i4", (2, 3)), ("f4", (7, 1)), ("f8", (3, 3)), ("u2", (1, 1))]
         )
     }
     cells = np.empty((1, 2), dtype=object)
     cells[0, 0], cells[0, 1] = "abbey", np.array([[1.5, 2.5]])
     scipy.io.savemat(tmp_path / "a.mat", {**numbers, "text": "größe", "cells": cells}, do_compression=packed)
-    found = read_mat(tmp_path / "a.mat")
+    variables = read_mat(tmp_path / "a.mat")
     for name, value in numbers.items():
-        assert np.array_equal(found[name], value), name
-    assert found["text"] == "größe" and found["cells"][0] == "abbey"
-    assert np.array_equal(found["cells"][1], [[1.5, 2.5]])
+        assert np.array_equal(variables[name], value), name
+    assert variables["text"] == "größe" and variables["cells"][0] == "abbey"
+    assert np.array_equal(variables["cells"][1], [[1.5, 2.5]])
 
 
 def test_a_damaged_matlab_file_is_refused_or_read_never_worse(tmp_path: Path) -> None:
@@ -217,9 +211,9 @@ def test_a_damaged_matlab_file_is_refused_or_read_never_worse(tmp_path: Path) ->
             read_mat(tmp_path / "cut.mat")
     scipy.io.savemat(tmp_path / "b.mat", {"labels": np.arange(50), "name": "x"})
     whole = (tmp_path / "b.mat").read_bytes()
-    for place in rng.integers(128, len(whole), 300):
+    for position in rng.integers(128, len(whole), 300):
         changed = bytearray(whole)
-        changed[place] ^= int(rng.integers(1, 256))
+        changed[position] ^= int(rng.integers(1, 256))
         (tmp_path / "bad.mat").write_bytes(bytes(changed))
         try:
             read_mat(tmp_path / "bad.mat")
@@ -227,13 +221,13 @@ def test_a_damaged_matlab_file_is_refused_or_read_never_worse(tmp_path: Path) ->
             continue
 
 
-# --- pictures and the rest ------------------------------------------------------------------------
+# --- images and the rest ------------------------------------------------------------------------
 
 
 def test_a_portable_pixmap_becomes_a_png() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)
-    found = Image.open(io.BytesIO(image_bytes(b"P6\n3 2\n255\n" + pixels.tobytes())))
-    assert found.format == "PNG" and np.array_equal(np.asarray(found), pixels)
+    image = Image.open(io.BytesIO(image_bytes(b"P6\n3 2\n255\n" + pixels.tobytes())))
+    assert image.format == "PNG" and np.array_equal(np.asarray(image), pixels)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PPM")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(image_bytes(file.getvalue())))), pixels)

@@ -1,4 +1,4 @@
-"""Readers of pictures with several captions each."""
+"""Readers of images with several captions each."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from diptych.core.errors import IntegrityError
 from diptych.core.records import Counts
 from diptych.evaluate.tasks.registry import open_task
 
-PICTURE = b"\x89PNG"
+IMAGE = b"\x89PNG"
 
 
 def test_karpathys_split_is_read(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_karpathys_split_is_read(tmp_path: Path) -> None:
     images = [entry("a.jpg", "test", *six), entry("b.jpg", "restval", "no"), entry("c.jpg", "test", "one")]
     (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images}))
     (tmp_path / "val2014").mkdir()
-    (tmp_path / "val2014" / "a.jpg").write_bytes(PICTURE)
+    (tmp_path / "val2014" / "a.jpg").write_bytes(IMAGE)
     task = open_task("mscoco", tmp_path)
     pairs = list(task.pairs(Counts()))
     assert [(p.key, len(p.captions), p.image != b"") for p in pairs] == [
@@ -32,8 +32,8 @@ def test_karpathys_split_is_read(tmp_path: Path) -> None:
 
 def test_crossmodal_3600_is_read_in_any_of_its_languages(tmp_path: Path) -> None:
     def line(key: str, **texts: list[str]) -> str:
-        told = {name: {"caption": own, "caption/tokenized": own} for name, own in texts.items()}
-        return json.dumps({**told, "image/key": key, "image/locale": "de"}, ensure_ascii=False)
+        entries = {name: {"caption": own, "caption/tokenized": own} for name, own in texts.items()}
+        return json.dumps({**entries, "image/key": key, "image/locale": "de"}, ensure_ascii=False)
 
     lines = [
         line("0b", en=["a dog", "a brown dog"], ja=["茶色い犬"]),
@@ -41,7 +41,7 @@ def test_crossmodal_3600_is_read_in_any_of_its_languages(tmp_path: Path) -> None
     ]
     (tmp_path / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "0b.jpg").write_bytes(PICTURE)
+    (tmp_path / "images" / "0b.jpg").write_bytes(IMAGE)
     pairs = list(open_task("xm3600", tmp_path).pairs(Counts()))
     assert [(p.key, p.captions, p.image != b"") for p in pairs] == [
         ("images/0b.jpg", ("a dog", "a brown dog"), True), ("images/0a.jpg", ("a cat",), False)
@@ -52,16 +52,16 @@ def test_crossmodal_3600_is_read_in_any_of_its_languages(tmp_path: Path) -> None
         list(open_task("xm3600", tmp_path, split="sw").items())
 
 
-def test_captions_of_coco_are_joined_to_their_pictures(tmp_path: Path, shared_data: Path) -> None:
+def test_captions_of_coco_are_joined_to_their_images(tmp_path: Path, shared_data: Path) -> None:
     (tmp_path / "annotations").symlink_to(shared_data / "text")
     (tmp_path / "val2017").symlink_to(shared_data / "coco" / "images")
     items = list(open_task("mscoco-2017", tmp_path).items())
     assert len(items) == 5000 and all(len(item.captions) == 5 for item in items)
     lines = (shared_data / "coco" / "captions.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    told: dict[str, set[str]] = {}
+    published: dict[str, set[str]] = {}
     for line in lines:
         name, caption = line.split("\t")[:2]
-        told.setdefault(Path(name).name, set()).add(" ".join(caption.split()))
-    found = {Path(item.key).name: {" ".join(t.split()) for t in item.captions} for item in items}
-    shared = [name for name in told if name in found]
-    assert len(shared) == 160 and all(found[name] <= told[name] for name in shared)
+        published.setdefault(Path(name).name, set()).add(" ".join(caption.split()))
+    read = {Path(item.key).name: {" ".join(t.split()) for t in item.captions} for item in items}
+    shared = [name for name in published if name in read]
+    assert len(shared) == 160 and all(read[name] <= published[name] for name in shared)

@@ -22,9 +22,9 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
         for name, content in members.items():
-            told = tarfile.TarInfo(name)
-            told.size = len(content)
-            file.addfile(told, io.BytesIO(content))
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
 
 
 def npy(values: list[float]) -> bytes:
@@ -52,7 +52,7 @@ def test_several_labels_captions_and_metadata_are_read(tmp_path: Path) -> None:
     a, b, c, d = WebDatasetReader().examples(tmp_path, "test")
     assert a.labels == (1, 3) and b.captions == ("a cat", "a dog")
     assert c.labels == (5,) and dict(c.fields) == {"metadata_0": 7.0, "metadata_1": 2.0}
-    assert d.image == b"" and d.fields["country"] == "DE"  # without a picture it counts as wrong
+    assert d.image == b"" and d.fields["country"] == "DE"  # without an image it counts as wrong
 
 
 def test_a_label_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_splits_of_one_set_in_two_orders_are_brought_together_or_refused(tmp_pat
     (item,) = opened.train.items()
     assert opened.class_names[0] == "dog" and opened.class_names[item.labels[0]] == "car"
     features = {"label": {"names": ["lorry", "car"], "_type": "ClassLabel"}}
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
-    pq.write_table(pa.table(columns).replace_schema_metadata(told), folder / "train-0.parquet")
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), folder / "train-0.parquet")
     with pytest.raises(DataError, match="two splits of a data set have different classes"):
         open_spec(TaskSpec("stl10", task="stl10", protocols=("probe",)), tmp_path)

@@ -57,13 +57,7 @@ class Calibration:
         return _z_scores(*self._checked(image_embeds, text_embeds), self.image_bank)
 
     def probabilities(self, image_embeds: Floats, text_embeds: Floats, *, prior: float = 0.5) -> Doubles:
-        """Return (N, C): how probable it is that a text belongs to an image.
-
-        Args:
-            image_embeds: (N, E) unit length.
-            text_embeds: (C, E) unit length.
-            prior: share of matches that is expected before looking, above 0 and below 1.
-        """
+        """Return (N, C): how probable a match is; `prior` is the share of matches expected before looking."""
         image_embeds, text_embeds = self._checked(image_embeds, text_embeds)
         checks.fraction(prior, "prior")
         if not self.has_pairs:
@@ -124,13 +118,9 @@ class Calibration:
 def calibrate(
     image_embeds: Floats, text_embeds: Floats | None, *, seed: int = 0, model_digest: str = ""
 ) -> Calibration:
-    """Fit a calibration to pairs, or to images alone.
+    """Fit a calibration to pairs (N, E) of unit length, or to images alone: without match probabilities.
 
-    Args:
-        image_embeds: (N, E) unit length; rows of NaN are left out with their texts.
-        text_embeds: (N, E) unit length, the text of each image; None leaves match probabilities out.
-        seed: of the draws of the bank and of wrong texts.
-        model_digest: of the model that made the embeddings.
+    Rows of NaN are left out with their texts; the seed is that of the draws of the bank and of wrong texts.
 
     Raises:
         DataError: fewer than 20 readable pairs of different images, or texts that hardly differ.

@@ -25,12 +25,9 @@ def label_ranks(image_embeds: Floats, labels: Ints, classifier: Floats) -> Ints:
     """Count the other classes that score as high as the true class or higher.
 
     Args:
-        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable image.
-        labels: (N,) int64, the true class, in [0, C).
+        image_embeds: (N, E) float32, unit length; a row of NaN is an unreadable image, whose rank is `NEVER`.
+        labels: (N,) int64, the true class, in [0, C). Rank 0 is right; rank < k is a hit at k.
         classifier: (C, E) float32, unit length.
-
-    Returns:
-        (N,) int64 in [0, C), or `NEVER` for an unreadable image. Rank 0 is right; rank < k is a hit at k.
     """
     classifier = checks.rows(classifier, "classifier")
     image_embeds = checks.rows(image_embeds, "image_embeds", width=classifier.shape[1], missing=True)

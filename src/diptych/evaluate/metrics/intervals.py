@@ -29,12 +29,7 @@ RESAMPLES = 2000  # ends of a 95 % bootstrap interval then vary by about 0.05 st
 
 @lru_cache(maxsize=4096)
 def clopper_pearson(hits: int, count: int) -> Interval | None:
-    """Return the exact 95 % interval of a fraction, None when nothing was counted.
-
-    >>> low, high = clopper_pearson(8, 10)
-    >>> round(low, 4), round(high, 4)
-    (0.4439, 0.9748)
-    """
+    """Return the exact 95 % interval of a fraction, None when nothing was counted."""
     checks.part(hits, count)
     return exact_interval(hits, count, level=LEVEL) if count else None
 
@@ -49,11 +44,7 @@ def bootstrap(
 ) -> Interval | None:
     """Return the 95 % percentile interval of anything that can be computed from drawn rows, or None.
 
-    Args:
-        statistic: takes (N,) int64 rows, drawn with replacement; NaN where a draw leaves nothing to compute.
-        count: N.
-        seed: of the draws.
-        resamples: draws.
+    The statistic takes (N,) int64 rows, drawn with replacement, and may be NaN of a draw, which is left out.
     """
     if count == 0:
         return None

@@ -63,11 +63,7 @@ class LinearProbe(Classifier):
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> "LinearProbe":  # noqa: N803
-        """Fit the coefficients to features X (N, D) and labels y (N,), at least two different ones.
-
-        Raises:
-            DataError: the fit did not converge.
-        """
+        """Fit to features X (N, D) and labels y (N,); a fit that does not converge is a DataError."""
         if self.on_unconverged not in ("raise", "warn"):
             raise unknown_name("on_unconverged", str(self.on_unconverged), ("raise", "warn"))
         checks.whole(self.max_iterations, "max_iterations", least=0)
@@ -154,14 +150,8 @@ def search(
 ) -> ProbeResult:
     """Choose C by the accuracy on validation data as the paper did, then fit on everything.
 
-    Args:
-        features: (N, D) of training; a row of NaN is an unreadable image.
-        labels: (N,) any labels.
-        val_features: (M, D) of validation; a row of NaN counts as wrong.
-        val_labels: (M,); one that training does not have is always wrong.
-
-    Raises:
-        DataError: the last fit did not converge; those before it say so in their trial.
+    Features are (N, D), a row of NaN is an unreadable image, in validation counted as wrong; a validation
+    label that training does not have is always wrong. Only the last fit has to converge.
     """
     penalties = PenaltySearch(features, labels, val_features, val_labels, LinearProbe())
     for step in penalties.steps():

@@ -164,8 +164,8 @@ def minimize(
         problem: rows and labels.
         penalty: 1 / (C N), the factor of |W|^2 / 2.
         start: coefficients (C, D) and intercept (C,), e.g. where another penalty ended; None: zeros.
-        tolerance: the gradient norm to reach, in the given coordinates; scikit-learn's default.
-        max_iterations: steps at most; the paper's.
+        tolerance: the gradient norm to reach, in the given coordinates.
+        max_iterations: steps at most.
     """
     zeros = np.zeros((problem.class_count, problem.rows.shape[1])), np.zeros(problem.class_count)
     point = problem.point_of(*(start or zeros))

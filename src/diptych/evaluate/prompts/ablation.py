@@ -169,7 +169,7 @@ def ablate(
     plain: Sequence[tuple[str, Floats]],
     model: "Model",
 ) -> Ablation:
-    """Score every way to write prompts on the test images.
+    """Score every way to write prompts on the test images; what is chosen is chosen on the validation images.
 
     Args:
         validation: images to choose on; none of them is in the test.

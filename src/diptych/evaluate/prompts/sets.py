@@ -110,12 +110,7 @@ def prompt_set_names() -> list[str]:
 
 
 def prompt_set(name: str | Path) -> PromptSet:
-    """Read the prompts of a known data set, or a file in the same form.
-
-    >>> prompts = prompt_set("fer2013")
-    >>> len(prompts.templates), prompts.class_names[3], prompts.labels[3]
-    (6, ('happy', 'smiling'), 'happiness')
-    """
+    """Read the prompts of a known data set, or a file in the same form."""
     path = Path(name)
     return _read(path) if path.suffix == ".toml" else _known(str(name))
 

@@ -13,7 +13,6 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from diptych.core import checks
 from diptych.core.errors import SettingsError
@@ -97,7 +96,20 @@ def load(path: str | Path, *, name: str = "") -> Templates:
     """Read a `.txt`, `.json` or `.toml` prompts file; the set is called `name`, or the file's stem."""
     path = Path(path)
     try:
-        content = _parse(path)
+        text = read_text(path)
+        if path.suffix == ".json":
+            content = json.loads(text)
+        elif path.suffix == ".toml":
+            content = tomllib.loads(text)
+        elif path.suffix == ".txt":
+            lines = (line.strip() for line in text.splitlines())
+            content = [line for line in lines if line and not line.startswith("# ")]
+        else:
+            what = "a prompts file has an ending that says nothing about its format"
+            found = path.suffix or "no ending"
+            raise SettingsError(
+                what, where=path, found=found, expected=".txt, .json or .toml", fix="rename it"
+            )
     except OSError as error:
         what, found = "a prompts file cannot be read", error.strerror or str(error)
         raise SettingsError(what, where=path, found=found, fix="check the path") from error
@@ -112,21 +124,3 @@ def load(path: str | Path, *, name: str = "") -> Templates:
         raise SettingsError(what, where=error.where, found=error.found, expected=expected) from error
     names = {label: (name,) if isinstance(name, str) else name for label, name in file.names.items()}
     return Templates(name or path.stem, file.templates, names, str(path))
-
-
-def _parse(path: Path) -> Any:
-    text = read_text(path)
-    if path.suffix == ".json":
-        return json.loads(text)
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    if path.suffix == ".txt":
-        lines = (line.strip() for line in text.splitlines())
-        return [line for line in lines if line and not line.startswith("# ")]
-    raise SettingsError(
-        "a prompts file has an ending that says nothing about its format",
-        where=path,
-        found=path.suffix or "no ending",
-        expected=".txt, .json or .toml",
-        fix="rename it",
-    )

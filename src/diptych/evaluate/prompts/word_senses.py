@@ -98,13 +98,7 @@ class WordSense:
 def disambiguate(
     names: Sequence[str], wordnet: WordNet, *, by_hand: Mapping[str, str] | None = None
 ) -> list[WordSense]:
-    """Resolve every class name of a set to a sense.
-
-    Args:
-        names: the classes, each once.
-        wordnet: where to look.
-        by_hand: class name -> synset id, for those that a person decided.
-    """
+    """Resolve every class name of a set to a sense; a person decided `by_hand` (name -> synset id)."""
     fixed = dict(by_hand or {})
     _check(names, fixed)
     nouns = _Nouns(wordnet)

@@ -77,13 +77,13 @@ class FolderReader(Reader):
                 fix="unpack the whole data set: with fewer classes the task would be easier",
             )
         for of_class in classes:
-            names = sorted(
+            paths = sorted(
                 Path(parent, name)
                 for parent, _, names in os.walk(of_class)
                 for name in names
                 if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and is_data(name)
             )
-            keys = {path.relative_to(folder).as_posix(): path for path in names}
+            keys = {path.relative_to(folder).as_posix(): path for path in paths}
             for key in self._of_split(list(keys), split):
                 yield Example(key, keys[key], (of_class.name,))
 
