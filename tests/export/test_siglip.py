@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diptych.export.graph import FLOAT, INT64, Floats, Graph
+from diptych.export.graph import FLOAT, INT64, Graph, WeightFormat
 from diptych.export.towers import BlockSettings, ModuleWeights
 from diptych.export.towers_siglip import siglip_text, siglip_vision
 
@@ -35,7 +35,7 @@ def test_towers_equal_torch(size: tuple[int, int], activation: str, head: bool, 
     style = BlockSettings(activation, 1e-6)  # type: ignore[arg-type]
 
     def run(tower: str, given: Tensor) -> Tensor:
-        graph, kind = Graph(Floats()), FLOAT if tower == "vision" else INT64
+        graph, kind = Graph(WeightFormat()), FLOAT if tower == "vision" else INT64
         write, shape_of = (siglip_vision if tower == "vision" else siglip_text), getattr(shape, tower)
         features = write(ModuleWeights(graph, state, f"{tower}.", style), shape_of, "given")
         axes = ["batch", *given.shape[1:]] if tower == "vision" else ["batch", "length"]

@@ -1,14 +1,14 @@
 """Write an ONNX graph node by node.
 
-Graphs are written out, not traced: what runs is what is written here, tracing cannot freeze a batch size, and
-the text tower's rows without padding have no counterpart in what a tracer sees.
+Graphs are written out, not traced: tracing cannot freeze a batch size, and the text tower's rows without
+padding have no counterpart in what a tracer sees. Only standard operators are used, so onnxruntime, OpenVINO
+and others read the same file.
 
-Only standard operators are used (no vendor's domain), so onnxruntime, OpenVINO and others read the same file.
 Source: the operators' definitions at onnx.ai, opset 20.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,27 +23,10 @@ FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 Array = NDArray[Any]
 
 
-class WeightFormat(Protocol):
-    """How a graph holds its weights and multiplies by them: what tells the precisions apart."""
-
-    def weight(self, graph: "Graph", value: Array) -> str:
-        """Return a float32 tensor that holds (about) these values."""
-
-    def rows(self, graph: "Graph", table: Array, ids: str) -> str:
-        """Return the float32 rows (T, D) of a table (N, D) that `ids` (T,) name."""
-
-    def linear(self, graph: "Graph", name: str, x: str, weight: Array, bias: Array | None) -> str:
-        """Return ``x @ weight.T + bias`` for x (T, D_in); `name` tells the layers of a tower apart."""
-
-
 class Graph:
-    """The nodes and tensors of one graph, in the order they run.
+    """The nodes and tensors of one graph, in the order they run."""
 
-    Args:
-        weight_format: how weights are held.
-    """
-
-    def __init__(self, weight_format: WeightFormat) -> None:
+    def __init__(self, weight_format: "WeightFormat") -> None:
         self.weight_format = weight_format
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: dict[str, onnx.TensorProto] = {}
@@ -58,9 +41,7 @@ class Graph:
     def add_many(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> list[str]:
         """Append a node with several outputs and return their names."""
         number = len(self._nodes)
-        names = (
-            [f"{operator}_{number}"] if outputs == 1 else [f"{operator}_{number}_{i}" for i in range(outputs)]
-        )
+        names = [f"{operator}_{number}" + f"_{i}" * (outputs > 1) for i in range(outputs)]
         self._nodes.append(
             helper.make_node(operator, inputs, names, name=f"{operator}_{number}", **attributes)
         )
@@ -82,10 +63,6 @@ class Graph:
     def ints(self, *values: int) -> str:
         """Hold a list of int64: a shape, axes, indices."""
         return self.tensor(np.array(values, dtype=np.int64))
-
-    def scalar(self, value: float) -> str:
-        """Hold one float32."""
-        return self.tensor(np.array(value, dtype=np.float32))
 
     def weight(self, value: Array) -> str:
         """Hold a weight in the graph's precision and return a float32 tensor."""
@@ -128,7 +105,7 @@ class Graph:
         result: tuple[str, str, Sequence[int | str]],
         facts: dict[str, str],
     ) -> onnx.ModelProto:
-        """Finish: name the graph's input and output.
+        """Finish the graph.
 
         Args:
             name: of the graph.
@@ -155,30 +132,26 @@ class Graph:
         return model
 
 
-class Floats:
-    """Weights as float32, or as float16 that the runtime turns into float32 when it loads them.
-
-    Args:
-        half: store float16: half the file, and the arithmetic stays float32, which is what processors do.
-    """
+class WeightFormat:
+    """How a graph holds weights and multiplies by them: float32, or float16 (`half`) computed in float32."""
 
     def __init__(self, *, half: bool = False) -> None:
         self._half = half
 
     def weight(self, graph: Graph, value: Array) -> str:
-        """Hold the values; see `WeightFormat`."""
+        """Return a float32 tensor that holds (about) these values."""
         if not self._half:
             return graph.tensor(value.astype(np.float32, copy=False))
         return graph.add("Cast", graph.tensor(value.astype(np.float16)), to=FLOAT)
 
     def rows(self, graph: Graph, table: Array, ids: str) -> str:
-        """Look rows up; a half-precision table is turned into float32 row by row, as it is read."""
+        """Return the float32 rows (T, D) of a table (N, D) that `ids` (T,) name."""
         if not self._half:
             return graph.add("Gather", graph.tensor(table), ids, axis=0)
         return graph.add("Cast", graph.add("Gather", graph.tensor(table.astype(np.float16)), ids), to=FLOAT)
 
     def linear(self, graph: Graph, name: str, x: str, weight: Array, bias: Array | None) -> str:
-        """Multiply in float32; see `WeightFormat`."""
+        """Return ``x @ weight.T + bias`` for x (T, D_in); `name` tells the layers of a tower apart."""
         del name
         given = [x, self.weight(graph, weight), *(() if bias is None else (graph.tensor(bias),))]
         return graph.add("Gemm", *given, transB=1)

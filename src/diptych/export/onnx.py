@@ -1,12 +1,9 @@
 """Write a model as ONNX files that other runtimes read, with all that belongs to them beside them.
 
-Reads: a model. Writes: ``image.onnx`` and ``text.onnx`` (batch, and length of texts, of any size),
-``config.json`` (architecture, preprocessing, temperature, how near to the original), the tokenizer's files,
-``reference_outputs.safetensors`` and, last, ``manifest.json``. The folder appears only after onnxruntime has
-run both files and they agreed with the model.
-
-A tower of more than 2 GB cannot be one file (a limit of protobuf, ONNX's format): its weights then lie beside
-it in ``image.onnx.data``.
+Writes: ``image.onnx`` and ``text.onnx`` (batch, and length of texts, of any size), ``config.json``, the
+tokenizer's files, ``reference_outputs.safetensors`` and, last, ``manifest.json``. The folder appears only
+after onnxruntime has run both files and they agreed with the model. The weights of a tower of more than 2 GB
+(a limit of protobuf) lie beside it in ``image.onnx.data``.
 """
 
 import time
@@ -28,7 +25,7 @@ from diptych.core.files.durable import sha256_file, staging_folder, write_bytes,
 from diptych.core.manifest import Manifest, file_entry, write_manifest
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import evaluation_pixels, read_pixels
-from diptych.export.graph import FLOAT, INT64, Array, Floats, Graph, WeightFormat
+from diptych.export.graph import FLOAT, INT64, Array, Graph, WeightFormat
 from diptych.export.quantize import Int8, Observer, observe
 from diptych.export.towers import BlockSettings, ModuleWeights, clip_text, resnet, vit
 from diptych.export.towers_siglip import siglip_text, siglip_vision
@@ -111,9 +108,9 @@ def export(
         write_bytes(staged / REFERENCE_OUTPUTS, save_arrays(stored))
         description = _describe(model, precision, sha256_file(vocabulary_file(staged, model.config.text)))
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
-        found = compare(model, exported, stored, compared_on)
-        require(found, precision, where=Path(folder))
-        extra: dict[str, Any] = {"parity": plain(found)}
+        parity = compare(model, exported, stored, compared_on)
+        require(parity, precision, where=Path(folder))
+        extra: dict[str, Any] = {"parity": plain(parity)}
         if source is not None and labels:
             extra["zero_shot"] = zero_shot_change(model, exported, source, labels)
         write_json(staged / CONFIG, to_mapping(replace(description, parity=extra["parity"])))
@@ -132,19 +129,9 @@ def export(
 def graphs(
     model: "Model", precision: ExportPrecision = "float32", inputs: Probe | None = None
 ) -> dict[str, onnx.ModelProto]:
-    """Return both towers as ONNX graphs, by file name.
-
-    Args:
-        model: the original.
-        precision: of the weights.
-        inputs: what ranges of activations are measured on, for int8.
-
-    Raises:
-        UsageError: there is no exporter for the model's kind of towers.
-        MissingPackageError: int8 needs onnxruntime.
-    """
+    """Return both towers as ONNX graphs by file name; int8 measures the ranges of activations on `inputs`."""
     if precision != "int8":
-        weights = Floats(half=precision == "float16")
+        weights = WeightFormat(half=precision == "float16")
         return {name: write(weights) for name, write in graph_writers(model, precision).items()}
     pixels, tokens = _batches(model, inputs or probe(seed=CALIBRATION_SEED))
     result = {}
@@ -199,9 +186,8 @@ def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
 
 def _writer(writers: Mapping[str, Writer], kind: str) -> Writer:
     if kind not in writers:
-        raise UsageError(
-            "there is no exporter for this kind of tower", found=kind, expected=" or ".join(sorted(writers))
-        )
+        what, expected = "there is no exporter for this kind of tower", " or ".join(sorted(writers))
+        raise UsageError(what, found=kind, expected=expected)
     return writers[kind]
 
 
@@ -216,19 +202,15 @@ def _write(tower: onnx.ModelProto, path: Path) -> None:
 
 
 def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str) -> ExportDescription:
-    state: dict[str, Array] = {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in model.clip.state_dict().items()
-        if name in ("logit_scale", "logit_bias")
-    }
+    bias = model.clip.logit_bias
     return ExportDescription(
         format=FORMAT,
         model=model.config,
         preprocess=model.preprocess,
         tokenizer_sha256=tokenizer_sha256,
         precision=precision,
-        logit_scale=float(state["logit_scale"]),
-        logit_bias=float(state["logit_bias"]) if "logit_bias" in state else None,
+        logit_scale=float(model.clip.logit_scale.detach()),
+        logit_bias=None if bias is None else float(bias.detach()),
         model_digest=model.digest,
         captions=reference_captions(model),
         provenance=model.provenance,

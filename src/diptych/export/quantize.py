@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from diptych.core.machine import core_count
-from diptych.export.graph import Array, Floats, Graph
+from diptych.export.graph import Array, Graph, WeightFormat
 from diptych.models.runtimes.engines import require
 
 LEVELS = 127  # of a signed byte; -128 is left out, so that weights are symmetric
@@ -34,12 +34,7 @@ SMALLEST = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What went into one linear layer, channel by channel.
-
-    Attributes:
-        low: (D_in,) smallest value of each channel.
-        high: (D_in,) largest value of each channel.
-    """
+    """The smallest and largest value (D_in,) of each channel that went into one linear layer."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -49,7 +44,7 @@ class Range:
         return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
-class Observer(Floats):
+class Observer(WeightFormat):
     """A float32 graph that also returns what goes into each linear layer."""
 
     def __init__(self) -> None:
@@ -67,19 +62,7 @@ class Observer(Floats):
 def observe(
     tower: onnx.ModelProto, observed: Iterable[str], batches: Iterable[NDArray[Any]]
 ) -> dict[str, Range]:
-    """Run a graph that an `Observer` drew.
-
-    Args:
-        tower: the graph.
-        observed: the layers' names, in the graph's order.
-        batches: inputs of the tower, at least one.
-
-    Returns:
-        Ranges by layer.
-
-    Raises:
-        MissingPackageError: onnxruntime is not installed.
-    """
+    """Run a graph that an `Observer` drew, on batches; return the ranges by layer, in the graph's order."""
     runtime = require("onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = core_count(), 3
@@ -93,27 +76,15 @@ def observe(
     return ranges
 
 
-class Int8:
-    """Bytes with measured ranges; see `diptych.export.graph.WeightFormat`.
-
-    Args:
-        ranges: by layer, from `observe`.
-    """
+class Int8(WeightFormat):
+    """Linear layers in bytes, with ranges by layer from `observe`; other weights in half precision."""
 
     def __init__(self, ranges: Mapping[str, Range]) -> None:
+        super().__init__(half=True)
         self._ranges = ranges
-        self._floats = Floats(half=True)
-
-    def weight(self, graph: Graph, value: Array) -> str:
-        """Hold other weights in half precision."""
-        return self._floats.weight(graph, value)
-
-    def rows(self, graph: Graph, table: Array, ids: str) -> str:
-        """Look up rows of a table in half precision."""
-        return self._floats.rows(graph, table, ids)
 
     def linear(self, graph: Graph, name: str, x: str, weight: Array, bias: Array | None) -> str:
-        """Quantise x, multiply bytes, and scale the sums back."""
+        """Quantize x, multiply bytes, and scale the sums back."""
         factors = np.ones(weight.shape[1], np.float32)
         if graph.divides(x):
             factors = smoothing(self._ranges[name], weight)
@@ -133,27 +104,27 @@ class Int8:
         return graph.add("Gemm", given, held, offset, transB=1)
 
 
-def smoothing(found: Range, weight: Array) -> NDArray[np.float32]:
+def smoothing(inputs: Range, weight: Array) -> NDArray[np.float32]:
     """Return the factor (D_in,) of each channel: activations are divided by it, weights multiplied.
 
     >>> loud = Range(np.array([-16.0, -1.0], np.float32), np.array([4.0, 1.0], np.float32))
     >>> smoothing(loud, np.ones((3, 2), np.float32)).tolist()
     [4.0, 1.0]
     """
-    loudness = np.maximum(np.abs(found.low), np.abs(found.high)).clip(SMALLEST)
+    loudness = np.maximum(np.abs(inputs.low), np.abs(inputs.high)).clip(SMALLEST)
     strength = np.abs(weight).max(axis=0).clip(SMALLEST)
     return np.asarray(loudness**SMOOTHING / strength ** (1 - SMOOTHING), dtype=np.float32)
 
 
-def steps(found: Range, factors: NDArray[np.float32]) -> tuple[np.float32, int]:
+def steps(inputs: Range, factors: NDArray[np.float32]) -> tuple[np.float32, int]:
     """Return the step and the zero point of a tensor whose channels were divided by factors.
 
     >>> step, zero = steps(Range(np.array([-1.0]), np.array([4.0])), np.ones(1, np.float32))
     >>> round(float(step), 4), zero
     (0.0216, 51)
     """
-    low = min(0.0, float((found.low / factors).min())) * MARGIN
-    high = max(0.0, float((found.high / factors).max())) * MARGIN
+    low = min(0.0, float((inputs.low / factors).min())) * MARGIN
+    high = max(0.0, float((inputs.high / factors).max())) * MARGIN
     step = np.float32(max(high - low, SMALLEST) / STEPS)
     return step, round(-low / float(step))
 

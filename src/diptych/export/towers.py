@@ -321,7 +321,7 @@ def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, st
     pool_rows = graph.add(
         "Sub", graph.add("CumSum", graph.reshape(graph.add("Add", last, one), -1), zero), one
     )
-    hidden, seen = graph.scalar(float(HIDDEN)), graph.scalar(0.0)
+    hidden, seen = graph.tensor(np.array(HIDDEN)), graph.tensor(np.array(np.float32(0)))
     later = graph.add("Less", graph.add("Unsqueeze", places, graph.ints(1)), places)  # (L, L): key > query
     ended = graph.add("Where", graph.add("Unsqueeze", inside, graph.ints(1)), seen, hidden)
     layout = SequenceLayout(

@@ -1,11 +1,8 @@
-"""Say how near an exported model comes to the one it was made from.
+"""How near an exported model comes to the one it was made from.
 
 Embeddings of one model crowd in a narrow cone, so their plain cosines look fine long before answers change;
 the cosine after taking the mean embedding away shows it. Both are stated, and where there are labels the
 zero-shot accuracy of both too.
-
-Reads: the reference inputs, the embedded scenes, and images of the user's source if there is one.
-Writes: nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,16 +41,10 @@ LARGEST_DIFFERENCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How near one tower comes to the original, over `count` inputs.
+    """How near one tower comes to the original, over `count` inputs: cosines and unit embeddings' difference.
 
-    Attributes:
-        count: inputs compared.
-        reference_cosine_min: smallest cosine on the reference inputs, which loading checks again.
-        cosine_min: smallest cosine.
-        cosine_mean: mean cosine.
-        centred_cosine_min: smallest cosine after the mean embedding is taken from both sides.
-        centred_cosine_mean: its mean.
-        largest_difference: of any component of the unit embeddings.
+    Centered cosines are taken after the mean embedding is subtracted from both sides; those of the reference
+    inputs are checked again on loading.
     """
 
     count: int
@@ -65,24 +56,24 @@ class Parity:
     largest_difference: float
 
 
-def parity(found: Floats, expected: Floats, *, stored: int) -> Parity:
+def parity(exported: Floats, expected: Floats, *, stored: int) -> Parity:
     """Compare unit embeddings (N, E); the first `stored` rows are those of the reference inputs.
 
     >>> one = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], np.float32)
     >>> parity(one, one, stored=2).centred_cosine_min
     1.0
     """
-    cosines = _cosines(found, expected)
+    cosines = _cosines(exported, expected)
     mean = expected.mean(axis=0, dtype=np.float64)
-    centred = _cosines(found - mean, expected - mean)
+    centred = _cosines(exported - mean, expected - mean)
     return Parity(
-        count=len(found),
+        count=len(exported),
         reference_cosine_min=_round(cosines[:stored].min()),
         cosine_min=_round(cosines.min()),
         cosine_mean=_round(cosines.mean()),
         centred_cosine_min=_round(centred.min()),
         centred_cosine_mean=_round(centred.mean()),
-        largest_difference=float(f"{np.abs(found - expected).max():.2e}"),
+        largest_difference=float(f"{np.abs(exported - expected).max():.2e}"),
     )
 
 
@@ -98,24 +89,16 @@ def _round(value: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Images and texts that both models embed.
-
-    Attributes:
-        images: encoded files.
-        texts: captions.
-    """
+    """Encoded images and captions that both models embed."""
 
     images: tuple[bytes, ...]
     texts: tuple[str, ...]
 
 
 def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int = 0) -> Probe:
-    """Gather scenes, and every second of the first pairs of a source.
+    """Gather scenes, and every second of the first pairs of a source, from `part` (0 or 1) on.
 
-    Args:
-        source: the user's own pairs.
-        seed: of the scenes.
-        part: 0 or 1, which half of the source's pairs: one to measure ranges on, the other to compare on.
+    Ranges of activations are measured on one part and compared on the other.
     """
     pairs = list(scene_pairs(SCENES, seed=seed, split="test"))
     if source is not None:
@@ -128,17 +111,7 @@ def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int 
 def compare(
     model: "Model", exported: "ExportedModel", stored: Mapping[str, NDArray[Any]], inputs: Probe
 ) -> dict[str, Parity]:
-    """Embed the same inputs with both.
-
-    Args:
-        model: the original, in float32.
-        exported: its export.
-        stored: the original's reference tensors.
-        inputs: further images and texts.
-
-    Returns:
-        By tower.
-    """
+    """Embed the inputs with both, and the reference inputs `stored`; return the parity by tower."""
     # The exported model has the face that embedding asks for, though not the class.
     both = cast("Model", exported), model
     # Left to itself each takes its own `bulk_mode`, and the difference of two preprocessings is measured.
@@ -180,11 +153,7 @@ def require(found: Mapping[str, Parity], precision: str, *, where: Path) -> None
 def zero_shot_change(
     model: "Model", exported: "ExportedModel", source: "Source", labels: str
 ) -> dict[str, Any]:
-    """Score both on a labelled source: top-1 of both by prompt set, plain values.
-
-    Raises:
-        UnknownNameError: the source has no such column.
-    """
+    """Score both on a labelled source: top-1 of both by prompt set, plain values."""
     task = open_own(TaskSpec(labels, source.name, labels=labels), source, Need.NOTHING)
     evaluator = SourceEvaluator(source, (task,))
     scores = [_top1(evaluator(one)) for one in (model, cast("Model", exported))]

@@ -23,13 +23,7 @@ RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # backends and the p
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is run.
-
-    Attributes:
-        backend: one of `RUNTIMES`.
-        precision: what products are computed in; the files' weights may be smaller.
-        threads: of the runtime; 0 means as many as this process has cores.
-    """
+    """How a model is run: what products are computed in; 0 threads: one a core."""
 
     backend: str
     precision: Precision = "float32"
@@ -46,21 +40,16 @@ def installed(backend: str) -> bool:
 
 
 def require(backend: str) -> Any:
-    """Import a backend's package.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
+    """Import a backend's package; a `MissingPackageError` says how to install it."""
     package = RUNTIMES[backend]
     try:
         return import_module(package)
     except ImportError as error:
-        raise MissingPackageError(
+        what, fix = (
             f"backend {backend!r} needs a package that is not installed",
-            found=str(error),
-            expected=package,
-            fix=f"pip install 'diptych[{backend}]'",
-        ) from error
+            f"pip install 'diptych[{backend}]'",
+        )
+        raise MissingPackageError(what, found=str(error), expected=package, fix=fix) from error
 
 
 def open_tower(path: Path, plan: Plan) -> Tower:
@@ -73,22 +62,13 @@ def open_tower(path: Path, plan: Plan) -> Tower:
     """
     module, plan = require(plan.backend), plan.resolved()
     if plan.backend == "onnx" and plan.precision != "float32":
-        raise UsageError(
-            "onnxruntime computes in float32 on this processor",
-            found=plan.precision,
-            expected="float32",
-            fix='use backend="openvino" for bfloat16',
-        )
+        what, fix = "onnxruntime computes in float32 on this processor", 'use backend="openvino" for bfloat16'
+        raise UsageError(what, found=plan.precision, expected="float32", fix=fix)
     try:
         return (_open_onnx if plan.backend == "onnx" else _open_openvino)(module, path, plan)
-    except Exception as error:
-        # The runtimes raise types of their own for files that they cannot read.
-        raise IntegrityError(
-            f"{RUNTIMES[plan.backend]} cannot open the tower",
-            where=path,
-            found=str(error)[:300],
-            fix="export the model again",
-        ) from error
+    except Exception as error:  # the runtimes raise types of their own for files that they cannot read
+        what, fix = f"{RUNTIMES[plan.backend]} cannot open the tower", "export the model again"
+        raise IntegrityError(what, where=path, found=str(error)[:300], fix=fix) from error
 
 
 def _open_onnx(module: Any, path: Path, plan: Plan) -> Tower:

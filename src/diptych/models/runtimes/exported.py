@@ -1,10 +1,9 @@
-"""Run an exported model with onnxruntime or OpenVINO, behind the face of `diptych.models.model.Model`.
+"""Run an exported model with onnxruntime or OpenVINO: a `diptych.models.model.Model` with arrays for tensors.
 
-Nothing here imports torch: a process embeds its first image while torch would still be importing. Arrays go
-in and arrays come out; tensors of torch are taken too, and are then what comes back.
+Nothing here imports torch: a process embeds its first image while torch would still be importing. Tensors of
+torch are taken too, and are then what comes back.
 
-Reads: a folder that `diptych.export` wrote. Writes: its verification cache
-(`diptych.models.files.verification_cache`); the folder works without.
+Reads: a folder that `diptych.export` wrote. Writes: its verification cache; the folder works without.
 """
 
 import hashlib
@@ -45,17 +44,11 @@ class ExportDescription:
     """The content of an export's config.json.
 
     Attributes:
-        format: version of the folder's layout.
-        model: the architecture.
-        preprocess: the transform of images.
-        tokenizer_sha256: digest of tokenizer.json.
         precision: what the files' weights are held in.
         logit_scale: the stored logarithm of the temperature's inverse.
-        logit_bias: added to the logits of models that learned one.
         model_digest: of the model that was exported.
         captions: the texts of the reference outputs.
         parity: how near to the float32 original the files come, by tower; plain values.
-        provenance: where the weights come from.
     """
 
     format: Literal[1]
@@ -72,15 +65,7 @@ class ExportDescription:
 
 
 class ExportedModel(Encoder):
-    """A model whose towers run in another runtime; the same face as `Model`, with arrays for tensors.
-
-    Args:
-        description: what config.json says.
-        tokenizer: the one that the text tower learned with.
-        folder: where the towers' files are; each is opened when it is first needed.
-        plan: the runtime and how it computes.
-        content: digest of the folder's files.
-    """
+    """A model whose towers run in another runtime; each tower's file is opened when it is first needed."""
 
     device = "cpu"
     bulk_mode: Mode = "exact"  # the fast mode would import torch
@@ -133,7 +118,7 @@ class ExportedModel(Encoder):
         return self.tokenizer.tokens([texts] if isinstance(texts, str) else texts)
 
     def normalize_pixels(self, pixels: Any) -> Any:
-        """Return (B, 3, H, W) float32, normalised, for uint8 pixels (B, 3, H, W)."""
+        """Return (B, 3, H, W) float32, normalized, for uint8 pixels (B, 3, H, W)."""
         mean, std = (
             np.array(x, np.float32).reshape(3, 1, 1) for x in (self.preprocess.mean, self.preprocess.std)
         )
@@ -143,18 +128,14 @@ class ExportedModel(Encoder):
         return _like(pixels, floats)
 
     def preprocess_images(self, images: Iterable[Image.Image]) -> Floats:
-        """Return (B, 3, H, W) float32, normalised, for images of any size."""
+        """Return (B, 3, H, W) float32, normalized, for images of any size."""
         arrays = [evaluation_pixels(image, self.preprocess) for image in images]
         stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
-        normalised: Floats = self.normalize_pixels(stacked.transpose(0, 3, 1, 2))
-        return normalised
+        normalized: Floats = self.normalize_pixels(stacked.transpose(0, 3, 1, 2))
+        return normalized
 
     def encode_image(self, pixels: Any, *, normalize: bool = False) -> Any:
-        """Return image_features (B, E) of normalised images (B, 3, H, W); of unit length if `normalize`.
-
-        Raises:
-            UsageError: images of another shape.
-        """
+        """Return image_features (B, E) of normalized images (B, 3, H, W); of unit length if `normalize`."""
         require_pixels(pixels, self.config.vision.image_size)
         given = np.ascontiguousarray(_array(pixels), dtype=np.float32)
         return _like(pixels, _scaled(self._run(self.image_tower, given), unit=normalize))
@@ -163,7 +144,6 @@ class ExportedModel(Encoder):
         """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`.
 
         Raises:
-            UsageError: these are no token ids (B, L).
             DataError: a text has no end token, or is longer than the context.
         """
         require_tokens(tokens, self.config.text.vocab_size)
@@ -176,25 +156,15 @@ class ExportedModel(Encoder):
         """Return one row per text or image; see `Encoder.encode_batch`. The plan has the precision."""
         del precision
         if output == "penultimate":
-            raise UsageError(
-                "an exported model has no features before the projection",
-                fix="load the checkpoint that it was exported from",
-            )
-        normalize = output == "embeds"
-        pixels = None if batch.ndim == 2 else self.normalize_pixels(batch.transpose(0, 3, 1, 2))
-        rows: Floats = (
-            self.encode_text(batch, normalize=normalize)
-            if pixels is None
-            else self.encode_image(pixels, normalize=normalize)
-        )
-        return rows
+            what = "an exported model has no features before the projection"
+            raise UsageError(what, fix="load the checkpoint that it was exported from")
+        if batch.ndim != 2:
+            pixels = self.normalize_pixels(batch.transpose(0, 3, 1, 2))
+            return self.encode_image(pixels, normalize=output == "embeds")  # type: ignore[no-any-return]
+        return self.encode_text(batch, normalize=output == "embeds")  # type: ignore[no-any-return]
 
     def to(self, device: Any) -> "ExportedModel":
-        """Return the model, which lives on the CPU.
-
-        Raises:
-            UsageError: another device is asked for.
-        """
+        """Return the model, which lives on the CPU."""
         if str(device) != self.device:
             raise UsageError("exported models run on the CPU here", found=str(device), expected=self.device)
         return self
@@ -276,8 +246,8 @@ def _digest(*parts: str) -> str:
 def _scaled(features: Floats, *, unit: bool) -> Floats:
     if not unit:
         return features
-    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
-    return np.asarray(features / np.maximum(lengths, 1e-12), dtype=np.float32)
+    lengths = np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    return np.asarray(features / lengths, dtype=np.float32)
 
 
 def _array(value: Any) -> NDArray[Any]:

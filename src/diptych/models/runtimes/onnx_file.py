@@ -1,11 +1,9 @@
 """Open a single-file ONNX model without copying its weights.
 
-A runtime that parses such a file copies every tensor out of it. Here the file is read as a list of fields:
-large tensors stay where they are, and the graph is rewritten so that it names their place in that file, in
-ONNX's own way of keeping data outside. The runtime then maps them into memory (ViT-B/32: half the time to
-open, and 40 % less memory).
+A runtime that parses such a file copies every tensor out of it. Here large tensors stay in the file, and the
+graph is rewritten to name their place in it, in ONNX's own way of keeping data outside: the runtime maps them
+into memory (ViT-B/32: half the time to open, and 40 % less memory).
 
-Reads: an ONNX file. Writes: nothing.
 Source: the protobuf encoding; onnx.proto: ModelProto.graph = 7, GraphProto.initializer = 5,
 TensorProto.raw_data = 9, external_data = 13, data_location = 14.
 """
@@ -22,9 +20,6 @@ LARGE = 4096  # bytes from which a tensor stays in the file: a page
 
 def outlined(path: Path) -> bytes:
     """Return the model with its large tensors left in the file.
-
-    Args:
-        path: an ONNX file; tensors that lie outside it already stay there.
 
     Raises:
         ValueError: it is no protobuf message.
@@ -55,8 +50,8 @@ def _tensor(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
         else:
             tensor += data[start:stop]
     if raw is not None:
-        place = {"location": name, "offset": str(raw[0]), "length": str(raw[1] - raw[0])}
-        for key, value in place.items():
+        location = {"location": name, "offset": str(raw[0]), "length": str(raw[1] - raw[0])}
+        for key, value in location.items():
             entry = _bytes_field(1, key.encode()) + _bytes_field(2, value.encode())
             tensor += _bytes_field(EXTERNAL_DATA, entry)
         tensor += _varint(DATA_LOCATION << 3 | VARINT) + _varint(OUTSIDE)
@@ -64,12 +59,12 @@ def _tensor(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def _bytes_field(number: int, content: bytes) -> bytes:
