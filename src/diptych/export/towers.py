@@ -1,13 +1,11 @@
-"""The towers as ONNX graphs: the same steps as `diptych.models`, one writer per kind of tower.
+"""CLIP's towers as ONNX graphs: the same steps as `diptych.models.towers`, one writer per kind of tower.
 
-Every writer takes a tower's tensors by our names and returns the name of the (B, E) features. What is done
-once here instead of at every run: BatchNorm is folded into the convolution before it, the attention's scale
-into the queries, QuickGELU's slope into the MLP's weights, the class token into its position.
+Every writer takes a tower's tensors by our names and returns the name of the (B, E) features. Done once here
+instead of at every run: BatchNorm is folded into the convolution before it, the attention's scale into the
+queries, QuickGELU's slope into the MLP's weights, the class token into its position. The last block of a
+Transformer is computed for the one token that is read.
 
-The last block of a Transformer is computed for the one token that is read (see
-`diptych.models.towers.blocks.one_query_attention`).
-
-Source: Radford et al. 2021 (CLIP), section 2.4; the modules in `diptych.models`.
+Source: Radford et al. 2021 (CLIP), section 2.4; the modules in `diptych.models.towers`.
 """
 
 from collections.abc import Mapping
@@ -44,7 +42,7 @@ class ModuleWeights:
         return self._state[f"{self.prefix}{name}"]
 
     def below(self, name: str) -> "ModuleWeights":
-        """Return the module `name` of this one."""
+        """Return the module of this name in this one."""
         return ModuleWeights(self.graph, self._state, f"{self.prefix}{name}.", self.style)
 
     def norm(self, x: str, name: str) -> str:
@@ -62,7 +60,7 @@ class SequenceLayout:
     """How rows (T, D) and sequences (B, L, D) belong together.
 
     Attributes:
-        shape: of a sequence's leading axes for Reshape, constant or a tensor's name.
+        length: L where it is constant, else `batch_and_length` is a tensor of both.
         pack: (T,) int64 place in B * L of every row, or "" where every place is a row.
         unpack: (B * L,) int64 row of every place, or "".
         pool_rows: (B,) int64 row of the token that is read.
@@ -184,7 +182,7 @@ def mlp(module: ModuleWeights, rows: str) -> str:
 
 
 def vit(module: ModuleWeights, config: VitConfig, pixels: str) -> str:
-    """Return (B, E) features of normalised images (B, 3, H, W)."""
+    """Return (B, E) features of normalized images (B, 3, H, W)."""
     graph, length = module.graph, config.grid[0] * config.grid[1] + 1
     positions = module["positional_embedding"]
     seen = graph.reshape(patches(module, config, pixels, None), -1, length - 1, config.width)
@@ -195,7 +193,7 @@ def vit(module: ModuleWeights, config: VitConfig, pixels: str) -> str:
     rows = graph.reshape(graph.add("Concat", first, seen, axis=1), -1, config.width)
     layout = SequenceLayout(length, pool_rows=first_of_each(graph, batch, length))
     read = transformer(module, module.norm(rows, "ln_pre"), layout, layers=config.layers, heads=config.heads)
-    # The last product is never quantised: one row an image costs nothing, and its errors reach the result.
+    # The last product is never quantized: one row an image costs nothing, and its errors reach the result.
     return graph.add("MatMul", module.norm(read, "ln_post"), graph.weight(module["proj"]))
 
 
@@ -203,7 +201,7 @@ def patches(module: ModuleWeights, config: Any, pixels: str, bias: Array | None)
     """Return (B * P, D): the convolution over patches that do not overlap, as one product of matrices.
 
     Runtimes are slow at convolutions of 16 and more pixels (onnxruntime: 122 ms against 70 for 32 images),
-    and a product can be quantised.
+    and a product can be quantized.
     """
     graph, size = module.graph, config.patch_size
     rows, columns = config.grid
@@ -224,7 +222,7 @@ def first_of_each(graph: Graph, batch: str, length: int) -> str:
 
 
 def resnet(module: ModuleWeights, config: ResNetConfig, pixels: str) -> str:
-    """Return (B, E) features of normalised images (B, 3, H, W)."""
+    """Return (B, E) features of normalized images (B, 3, H, W)."""
     graph, x = module.graph, pixels
     for number in (1, 2, 3):
         x = graph.add(
@@ -278,9 +276,9 @@ BATCH_NORM_EPS = 1e-5  # torch's default, which every published ModifiedResNet h
 def _attention_pool(module: ModuleWeights, config: ResNetConfig, x: str) -> str:
     graph, width = module.graph, config.output_width
     length = config.grid[0] * config.grid[1] + 1
-    places = graph.add("Transpose", graph.reshape(x, 0, width, -1), perm=(0, 2, 1))
-    mean = graph.add("ReduceMean", places, graph.ints(1), keepdims=1)
-    tokens = graph.add("Concat", mean, places, axis=1)
+    cells = graph.add("Transpose", graph.reshape(x, 0, width, -1), perm=(0, 2, 1))
+    mean = graph.add("ReduceMean", cells, graph.ints(1), keepdims=1)
+    tokens = graph.add("Concat", mean, cells, axis=1)
     tokens = graph.add("Add", tokens, graph.tensor(module["positional_embedding"]))
     rows = graph.reshape(tokens, -1, width)
     pool_rows = first_of_each(graph, graph.size(x, 0), length)
@@ -298,10 +296,9 @@ def clip_text(module: ModuleWeights, config: TextConfig, tokens: str) -> str:
     """
     graph = module.graph
     layout, ids, positions = _reading(graph, tokens, config.end_id)
+    embedded = graph.weight_format.rows(graph, module["token_embedding.weight"], ids)
     rows = graph.add(
-        "Add",
-        graph.weight_format.rows(graph, module["token_embedding.weight"], ids),
-        graph.weight_format.rows(graph, module["positional_embedding"], positions),
+        "Add", embedded, graph.weight_format.rows(graph, module["positional_embedding"], positions)
     )
     read = transformer(module, rows, layout, layers=config.layers, heads=config.heads)
     return graph.add("MatMul", module.norm(read, "ln_final"), graph.weight(module["text_projection"]))
@@ -312,8 +309,8 @@ def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, st
     ends = graph.add("Cast", graph.add("Equal", tokens, graph.tensor(np.array(end_id, np.int64))), to=6)
     last = graph.add("ArgMax", ends, axis=1, keepdims=1)  # (B, 1): the first of equal ones
     length = graph.size(tokens, 1)
-    places = graph.add("Range", zero, graph.add("Squeeze", length), one)  # (L,)
-    inside = graph.add("LessOrEqual", places, last)  # (B, L)
+    positions = graph.add("Range", zero, graph.add("Squeeze", length), one)  # (L,)
+    inside = graph.add("LessOrEqual", positions, last)  # (B, L)
     flat = graph.reshape(inside, -1)
     pack = graph.reshape(graph.add("NonZero", flat), -1)  # (T,)
     counts = graph.add("CumSum", graph.add("Cast", flat, to=INT64), zero)
@@ -322,7 +319,9 @@ def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, st
         "Sub", graph.add("CumSum", graph.reshape(graph.add("Add", last, one), -1), zero), one
     )
     hidden, seen = graph.tensor(np.array(HIDDEN)), graph.tensor(np.array(np.float32(0)))
-    later = graph.add("Less", graph.add("Unsqueeze", places, graph.ints(1)), places)  # (L, L): key > query
+    later = graph.add(
+        "Less", graph.add("Unsqueeze", positions, graph.ints(1)), positions
+    )  # (L, L): key > query
     ended = graph.add("Where", graph.add("Unsqueeze", inside, graph.ints(1)), seen, hidden)
     layout = SequenceLayout(
         length=None,

@@ -1,9 +1,6 @@
 """SigLIP's towers as ONNX graphs: the same steps as `diptych.models.towers.siglip`.
 
-Images: no class token; a learned query attends to the patches of the last layer, then an MLP. Texts: every
-token sees every other, padding too, so nothing is taken out; the last position of the context is read.
-
-Source: Zhai et al. 2023 (SigLIP), section 3; the modules in `diptych.models.towers.siglip`.
+Texts: every token sees every other, padding too, so nothing is taken out; the last position is read.
 """
 
 from typing import Any
@@ -24,7 +21,7 @@ from diptych.export.towers import (
 
 
 def siglip_vision(module: ModuleWeights, config: Any, pixels: str) -> str:
-    """Return (B, E) features of normalised images (B, 3, H, W)."""
+    """Return (B, E) features of normalized images (B, 3, H, W)."""
     graph, length = module.graph, config.grid[0] * config.grid[1]
     x = graph.reshape(patches(module, config, pixels, module["conv1.bias"]), -1, length, config.width)
     x = graph.add("Add", x, graph.tensor(module["positional_embedding"]))

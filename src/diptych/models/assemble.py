@@ -1,8 +1,8 @@
 """Put a model of torch together from the files that a reference leads to; see `diptych.models.load`.
 
-What a reference means is looked up, never guessed: the format is read off the files, the activation and the
-preprocessing off the configuration that lies beside the weights. Where the files do not tell, the error says
-what to pass. Every tensor is used and none is missing.
+What a reference means is looked up, never guessed: the format is read off the files, activation and
+preprocessing off the configuration beside the weights. Where the files do not tell, the error says what to
+pass. Every tensor is used and none is missing.
 
 Source: open_clip 3.3 `resize_pos_embed` for other image sizes (for SigLIP timm's `resample_abs_pos_embed`):
 bicubic, antialiased. transformers' `interpolate_pos_encoding` is bicubic without antialiasing and gives
@@ -45,7 +45,7 @@ from diptych.models.tokenizers import (
     vocabulary_file,
     with_ids,
 )
-from diptych.models.towers.clip import Clip, meta_init
+from diptych.models.towers.clip import meta_init
 from diptych.models.towers.config import Activation, ResNetConfig, VitConfig, check_sizes
 from diptych.models.towers.numerics import HeldIn, device_of
 from diptych.models.towers.vit import interpolate_positions
@@ -88,7 +88,6 @@ def assemble(
 
 
 def _from_parts(located: Located, parts: Parts, options: _Options, hub: Hub) -> Model:
-    """Put a model together from the parts that its files hold."""
     with ThreadPoolExecutor(1) as pool:
         # Digests take as long as everything else together, so they run beside it.
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
@@ -103,41 +102,33 @@ def _from_parts(located: Located, parts: Parts, options: _Options, hub: Hub) -> 
             origin["taken_from"] = parts.weights.taken_from
         if unused := rows - parts.config.text.vocab_size:
             origin["unused_vocabulary_rows"] = unused
-        found = Model(_build(parts), tokenizer, _preprocess(parts, options.preprocess), origin)
-        stated = _stated_digests(parts)
-        found.provenance["files"] = [
+        clip = meta_init(parts.config)
+        require_finite(parts.state, parts.where)
+        clip.load_state_dict(parts.state, assign=True)
+        model = Model(clip.eval(), tokenizer, _preprocess(parts, options.preprocess), origin)
+        stated: dict[Path, str] = {}
+        if parts.folder is not None and is_done(parts.folder, CONVERSION):
+            stated = {
+                parts.folder / entry.name: entry.sha256 for entry in read_manifest(parts.folder).outputs
+            }
+        model.provenance["files"] = [
             _entry(path, digest, stated.get(path)) for path, digest in digests.items()
         ]
-        if name := published_as({entry["sha256"] for entry in found.provenance["files"]}):
-            found.provenance["published_as"] = name
-    return found
-
-
-def _build(parts: Parts) -> Clip:
-    clip = meta_init(parts.config)
-    require_finite(parts.state, parts.where)
-    clip.load_state_dict(parts.state, assign=True)
-    return clip.eval()
-
-
-def _stated_digests(parts: Parts) -> dict[Path, str]:
-    """Return the SHA-256 that the receipt of `diptych convert` states for the files of its folder."""
-    if parts.folder is None or not is_done(parts.folder, CONVERSION):
-        return {}
-    return {parts.folder / entry.name: entry.sha256 for entry in read_manifest(parts.folder).outputs}
+        if name := published_as({entry["sha256"] for entry in model.provenance["files"]}):
+            model.provenance["published_as"] = name
+    return model
 
 
 def _entry(path: Path, digest: "Future[str]", converted: str | None) -> dict[str, Any]:
-    found = digest.result()
+    sha256 = digest.result()
     for who, stated, fix in (
         ("the hub sent", stated_digest(path), "delete this file from the cache and load again"),
         ("was written", converted, f"convert again, or delete {MANIFEST_NAME} if the change is meant"),
     ):
-        if stated not in (None, found):
-            raise IntegrityError(
-                f"the file is not what {who}", where=path, found=f"sha256 {found}", expected=stated, fix=fix
-            )
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": found}
+        if stated not in (None, sha256):
+            what = f"the file is not what {who}"
+            raise IntegrityError(what, where=path, found=f"sha256 {sha256}", expected=stated, fix=fix)
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
 def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
@@ -165,8 +156,7 @@ def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
     return parts.preprocess
 
 
-def _seen(preprocess: Preprocess) -> tuple[object, ...]:
-    """Return what an evaluation image depends on; training margins and flips do not count."""
+def _seen(preprocess: Preprocess) -> tuple[object, ...]:  # training margins and flips do not count
     return (
         tuple(preprocess.size), preprocess.resize, preprocess.interpolation, preprocess.mean, preprocess.std,
     )  # fmt: skip
@@ -175,16 +165,14 @@ def _seen(preprocess: Preprocess) -> tuple[object, ...]:
 def _tokenizer(
     parts: Parts, given: AnyTokenizer | str | Path | None, hub: Hub
 ) -> tuple[AnyTokenizer, tuple[Path, ...]]:
-    """Return the tokenizer and the files that it was read from."""
     text = parts.config.text
-    path = given if isinstance(given, AnyTokenizer) else _vocabulary(parts, given, hub)
-    found = path if isinstance(path, AnyTokenizer) else open_tokenizer(path, text, cleaning=parts.cleaning)
+    if isinstance(given, AnyTokenizer):
+        return given, ()
+    path = _vocabulary(parts, given, hub)
+    tokenizer = open_tokenizer(path, text, cleaning=parts.cleaning)
     if parts.folder == path and parts.format == "transformers":  # open_clip's length is the tower's
         require_length(read_object(parts.folder / TOKENIZER_CONFIG), text.context_length, parts.folder)
-    file = None
-    if not isinstance(path, AnyTokenizer):
-        file = path if path.is_file() else vocabulary_file(path, text)
-    return found, () if file is None else (file,)
+    return tokenizer, (path if path.is_file() else vocabulary_file(path, text),)
 
 
 def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
@@ -219,7 +207,6 @@ def _refuse_another(located: Located, model: Model, options: _Options) -> None:
 
 
 def _check_row(located: Located, model: Model) -> None:
-    """Hold what the files say against the public table."""
     row = located.row
     assert row is not None
     stated = named_preprocess(row.preprocess, model.config.vision.image_size)
@@ -240,31 +227,20 @@ def _check_row(located: Located, model: Model) -> None:
 def at_image_size(model: Model, image_size: int | tuple[int, int]) -> Model:
     """Return a model that reads images of another size; everything else is shared with the given one.
 
-    Args:
-        model: with a vision Transformer.
-        image_size: (height, width), or both as one number; for CLIP's towers multiples of the patch size.
-
     Raises:
-        UsageError: the tower cannot read such images.
+        UsageError: the tower, not a vision Transformer, cannot read such images.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     vision = model.config.vision
     if len(size) != 2 or not all(type(side) is int for side in size):
-        raise UsageError(
-            "this is no image size",
-            where="image_size",
-            found=repr(image_size)[:60],
-            expected="pixels: (height, width)",
-        )
+        found, expected = repr(image_size)[:60], "pixels: (height, width)"
+        raise UsageError("this is no image size", where="image_size", found=found, expected=expected)
     if size == tuple(vision.image_size):
         return model
     if isinstance(vision, ResNetConfig):
+        what, expected = "positions of a ModifiedResNet are not stretched", f"{vision.image_size}, or a ViT"
         raise UsageError(
-            "the positions of a ModifiedResNet are not stretched",
-            where="image_size",
-            found=f"{size}",
-            expected=f"{vision.image_size}, or a vision Transformer",
-            fix="leave image_size= out",
+            what, where="image_size", found=f"{size}", expected=expected, fix="leave image_size= out"
         )
     wide = replace(vision, image_size=size)
     config = replace(model.config, vision=wide)

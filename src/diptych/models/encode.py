@@ -73,23 +73,16 @@ class BadImage(NamedTuple):
 
 
 class Encoder:
-    """Base of the models: `encode`, `logits` and `probabilities`, built on the `encode_batch` of each.
-
-    Attributes:
-        bulk_mode: how images are preprocessed where nobody says; a model that runs without torch sets
-            "exact", because importing torch takes longer than the fast mode wins on a few images.
-        arrays: whether `logits` returns arrays; tensors otherwise.
-    """
+    """Base of the models: `encode`, `logits` and `probabilities`, built on the `encode_batch` of each."""
 
     config: Any
     tokenizer: Any
     preprocess: Preprocess
     provenance: Any
-    bulk_mode: Mode = "fast"
-    arrays = False
+    bulk_mode: Mode = "fast"  # of preprocessing where nobody says
+    arrays = False  # whether `logits` returns arrays; tensors otherwise
 
     def __repr__(self) -> str:
-        """Return what the model is: towers, shared space, activation, device and origin."""
         model: Any = self
         config, source = model.config, model.provenance.get("source", "memory")
         (height, width), text = config.vision.image_size, config.text

@@ -1,10 +1,7 @@
 """Load any CLIP: from a folder or file on disk, a hub id, or a public short name.
 
-An export runs in its own runtime, without torch; everything else is put together by
-`diptych.models.assemble`, which is imported only then.
-
-Reads: checkpoints, runs and exports of diptych, and what `formats` lists. Writes: nothing outside the hub's
-cache and a folder's verification cache (`diptych.models.files.verification_cache`).
+An export runs in its own runtime, without torch; everything else is put together by `assemble`, which is
+imported only then. Writes: nothing but the hub's cache and a folder's verification cache.
 """
 
 from pathlib import Path
@@ -72,16 +69,8 @@ def load(
 
 def _refuse(ref: str | Path, backend: Backend, options: list[str]) -> None:
     if options:
-        raise UsageError(
-            "an export says all of this itself",
-            where=ref,
-            found=", ".join(f"{name}=" for name in options),
-            fix="leave them out",
-        )
+        found = ", ".join(f"{name}=" for name in options)
+        raise UsageError("an export says all of this itself", where=ref, found=found, fix="leave them out")
     if backend == "torch":
-        raise UsageError(
-            "torch does not read exports",
-            where=ref,
-            expected='backend="auto", "onnx" or "openvino"',
-            fix="load the checkpoint that was exported",
-        )
+        expected, fix = 'backend="auto", "onnx" or "openvino"', "load the checkpoint that was exported"
+        raise UsageError("torch does not read exports", where=ref, expected=expected, fix=fix)

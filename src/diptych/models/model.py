@@ -1,7 +1,6 @@
 """A model as its users hold it: towers, tokenizer, preprocessing and where it came from, always together.
 
-Source: `encode_image`, `encode_text` and `preprocess` behave as open_clip 3.3's; `encode` and `logits` come
-from `encoding`.
+Source: `encode_image`, `encode_text` and `preprocess` behave as open_clip 3.3's.
 """
 
 import hashlib
@@ -35,12 +34,7 @@ from diptych.models.towers.text import TextTransformer
 class Model(Encoder):
     """Everything that is needed to turn images and texts into embeddings.
 
-    Args:
-        clip: the towers.
-        tokenizer: the one that the text tower learned with.
-        preprocess: the transform that the image tower learned with; called with a Pillow image it
-            returns (3, H, W) float32, bit-equal to open_clip's.
-        provenance: where the weights come from, plain values.
+    `preprocess`, called with a Pillow image, returns (3, H, W) float32, bit-equal to open_clip's.
 
     Raises:
         SettingsError: the parts do not fit each other.
@@ -54,8 +48,7 @@ class Model(Encoder):
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.clip, self.config = clip, clip.config
-        self.tokenizer = tokenizer
-        self.preprocess = preprocess
+        self.tokenizer, self.preprocess = tokenizer, preprocess
         self.provenance: dict[str, Any] = dict(provenance or {})
         _check_tokenizer(clip.config, tokenizer)
         if tuple(preprocess.size) != tuple(clip.config.vision.image_size):
@@ -103,11 +96,7 @@ class Model(Encoder):
         return 0.0 if bias is None else float(bias.detach())
 
     def to(self, device: str | torch.device) -> "Model":
-        """Move the weights to a device and return the model.
-
-        Raises:
-            SettingsError: torch does not know the device, or finds none here.
-        """
+        """Move the weights to a device and return the model."""
         self.clip.to(device_of(device))
         return self
 
@@ -116,9 +105,6 @@ class Model(Encoder):
 
         bfloat16 keeps a cosine of 0.9999 with float32 and halves the time where the processor has it; where
         not, a warning names its cost. It rounds the weights: to train or to save them, load the model anew.
-
-        Raises:
-            UnknownNameError: no such precision.
         """
         if precision == "bfloat16" and self.device.type == "cpu":
             warn_of_emulated_bfloat16()
@@ -130,13 +116,13 @@ class Model(Encoder):
         return torch.from_numpy(self.tokenizer.tokens([texts] if isinstance(texts, str) else texts))
 
     def normalize_pixels(self, pixels: Tensor) -> Tensor:
-        """Return (B, 3, H, W) float32, normalised, on the model's device, for uint8 pixels 0..255."""
+        """Return (B, 3, H, W) float32, normalized, on the model's device, for uint8 pixels 0..255."""
         # Back from a GPU the copy would not be whole when it is read.
         moved = pixels.to(self.device, non_blocking=pixels.device.type == "cpu")
         return self.preprocess.normalize(moved)
 
     def preprocess_images(self, images: Iterable[Image.Image]) -> Tensor:
-        """Return (B, 3, H, W) float32, normalised, on the model's device, for images of any size."""
+        """Return (B, 3, H, W) float32, normalized, on the model's device, for images of any size."""
         arrays = [evaluation_pixels(image, self.preprocess) for image in images]
         stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
         return self.normalize_pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2))
