@@ -65,14 +65,14 @@ def parity(exported: Floats, expected: Floats, *, stored: int) -> Parity:
     """
     cosines = _cosines(exported, expected)
     mean = expected.mean(axis=0, dtype=np.float64)
-    centred = _cosines(exported - mean, expected - mean)
+    centered = _cosines(exported - mean, expected - mean)
     return Parity(
         count=len(exported),
         reference_cosine_min=_round(cosines[:stored].min()),
         cosine_min=_round(cosines.min()),
         cosine_mean=_round(cosines.mean()),
-        centred_cosine_min=_round(centred.min()),
-        centred_cosine_mean=_round(centred.mean()),
+        centred_cosine_min=_round(centered.min()),
+        centred_cosine_mean=_round(centered.mean()),
         largest_difference=float(f"{np.abs(exported - expected).max():.2e}"),
     )
 
@@ -122,28 +122,24 @@ def compare(
     images = [rows[readable] for rows in images]
     own = {tower: exported.encode_batch(stored[name]) for tower, name in INPUTS.items()}
     result = {}
-    for tower, (found, expected) in {"image": images, "text": texts}.items():
+    for tower, (rows, expected) in {"image": images, "text": texts}.items():
         reference = stored[f"{tower}_embeds"]
         result[tower] = parity(
-            np.concatenate([own[tower], found]), np.concatenate([reference, expected]), stored=len(reference)
+            np.concatenate([own[tower], rows]), np.concatenate([reference, expected]), stored=len(reference)
         )
     return result
 
 
-def require(found: Mapping[str, Parity], precision: str, *, where: Path) -> None:
-    """Refuse an export that is not what it should be.
-
-    Raises:
-        IntegrityError: a tower is further from the original than its precision explains.
-    """
-    for tower, told in found.items():
-        exact = precision != "float32" or told.largest_difference <= LARGEST_DIFFERENCE
-        if exact and told.reference_cosine_min >= FLOORS[precision]:
+def require(parities: Mapping[str, Parity], precision: str, *, where: Path) -> None:
+    """Refuse an export that is not what it should be."""
+    for tower, measured in parities.items():
+        exact = precision != "float32" or measured.largest_difference <= LARGEST_DIFFERENCE
+        if exact and measured.reference_cosine_min >= FLOORS[precision]:
             continue
         raise IntegrityError(
             f"the exported {tower} tower does not give what the model gives",
             where=where,
-            found=f"cosine {told.reference_cosine_min:.6f}, difference {told.largest_difference:.1e}",
+            found=f"cosine {measured.reference_cosine_min:.6f}, difference {measured.largest_difference:.1e}",
             expected=f"cosine {FLOORS[precision]:g} or more"
             + (f", difference up to {LARGEST_DIFFERENCE:g}" if precision == "float32" else ""),
             fix="export with --precision float32" if precision != "float32" else "report this as a bug",
@@ -170,6 +166,6 @@ def _top1(metrics: Sequence[Metric]) -> dict[str, Metric]:
     return {metric.metric: metric for metric in metrics if metric.metric.startswith("top1[")}
 
 
-def plain(found: Mapping[str, Parity]) -> dict[str, dict[str, float]]:
+def plain(parities: Mapping[str, Parity]) -> dict[str, dict[str, float]]:
     """Return plain values for config.json."""
-    return {tower: asdict(told) for tower, told in found.items()}
+    return {tower: asdict(each) for tower, each in parities.items()}

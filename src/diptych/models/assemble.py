@@ -225,11 +225,7 @@ def _check_row(located: Located, model: Model) -> None:
 
 
 def at_image_size(model: Model, image_size: int | tuple[int, int]) -> Model:
-    """Return a model that reads images of another size; everything else is shared with the given one.
-
-    Raises:
-        UsageError: the tower, not a vision Transformer, cannot read such images.
-    """
+    """Return a model that reads images of another size; everything else is shared with the given one."""
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     vision = model.config.vision
     if len(size) != 2 or not all(type(side) is int for side in size):

@@ -224,9 +224,6 @@ def encode_texts(
     """Return (N, E) rows of texts, each distinct one encoded once, the short ones with the short ones.
 
     Equal texts have bit-equal rows.
-
-    Raises:
-        UsageError: `texts` is a single text, or holds something else; a batch size below 1.
     """
     settings, texts = EncodeSettings(precision), checks.texts(texts, "texts")
     batch_size = checks.whole(batch_size, "batch_size")
@@ -267,9 +264,6 @@ def image_batches(
         (batch_size, E) float32 (the last one shorter), with a row of NaN for each unreadable image: whoever
         computes a share later cannot lose it from the denominator by accident; and why, by row of the batch.
         `counts` receives one kept or dropped sample per image.
-
-    Raises:
-        UsageError: an item is no image, or a batch size below 1.
     """
     checks.whole(batch_size, "batch_size")
     settings = settings or EncodeSettings()

@@ -68,9 +68,6 @@ def plans(backend: str, precision: Precision | None, threads: int | None, *, fil
         precision: of the arithmetic; None: float32 with a named backend, else by `TABLE`.
         threads: of the runtime; None: one a core.
         files: what the files' weights are held in.
-
-    Raises:
-        MissingPackageError: "auto", and no runtime is installed.
     """
     if precision == "bfloat16":
         warn_of_emulated_bfloat16()
@@ -107,11 +104,7 @@ def choose(
     *,
     force: bool,
 ) -> M:
-    """Open the model by the first of the plans that keeps the cosine (see the module's first lines).
-
-    Raises:
-        IntegrityError: with none of them it embeds as it should; tells about the first.
-    """
+    """Open the model by the first of the plans that keeps the cosine (see the module's first lines)."""
     failures: list[DiptychError] = []
     for plan in candidates:
         model = opened(plan)

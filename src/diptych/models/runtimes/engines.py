@@ -53,13 +53,7 @@ def require(backend: str) -> Any:
 
 
 def open_tower(path: Path, plan: Plan) -> Tower:
-    """Load one tower's file.
-
-    Raises:
-        MissingPackageError: the runtime is not installed.
-        IntegrityError: the runtime cannot read the file.
-        UsageError: the runtime cannot compute in the plan's precision.
-    """
+    """Load one tower's file."""
     module, plan = require(plan.backend), plan.resolved()
     if plan.backend == "onnx" and plan.precision != "float32":
         what, fix = "onnxruntime computes in float32 on this processor", 'use backend="openvino" for bfloat16'

@@ -141,11 +141,7 @@ class ExportedModel(Encoder):
         return _like(pixels, _scaled(self._run(self.image_tower, given), unit=normalize))
 
     def encode_text(self, tokens: Any, *, normalize: bool = False) -> Any:
-        """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`.
-
-        Raises:
-            DataError: a text has no end token, or is longer than the context.
-        """
+        """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`."""
         require_tokens(tokens, self.config.text.vocab_size)
         given = np.ascontiguousarray(_array(tokens), dtype=np.int64)
         return _like(tokens, _scaled(self._run(self.text_tower, self._cut(given)), unit=normalize))

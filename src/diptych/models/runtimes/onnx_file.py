@@ -19,11 +19,7 @@ LARGE = 4096  # bytes from which a tensor stays in the file: a page
 
 
 def outlined(path: Path) -> bytes:
-    """Return the model with its large tensors left in the file.
-
-    Raises:
-        ValueError: it is no protobuf message.
-    """
+    """Return the model with its large tensors left in the file."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         model = bytearray()
         for number, begin, content, end in fields(data, 0, len(data)):

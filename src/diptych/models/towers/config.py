@@ -218,11 +218,7 @@ class ClipConfig:
 
 
 def check_sizes(config: ClipConfig) -> None:
-    """Refuse numbers that no model has, before modules are made for them: a file must not cost memory.
-
-    Raises:
-        SettingsError: a size is beyond any model's, or a constant is no number that works.
-    """
+    """Refuse numbers that no model has, before modules are made for them: a file must not cost memory."""
     numbers = [("embed_dim", config.embed_dim)]
     for tower, part in (("vision", config.vision), ("text", config.text)):
         for name, value in to_mapping(part).items():

@@ -42,11 +42,7 @@ def numerics(engine: Engine) -> Iterator[None]:
 
 
 def device_of(name: str | torch.device, *, where: str = "device", fix: str = "") -> torch.device:
-    """Return a device of this machine.
-
-    Raises:
-        SettingsError: torch does not know it, or finds none here.
-    """
+    """Return a device of this machine."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -146,9 +142,6 @@ def hold_in(module: nn.Module, precision: HeldIn) -> None:
     Unlike autocast, which turns weights at every call, this halves the memory that a product reads.
 
     "auto" is bfloat16 where the processor multiplies it in hardware.
-
-    Raises:
-        UnknownNameError: no such precision.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", str(precision), PRECISIONS)
@@ -163,11 +156,7 @@ def hold_in(module: nn.Module, precision: HeldIn) -> None:
 
 
 def require_float32(module: nn.Module, action: str) -> None:
-    """Refuse to `action` ("save", "export") a model whose weights were rounded: the result would differ.
-
-    Raises:
-        UsageError: a floating-point parameter or buffer is not float32.
-    """
+    """Refuse to `action` ("save", "export") a model whose weights were rounded: the result would differ."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise UsageError(

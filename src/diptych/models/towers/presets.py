@@ -166,9 +166,6 @@ PRESETS: dict[str, ClipConfig] = {
 def preset(name: str) -> ClipConfig:
     """Return the configuration with this name.
 
-    Raises:
-        UnknownNameError: no preset has the name; the message holds the nearest one.
-
     >>> preset("ViT-B-32").embed_dim
     512
     """

@@ -60,9 +60,6 @@ class PackedBatch:
 def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
     """Return (B,) int64: tokens of each row (B, L) up to and including its first end token.
 
-    Raises:
-        DataError: a row has no end token.
-
     >>> text_lengths(np.array([[8, 1, 9, 0], [8, 9, 9, 9]]), 9).tolist()
     [3, 2]
     """
@@ -125,11 +122,7 @@ class TextTransformer(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
 
     def forward(self, tokens: Tensor | PackedBatch) -> Tensor:
-        """Return (B, E) features of texts (B, L) int64 with an end token in every row, or of their batch.
-
-        Raises:
-            DataError: a row has no end token, or a text is longer than the context.
-        """
+        """Return (B, E) features of texts (B, L) int64 with an end token in every row, or of their batch."""
         if isinstance(tokens, PackedBatch):
             batch = tokens
         elif tokens.shape[0] == 0:

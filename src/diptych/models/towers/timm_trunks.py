@@ -51,9 +51,6 @@ TRUNKS: dict[str, Trunk] = {
 def trunk_name(vision: SiglipVisionConfig, activation: Activation, trunks: Mapping[str, Trunk]) -> str:
     """Return the name under which timm builds this tower.
 
-    Raises:
-        SettingsError: it builds none like it; says which tower differs in the activation alone.
-
     >>> trunk_name(SiglipVisionConfig(), "gelu", TRUNKS)
     'vit_base_patch16_siglip_224'
     """

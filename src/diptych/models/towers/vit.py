@@ -52,9 +52,6 @@ def interpolate_positions(
     The first ``extra`` positions (class token, mean token of a ResNet's attention pool; SigLIP has none) are
     no places in the image and are kept.
 
-    Raises:
-        ValueError: ``positions`` (N, D) does not have extra + rows * columns rows.
-
     >>> interpolate_positions(torch.zeros(5, 8), (2, 2), (4, 6)).shape
     torch.Size([25, 8])
     """
