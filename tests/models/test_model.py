@@ -54,17 +54,6 @@ def test_encoding_uses_running_statistics_and_keeps_the_mode() -> None:
     assert not one.encode_image(pixels).requires_grad
 
 
-def test_embeds_have_unit_length() -> None:
-    one = model()
-    texts = one.encode_text(one.tokenize(["a red square", ""]), normalize=True)
-    images = one.encode_image(
-        torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), normalize=True
-    )
-    for embeds in (texts, images):
-        assert embeds.shape == (2, 24)
-        assert torch.allclose(embeds.norm(dim=-1), torch.ones(2), atol=1e-6)
-
-
 def test_parts_that_do_not_fit_are_refused() -> None:
     other = Tokenizer.train(["a red circle above a blue square"] * 9, size=520, context_length=12)
     with pytest.raises(SettingsError, match="vocab_size"):

@@ -44,16 +44,6 @@ def test_features_have_the_shape_of_the_space(clip: Clip) -> None:
     assert clip.encode_text(tokens[:0]).shape == (0, 96)
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    clip = build(CONFIG, seed=0).train()
-    images, texts, scale = clip(torch.randn(3, 3, 32, 48), torch.randint(0, 400, (5, 10)))
-    assert clip.logit_bias is not None
-    (scale * images @ texts.T + clip.logit_bias).sigmoid().square().sum().backward()
-    # A key's bias moves all scores of a query alike, which softmax cancels.
-    silent = {name for name, p in clip.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
-    assert {name for name in silent if not name.endswith("k_proj.bias")} == set()
-
-
 def test_initial_values_have_the_deviations_of_big_vision(clip: Clip) -> None:
     """By hand: LeCun and embeddings fan_in^-0.5, Xavier (2 / (fan_in + fan_out))^0.5."""
     vision, text = clip.vision, clip.text
@@ -80,12 +70,6 @@ def test_initial_values_have_the_deviations_of_big_vision(clip: Clip) -> None:
     assert (clip.logit_scale.item(), clip.logit_bias.item()) == (pytest.approx(math.log(10)), -10)  # type: ignore[union-attr]
 
 
-def test_the_same_seed_gives_the_same_weights() -> None:
-    first, second, third = (build(CONFIG, seed=seed).state_dict() for seed in (3, 3, 4))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["text.head.weight"], third["text.head.weight"])
-
-
 def test_padding_takes_part_and_is_filled_in(clip: Clip) -> None:
     tokens = torch.tensor([[5, 6, 7, 1, 1, 1, 1, 1, 1, 1]])
     full = clip.encode_text(tokens)
@@ -101,17 +85,6 @@ def test_padding_takes_part_and_is_filled_in(clip: Clip) -> None:
 def test_a_text_beyond_the_context_is_refused(clip: Clip) -> None:
     with pytest.raises(DataError, match="at most 10"):
         clip.encode_text(torch.ones(1, 11, dtype=torch.int64))
-
-
-def test_bfloat16_stays_near_float32() -> None:
-    clip = build(CONFIG, seed=0).eval()
-    pixels, tokens = torch.randn(3, 3, 32, 48), torch.randint(2, 400, (5, 10))
-    with torch.no_grad():
-        exact = clip(pixels, tokens)
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = clip(pixels, tokens)
-    for ours, other in zip(exact[:2], rough[:2], strict=True):
-        assert (ours * other).sum(-1).min() > 0.999
 
 
 def test_positions_without_an_extra_token_are_stretched_whole() -> None:

@@ -82,12 +82,7 @@ def test_what_stands_behind_the_end_token_changes_nothing() -> None:
     noisy[:, 13:] = torch.randint(1, 300, noisy[:, 13:].shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(text(tokens), text(noisy))
-
-
-def test_a_batch_cut_to_its_longest_caption_gives_the_same_features() -> None:
-    text, tokens = tower(), captions(9, longest=12)
-    with torch.no_grad():
-        assert torch.equal(text(tokens), text(tokens[:, :12]))
+        assert torch.equal(text(tokens), text(tokens[:, :12])), "cut to the longest text"
 
 
 def test_the_order_of_the_batch_is_kept() -> None:
