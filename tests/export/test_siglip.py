@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.export.graph import FLOAT, INT64, Graph, WeightFormat
-from diptych.export.towers import BlockSettings, ModuleWeights
-from diptych.export.towers_siglip import siglip_text, siglip_vision
+from diptych.export.towers import BlockSettings, ModuleWeights, siglip_text, siglip_vision
 
 siglip = pytest.importorskip("diptych.models.towers.siglip")
 config = pytest.importorskip("diptych.models.towers.config")

@@ -27,8 +27,15 @@ from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import evaluation_pixels, read_pixels
 from diptych.export.graph import FLOAT, INT64, Array, Graph, WeightFormat
 from diptych.export.quantize import Int8, Observer, observe
-from diptych.export.towers import BlockSettings, ModuleWeights, clip_text, resnet, vit
-from diptych.export.towers_siglip import siglip_text, siglip_vision
+from diptych.export.towers import (
+    BlockSettings,
+    ModuleWeights,
+    clip_text,
+    resnet,
+    siglip_text,
+    siglip_vision,
+    vit,
+)
 from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
 from diptych.models.files.verification_cache import CONFIG, REFERENCE_OUTPUTS
 from diptych.models.reference_outputs import reference_arrays, reference_captions, reference_images

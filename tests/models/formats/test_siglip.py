@@ -22,7 +22,7 @@ from diptych.models.towers.config import (
     SiglipVisionConfig,
     VitConfig,
 )
-from diptych.models.towers.timm_trunks import TRUNKS, Trunk
+from diptych.models.towers.presets import TRUNKS, Trunk
 
 CONTEXT, VOCABULARY = 12, 90
 # SO400M's traps: an image size that is no multiple of the patch, an MLP width that is none of the tower's.

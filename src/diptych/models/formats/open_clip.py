@@ -41,7 +41,7 @@ from diptych.models.towers.config import (
     VitConfig,
     check_sizes,
 )
-from diptych.models.towers.timm_trunks import TRUNK_EPS, TRUNKS, trunk_name
+from diptych.models.towers.presets import TRUNK_EPS, TRUNKS, trunk_name
 
 EPS = 1e-5  # of torch's LayerNorm, where a configuration states none
 SHOWN_CHARACTERS = 80  # of a name in a message

@@ -1,5 +1,6 @@
 """The runtimes that read ONNX files: how each is opened, with how many threads, in which arithmetic."""
 
+import mmap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,13 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, MissingPackageError, UsageError
+from diptych.core.files.protobuf import BYTES, VARINT, fields
 from diptych.core.machine import core_count
-from diptych.models.runtimes.onnx_file import outlined
 
 Tower = Callable[[NDArray[Any]], NDArray[np.float32]]
 Precision = Literal["float32", "bfloat16"]
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # backends and the packages that they need
+
+# Fields of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto's.
+GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 7, 5, 9, 13, 14
+OUTSIDE = 1  # TensorProto.EXTERNAL
+LARGE = 4096  # bytes from which a tensor stays in the file: a page
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +101,57 @@ def _open_openvino(module: Any, path: Path, plan: Plan) -> Tower:
             return np.array(request.infer([given])[0], dtype=np.float32)
 
     return run
+
+
+def outlined(path: Path) -> bytes:
+    """Return a single-file ONNX model with its large tensors left in the file.
+
+    A runtime that parses such a file copies every tensor out of it. Here the graph is rewritten to name their
+    place in the file, in ONNX's own way of keeping data outside: the runtime maps them into memory (ViT-B/32:
+    half the time to open, and 40 % less memory).
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        model = bytearray()
+        for number, begin, content, end in fields(data, 0, len(data)):
+            part = _graph(data, content, end, path.name) if number == GRAPH else data[content:end]
+            model += _bytes_field(number, part) if data[begin] & 7 == BYTES else data[begin:end]
+        return bytes(model)
+
+
+def _graph(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
+    graph = bytearray()
+    for number, start, content, stop in fields(data, begin, end):
+        if number == INITIALIZER and stop - content > LARGE:
+            graph += _bytes_field(number, _tensor(data, content, stop, name))
+        else:
+            graph += data[start:stop]
+    return bytes(graph)
+
+
+def _tensor(data: mmap.mmap, begin: int, end: int, name: str) -> bytes:
+    tensor, raw = bytearray(), None
+    for number, start, content, stop in fields(data, begin, end):
+        if number == RAW_DATA:
+            raw = content, stop
+        else:
+            tensor += data[start:stop]
+    if raw is not None:
+        location = {"location": name, "offset": str(raw[0]), "length": str(raw[1] - raw[0])}
+        for key, value in location.items():
+            entry = _bytes_field(1, key.encode()) + _bytes_field(2, value.encode())
+            tensor += _bytes_field(EXTERNAL_DATA, entry)
+        tensor += _varint(DATA_LOCATION << 3 | VARINT) + _varint(OUTSIDE)
+    return bytes(tensor)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _bytes_field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | BYTES) + _varint(len(content)) + content

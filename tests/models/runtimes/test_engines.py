@@ -11,7 +11,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from tests.export.small import small_model
 
 from diptych.export.onnx import graphs
-from diptych.models.runtimes.onnx_file import LARGE, outlined
+from diptych.models.runtimes.engines import LARGE, outlined
 
 
 @pytest.mark.parametrize("vision", ["vit", "resnet"])
