@@ -36,7 +36,7 @@ from diptych.export.towers import (
     siglip_vision,
     vit,
 )
-from diptych.export.verify import Probe, compare, plain, probe, require, zero_shot_change
+from diptych.export.verify import Probe, compare, probe, require, zero_shot_change
 from diptych.models.files.verification_cache import CONFIG, REFERENCE_OUTPUTS
 from diptych.models.reference_outputs import reference_arrays, reference_captions, reference_images
 from diptych.models.runtimes.engines import Plan
@@ -66,9 +66,8 @@ BATCH = 16  # images a step while ranges are measured
 Writer = Callable[[ModuleWeights, Any, str], str]
 GraphWriter = Callable[[WeightFormat], onnx.ModelProto]
 
-# Writers of image towers by the kind in their configuration.
+# Writers of towers by the kind in their configuration.
 VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
-# Writers of text towers by the kind in their configuration.
 TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text, "siglip": siglip_text}
 
 
@@ -117,7 +116,7 @@ def export(
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
         parity = compare(model, exported, stored, compared_on)
         require(parity, precision, where=Path(folder))
-        extra: dict[str, Any] = {"parity": plain(parity)}
+        extra: dict[str, Any] = {"parity": parity}
         if source is not None and labels:
             extra["zero_shot"] = zero_shot_change(model, exported, source, labels)
         write_json(staged / CONFIG, to_mapping(replace(description, parity=extra["parity"])))

@@ -6,10 +6,9 @@ zero-shot accuracy of both too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,42 +38,28 @@ FLOORS = {"float32": 0.999999, "float16": 0.9999, "int8": 0.99}
 LARGEST_DIFFERENCE = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How near one tower comes to the original, over `count` inputs: cosines and unit embeddings' difference.
+def parity(exported: Floats, expected: Floats, *, stored: int) -> dict[str, float]:
+    """Compare unit embeddings (N, E); the first `stored` rows are those of the reference inputs.
 
     Centered cosines are taken after the mean embedding is subtracted from both sides; those of the reference
     inputs are checked again on loading.
-    """
-
-    count: int
-    reference_cosine_min: float
-    cosine_min: float
-    cosine_mean: float
-    centred_cosine_min: float
-    centred_cosine_mean: float
-    largest_difference: float
-
-
-def parity(exported: Floats, expected: Floats, *, stored: int) -> Parity:
-    """Compare unit embeddings (N, E); the first `stored` rows are those of the reference inputs.
 
     >>> one = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], np.float32)
-    >>> parity(one, one, stored=2).centred_cosine_min
+    >>> parity(one, one, stored=2)["centred_cosine_min"]
     1.0
     """
-    cosines = _cosines(exported, expected)
     mean = expected.mean(axis=0, dtype=np.float64)
-    centered = _cosines(exported - mean, expected - mean)
-    return Parity(
-        count=len(exported),
-        reference_cosine_min=_round(cosines[:stored].min()),
-        cosine_min=_round(cosines.min()),
-        cosine_mean=_round(cosines.mean()),
-        centred_cosine_min=_round(centered.min()),
-        centred_cosine_mean=_round(centered.mean()),
-        largest_difference=float(f"{np.abs(exported - expected).max():.2e}"),
-    )
+    cosines, centered = _cosines(exported, expected), _cosines(exported - mean, expected - mean)
+    values = {
+        "reference_cosine_min": cosines[:stored].min(),
+        "cosine_min": cosines.min(),
+        "cosine_mean": cosines.mean(),
+        "centred_cosine_min": centered.min(),
+        "centred_cosine_mean": centered.mean(),
+    }
+    difference = float(f"{np.abs(exported - expected).max():.2e}")
+    rounded = {name: round(float(value), 7) for name, value in values.items()}
+    return {"count": len(exported), **rounded, "largest_difference": difference}
 
 
 def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -83,12 +68,7 @@ def _cosines(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray((one * other).sum(axis=1) / np.where(lengths > 0, lengths, 1))
 
 
-def _round(value: float) -> float:
-    return round(float(value), 7)
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """Encoded images and captions that both models embed."""
 
     images: tuple[bytes, ...]
@@ -110,7 +90,7 @@ def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int 
 
 def compare(
     model: "Model", exported: "ExportedModel", stored: Mapping[str, NDArray[Any]], inputs: Probe
-) -> dict[str, Parity]:
+) -> dict[str, dict[str, float]]:
     """Embed the inputs with both, and the reference inputs `stored`; return the parity by tower."""
     # The exported model has the face that embedding asks for, though not the class.
     both = cast("Model", exported), model
@@ -130,19 +110,20 @@ def compare(
     return result
 
 
-def require(parities: Mapping[str, Parity], precision: str, *, where: Path) -> None:
+def require(parities: Mapping[str, Mapping[str, float]], precision: str, *, where: Path) -> None:
     """Refuse an export that is not what it should be."""
     for tower, measured in parities.items():
-        exact = precision != "float32" or measured.largest_difference <= LARGEST_DIFFERENCE
-        if exact and measured.reference_cosine_min >= FLOORS[precision]:
+        cosine, difference = measured["reference_cosine_min"], measured["largest_difference"]
+        exact = precision == "float32"
+        if cosine >= FLOORS[precision] and (not exact or difference <= LARGEST_DIFFERENCE):
             continue
         raise IntegrityError(
             f"the exported {tower} tower does not give what the model gives",
             where=where,
-            found=f"cosine {measured.reference_cosine_min:.6f}, difference {measured.largest_difference:.1e}",
+            found=f"cosine {cosine:.6f}, difference {difference:.1e}",
             expected=f"cosine {FLOORS[precision]:g} or more"
-            + (f", difference up to {LARGEST_DIFFERENCE:g}" if precision == "float32" else ""),
-            fix="export with --precision float32" if precision != "float32" else "report this as a bug",
+            + f", difference up to {LARGEST_DIFFERENCE:g}" * exact,
+            fix="report this as a bug" if exact else "export with --precision float32",
         )
 
 
@@ -164,8 +145,3 @@ def zero_shot_change(
 
 def _top1(metrics: Sequence[Metric]) -> dict[str, Metric]:
     return {metric.metric: metric for metric in metrics if metric.metric.startswith("top1[")}
-
-
-def plain(parities: Mapping[str, Parity]) -> dict[str, dict[str, float]]:
-    """Return plain values for config.json."""
-    return {tower: asdict(each) for tower, each in parities.items()}
