@@ -39,8 +39,8 @@ def byte_hash(data: Any, start: int, end: int) -> Any:
     Source: Fowler, Noll, Vo and Eastlake, "The FNV Non-Cryptographic Hash Algorithm" (RFC 9923).
     """
     state = FNV_OFFSET
-    for place in range(start, end):
-        state = (state ^ np.uint64(data[place])) * FNV_PRIME
+    for at in range(start, end):
+        state = (state ^ np.uint64(data[at])) * FNV_PRIME
     return state
 
 

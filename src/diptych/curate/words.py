@@ -91,15 +91,15 @@ def _pieces_beyond_ascii(data: Any, offsets: Any) -> Any:
     count = 0
     for row in range(len(offsets) - 1):
         start, beyond = offsets[row], False
-        for place in range(offsets[row], offsets[row + 1] + 1):
-            if place < offsets[row + 1] and data[place] != SPACE:
-                beyond |= data[place] >= _BEYOND_ASCII
+        for at in range(offsets[row], offsets[row + 1] + 1):
+            if at < offsets[row + 1] and data[at] != SPACE:
+                beyond |= data[at] >= _BEYOND_ASCII
                 continue
             if beyond:
                 starts, ends = grown(starts, count), grown(ends, count)
-                starts[count], ends[count] = start, place
+                starts[count], ends[count] = start, at
                 count += 1
-            start, beyond = place + 1, False
+            start, beyond = at + 1, False
     return starts[:count], ends[:count]
 
 
@@ -130,16 +130,16 @@ def _spaced(data: Any, offsets: Any, pieces: Any, pool: Any) -> Any:
     out, out_offsets = np.empty(room, np.uint8), np.zeros(len(offsets), np.int64)
     size, piece = 0, 0
     for row in range(len(offsets) - 1):
-        begin, place, gap = size, offsets[row], False
-        while place < offsets[row + 1]:
-            if piece < len(starts) and place == starts[piece]:
+        begin, at, gap = size, offsets[row], False
+        while at < offsets[row + 1]:
+            if piece < len(starts) and at == starts[piece]:
                 entry = entries[piece]
                 size = _put(out, size, begin, words[word_offsets[entry] : word_offsets[entry + 1]])
-                place, gap = ends[piece], True
+                at, gap = ends[piece], True
                 piece += 1
                 continue
-            byte = _FOLDED[data[place]]
-            place += 1
+            byte = _FOLDED[data[at]]
+            at += 1
             if byte != SPACE and gap and size > begin:
                 out[size] = SPACE
                 size += 1

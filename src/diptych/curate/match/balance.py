@@ -146,8 +146,8 @@ def _draw(keys: Any, names: Any, offsets: Any, ids: Any, limits: Any) -> Any:
     """Return (N + 1,) offsets and ids of the queries that drew each pair; keys and names are hashes."""
     chosen, ends, size = np.empty(len(ids), np.int32), np.zeros(len(offsets), np.int64), 0
     for row in range(len(keys)):
-        for place in range(offsets[row], offsets[row + 1]):
-            query = ids[place]
+        for at in range(offsets[row], offsets[row + 1]):
+            query = ids[at]
             if mixed(keys[row] ^ names[query]) <= limits[query]:
                 chosen[size] = query
                 size += 1
@@ -165,11 +165,11 @@ def _pick(keys: Any, names: Any, matches: Any, heads: Any, binned: Any) -> Any:
     (offsets, ids), (counts, bins) = matches, binned
     owners, numbers, size = np.empty(len(ids), np.int32), np.empty(len(ids), np.uint64), 0
     for row in range(len(keys)):
-        for place in range(offsets[row], offsets[row + 1]):
-            head = heads[ids[place]]
+        for at in range(offsets[row], offsets[row + 1]):
+            head = heads[ids[at]]
             if head < 0:
                 continue
-            number = mixed(keys[row] ^ names[ids[place]])
+            number = mixed(keys[row] ^ names[ids[at]])
             leading = np.int64(number >> BIN_SHIFT)
             counts[head, leading] += 1
             if leading == bins[head]:

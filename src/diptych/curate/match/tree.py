@@ -40,10 +40,10 @@ def _cut_words(data: Any, start: Any, end: Any, words: Any, count: int) -> int:
     """Write where the words of a text start and end, and their hashes, behind others; return how many now."""
     starts, ends, hashes = words
     begin = start
-    for place in range(start, end + 1):
-        if place == end or data[place] == SPACE:
-            starts[count], ends[count], hashes[count] = begin, place, byte_hash(data, begin, place)
-            count, begin = count + 1, place + 1
+    for at in range(start, end + 1):
+        if at == end or data[at] == SPACE:
+            starts[count], ends[count], hashes[count] = begin, at, byte_hash(data, begin, at)
+            count, begin = count + 1, at + 1
     return count
 
 
@@ -53,8 +53,8 @@ def _holds(numbers: Any, letters: Any, record: Any, data: Any, start: Any, end: 
     if numbers[record + LENGTH] != end - start:
         return False
     begin = 4 * (record + HEADER)
-    for place in range(end - start):  # noqa: SIM110 — numba compiles no generators inside all()
-        if letters[begin + place] != data[start + place]:
+    for at in range(end - start):  # noqa: SIM110 — numba compiles no generators inside all()
+        if letters[begin + at] != data[start + at]:
             return False
     return True
 
@@ -63,16 +63,16 @@ def _holds(numbers: Any, letters: Any, record: Any, data: Any, start: Any, end: 
 def _word_record(slots: Any, numbers: Any, letters: Any, text: Any, hash_: Any) -> Any:
     """Return the record of a word, or -1, and the slot where the search ended."""
     data, start, end = text
-    mask, place = len(slots) - 1, np.int64(hash_ & LOWER_HALF)
+    mask, at = len(slots) - 1, np.int64(hash_ & LOWER_HALF)
     while True:
-        place &= mask
-        slot = slots[place]
+        at &= mask
+        slot = slots[at]
         if slot == 0:
-            return NONE, place
+            return NONE, at
         record = np.int64(slot & LOWER_HALF) - 1
         if slot >> N32 == hash_ >> N32 and _holds(numbers, letters, record, data, start, end):
-            return record, place
-        place += 1
+            return record, at
+        at += 1
 
 
 @njit(cache=True, nogil=True)
@@ -83,12 +83,12 @@ def _home_of(key: Any, mask: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _node_of(slots: Any, key: Any, place: Any) -> Any:
+def _node_of(slots: Any, key: Any, at: Any) -> Any:
     """Return the slot that a key has, or the free one where it would go."""
     mask = len(slots) // 2 - 1
-    while slots[2 * place] != key and slots[2 * place] != 0:
-        place = (place + 1) & mask
-    return place
+    while slots[2 * at] != key and slots[2 * at] != 0:
+        at = (at + 1) & mask
+    return at
 
 
 @njit(cache=True, nogil=True)
@@ -110,8 +110,8 @@ def token_ids(data: Any, offsets: Any, inside: Any, slots: Any) -> Any:
     words = _word_scratch(offsets)
     for query in np.flatnonzero(inside):
         count = _cut_words(data, offsets[query], offsets[query + 1], words, 0)
-        for place in range(count):
-            start, end, hash_ = words[0][place], words[1][place], words[2][place]
+        for at in range(count):
+            start, end, hash_ = words[0][at], words[1][at], words[2][at]
             record, slot = _word_record(slots, numbers, numbers.view(np.uint8), (data, start, end), hash_)
             if record != NONE:
                 continue
@@ -144,11 +144,11 @@ def inserted(data: Any, offsets: Any, inside: Any, words: Any, slots: Any, dupli
     scratch = _word_scratch(offsets)
     for query in np.flatnonzero(inside):
         count, node = _cut_words(data, offsets[query], offsets[query + 1], scratch, 0), 0
-        for place in range(count):
-            text = data, scratch[0][place], scratch[1][place]
-            record, _ = _word_record(word_slots, numbers, letters, text, scratch[2][place])
-            last = place == count - 1
-            if place == 0:
+        for at in range(count):
+            text = data, scratch[0][at], scratch[1][at]
+            record, _ = _word_record(word_slots, numbers, letters, text, scratch[2][at])
+            last = at == count - 1
+            if at == 0:
                 node = mask + 1 + record
                 value = numbers[record]
                 numbers[record] = _named(value, query, duplicates) if last else value | LONGER
@@ -168,16 +168,16 @@ def _recognized(data: Any, words: Any, count: int, table: Any, known: Any) -> No
     starts, ends, hashes = words
     slots, numbers, letters, seen = table
     mask = np.uint64(len(slots) - 1)
-    for place in range(count):
-        seen[place] = slots[np.int64(hashes[place] & mask)]
-    for place in range(count):
-        record = np.int64(seen[place] & LOWER_HALF) - 1
-        known[place] = numbers[record + LENGTH] if record >= 0 else 0
-    for place in range(count):
-        known[place] = NONE
-        if ends[place] >= starts[place]:
-            text = data, starts[place], ends[place]
-            known[place], _ = _word_record(slots, numbers, letters, text, hashes[place])
+    for at in range(count):
+        seen[at] = slots[np.int64(hashes[at] & mask)]
+    for at in range(count):
+        record = np.int64(seen[at] & LOWER_HALF) - 1
+        known[at] = numbers[record + LENGTH] if record >= 0 else 0
+    for at in range(count):
+        known[at] = NONE
+        if ends[at] >= starts[at]:
+            text = data, starts[at], ends[at]
+            known[at], _ = _word_record(slots, numbers, letters, text, hashes[at])
 
 
 @njit(cache=True, nogil=True)
@@ -185,24 +185,24 @@ def _step(slots: Any, known: Any, level: int, walk: Any, active: int) -> None:
     """Lengthen runs by a word, and ask for all their slots at once."""
     firsts, nodes, keys, seen = walk
     mask = len(slots) // 2 - 1
-    for place in range(active):
-        keys[place] = nodes[place] << 32 | (known[firsts[place] + level] + 1)
-        nodes[place] = _home_of(keys[place], mask)
-    for place in range(active):
-        seen[place] = slots[2 * nodes[place]]
+    for at in range(active):
+        keys[at] = nodes[at] << 32 | (known[firsts[at] + level] + 1)
+        nodes[at] = _home_of(keys[at], mask)
+    for at in range(active):
+        seen[at] = slots[2 * nodes[at]]
 
 
 @njit(cache=True, nogil=True)
 def _with_duplicates(hits: Any, size: int, duplicates: Any) -> Any:
     """Write the queries with the same words behind those that were hit."""
-    places, ids = hits
+    positions, ids = hits
     for hit in range(size):
         query = duplicates[ids[hit]]
         while query != NONE:
-            places, ids = grown(places, size), grown(ids, size)
-            places[size], ids[size] = places[hit], query
+            positions, ids = grown(positions, size), grown(ids, size)
+            positions[size], ids[size] = positions[hit], query
             size, query = size + 1, duplicates[query]
-    return (places, ids), size
+    return (positions, ids), size
 
 
 @njit(cache=True, nogil=True)
@@ -213,7 +213,7 @@ def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
     """
     numbers, slots, duplicates = tree
     firsts, nodes, keys, seen = walk
-    places, ids = grown(hits[0], count), grown(hits[1], count)
+    positions, ids = grown(hits[0], count), grown(hits[1], count)
     level, roots = 1, len(slots) // 2
     active: Any = 0
     size: Any = 0
@@ -221,29 +221,29 @@ def _walked(known: Any, count: int, tree: Any, walk: Any, hits: Any) -> Any:
     for first in range(count):
         word = known[first]
         value = np.int64(numbers[word]) if word != NONE else np.int64(0)
-        places[size], ids[size] = first, (value >> QUERY_BITS) - 1
+        positions[size], ids[size] = first, (value >> QUERY_BITS) - 1
         size += value >= 1 << QUERY_BITS
         firsts[active], nodes[active] = first, roots + word
         active += (value & LONGER) & (known[first + 1] != NONE)
         kinds |= value
     while active > 0:
         _step(slots, known, level, walk, active)
-        places, ids = grown(places, size + active), grown(ids, size + active)
+        positions, ids = grown(positions, size + active), grown(ids, size + active)
         begun, active = active, 0
-        for place in range(begun):
-            first, node = firsts[place], nodes[place]
-            if seen[place] != keys[place]:
-                node = _node_of(slots, keys[place], node)
+        for at in range(begun):
+            first, node = firsts[at], nodes[at]
+            if seen[at] != keys[at]:
+                node = _node_of(slots, keys[at], node)
             value = slots[2 * node + 1]  # 0 in a free slot
-            places[size], ids[size] = first, (value >> QUERY_BITS) - 1
+            positions[size], ids[size] = first, (value >> QUERY_BITS) - 1
             size += value >= 1 << QUERY_BITS
             firsts[active], nodes[active] = first, node
             active += (value & LONGER) & (known[first + level + 1] != NONE)
             kinds |= value
         level += 1
     if kinds & DUPLICATES:
-        return _with_duplicates((places, ids), size, duplicates)
-    return (places, ids), size
+        return _with_duplicates((positions, ids), size, duplicates)
+    return (positions, ids), size
 
 
 @njit(cache=True, nogil=True)
@@ -272,8 +272,8 @@ def matched(data: Any, offsets: Any, words: Any, slots: Any, duplicates: Any) ->
         hits, size = _walked(known, count, (numbers, slots, duplicates), walk, hits)
         if end + size > len(keys):
             keys = np.concatenate((keys, np.empty(end + size, np.int64)))
-        places, ids = hits
+        positions, ids = hits
         for hit in range(size):
-            keys[end + hit] = texts[places[hit]] | ids[hit]
+            keys[end + hit] = texts[positions[hit]] | ids[hit]
         end += size
     return keys[:end]

@@ -77,8 +77,8 @@ def cumulative(counts: Ints, order: Ints, points: int = CURVE_POINTS) -> list[fl
     if not counts.sum():
         return []
     running = np.cumsum(counts[order]) / counts.sum()
-    places = np.ceil(np.arange(1, points + 1) * len(order) / points).astype(int) - 1
-    return [round(float(share), 6) for share in running[places]]
+    positions = np.ceil(np.arange(1, points + 1) * len(order) / points).astype(int) - 1
+    return [round(float(share), 6) for share in running[positions]]
 
 
 def _queries_and_balance(run: Run) -> dict[str, Any]:

@@ -135,11 +135,7 @@ class CurateRecipe:
 
 
 def load_curate_recipe(path: Path, assignments: Sequence[str] = ()) -> CurateRecipe:
-    """Read a recipe and apply `a.b=1` assignments.
-
-    Raises:
-        SettingsError: an unknown, missing or wrong setting, named by its place.
-    """
+    """Read a recipe and apply `a.b=1` assignments."""
     mapping = load_toml(path)
     for part, names in _PATHS.items():
         table = mapping.get(part)

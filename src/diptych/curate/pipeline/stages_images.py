@@ -187,17 +187,17 @@ def _captions_of_copies(run: Run, leaders: Ints) -> pa.Table:
     # Group by group, the image that stays first.
     order = np.lexsort((wanted, leaders[wanted] != wanted, leaders[wanted]))
     kept: dict[int, list[int]] = {}
-    for place in order:
-        group = kept.setdefault(int(leaders[wanted[place]]), [])
+    for at in order:
+        group = kept.setdefault(int(leaders[wanted[at]]), [])
         alike = (
-            (signatures[other] == signatures[place]).mean() >= run.recipe.dedup.min_caption_similarity
-            or normalized(texts[other]) == normalized(texts[place])
+            (signatures[other] == signatures[at]).mean() >= run.recipe.dedup.min_caption_similarity
+            or normalized(texts[other]) == normalized(texts[at])
             for other in group
         )
         if len(group) < MOST_CAPTIONS and not any(alike):
-            group.append(int(place))
+            group.append(int(at))
     rows = sorted(kept)
-    lists = pa.array([[texts[place] for place in kept[row]] for row in rows], pa.list_(pa.string()))
+    lists = pa.array([[texts[at] for at in kept[row]] for row in rows], pa.list_(pa.string()))
     return pa.table({"leader": pa.array(rows, pa.int64()), "captions": lists})
 
 
@@ -205,7 +205,7 @@ def _captions(run: Run, rows: Ints) -> Iterator[str]:
     """Yield the captions of rows that are counted over all fingerprints, ascending."""
     start = 0
     for number, table in enumerate(tables(run, "fingerprint", ["row"])):
-        low, high = (int(place) for place in np.searchsorted(rows, [start, start + table.num_rows]))
+        low, high = (int(at) for at in np.searchsorted(rows, [start, start + table.num_rows]))
         if high > low:
             own = table["row"].to_numpy()[rows[low:high] - start]
             yield from _table_of(run, "filter", number, own, ["caption"])["caption"].to_pylist()
@@ -229,8 +229,8 @@ def _dedup(run: Run, number: int, write: Write) -> Counts:
     merged = read_table(folder / "captions.parquet")
     several = dict(zip(merged["leader"].to_pylist(), merged["captions"].to_pylist(), strict=True))
     own = _table_of(run, "filter", number, rows, ["caption"])["caption"].to_pylist()
-    places = (np.flatnonzero(keep) + start).tolist()
-    captions = [several.get(place, [text]) for place, text in zip(places, own, strict=True)]
+    positions = (np.flatnonzero(keep) + start).tolist()
+    captions = [several.get(at, [text]) for at, text in zip(positions, own, strict=True)]
     write("", rows_table(rows, captions=pa.array(captions, pa.list_(pa.string()))))
     return counts
 
@@ -260,17 +260,17 @@ def _pairs(run: Run, number: int) -> Iterator[Pair]:
     fetched = _table_of(run, "fetch", number, rows, ["url", "license", "sha256"]).to_pylist()
     drawn = _table_of(run, "balance", number, rows, ["ids"])["ids"]
     names, images = queries(run).combine_chunks(), _encoded_images(run, number, rows)
-    for place, candidate in enumerate(candidates.take(rows).to_pylist()):
+    for at, candidate in enumerate(candidates.take(rows).to_pylist()):
         fields: dict[str, Field] = json.loads(candidate["fields"] or "{}")
         stated = {
-            "url": fetched[place]["url"] or candidate["url"],
+            "url": fetched[at]["url"] or candidate["url"],
             "page": candidate["page"],
-            "license": candidate["license"] or fetched[place]["license"],
-            "sha256": fetched[place]["sha256"],
-            "queries": BETWEEN.join(names.take(drawn[place].values).to_pylist()),
+            "license": candidate["license"] or fetched[at]["license"],
+            "sha256": fetched[at]["sha256"],
+            "queries": BETWEEN.join(names.take(drawn[at].values).to_pylist()),
         }
         fields |= {name: value for name, value in stated.items() if value}
-        yield Pair(candidate["key"], images[place].as_py(), tuple(captions[place]), fields)
+        yield Pair(candidate["key"], images[at].as_py(), tuple(captions[at]), fields)
 
 
 def _shards_finish(run: Run) -> dict[str, Any]:

@@ -45,7 +45,6 @@ STREAM_BYTES = 10
 # can grow. The "<" of a text is always written `&lt;`, so these bytes are always the tag.
 OPENING, CLOSING, ENDING = b"<page>", b"</page>", b"</mediawiki>"
 NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
-DOWNLOAD_AGAIN = "compare its checksum with the publisher's, and download it again"
 
 # Unpacked bytes, and whether they are still within the part: what follows only completes its last text.
 Blocks = Iterator[tuple[bytes, bool]]
@@ -100,10 +99,14 @@ def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Arra
         else:
             yield from map(lines_of, _whole_lines(_blocks(part), first=part.start == 0))
     except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
-        found = str(error)[:200]
-        raise DataError(
-            "a corpus file cannot be read", where=path, found=found, fix=DOWNLOAD_AGAIN
-        ) from error
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(
+    where: object, found: str, what: str = "a corpus file cannot be read", expected: str = ""
+) -> DataError:
+    fix = "compare its checksum with the publisher's, and download it again"
+    return DataError(what, where=where, found=found[:200], expected=expected, fix=fix)
 
 
 def _is_mediawiki(path: Path) -> bool:
@@ -139,7 +142,7 @@ def _cuts(path: Path, bytes_per_partition: int) -> list[int]:
         try:
             groups = pq.read_metadata(path).num_row_groups
         except (OSError, pa.ArrowException) as error:
-            raise DataError("a corpus file cannot be read", where=path, found=str(error)[:200]) from error
+            raise _damaged(path, str(error)) from error
         step = max(1, bytes_per_partition * groups // max(1, size))
         return [*range(0, groups, step), groups]
     if path.suffix in PACKED and path.suffix != ".bz2":
@@ -149,10 +152,7 @@ def _cuts(path: Path, bytes_per_partition: int) -> list[int]:
 
 def _rows(part: CorpusPart, column: str) -> Iterator[pa.Array]:
     with pq.ParquetFile(part.path) as file:
-        schema = file.schema_arrow
-        texts = [
-            one.name for one in schema if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)
-        ]
+        texts = [one.name for one in file.schema_arrow if one.type in (pa.string(), pa.large_string())]
         name = texts[0] if column not in texts and len(texts) == 1 else column
         if name not in texts:
             raise UsageError(
@@ -289,8 +289,7 @@ def _articles(blocks: Blocks, path: Path) -> Iterator[str]:
         try:
             revisions = list(ElementTree.fromstring(page).iter("text"))
         except ElementTree.ParseError as error:
-            what = "a page of the dump is no XML"
-            raise DataError(what, where=where, found=str(error), fix=DOWNLOAD_AGAIN) from error
+            raise _damaged(where, str(error), "a page of the dump is no XML") from error
         yield "".join(revisions[-1].itertext()) if revisions else ""
 
 
@@ -321,8 +320,7 @@ def _pages(blocks: Blocks, path: Path) -> Iterator[bytes]:
     # The last part of a file may begin inside the very last tag.
     ended = ended or (seen < 2 * len(ENDING) and ENDING.endswith(rest.strip()))
     if OPENING in rest or not ended:
-        found, expected = f"…{rest[-60:]!r}", f"{ENDING.decode()} at its end"
-        raise DataError("the dump is cut off", where=path, found=found, expected=expected, fix=DOWNLOAD_AGAIN)
+        raise _damaged(path, f"…{rest[-60:]!r}", "the dump is cut off", f"{ENDING.decode()} at its end")
 
 
 def _whole_pages(data: bytes, limit: int) -> Iterator[tuple[int, int]]:

@@ -82,8 +82,8 @@ def lines_of(text: bytes) -> pa.Array:
 
 
 @njit(cache=True, nogil=True)
-def _at(data: Any, place: int, stop: int) -> int:
-    return data[place] if place < stop else 0
+def _at(data: Any, at: int, stop: int) -> int:
+    return data[at] if at < stop else 0
 
 
 @njit(cache=True, nogil=True)
@@ -97,39 +97,37 @@ def _is_letter(byte: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _find(data: Any, place: int, stop: int, one: int, two: int, three: int) -> int:
+def _find(data: Any, at: int, stop: int, one: int, two: int, three: int) -> int:
     """Return where three bytes follow each other, or -1."""
-    for here in range(place, stop - 2):
+    for here in range(at, stop - 2):
         if data[here] == one and data[here + 1] == two and data[here + 2] == three:
             return here
     return -1
 
 
 @njit(cache=True, nogil=True)
-def _which(data: Any, place: int, stop: int, names: Any) -> int:
+def _which(data: Any, at: int, stop: int, names: Any) -> int:
     """Return which of the names stands here, whatever its case, or -1."""
     for row in range(len(names)):
         size = 0
         while (
-            size < NAME_BYTES
-            and names[row, size]
-            and _lower(_at(data, place + size, stop)) == names[row, size]
+            size < NAME_BYTES and names[row, size] and _lower(_at(data, at + size, stop)) == names[row, size]
         ):
             size += 1
-        if (size == NAME_BYTES or names[row, size] == 0) and not _is_letter(_at(data, place + size, stop)):
+        if (size == NAME_BYTES or names[row, size] == 0) and not _is_letter(_at(data, at + size, stop)):
             return row
     return -1
 
 
 @njit(cache=True, nogil=True)
-def _tag_end(data: Any, place: int, stop: int) -> int:
+def _tag_end(data: Any, at: int, stop: int) -> int:
     """Return the end of the tag that opens at a "<", or 0 if it is none."""
-    first = _at(data, place + 1, stop)
+    first = _at(data, at + 1, stop)
     if first == SLASH:
-        first = _at(data, place + 2, stop)
+        first = _at(data, at + 2, stop)
     if not _is_letter(first):
         return 0
-    for here in range(place + 1, min(stop, place + TAG_BYTES)):
+    for here in range(at + 1, min(stop, at + TAG_BYTES)):
         if data[here] == GREATER:
             return here + 1
         if data[here] == LESS:
@@ -138,18 +136,18 @@ def _tag_end(data: Any, place: int, stop: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _hidden_end(data: Any, place: int, stop: int, gone: Any) -> int:
+def _hidden_end(data: Any, at: int, stop: int, gone: Any) -> int:
     """Return where a comment or a tag with its content ends that opens at a "<", or 0 if neither does.
 
     `gone` remembers of which tags there is no further end, so that a page is looked through once only.
     """
-    if _at(data, place + 1, stop) == BANG:
-        if _at(data, place + 2, stop) != DASH or _at(data, place + 3, stop) != DASH:
+    if _at(data, at + 1, stop) == BANG:
+        if _at(data, at + 2, stop) != DASH or _at(data, at + 3, stop) != DASH:
             return 0
-        close = _find(data, place + 4, stop, DASH, DASH, GREATER)
+        close = _find(data, at + 4, stop, DASH, DASH, GREATER)
         return close + 3 if close >= 0 else stop
-    which = _which(data, place + 1, stop, RAW)
-    end = _tag_end(data, place, stop) if which >= 0 else 0
+    which = _which(data, at + 1, stop, RAW)
+    end = _tag_end(data, at, stop) if which >= 0 else 0
     if end == 0 or data[end - 2] == SLASH or gone[which]:
         return end
     for close in range(end, stop - 2):
@@ -160,12 +158,12 @@ def _hidden_end(data: Any, place: int, stop: int, gone: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _close_block(blocks: Any, height: int, kind: int, place: int, ends: Any, begin: int) -> int:
+def _close_block(blocks: Any, height: int, kind: int, at: int, ends: Any, begin: int) -> int:
     """Close the nearest open template or table; what opened in it and never closed is dropped."""
     while height > 0:
         height -= 1
         if blocks[height] % 2 == kind:
-            ends[blocks[height] // 2 - begin] = place
+            ends[blocks[height] // 2 - begin] = at
             return height
     return height
 
@@ -174,35 +172,35 @@ def _close_block(blocks: Any, height: int, kind: int, place: int, ends: Any, beg
 def _matched(data: Any, begin: int, stop: int) -> Any:
     """Find where the templates, tables, links, comments and raw tags of the page from `begin` to `stop` end.
 
-    Returns (stop - begin,) int64: at the place where one opens, the place after its end; else 0.
+    Returns (stop - begin,) int64: where one opens, the position after its end; else 0.
     """
     ends = np.zeros(stop - begin, np.int64)
     gone = np.zeros(len(RAW), np.bool_)
     blocks, links = np.empty(64, np.int64), np.empty(64, np.int64)
     height, depth, templates = 0, 0, 0
-    place, fresh = begin, True  # fresh: only spaces and colons on this line so far
-    while place < stop:
-        byte, after = data[place], _at(data, place + 1, stop)
+    at, fresh = begin, True  # fresh: only spaces and colons on this line so far
+    while at < stop:
+        byte, after = data[at], _at(data, at + 1, stop)
         step = 1
         if byte == LESS:
-            end = _hidden_end(data, place, stop, gone)
-            ends[place - begin] = end
-            step = max(1, end - place)
+            end = _hidden_end(data, at, stop, gone)
+            ends[at - begin] = end
+            step = max(1, end - at)
         elif byte == OPEN_BRACE and (after == OPEN_BRACE or (after == BAR and fresh)):
             blocks = grown(blocks, height)
             kind = TEMPLATE if after == OPEN_BRACE else TABLE
-            blocks[height] = place * 2 + kind
+            blocks[height] = at * 2 + kind
             templates += kind == TEMPLATE
             height, step = height + 1, 2
         elif byte == CLOSE_BRACE and after == CLOSE_BRACE and templates:
-            height = _close_block(blocks, height, TEMPLATE, place + 2, ends, begin)
+            height = _close_block(blocks, height, TEMPLATE, at + 2, ends, begin)
             templates, step = templates - 1, 2
         elif byte == BAR and after == CLOSE_BRACE and fresh and height and blocks[height - 1] % 2 == TABLE:
-            height = _close_block(blocks, height, TABLE, place + 2, ends, begin)
+            height = _close_block(blocks, height, TABLE, at + 2, ends, begin)
             step = 2
         elif byte == OPEN_BRACKET and after == OPEN_BRACKET:
             links = grown(links, depth)
-            links[depth] = place
+            links[depth] = at
             depth, step = depth + 1, 2
         elif byte == CLOSE_BRACKET and after == CLOSE_BRACKET and depth:
             # A link does not reach out of the template that it opened in.
@@ -210,17 +208,17 @@ def _matched(data: Any, begin: int, stop: int) -> Any:
             depth -= whole
             step += whole
             if whole:
-                ends[links[depth] - begin] = place + 2
+                ends[links[depth] - begin] = at + 2
         if byte == NEWLINE or (byte != SPACE and byte != COLON):
             fresh = byte == NEWLINE
-        place += step
+        at += step
     return ends
 
 
 @njit(cache=True, nogil=True)
-def _link(data: Any, place: int, end: int, ends: Any, begin: int) -> int:
+def _link(data: Any, at: int, end: int, ends: Any, begin: int) -> int:
     """Return where the visible text of a link begins; its end if nothing of it is seen."""
-    start = place + 2
+    start = at + 2
     while _at(data, start, end) == SPACE:
         start += 1
     bar = start
@@ -238,33 +236,33 @@ def _link(data: Any, place: int, end: int, ends: Any, begin: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _address_end(data: Any, place: int, stop: int) -> int:
+def _address_end(data: Any, at: int, stop: int) -> int:
     """Return the end of the web address that begins here, or 0."""
     size = 0
-    if _at(data, place, stop) == LETTER_H:
-        if _at(data, place + 1, stop) != LETTER_T or _at(data, place + 2, stop) != LETTER_T:
+    if _at(data, at, stop) == LETTER_H:
+        if _at(data, at + 1, stop) != LETTER_T or _at(data, at + 2, stop) != LETTER_T:
             return 0
-        size = 5 if _at(data, place + 4, stop) == LETTER_S else 4  # https, http
-        if _find(data, place + size, min(stop, place + size + 3), COLON, SLASH, SLASH) < 0:
+        size = 5 if _at(data, at + 4, stop) == LETTER_S else 4  # https, http
+        if _find(data, at + size, min(stop, at + size + 3), COLON, SLASH, SLASH) < 0:
             return 0
-    elif _at(data, place + 1, stop) != SLASH or place == 0 or data[place - 1] != OPEN_BRACKET:
+    elif _at(data, at + 1, stop) != SLASH or at == 0 or data[at - 1] != OPEN_BRACKET:
         return 0
-    place += size
-    while place < stop and data[place] > SPACE and data[place] != LESS and data[place] != GREATER:
-        if data[place] in (OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE, BAR, DOUBLE_QUOTE):
+    at += size
+    while at < stop and data[at] > SPACE and data[at] != LESS and data[at] != GREATER:
+        if data[at] in (OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE, BAR, DOUBLE_QUOTE):
             break
-        place += 1
-    return place
+        at += 1
+    return at
 
 
 @njit(cache=True, nogil=True)
-def _markup_end(data: Any, place: int, stop: int) -> int:
+def _markup_end(data: Any, at: int, stop: int) -> int:
     """Return the end of quotes that make text bold or italic, or of a switch such as __NOTOC__, or 0."""
-    byte, end = data[place], place
+    byte, end = data[at], at
     while end < stop and data[end] == byte:
         end += 1
-    if end - place < 2 or byte == QUOTE:
-        return end if end - place > 1 else 0
+    if end - at < 2 or byte == QUOTE:
+        return end if end - at > 1 else 0
     name = end
     while end < stop and 65 <= data[end] <= 90:
         end += 1
@@ -274,26 +272,26 @@ def _markup_end(data: Any, place: int, stop: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _skip(data: Any, place: int, stop: int, ends: Any, begin: int) -> Any:
+def _skip(data: Any, at: int, stop: int, ends: Any, begin: int) -> Any:
     """Return where to go on if what stands here is markup (0 if it is not), and the byte that replaces it."""
-    byte, end = data[place], ends[place - begin]
+    byte, end = data[at], ends[at - begin]
     instead = 0
     if byte == LESS and end:
-        instead = 0 if data[place + 1] == BANG else SPACE
+        instead = 0 if data[at + 1] == BANG else SPACE
     elif byte == LESS:
-        end = _tag_end(data, place, stop)
-        name = place + 2 if _at(data, place + 1, stop) == SLASH else place + 1
+        end = _tag_end(data, at, stop)
+        name = at + 2 if _at(data, at + 1, stop) == SLASH else at + 1
         instead = 0 if _which(data, name, stop, INLINE) >= 0 else NEWLINE
     elif byte == OPEN_BRACE:
         instead = SPACE
     elif byte == OPEN_BRACKET and end:
-        end = _link(data, place, end, ends, begin)
-    elif byte == CLOSE_BRACKET and _at(data, place + 1, stop) == CLOSE_BRACKET:
-        end = place + 2
+        end = _link(data, at, end, ends, begin)
+    elif byte == CLOSE_BRACKET and _at(data, at + 1, stop) == CLOSE_BRACKET:
+        end = at + 2
     elif byte in (QUOTE, UNDERSCORE):
-        end = _markup_end(data, place, stop)
-    elif byte in (LETTER_H, SLASH) and (place == begin or not _is_letter(data[place - 1])):
-        end, instead = _address_end(data, place, stop), SPACE
+        end = _markup_end(data, at, stop)
+    elif byte in (LETTER_H, SLASH) and (at == begin or not _is_letter(data[at - 1])):
+        end, instead = _address_end(data, at, stop), SPACE
     return end, instead
 
 
@@ -308,12 +306,12 @@ def _prose(data: Any, offsets: Any) -> Any:
     for page in range(len(offsets) - 1):
         begin, stop = offsets[page], offsets[page + 1]
         ends = _matched(data, begin, stop)
-        place = begin
-        while place < stop:
-            end, byte = _skip(data, place, stop, ends, begin)
+        at = begin
+        while at < stop:
+            end, byte = _skip(data, at, stop, ends, begin)
             if end == 0:
-                end, byte = place + 1, data[place]
-            place = end
+                end, byte = at + 1, data[at]
+            at = end
             if byte == NEWLINE and (size == 0 or out[size - 1] == NEWLINE):
                 continue
             if byte:
