@@ -1,7 +1,6 @@
 """docs/load.md is true: its snippets run on small random weights, its commands too, its table is whole."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 import torch
 from tests.cli.conftest import Said
 from tests.models.published import ALONE_GELU, GELU, WORDS, agrees, openai_clip
+from tests.peers import peers_environment, require_peers_python
 
 from diptych.data.images.transforms import Preprocess
 from diptych.models.files import references
@@ -86,16 +86,13 @@ def test_what_the_commands_wrote_is_what_the_snippets_load(moved: Path) -> None:
 @pytest.mark.deep
 @pytest.mark.timeout(600)
 def test_what_the_commands_wrote_is_what_open_clip_loads(moved: Path) -> None:
-    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not python:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
     side = Path(__file__).resolve().parents[1] / "models" / "peers"
     code = f"import sys; sys.path.insert(0, {str(side)!r}); import open_clip_files\n" + (
         blocks("python", "Move between libraries")[1]
         + "print(model.encode_text(tokenizer(['a red dog']), normalize=True).tolist())"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    command, environment = [require_peers_python(), "-c", code], peers_environment()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     model = load("ours")
     expected = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
     assert (model.encode_text(model.tokenize("a red dog"), normalize=True) - expected).abs().max() < 1e-5

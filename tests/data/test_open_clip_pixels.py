@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
 import warnings
 from functools import cache
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.data.odd_files import odd_files
+from tests.peers import run_peer
 
 from diptych.data.images import resize as resampling
 from diptych.data.images.transforms import Preprocess, read_pixels
@@ -48,17 +47,13 @@ def as_theirs(preprocess: Preprocess) -> dict[str, object]:
 
 
 def theirs(folder: Path, files: list[Path]) -> dict[str, np.ndarray]:
-    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not python:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
     setup = {
         "files": [str(file) for file in files],
         "settings": {name: as_theirs(preprocess) for name, preprocess in SETTINGS.items()},
     }
     setup["settings"]["tall-bilinear"]["interpolation"] = "bilinear"
     (folder / "setup.json").write_text(json.dumps(setup))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([python, str(SIDE), str(folder)], check=True, timeout=900, env=environment)
+    run_peer(SIDE, folder)
     return {name: np.load(folder / f"{name}.npy") for name in SETTINGS}
 
 

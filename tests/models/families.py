@@ -10,9 +10,7 @@ used.
 import html
 import io
 import json
-import os
 import shutil
-import subprocess
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.peers import open_clip_merges, peers_python, run_peer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -76,10 +75,6 @@ FAMILIES = {
 LIBRARIES = ("openai", "open_clip", "transformers", "diptych")
 
 
-def peers_python() -> str | None:
-    return os.environ.get("DIPTYCH_PEERS_PYTHON")
-
-
 def towers(name: str) -> ClipConfig:
     """Return a family's towers; SigLIP's are small where timm does not have to build them."""
     config = FAMILIES[name].towers
@@ -94,11 +89,9 @@ def towers(name: str) -> ClipConfig:
 @cache
 def clip_words() -> Tokenizer:
     """Return OpenAI's vocabulary, which open_clip carries; without it one of our own."""
-    if not (python := peers_python()):
+    if not peers_python():
         return Tokenizer.train(["a photo of a red dog", *CAPTIONS[1:7]] * 9, size=560, context_length=CONTEXT)
-    code = "import importlib.util as u; print(u.find_spec('open_clip').submodule_search_locations[0])"
-    home = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-    return Tokenizer.from_merges(Path(home) / "bpe_simple_vocab_16e6.txt.gz", context_length=CONTEXT)
+    return Tokenizer.from_merges(open_clip_merges(), context_length=CONTEXT)
 
 
 def words(name: str, library: str, folder: Path) -> Any:
@@ -334,13 +327,7 @@ def _open_clip(command: str, folder: Path, name: str, captions: tuple[str, ...])
     for number, image in enumerate(images(towers(name))):
         image.save(folder / f"image_{number}.png")
     (folder / "captions.json").write_text(json.dumps(captions))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["HF_HUB_OFFLINE"] = "1"
-    python = peers_python()
-    assert python is not None
-    subprocess.run(
-        [python, str(OPEN_CLIP_SIDE), command, str(folder)], check=True, timeout=600, env=environment
-    )
+    run_peer(OPEN_CLIP_SIDE, command, folder)
     return answered(folder)
 
 

@@ -1,8 +1,6 @@
 """What open_clip wrote loads as the same model; what we wrote is loaded by open_clip's own loader."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.peers import open_clip_merges, run_peer
 from torch.nn import functional as F
 
 from diptych.data.images.transforms import Preprocess
@@ -47,29 +46,9 @@ SETUPS = {
 }
 
 
-def python() -> str:
-    found = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not found:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
-    return found
-
-
 def peer(command: str, folder: Path) -> dict[str, torch.Tensor]:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["HF_HUB_OFFLINE"] = "1"
-    subprocess.run([python(), str(SIDE), command, str(folder)], check=True, timeout=600, env=environment)
+    run_peer(SIDE, command, folder)
     return load_file(folder / "out.safetensors")
-
-
-def published(folder: Path) -> Tokenizer:
-    """Return OpenAI's vocabulary, which open_clip carries with it."""
-    code = "import importlib.util as u; print(u.find_spec('open_clip').submodule_search_locations[0])"
-    home = subprocess.run([python(), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
-    found = Tokenizer.from_merges(Path(home) / "bpe_simple_vocab_16e6.txt.gz", context_length=24)
-    assert found.is_published
-    folder.mkdir(exist_ok=True)
-    found.save(folder)
-    return found
 
 
 def ask(folder: Path, size: tuple[int, int]) -> None:
@@ -107,7 +86,9 @@ def test_open_clips_files_are_read_and_ours_are_read_by_open_clip(name: str, tmp
     given = SETUPS[name]
     size = given["model_cfg"]["vision_cfg"]["image_size"]
     size = (size, size) if isinstance(size, int) else tuple(size)
-    tokenizer = published(tmp_path / "tokenizer")
+    tokenizer = Tokenizer.from_merges(open_clip_merges(), context_length=24)
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.save(tmp_path / "tokenizer")
     (tmp_path / "setup.json").write_text(json.dumps(given))
     ask(tmp_path, size)
     theirs = peer("write", tmp_path)

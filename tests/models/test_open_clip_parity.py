@@ -1,14 +1,13 @@
 """Our towers against open_clip's with the same weights: embeddings, and ten steps of AdamW."""
 
 import json
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.peers import run_peer
 from torch.nn import functional as F
 
 from diptych.models.formats.openai import to_openai_state
@@ -80,9 +79,6 @@ def our_losses(clip: Clip, pixels: torch.Tensor, tokens: torch.Tensor) -> torch.
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_copied_weights_embed_and_train_as_in_open_clip(name: str, tmp_path: Path) -> None:
-    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not python:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
     config = CONFIGS[name]
     clip = build(config, seed=3)
     if isinstance(config.vision, ResNetConfig):
@@ -95,8 +91,7 @@ def test_copied_weights_embed_and_train_as_in_open_clip(name: str, tmp_path: Pat
     (tmp_path / "setup.json").write_text(json.dumps(setup))
     save_file(to_openai_state(clip.state_dict()), tmp_path / "weights.safetensors")
     save_file({"pixels": pixels, "tokens": tokens}, tmp_path / "batch.safetensors")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([python, str(SIDE), str(tmp_path)], check=True, timeout=900, env=environment)
+    run_peer(SIDE, tmp_path)
     theirs = load_file(tmp_path / "out.safetensors")
 
     clip.eval()

@@ -25,10 +25,10 @@ from tests.models.families import (
     answered,
     ask,
     ours,
-    peers_python,
     towers,
     write,
 )
+from tests.peers import require_peers_python
 from torch import Tensor
 
 from diptych.core.errors import DiptychError, UsageError
@@ -213,8 +213,8 @@ def measure(name: str, source: str, to: str, written: Any, folder: Path) -> Meas
 def test_a_model_is_the_same_in_both_libraries(
     name: str, source: str, to: str, written: Callable[[str, str], Any], tmp_path: Path
 ) -> None:
-    if needs_peers(name, source, to) and not peers_python():
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
+    if needs_peers(name, source, to):
+        require_peers_python()
     if (name, source) in UNREADABLE:
         found = Measured(refused=refusal(lambda: load(forced(name, source, tmp_path))))
         assert found.refused == UNREADABLE[name, source]

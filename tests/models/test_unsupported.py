@@ -1,7 +1,6 @@
 """A whole file of a kind that we do not have is a usage error that names the kind, never "damaged"."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tests.models.published import OPEN_CLIP
+from tests.peers import open_clip_merges
 
 from diptych.core.errors import DiptychError, IntegrityError, UnsupportedError
 from diptych.models.load import load
@@ -56,10 +56,7 @@ def test_a_family_of_open_clip_is_named(kind: str, tmp_path: Path) -> None:
 
 
 def test_every_configuration_that_open_clip_carries_is_read_or_named(tmp_path: Path) -> None:
-    if not (python := os.environ.get("DIPTYCH_PEERS_PYTHON")):
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
-    library = Path(python).parent.parent / "lib"
-    configurations = sorted(library.glob("python*/site-packages/open_clip/model_configs/*.json"))
+    configurations = sorted((open_clip_merges().parent / "model_configs").glob("*.json"))
     read = 0
     for path in configurations:
         cfg = json.loads(path.read_text())

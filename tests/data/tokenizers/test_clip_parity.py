@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.tokenizer import fuzz
+from tests.peers import peers_environment, require_peers_python
 
 from diptych.data.tokenizers.clip import Tokenizer
 
@@ -36,15 +37,12 @@ def strings(captions: list[str]) -> Iterator[list[str]]:
 @pytest.mark.deep
 @pytest.mark.timeout(3000)
 def test_a_million_strings_have_the_ids_of_open_clips_tokenizer(shared_data: Path, tmp_path: Path) -> None:
-    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not python:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
+    python = require_peers_python()
     tokenizer = Tokenizer.from_merges(shared_data / "text" / "bpe_simple_vocab_16e6.txt.gz")
     annotations = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     peer = subprocess.Popen(
         [python, str(SIDE)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="ascii", env=peers_environment(),
     )  # fmt: skip
     assert peer.stdin is not None and peer.stdout is not None
     seen = 0

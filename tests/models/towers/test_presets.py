@@ -1,14 +1,13 @@
 """Every published preset has the tensors, heads, activations and constants of open_clip's model."""
 
 import json
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.peers import run_peer
 
 from diptych.models.formats.open_clip import from_open_clip, to_open_clip
 from diptych.models.formats.openai import to_openai_state
@@ -64,13 +63,9 @@ def open_clip_name(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not python:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
     folder = tmp_path_factory.mktemp("shapes")
     (folder / "names.json").write_text(json.dumps([open_clip_name(name) for name in PUBLISHED]))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([python, str(SIDE), str(folder)], check=True, timeout=900, env=environment)
+    run_peer(SIDE, folder)
     found: dict[str, Any] = json.loads((folder / "shapes.json").read_text())
     return found
 

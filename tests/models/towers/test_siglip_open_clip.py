@@ -1,8 +1,6 @@
 """SigLIP's towers beside open_clip's (timm's image tower), with weights of either side."""
 
 import json
-import os
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.peers import run_peer
 
 from diptych.models.formats.open_clip import from_open_clip, to_open_clip
 from diptych.models.towers.clip import Clip, build
@@ -29,17 +28,13 @@ CONFIGS = {
 
 
 def theirs(what: str, folder: Path, config: ClipConfig) -> dict[str, torch.Tensor]:
-    python = os.environ.get("DIPTYCH_PEERS_PYTHON")
-    if not python:
-        pytest.skip("set DIPTYCH_PEERS_PYTHON to a Python that has open_clip 3.3")
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(2, VOCABULARY, (8, CONTEXT), generator=generator)
     for row, length in enumerate((0, CONTEXT, 1, 3, 5, 7, 9, 10)):
         tokens[row, length:] = 1
     batch = {"pixels": torch.randn(4, 3, *config.vision.image_size, generator=generator), "tokens": tokens}
     save_file(batch, folder / "batch.safetensors")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([python, str(SIDE), what, str(folder)], check=True, timeout=900, env=environment)
+    run_peer(SIDE, what, folder)
     return batch | load_file(folder / "features.safetensors")
 
 
