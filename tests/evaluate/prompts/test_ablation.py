@@ -19,7 +19,7 @@ from diptych.evaluate.prompts.ablation import (
 )
 from diptych.report.ablation import write_ablation
 
-Lab = tuple[LabeledImages, LabeledImages, np.ndarray]
+Halves = tuple[LabeledImages, LabeledImages, np.ndarray]
 GOOD, WRONG, EVEN = "a {}.", "not a {}.", "thing"
 
 
@@ -28,7 +28,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def lab() -> Lab:
+def halves() -> Halves:
     """Four classes in eight dimensions; images are their class and noise."""
     rng = np.random.default_rng(0)
     classes = np.eye(4, 8)
@@ -61,10 +61,8 @@ def test_an_ensemble_is_the_mean_direction() -> None:
     assert np.allclose(ensemble(classifiers, np.array([3.0, 4.0])), [[0.6, 0.8]])
 
 
-def test_choices_find_the_template_that_is_right(
-    lab: Lab,
-) -> None:
-    validation, _, classifiers = lab
+def test_choices_find_the_template_that_is_right(halves: Halves) -> None:
+    validation, _, classifiers = halves
     greedy = choose_greedily(validation, classifiers)
     assert greedy[0] >= 1 and greedy[1] == 0
     weights = choose_weights(validation, classifiers)
@@ -75,9 +73,9 @@ def test_choices_find_the_template_that_is_right(
     assert np.array_equal(weights, again)
 
 
-def test_the_test_pictures_have_no_say(lab: Lab) -> None:
+def test_the_test_images_have_no_influence(halves: Halves) -> None:
     """With other labels in the test half the choices stay the same."""
-    validation, test, classifiers = lab
+    validation, test, classifiers = halves
     result = [
         ablated(validation, LabeledImages(test.image_embeds, labels), classifiers)
         for labels in (test.labels, (test.labels + 1) % 4)
@@ -87,8 +85,8 @@ def test_the_test_pictures_have_no_say(lab: Lab) -> None:
     assert result[0].sets[0].accuracy.value != result[1].sets[0].accuracy.value
 
 
-def test_every_number_by_hand(lab: Lab) -> None:
-    validation, test, classifiers = lab
+def test_every_number_by_hand(halves: Halves) -> None:
+    validation, test, classifiers = halves
     result = ablated(validation, test, classifiers)
     right = {
         name: (test.image_embeds @ rows.T).argmax(axis=1) == test.labels
@@ -109,8 +107,8 @@ def test_every_number_by_hand(lab: Lab) -> None:
     assert (result.validation, result.test) == (200, 200)
 
 
-def test_sizes_end_in_the_whole_ensemble(lab: Lab) -> None:
-    _, test, classifiers = lab
+def test_sizes_end_in_the_whole_ensemble(halves: Halves) -> None:
+    _, test, classifiers = halves
     sizes = ensemble_sizes(test, classifiers)
     assert [size.templates for size in sizes] == [1, 2, 3]
     whole = accuracy(test, ensemble(classifiers))
@@ -120,25 +118,25 @@ def test_sizes_end_in_the_whole_ensemble(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("rows", [(0, 1), (1, 0)])
-def test_without_an_image_to_choose_on_or_to_score_the_lab_ends(lab: Lab, rows: tuple[int, int]) -> None:
+def test_without_an_image_to_choose_on_or_to_score_it_is_refused(
+    halves: Halves, rows: tuple[int, int]
+) -> None:
     """The greedy choice compared accuracies that were NaN, for ever."""
-    validation, test, classifiers = lab
+    validation, test, classifiers = halves
     parts = [part.part(np.arange(count)) for part, count in zip((validation, test), rows, strict=True)]
     with pytest.raises(DataError, match=f"{rows[0]} to choose on, {rows[1]} to score"):
         ablated(*parts, classifiers)
 
 
-def test_an_unreadable_image_is_wrong_everywhere(
-    lab: Lab,
-) -> None:
-    validation, test, classifiers = lab
+def test_an_unreadable_image_is_wrong_everywhere(halves: Halves) -> None:
+    validation, test, classifiers = halves
     broken = LabeledImages(np.full_like(test.image_embeds, np.nan), test.labels)
     result = ablated(validation, broken, classifiers)
     assert {row.accuracy.value for row in (*result.sets, *result.templates)} == {0.0}
 
 
-def test_the_page_shows_every_template_and_escapes_it(lab: Lab, tmp_path) -> None:
-    validation, test, classifiers = lab
+def test_the_page_shows_every_template_and_escapes_it(halves: Halves, tmp_path) -> None:
+    validation, test, classifiers = halves
     result = ablated(validation, test, classifiers, "<b>{}")
     write_ablation(tmp_path / "page.html", result, title="Prompts", subject="points")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

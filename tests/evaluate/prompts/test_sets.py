@@ -6,11 +6,7 @@ from pathlib import Path
 import pytest
 
 from diptych.core.errors import SettingsError, UnknownNameError
-from diptych.evaluate.prompts.sets import (
-    folded,
-    prompt_set,
-    prompt_set_names,
-)
+from diptych.evaluate.prompts.sets import folded, prompt_set, prompt_set_names
 from diptych.evaluate.prompts.templates import fill
 
 # Our name -> the heading of the published list.
