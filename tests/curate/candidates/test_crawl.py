@@ -116,8 +116,8 @@ def test_a_key_tells_where_the_image_ends_and_the_caption_begins(middle: str) ->
         ({"src": "http://[::1/x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
         ({"src": "http:///x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
         ({"src": "https:\\\\a.example\\x.jpg", "alt": "A dog"}, Reason.BAD_ADDRESS),
-        ({"src": "x" * 5000, "alt": "A dog"}, Reason.BAD_ADDRESS),
-    ],
+        ({"src": "x" * 5000, "alt": "A dog"}, Reason.BAD_ADDRESS)
+    ]
 )  # fmt: skip
 def test_what_cannot_be_a_pair_is_counted_by_its_reason(
     image: dict[str, str], reason: Reason, tmp_path: Path
@@ -164,8 +164,8 @@ def test_addresses_are_joined_as_the_standard_library_does() -> None:
         ("一只狗", "gbk", "", '<meta http-equiv="Content-Type" content="text/html; charset=gb2312">'),
         ("“Café” dog", "cp1252", "; charset=ISO-8859-1", ""), ("“Café” dog", "cp1252", "", ""),
         ("개", "euc-kr", "; charset=no-such-thing", "<meta charset='euc-kr'>"),
-        ("Café 犬 Собака", "utf-8", "; charset=hex", "<meta charset=utf-7>"),
-    ],
+        ("Café 犬 Собака", "utf-8", "; charset=hex", "<meta charset=utf-7>")
+    ]
 )  # fmt: skip
 def test_pages_are_decoded_in_their_encoding(
     caption: str, encoding: str, header: str, meta: str, tmp_path: Path
@@ -189,7 +189,7 @@ def test_bytes_that_are_wrong_in_their_encoding_make_no_caption(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "status", "count"),
     [("text/html", "404 Not Found", 0), ("application/pdf", "200 OK", 0),
-     ("application/xhtml+xml; charset=utf-8", "200 OK", 1)],
+     ("application/xhtml+xml; charset=utf-8", "200 OK", 1)]
 )  # fmt: skip
 def test_only_pages_that_were_served_are_read(kind: str, status: str, count: int, tmp_path: Path) -> None:
     html = "<img src=a.jpg alt='A dog'>"

@@ -72,7 +72,7 @@ def test_a_row_is_counted_under_the_first_rule_that_it_breaks() -> None:
      "This image has an empty alt attribute; its file name is x.png", "May be an image of 2 people",
      "IMG 0012 (2)",
      "Product Image", "Slide 3 of 10", "Placeholder", "Company logo", "P1010023", "red-shoes-2019.webp",
-     "n/a"],
+     "n/a"]
 )  # fmt: skip
 def test_boilerplate_is_known(caption: str) -> None:
     assert is_boilerplate(table([caption])).tolist() == [True]
@@ -83,7 +83,7 @@ def test_boilerplate_is_known(caption: str) -> None:
     ["a photo of a dog", "Logo of the city of Berlin", "image of the sea at night",
      "Screenshot of the menu in 1998",
      "3 dogs", "P. Picasso in 1910", "Click, the film", "Gallery in Rome", "vitamin C",
-     "Nikon D850 beside a jpg", "犬"],
+     "Nikon D850 beside a jpg", "犬"]
 )  # fmt: skip
 def test_what_only_begins_like_boilerplate_stays(caption: str) -> None:
     assert is_boilerplate(table([caption])).tolist() == [False]
@@ -170,8 +170,8 @@ def test_any_function_may_say_the_language() -> None:
         ("Twee honden met een bal", "nl"),
         ("Собака на пляже", "ru"), ("海边的狗", "zh"), ("犬がいる", "ja"), ("바닷가의 개", "ko"),
         ("كلب على الشاطئ", "ar"),
-        ("σκύλος", "el"), ("123 !!", "und"), ("", "und"), ("naïve café", "und"),
-    ],
+        ("σκύλος", "el"), ("123 !!", "und"), ("", "und"), ("naïve café", "und")
+    ]
 )  # fmt: skip
 def test_languages_are_guessed(caption: str, language: str) -> None:
     assert language_of(caption) == language

@@ -60,7 +60,7 @@ def test_a_license_is_the_declared_one_or_a_creative_commons_link(html: str, exp
      "<script>" * 100_000, "<figure>" * 100_000 + "<img src=a>", "<figure><figcaption>" + "<b>x" * 200_000,
      "<a href=x>" + "<i>y" * 200_000, "<img alt=" + "&" * 500_000 + ">", "<" * 500_000,
      "<img " + "a=" * 300_000,
-     "<title>" * 100_000, "<![CDATA[" * 100_000, "<a href=x><img src=y>" * 30_000],
+     "<title>" * 100_000, "<![CDATA[" * 100_000, "<a href=x><img src=y>" * 30_000]
 )  # fmt: skip
 def test_no_page_takes_more_than_linear_time(page: str) -> None:
     began = time.monotonic()

@@ -51,7 +51,7 @@ def phone(rng: random.Random) -> str:
         "+81-3-####-####", "+91 98### #####", "+86 138 #### ####", "+55 (11) 9####-####", "0044 20 #### ####",
         "tel. 555 12 34", "Phone: 2345678", "call 5552345678", "WhatsApp +234 80# ### ####",
         "Tel: 01234 567 8##",
-        "fax 212 555 ####", "mobile 9876543###", "+34 6## ### ###", "+39 06 #### ####", "tel:+4930#######",
+        "fax 212 555 ####", "mobile 9876543###", "+34 6## ### ###", "+39 06 #### ####", "tel:+4930#######"
     )  # fmt: skip
     return digits(rng, rng.choice(forms))
 
@@ -97,7 +97,7 @@ MAKERS = {"email": email, "phone": phone, "card": card, "ip": ip, "iban": iban}
 AROUND = (
     "{}", "For sale, contact {}", "{} - red vintage bike", "Two dogs ({}) on a beach", "Order here: {}!",
     "Photo by Jo, {}, all rights reserved.", "Reach us: {}. Open 9-5", '"{}"', "photographer|{}|Berlin",
-    "Info {}, 2019",
+    "Info {}, 2019"
 )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ CLEAN = (
     "0-60 in 3.2 s", "AB12 CDEF", "DE 2019 2020 2021 2022", "m4x10 m5x12", "12345-6789 zip",
     "1-2-3-4-5-6-7-8-9", "1990 1991 1992 1993", "07/04/2019 - 08/04/2019", "2019 07 04", "0 to 100",
     "007 James Bond 1962", "MH370 9M-MRO", "192 page book", "tele lens 70-200 2.8", "handy tool 1234",
-    "Ford F-150 2015 2016 2017", "Canon EF 24-105mm", "11-12-2013 14-15-2016",
+    "Ford F-150 2015 2016 2017", "Canon EF 24-105mm", "11-12-2013 14-15-2016"
 )  # fmt: skip
 
 
@@ -170,7 +170,7 @@ def test_numbers_of_things_stay_in_a_thousand_captions() -> None:
         "{n} ##.##.20##", "{n} No. ########", "{n} ### ###", "{n} (####)", "{n} #/#", "{n} N.#.#",
         "{n} ##:##", "{n} ##-##", "{n} ISBN-13: 978##########", "{n} ##%", "{n} No ##", "{n} 1:##",
         "{n} EAN 40###########", "{n} SKU: #######-##", "{n} M##A#", "{n} #.#L V#", "{n} ##,### ft",
-        "{n} ref. #####",
+        "{n} ref. #####"
     )  # fmt: skip
     names = ("Red car", "Two dogs at home", "Phone case", "Vintage telephone", "Cell tower", "Text art")
     rng = random.Random(9)
@@ -199,7 +199,7 @@ def test_a_column_keeps_its_nulls_and_order() -> None:
     ["a" * 16_000, "a." * 8000, "a@" * 8000, "1 " * 8000, "1-" * 8000, "a at " * 3000, "tel " * 4000,
      ":" * 16_000, "AB12" * 4000, "+1 (" * 4000, "a dot " * 2500, "a[dot]" * 2500, "a at b dot " * 1500,
      "0123 " * 3000,
-     "a at " + "b dot " * 2500, "1.1.1." * 2600],
+     "a at " + "b dot " * 2500, "1.1.1." * 2600]
 )  # fmt: skip
 def test_no_caption_takes_long(caption: str) -> None:
     began = time.monotonic()

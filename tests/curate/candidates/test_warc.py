@@ -46,7 +46,7 @@ def test_chunks_are_joined_unless_the_crawler_did() -> None:
         (["gzip", "gzip"], "gzip"), (["br", "gzip"], "BR"),  # packed once more than the header says
         (["gzip"], "identity"),
         ([], "gzip"), ([], "br"), ([], "deflate"), ([], "UTF-8"),  # undone by the crawler
-    ],
+    ]
 )  # fmt: skip
 def test_every_coding_is_undone(applied: list[str], header: str, size: int) -> None:
     html = HTML.ljust(size)

@@ -27,11 +27,11 @@ VECTORS: dict[Reason, list[str]] = {
             "localhost", "LOCALHOST", "metadata", "intranet", "metadata.google.internal", "router.lan",
             "nas.local", "a.localhost", "x.test", "x.invalid", "x.onion", "printer.home.arpa",
             "1.0.0.127.in-addr.arpa",
-            "①②⑦.⓪.⓪.①", "127。0。0。1", "１２７.0.0.1", "ｌocalhost",
+            "①②⑦.⓪.⓪.①", "127。0。0。1", "１２７.0.0.1", "ｌocalhost"
         )),
         "http://127.0.0.1#@example.org/", "http://127.0.0.1?@example.org/", "HTTP://127.0.0.1:80/",
         "http://example.org:22/", "http://example.org:6379/", "http://example.org:8080/", "https://example.org:0/",
-        "http://127.0.0.1:443/\u0441.jpg",
+        "http://127.0.0.1:443/\u0441.jpg"
     ],
     BAD: [
         *(f"http://{host}/a.jpg" for host in (
@@ -42,15 +42,15 @@ VECTORS: dict[Reason, list[str]] = {
             "example.org:80@127.0.0.1", "user:pass@example.org", "127.0.0.1%00.example.org",
             "%31%32%37.0.0.1", "exa mple.org", "-\u00ad.", "", ":80", "a..b", "x" * 64 + ".org",
             "example.org:80:80",
-            "example.org:http", "127.0.0.1\\@example.org", "127.0.0.1:80\\.example.org", "a*b.org",
+            "example.org:http", "127.0.0.1\\@example.org", "127.0.0.1:80\\.example.org", "a*b.org"
         )),
         "http:/127.0.0.1/", "http:127.0.0.1", "//127.0.0.1/", "/etc/passwd", "127.0.0.1", "", " http://127.0.0.1/",
         "file:///etc/passwd", "gopher://127.0.0.1:70/_x", "ftp://127.0.0.1/a", "dict://127.0.0.1/", "jar:http://x/!",
         "javascript:alert(1)", "data:image/png;base64," + "A" * 5000, "unix:/run/x.sock", "ws://127.0.0.1/",
         "http://example.org/a\r\nHost: 127.0.0.1", "http://example.org/\n", "http://exam\tple.org/",
         "http:\\\\127.0.0.1\\", "http://example.org\\@127.0.0.1/", "http://example.org/\x00", "http://\ufeff127.0.0.1/",
-        "http://example.org/" + "a" * 5000,
-    ],
+        "http://example.org/" + "a" * 5000
+    ]
 }  # fmt: skip
 ALL = [(reason, url) for reason, urls in VECTORS.items() for url in urls]
 
@@ -123,7 +123,7 @@ def test_rules_that_mean_nothing_are_refused(wrong: dict[str, tuple[str, ...]]) 
 
 @pytest.mark.parametrize(
     "ip", ["1.1.1.1", "9.9.9.9", "172.32.0.1", "172.15.255.255", "100.128.0.1", "198.20.0.1", "192.0.1.1",
-           "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888"],
+           "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888"]
 )  # fmt: skip
 def test_neighbours_of_special_networks_are_public(ip: str) -> None:
     assert is_public(ip_address(ip))
@@ -135,8 +135,8 @@ def test_neighbours_of_special_networks_are_public(ip: str) -> None:
         (["127.0.0.1"], FORBIDDEN), (["9.9.9.9", "::1"], FORBIDDEN), (["10.0.0.1", "9.9.9.9"], FORBIDDEN),
         (["::ffff:9.9.9.9"], FORBIDDEN), (["169.254.169.254"], FORBIDDEN),
         (["64:ff9b::a9fe:a9fe"], FORBIDDEN), (["fe80::1%2"], FORBIDDEN), (["0.0.0.0"], FORBIDDEN),
-        ([], Reason.NAME_NOT_FOUND), (["nonsense"], Reason.NAME_NOT_FOUND), (["9.9.9.9", "2620:fe::9"], None),
-    ],
+        ([], Reason.NAME_NOT_FOUND), (["nonsense"], Reason.NAME_NOT_FOUND), (["9.9.9.9", "2620:fe::9"], None)
+    ]
 )  # fmt: skip
 def test_a_name_with_any_answer_that_is_not_public_is_refused(ips: list[str], reason: Reason | None) -> None:
     async def lookup(host: str) -> Sequence[str]:

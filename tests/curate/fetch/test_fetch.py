@@ -42,7 +42,7 @@ def settings_for(server: FaultServer, **changes: object) -> FetchSettings:
     plain: dict[str, object] = {
         "contact": "test@example.org", "allow_networks": ("127.0.0.1/32",), "allow_ports": (server.port,),
         "delay_seconds": 0.0, "per_host": 64, "timeout_seconds": TIMEOUT, "deadline_seconds": DEADLINE,
-        "backoff_seconds": 0.02, "max_bytes": MAX_BYTES, "decoders": 0,
+        "backoff_seconds": 0.02, "max_bytes": MAX_BYTES, "decoders": 0
     }  # fmt: skip
     return FetchSettings(**{**plain, **changes})  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ FAULTS: dict[str, tuple[str, int]] = {
     "/endless": ("too_many_bytes", 1), "/announced": ("too_many_bytes", 1), "/bomb": ("too_many_bytes", 1),
     "/loop": ("redirects", 6), "/chain/6": ("redirects", 1),
     "/page": ("not_an_image", 1), "/empty": ("not_an_image", 1), "/misnamed": ("not_an_image", 1),
-    "/brotli": ("not_an_image", 1), "/svg": ("format_not_allowed", 1), "/cut": ("truncated_image", 1),
+    "/brotli": ("not_an_image", 1), "/svg": ("format_not_allowed", 1), "/cut": ("truncated_image", 1)
 }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_what_is_known_of_a_row_is_kept(server: FaultServer) -> None:
     assert chained == {
         "key": "0000", "status": "ok", "image": jpeg(7), "sha256": hashlib.sha256(jpeg(7)).hexdigest(),
         "width": 64, "height": 48, "bytes": len(jpeg(7)), "url": server.url("/chain/0"), "http_status": 200,
-        "content_type": "image/jpeg", "robots": "absent", "opt_out": None, "license": "cc0",
+        "content_type": "image/jpeg", "robots": "absent", "opt_out": None, "license": "cc0"
     }  # fmt: skip
     assert (gone["http_status"], gone["image"], gone["sha256"]) == (404, None, None)
     assert (page["http_status"], page["content_type"]) == (200, "image/jpeg")
@@ -160,7 +160,7 @@ def test_robots_txt_is_kept_to_on_the_way_too() -> None:
         assert [(row["status"], row["robots"]) for row in rows] == [
             ("ok", "allowed"), ("robots", "disallowed"), ("robots", "disallowed"), ("opted_out", "allowed"),
             ("http_server_error", "unreachable"), ("robots", "disallowed"),
-            ("ok", "absent"), ("ok", "absent"),
+            ("ok", "absent"), ("ok", "absent")
         ]  # fmt: skip
         assert rows[3]["opt_out"] == "content-usage"
         assert {server.asked[path] for path in ("/ok/2", "/chain/0", "/ok/3", "/ok/4")} == {0}
@@ -304,7 +304,7 @@ def test_images_that_candidates_bring_are_judged_without_the_network(server: Fau
     # The last is what img2dataset writes: the digest of the download beside the image encoded again.
     assert kept["status"].to_pylist() == ["ok", "unreadable_image", "truncated_image", "ok"]
     assert (kept["image"].null_count, kept["sha256"].to_pylist()[::3], kept["width"][0].as_py()) == (
-        4, [digest, digest], 90,
+        4, [digest, digest], 90
     )  # fmt: skip
     assert counts.kept == 2
     smaller, _ = fetch_partition(table, FetchSettings(decoders=0, resize="keep_ratio", size=30))
@@ -350,7 +350,7 @@ def test_a_decoder_that_dies_costs_its_own_image_only(
     rows, counts = fetched(urls, deadly)
     assert counts.kept == 57
     assert {n: row["status"] for n, row in enumerate(rows) if row["status"] != "ok"} == {
-        10: "decoder_crash", 20: "timeout", 30: "too_many_pixels",
+        10: "decoder_crash", 20: "timeout", 30: "too_many_pixels"
     }  # fmt: skip
 
 
@@ -383,7 +383,7 @@ def test_10000_mutated_images_are_fetched_and_every_one_is_counted(server: Fault
     "wrong",
     [{"user_agent": "x\r\nHost: y"}, {"contact": "\n"}, {"per_host": 0}, {"quality": 0}, {"retries": -1},
      {"respect_opt_out": ("nothing",)}, {"timeout_seconds": 0}, {"formats": ("EPS",)},
-     {"allow_networks": ("x",)}],
+     {"allow_networks": ("x",)}]
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError):

@@ -81,8 +81,8 @@ def test_groups_of_one_crawler_are_one_group() -> None:
         ("/allow/this/$", "/allow/this/", True), ("/allow/this/$", "/allow/this/x", False),
         ("/this/*/exactly", "/this/a/b/exactly/c", True), ("/fish*.php", "/fish.php?x", True),
         ("/*.php$", "/a.php.php", True), ("/*.php$", "/a.php5", False),
-        ("/a*a$", "/a", False), ("/a*a$", "/aa", True), ("/a", "/A", False),
-    ],
+        ("/a*a$", "/a", False), ("/a*a$", "/aa", True), ("/a", "/A", False)
+    ]
 )  # fmt: skip
 def test_patterns(pattern: str, path: str, matches: bool) -> None:
     assert parse_robots(f"User-agent: *\nDisallow: {pattern}", "x").allows(path) is not matches

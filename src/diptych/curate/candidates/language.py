@@ -27,7 +27,7 @@ _LANGUAGES_OF = {
 }
 _SCRIPTS = {
     "ja": r"\p{Hiragana}|\p{Katakana}", "ko": r"\p{Hangul}", "zh": r"\p{Han}", "ru": r"\p{Cyrillic}",
-    "ar": r"\p{Arabic}", "el": r"\p{Greek}", "he": r"\p{Hebrew}", "th": r"\p{Thai}", "hi": r"\p{Devanagari}",
+    "ar": r"\p{Arabic}", "el": r"\p{Greek}", "he": r"\p{Hebrew}", "th": r"\p{Thai}", "hi": r"\p{Devanagari}"
 }  # fmt: skip
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 _OTHER = regex.compile(r"(?![\p{Latin}\p{Common}\p{Inherited}])\p{L}")

@@ -21,14 +21,7 @@ from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.core.records import Counts
 from diptych.curate.columns import FETCHED
 from diptych.curate.fetch.addresses import Address, checked_url
-from diptych.curate.fetch.client import (
-    Client,
-    Lookup,
-    Request,
-    Response,
-    check_status,
-    system_lookup,
-)
+from diptych.curate.fetch.client import Client, Lookup, Request, Response, check_status, system_lookup
 from diptych.curate.fetch.robots import DISALLOWED, SIGNALS, opt_outs
 from diptych.curate.fetch.settings import FetchSettings
 from diptych.data.images.formats import sniff
