@@ -33,6 +33,11 @@ def test_a_figure_inside_another_has_its_own_caption_or_the_outer_one() -> None:
         ("<img srcset='a,b.jpg 300w,\n c.jpg 1200w , d.jpg 600w'>", ["c.jpg"]),
         ("<img src=data:x data-srcset='a.jpg'>", ["a.jpg"]),
         ("<img src=data:x>", ["data:x"]),
+        ("<img srcset='a.jpg, b.jpg 2x, c,d.jpg 1.5x'>", ["b.jpg"]),
+        (
+            '<img SRC="a.jpg?x=1&amp;copy=2&copy=3" alt=\'Caf&eacute; "x"\' hidden alt=2>',
+            ["a.jpg?x=1&copy=2&copy=3"],
+        ),
     ],
 )
 def test_images_are_found_as_browsers_find_them(html: str, expected: list[str | None]) -> None:

@@ -246,7 +246,8 @@ def test_exactly_the_images_that_changed_since_they_were_indexed_are_dropped() -
             f"/{n}.jpg": jpeg(5000 + n, (16, 16)) if n in changed else data for n, data in enumerate(files)
         }
         rows = [{"url": server.url(f"/{n}.jpg"), "fields": fields} for n, fields in enumerate(digests)]
-        done, counts = fetch_partition(candidates(rows), settings_for(server), lookup=here)
+        patient = settings_for(server, timeout_seconds=10.0, deadline_seconds=60.0)
+        done, counts = fetch_partition(candidates(rows), patient, lookup=here)
         trusting = settings_for(server, verify_sha256=False)
         trusted, _ = fetch_partition(candidates(rows[:32]), trusting, lookup=here)
     status = done["status"].to_pylist()

@@ -129,16 +129,12 @@ _FROM = {name: fields_json({"caption_from": name}) for name in get_args(CaptionS
 
 
 def pairs_of_wat(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read the pairs of a WAT file in order.
-
-    `counts` gets one for each image that cannot be used and each damaged record; those that are yielded are
-    for the caller to count.
-    """
+    """Read the pairs of a WAT file in order; those that are yielded are for the caller to count."""
     return _pairs(_wat_pages(path, counts), settings, counts)
 
 
 def pairs_of_warc(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read the pairs of a WARC file in order; counts as `pairs_of_wat` does."""
+    """Read the pairs of a WARC file in order; those that are yielded are for the caller to count."""
     return _pairs(_warc_pages(path, counts), settings, counts)
 
 

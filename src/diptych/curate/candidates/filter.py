@@ -39,14 +39,12 @@ class FilterSettings:
 
     Attributes:
         min_characters, max_characters, min_words, max_words: of a caption; words by white space.
-        boilerplate: drop file names, "click to enlarge" and the like.
         max_repeats: hosts that may use the same caption; more, and it says nothing about any image.
         language_by: "module:function" that takes captions (pa.Array) and returns their codes, such as
             "diptych.curate.candidates.language:guessed".
         blocked_words, blocked_hosts_file: files with one word or phrase, or one host, a line.
         blocked_hosts: hosts, with all below them, of images and pages.
-        min_side: pixels of an image's shorter side.
-        max_aspect: longer side over shorter side.
+        min_side: pixels of an image's shorter side; max_aspect: longer side over shorter side.
         min_score: cosine of image and caption, by whatever model gave the scores.
     """
 
@@ -165,10 +163,7 @@ def is_boilerplate(table: pa.Table) -> Mask:
 
 
 def caption_hosts(table: pa.Table) -> pa.Table:
-    """Return which hosts use which caption: (caption, host) uint64 hashes, no row twice.
-
-    Rows without an address have one host in common.
-    """
+    """Return which hosts use which caption, as distinct hashes; rows without an address share a host."""
     hashes = row_hashes(*text_buffers(_hosts(table, "url")), _SEED)
     return _distinct([pa.table({"caption": _caption_hashes(table), "host": hashes})])
 

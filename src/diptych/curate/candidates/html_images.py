@@ -163,7 +163,7 @@ def license_of(links: Iterable[tuple[str, str]]) -> str:
 
 
 def _tags(text: str) -> Iterator[tuple[str, bool, str, str]]:
-    """Yield (name, whether it closes, attributes, text since the tag before); for a title, what it holds."""
+    """Yield (name, whether it closes, attributes or title's text, text since the tag before)."""
     position, seen = 0, 0
     while tag := _TAG.search(text, position):
         before = text[seen : min(tag.start(), seen + MAX_TEXT)]
@@ -242,11 +242,7 @@ class _Reader:
 
 
 def _attributes(text: str) -> dict[str, str]:
-    r"""Read a tag's attributes; of two with the same name the first counts.
-
-    >>> _attributes(' SRC="a.jpg?x=1&amp;copy=2&copy=3" alt=\'Caf&eacute; "x"\' hidden alt=2')
-    {'src': 'a.jpg?x=1&copy=2&copy=3', 'alt': 'Café "x"', 'hidden': ''}
-    """
+    """Read a tag's attributes; of two with the same name the first counts."""
     values: dict[str, str] = {}
     for name, double, single, bare in _ATTRIBUTE.findall(text):
         values.setdefault(name.lower(), unescaped(double or single or bare))
@@ -288,11 +284,7 @@ def _is_data(address: str) -> bool:
 
 
 def _largest(srcset: str) -> str:
-    """Return the address of a `srcset` that stands for most pixels; the first of equals.
-
-    >>> _largest("a.jpg, b.jpg 2x, c,d.jpg 1.5x")
-    'b.jpg'
-    """
+    """Return the address of a `srcset` that stands for most pixels; the first of equals."""
     candidates = [pair for pair in _srcset(srcset[:MAX_TEXT]) if not _is_data(pair[0])]
     return max(candidates, key=lambda pair: pair[1])[0] if candidates else ""
 

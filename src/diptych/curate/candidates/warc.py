@@ -291,10 +291,7 @@ def _unchunked(body: bytes) -> bytes:
     """
     pieces: list[bytes] = []
     position = 0
-    while head := _CHUNK.match(body, position):
-        size = int(head[1], 16)
-        if size == 0:
-            return b"".join(pieces)
+    while (head := _CHUNK.match(body, position)) and (size := int(head[1], 16)):
         pieces.append(body[head.end() : head.end() + size])
         position = head.end() + size + len(b"\r\n")
-    return b"".join(pieces) if pieces else body
+    return b"".join(pieces) if pieces or head else body

@@ -98,13 +98,7 @@ class AddressRules:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL that may be requested.
-
-    Attributes:
-        url: as it will be sent: ASCII, without a fragment.
-        host: in lower case, ASCII; an IP address without brackets.
-        target: path and query, which robots.txt speaks of.
-    """
+    """A URL as it will be sent (ASCII, no fragment), its host (IPv6 without brackets), its path and query."""
 
     url: str
     host: str

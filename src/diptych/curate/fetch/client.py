@@ -8,6 +8,7 @@ import asyncio
 import socket
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,11 +61,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return what may be dialed for a host.
-
-        Raises:
-            AddressRefusedError: one of its addresses is not allowed, or there is none.
-        """
+        """Return what may be dialed; AddressRefusedError if there is nothing, or not all of it is allowed."""
         try:
             ips = [ip_address(text) for text in await self._lookup(host)]
         except (OSError, ValueError) as error:  # a name that is no Unicode is a ValueError too
@@ -128,12 +125,7 @@ class PassingError(Exception):
 
 
 def check_status(response: Response) -> None:
-    """Refuse every response that is not the file itself.
-
-    Raises:
-        PassingError: the server may be well again in a moment.
-        BadSampleError: it will not.
-    """
+    """Refuse a response that is not the file itself: PassingError if it may be soon, else BadSampleError."""
     status = response.status
     if status == OK:
         return
@@ -151,7 +143,6 @@ class Request:
 
     Attributes:
         key: the sample's, from which the jitter of waiting is drawn.
-        accept: the header.
         max_bytes: of the body, as it comes and unpacked.
         cut: take the first `max_bytes` of a larger body instead of refusing it.
         permit: called before each address, redirects too.
@@ -180,11 +171,7 @@ class Host:
     next_start: float = 0.0
 
     async def acquire(self, delay: float) -> None:
-        """Wait until a request may start; the next one may `delay` seconds later.
-
-        Raises:
-            BadSampleError: RATE_LIMITED, if the host wants to be left alone for too long.
-        """
+        """Wait until a request may start; the next one may `delay` seconds later."""
         now = asyncio.get_running_loop().time()
         start = max(now, self.next_start)
         if start - now > self.max_wait:
@@ -201,7 +188,9 @@ class Client:
     def __init__(self, settings: FetchSettings, lookup: Lookup) -> None:
         self._settings = settings
         self._rules = settings.rules()
-        self._hosts: dict[str, Host] = {}
+        self._hosts = defaultdict[str, Host](
+            lambda: Host(asyncio.Semaphore(settings.per_host), settings.deadline_seconds)
+        )
         self._robots: dict[str, asyncio.Task[Robots]] = {}
         # Slots of their own: those who wait for a robots.txt may hold all the others.
         self._robots_slots = asyncio.Semaphore(settings.concurrency)
@@ -230,11 +219,7 @@ class Client:
 
     def host(self, address: Address) -> Host:
         """Return the rate limiter of an address."""
-        host = self._hosts.get(address.host)
-        if host is None:
-            semaphore = asyncio.Semaphore(self._settings.per_host)
-            host = self._hosts[address.host] = Host(semaphore, self._settings.deadline_seconds)
-        return host
+        return self._hosts[address.host]
 
     async def robots(self, address: Address) -> Robots:
         """Return what the robots.txt of an address says; it is requested once, whoever waits."""
@@ -261,11 +246,7 @@ class Client:
         return parse_robots(response.body, self._settings.token())
 
     async def ask(self, address: Address, request: Request) -> Response:
-        """Ask until there is a response, the retries are used up or the deadline has come.
-
-        Raises:
-            BadSampleError: with the reason.
-        """
+        """Ask until there is a response, or the retries or the time are used up (BadSampleError)."""
         settings, clock = self._settings, asyncio.get_running_loop().time
         deadline = clock() + settings.deadline_seconds
         attempt = 0
