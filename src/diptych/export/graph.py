@@ -105,13 +105,8 @@ class Graph:
         result: tuple[str, str, Sequence[int | str]],
         facts: dict[str, str],
     ) -> onnx.ModelProto:
-        """Finish the graph.
-
-        Args:
-            name: of the graph.
-            given: name, element type and shape of the input; words are axes of any size.
-            result: the tensor that is returned, the name and the shape it gets.
-            facts: plain words that travel inside the file.
+        """Finish: name, element type and shape of the input (words are axes of any size); the tensor that is
+        returned, with name and shape; facts, plain words that travel inside the file.
         """
         tensor, output, shape = result
         used = {name for node in self._nodes for name in node.input}

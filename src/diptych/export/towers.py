@@ -68,13 +68,13 @@ class SequenceLayout:
         ended: scores of keys behind the end, (B, 1, L), or "".
     """
 
-    length: int | None
-    batch_and_length: str = ""
-    pack: str = ""
-    unpack: str = ""
-    pool_rows: str = ""
-    later: str = ""
-    ended: str = ""
+    length: int | None  # where it is constant
+    batch_and_length: str = ""  # else a tensor of both
+    pack: str = ""  # (T,) int64 place in B * L of every row; none where every place is a row
+    unpack: str = ""  # (B * L,) int64 row of every place
+    pool_rows: str = ""  # (B,) int64 row of the token that is read
+    later: str = ""  # (L, L) scores of keys that come later than the query
+    ended: str = ""  # (B, 1, L) scores of keys behind the end
 
     def sequences(self, graph: Graph, rows: str, *rest: int) -> str:
         """Return (B, L, *rest) for rows (T, prod(rest)); places without a row hold some other row."""

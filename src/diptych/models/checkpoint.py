@@ -69,11 +69,7 @@ class Description:
 
 
 def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest:
-    """Write a checkpoint folder; it appears under its name complete or not at all.
-
-    Args:
-        folder: where; must not exist yet, or be empty, unless ``replace``: then the old one is swapped.
-        model: held in float32.
+    """Write a checkpoint folder, complete or not at all; ``replace`` swaps an existing one.
 
     Raises:
         UsageError: the folder is not empty, or the weights are not held in float32.

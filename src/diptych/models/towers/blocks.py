@@ -156,13 +156,8 @@ def one_query_attention(
     With one query, ``q . (K x_i) = (K^T q) . x_i`` and ``sum_i a_i V x_i = V (sum_i a_i x_i)``: two products
     with the tokens per head replace two (D, D) products per token. The result is the same up to rounding.
 
-    Args:
-        layers: holds ``q_proj``, ``k_proj``, ``v_proj`` and ``heads``.
-        queries: (N, D) input rows of the pooling tokens.
-        rows: (T, D) all tokens; groups: their runs; visible: see `Attention.pooled`.
-
-    Returns:
-        (N, D) heads side by side, before the output projection.
+    ``layers`` holds ``q_proj``, ``k_proj``, ``v_proj`` and ``heads``. Returns (N, D), heads side by side, for
+    queries (N, D) and all tokens, the rows (T, D), before the output projection; see `Attention.pooled`.
     """
     heads = cast(int, layers.heads)
     q_proj, k_proj, v_proj = (cast(nn.Linear, layers.get_submodule(name)) for name in _PROJECTIONS)

@@ -33,19 +33,12 @@ PAYS = 0.8  # below this share of the tokens left to compute the detour is taken
 
 @dataclass(frozen=True, slots=True)
 class SharingPlan:
-    """Which beginnings are shared, and by whom.
+    """Which beginnings are shared, and by whom."""
 
-    Attributes:
-        beginnings: the distinct shared token sequences, the start token first.
-        owner: (B,) beginning of each text.
-        ends: (B,) tokens of each text, end token included.
-        share: tokens left to compute of those that the texts have.
-    """
-
-    beginnings: tuple[tuple[int, ...], ...]
-    owner: Ids
-    ends: Ids
-    share: float
+    beginnings: tuple[tuple[int, ...], ...]  # distinct token sequences, the start token first
+    owner: Ids  # (B,) beginning of each text
+    ends: Ids  # (B,) tokens of each text, end token included
+    share: float  # of the texts' tokens, those left to compute
 
 
 def plan_sharing(tokens: Ids, end_id: int) -> SharingPlan:

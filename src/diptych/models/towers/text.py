@@ -24,23 +24,14 @@ from diptych.models.towers.config import Activation, TextConfig
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Where every needed token of a batch goes.
+    """Where every needed token of a batch goes."""
 
-    Attributes:
-        ids: (T,) int64 token ids, sorted by length of text.
-        positions: (T,) int64 place of each token in its text.
-        groups: runs (n, L) of texts that share a length.
-        eot_positions: (B,) int64 row of each text's end token.
-        visible: per group None, or (n, L) bool where shorter texts were padded to the group's length.
-        ranks: (B,) int64 place of each of the caller's texts in the sorted order.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    groups: tuple[tuple[int, int], ...]
-    eot_positions: Tensor
-    visible: tuple[Tensor | None, ...]
-    ranks: Tensor
+    ids: Tensor  # (T,) int64, sorted by length of text
+    positions: Tensor  # (T,) int64 position of each token in its text
+    groups: tuple[tuple[int, int], ...]  # runs (n, L) of texts that share a length
+    eot_positions: Tensor  # (B,) int64 row of each text's end token
+    visible: tuple[Tensor | None, ...]  # per group None, or (n, L) bool where texts were padded to its length
+    ranks: Tensor  # (B,) int64 position of each of the caller's texts in the sorted order
 
     def to(self, device: torch.device, *, non_blocking: bool = True) -> "PackedBatch":
         """Return it on a device; from pinned memory nothing waits for the copies."""
