@@ -48,8 +48,10 @@ def test_encoding_uses_running_statistics_and_keeps_the_mode() -> None:
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     one.clip.eval()
     expected = one.encode_image(pixels)
+    before = {name: tensor.clone() for name, tensor in one.clip.state_dict().items()}
     one.clip.train()
     assert torch.equal(one.encode_image(pixels), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one.clip.state_dict().items())
     assert one.clip.training
     assert not one.encode_image(pixels).requires_grad
 
