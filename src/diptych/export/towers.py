@@ -57,16 +57,7 @@ class ModuleWeights:
 
 @dataclass(frozen=True, slots=True)
 class SequenceLayout:
-    """How rows (T, D) and sequences (B, L, D) belong together.
-
-    Attributes:
-        length: L where it is constant, else `batch_and_length` is a tensor of both.
-        pack: (T,) int64 place in B * L of every row, or "" where every place is a row.
-        unpack: (B * L,) int64 row of every place, or "".
-        pool_rows: (B,) int64 row of the token that is read.
-        later: scores of keys that come later than the query, (L, L), or "".
-        ended: scores of keys behind the end, (B, 1, L), or "".
-    """
+    """How rows (T, D) and sequences (B, L, D) belong together."""
 
     length: int | None  # where it is constant
     batch_and_length: str = ""  # else a tensor of both

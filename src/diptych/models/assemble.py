@@ -213,12 +213,12 @@ def _check_row(located: Located, model: Model) -> None:
     checks = [("preprocessing", str(_seen(model.preprocess)), str(_seen(stated)))]
     if row.activation is not None:
         checks.append(("activation", model.config.activation, row.activation))
-    for what, found, expected in checks:
-        if found != expected:
+    for what, actual, expected in checks:
+        if actual != expected:
             raise IntegrityError(
                 f"the files contradict the table of public names about the {what}",
                 where=located.path,
-                found=found,
+                found=actual,
                 expected=expected,
                 fix=f"to load it as the files say: load({HUB_PREFIX + row.repository!r})",
             )

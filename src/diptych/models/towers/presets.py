@@ -62,7 +62,7 @@ TRUNKS: dict[str, Trunk] = {
     },
 }
 
-# Heads of 8: with few wide heads every head settles on the words that pay first (colours), and the others
+# Heads of 8: with few wide heads every head settles on the words that pay first (colors), and the others
 # wait (LOG.md, 2026-11-24).
 _TEXT_MANY_HEADS = TextConfig(context_length=32, width=256, layers=1, heads=32)
 

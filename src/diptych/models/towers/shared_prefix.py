@@ -54,14 +54,14 @@ def plan_sharing(tokens: Ids, end_id: int) -> SharingPlan:
     ordered = np.where(inside, tokens[order], -1 - np.arange(len(order))[:, None])
     lengths = np.ones(len(order), np.int64)
     group = np.zeros(len(order), np.int64)
-    for place in range(tokens.shape[1]):
-        # Texts of one group share the tokens before this place; in this order they lie side by side.
-        begins = np.r_[True, (group[1:] != group[:-1]) | (ordered[1:, place] != ordered[:-1, place])]
+    for position in range(tokens.shape[1]):
+        # Texts of one group share the tokens before this position; in this order they lie side by side.
+        begins = np.r_[True, (group[1:] != group[:-1]) | (ordered[1:, position] != ordered[:-1, position])]
         group = np.cumsum(begins) - 1
         together = np.bincount(group)[group] >= SHARED_BY
         if not together.any():
             break
-        lengths[together & (ordered[:, place] >= 0)] = place + 1
+        lengths[together & (ordered[:, position] >= 0)] = position + 1
     texts = tokens[order]
     numbers: dict[tuple[int, ...], int] = {}
     owner = np.empty(len(order), np.int64)
@@ -124,8 +124,8 @@ def _read(tower: TextTransformer, tokens: Ids, plan: SharingPlan, batch: Ids, kn
     starts = np.cumsum(own) - own
     positions = np.arange(int(own.sum())) - np.repeat(starts - shared, own)
     ids = torch.from_numpy(tokens[np.repeat(batch, own), positions])
-    places = F.embedding(torch.from_numpy(positions), tower.positional_embedding)
-    rows = tower.token_embedding(ids) + places
+    rows = tower.token_embedding(ids)
+    rows = rows + F.embedding(torch.from_numpy(positions), tower.positional_embedding)
     eot_positions = torch.from_numpy(starts + own - 1)
     shapes = list(_shapes(own, shared, known.starts[plan.owner[batch]]))
     layers = cast(list[Block], list(tower.blocks))
