@@ -153,9 +153,9 @@ def graph_writers(model: "Model", precision: ExportPrecision) -> dict[str, Graph
     config = model.config
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.clip.state_dict().items()}
     vision = _writer(VISION, config.vision.kind)
-    text = _writer(TEXT_TOWERS, getattr(config.text, "kind", "clip"))
+    text = _writer(TEXT_TOWERS, config.text.kind)
     facts = {"diptych.model": model.digest, "diptych.precision": precision}
-    text_activation = getattr(config, "text_activation", None) or config.activation
+    text_activation = config.text_activation or config.activation
     settings = {
         "vision": BlockSettings(config.activation, config.layer_norm_eps),
         "text": BlockSettings(text_activation, config.layer_norm_eps),

@@ -41,26 +41,18 @@ PRECISIONS: tuple[ExportPrecision, ...] = ("float32", "float16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class ExportDescription:
-    """The content of an export's config.json.
-
-    Attributes:
-        precision: what the files' weights are held in.
-        logit_scale: the stored logarithm of the temperature's inverse.
-        model_digest: of the model that was exported.
-        captions: the texts of the reference outputs.
-        parity: how near to the float32 original the files come, by tower; plain values.
-    """
+    """The content of an export's config.json; `precision` is that of the files' weights."""
 
     format: Literal[1]
     model: ClipConfig
     preprocess: Preprocess
     tokenizer_sha256: str
     precision: ExportPrecision
-    logit_scale: float
-    model_digest: str
-    captions: tuple[str, ...]
+    logit_scale: float  # the stored logarithm
+    model_digest: str  # of the model that was exported
+    captions: tuple[str, ...]  # of the reference outputs
     logit_bias: float | None = None
-    parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # by tower
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,22 +70,12 @@ class ExportedModel(Encoder):
         tokenizer: AnyTokenizer,
         folder: Path,
         plan: Plan,
-        *,
         content: str = "",
     ) -> None:
         self.description, self.tokenizer, self.plan = description, tokenizer, plan
         self.config, self.preprocess = description.model, description.preprocess
         self.folder, self.provenance, self._content = folder, description.provenance, content
-
-    @property
-    def scale(self) -> float:
-        """What cosines are multiplied with before the softmax."""
-        return float(np.exp(self.description.logit_scale))
-
-    @property
-    def bias(self) -> float:
-        """What is added to the logits of a model that learned with the sigmoid loss; 0 for others."""
-        return self.description.logit_bias or 0.0
+        self.scale, self.bias = float(np.exp(description.logit_scale)), description.logit_bias or 0.0
 
     @property
     def digest(self) -> str:
@@ -170,7 +152,7 @@ class ExportedModel(Encoder):
 
     def _cut(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         text = self.config.text
-        if getattr(text, "kind", "clip") != "clip":
+        if text.kind != "clip":
             return tokens
         is_end = tokens == text.end_id
         length = int(is_end.argmax(axis=1).max(initial=0)) + 1
@@ -223,7 +205,7 @@ def load_exported(
     tokenizer, content = open_tokenizer(folder, description.model.text), content_digest(manifest)
 
     def opened(plan: Plan) -> ExportedModel:
-        return ExportedModel(description, tokenizer, folder, plan, content=content)
+        return ExportedModel(description, tokenizer, folder, plan, content)
 
     plans = backend_choice.plans(backend, precision, threads, files=description.precision)
     return backend_choice.choose(plans, opened, cache, folder, force=verify)
