@@ -36,15 +36,15 @@ def rgb(width: int = SIZE[0], height: int = SIZE[1], seed: int = 0) -> Image.Ima
 def odd_files() -> dict[str, bytes]:
     """Return name -> encoded file."""
     alpha = Image.fromarray(waves(*SIZE, 4), "RGBA")
-    grey = rgb().convert("L")
+    gray = rgb().convert("L")
     wide = Image.fromarray(waves(*SIZE, 1)[..., 0].astype(np.uint16) * 257)
     palette = rgb().quantize(32)
     frames = [rgb(seed=seed).quantize(64) for seed in range(3)]
     files = {
         "cmyk.jpg": encoded(Image.fromarray(waves(*SIZE, 4), "CMYK"), "JPEG"),
-        "grey.jpg": encoded(grey, "JPEG"),
-        "grey.png": encoded(grey, "PNG"),
-        "grey-alpha.png": encoded(alpha.convert("LA"), "PNG"),
+        "gray.jpg": encoded(gray, "JPEG"),
+        "gray.png": encoded(gray, "PNG"),
+        "gray-alpha.png": encoded(alpha.convert("LA"), "PNG"),
         "alpha.png": encoded(alpha, "PNG"),
         "alpha.webp": encoded(alpha, "WEBP", lossless=True),
         "palette.png": encoded(palette, "PNG"),
@@ -54,10 +54,10 @@ def odd_files() -> dict[str, bytes]:
         "palette.gif": encoded(palette, "GIF"),
         "animated.gif": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=20),
         "palette.bmp": encoded(palette, "BMP"),
-        "one-bit.png": encoded(grey.convert("1"), "PNG"),
+        "one-bit.png": encoded(gray.convert("1"), "PNG"),
         "sixteen-bit.png": encoded(wide, "PNG"),
         "progressive.jpg": encoded(rgb(), "JPEG", progressive=True, quality=90),
-        "progressive-grey.jpg": encoded(grey, "JPEG", progressive=True),
+        "progressive-gray.jpg": encoded(gray, "JPEG", progressive=True),
         "full-chroma.jpg": encoded(rgb(), "JPEG", subsampling=0, quality=95),
         "lossy.webp": encoded(rgb(), "WEBP"),
         "rgb.tif": encoded(rgb(), "TIFF", compression="tiff_lzw"),
@@ -66,7 +66,7 @@ def odd_files() -> dict[str, bytes]:
         "exif-6.tif": turned(6, "TIFF"),
         "lossy.avif": encoded(rgb(), "AVIF"),
         "rgb.jp2": encoded(rgb(), "JPEG2000"),
-        "grey.pgm": encoded(grey, "PPM"),
+        "gray.pgm": encoded(gray, "PPM"),
         "exif-1.png": turned(1, "PNG"),
         "exif-6.webp": turned(6, "WEBP"),
     }
@@ -74,10 +74,10 @@ def odd_files() -> dict[str, bytes]:
     for width, height in ((1, 1), (1, 90), (90, 1), (1, 400), (400, 1), (2, 333), (224, 1), (1, 224), (3, 2)):
         files[f"strip-{width}x{height}.png"] = encoded(rgb(width, height), "PNG")
         files[f"strip-{width}x{height}.jpg"] = encoded(rgb(width, height), "JPEG")
-    files["strip-grey-1x300.png"] = encoded(rgb(1, 300).convert("L"), "PNG")
+    files["strip-gray-1x300.png"] = encoded(rgb(1, 300).convert("L"), "PNG")
     files["strip-1x900.png"] = encoded(rgb(1, 900), "PNG")  # 45 million pixels between resize and crop
     for width, height in ((260, 1000), (400, 900), (1000, 240)):
         files[f"long-{width}x{height}.png"] = encoded(rgb(width, height), "PNG")
-    files["long-grey.png"] = encoded(rgb(240, 800).convert("L"), "PNG")
+    files["long-gray.png"] = encoded(rgb(240, 800).convert("L"), "PNG")
     files["long-alpha.png"] = encoded(Image.fromarray(waves(240, 800, 4), "RGBA"), "PNG")
     return files

@@ -149,22 +149,22 @@ def mutants(count: int, seed: int) -> Iterator[bytes]:
 
 def _mutate(data: bytearray, rng: random.Random) -> None:
     kind = rng.randrange(7)
-    place = rng.randrange(len(data)) if data else 0
+    at = rng.randrange(len(data)) if data else 0
     if kind == 0 and data:
-        data[place] ^= 1 << rng.randrange(8)
+        data[at] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        del data[place:]
+        del data[at:]
     elif kind == 2:
         start = rng.randrange(min(64, len(data) + 1))
         data[start : start + 4] = rng.choice(
             (b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff\xff\xff", rng.randbytes(4))
         )
     elif kind == 3:
-        data[place:place] = data[: rng.randrange(200)]
+        data[at:at] = data[: rng.randrange(200)]
     elif kind == 4:
-        del data[place : place + rng.randrange(1, 100)]
+        del data[at : at + rng.randrange(1, 100)]
     elif kind == 5:
-        data[place : place + 16] = rng.randbytes(16)
+        data[at : at + 16] = rng.randbytes(16)
     else:
         data += rng.randbytes(rng.randrange(100))
 

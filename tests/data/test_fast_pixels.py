@@ -1,6 +1,7 @@
 """Fast pixels against exact ones: within a level, upright, and large JPEGs decoded small."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from diptych.data.images.resize import cover, exact_window
 from diptych.data.images.resize_fast import fast_window
 from diptych.data.images.transforms import Preprocess, evaluation_pixels, read_pixels, training_pixels
 
+MODES = ("exact", "fast")
 SMALL = Preprocess(size=(32, 32))
-WIDE_GREY = {"sixteen-bit.png", "sixteen-bit.tif"}
+WIDE_GRAY = {"sixteen-bit.png", "sixteen-bit.tif"}
 
 
 def levels(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-@pytest.mark.parametrize("name", sorted(set(odd_files()) - WIDE_GREY))
+@pytest.mark.parametrize("name", sorted(set(odd_files()) - WIDE_GRAY))
 def test_every_kind_of_file_is_within_a_level_of_its_upright_exact_pixels(name: str) -> None:
     data = odd_files()[name]
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
@@ -33,7 +35,7 @@ def test_every_kind_of_file_is_within_a_level_of_its_upright_exact_pixels(name: 
         assert levels(evaluation_pixels(upright, preprocess, mode="fast"), exact) <= 1
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     data = odd_files()["sixteen-bit.png"]
     eight = (np.asarray(Image.open(io.BytesIO(data))).astype(int) + 128) // 257
     expected = evaluation_pixels(Image.fromarray(eight.astype(np.uint8)), SMALL)
@@ -100,10 +102,7 @@ def test_a_jpeg_less_than_four_times_the_target_is_decoded_whole(monkeypatch: py
 def test_training_windows_are_within_two_roundings_of_pillows(size: tuple[int, int]) -> None:
     image, preprocess = rgb(*size), Preprocess(size=(32, 32), train_resize=36, horizontal_flip=True)
     for seed in range(10):
-        exact, fast = (
-            training_pixels(image, preprocess, np.random.default_rng(seed), mode=mode)
-            for mode in ("exact", "fast")
-        )
+        exact, fast = (training_pixels(image, preprocess, np.random.default_rng(seed), mode=m) for m in MODES)
         assert levels(exact, fast) <= 2  # each is within one of resizing first and cropping then
         assert fast.flags.writeable and fast.flags.c_contiguous
 
@@ -116,15 +115,12 @@ def test_without_simplejpeg_fast_is_as_near(monkeypatch: pytest.MonkeyPatch) -> 
         assert levels(read_pixels(data, SMALL, mode="fast"), exact) <= 1
 
 
-def test_a_cut_file_is_refused_in_every_mode() -> None:
+def test_a_cut_file_is_refused_in_every_mode_and_an_unknown_mode_too() -> None:
     data = encoded(rgb(), "JPEG")
-    for mode in ("exact", "fast"):
+    for mode in MODES:
         with pytest.raises(BadSampleError) as caught:
             read_pixels(data[: len(data) // 2], SMALL, mode=mode)
         assert caught.value.reason is Reason.TRUNCATED_IMAGE
-
-
-def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(SettingsError, match="exact or fast"):
         evaluation_pixels(rgb(), SMALL, mode="quick")  # type: ignore[arg-type]
 
@@ -149,38 +145,41 @@ def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_s
     assert jpeg._read_segments(b"\xff\xd8" + b"\xff" * 50) == (False, True)
 
 
+def in_both_modes(clip: Any, preprocess: Preprocess, files: list[bytes]) -> tuple[Any, Any]:
+    """Pixels and embeddings of files, of exact and of fast pixels."""
+    torch = pytest.importorskip("torch")
+    pixels = [np.stack([read_pixels(file, preprocess, mode=mode) for file in files]) for mode in MODES]
+    with torch.inference_mode():
+        batches = [preprocess.normalize(torch.from_numpy(rows).permute(0, 3, 1, 2)) for rows in pixels]
+        return pixels, [clip.encode_image(batch) for batch in batches]
+
+
+def smallest_cosine(exact: Any, fast: Any) -> float:
+    from torch.nn.functional import cosine_similarity
+
+    return cosine_similarity(exact, fast).min().item()
+
+
 @pytest.mark.deep
 def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: Path) -> None:
-    """A ViT-B/32 with random weights, which sees all images as alike: centred, it is the harder test."""
-    torch = pytest.importorskip("torch")
+    """A ViT-B/32 with random weights, which sees all images as alike: centered, it is the harder test."""
+    pytest.importorskip("torch")
     from diptych.models.towers.clip import build
     from diptych.models.towers.presets import preset
 
-    parts = [
-        Image.open(file).convert("RGB") for file in sorted((shared_data / "coco" / "images").glob("*.jpg"))
-    ]
-    preprocess, pixels = Preprocess(), {"exact": [], "fast": []}
+    photos = sorted((shared_data / "coco" / "images").glob("*.jpg"))
+    parts = [Image.open(file).convert("RGB") for file in photos]
+    files = []
     for number in range(16):
         sheet = Image.new("RGB", (1921, 1081))
-        for place in range(9):
-            sheet.paste(parts[number * 9 + place], (place % 3 * 640, place // 3 * 427))
-        data = encoded(sheet, "JPEG", quality=90)
-        for mode, rows in pixels.items():
-            rows.append(read_pixels(data, preprocess, mode=mode))
-    off = np.abs(np.array(pixels["exact"]).astype(int) - np.array(pixels["fast"]))
-    clip, embeds = build(preset("ViT-B-32"), seed=0).eval(), []
-    for rows in pixels.values():
-        with torch.inference_mode():
-            batch = preprocess.normalize(torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2))
-            embeds.append(clip.encode_image(batch))
-    exact, fast = embeds
-    plain = torch.nn.functional.cosine_similarity(exact, fast).min().item()
+        for tile in range(9):
+            sheet.paste(parts[number * 9 + tile], (tile % 3 * 640, tile // 3 * 427))
+        files.append(encoded(sheet, "JPEG", quality=90))
+    pixels, (exact, fast) = in_both_modes(build(preset("ViT-B-32"), seed=0).eval(), Preprocess(), files)
+    off = np.abs(pixels[0].astype(int) - pixels[1])
     mean = exact.mean(dim=0)
-    centered = torch.nn.functional.cosine_similarity(exact - mean, fast - mean).min().item()
-    print(
-        f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, "
-        f"centered {centered:.6f}"
-    )
+    plain, centered = smallest_cosine(exact, fast), smallest_cosine(exact - mean, fast - mean)
+    print(f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, {centered:.6f}")
     assert off.mean() < 1
     assert plain >= 0.9995 and centered >= 0.999
 
@@ -188,9 +187,7 @@ def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: 
 @pytest.mark.deep
 def test_embeddings_notice_fast_where_the_documentation_says_so(shared_data: Path) -> None:
     """Stripes in a large JPEG, files that are turned; neither upright photos nor stripes in a PNG."""
-    torch = pytest.importorskip("torch")
-    from dataclasses import replace
-
+    pytest.importorskip("torch")
     from diptych.models.towers.clip import build
     from diptych.models.towers.config import VitConfig
     from diptych.models.towers.presets import preset
@@ -203,17 +200,10 @@ def test_embeddings_notice_fast_where_the_documentation_says_so(shared_data: Pat
     exif[ORIENTATION_TAG] = 6
     lying = encoded(Image.open(io.BytesIO(photos[0])), "JPEG", exif=exif)
     config = replace(preset("ViT-B-32"), vision=VitConfig((80, 60), 20, 192, 6, 3))
-    clip, preprocess = build(config, seed=0).eval(), Preprocess(size=(80, 60))
+    clip = build(config, seed=0).eval()
 
     def smallest(files: list[bytes]) -> float:
-        embeds = []
-        for mode in ("exact", "fast"):
-            pixels = np.stack([read_pixels(file, preprocess, mode=mode) for file in files])
-            with torch.inference_mode():
-                embeds.append(
-                    clip.encode_image(preprocess.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
-                )
-        return torch.nn.functional.cosine_similarity(*embeds).min().item()
+        return smallest_cosine(*in_both_modes(clip, Preprocess(size=(80, 60)), files)[1])
 
     assert smallest(photos) > 0.9997
     assert smallest([encoded(grating, "PNG")]) > 0.99999

@@ -4,26 +4,15 @@ Usage: python open_clip_pixels.py FOLDER. Reads setup.json ({"files": […], "se
 image_transform}}); writes NAME.npy, (N, 3, H, W) float32, for every setting.
 """
 
-import contextlib
 import json
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
+import torchvision_stub  # noqa: F401 — before open_clip
+from open_clip.transform import image_transform
 from PIL import Image
-
-# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    with contextlib.suppress(RuntimeError):
-        _library.define(_signature)
-
-from open_clip.transform import image_transform  # noqa: E402
 
 
 def main(folder: Path) -> None:

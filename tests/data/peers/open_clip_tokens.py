@@ -4,24 +4,14 @@ Runs under a Python that has open_clip, never imports diptych. Reads lists of st
 answers with a digest of each string's row of 77 ids.
 """
 
-import contextlib
 import hashlib
 import json
 import sys
 
 import regex
 import torch
-
-# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    with contextlib.suppress(RuntimeError):
-        _library.define(_signature)
-
-from open_clip.tokenizer import SimpleTokenizer  # noqa: E402
+import torchvision_stub  # noqa: F401 — before open_clip
+from open_clip.tokenizer import SimpleTokenizer
 
 OPENAI = ("<|startoftext|>", "<|endoftext|>")
 OPEN_CLIP = ("<start_of_text>", "<end_of_text>")  # the same two ids
@@ -42,8 +32,8 @@ def main() -> None:
     for line in sys.stdin:
         texts = json.loads(line)
         rows = tokenizer(texts)
-        plain = [place for place, text in enumerate(texts) if "<" not in text and "&lt" not in text][::20]
-        assert torch.equal(untouched([texts[place] for place in plain]), rows[plain])
+        plain = [row for row, text in enumerate(texts) if "<" not in text and "&lt" not in text][::20]
+        assert torch.equal(untouched([texts[row] for row in plain]), rows[plain])
         digests = [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows.numpy().astype("int64")]
         sys.stdout.write(json.dumps(digests) + "\n")
         sys.stdout.flush()

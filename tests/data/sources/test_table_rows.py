@@ -62,12 +62,12 @@ def test_a_swallow_of_few_rows_is_counted_too(tmp_path: Path, delimiter: str) ->
     assert total(two) == (2, 2)
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_swallow_is_seen_wherever_the_images_column_is(tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_a_swallow_is_seen_wherever_the_images_column_is(tmp_path: Path, column: int) -> None:
     images(tmp_path, "a.jpg")
     rows = [["caption", "label"], ['"two inches', "x"], ["one", "y"], ['three" pipe', "z"], ["four", "w"]]
     for number, row in enumerate(rows):
-        row.insert(place, "a.jpg" if number else "image")
+        row.insert(column, "a.jpg" if number else "image")
     (tmp_path / "t.csv").write_text("\n".join(map(",".join, rows)) + "\n")
     assert total(tmp_path / "t.csv") == (1, 3)
 
