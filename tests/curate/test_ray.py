@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.curate import worlds
+from tests.curate.fault_server import jpeg
 from tests.curate.pipeline.test_run import digests
 
 from diptych.core.settings import dumps_toml, to_mapping
@@ -36,7 +37,7 @@ cluster.shutdown()
 
 @pytest.mark.timeout(300)
 def test_two_nodes_make_the_same_bytes(tmp_path: Path) -> None:
-    rows = [(f"pair-{n}", worlds.image(n), f"a dog number {n}, a black cat") for n in range(12)]
+    rows = [(f"pair-{n}", jpeg(n), f"a dog number {n}, a black cat") for n in range(12)]
     pairs = worlds.write_pairs(tmp_path / "pairs.parquet", rows)
     recipe = worlds.recipe(
         queries=worlds.write_sources(tmp_path),

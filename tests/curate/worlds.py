@@ -1,18 +1,11 @@
-"""A small world to curate: an encyclopedia, its readers, a dictionary, a crawl, and a server of images."""
+"""A small world to curate: an encyclopedia, its page views, a dictionary, pairs."""
 
-import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
-from tests.curate import crawl_files, miniatures
+from tests.curate import miniatures
 
 from diptych.core.settings import from_mapping
 from diptych.curate.pipeline.recipe import CurateRecipe
@@ -44,16 +37,6 @@ QUERIES = {
 }  # fmt: skip
 
 
-def image(number: int, *, quality: int = 90) -> bytes:
-    """A JPEG that looks like no other number's."""
-    rng = np.random.default_rng(number)
-    blocks = rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)
-    image = Image.fromarray(blocks).resize((48, 48), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
 def recipe(**parts: Any) -> CurateRecipe:
     """Settings that fit a small world."""
     plain: dict[str, Any] = {
@@ -83,34 +66,3 @@ def write_pairs(path: Path, rows: list[tuple[str, bytes, str]], *, rows_per_grou
     table = pa.table({"id": keys, "image": pa.array(images, pa.binary()), "caption": captions})
     pq.write_table(table, path, row_group_size=rows_per_group)
     return path
-
-
-@contextmanager
-def served(images: dict[str, bytes]) -> Iterator[str]:
-    """Serve files from this machine; yields the address that their names follow."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.lstrip("/")
-            data = images.get(name)
-            self.send_response(200 if data is not None else 404)
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            self.wfile.write(data or b"")
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-
-
-def web_page(number: int, images: list[tuple[str, str]]) -> crawl_files.WebPage:
-    """A page of the crawl with (address, alternative text) of its images."""
-    return crawl_files.WebPage(f"http://site{number}.example/p", images=images)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from tests.curate import crawl_files, miniatures, worlds
+from tests.curate.fault_server import FaultServer, jpeg
 
 from diptych.cli.main import main
 from diptych.core.errors import DataError, EnvironmentFault, UsageError
@@ -86,8 +87,8 @@ def dropped(folder: Path, stage: str) -> dict[str, int]:
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[CurateRecipe, Path]:
     """A recipe over twelve pairs in three partitions, and what it makes when nothing interrupts it."""
     folder = tmp_path_factory.mktemp("small")
-    rows = [(f"pair-{n}", worlds.image(n), caption) for n, caption in enumerate(CAPTIONS)]
-    rows.append(("double", worlds.image(0), "Dogs asleep: a dog"))
+    rows = [(f"pair-{n}", jpeg(n), caption) for n, caption in enumerate(CAPTIONS)]
+    rows.append(("double", jpeg(0), "Dogs asleep: a dog"))
     rows.append(("broken", b"\xff\xd8no image", "a dog that nobody sees"))
     pairs = worlds.write_pairs(folder / "pairs.parquet", rows)
     recipe = worlds.recipe(
@@ -154,9 +155,9 @@ def test_the_set_holds_images_captions_and_their_queries(small: tuple[CurateReci
     pairs = {pair.key: pair for pair in ShardSet.open(small[1]).pairs(Counts())}
     assert "broken" not in pairs
     frying = pairs["pair-12"]
-    assert frying.image == worlds.image(12)
+    assert frying.image == jpeg(12)
     assert "frying pan" in str(frying.fields["queries"]).split(" | ")
-    assert frying.fields["sha256"] == hashlib.sha256(worlds.image(12)).hexdigest()
+    assert frying.fields["sha256"] == hashlib.sha256(jpeg(12)).hexdigest()
     scrubbed = [text for pair in pairs.values() for text in pair.captions if text.startswith("call")]
     assert all("555" not in text for text in scrubbed)
     assert not {"pair-0", "double"} <= pairs.keys()
@@ -180,21 +181,21 @@ def test_the_card_tells_what_the_manifests_count(small: tuple[CurateRecipe, Path
 
 def test_a_crawl_with_addresses_is_fetched_and_curated_by_one_command(tmp_path: Path, capsys: Any) -> None:
     """From a dump, page views, a dictionary and a WAT file to shards, through the command line."""
-    files = {f"{n}.jpg": worlds.image(n) for n in range(4)}
-    with worlds.served(files) as address:
-        images = [
-            (f"{address}{n}.jpg", text)
-            for n, text in enumerate(["a brown dog", "the black cat", "a dog", "x"])
+    with FaultServer() as server:
+        server.images = {f"/{n}.jpg": jpeg(n) for n in range(4)}
+        address = server.url("/", "127.0.0.1")
+        texts = ["a brown dog", "the black cat", "a dog", "x"]
+        images = [(f"{address}{n}.jpg", text) for n, text in enumerate(texts)]
+        images += [(f"{address}status/404", "a cat"), ("http://10.0.0.1/a.jpg", "a dog at home")]
+        pages = [
+            crawl_files.WebPage(f"http://site{n}.example/p", images=[image])
+            for n, image in enumerate([*images, images[0]])
         ]
-        images += [(f"{address}missing.jpg", "a cat"), ("http://10.0.0.1/a.jpg", "a dog at home")]
-        pages = [worlds.web_page(n, [image]) for n, image in enumerate(images)]
-        pages.append(worlds.web_page(9, [images[0]]))
         wat = crawl_files.write_wat(tmp_path / "CC-MAIN.warc.wat.gz", pages)
-        port = int(address.rsplit(":", 1)[1].strip("/"))
         recipe = worlds.recipe(
             queries=worlds.write_sources(tmp_path),
             candidates={"sources": [str(wat)]},
-            fetch={"allow_ports": [port]},
+            fetch={"allow_ports": [server.port]},
         )
         (tmp_path / "world.toml").write_text(dumps_toml(to_mapping(recipe)))
         words = ["curate", str(tmp_path / "world.toml"), "--out", str(tmp_path / "out"), "--workers", "1"]
@@ -204,7 +205,7 @@ def test_a_crawl_with_addresses_is_fetched_and_curated_by_one_command(tmp_path: 
     assert stages["fetch"]["dropped"] == {"forbidden_address": 1, "http_client_error": 1}
     pairs = list(ShardSet.open(tmp_path / "out").pairs(Counts()))
     assert sorted(pair.captions[0] for pair in pairs) == ["a brown dog", "a dog", "the black cat"]
-    assert {pair.image for pair in pairs} == {worlds.image(n) for n in range(3)}
+    assert {pair.image for pair in pairs} == {jpeg(n) for n in range(3)}
     assert all(str(pair.fields["url"]).startswith(address) for pair in pairs)
 
 
@@ -262,11 +263,7 @@ def test_a_curation_that_looks_for_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_a_curation_that_keeps_nothing_names_reasons_and_settings(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("dog\n")
-    rows = [
-        ("a", worlds.image(0), "a dog"),
-        ("b", worlds.image(1), "a dog runs"),
-        ("c", b"no image", "dogs"),
-    ]
+    rows = [("a", jpeg(0), "a dog"), ("b", jpeg(1), "a dog runs"), ("c", b"no image", "dogs")]
     pairs = worlds.write_pairs(tmp_path / "pairs.parquet", rows)
     recipe = worlds.recipe(
         queries={"list": str(tmp_path / "list")},

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from tests.curate import worlds
+from tests.curate.fault_server import jpeg
 
 from diptych.core.errors import IntegrityError, TooMuchBadDataError
 from diptych.curate.pipeline.run import curate
@@ -39,8 +40,8 @@ def test_images_of_an_evaluation_set_are_found_without_captions_and_too_many_los
 ) -> None:
     (tmp_path / "set").mkdir()
     for number in range(9):
-        (tmp_path / "set" / f"{number}.jpg").write_bytes(worlds.image(number))
-    prints, _ = fingerprint_partition(pa.array([worlds.image(number) for number in (20, 3, 21, 8)]))
+        (tmp_path / "set" / f"{number}.jpg").write_bytes(jpeg(number))
+    prints, _ = fingerprint_partition(pa.array([jpeg(number) for number in (20, 3, 21, 8)]))
     run = Run(tmp_path, worlds.recipe(candidates={"sources": ["scenes:crawl"]}))
     assert in_evaluation(run, str(tmp_path / "set"), [prints]).tolist() == [False, True, False, True]
     (tmp_path / "set" / "9.jpg").write_bytes(b"no image")

@@ -139,12 +139,7 @@ def _pairs(run: Run, scratch: Path) -> Iterator[pa.Table]:
 
 
 QUERIES = Stage(
-    "queries",
-    (),
-    _count,
-    lambda run: len(_corpus_parts(run)),
-    finish=_queries_finish,
-    inputs=_queries_inputs,
+    "queries", (), _count, lambda run: len(_corpus_parts(run)), finish=_queries_finish, inputs=_queries_inputs
 )
 
 
