@@ -128,14 +128,13 @@ _SIGLIP_LARGE = SiglipTextConfig(width=1024, layers=24, heads=16)
 _SIGLIP_SO400M = SiglipTextConfig(width=1152, layers=27, heads=16, mlp_ratio=3.7362)
 
 
-def _siglip(trunk: str, text: SiglipTextConfig, *, tanh: bool = False) -> ClipConfig:
-    row = TRUNKS[trunk]
-    size = (row.image_size, row.image_size)
+def _siglip(trunk: str, size: int, text: SiglipTextConfig, *, tanh: bool = False) -> ClipConfig:
+    row = TRUNKS[f"vit_{trunk}_siglip_{size}"]
     text_activation: Activation = "gelu_tanh" if tanh else "gelu"
     return ClipConfig(
         embed_dim=row.width,
         vision=SiglipVisionConfig(
-            size, row.patch_size, row.width, row.layers, row.heads, mlp_ratio=row.mlp_ratio
+            (size, size), row.patch_size, row.width, row.layers, row.heads, row.mlp_ratio
         ),
         text=text,
         activation=row.activation,
@@ -147,43 +146,39 @@ def _siglip(trunk: str, text: SiglipTextConfig, *, tanh: bool = False) -> ClipCo
     )
 
 
-def _siglip2(trunk: str, text: SiglipTextConfig) -> ClipConfig:
-    return _siglip(trunk, replace(text, vocab_size=256_000, pad_id=0), tanh=True)
+def _siglip2(trunk: str, size: int, text: SiglipTextConfig) -> ClipConfig:
+    return _siglip(trunk, size, replace(text, vocab_size=256_000, pad_id=0), tanh=True)
 
 
 _SIGLIP: dict[str, ClipConfig] = {
-    "ViT-B-16-SigLIP": _siglip("vit_base_patch16_siglip_224", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP-256": _siglip("vit_base_patch16_siglip_256", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP-384": _siglip("vit_base_patch16_siglip_384", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP-512": _siglip("vit_base_patch16_siglip_512", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP-i18n-256": _siglip(
-        "vit_base_patch16_siglip_256", replace(_SIGLIP_BASE, vocab_size=250_000)
-    ),
-    "ViT-L-16-SigLIP-256": _siglip("vit_large_patch16_siglip_256", _SIGLIP_LARGE),
-    "ViT-L-16-SigLIP-384": _siglip("vit_large_patch16_siglip_384", _SIGLIP_LARGE),
-    "ViT-SO400M-14-SigLIP": _siglip(
-        "vit_so400m_patch14_siglip_224", replace(_SIGLIP_SO400M, context_length=16)
-    ),
-    "ViT-SO400M-14-SigLIP-378": _siglip("vit_so400m_patch14_siglip_378", _SIGLIP_SO400M),
-    "ViT-SO400M-14-SigLIP-384": _siglip("vit_so400m_patch14_siglip_384", _SIGLIP_SO400M),
+    "ViT-B-16-SigLIP": _siglip("base_patch16", 224, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP-256": _siglip("base_patch16", 256, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP-384": _siglip("base_patch16", 384, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP-512": _siglip("base_patch16", 512, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP-i18n-256": _siglip("base_patch16", 256, replace(_SIGLIP_BASE, vocab_size=250_000)),
+    "ViT-L-16-SigLIP-256": _siglip("large_patch16", 256, _SIGLIP_LARGE),
+    "ViT-L-16-SigLIP-384": _siglip("large_patch16", 384, _SIGLIP_LARGE),
+    "ViT-SO400M-14-SigLIP": _siglip("so400m_patch14", 224, replace(_SIGLIP_SO400M, context_length=16)),
+    "ViT-SO400M-14-SigLIP-378": _siglip("so400m_patch14", 378, _SIGLIP_SO400M),
+    "ViT-SO400M-14-SigLIP-384": _siglip("so400m_patch14", 384, _SIGLIP_SO400M),
     "ViT-SO400M-16-SigLIP-i18n-256": _siglip(
-        "vit_so400m_patch16_siglip_256", replace(_SIGLIP_SO400M, vocab_size=250_000, head=False)
+        "so400m_patch16", 256, replace(_SIGLIP_SO400M, vocab_size=250_000, head=False)
     ),
-    "ViT-B-32-SigLIP2-256": _siglip2("vit_base_patch32_siglip_256", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP2": _siglip2("vit_base_patch16_siglip_224", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP2-256": _siglip2("vit_base_patch16_siglip_256", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP2-384": _siglip2("vit_base_patch16_siglip_384", _SIGLIP_BASE),
-    "ViT-B-16-SigLIP2-512": _siglip2("vit_base_patch16_siglip_512", _SIGLIP_BASE),
-    "ViT-L-16-SigLIP2-256": _siglip2("vit_large_patch16_siglip_256", _SIGLIP_LARGE),
-    "ViT-L-16-SigLIP2-384": _siglip2("vit_large_patch16_siglip_384", _SIGLIP_LARGE),
-    "ViT-L-16-SigLIP2-512": _siglip2("vit_large_patch16_siglip_512", _SIGLIP_LARGE),
-    "ViT-SO400M-14-SigLIP2": _siglip2("vit_so400m_patch14_siglip_224", _SIGLIP_SO400M),
-    "ViT-SO400M-14-SigLIP2-378": _siglip2("vit_so400m_patch14_siglip_378", _SIGLIP_SO400M),
-    "ViT-SO400M-16-SigLIP2-256": _siglip2("vit_so400m_patch16_siglip_256", _SIGLIP_SO400M),
-    "ViT-SO400M-16-SigLIP2-384": _siglip2("vit_so400m_patch16_siglip_384", _SIGLIP_SO400M),
-    "ViT-SO400M-16-SigLIP2-512": _siglip2("vit_so400m_patch16_siglip_512", _SIGLIP_SO400M),
-    "ViT-gopt-16-SigLIP2-256": _siglip2("vit_giantopt_patch16_siglip_256", _SIGLIP_SO400M),
-    "ViT-gopt-16-SigLIP2-384": _siglip2("vit_giantopt_patch16_siglip_384", _SIGLIP_SO400M),
+    "ViT-B-32-SigLIP2-256": _siglip2("base_patch32", 256, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP2": _siglip2("base_patch16", 224, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP2-256": _siglip2("base_patch16", 256, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP2-384": _siglip2("base_patch16", 384, _SIGLIP_BASE),
+    "ViT-B-16-SigLIP2-512": _siglip2("base_patch16", 512, _SIGLIP_BASE),
+    "ViT-L-16-SigLIP2-256": _siglip2("large_patch16", 256, _SIGLIP_LARGE),
+    "ViT-L-16-SigLIP2-384": _siglip2("large_patch16", 384, _SIGLIP_LARGE),
+    "ViT-L-16-SigLIP2-512": _siglip2("large_patch16", 512, _SIGLIP_LARGE),
+    "ViT-SO400M-14-SigLIP2": _siglip2("so400m_patch14", 224, _SIGLIP_SO400M),
+    "ViT-SO400M-14-SigLIP2-378": _siglip2("so400m_patch14", 378, _SIGLIP_SO400M),
+    "ViT-SO400M-16-SigLIP2-256": _siglip2("so400m_patch16", 256, _SIGLIP_SO400M),
+    "ViT-SO400M-16-SigLIP2-384": _siglip2("so400m_patch16", 384, _SIGLIP_SO400M),
+    "ViT-SO400M-16-SigLIP2-512": _siglip2("so400m_patch16", 512, _SIGLIP_SO400M),
+    "ViT-gopt-16-SigLIP2-256": _siglip2("giantopt_patch16", 256, _SIGLIP_SO400M),
+    "ViT-gopt-16-SigLIP2-384": _siglip2("giantopt_patch16", 384, _SIGLIP_SO400M),
 }
 
 PRESETS: dict[str, ClipConfig] = {
