@@ -76,9 +76,9 @@ def wat_record(page: WebPage) -> bytes:
         return record("metadata", page.url, page.body, "application/json")
     links: list[dict[str, str]] = [{"path": "A@/href", "url": "/about", "text": 'About "us" {here}'}]
     for image in page.images:
-        told = {"src": image[0], "alt": image[1]} if isinstance(image, tuple) else dict(image)
-        name = next((name for name in ("src", "data-src", "srcset") if name in told), "src")
-        links.append({"path": f"IMG@/{name}", "url": told.pop(name, ""), **told})
+        attributes = {"src": image[0], "alt": image[1]} if isinstance(image, tuple) else dict(image)
+        name = next((name for name in ("src", "data-src", "srcset") if name in attributes), "src")
+        links.append({"path": f"IMG@/{name}", "url": attributes.pop(name, ""), **attributes})
     head: dict[str, Any] = {"Title": page.title, "Metas": [{"name": "generator", "content": "hand"}]}
     head["Link"] = [{"path": "LINK@/href", "url": "/style.css", "rel": "stylesheet"}]
     if page.license:
@@ -102,8 +102,8 @@ def _wat(url: str, header: dict[str, str], payload: dict[str, Any]) -> bytes:
 
 def warc_record(page: WebPage) -> bytes:
     """Return the response record of a page."""
-    told = {"Content-Type": "text/html", **page.headers}
-    head = f"HTTP/1.1 {page.status}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in told.items())
+    headers = {"Content-Type": "text/html", **page.headers}
+    head = f"HTTP/1.1 {page.status}\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     body = page.html or _html(page).encode()
     return record("response", page.url, head.encode() + b"\r\n" + body, "application/http; msgtype=response")
 
@@ -115,9 +115,9 @@ def _html(page: WebPage) -> str:
         lines.append(f'<base href="{html.escape(page.base)}">')
     lines.append("</head><body><a href='/about'>About</a>")
     for image in page.images:
-        told = {"src": image[0], "alt": image[1]} if isinstance(image, tuple) else image
+        attributes = {"src": image[0], "alt": image[1]} if isinstance(image, tuple) else image
         lines.append(
-            "<img " + " ".join(f'{name}="{html.escape(value)}"' for name, value in told.items()) + ">"
+            "<img " + " ".join(f'{name}="{html.escape(value)}"' for name, value in attributes.items()) + ">"
         )
     if page.license:
         lines.append(f'<a rel="license" href="{html.escape(page.license)}">license</a>')

@@ -37,8 +37,8 @@ def kept(held: pa.Table, **settings: Any) -> list[bool]:
     assert counts.kept == sum(keep.to_pylist())
     assert counts.seen == len(held)
     counts.check(1.0)
-    answer: list[bool] = keep.to_pylist()
-    return answer
+    rows: list[bool] = keep.to_pylist()
+    return rows
 
 
 def test_lengths_are_in_characters_and_words() -> None:
@@ -93,15 +93,15 @@ def test_no_human_caption_is_boilerplate(shared_data: Path) -> None:
     annotations = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
     titles = pq.read_table(shared_data / "fashion" / "train.parquet", columns=["caption"])["caption"]
     captions = [entry["caption"] for entry in annotations] + titles.to_pylist()
-    found = {captions[row] for row in np.flatnonzero(is_boilerplate(table(captions)))}
-    assert found == {"NA"}  # what the shop wrote where it had no title
+    dropped = {captions[row] for row in np.flatnonzero(is_boilerplate(table(captions)))}
+    assert dropped == {"NA"}  # what the shop wrote where it had no title
 
 
 def test_the_boilerplate_of_the_scenes_is_found_and_nothing_else() -> None:
     pairs = list(crawl(4000, seed=3, size=8))
-    found = is_boilerplate(table([pair.captions[0] for pair in pairs])).tolist()
-    assert all(found[row] for row, pair in enumerate(pairs) if pair.fields["noise"] == "boilerplate")
-    others = {pair.captions[0] for row, pair in enumerate(pairs) if found[row]}
+    dropped = is_boilerplate(table([pair.captions[0] for pair in pairs])).tolist()
+    assert all(dropped[row] for row, pair in enumerate(pairs) if pair.fields["noise"] == "boilerplate")
+    others = {pair.captions[0] for row, pair in enumerate(pairs) if dropped[row]}
     others -= {pair.captions[0] for pair in pairs if pair.fields["noise"] == "boilerplate"}
     # Some of those who describe scenes are no better than a camera.
     camera = re.compile(r"(?i)(img_\d{4}|screenshot|untitled|photo|image)\.?")

@@ -104,17 +104,17 @@ AROUND = (
 @pytest.mark.parametrize("kind", MAKERS)
 def test_nearly_all_personal_data_is_found(kind: str) -> None:
     """Of 400 labelled captions of each kind at least 95 % lose all of their secret."""
-    rng, found, missed = random.Random(7), 0, []
+    rng, hits, missed = random.Random(7), 0, []
     for _ in range(400):
         secret = MAKERS[kind](rng)
         caption = rng.choice(AROUND).format(secret)
         text, counts = scrubbed(caption)
         left = sum(c.isdigit() for c in caption) - sum(c.isdigit() for c in secret)
         if counts[kind] and secret not in text and sum(c.isdigit() for c in text) <= left:
-            found += 1
+            hits += 1
         else:
             missed.append((caption, text))
-    assert found >= RECALL * 400, missed[:20]
+    assert hits >= RECALL * 400, missed[:20]
 
 
 @pytest.mark.parametrize(
@@ -181,16 +181,16 @@ def test_numbers_of_things_stay_in_a_thousand_captions() -> None:
 def test_no_human_caption_is_changed(shared_data: Path) -> None:
     annotations = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
     captions = pa.array([entry["caption"] for entry in annotations])
-    column, found = scrub_column(captions)
+    column, counts = scrub_column(captions)
     assert column.equals(captions)
-    assert found == {}
+    assert counts == {}
 
 
 def test_a_column_keeps_its_nulls_and_order() -> None:
     column = pa.chunked_array([["a dog", None], ["jo@example.org", "call 555-234-5678 or jo@a.example"]])
-    texts, found = scrub_column(column)
+    texts, counts = scrub_column(column)
     assert texts.to_pylist() == ["a dog", None, "[email]", "call [phone] or [email]"]
-    assert found == {"email": 2, "phone": 1}
+    assert counts == {"email": 2, "phone": 1}
     assert scrub_column(pa.array([], pa.string()))[0].to_pylist() == []
 
 

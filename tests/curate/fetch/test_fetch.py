@@ -186,13 +186,9 @@ def test_names_and_robots_txt_are_asked_for_once_a_host() -> None:
 @pytest.mark.parametrize(
     ("query", "signals"),
     [
-        ("X-Robots-Tag=noai", "noai"),
         ("X-Robots-Tag=otherbot:noai", None),
         ("X-Robots-Tag=diptych:noindex,noimageai", "noimageai,noindex"),
-        ("Content-Usage=train-ai%3Dn", "content-usage"),
-        ("Content-Signal=ai-train%3Dno", "content-signal"),
         ("tdm-reservation=1&X-Robots-Tag=none", "none,tdm-reservation"),
-        ("tdm-reservation=0", None),
     ],
 )
 def test_owners_who_say_no_are_heard(server: FaultServer, query: str, signals: str | None) -> None:

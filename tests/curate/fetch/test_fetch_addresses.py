@@ -71,8 +71,8 @@ def statuses(urls: Sequence[str], settings: FetchSettings, lookup: object) -> li
     table = candidates([{"url": url} for url in urls])
     done, counts = fetch_partition(table, settings, lookup=lookup)  # type: ignore[arg-type]
     assert counts.seen == len(urls) == counts.kept + counts.dropped.total()
-    found: list[str] = done["status"].to_pylist()
-    return found
+    result: list[str] = done["status"].to_pylist()
+    return result
 
 
 def test_no_url_reaches_the_canary(canary: Canary) -> None:
@@ -80,9 +80,9 @@ def test_no_url_reaches_the_canary(canary: Canary) -> None:
     settings = FetchSettings(contact="x@example.org", allow_ports=ports, delay_seconds=0.0, decoders=0)
     urls = [url for _, url in ALL] + [towards(url, canary.port) for _, url in ALL]
     urls += [f"http://{name}.example.org:{canary.port}/" for name in ("rebind", "localtest", "127-0-0-1")]
-    found = statuses([url for url in urls if url], settings, inwards)
-    assert len(found) > 2 * 80
-    assert set(found) == REFUSED
+    results = statuses([url for url in urls if url], settings, inwards)
+    assert len(results) > 2 * 80
+    assert set(results) == REFUSED
     assert canary.visits == 0
 
 
@@ -95,11 +95,11 @@ def test_no_redirect_reaches_the_canary(canary: Canary, outside: FaultServer) ->
     urls = [
         outside.url("/to", "[::1]") + f"?url={quote(quote(one, safe=''), safe='')}" for one in sorted(targets)
     ]
-    ok, *found = statuses([outside.url("/ok/1", "[::1]"), *urls], settings, inwards)
+    ok, *results = statuses([outside.url("/ok/1", "[::1]"), *urls], settings, inwards)
     assert ok == "ok"
     # What is no URL of its own is a path on the same host, and not there; what cannot be a header is none.
-    assert set(found) - REFUSED <= {"connection", "http_client_error", "too_many_bytes"}
-    assert sum(one in REFUSED for one in found) >= 90
+    assert set(results) - REFUSED <= {"connection", "http_client_error", "too_many_bytes"}
+    assert sum(one in REFUSED for one in results) >= 90
     assert canary.visits == 0
 
 

@@ -89,8 +89,8 @@ class CandidatesSettings:
     def __post_init__(self) -> None:
         """Raise SettingsError for partitions without rows."""
         if self.partition_rows < 1:
-            found = f"partition_rows {self.partition_rows}"
-            raise SettingsError("a partition needs rows", found=found, expected="1 or more")
+            what = "a partition needs rows"
+            raise SettingsError(what, found=f"partition_rows {self.partition_rows}", expected="1 or more")
 
 
 @dataclass(frozen=True, slots=True)

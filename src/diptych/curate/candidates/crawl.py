@@ -162,13 +162,13 @@ def _wat_page(metadata: Any, record: Record) -> tuple[str, Page]:
         license = license_of((unescaped(_text(link.get("url"))), _text(link.get("rel"))) for link in every)
     images: list[tuple[str | None, dict[str, str | None]]] = []
     for link in links:
-        place = _text(link.get("path"))
-        if place.startswith("IMG@/"):
+        path = _text(link.get("path"))
+        if path.startswith("IMG@/"):
             texts = {"alt": link.get("alt"), "title": link.get("title"), "page": head.get("Title")}
             source = unescaped(_text(link.get("url")))
             images.append(
                 (
-                    source if place == "IMG@/src" else image_source({place[5:]: source}),
+                    source if path == "IMG@/src" else image_source({path[5:]: source}),
                     {name: html.unescape(text) for name, text in texts.items() if isinstance(text, str)},
                 )
             )
@@ -197,13 +197,13 @@ def _pairs(pages: Iterable[tuple[str, Page]], settings: CrawlSettings, counts: C
         license = resolved(base, page.license) if page.license else None
         for source, texts in page.images:
             try:
-                place, caption = chosen(texts, settings.captions)
+                name, caption = chosen(texts, settings.captions)
                 url = absolute(base, source)
             except BadSampleError as error:
                 example = f"{shown}: {(source or '')[:_SHOWN]} {error.found}".rstrip()
                 counts.drop(error.reason, example.encode(errors="replace").decode())
             else:
-                yield Candidate(pair_key(url, caption), url, None, caption, shown, license, _FROM[place])
+                yield Candidate(pair_key(url, caption), url, None, caption, shown, license, _FROM[name])
 
 
 def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, str]:
