@@ -190,3 +190,10 @@ def test_a_set_that_cannot_work_is_refused(tmp_path: Path, text: str) -> None:
 def test_an_unknown_set_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'cifar10'"):
         prompt_set("cifra10")
+
+
+def test_a_file_of_an_earlier_version_is_told_the_new_name(tmp_path: Path) -> None:
+    (tmp_path / "old.toml").write_text('source = "me"\nlicence = "CC0"\ntemplates = ["{}"]\n')
+    with pytest.raises(SettingsError) as caught:
+        prompt_set(tmp_path / "old.toml")
+    assert "write license" in caught.value.fix

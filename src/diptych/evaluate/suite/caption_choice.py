@@ -1,7 +1,7 @@
 """The protocol caption_choice: tell a right caption from wrong ones that differ by a word or an order.
 
 Every score is a share of strict wins: a caption that scores as high as the right one, or an image that
-cannot be read, is a miss. `tasks.readers.choices` reads the data sets.
+cannot be read, is a miss. `tasks.readers.captions` reads the data sets.
 
 Source: Hsieh et al. 2023 (SugarCrepe); Thrush et al. 2022, section 3.3 (Winoground's text, image and group
 score); Yuksekgonul et al. 2023 (ARO; relations and pairs of attributes count alike).
