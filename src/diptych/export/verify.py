@@ -92,8 +92,7 @@ def compare(
     model: "Model", exported: "ExportedModel", stored: Mapping[str, NDArray[Any]], inputs: Probe
 ) -> dict[str, dict[str, float]]:
     """Embed the inputs with both, and the reference inputs `stored`; return the parity by tower."""
-    # The exported model has the face that embedding asks for, though not the class.
-    both = cast("Model", exported), model
+    both = exported, model
     # Left to itself each takes its own `bulk_mode`, and the difference of two preprocessings is measured.
     exact = EncodeSettings(preprocessing="exact")
     images = [encode_images(one, inputs.images, settings=exact) for one in both]

@@ -45,7 +45,7 @@ def load(
         **options: what the files do not say; see `LoadOptions`.
 
     Returns:
-        A `Model`; for an export an `ExportedModel`: the same face, arrays for tensors.
+        A `Model`; for an export an `ExportedModel`: the same methods, arrays for tensors.
 
     Raises:
         UsageError: there is no such model, or the files do not tell something that must be passed then.

@@ -1,4 +1,4 @@
-"""Exported models behind the model's face: the same answers, no torch, and damage is found."""
+"""Exported models: the same numbers as the original's, no torch, and damage is named."""
 
 import json
 import os

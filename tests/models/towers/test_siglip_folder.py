@@ -1,4 +1,4 @@
-"""A SigLIP folder of transformers through the one door: load, convert, keep, export, and back."""
+"""A SigLIP folder of transformers is loaded, converted, kept, exported, and is the same model each time."""
 
 import io
 from pathlib import Path
@@ -139,7 +139,7 @@ def exported(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_export_has_the_same_face_and_numbers(written: Path, exported: Path) -> None:
+def test_an_export_has_the_same_methods_and_numbers(written: Path, exported: Path) -> None:
     model, torchs = diptych.load(exported, backend="onnx"), diptych.load(written)
     near(model, written)
     mixed = [CAPTIONS[1], images()[0], CAPTIONS[0], images()[1]]
