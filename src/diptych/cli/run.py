@@ -87,7 +87,6 @@ def run_recipe(
     begun = _check_folder(folder, resume=resume, command=command)
     check_inputs(recipe, folder, begun=begun)
     from diptych.data.loader import Loader, LoaderSettings
-    from diptych.evaluate.suite.features_cache import FeatureSettings
     from diptych.evaluate.suite.run import source_evaluators
     from diptych.models.towers.presets import preset
     from diptych.train.settings import TrainSettings
@@ -99,8 +98,7 @@ def run_recipe(
     require_loss(preset(recipe.model.preset))
     batches = LoaderSettings(settings.batch_size, seed=settings.seed, **to_mapping(recipe.loader))
     precision = settings.resolved_precision(settings.resolved_device())
-    features = FeatureSettings(precision=precision)
-    evaluators = list(map(_LastResult, source_evaluators(task_specs(recipe.evaluate), settings=features)))
+    evaluators = list(map(_LastResult, source_evaluators(task_specs(recipe.evaluate), precision=precision)))
     with locked(make_folder(folder)), _kept(assignments, folder / ASSIGNMENTS):
         shards = pack_once(recipe, folder, begun=begun)
         _check_length(settings, len(shards))

@@ -75,18 +75,15 @@ class TaskSpec:
     def __post_init__(self) -> None:
         own, asked = bool(self.source), set(self.protocols)
         no_shots = "few_shot" in asked and min(self.shots, default=0) < 1
-        worst_group = self.metric.startswith("worst_group")
+        classifies, learns = asked - {"retrieval"}, asked & {"probe", "few_shot"}
+        no_groups = self.metric.startswith("worst_group") and not self.slices
         faults = {
             "few_shot needs shots of 1 image or more": no_shots,
             "it needs either a source or a task": own == bool(self.task),
             "a choice of captions needs one of the known data sets": own and "caption_choice" in asked,
-            "classification needs the column of its labels": own
-            and not self.labels
-            and asked - {"retrieval"},
-            "probe and few_shot need a source to learn from: train": own
-            and not self.train
-            and asked & {"probe", "few_shot"},
-            "the worst of groups needs slices": own and worst_group and not self.slices,
+            "classification needs the column of its labels": own and not self.labels and classifies,
+            "probe and few_shot need a source to learn from: train": own and not self.train and learns,
+            "the worst of groups needs slices": own and no_groups,
             "the metric map_11pt needs one of the known data sets": own and self.metric == "map_11pt",
         }
         _refuse_faults(self.name, faults)

@@ -38,6 +38,7 @@ from diptych.evaluate.suite.retrieval import RetrievalResult, retrieval
 from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
 from diptych.evaluate.suite.zeroshot import ZeroShotResult, zeroshot
 from diptych.evaluate.tasks.registry import task_models
+from diptych.models.encode import Precision
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -59,18 +60,13 @@ class SourceResult:
 
     def metrics(self) -> list[Metric]:
         """List every task's numbers, each followed by how many samples of the source were bad, by reason."""
-        counts = self.embedded.counts
-        return [
-            metric
-            for result in self.results
-            for metric in (
-                *result.metrics(),
-                *(
-                    Metric(result.task, f"bad_samples[{reason}]", float(count), None, counts.seen)
-                    for reason, count in sorted(counts.dropped.items())
-                ),
-            )
-        ]
+        metrics, counts = [], self.embedded.counts
+        for result in self.results:
+            metrics += result.metrics()
+            for reason, count in sorted(counts.dropped.items()):
+                name = f"bad_samples[{reason}]"
+                metrics.append(Metric(result.task, name, float(count), None, counts.seen))
+        return metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ class SourceEvaluator:
 
     source: "Source"
     tasks: tuple[OpenedTask, ...]  # zeroshot or retrieval, one protocol each
-    settings: FeatureSettings = field(default_factory=FeatureSettings)  # only the precision counts
+    precision: Precision = "float32"
     max_bad_fraction: float = 1.0  # of the samples; above it nothing is scored
 
     @property
@@ -97,13 +93,14 @@ class SourceEvaluator:
 
     def run(self, model: "Model") -> SourceResult:
         """Embed the source once and score every task on it."""
-        embedded = embed_pairs(model, self.source, precision=self.settings.precision)
+        embedded = embed_pairs(model, self.source, precision=self.precision)
         embedded.counts.check(self.max_bad_fraction)
         return self.score(model, embedded)
 
     def score(self, model: "Model", embedded: EmbeddedPairs) -> SourceResult:
         """Score the tasks on the source's images, which are embedded already."""
-        runners = [TaskRunner(model, task, self.settings, embedded=embedded) for task in self.tasks]
+        settings = FeatureSettings(self.precision)
+        runners = [TaskRunner(model, task, settings, embedded=embedded) for task in self.tasks]
         results = tuple(PROTOCOLS[runner.task.protocols[0]](runner).details for runner in runners)
         return SourceResult(self.source, embedded, results)
 
@@ -112,7 +109,7 @@ def source_evaluators(
     specs: Sequence[TaskSpec],
     *,
     columns: Columns | None = None,
-    settings: FeatureSettings | None = None,
+    precision: Precision = "float32",
     max_bad_fraction: float = 1.0,
 ) -> Iterator[SourceEvaluator]:
     """Yield one evaluator for each source, so that the images of several tasks are embedded once."""
@@ -120,7 +117,7 @@ def source_evaluators(
         of_source = [spec for spec in specs if spec.source == ref]
         source, need = own_source(ref, of_source, columns)
         tasks = tuple(open_own(spec, source, need) for spec in of_source)
-        yield SourceEvaluator(source, tasks, settings or FeatureSettings(), max_bad_fraction)
+        yield SourceEvaluator(source, tasks, precision, max_bad_fraction)
 
 
 @dataclass(frozen=True, slots=True)

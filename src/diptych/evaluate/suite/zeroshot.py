@@ -106,7 +106,7 @@ def zeroshot(runner: TaskRunner) -> ProtocolResult:
     }
     if labels.group_field:
         extra["groups"] = labels.group_field
-    if labels.label_matrix is None:
+    if labels.label_matrix is None and runner.cache is not None:  # (N, C) of memory for the files of a suite
         extra["reliability"] = _reliability(class_probabilities(model, embeds, classifier), made.hits)
     return replace(runner.classified(made, extra, list(scores[-1].metrics)), details=result)
 
