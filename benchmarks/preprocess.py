@@ -1,13 +1,13 @@
-"""Images preprocessed a second, beside open_clip's transform, and how far off the fast mode is.
+"""Images preprocessed a second, beside open_clip's transform, and how far off scaled decoding is.
 
     python benchmarks/preprocess.py --peer-python PEERS/bin/python [--data FOLDER]
         [--cases photos,large] [--threads 1,2] [--rounds 7] [--count 64] [--quick] [--json FILE]
 
 What is timed goes from encoded files in memory to a normalized float32 batch (B, 3, 224, 224): open_clip with
 its evaluation transform on `PIL.Image.open`, ours with `read_pixels` and `Preprocess.normalize`, exact and
-fast. Each contestant is a process of its own with the same number of threads that each take images; they
-take turns, and medians of the rounds and of the rounds' ratios are reported. `cpu_seconds` says more than
-wall time on a machine that others use too.
+with `scaled_jpeg` (which changes nothing for photos of 640×480). Each contestant is a process of its own with
+the same number of threads that each take images; they take turns, and medians of the rounds and of the
+rounds' ratios are reported. `cpu_seconds` says more than wall time on a machine that others use too.
 
 `photos` are the COCO photos of 640×480 as they are (160 kB each, most of the time is then Huffman decoding),
 `web` the same at Pillow's default quality of 75. `large` are 1920×1080, quality 75, four photos enlarged one
@@ -48,7 +48,7 @@ from inputs import PHOTO, add_data, described, photos
 
 PEER = Path(__file__).with_name("preprocess_peer.py")
 PEER_NEEDS = ("open_clip", "torchvision")
-OURS = ("exact", "fast")
+OURS = ("exact", "scaled")
 LARGE = (1920, 1080)
 DISTINCT = 64
 BATCH = 32
@@ -95,7 +95,7 @@ CASES: dict[str, Callable[[Path | None, int], list[bytes]]] = {
 
 
 def deviations(files: list[bytes]) -> dict[str, Any]:
-    """Compare fast pixels with exact ones, and the embeddings that a random ViT-B/32 makes of both."""
+    """Compare scaled pixels with exact ones, and the embeddings that a random ViT-B/32 makes of both."""
     import numpy as np
     import torch
 
@@ -105,16 +105,17 @@ def deviations(files: list[bytes]) -> dict[str, Any]:
 
     clip, preprocess, distinct = build(preset("ViT-B-32"), seed=0).eval(), Preprocess(), sorted(set(files))
     pixels = {
-        mode: np.stack([read_pixels(file, preprocess, mode=mode) for file in distinct]) for mode in OURS
+        mode: np.stack([read_pixels(file, Preprocess(scaled_jpeg=mode == "scaled")) for file in distinct])
+        for mode in OURS
     }
-    off = np.abs(pixels["exact"].astype(int) - pixels["fast"])
+    off = np.abs(pixels["exact"].astype(int) - pixels["scaled"])
     rows = {}
     for mode, array in pixels.items():
         batches = torch.from_numpy(array).permute(0, 3, 1, 2).split(BATCH)
         with torch.inference_mode():
             rows[mode] = torch.cat([clip.encode_image(preprocess.normalize(batch)) for batch in batches])
     mean = rows["exact"].mean(dim=0)
-    exact, fast = (rows[mode] for mode in OURS)
+    exact, scaled = (rows[mode] for mode in OURS)
     cosine = torch.nn.functional.cosine_similarity
     others = cosine(exact - mean, exact.roll(1, 0) - mean)
     return {
@@ -122,8 +123,8 @@ def deviations(files: list[bytes]) -> dict[str, Any]:
         "largest_levels": int(off.max()),
         "mean_levels": round(float(off.mean()), 4),
         f"share_beyond_{VISIBLE_LEVELS}_levels": round(float((off > VISIBLE_LEVELS).mean()), 6),
-        "smallest_cosine": round(float(cosine(exact, fast).min()), 7),
-        "smallest_centred_cosine": round(float(cosine(exact - mean, fast - mean).min()), 7),
+        "smallest_cosine": round(float(cosine(exact, scaled).min()), 7),
+        "smallest_centred_cosine": round(float(cosine(exact - mean, scaled - mean).min()), 7),
         "centred_cosine_of_other_pictures": round(float(others.mean()), 4),
     }
 
@@ -141,16 +142,17 @@ def serve() -> None:
 
     shrinking_kernel()  # a process loads it by itself after its first images
     torch.set_num_threads(1)
-    preprocess, files = Preprocess(), []
+    files: list[bytes] = []
 
     def load(paths: list[str]) -> int:
         files[:] = [Path(path).read_bytes() for path in paths]
         return len(files)
 
     def time_pass(name: str, threads: int) -> dict[str, float]:
+        preprocess = Preprocess(scaled_jpeg=name == "scaled")
         with ThreadPoolExecutor(threads) as pool:
             begin, begin_cpu = time.perf_counter(), time.process_time()
-            pixels = pool.map(lambda file: read_pixels(file, preprocess, mode=name), files)
+            pixels = pool.map(lambda file: read_pixels(file, preprocess), files)
             rows = list(pixels)
             for first in range(0, len(rows), BATCH):
                 stacked = torch.from_numpy(np.stack(rows[first : first + BATCH]))

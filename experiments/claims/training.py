@@ -90,7 +90,7 @@ def read_eval_set(
     texts = [str(pair.fields[field]).strip() for pair in pairs]
     names = tuple(sorted({*texts, *templates.names}))
     place = {name: number for number, name in enumerate(names)}
-    pixels = np.stack([image_pixels(pair.image, preprocess, "exact") for pair in pairs])
+    pixels = np.stack([image_pixels(pair.image, preprocess) for pair in pairs])
     return EvalSet(
         name,
         torch.from_numpy(pixels).permute(0, 3, 1, 2),

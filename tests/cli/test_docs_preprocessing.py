@@ -37,11 +37,11 @@ def test_the_page_runs(
         exec(compile(code, "preprocessing.md", "exec"), names)
     assert len(names["files"]) == 3
     assert 0.999 < float(capsys.readouterr().out.splitlines()[0]) <= 1 + 1e-6
-    assert names["quick"].shape == (3, 24) and not np.array_equal(names["quick"], names["exact"])
+    assert names["scaled"].shape == (3, 24) and not np.array_equal(names["scaled"], names["exact"])
     assert names["rows"].shape == (3, 24) and np.isnan(names["rows"][1]).all()
     assert torch.allclose(
         names["features"][0],
-        torch.from_numpy(model.encode(names["files"][0], preprocessing="exact")),
+        torch.from_numpy(model.encode(names["files"][0])),
         atol=1e-5,
     )
     assert names["batch"].shape == (3, 224, 224)

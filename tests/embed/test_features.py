@@ -21,7 +21,6 @@ from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, V
 CAPTIONS = ["a cat", "a photo of a very long sentence about nothing in particular", "a cat", "", "two dogs"]
 VIT = VitConfig((32, 32), 8, 48, 2, 4)
 RESNET = ResNetConfig((32, 32), (1, 1, 1, 1), 8, 4, stem_pool=False)
-EXACT = EncodeSettings(preprocessing="exact")
 
 
 def model_with(vision: VitConfig | ResNetConfig) -> Model:
@@ -112,13 +111,13 @@ def test_pairs_keep_captions_and_columns_beside_their_rows(model: Model) -> None
 @pytest.mark.parametrize(("vision", "width"), [(VIT, 48), (RESNET, 256)])
 def test_the_projection_turns_penultimate_rows_into_embeddings(vision, width, files: list[bytes]) -> None:
     model = model_with(vision)
-    rows = encode_images(model, files, settings=EXACT, output="penultimate")
+    rows = encode_images(model, files, output="penultimate")
     assert rows.shape == (13, width)
     tower, features = model.clip.vision, torch.from_numpy(rows)
     with torch.no_grad():
         projected = features @ tower.proj if vision is VIT else tower.attnpool.c_proj(features)
     embeds = (projected / projected.norm(dim=1, keepdim=True)).numpy()
-    assert np.abs(embeds - encode_images(model, files, settings=EXACT)).max() < 1e-5
+    assert np.abs(embeds - encode_images(model, files)).max() < 1e-5
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 0.1  # as the tower gives them
 
 

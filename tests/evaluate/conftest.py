@@ -40,7 +40,7 @@ class ColorModel(Encoder):
         self.clip = torch.nn.Identity()
         self.device = torch.device("cpu")
         self.preprocess = Preprocess(size=(8, 8))
-        self.tokenizer, self.bulk_mode = self, "fast"
+        self.tokenizer = self
         self.counts, self.context_length = TokenCounts(), 77
         self.scale, self.bias = 10.0, 0.0
         self.texts: list[str] = []

@@ -64,16 +64,16 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_image_gives_the_row_of_that_image(model: Model, kind: str, tmp_path: Path) -> None:
     given, expected = KINDS[kind](tmp_path), image_row(model, image(1))
-    single = model.encode(given, preprocessing="exact")
+    single = model.encode(given)
     assert single.shape == (24,) and single.dtype == np.float32
     assert np.abs(single - expected).max() < 1e-5
-    assert np.array_equal(model.encode([given], preprocessing="exact"), single[None])
+    assert np.array_equal(model.encode([given]), single[None])
 
 
 def test_grey_and_alpha_arrays_are_images_and_a_stack_of_them_is_many(model: Model) -> None:
     for mode in ("L", "RGBA"):
         converted = image(2).convert(mode)
-        row = model.encode(np.asarray(converted), preprocessing="exact")
+        row = model.encode(np.asarray(converted))
         assert np.abs(row - image_row(model, converted)).max() < 1e-5
     grey = np.asarray(image(2).convert("L"))
     assert np.array_equal(model.encode(grey), model.encode(grey[..., None]))
@@ -90,11 +90,11 @@ def test_mixed_inputs_keep_their_order(model: Model, batch_size: int) -> None:
         else image_row(model, item if isinstance(item, Image.Image) else Image.open(io.BytesIO(item)))
         for item in inputs
     ]
-    rows = model.encode(inputs, batch_size, preprocessing="exact")
+    rows = model.encode(inputs, batch_size)
     assert rows.shape == (7, 24)
     assert np.abs(rows - np.stack(expected)).max() < 1e-5
     assert np.array_equal(rows[0], rows[6])
-    assert np.array_equal(model.encode(iter(inputs), batch_size, preprocessing="exact"), rows)
+    assert np.array_equal(model.encode(iter(inputs), batch_size), rows)
 
 
 def test_a_str_is_a_text_even_if_it_names_a_file(
@@ -178,8 +178,6 @@ def test_options_are_checked(model: Model) -> None:
         model.encode("a", precison="bfloat16")
     with pytest.raises(UnknownNameError, match="bfloat16"):
         model.encode("a", precision="bf16")
-    with pytest.raises(SettingsError, match="exact or fast"):
-        model.encode(png(1), preprocessing="quick")
 
 
 def test_half_precision_stays_close(model: Model) -> None:
@@ -199,7 +197,7 @@ def test_progress_is_told_on_standard_error(model: Model, capsys: pytest.Capture
 
 def test_logits_are_scaled_cosines_plus_the_bias(model: Model) -> None:
     images, texts = [image(1), png(2), image(3)], CAPTIONS[:2]
-    a, b = (model.encode(x, normalize_embeddings=True, preprocessing="exact") for x in (images, texts))
+    a, b = (model.encode(x, normalize_embeddings=True) for x in (images, texts))
     expected = np.exp(CONFIG.logit_scale_init) * a @ b.T
     found = model.logits(images, texts)
     assert found.shape == (3, 2) and found.dtype == torch.float32

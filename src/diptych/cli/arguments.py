@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -12,6 +13,7 @@ from diptych.core.files.text import read_text
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Columns
+    from diptych.models.model import Model
 
 MODEL_HELP = "a checkpoint's or run's folder, another library's files, a hub id or a public short name."
 COLUMNS_HELP = "names of the table's columns, for example image=photo,caption=title."
@@ -23,6 +25,38 @@ JsonFile = Annotated[str, arg(help="where the results go: a file, or - for stdou
 Assignments = Annotated[UseAppendAction[tuple[str, ...]], arg(name="set", metavar="K=V")]
 
 MAX_BAD_FRACTION = 0.1  # share of a source's samples that may be bad, where no other is given
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How image files are read.
+
+    Attributes:
+        orientation: upright: as a viewer shows them, turned as their EXIF data say; stored: as open_clip
+            reads them, which published scores are of. By default as the model's files say, else upright.
+        scaled_jpeg: decode large JPEG files at half of their size or less: sooner, but no longer exact.
+    """
+
+    orientation: Literal["upright", "stored"] | None = None
+    scaled_jpeg: bool = False
+
+    def load(self, model: str) -> "Model":
+        """Load a model that reads images like this."""
+        from diptych.models.load import load
+
+        return load(model).reading(self.orientation, scaled_jpeg=self.scaled_jpeg or None)
+
+    def as_words(self) -> str:
+        """Return the options as they are typed."""
+        words = "" if self.orientation is None else f" --orientation {self.orientation}"
+        return words + " --scaled-jpeg" * self.scaled_jpeg
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions(ImageOptions):
+    """How a source is read."""
+
+    columns: ColumnNames = ""
 
 
 def parse_columns(text: str) -> "Columns":

@@ -11,9 +11,11 @@ from diptych.cli.arguments import (
     MAX_BAD_FRACTION,
     Assignments,
     ColumnNames,
+    ImageOptions,
     JsonFile,
     ModelName,
     OutFolder,
+    ReadOptions,
     SourceName,
     parse_columns,
     parse_names,
@@ -190,6 +192,7 @@ def classify(
     templates: str = "",
     reject: float | None = None,
     calibration: Path | None = None,
+    read: ImageOptions = ImageOptions(),
     json: JsonFile = "-",
 ) -> int:
     """Say which of your labels fits each image best, and whether any does.
@@ -201,13 +204,14 @@ def classify(
         templates: prompts file, or the name of a known set such as imagenet; bare names without one.
         reject: of unrelated images, the share that may still get a label, such as 0.05; see calibrate.
         calibration: what `diptych calibrate` wrote; beside the model by default.
+        read: how image files are read.
     """
     keep_freed_memory()
     from diptych.cli.queries import classify_images, image_files, open_calibration
 
     names, files = parse_names(labels, where="--labels"), image_files(images)
     held = None if reject is None else open_calibration(model, calibration, reject)
-    found, counts = classify_images(model, files, names, templates, held=held)
+    found, counts = classify_images(model, files, names, templates, held=held, read=read)
     print_json(found, json)
     print_dropped(counts)
     if counts.dropped:
@@ -225,7 +229,7 @@ def search(
     *,
     k: Annotated[int, arg(name="k", aliases=["-k"], metavar="N")] = 10,
     index: Path | None = None,
-    columns: ColumnNames = "",
+    read: ReadOptions = ReadOptions(),
     max_bad_fraction: float = MAX_BAD_FRACTION,
     json: JsonFile = "-",
 ) -> int:
@@ -236,6 +240,7 @@ def search(
         query: what to look for.
         k: how many images.
         index: folder that keeps the images' embeddings for next time; beside the model by default.
+        read: how the source is read.
         max_bad_fraction: share of images that cannot be read above which nothing is returned.
     """
     keep_freed_memory()
@@ -247,7 +252,7 @@ def search(
         query,
         k=k,
         folder=index,
-        columns=parse_columns(columns),
+        read=read,
         max_bad_fraction=max_bad_fraction,
     )
     return print_json(found, json)

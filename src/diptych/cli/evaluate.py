@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from diptych.cli.arguments import MAX_BAD_FRACTION, ColumnNames, JsonFile, ModelName, parse_columns
+from diptych.cli.arguments import (
+    MAX_BAD_FRACTION,
+    ColumnNames,
+    ImageOptions,
+    JsonFile,
+    ModelName,
+    parse_columns,
+)
 from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.core.errors import UsageError
 from diptych.core.files.durable import make_folder, write_json
@@ -81,6 +88,7 @@ def evaluate(
     suite: str = "",
     source_options: SourceOptions = SourceOptions(),
     suite_options: SuiteOptions = SuiteOptions(),
+    read: ImageOptions = ImageOptions(),
     json: JsonFile = "-",
 ) -> int:
     """Score a model on a source of your own, or with --suite on many data sets.
@@ -90,6 +98,7 @@ def evaluate(
         suite: paper27, datacomp38, imagenet_shift, retrieval, compositional, a data set, or a TOML file.
         source_options: only with SOURCE.
         suite_options: only with --suite.
+        read: how image files are read.
     """
     keep_freed_memory()
     if bool(source) == bool(suite):
@@ -105,17 +114,16 @@ def evaluate(
         raise UsageError(
             f"an option belongs to {other}", where=mode, fix="see the two groups in diptych evaluate --help"
         )
-    return (
-        _suite(model, suite, suite_options, json) if suite else _source(model, source, source_options, json)
-    )
+    if suite:
+        return _suite(model, suite, suite_options, read, json)
+    return _source(model, source, source_options, read, json)
 
 
-def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
+def _source(model: str, source: str, options: SourceOptions, read: ImageOptions, json: str) -> int:
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import check_task, task_specs
     from diptych.data.sources.open import LABEL
     from diptych.evaluate.suite.run import source_evaluators
-    from diptych.models.load import load
 
     columns = parse_columns(options.columns)
     task = options.task or ("zeroshot" if options.labels else "retrieval")
@@ -125,7 +133,7 @@ def _source(model: str, source: str, options: SourceOptions, json: str) -> int:
     (evaluator,) = source_evaluators(
         task_specs([part]), columns=columns, max_bad_fraction=options.max_bad_fraction
     )
-    loaded = load(model)
+    loaded = read.load(model)
     result = evaluator.run(loaded)
     metrics = result.metrics()
     print_dropped(result.embedded.counts)
@@ -151,14 +159,13 @@ def _show_classes(outcome: "SourceResult") -> None:
             _say(f"zero-shot among {len(names)} classes, {occurring} of which occur: {listed}")
 
 
-def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
+def _suite(model: str, suite: str, options: SuiteOptions, read: ImageOptions, json: str) -> int:
     from diptych.data.sources.open import open_source
     from diptych.evaluate.suite import compare
     from diptych.evaluate.suite.features_cache import FeatureSettings, parse_shard
     from diptych.evaluate.suite.plan import load_plan, open_plan, parse_protocols
     from diptych.evaluate.suite.results import write_formats
     from diptych.evaluate.suite.run import SuiteSettings, embed_shard, run_suite
-    from diptych.models.load import load
     from diptych.report.suite import write_suite_report
 
     plan = load_plan(suite, protocols=parse_protocols(options.protocols))
@@ -173,11 +180,11 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
 
     if features.shard[0]:
         for name in filter(None, (model, options.baseline)):
-            embed_shard(load(name), plan, settings(out), log=_say)
+            embed_shard(read.load(name), plan, settings(out), log=_say)
         return 0
 
     def run(name: str, folder: Path) -> "SuiteOutcome":
-        return run_suite(load(name), plan, settings(folder), name=name, log=_say)
+        return run_suite(read.load(name), plan, settings(folder), name=name, log=_say)
 
     with locked(make_folder(out)):
         outcome = run(model, out)
@@ -200,6 +207,7 @@ def _suite(model: str, suite: str, options: SuiteOptions, json: str) -> int:
             write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
         given = {"baseline": options.baseline, "train-data": options.train_data}
         words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}"
+        words += read.as_words()
         write_suite_report(
             out / "report.html",
             outcome,

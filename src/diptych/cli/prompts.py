@@ -10,9 +10,9 @@ from tyro.conf import Positional, arg
 
 from diptych.cli.arguments import (
     MAX_BAD_FRACTION,
-    ColumnNames,
     JsonFile,
     ModelName,
+    ReadOptions,
     SourceName,
     parse_columns,
     parse_names,
@@ -87,7 +87,7 @@ def ablate(
     labels: str,
     templates: str,
     validation: str = "",
-    columns: ColumnNames = "",
+    read: ReadOptions = ReadOptions(),
     report: Path | None = None,
     json: JsonFile = "-",
 ) -> int:
@@ -98,19 +98,18 @@ def ablate(
         labels: the column of the true names.
         templates: prompts file (.txt, .json, .toml), or the name of a known set such as imagenet.
         validation: a source to choose templates on; by default half of the first, then not scored on.
+        read: how the source is read.
         report: also write a page with plots here.
     """
     keep_freed_memory()
     from diptych.cli.recipe import TaskPart
     from diptych.cli.run import check_task
-    from diptych.models.load import load
     from diptych.report.ablation import write_ablation
 
-    sources = [source, *([validation] if validation else [])]
+    sources, columns = [source, *([validation] if validation else [])], parse_columns(read.columns)
     for name in sources:
-        check_task(TaskPart(labels, name, "zeroshot", labels, templates), parse_columns(columns))
-    loaded = load(model)
-    ablation = run_lab(loaded, sources, labels=labels, templates=templates, columns=parse_columns(columns))
+        check_task(TaskPart(labels, name, "zeroshot", labels, templates), columns)
+    ablation = run_lab(read.load(model), sources, labels=labels, templates=templates, columns=columns)
     print_metrics([row.accuracy for row in ablation.sets])
     if report is not None:
         write_ablation(report, ablation, title=f"Prompts for {labels}", subject=f"{Path(source).name}")
@@ -177,7 +176,7 @@ def calibrate(
     source: SourceName,
     *,
     images: bool = False,
-    columns: ColumnNames = "",
+    read: ReadOptions = ReadOptions(),
     out: Path | None = None,
     seed: int = 0,
     max_bad_fraction: float = MAX_BAD_FRACTION,
@@ -187,6 +186,7 @@ def calibrate(
     Args:
         source: pairs that the model did not learn from; its images are what unrelated ones look like.
         images: use images alone, with or without captions: enough for --reject, without match probabilities.
+        read: how the source is read.
         out: the file; calibration.npz beside the model by default.
         seed: of the draws.
         max_bad_fraction: share of bad samples above which nothing is written.
@@ -197,11 +197,10 @@ def calibrate(
     from diptych.embed.features import embed_pairs
     from diptych.evaluate.metrics.calibration import calibrate as fit
     from diptych.models.encode import encode_texts
-    from diptych.models.load import load
 
     need = Need.IMAGE if images else Need.PAIR
-    opened = open_source(source, columns=parse_columns(columns), need=need)
-    loaded = load(model)
+    opened = open_source(source, columns=parse_columns(read.columns), need=need)
+    loaded = read.load(model)
     pairs = embed_pairs(loaded, opened)
     print_dropped(pairs.counts)
     pairs.counts.check(max_bad_fraction)

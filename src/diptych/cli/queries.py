@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.cli.arguments import MAX_BAD_FRACTION
+from diptych.cli.arguments import MAX_BAD_FRACTION, ImageOptions, ReadOptions, parse_columns
 from diptych.cli.output import print_dropped
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.progress import Progress
@@ -61,6 +61,7 @@ def classify_images(
     templates: str,
     *,
     held: Reject | None = None,
+    read: ImageOptions = ImageOptions(),
 ) -> tuple[list[dict[str, Any]], Counts]:
     """Score every image against every name.
 
@@ -73,13 +74,12 @@ def classify_images(
     from diptych.evaluate.prompts.sets import open_templates
     from diptych.evaluate.prompts.templates import BARE
     from diptych.models.encode import encode_images
-    from diptych.models.load import load
 
     known = open_templates(templates) if templates else BARE
-    model = load(model_ref)
+    model = read.load(model_ref)
     if held is not None and held.calibration.model_digest != model.digest:
         raise IntegrityError(
-            "the calibration is of another model",
+            "the calibration is of another model, or of images read in another way",
             where=model_ref,
             found=held.calibration.model_digest[:16],
             expected=model.digest[:16],
@@ -150,7 +150,7 @@ def search_source(
     *,
     k: int,
     folder: Path | None,
-    columns: "Columns | None" = None,
+    read: ReadOptions = ReadOptions(),
     max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> dict[str, Any]:
     """Find the k images of a source that a text describes best; the index is built once and kept.
@@ -158,15 +158,15 @@ def search_source(
     Returns:
         The hits, best first, and how many of the source's samples the index could not take, by reason.
     """
-    from diptych.data.sources.open import Columns, open_source
-    from diptych.models.load import load
+    from diptych.data.sources.open import open_source
 
     if k < 1:
         raise UsageError("no result is asked for", where="-k", found=k, expected="1 or more images")
     if not query.strip():
         raise UsageError("the query is empty", where="QUERY", found=repr(query), expected="a text")
-    open_source(ref, columns=columns or Columns(), need=Need.IMAGE)  # before seconds go into the model
-    searcher = open_searcher(load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
+    columns = parse_columns(read.columns)
+    open_source(ref, columns=columns, need=Need.IMAGE)  # before seconds go into the model
+    searcher = open_searcher(read.load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
     counts = Counts.from_dict(searcher.index.manifest.counts)
     print_dropped(counts)
     counts.check(max_bad_fraction)

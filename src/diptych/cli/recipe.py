@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from diptych.core.errors import SettingsError
 from diptych.core.settings import from_mapping, load_toml, override
-from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD
+from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD, Orientation
 from diptych.data.sources.rows import anchored
 
 
@@ -50,6 +50,8 @@ class PreprocessPart:
     train_resize: int | None = None
     train_pad: int = 0
     horizontal_flip: bool = False
+    orientation: Orientation = "upright"
+    scaled_jpeg: bool = False
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
 

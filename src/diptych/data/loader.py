@@ -280,7 +280,7 @@ class Loader:
         rng = numpy_rng(settings.seed, "augment", epoch, sample)
         number = int(rng.integers(len(pair.captions))) if len(pair.captions) > 1 else 0
         drawn = rng if settings.augment else None
-        pixels[:] = read_pixels(pair.image, self._preprocess, limits=settings.limits, rng=drawn, mode="fast")
+        pixels[:] = read_pixels(pair.image, self._preprocess, limits=settings.limits, rng=drawn)
         caption = pair.captions[number]
         return drop_words(caption, settings.word_dropout, rng) if settings.augment else caption
 

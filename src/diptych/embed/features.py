@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from diptych.core.checks import Floats
 from diptych.core.records import Counts, Field, Pair
-from diptych.data.images.transforms import Mode
 from diptych.models.encode import IMAGE_BATCH, EncodeSettings, Precision, encode_images
 
 if TYPE_CHECKING:
@@ -43,12 +42,8 @@ def embed_pairs(
     batch_size: int = IMAGE_BATCH,
     workers: int = 2,
     precision: Precision = "float32",
-    preprocessing: Mode = "exact",
 ) -> EmbeddedPairs:
-    """Embed every image of a source; images pass through, captions and columns stay in memory.
-
-    The pixels are the exact ones by default, because scores are made of these rows.
-    """
+    """Embed every image of a source; images pass through, captions and columns stay in memory."""
     counts = Counts()
     keys: list[str] = []
     captions: list[tuple[str, ...]] = []
@@ -61,6 +56,6 @@ def embed_pairs(
             fields.append(pair.fields)
             yield pair
 
-    settings = EncodeSettings(precision, preprocessing, workers=workers)
+    settings = EncodeSettings(precision, workers=workers)
     image_embeds = encode_images(model, pairs(), batch_size=batch_size, settings=settings, counts=counts)
     return EmbeddedPairs(tuple(keys), image_embeds, tuple(captions), tuple(fields), counts)

@@ -16,7 +16,6 @@ from PIL import Image
 from diptych.core import checks
 from diptych.core.checks import Doubles, Floats
 from diptych.core.errors import ArrayError
-from diptych.data.images.transforms import Mode
 from diptych.evaluate.classifier import build_classifier
 from diptych.evaluate.prompts.templates import PHOTO, Templates
 from diptych.evaluate.sklearn_base import Classifier, as_labels
@@ -32,7 +31,6 @@ class ZeroShotClassifier(Classifier):
         templates: captions with one `{}` each that the names are written into; see `Templates`.
         batch_size: images per step.
         precision: what the towers compute in.
-        preprocessing: "exact" or "fast", see `diptych.data.images.transforms`.
 
     Attributes:
         classes_: (C,) labels, sorted; set by `fit`.
@@ -55,13 +53,11 @@ class ZeroShotClassifier(Classifier):
         *,
         batch_size: int = IMAGE_BATCH,
         precision: Precision = "float32",
-        preprocessing: Mode = "exact",
     ) -> None:
         self.model = model
         self.templates = templates
         self.batch_size = batch_size
         self.precision = precision
-        self.preprocessing = preprocessing
 
     def fit(self, X: Any = None, y: Any = None) -> "ZeroShotClassifier":  # noqa: N803 — scikit-learn's name
         """Embed the prompts of the classes.
@@ -116,8 +112,7 @@ class ZeroShotClassifier(Classifier):
         if images is None:
             table = self._table(inputs)
         else:
-            options = {"precision": self.precision, "preprocessing": self.preprocessing}
-            table = self.model.encode(images, batch_size=self.batch_size, **options)
+            table = self.model.encode(images, batch_size=self.batch_size, precision=self.precision)
         table = table.astype(np.float64)
         self._require_width(table, self.class_embeds_.shape[1])
         lengths = np.linalg.norm(table, axis=1, keepdims=True)

@@ -19,7 +19,7 @@ from diptych.core.records import Counts, Metric, Need
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.evaluate.suite.plan import TaskSpec, open_own
 from diptych.evaluate.suite.run import SourceEvaluator
-from diptych.models.encode import EncodeSettings, encode_images, encode_texts
+from diptych.models.encode import encode_images, encode_texts
 from diptych.models.reference_outputs import INPUTS
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def compare(
 ) -> dict[str, dict[str, float]]:
     """Embed the inputs with both, and the reference inputs `stored`; return the parity by tower."""
     both = exported, model
-    # Left to itself each takes its own `bulk_mode`, and the difference of two preprocessings is measured.
-    exact = EncodeSettings(preprocessing="exact")
-    images = [encode_images(one, inputs.images, settings=exact) for one in both]
+    images = [encode_images(one, inputs.images) for one in both]
     texts = [encode_texts(one, inputs.texts) for one in both]
     readable = np.isfinite(images[1][:, 0])
     images = [rows[readable] for rows in images]

@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from diptych.core.errors import BadInputsError, BadSampleError, Reason, Settings
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
 from diptych.data.captions import plain
-from diptych.data.images.transforms import Mode, Pixels, Preprocess, check_mode
+from diptych.data.images.transforms import Orientation, Pixels, Preprocess
 from diptych.models.inputs import ImageInput, as_items, image_pixels, is_text, require_image
 
 if TYPE_CHECKING:
@@ -45,13 +46,11 @@ class EncodeSettings:
 
     Attributes:
         precision: what the towers compute in; rows are float32 either way.
-        preprocessing: "fast" or "exact", see `data/images/transforms`; None: the model's `bulk_mode`, fast.
         on_bad: an unreadable image is an error, once all others are encoded ("raise"), or a row of NaN.
         workers: decoding threads.
     """
 
     precision: Precision = "float32"
-    preprocessing: Mode | None = None
     on_bad: Literal["raise", "nan"] = "raise"
     workers: int = 2
 
@@ -59,8 +58,6 @@ class EncodeSettings:
         for name, known in (("precision", ("float32", "bfloat16")), ("on_bad", ("raise", "nan"))):
             if getattr(self, name) not in known:
                 raise unknown_name(name, str(getattr(self, name)), known)
-        if self.preprocessing is not None:
-            check_mode(self.preprocessing)
         checks.whole(self.workers, "workers", least=0)
 
 
@@ -79,7 +76,6 @@ class Encoder:
     tokenizer: Any
     preprocess: Preprocess
     provenance: Any
-    bulk_mode: Mode = "fast"  # of preprocessing where nobody says
     arrays = False  # whether `logits` returns arrays; tensors otherwise
 
     def __repr__(self) -> str:
@@ -91,6 +87,21 @@ class Encoder:
             f"{height}x{width} pixels; {text.kind} text tower of width {text.width}, {text.context_length} "
             f"tokens; {config.embed_dim} dimensions; {config.activation}; on {model.device}; from {source}>"
         )
+
+    def reading(self, orientation: Orientation | None = None, *, scaled_jpeg: bool | None = None) -> Self:
+        """Return this model, weights shared, with image files read in another way.
+
+        Args:
+            orientation: "upright", or "stored" as open_clip reads files; None: as before.
+            scaled_jpeg: decode large JPEG files at a fraction of their size; None: as before.
+        """
+        usual, changed = self.preprocess, copy(self)
+        changed.preprocess = replace(
+            usual,
+            orientation=orientation or usual.orientation,
+            scaled_jpeg=usual.scaled_jpeg if scaled_jpeg is None else scaled_jpeg,
+        )
+        return changed
 
     def encode_batch(
         self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
@@ -134,7 +145,7 @@ class Encoder:
             convert_to_numpy: return an array; otherwise a tensor, on the model's device.
             device: move the model there first; it stays there.
             show_progress_bar: tell the progress on standard error.
-            **options: the fields of `EncodeSettings`: `precision`, `preprocessing`, `on_bad`, `workers`.
+            **options: the fields of `EncodeSettings`: `precision`, `on_bad`, `workers`.
 
         Returns:
             (N, E) float32 in the order given; (E,) for one input.
@@ -207,9 +218,7 @@ class Encoder:
         return powers / powers.sum(axis=-1, keepdims=True)
 
     def _embeds(self, inputs: Any) -> Any:
-        rows = self.encode(
-            inputs, normalize_embeddings=True, convert_to_numpy=self.arrays, preprocessing="exact"
-        )
+        rows = self.encode(inputs, normalize_embeddings=True, convert_to_numpy=self.arrays)
         return rows.reshape(-1, rows.shape[-1])
 
 
@@ -270,7 +279,7 @@ def image_batches(
     counts = Counts() if counts is None else counts
     width = row_width(model, output)
     with ThreadPoolExecutor(max_workers=max(1, settings.workers)) as pool:
-        decoded = _decoded(pool, model, images, settings, ahead=batch_size * BATCHES_AHEAD)
+        decoded = _decoded(pool, model, images, ahead=batch_size * BATCHES_AHEAD)
         while batch := list(islice(decoded, batch_size)):
             bad = {row: image for row, image in enumerate(batch) if isinstance(image, BadImage)}
             readable = [row for row in range(len(batch)) if row not in bad]
@@ -294,16 +303,13 @@ def _decoded(
     pool: ThreadPoolExecutor,
     model: Encoder,
     images: Iterable[ImageInput | Pair],
-    settings: EncodeSettings,
     *,
     ahead: int,
 ) -> Iterator[Pixels | BadImage]:
-    mode = settings.preprocessing or model.bulk_mode
-
     def decode(image: ImageInput | Pair, position: int) -> Pixels | BadImage:
         try:
             given = image.image if isinstance(image, Pair) else image
-            return image_pixels(given, model.preprocess, mode)
+            return image_pixels(given, model.preprocess)
         except BadSampleError as error:
             if isinstance(image, Pair):
                 where = f"{image.key} ({image.path})" if image.path else image.key

@@ -5,7 +5,7 @@ What is a text and what is an image is decided by the type alone, never by looki
 - `str`: a text, also if it reads like the name of a file; only `data:image/…;base64,…` is an image
 - `pathlib.Path` (anything with `__fspath__`): an image's file
 - `bytes`, `bytearray`, `memoryview`: an encoded image
-- `PIL.Image.Image`: an image, taken as it is (nothing is turned)
+- `PIL.Image.Image`: an image, as it was opened (turned, if its EXIF says so)
 - `numpy.ndarray` of uint8: an image, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
 
 Reads: files that are named by a path.
@@ -24,7 +24,7 @@ from PIL import Image
 
 from diptych.core.errors import BadSampleError, Reason, UsageError
 from diptych.data.images.limits import DEFAULT_LIMITS
-from diptych.data.images.transforms import Mode, Pixels, Preprocess, evaluation_pixels, read_pixels
+from diptych.data.images.transforms import Pixels, Preprocess, evaluation_pixels, read_pixels
 
 ImageInput = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
 
@@ -101,17 +101,17 @@ def require_tokens(tokens: Any, vocab_size: int) -> None:
         )
 
 
-def image_pixels(image: ImageInput, preprocess: Preprocess, mode: Mode) -> Pixels:
+def image_pixels(image: ImageInput, preprocess: Preprocess) -> Pixels:
     """Return (H, W, 3) uint8 of an image of any kind, or raise BadSampleError with the reason."""
     if isinstance(image, np.ndarray):
         gray = image.ndim == 3 and image.shape[-1] == 1
         image = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image))
     if isinstance(image, Image.Image):
         try:
-            return evaluation_pixels(image, preprocess, mode=mode)
+            return evaluation_pixels(image, preprocess)
         except (OSError, ValueError, SyntaxError) as error:  # opened, but not decoded before
             raise BadSampleError(Reason.UNREADABLE_IMAGE, "the image cannot be read", found=error) from error
-    return read_pixels(_bytes_of(image), preprocess, mode=mode)
+    return read_pixels(_bytes_of(image), preprocess)
 
 
 def _bytes_of(image: Any) -> bytes:

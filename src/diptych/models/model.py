@@ -73,16 +73,18 @@ class Model(Encoder):
     @property
     def digest(self) -> str:
         """SHA-256 over weights, architecture, preprocessing and tokenizer: equal digests embed equally."""
+        reading = self.preprocess.reading
+        preprocess = to_mapping(self.preprocess)
         facts = {
             "config": to_mapping(self.config),
-            "preprocess": to_mapping(self.preprocess),
+            "preprocess": {name: preprocess[name] for name in preprocess if name not in reading},
             "tokenizer": {**_tokenizer_facts(self.tokenizer), "digest": self.tokenizer.digest},
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.clip.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return self.preprocess.digest_with(digest.hexdigest())
 
     @property
     def scale(self) -> float:

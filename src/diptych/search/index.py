@@ -6,7 +6,8 @@ Writes, in the index's folder:
 - `entries.jsonl`  one line per row: key, place in the source, first caption, path
 - `manifest.json`  last: digests of both, of the model and of the source, and the counts
 
-Rows can be compared only with what the same model embeds, so an index remembers its model's digest.
+Rows can be compared only with what the same model embeds, so an index remembers its model's digest, and how
+images were read: queries are read like that.
 """
 
 import json
@@ -63,6 +64,25 @@ class Index:
         """The digest of the model that made the rows."""
         return str(self.manifest.extra["model_digest"])
 
+    def read_alike(self, model: "Model") -> "Model":
+        """Return the model, with images read as those of this index were.
+
+        Raises:
+            IntegrityError: another model made the index.
+        """
+        settings = {"orientation": "upright", "scaled_jpeg": False, **self.manifest.settings}
+        alike = model.reading(settings["orientation"], scaled_jpeg=settings["scaled_jpeg"])
+        if alike.digest != self.model_digest:
+            raise IntegrityError(
+                "this index was made by another model, so its rows cannot be compared with this one's",
+                where=self.folder,
+                found=f"model {self.model_digest}",
+                expected=alike.digest,
+                fix="search with the model that made it, or build the index again",
+            )
+        stated = "scaled_jpeg" in self.manifest.settings
+        return alike if stated else alike.reading(scaled_jpeg=True)  # as all were before it was a setting
+
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
         """Open a finished index and check every byte of it."""
@@ -113,7 +133,9 @@ class Index:
             dtype: of the file.
         """
         folder = Path(folder)
-        settings = {"dtype": dtype, "max_pixels": DEFAULT_LIMITS.max_pixels}
+        settings = {
+            "dtype": dtype, "max_pixels": DEFAULT_LIMITS.max_pixels, **model.preprocess.reading
+        }  # fmt: skip
         extra = {"model_digest": model.digest, "source": source.name}
         inputs = source.inputs()
         there = is_done(folder, KIND)

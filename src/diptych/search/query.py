@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core import checks
-from diptych.core.errors import IntegrityError, UsageError
+from diptych.core.errors import UsageError
 from diptych.core.records import Counts
 from diptych.data.images.formats import READ_FORMATS
 from diptych.models.encode import encode_images, encode_texts
@@ -39,16 +39,7 @@ class Searcher:
     """A model that embeds queries, and an index that the same model made."""
 
     def __init__(self, model: "Model", index: "Index") -> None:
-        digest = model.digest
-        if index.model_digest != digest:
-            raise IntegrityError(
-                "this index was made by another model, so its rows cannot be compared with this one's",
-                where=index.folder,
-                found=f"model {index.model_digest}",
-                expected=digest,
-                fix="search with the model that made it, or build the index again",
-            )
-        self._model, self.index = model, index
+        self._model, self.index = index.read_alike(model), index
 
     def text(self, query: str, k: int = 10) -> list[Hit]:
         """Find the k images nearest to a text, best first."""

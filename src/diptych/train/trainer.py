@@ -163,7 +163,10 @@ class Trainer:
 
     def _restore(self, folder: Path) -> None:
         facts = state.load_facts(folder)
-        state.require_same(facts.identity, self._identity(), where=folder)
+        # A run of a version without these settings read images like this.
+        read = {"orientation": "upright", "scaled_jpeg": True, **facts.identity["preprocess"]}
+        saved = {**facts.identity, "preprocess": read}
+        state.require_same(saved, self._identity(), where=folder)
         machine = state.machine_facts(self.model.device)
         if facts.machine != machine:
             self.progress.log(

@@ -74,7 +74,7 @@ def peers_embeds(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 
 def embeds(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = [model.encode(items, normalize_embeddings=True, preprocessing="exact") for items in
+    rows = [model.encode(items, normalize_embeddings=True) for items in
             (images(), list(CAPTIONS))]  # fmt: skip
     return torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
 
@@ -143,7 +143,7 @@ def test_an_export_has_the_same_methods_and_numbers(written: Path, exported: Pat
     model, torchs = diptych.load(exported, backend="onnx"), diptych.load(written)
     near(model, written)
     mixed = [CAPTIONS[1], images()[0], CAPTIONS[0], images()[1]]
-    assert np.abs(model.encode(mixed) - torchs.encode(mixed, preprocessing="exact")).max() < 1e-4
+    assert np.abs(model.encode(mixed) - torchs.encode(mixed)).max() < 1e-4
     assert (
         np.abs(np.asarray(model.logits(images(), list(CAPTIONS))) - peers_embeds(written)[2].numpy()).max()
         < 1e-3

@@ -159,8 +159,13 @@ def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[int, 
 
 def upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF orientation says."""
+    image.load()  # turns a TIFF
     turn = EXIF_UPRIGHT.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    image.info.clear()  # it still holds the EXIF data, and the next reader would turn the image again
+    return image
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:

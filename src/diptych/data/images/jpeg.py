@@ -90,18 +90,11 @@ def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg |
     return PlainJpeg(data, (height, width), may_be_turned)
 
 
-def decode_plain_jpeg(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, as_stored: bool = False
-) -> Pixels | None:
+def decode_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels | None:
     """Decode an ordinary colour JPEG without Pillow, or return None where Pillow has to look at it.
 
     None is returned for anything unusual: no `simplejpeg`, other formats, grey, CMYK and YCCK, files with an
     EXIF or XMP orientation, and every file that libjpeg-turbo so much as warns about.
-
-    Args:
-        data: the encoded file.
-        limits: what is allowed.
-        as_stored: decode files with an orientation too, and do not turn them.
 
     Returns:
         (height, width, 3) uint8 RGB, or None.
@@ -110,9 +103,7 @@ def decode_plain_jpeg(
         BadSampleError: if the file or its header is beyond the limits.
     """
     plain = plain_jpeg(data, limits)
-    if plain is None or (plain.may_be_turned and not as_stored):
-        return None
-    return plain.decode()
+    return None if plain is None or plain.may_be_turned else plain.decode()
 
 
 def _read_segments(data: bytes) -> tuple[bool, bool]:

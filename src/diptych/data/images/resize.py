@@ -112,8 +112,7 @@ def exact_window(
         if kernel is not None:
             down_first = goes_down_first(image_size, covered)
             return kernel(np.asarray(image), covered, corner, size, down_first=down_first)
-    pillow_image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    window = _pillow_window(pillow_image, covered, corner, size, filter_name)
+    window = _pillow_window(as_image(image), covered, corner, size, filter_name)
     window.info.pop("transparency", None)  # of a palette: converting warns of it, and drops it all the same
     return np.array(window.convert("RGB"))
 
@@ -183,18 +182,35 @@ def _vertical_window(
     return resized
 
 
-def boxed_window(image: Image.Image, covered: Size, corner: Size, size: Size, filter_name: str) -> Pixels:
+def boxed_window(
+    image: Image.Image | Pixels,
+    covered: Size,
+    corner: Size,
+    size: Size,
+    filter_name: str,
+    *,
+    extent: tuple[float, float] | None = None,
+) -> Pixels:
     """Resize only what the window at `corner` of the image resized to `covered` shows.
+
+    Args:
+        extent: height and width of the image in pixels, where the last row or column is only in part its.
 
     Returns:
         (H, W, 3) uint8 for an RGB image, within one level of resizing first and cutting then.
     """
     (height, width), (top, left) = size, corner
-    y_scale, x_scale = image.height / covered[0], image.width / covered[1]
+    rows, columns = size_of(image) if extent is None else extent
+    y_scale, x_scale = rows / covered[0], columns / covered[1]
     box = (
         left * x_scale,
         top * y_scale,
-        min((left + width) * x_scale, image.width),
-        min((top + height) * y_scale, image.height),
+        min((left + width) * x_scale, columns),
+        min((top + height) * y_scale, rows),
     )
-    return np.array(image.resize((width, height), FILTERS[filter_name], box=box))
+    return np.array(as_image(image).resize((width, height), FILTERS[filter_name], box=box))
+
+
+def as_image(image: Image.Image | Pixels) -> Image.Image:
+    """Return a Pillow image of either kind."""
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -1,19 +1,18 @@
-"""Images to pixels: the paper's transforms for training and for evaluation.
+"""Images to pixels: the one transform for evaluation, in every command, and the paper's for training.
 
-Two modes. `exact` gives, for images and for files, to the bit what open_clip's evaluation transform gives
-for `PIL.Image.open(file)`, its habits included: an EXIF orientation is ignored, palette images are resized
-without interpolation, CMYK and alpha are turned into RGB after resizing, greyscale of more than 8 bits is
-clipped. `fast` is within one level in 255 of that (two in drawings), except where it shows a file as a viewer
-does: turned upright, and 16-bit greyscale scaled to 8 bits (docs/preprocessing.md has the numbers).
+The evaluation transform is open_clip's to the bit, on images as a viewer shows them: turned as EXIF says and
+gray of more than 8 bits scaled. With `Preprocess(orientation="stored")` files are read as open_clip does,
+without either. Figures: docs/preprocessing.md.
 
-Reads: encoded bytes or Pillow images. Writes: nothing.
 Source: Radford et al. 2021, section 2.4 ("a random square crop from resized images is the only data
-augmentation") and the released evaluation transform: shortest side resized (bicubic, antialiased), centre
+augmentation") and the released evaluation transform: shortest side resized (bicubic, antialiased), center
 crop. Sizes and offsets are rounded as torchvision and open_clip 3.3 round them.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -30,9 +29,9 @@ from diptych.data.images.decode import (
     turned,
     upright,
 )
-from diptych.data.images.jpeg import Pixels, PlainJpeg, decode_plain_jpeg, plain_jpeg
+from diptych.data.images.jpeg import Pixels, PlainJpeg, plain_jpeg
 from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
-from diptych.data.images.resize import FILTERS, boxed_window, cover, exact_window, size_of
+from diptych.data.images.resize import FILTERS, as_image, boxed_window, cover, exact_window, size_of
 from diptych.data.images.resize_fast import fast_window
 from diptych.data.images.resize_weights import Size
 
@@ -43,7 +42,7 @@ __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
     "ImageLimits",
-    "Mode",
+    "Orientation",
     "Pixels",
     "Preprocess",
     "decode",
@@ -53,8 +52,7 @@ __all__ = [
     "training_pixels",
 ]
 
-Mode = Literal["exact", "fast"]
-MODES = ("exact", "fast")
+Orientation = Literal["upright", "stored"]
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the paper's training images, red green blue, range 0..1
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -86,6 +84,10 @@ class Preprocess:
             shifts without zoom, as for CIFAR (He et al. 2016, section 4.2).
         horizontal_flip: mirror every second training image (the paper does not: captions say left and
             right).
+        orientation: "upright": images as a viewer shows them, turned as their EXIF orientation says and gray
+            of more than 8 bits scaled to 8; "stored": neither, as open_clip reads files.
+        scaled_jpeg: decode JPEG files of four times the needed size and more at half of it or less: sooner,
+            but no longer exact (docs/preprocessing.md).
     """
 
     size: tuple[int, int] = (224, 224)
@@ -96,6 +98,8 @@ class Preprocess:
     train_resize: int | None = None
     train_pad: int = 0
     horizontal_flip: bool = False
+    orientation: Orientation = "upright"
+    scaled_jpeg: bool = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that no image can have.
@@ -129,6 +133,28 @@ class Preprocess:
             )
         if min(self.std) <= 0:
             raise SettingsError("std must be positive", found=self.std)
+        if self.orientation not in ("upright", "stored"):
+            raise SettingsError("unknown orientation", found=self.orientation, expected="upright or stored")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How files are read, as indexes and results record it; the rest of the transform is the model's."""
+        return {"orientation": self.orientation, "scaled_jpeg": self.scaled_jpeg}
+
+    @property
+    def reading_name(self) -> str:
+        """The same in one word: upright, stored, upright-scaled or stored-scaled."""
+        return self.orientation + "-scaled" * self.scaled_jpeg
+
+    def digest_with(self, digest: str) -> str:
+        """Return the digest of a model that reads images like this: its own where that is the usual way.
+
+        >>> Preprocess().digest_with("ab"), Preprocess(scaled_jpeg=True).digest_with("ab")[:4]
+        ('ab', '3b2b')
+        """
+        if self.reading == Preprocess().reading:
+            return digest
+        return hashlib.sha256(f"{digest} {json.dumps(self.reading)}".encode()).hexdigest()
 
     def train_size(self) -> tuple[int, int]:
         """Return height and width, of the target's aspect, that a training image covers before the crop.
@@ -162,7 +188,7 @@ class Preprocess:
         return floats.sub_(mean).div_(std)
 
     def __call__(self, image: Image.Image) -> "Tensor":
-        """Do what open_clip's evaluation transform does to an image, bit-equal.
+        """Do what open_clip's evaluation transform does to an image, bit-equal (see `evaluation_pixels`).
 
         Args:
             image: any Pillow image.
@@ -176,13 +202,12 @@ class Preprocess:
         return self.normalize(pixels.contiguous())
 
 
-def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode = "exact") -> Pixels:
-    """Resize and centre-crop an image as open_clip's evaluation transform does.
+def evaluation_pixels(image: Image.Image, preprocess: Preprocess) -> Pixels:
+    """Resize and center-crop an image as open_clip's evaluation transform does, bit-equal.
 
     Args:
-        image: any image; nothing is turned.
-        preprocess: size and filter.
-        mode: "exact": bit-equal; "fast": within one level (16-bit greyscale is scaled to 8 bits first).
+        image: any image, as it was opened: "upright" obeys the orientation that its EXIF still states.
+        preprocess: size, filter and orientation.
 
     Returns:
         (H, W, 3) uint8 RGB, a writable copy.
@@ -196,27 +221,28 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess, *, mode: Mode 
     """
     if not isinstance(image, Image.Image) or 0 in image.size:
         raise UsageError("this is no Pillow image with pixels", found=type(image).__name__)
-    return _exact(image, preprocess) if check_mode(mode) == "exact" else _fast(image, preprocess)
+    if preprocess.orientation == "upright":
+        image = upright(image)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = to_rgb(image)
+    return _evaluation(image, preprocess)
 
 
-def training_pixels(
-    image: Image.Image, preprocess: Preprocess, rng: np.random.Generator, *, mode: Mode = "exact"
-) -> Pixels:
+def training_pixels(image: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
     """Cut a random window of the target's size from the resized image.
 
     Args:
         image: any image; `decode` gives upright RGB.
         preprocess: size, filter, margin and flip.
         rng: source of chance; exactly three numbers are drawn, whatever the settings.
-        mode: "fast" resizes with torch where that is within a level.
 
     Returns:
         (H, W, 3) uint8 RGB, a writable copy.
 
-    Source: Radford et al. 2021, section 2.4. Crop and resize are one step (Pillow's `box`), which differs
-    from resizing first by at most one level in 255 and computes only the pixels that are kept.
+    Source: Radford et al. 2021, section 2.4. Crop and resize are one step (Pillow's `box`, or torch's resize
+    where it is faster), which differs from resizing first by at most one level in 255.
     """
-    return _training(to_rgb(image), preprocess, rng, mode=check_mode(mode))
+    return _training(to_rgb(image), preprocess, rng)
 
 
 def read_pixels(
@@ -225,16 +251,14 @@ def read_pixels(
     *,
     limits: ImageLimits = DEFAULT_LIMITS,
     rng: np.random.Generator | None = None,
-    mode: Mode = "exact",
 ) -> Pixels:
-    """Decode a file and transform it in one call: what the loader does with every sample.
+    """Decode a file and transform it in one call: what every command does with every image.
 
     Args:
         data: the encoded file.
-        preprocess: size, filter, margin and flip.
+        preprocess: the transform, and how files are read.
         limits: what is allowed.
-        rng: draws the training window, of the upright image; None: the evaluation transform.
-        mode: "exact" or "fast", see the top of this module.
+        rng: draws the training window; None: the evaluation transform.
 
     Returns:
         (H, W, 3) uint8 RGB, writable.
@@ -242,43 +266,24 @@ def read_pixels(
     Raises:
         BadSampleError: with the reason.
     """
-    if check_mode(mode) == "fast":
-        return _read_fast(data, preprocess, limits, rng)
-    if rng is None:
-        if (stored := decode_plain_jpeg(data, limits, as_stored=True)) is not None:
-            return _exact(stored, preprocess)
-        return decode_with(data, limits, lambda image: _exact(image, preprocess))
-    array = decode_plain_jpeg(data, limits)
-    return _training(decode(data, limits) if array is None else array, preprocess, rng)
-
-
-def check_mode(mode: str) -> str:
-    """Return the mode.
-
-    Raises:
-        SettingsError: there is no such mode.
-    """
-    if mode not in MODES:
-        raise SettingsError("unknown way to preprocess", found=repr(mode), expected="exact or fast")
-    return mode
-
-
-def _read_fast(
-    data: bytes, preprocess: Preprocess, limits: ImageLimits, rng: np.random.Generator | None
-) -> Pixels:
+    obeyed = preprocess.orientation == "upright"
     plain = plain_jpeg(data, limits)
     if plain is not None:
-        turn = orientation(data, limits) if plain.may_be_turned else 1
-        small = _read_small(plain, turn, preprocess, rng)
+        turn = orientation(data, limits) if plain.may_be_turned and obeyed else 1
+        small = _read_small(plain, turn, preprocess, rng) if preprocess.scaled_jpeg else None
         if small is not None:
             return small
         array = plain.decode()
         if array is not None:
             array = turned(array, turn)
-            return _fast(array, preprocess) if rng is None else _training(array, preprocess, rng, mode="fast")
-    if rng is None:
-        return decode_with(data, limits, lambda image: _fast(upright(image), preprocess))
-    return _training(decode(data, limits), preprocess, rng, mode="fast")
+            return _evaluation(array, preprocess) if rng is None else _training(array, preprocess, rng)
+
+    def pixels(image: Image.Image) -> Pixels:
+        if rng is None:
+            return evaluation_pixels(image, preprocess)
+        return _training(to_rgb(upright(image) if obeyed else image), preprocess, rng)
+
+    return decode_with(data, limits, pixels)
 
 
 def _read_small(
@@ -303,14 +308,13 @@ def _read_small(
         return None
     corner, mirror = (_corner(covered, size), False) if rng is None else _draw(covered, preprocess, rng)
     eighths = max(array.shape[:2]) * 8 // max(stored)
-    window = fast_window(
-        array,
-        swapped(covered, turn),
-        stored_corner(covered, corner, size, turn),
-        swapped(size, turn),
-        preprocess.interpolation,
-        extent=(stored[0] * eighths / 8, stored[1] * eighths / 8),
-    )
+    extent = stored[0] * eighths / 8, stored[1] * eighths / 8
+    target = swapped(covered, turn), stored_corner(covered, corner, size, turn), swapped(size, turn)
+    if rng is None and extent == array.shape[:2]:
+        window = exact_window(array, *target, preprocess.interpolation)
+    else:
+        resized = boxed_window if rng is None else fast_window
+        window = resized(array, *target, preprocess.interpolation, extent=extent)
     return _mirrored(turned(window, turn), mirror)
 
 
@@ -323,26 +327,11 @@ def _corner(covered: Size, size: Size) -> Size:
     return round((covered[0] - size[0]) / 2.0), round((covered[1] - size[1]) / 2.0)
 
 
-def _exact(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
+def _evaluation(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
     covered = _covered(size_of(image), preprocess.resize, preprocess.size)
     corner = _corner(covered, preprocess.size)
     if covered == size_of(image) and isinstance(image, np.ndarray):
         return _cut(image, *corner, preprocess.size)
-    return exact_window(image, covered, corner, preprocess.size, preprocess.interpolation)
-
-
-def _fast(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
-    if isinstance(image, Image.Image):
-        if image.mode.startswith("I") or image.mode == "F":
-            image = to_rgb(image)
-        if image.mode not in ("RGB", "L"):
-            return _exact(image, preprocess)
-    covered = _covered(size_of(image), preprocess.resize, preprocess.size)
-    corner = _corner(covered, preprocess.size)
-    if covered == size_of(image):
-        return _cut(_as_rgb(image), *corner, preprocess.size)
-    if _pays(size_of(image), covered, preprocess.size):
-        return fast_window(_as_rgb(image), covered, corner, preprocess.size, preprocess.interpolation)
     return exact_window(image, covered, corner, preprocess.size, preprocess.interpolation)
 
 
@@ -367,28 +356,22 @@ def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
     return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
 
 
-def _training(
-    image: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator, *, mode: str = "exact"
-) -> Pixels:
+def _training(image: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
     size, image_size = preprocess.size, size_of(image)
     covered = _covered(image_size, preprocess.resize, preprocess.train_size())
     corner, mirror = _draw(covered, preprocess, rng)
     if preprocess.train_pad:
         if covered != image_size:
-            image = _as_image(image).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
+            image = as_image(image).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
         border = (preprocess.train_pad,) * 2
         pixels = _cut(np.pad(_as_rgb(image), (border, border, (0, 0)), mode="edge"), *corner, size)
     elif covered == image_size:
         pixels = _cut(_as_rgb(image), *corner, size)
-    elif mode == "fast" and _pays(image_size, covered, size):
+    elif _pays(image_size, covered, size):
         pixels = fast_window(_as_rgb(image), covered, corner, size, preprocess.interpolation)
     else:
-        pixels = boxed_window(_as_image(image), covered, corner, size, preprocess.interpolation)
+        pixels = boxed_window(image, covered, corner, size, preprocess.interpolation)
     return _mirrored(pixels, mirror)
-
-
-def _as_image(image: Image.Image | Pixels) -> Image.Image:
-    return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
 def _as_rgb(image: Image.Image | Pixels) -> Pixels:

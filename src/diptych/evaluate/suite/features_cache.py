@@ -1,6 +1,6 @@
 """Embed a source's images once, keep the rows on disk, and go on where a killed process stopped.
 
-Rows belong to a model, to data and to a way of making pixels; all three name the folder, so rows of two
+Rows belong to a model, to data and to a way of reading images; all three name the folder, so rows of two
 models can never mix. An unreadable image keeps its place as a row of NaN, and its reason is counted.
 
 Writes: `FOLDER/MODEL-DATA-MODE-KIND/`: `rows.npy` (N, E) float32, opened memory-mapped; `pairs.jsonl` (key,
@@ -26,7 +26,6 @@ from diptych.core.files.durable import clean_temporaries, make_folder, remove, w
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.records import Counts, Pair
 from diptych.data.images.limits import DEFAULT_LIMITS, MAX_PIXELS
-from diptych.data.images.transforms import Mode
 from diptych.embed.features import EmbeddedPairs
 from diptych.models.encode import IMAGE_BATCH, Encoder, EncodeSettings, Precision, image_batches, row_width
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from diptych.data.sources.open import Source
 
 KIND = "features"
-PREPROCESSING: Mode = "exact"  # as scores are compared with published ones
 Kind = Literal["embeds", "penultimate"]
 
 PART_ROWS = 1024  # images between two durable steps: minutes on a slow machine, and their files fit in memory
@@ -86,7 +84,8 @@ def cached_pairs(
         The rows, memory-mapped and read-only, with keys, captions and fields in memory.
     """
     settings = settings or FeatureSettings()
-    mode = f"{PREPROCESSING}-{settings.precision}-{kind}"
+    # "exact" named rows of files read as they are stored, before there was a choice.
+    mode = f"{model.preprocess.reading_name}-{settings.precision}-{kind}"
     if DEFAULT_LIMITS.max_pixels != MAX_PIXELS:
         mode += f"-{DEFAULT_LIMITS.max_pixels}"
     rows_folder = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
@@ -151,7 +150,7 @@ def _wait(count: Callable[[], int], wanted: int, folder: Path) -> None:
 
 def _embedded(model: Encoder, chunk: Sequence[Pair], settings: FeatureSettings, kind: Kind) -> bytes:
     """Return one part as the bytes of an NPZ: rows, the reason of each row that is NaN, the pairs as JSON."""
-    encoding = EncodeSettings(settings.precision, PREPROCESSING)
+    encoding = EncodeSettings(settings.precision)
     rows: list[Floats] = []
     reasons: list[str] = []
     size = settings.batch_size

@@ -19,7 +19,6 @@ from diptych.core.files.durable import sha256_file, write_bytes, write_json
 from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
-from diptych.evaluate.suite.features_cache import PREPROCESSING
 from diptych.evaluate.suite.plan import OpenedTask
 from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
 from diptych.evaluate.tasks.registry import TaskRow
@@ -89,7 +88,7 @@ def record(
         "model": dict(model),
         "data": runner.digest,
         "asked": task.spec.digest,
-        "settings": {"preprocessing": PREPROCESSING, "precision": runner.settings.precision},
+        "settings": {"images": runner.model.preprocess.reading_name, "precision": runner.settings.precision},
         "answers_sha256": answers_digest,
         "code": created_by(),
     }

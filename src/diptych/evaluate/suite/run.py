@@ -226,7 +226,9 @@ def _score_task(
     spec, digest = task.spec, data_digest(task.source, *task.choices)
     path = settings.out / f"{spec.name}.json"
     if path.exists():
-        result = _finished(path, {"model": facts["digest"], "data": digest, "asked": spec.digest})
+        read = model.preprocess.reading_name
+        wanted = {"model": facts["digest"], "data": digest, "asked": spec.digest, "images": read}
+        result = _finished(path, wanted)
         log(f"{spec.name}: finished before, {_described(result)}")
         return result
     try:
@@ -247,7 +249,9 @@ def _finished(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     """Read a result and refuse one of another model, other data or another question."""
     result = read_result(path)
     digests = {**result, "model": result.get("model", {}).get("digest", "")}
+    digests["images"] = result.get("settings", {}).get("images", "stored")  # as before it was a setting
     words = {"model": "another model", "data": "other data", "asked": "another question"}
+    words["images"] = "images read in another way (--orientation, --scaled-jpeg)"
     for name, digest in wanted.items():
         if (held := digests.get(name, "")) != digest:
             raise UsageError(

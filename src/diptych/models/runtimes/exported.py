@@ -22,7 +22,7 @@ from PIL import Image
 from diptych.core.checks import Floats
 from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
 from diptych.core.manifest import content_digest, is_done
-from diptych.data.images.transforms import Mode, Preprocess, evaluation_pixels
+from diptych.data.images.transforms import Preprocess, evaluation_pixels
 from diptych.models.encode import Encoder, Output, Precision
 from diptych.models.files.verification_cache import open_verified
 from diptych.models.inputs import require_pixels, require_tokens
@@ -60,7 +60,6 @@ class ExportedModel(Encoder):
     """A model whose towers run in another runtime; each tower's file is opened when it is first needed."""
 
     device = "cpu"
-    bulk_mode: Mode = "exact"  # the fast mode would import torch
     arrays = True
     tokenizer: AnyTokenizer
 
@@ -80,10 +79,18 @@ class ExportedModel(Encoder):
     @property
     def digest(self) -> str:
         """Equal digests embed equally: in float32 it is the digest of the model that was exported."""
-        if self.description.precision != "int8" and self.plan.precision == "float32":
-            exact = self.description.precision == "float32"
-            return self.description.model_digest if exact else _digest(self._content)
-        return _digest(self._content, self.plan.precision)
+        if self.description.precision == "int8" or self.plan.precision != "float32":
+            digest = _digest(self._content, self.plan.precision)
+        elif self.description.precision == "float32":
+            digest = self.description.model_digest
+        else:
+            digest = _digest(self._content)
+        described = self.description.preprocess
+        if self.preprocess.reading == described.reading:
+            return digest
+        if described.reading != Preprocess().reading:
+            digest = _digest(digest)  # it stands for that reading
+        return self.preprocess.digest_with(digest)
 
     @cached_property
     def image_tower(self) -> Tower:

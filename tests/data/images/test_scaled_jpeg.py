@@ -1,4 +1,4 @@
-"""Fast pixels against exact ones: within a level, upright, and large JPEGs decoded small."""
+"""Files as they are read: upright or as stored, and large JPEGs decoded whole or small."""
 
 import io
 from dataclasses import replace
@@ -14,10 +14,17 @@ from diptych.core.errors import BadSampleError, Reason, SettingsError
 from diptych.data.images import jpeg
 from diptych.data.images.resize import cover, exact_window
 from diptych.data.images.resize_fast import fast_window
-from diptych.data.images.transforms import Preprocess, evaluation_pixels, read_pixels, training_pixels
+from diptych.data.images.transforms import (
+    Preprocess,
+    decode,
+    evaluation_pixels,
+    read_pixels,
+    training_pixels,
+)
 
-MODES = ("exact", "fast")
 SMALL = Preprocess(size=(32, 32))
+STORED = replace(SMALL, orientation="stored")
+SCALED = replace(SMALL, scaled_jpeg=True)
 WIDE_GRAY = {"sixteen-bit.png", "sixteen-bit.tif"}
 
 
@@ -26,21 +33,39 @@ def levels(one: np.ndarray, other: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("name", sorted(set(odd_files()) - WIDE_GRAY))
-def test_every_kind_of_file_is_within_a_level_of_its_upright_exact_pixels(name: str) -> None:
+def test_a_file_gives_the_pixels_of_its_upright_image_however_it_comes(name: str) -> None:
     data = odd_files()[name]
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image = Image.open(io.BytesIO(data))
+    upright = ImageOps.exif_transpose(image)
     for preprocess in (SMALL, Preprocess(size=(48, 30)), Preprocess(size=(40, 40), resize="squash")):
-        exact = evaluation_pixels(upright, preprocess)
-        assert levels(read_pixels(data, preprocess, mode="fast"), exact) <= 1
-        assert levels(evaluation_pixels(upright, preprocess, mode="fast"), exact) <= 1
+        stored = replace(preprocess, orientation="stored")
+        expected = evaluation_pixels(upright, stored)  # bit-equal to open_clip's, see test_open_clip_pixels
+        for actual in (
+            read_pixels(data, preprocess),
+            evaluation_pixels(Image.open(io.BytesIO(data)), preprocess),
+            evaluation_pixels(upright, preprocess),
+        ):
+            np.testing.assert_array_equal(actual, expected)
+        np.testing.assert_array_equal(read_pixels(data, stored), evaluation_pixels(image, stored))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_was_turned_is_not_turned_again(orientation: int) -> None:
+    image = Image.open(io.BytesIO(turned(orientation, "PNG")))
+    upright = ImageOps.exif_transpose(image)
+    for again in (decode(turned(orientation, "PNG")), decode(turned(orientation)), upright):
+        np.testing.assert_array_equal(
+            evaluation_pixels(again, SMALL), evaluation_pixels(again.copy(), STORED)
+        )
+    np.testing.assert_array_equal(evaluation_pixels(image, SMALL), evaluation_pixels(upright, STORED))
 
 
 def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     data = odd_files()["sixteen-bit.png"]
     eight = (np.asarray(Image.open(io.BytesIO(data))).astype(int) + 128) // 257
     expected = evaluation_pixels(Image.fromarray(eight.astype(np.uint8)), SMALL)
-    assert levels(read_pixels(data, SMALL, mode="fast"), expected) <= 1
-    assert read_pixels(data, SMALL, mode="exact").mean() > 230  # as open_clip sees it: nearly white
+    np.testing.assert_array_equal(read_pixels(data, SMALL), expected)
+    assert read_pixels(data, STORED).mean() > 230  # as open_clip sees it: nearly white
 
 
 @pytest.mark.parametrize("filter_name", ["bicubic", "bilinear"])
@@ -75,7 +100,7 @@ def test_a_large_jpeg_is_decoded_small_and_turned(
     smooth = rgb(13, 9).resize(size, Image.Resampling.BICUBIC)
     data = encoded(smooth, "JPEG", quality=95, exif=exif)
     preprocess = Preprocess(size=(48, 32))
-    actual = read_pixels(data, preprocess, mode="fast")
+    actual = read_pixels(data, replace(preprocess, scaled_jpeg=True))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     off = np.abs(actual.astype(int) - evaluation_pixels(upright, preprocess))
     # An image that is turned wrongly, or read a pixel aside, is tens of levels off on average.
@@ -87,42 +112,50 @@ def test_a_large_jpeg_is_decoded_small_and_turned(
         least = least[::-1]
     assert least[0] <= height <= size[1] / 2 + 1 and least[1] <= width <= size[0] / 2 + 1
     decoded.clear()
-    read_pixels(data, preprocess, mode="exact")
+    read_pixels(data, preprocess)
     assert decoded == [(size[1], size[0])]
 
 
-def test_a_jpeg_less_than_four_times_the_target_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_less_than_four_times_the_target_is_decoded_whole() -> None:
     """Half of it would be less than twice the target: the DCT's own low-pass would show."""
     data = encoded(rgb(127, 127), "JPEG")
-    exact = read_pixels(data, SMALL, mode="exact")
-    assert levels(read_pixels(data, SMALL, mode="fast"), exact) <= 1
+    np.testing.assert_array_equal(read_pixels(data, SMALL), read_pixels(data, SCALED))
 
 
 @pytest.mark.parametrize("size", [(97, 71), (300, 200), (64, 64)])
-def test_training_windows_are_within_two_roundings_of_pillows(size: tuple[int, int]) -> None:
+def test_training_windows_are_within_two_roundings_of_pillows(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     image, preprocess = rgb(*size), Preprocess(size=(32, 32), train_resize=36, horizontal_flip=True)
     for seed in range(10):
-        exact, fast = (training_pixels(image, preprocess, np.random.default_rng(seed), mode=m) for m in MODES)
-        assert levels(exact, fast) <= 2  # each is within one of resizing first and cropping then
-        assert fast.flags.writeable and fast.flags.c_contiguous
+        quick = training_pixels(image, preprocess, np.random.default_rng(seed))
+        with monkeypatch.context() as patch:
+            patch.setattr("diptych.data.images.transforms._pays", lambda *_: False)
+            pillow = training_pixels(image, preprocess, np.random.default_rng(seed))
+        assert levels(pillow, quick) <= 2  # each is within one of resizing first and cropping then
+        assert quick.flags.writeable and quick.flags.c_contiguous
 
 
-def test_without_simplejpeg_fast_is_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_simplejpeg_every_pixel_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (encoded(rgb(), "JPEG"), turned(6), encoded(rgb(400, 300), "JPEG"))
+    expected = [read_pixels(data, SMALL) for data in files]
     monkeypatch.setattr(jpeg, "jpeg_codec", lambda: None)
-    for data in (encoded(rgb(), "JPEG"), turned(6), encoded(rgb(400, 300), "JPEG")):
-        upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        exact = evaluation_pixels(upright, SMALL)
-        assert levels(read_pixels(data, SMALL, mode="fast"), exact) <= 1
+    for data, pixels in zip(files, expected, strict=True):
+        np.testing.assert_array_equal(read_pixels(data, SMALL), pixels)
+        np.testing.assert_array_equal(read_pixels(data, SCALED), pixels)  # Pillow decodes it whole
 
 
-def test_a_cut_file_is_refused_in_every_mode_and_an_unknown_mode_too() -> None:
-    data = encoded(rgb(), "JPEG")
-    for mode in MODES:
+def test_a_cut_file_is_refused_however_it_is_read() -> None:
+    data = encoded(rgb(400, 300), "JPEG")
+    for preprocess in (SMALL, STORED, SCALED):
         with pytest.raises(BadSampleError) as caught:
-            read_pixels(data[: len(data) // 2], SMALL, mode=mode)
+            read_pixels(data[: len(data) // 2], preprocess)
         assert caught.value.reason is Reason.TRUNCATED_IMAGE
-    with pytest.raises(SettingsError, match="exact or fast"):
-        evaluation_pixels(rgb(), SMALL, mode="quick")  # type: ignore[arg-type]
+
+
+def test_an_unknown_orientation_is_refused() -> None:
+    with pytest.raises(SettingsError, match="upright or stored"):
+        Preprocess(orientation="sideways")  # type: ignore[arg-type]
 
 
 def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_stands() -> None:
@@ -145,49 +178,47 @@ def test_scans_are_counted_unless_one_holds_all_and_metadata_is_found_where_it_s
     assert jpeg._read_segments(b"\xff\xd8" + b"\xff" * 50) == (False, True)
 
 
-def in_both_modes(clip: Any, preprocess: Preprocess, files: list[bytes]) -> tuple[Any, Any]:
-    """Pixels and embeddings of files, of exact and of fast pixels."""
-    torch = pytest.importorskip("torch")
-    pixels = [np.stack([read_pixels(file, preprocess, mode=mode) for file in files]) for mode in MODES]
-    with torch.inference_mode():
-        batches = [preprocess.normalize(torch.from_numpy(rows).permute(0, 3, 1, 2)) for rows in pixels]
-        return pixels, [clip.encode_image(batch) for batch in batches]
-
-
-def smallest_cosine(exact: Any, fast: Any) -> float:
-    from torch.nn.functional import cosine_similarity
-
-    return cosine_similarity(exact, fast).min().item()
-
-
 @pytest.mark.deep
 def test_embeddings_do_not_see_that_large_jpegs_were_decoded_small(shared_data: Path) -> None:
-    """A ViT-B/32 with random weights, which sees all images as alike: centered, it is the harder test."""
-    pytest.importorskip("torch")
+    """A ViT-B/32 with random weights, which sees all images as alike: centred, it is the harder test."""
+    torch = pytest.importorskip("torch")
     from diptych.models.towers.clip import build
     from diptych.models.towers.presets import preset
 
-    photos = sorted((shared_data / "coco" / "images").glob("*.jpg"))
-    parts = [Image.open(file).convert("RGB") for file in photos]
-    files = []
+    parts = [
+        Image.open(file).convert("RGB") for file in sorted((shared_data / "coco" / "images").glob("*.jpg"))
+    ]
+    preprocess = Preprocess()
+    pixels: dict[bool, list[np.ndarray]] = {False: [], True: []}
     for number in range(16):
         sheet = Image.new("RGB", (1921, 1081))
-        for tile in range(9):
-            sheet.paste(parts[number * 9 + tile], (tile % 3 * 640, tile // 3 * 427))
-        files.append(encoded(sheet, "JPEG", quality=90))
-    pixels, (exact, fast) = in_both_modes(build(preset("ViT-B-32"), seed=0).eval(), Preprocess(), files)
-    off = np.abs(pixels[0].astype(int) - pixels[1])
+        for place in range(9):
+            sheet.paste(parts[number * 9 + place], (place % 3 * 640, place // 3 * 427))
+        data = encoded(sheet, "JPEG", quality=90)
+        for scaled, rows in pixels.items():
+            rows.append(read_pixels(data, replace(preprocess, scaled_jpeg=scaled)))
+    off = np.abs(np.array(pixels[False]).astype(int) - np.array(pixels[True]))
+    clip, embeds = build(preset("ViT-B-32"), seed=0).eval(), []
+    for rows in pixels.values():
+        with torch.inference_mode():
+            batch = preprocess.normalize(torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2))
+            embeds.append(clip.encode_image(batch))
+    exact, small = embeds
+    plain = torch.nn.functional.cosine_similarity(exact, small).min().item()
     mean = exact.mean(dim=0)
-    plain, centered = smallest_cosine(exact, fast), smallest_cosine(exact - mean, fast - mean)
-    print(f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, {centered:.6f}")
+    centered = torch.nn.functional.cosine_similarity(exact - mean, small - mean).min().item()
+    print(
+        f"levels: {off.max()} at most, {off.mean():.3f} on average; cosine {plain:.6f}, "
+        f"centered {centered:.6f}"
+    )
     assert off.mean() < 1
     assert plain >= 0.9995 and centered >= 0.999
 
 
 @pytest.mark.deep
-def test_embeddings_notice_fast_where_the_documentation_says_so(shared_data: Path) -> None:
-    """Stripes in a large JPEG, files that are turned; neither upright photos nor stripes in a PNG."""
-    pytest.importorskip("torch")
+def test_embeddings_notice_the_settings_where_the_documentation_says_so(shared_data: Path) -> None:
+    """Stripes in a large JPEG, and files that are turned; not photos, nor stripes in a PNG."""
+    torch = pytest.importorskip("torch")
     from diptych.models.towers.clip import build
     from diptych.models.towers.config import VitConfig
     from diptych.models.towers.presets import preset
@@ -200,12 +231,21 @@ def test_embeddings_notice_fast_where_the_documentation_says_so(shared_data: Pat
     exif[ORIENTATION_TAG] = 6
     lying = encoded(Image.open(io.BytesIO(photos[0])), "JPEG", exif=exif)
     config = replace(preset("ViT-B-32"), vision=VitConfig((80, 60), 20, 192, 6, 3))
-    clip = build(config, seed=0).eval()
+    clip, preprocess = build(config, seed=0).eval(), Preprocess(size=(80, 60))
 
-    def smallest(files: list[bytes]) -> float:
-        return smallest_cosine(*in_both_modes(clip, Preprocess(size=(80, 60)), files)[1])
+    def smallest(files: list[bytes], other: Preprocess) -> float:
+        embeds = []
+        for each in (preprocess, other):
+            pixels = np.stack([read_pixels(file, each) for file in files])
+            with torch.inference_mode():
+                embeds.append(
+                    clip.encode_image(preprocess.normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
+                )
+        return torch.nn.functional.cosine_similarity(*embeds).min().item()
 
-    assert smallest(photos) > 0.9997
-    assert smallest([encoded(grating, "PNG")]) > 0.99999
-    assert smallest([encoded(grating, "JPEG", quality=90)]) < 0.9995
-    assert smallest([lying]) < 0.99
+    scaled, stored = replace(preprocess, scaled_jpeg=True), replace(preprocess, orientation="stored")
+    assert smallest(photos, scaled) > 0.9997
+    assert smallest([encoded(grating, "PNG")], scaled) > 0.99999
+    assert smallest([encoded(grating, "JPEG", quality=90)], scaled) < 0.9995
+    assert smallest(photos, stored) == pytest.approx(1)
+    assert smallest([lying], stored) < 0.99
