@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import UsageError
-from diptych.data.order import epoch_of, sample_at
+from diptych.data.order import sample_at
 
 
 def test_every_epoch_of_every_small_count_holds_each_sample_once() -> None:
@@ -100,14 +100,8 @@ def test_neighbours_do_not_stay_together() -> None:
     assert abs(np.corrcoef(np.arange(count), order)[0, 1]) < 0.02
 
 
-def test_epoch_counts_whole_passes() -> None:
-    assert [epoch_of(position, 4) for position in (0, 3, 4, 11, 12)] == [0, 0, 1, 2, 3]
-
-
 def test_an_empty_data_set_and_a_negative_position_are_refused() -> None:
     with pytest.raises(UsageError, match="no order"):
         sample_at(0, count=0, seed=0)
     with pytest.raises(UsageError, match="negative"):
         sample_at(-1, count=3, seed=0)
-    with pytest.raises(UsageError, match="empty"):
-        epoch_of(0, 0)

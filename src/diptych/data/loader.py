@@ -28,7 +28,7 @@ from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
 from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images.transforms import Preprocess, read_pixels
-from diptych.data.order import epoch_of, sample_at
+from diptych.data.order import sample_at
 
 MAX_POSITION = 2**62  # of a sequence that has no end
 PREFETCHED_BATCHES = 2  # held ready by each worker: enough to ride out a slow image, little memory
@@ -266,7 +266,7 @@ class Loader:
             pixels=torch.from_numpy(pixels[: len(used)]).permute(0, 3, 1, 2),
             tokens=tokens,
             indices=torch.tensor(used, dtype=torch.int64),
-            epoch=epoch_of(start, self.count),
+            epoch=start // self.count,
             samples_seen=start + self.settings.batch_size,
             skipped=tuple(skipped),
             packed=self.pack(tokens) if self.pack is not None and used else None,

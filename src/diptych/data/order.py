@@ -65,18 +65,8 @@ def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integ
     return int(indices) if isinstance(position, int) else indices
 
 
-def epoch_of(position: int, count: int) -> int:
-    """Return the epoch that a position belongs to: whole passes over the data before it."""
-    if count < 1:
-        fix = "check that the data set holds samples"
-        raise UsageError(
-            "no epochs over an empty data set", found=count, expected="1 or more samples", fix=fix
-        )
-    return position // count
-
-
 def _mix(words: _Words) -> _Words:
-    """Scramble 64-bit words one to one (splitmix64's finaliser); overflow wraps, as intended."""
+    """Scramble 64-bit words one to one (splitmix64's finalizer); overflow wraps, as intended."""
     words = (words ^ (words >> _S30)) * _MIX_1
     words = (words ^ (words >> _S27)) * _MIX_2
     return words ^ (words >> _S31)

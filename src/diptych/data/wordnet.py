@@ -187,9 +187,8 @@ def _read_lmf(path: Path) -> WordNet:
     for name, synset in synsets.items():  # the members are entries, which may come later in the file
         members = [written[entry] for entry in synset.lemmas if entry in written] or lemmas.get(name, [])
         synsets[name] = replace(synset, lemmas=tuple(dict.fromkeys(members)))
-    return WordNet(
-        synsets, {key: tuple(name for name in names if name in synsets) for key, names in senses.items()}
-    )
+    known = {key: tuple(name for name in names if name in synsets) for key, names in senses.items()}
+    return WordNet(synsets, known)
 
 
 def _lmf_synset(node: ElementTree.Element) -> Synset:
@@ -198,11 +197,6 @@ def _lmf_synset(node: ElementTree.Element) -> Synset:
     relations = (child.attrib for child in node.iterfind("SynsetRelation"))
     kinds = ("hypernym", "instance_hypernym")
     hypernyms = (relation["target"] for relation in relations if relation["relType"] in kinds)
-    return Synset(
-        node.attrib["id"],
-        node.attrib["partOfSpeech"],
-        tuple(node.attrib.get("members", "").split()),
-        "; ".join(definitions),
-        tuple(hypernyms),
-        node.attrib.get("lexfile", ""),
-    )
+    name, pos, lexfile = node.attrib["id"], node.attrib["partOfSpeech"], node.attrib.get("lexfile", "")
+    entries = tuple(node.attrib.get("members", "").split())
+    return Synset(name, pos, entries, "; ".join(definitions), tuple(hypernyms), lexfile)

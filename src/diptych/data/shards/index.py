@@ -112,10 +112,8 @@ def tar_paths(ref: str) -> list[Path]:
         listed.extend(inside if path.is_dir() else map(Path, expand_braces(part)))
     for path in listed:
         if not path.is_file():
-            fix = "check the name and the brace range"
-            raise UsageError(
-                "a shard is missing", where=path, found="no such file", expected="a tar file", fix=fix
-            )
+            what, fix = "a shard is missing", "check the name and the brace range"
+            raise UsageError(what, where=path, found="no such file", expected="a tar file", fix=fix)
     if not listed:
         fix = "give a folder of tars, one tar, or a range such as 'shards/{00000..00009}.tar'"
         raise UsageError("no shards here", where=ref, found="no *.tar", expected="a folder of tars", fix=fix)

@@ -91,10 +91,8 @@ def write_shards(
         counts.check(settings.max_bad_fraction)
         if not writer.rows:
             found = f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen"
-            fix = f"repair the source{counts.settings()}"
-            raise DataError(
-                "no pair is left to write", where=final, found=found, expected="at least one", fix=fix
-            )
+            what, fix = "no pair is left to write", f"repair the source{counts.settings()}"
+            raise DataError(what, where=final, found=found, expected="at least one", fix=fix)
         index = np.array(writer.rows, dtype=INDEX_DTYPE)
         return _finish(
             staging,

@@ -70,11 +70,9 @@ def open_source(ref: str | Path, *, columns: Columns = DEFAULT_COLUMNS, need: Ne
         return _open_file(path, columns, need)
     if "{" in text or "::" in text:
         return ShardSource(text, need, columns)
-    found = "no file or folder of this name"
+    what, found = "there is no such source", "no file or folder of this name"
     expected = "a folder, a CSV, TSV, Parquet or tar file, 'a/{000..009}.tar', or scenes:train"
-    raise UsageError(
-        "there is no such source", where=text, found=found, expected=expected, fix="check the path"
-    )
+    raise UsageError(what, where=text, found=found, expected=expected, fix="check the path")
 
 
 def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
