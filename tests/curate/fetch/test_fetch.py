@@ -22,7 +22,7 @@ from diptych.curate.fetch.fetch import fetch_partition
 from diptych.curate.fetch.settings import FetchSettings
 
 MAX_BYTES = 300_000
-TIMEOUT, DEADLINE = 0.8, 3.0
+TIMEOUT, DEADLINE = 1.5, 5.0  # seconds; enough beside other programs
 
 
 async def here(host: str) -> Sequence[str]:
