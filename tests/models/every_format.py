@@ -27,7 +27,7 @@ class Made:
 
     ref: str
     weights: str
-    told: dict[str, Any] = field(default_factory=dict)
+    stated: dict[str, Any] = field(default_factory=dict)
     configs: tuple[str, ...] = ()
     tokenizer: str = ""
 

@@ -172,12 +172,12 @@ def write(name: str, library: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     if library == "open_clip":
         return folder / "hub", {}
     # open_clip traced it: it lacks the numbers that OpenAI's own archives hold, so little is implied.
-    told = {
+    stated = {
         "tokenizer": folder / "tokenizer",
         "preprocess": "clip",
         "config": folder / "hub" / "open_clip_config.json",
     }
-    return folder / "archive.pt", told
+    return folder / "archive.pt", stated
 
 
 def _write_diptych(name: str, folder: Path) -> Path:
@@ -279,10 +279,10 @@ def _write_open_clip(name: str, folder: Path) -> None:
 # --- answers --------------------------------------------------------------------------------------
 
 
-def ask(name: str, library: str, folder: Path, captions: tuple[str, ...], **told: Any) -> dict[str, Tensor]:
+def ask(name: str, library: str, folder: Path, captions: tuple[str, ...], **stated: Any) -> dict[str, Tensor]:
     """Load `folder/model` with a library's own loader, and return what it makes of images and captions."""
     if library == "diptych":
-        return ours(load(folder / "model", **told), captions)
+        return ours(load(folder / "model", **stated), captions)
     if library == "transformers":
         return _ask_transformers(name, folder / "model", captions)
     return _open_clip("read", folder, name, captions)
@@ -314,11 +314,11 @@ def _ask_transformers(name: str, folder: Path, captions: tuple[str, ...]) -> dic
         max_length=towers(name).text.context_length, return_tensors="pt",
     )  # fmt: skip
     with torch.no_grad():
-        found = model.eval()(input_ids=given["input_ids"], pixel_values=given["pixel_values"])
+        actual = model.eval()(input_ids=given["input_ids"], pixel_values=given["pixel_values"])
     bias = getattr(model, "logit_bias", torch.zeros(()))
     return {
-        "pixels": given["pixel_values"], "tokens": given["input_ids"], "image": found.image_embeds,
-        "text": found.text_embeds, "scale": model.logit_scale.detach().reshape(()),
+        "pixels": given["pixel_values"], "tokens": given["input_ids"], "image": actual.image_embeds,
+        "text": actual.text_embeds, "scale": model.logit_scale.detach().reshape(()),
         "bias": bias.detach().reshape(()),
     }  # fmt: skip
 
@@ -333,10 +333,10 @@ def _open_clip(command: str, folder: Path, name: str, captions: tuple[str, ...])
 
 def answered(folder: Path) -> dict[str, Tensor]:
     """Read what open_clip answered last."""
-    found = load_file(folder / "out.safetensors")
+    actual = load_file(folder / "out.safetensors")
     return {
-        "pixels": found["pixels"], "tokens": found["tokens"],
-        "image": F.normalize(found["image_features"], dim=-1),
-        "text": F.normalize(found["text_features"], dim=-1),
-        "scale": found["logit_scale"].reshape(()), "bias": found["logit_bias"].reshape(()),
+        "pixels": actual["pixels"], "tokens": actual["tokens"],
+        "image": F.normalize(actual["image_features"], dim=-1),
+        "text": F.normalize(actual["text_features"], dim=-1),
+        "scale": actual["logit_scale"].reshape(()), "bias": actual["logit_bias"].reshape(()),
     }  # fmt: skip

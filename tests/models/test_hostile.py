@@ -196,15 +196,15 @@ def other_words(folder: Path, made: Made) -> str:
     return "tokenizer.json|merges.txt"
 
 
-def telling(**told: Any) -> Damage:
+def telling(**stated: Any) -> Damage:
     """Pass words to `load` that contradict the files, or (None) leave out what they do not say."""
 
     def damage(folder: Path, made: Made) -> str:
-        for name, value in told.items():
-            made.told[name] = value
+        for name, value in stated.items():
+            made.stated[name] = value
             if value is None:
-                del made.told[name]
-        return "|".join([made.ref, *(str(value) for value in told.values())])
+                del made.stated[name]
+        return "|".join([made.ref, *(str(value) for value in stated.values())])
 
     return damage
 
@@ -266,9 +266,9 @@ SHARDS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 def cases() -> dict[str, tuple[str, Damage]]:
     """Return every combination that has a meaning: what happens to which format."""
-    found: dict[str, tuple[str, Damage]] = {}
+    actual: dict[str, tuple[str, Damage]] = {}
     for name in FORMATS:
-        found |= {
+        actual |= {
             f"{name}: weights {what}": (name, damage)
             for what, damage in {
                 "empty": cut(0), "cut in half": cut(0.5), "cut by a byte": cut(1), "bit flipped": flip,
@@ -289,46 +289,46 @@ def cases() -> dict[str, tuple[str, Damage]]:
                     lambda state: state.update({k: v.to(torch.int64) for k, v in state.items()})
                 ),
             }
-        found |= {f"{name}: tensor {what}": (name, damage) for what, damage in tensors.items()}
+        actual |= {f"{name}: tensor {what}": (name, damage) for what, damage in tensors.items()}
         if name in PICKLES:
             for form in ("bare", "tensor", "beside"):
-                found[f"{name}: payload {form}"] = (name, payload(form))
+                actual[f"{name}: payload {form}"] = (name, payload(form))
         else:
-            found[f"{name}: payload under a safe name"] = (name, payload("bare"))
-        found |= _told(name)
+            actual[f"{name}: payload under a safe name"] = (name, payload("bare"))
+        actual |= _told(name)
         family = next((key for key in VALUES if name.startswith(key)), "")
         files = {
             "own": [CONFIG], "open_clip": [OPEN_CLIP_CONFIG], "transformers": [CONFIG, PROCESSOR],
             "siglip": [CONFIG, SIGLIP_PROCESSOR],
         }  # fmt: skip
         for file in [*files.get(family, ()), *([INDEX] if name in INDEXED else ())]:
-            found |= {f"{name}: {file} {what}": (name, put(file, data)) for what, data in RUBBISH.items()}
+            actual |= {f"{name}: {file} {what}": (name, put(file, data)) for what, data in RUBBISH.items()}
         for file, dotted, value in VALUES.get(name, ()):
-            found[f"{name}: {dotted} = {str(value)[:20]}"] = (name, setting(file, dotted, value))
+            actual[f"{name}: {dotted} = {str(value)[:20]}"] = (name, setting(file, dotted, value))
         if name in INDEXED:
-            found |= {f"{name}: index of {what}": (name, index(change)) for what, change in SHARDS.items()}
-    return found
+            actual |= {f"{name}: index of {what}": (name, index(change)) for what, change in SHARDS.items()}
+    return actual
 
 
 def _told(name: str) -> dict[str, tuple[str, Damage]]:
     """Return the cases in which words contradict the files, or leave out what the files do not say."""
-    found: dict[str, Damage] = {"wrong tokenizer": telling(tokenizer=OTHER_WORDS)}
+    actual: dict[str, Damage] = {"wrong tokenizer": telling(tokenizer=OTHER_WORDS)}
     if name == "archive":
-        found |= {"wrong activation": telling(activation="gelu")}
-        found |= {"wrong preprocessing": telling(preprocess="siglip")}
+        actual |= {"wrong activation": telling(activation="gelu")}
+        actual |= {"wrong preprocessing": telling(preprocess="siglip")}
     elif name in WITHOUT_CONFIG:
-        found |= {"no configuration": telling(config=None), "no such activation": telling(activation="relu")}
-        found |= {"no preprocessing": telling(preprocess=None), "no words": telling(tokenizer="no/folder")}
+        actual |= {"no configuration": telling(config=None), "no such activation": telling(activation="relu")}
+        actual |= {"no preprocessing": telling(preprocess=None), "no words": telling(tokenizer="no/folder")}
     else:
         siglip = name == "siglip"
-        found |= {"wrong activation": telling(activation="quick_gelu" if siglip else "gelu")}
-        found |= {"wrong preprocessing": telling(preprocess="clip" if siglip else "siglip")}
-        found |= {"no preset": telling(preprocess="sigl1p")}
-        found |= {} if siglip else {"other words beside": other_words}
+        actual |= {"wrong activation": telling(activation="quick_gelu" if siglip else "gelu")}
+        actual |= {"wrong preprocessing": telling(preprocess="clip" if siglip else "siglip")}
+        actual |= {"no preset": telling(preprocess="sigl1p")}
+        actual |= {} if siglip else {"other words beside": other_words}
         rubbish = {key: data for key, data in RUBBISH.items() if key not in ("endless", "not a number")}
         words = "spiece.model" if siglip else "tokenizer.json"
-        found |= {f"words {what}": put(words, data) for what, data in rubbish.items()}
-    return {f"{name}: {what}": (name, damage) for what, damage in found.items()}
+        actual |= {f"words {what}": put(words, data) for what, data in rubbish.items()}
+    return {f"{name}: {what}": (name, damage) for what, damage in actual.items()}
 
 
 CASES = cases()
@@ -337,7 +337,7 @@ CASES = cases()
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_whole_loads(name: str) -> None:
     home, made = pristine(name)
-    assert load(home / made.ref, **made.told).config.embed_dim in (24, 40, 96)
+    assert load(home / made.ref, **made.stated).config.embed_dim in (24, 40, 96)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -346,13 +346,13 @@ def test_it_is_refused_by_file_and_remedy_and_nothing_runs(case: str, tmp_path: 
     home, whole = pristine(name)
     folder = Path(shutil.copytree(home, tmp_path / "x"))
     save_file({"logit_scale": torch.zeros(())}, folder / Path(UP).name)
-    made = Made(whole.ref, whole.weights, dict(whole.told), whole.configs, whole.tokenizer)
+    made = Made(whole.ref, whole.weights, dict(whole.stated), whole.configs, whole.tokenizer)
     named = damage(folder, made)
     with pytest.raises(DiptychError) as error:
-        load(folder / made.ref, **made.told)
-    said = str(error.value)
-    assert any(name in said for name in named.split("|")) and "to do: " in said, said
-    assert len(said) < 3000
+        load(folder / made.ref, **made.stated)
+    message = str(error.value)
+    assert any(name in message for name in named.split("|")) and "to do: " in message, message
+    assert len(message) < 3000
     assert not (folder / "canary").exists()
 
 

@@ -72,12 +72,16 @@ def test_a_state_dictionary_needs_to_be_told_what_it_does_not_say(suffix: str, t
     agrees(load(path, activation="quick_gelu", **ALONE))
     with pytest.raises(UsageError, match="activation="):
         load(path, tokenizer=WORDS, preprocess="clip")
-    for left_out, told in (("config", "config="), ("preprocess", "preprocess="), ("tokenizer", "tokenizer=")):
+    for left_out, stated in (
+        ("config", "config="),
+        ("preprocess", "preprocess="),
+        ("tokenizer", "tokenizer="),
+    ):
         given = {"activation": "quick_gelu", **ALONE}
         del given[left_out]
         with pytest.raises(UsageError) as error:
             load(path, **given, hub=Hub(cache_dir=tmp_path / "no-cache"))
-        assert told in str(error.value) and path.name in str(error.value)
+        assert stated in str(error.value) and path.name in str(error.value)
 
 
 def test_custom_text_names_and_half_precision_are_read(tmp_path: Path) -> None:
@@ -87,9 +91,9 @@ def test_custom_text_names_and_half_precision_are_read(tmp_path: Path) -> None:
         for name, tensor in state.items()
     }
     save_file(named, tmp_path / "custom.safetensors")
-    found = load(tmp_path / "custom.safetensors", activation="quick_gelu", **ALONE)
-    agrees(found)
-    assert {parameter.dtype for parameter in found.clip.parameters()} == {torch.float32}
+    actual = load(tmp_path / "custom.safetensors", activation="quick_gelu", **ALONE)
+    agrees(actual)
+    assert {parameter.dtype for parameter in actual.clip.parameters()} == {torch.float32}
 
 
 PUBLISHED_SHAPES = {
@@ -103,8 +107,8 @@ PUBLISHED_SHAPES = {
 @pytest.mark.parametrize("name", PUBLISHED_SHAPES)
 def test_heads_are_those_of_the_published_shapes(name: str) -> None:
     state = to_openai_state(meta_init(preset(name)).state_dict())
-    found, _ = from_openai_state(state, activation="gelu")
-    assert (found.vision.heads, found.text.heads) == PUBLISHED_SHAPES[name]
+    actual, _ = from_openai_state(state, activation="gelu")
+    assert (actual.vision.heads, actual.text.heads) == PUBLISHED_SHAPES[name]
 
 
 TINY = VitConfig((224, 224), 16, 192, 12, 6)  # timm's ViT-Ti has 3 heads, and this one has 6
@@ -213,10 +217,10 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
-    found = load(open_clip_folder(tmp_path / "model"))
-    agrees(found)
-    assert found.preprocess == Preprocess(**SIZE)
-    assert [entry["name"] for entry in found.provenance["files"]] == [
+    actual = load(open_clip_folder(tmp_path / "model"))
+    agrees(actual)
+    assert actual.preprocess == Preprocess(**SIZE)
+    assert [entry["name"] for entry in actual.provenance["files"]] == [
         "open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json",
     ]  # fmt: skip
     agrees(load(tmp_path / "model" / "open_clip_model.safetensors"))
@@ -228,7 +232,7 @@ def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "key", "value", "told"),
+    ("part", "key", "value", "stated"),
     [
         ("model_cfg", "quick_gelu", "yes", "quick_gelu"),
         ("model_cfg", "multimodal_cfg", {"layers": 2}, "multimodal_cfg"),
@@ -259,7 +263,7 @@ def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
     ],
 )
 def test_an_open_clip_config_that_asks_for_something_else_is_refused(
-    part: str, key: str, value: object, told: str, tmp_path: Path
+    part: str, key: str, value: object, stated: str, tmp_path: Path
 ) -> None:
     def change(document: dict[str, Any]) -> None:
         (document.get(part) or document["model_cfg"][part])[key] = value
@@ -267,7 +271,7 @@ def test_an_open_clip_config_that_asks_for_something_else_is_refused(
     folder = open_clip_folder(tmp_path / "model", change)
     with pytest.raises(DiptychError) as error:
         load(folder)
-    assert "open_clip_config.json" in str(error.value) and told in str(error.value)
+    assert "open_clip_config.json" in str(error.value) and stated in str(error.value)
     assert "to do: " in str(error.value)
 
 
@@ -295,8 +299,8 @@ def test_openais_vocabulary_comes_from_the_cache_where_none_lies_beside(tmp_path
     state["token_embedding.weight"] = torch.zeros(49_408, 64)
     save_file(state, tmp_path / "weights.safetensors")
     given: dict[str, Any] = {"config": with_rows(49_408), "preprocess": "clip"}
-    found = load(tmp_path / "weights.safetensors", **given, hub=Hub(cache_dir=tmp_path / "cache"))
-    assert found.tokenizer.encode("a!") == words.encode("a!")
+    actual = load(tmp_path / "weights.safetensors", **given, hub=Hub(cache_dir=tmp_path / "cache"))
+    assert actual.tokenizer.encode("a!") == words.encode("a!")
 
 
 # --- our own --------------------------------------------------------------------------------------
@@ -337,11 +341,11 @@ def test_an_unknown_preprocessing_is_told_with_the_nearest(tmp_path: Path) -> No
 
 
 def test_the_weights_of_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
-    found = load(open_clip_folder(tmp_path / "model"))
-    assert all(parameter.requires_grad for parameter in found.clip.parameters())
+    actual = load(open_clip_folder(tmp_path / "model"))
+    assert all(parameter.requires_grad for parameter in actual.clip.parameters())
     before = load_file(tmp_path / "model" / "open_clip_model.safetensors")
     with torch.no_grad():
-        for parameter in found.clip.parameters():
+        for parameter in actual.clip.parameters():
             parameter.add_(1)
     after = load_file(tmp_path / "model" / "open_clip_model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before), "the file is left alone"

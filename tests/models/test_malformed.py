@@ -43,8 +43,8 @@ def sign(folder: Path, document: dict[str, Any] | None = None) -> None:
     body = document or json.loads((folder / MANIFEST_NAME).read_text())
     body.pop("sha256", None)
     for entry in () if document else body["outputs"]:
-        found = file_entry(folder / entry["name"], root=folder)
-        entry |= {"bytes": found.bytes, "sha256": found.sha256}
+        actual = file_entry(folder / entry["name"], root=folder)
+        entry |= {"bytes": actual.bytes, "sha256": actual.sha256}
     (folder / MANIFEST_NAME).write_text(json.dumps({**body, "sha256": manifest._digest(body)}))
 
 
@@ -95,7 +95,7 @@ def test_every_value_of_a_manifest(kind: str, value: Any, written: Path, tmp_pat
     document = json.loads((folder / MANIFEST_NAME).read_text())
     for path in places({key: document[key] for key in document if key not in ("sha256", "kind")}):
         sign(folder, exchanged(document, path, value))
-        said = path[0] in (
+        message = path[0] in (
             "settings",
             "counts",
             "seed",
@@ -105,7 +105,7 @@ def test_every_value_of_a_manifest(kind: str, value: Any, written: Path, tmp_pat
             "inputs",
             "outputs",
         )
-        refuse(folder, may_load=said)
+        refuse(folder, may_load=message)
 
 
 CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

@@ -16,7 +16,7 @@ def folder(path: Path, **text: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "stated"),
     [
         ({"tokenizer_kwargs": {"clean": "canonicalize"}}, "clean"),
         ({"tokenizer_kwargs": {"clean": "whitespace"}}, "clean"),  # SimpleTokenizer leaves capitals then
@@ -29,8 +29,8 @@ def folder(path: Path, **text: Any) -> Path:
         ({"tokenizer_mode": "clips"}, "tokenizer_mode"),
     ],
 )
-def test_other_tokenizers_are_refused_by_name(text: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_other_tokenizers_are_refused_by_name(text: dict[str, Any], stated: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=stated):
         load(folder(tmp_path / "hub", **text))
 
 

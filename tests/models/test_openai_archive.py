@@ -34,8 +34,8 @@ def theirs() -> Any:
 def written(words: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path, Model]:
     folder, model = tmp_path_factory.mktemp("openai"), theirs()
     torch.save(model.state_dict(), folder / "state.pt")
-    told = ALONE | {"tokenizer": words, "config": with_rows(49_408)}
-    ours = load(folder / "state.pt", **told)
+    stated = ALONE | {"tokenizer": words, "config": with_rows(49_408)}
+    ours = load(folder / "state.pt", **stated)
     convert(ours, folder / "out", "openai")
     return model, folder / "out" / OPENAI_WEIGHTS, ours
 

@@ -126,8 +126,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str,
             shutil.rmtree(kept.pop(other)[0])
         if (name, library) not in kept:
             folder = home / re.sub(r"\W+", "-", f"{name} {library}")
-            path, told = write(name, library, folder)
-            kept[name, library] = (folder, path, told)
+            path, stated = write(name, library, folder)
+            kept[name, library] = (folder, path, stated)
         return kept[name, library]
 
     yield get
@@ -153,9 +153,9 @@ def refusal(call: Callable[[], object]) -> str:
     return error.value.what
 
 
-def converted(name: str, source: Path, told: dict[str, Any], out: Path, to: str) -> tuple[Model, str]:
+def converted(name: str, source: Path, stated: dict[str, Any], out: Path, to: str) -> tuple[Model, str]:
     """Convert as a user does, who follows the remedy where texts cannot be cleaned as before."""
-    model = load(source, **told)
+    model = load(source, **stated)
     try:
         convert(model, out, to)  # type: ignore[arg-type]
         return model, ""
@@ -189,9 +189,9 @@ def difference(name: str, kind: str, answers: list[dict[str, Tensor]]) -> float:
 
 def measure(name: str, source: str, to: str, written: Any, folder: Path) -> Measured:
     """Take one row's way from library to library."""
-    home, path, told = written(name, source)
+    home, path, stated = written(name, source)
     captions = REPAIRED if repairs(name, source, to) else CAPTIONS
-    model, remark = converted(name, path, told, folder / "model", to)
+    model, remark = converted(name, path, stated, folder / "model", to)
     # open_clip undoes entities itself: what it said when it wrote holds for both.
     first = answered(home) if source in PEERS else ask(name, source, home, captions)
     answers = [first, ours(model, captions), ask(name, to, folder, captions)]
@@ -199,7 +199,7 @@ def measure(name: str, source: str, to: str, written: Any, folder: Path) -> Meas
         assert len({float(answer[kind]) for answer in answers}) == 1, kind
     for answer in answers:
         assert (answer["pixels"] - answers[1]["pixels"]).abs().max() < 2e-6, "rounding of the normalisation"
-        ids = [up_to_the_end(name, found["tokens"], model) for found in (answer, answers[1])]
+        ids = [up_to_the_end(name, actual["tokens"], model) for actual in (answer, answers[1])]
         assert torch.equal(*ids), "token ids"
     remark = (", entities undone" if captions is REPAIRED else "") + remark
     return Measured(difference(name, "image", answers), difference(name, "text", answers), remark)
@@ -216,23 +216,23 @@ def test_a_model_is_the_same_in_both_libraries(
     if needs_peers(name, source, to):
         require_peers_python()
     if (name, source) in UNREADABLE:
-        found = Measured(refused=refusal(lambda: load(forced(name, source, tmp_path))))
-        assert found.refused == UNREADABLE[name, source]
+        actual = Measured(refused=refusal(lambda: load(forced(name, source, tmp_path))))
+        assert actual.refused == UNREADABLE[name, source]
     elif (name, to) in UNWRITABLE:
-        _, path, told = written(name, source)
-        model = load(path, **told)
-        found = Measured(refused=refusal(lambda: convert(model, tmp_path / "out", to)))  # type: ignore[arg-type]
-        assert found.refused == UNWRITABLE[name, to]
+        _, path, stated = written(name, source)
+        model = load(path, **stated)
+        actual = Measured(refused=refusal(lambda: convert(model, tmp_path / "out", to)))  # type: ignore[arg-type]
+        assert actual.refused == UNWRITABLE[name, to]
         assert not (tmp_path / "out").exists()
     else:
-        found = measure(name, source, to, written, tmp_path)
-        print(f"{name}: {source} → {to}: {found.image:.1e}, {found.text:.1e}")
-        assert found.image is not None and found.text is not None
-        assert max(found.image, found.text) <= LIMIT
+        actual = measure(name, source, to, written, tmp_path)
+        print(f"{name}: {source} → {to}: {actual.image:.1e}, {actual.text:.1e}")
+        assert actual.image is not None and actual.text is not None
+        assert max(actual.image, actual.text) <= LIMIT
     shutil.rmtree(tmp_path)
-    MEASURED[name, source, to] = found
+    MEASURED[name, source, to] = actual
     if not WRITING:
-        assert page()[name, source, to][-1] == found.cells()[-1], "run `make docs`"
+        assert page()[name, source, to][-1] == actual.cells()[-1], "run `make docs`"
 
 
 def page() -> dict[tuple[str, ...], list[str]]:

@@ -75,7 +75,7 @@ def test_sizes_in_every_form_give_the_pixels_of_transformers(family: str, settin
 
 
 @pytest.mark.parametrize(
-    ("family", "settings", "told"),
+    ("family", "settings", "stated"),
     [
         ("siglip", {"size": {"shortest_edge": 36}}, "size"),
         ("siglip", {"size": 36}, "size"),
@@ -93,11 +93,11 @@ def test_sizes_in_every_form_give_the_pixels_of_transformers(family: str, settin
     ],
 )  # fmt: skip
 def test_settings_that_shape_pixels_otherwise_are_refused_by_name(
-    family: str, settings: Any, told: str
+    family: str, settings: Any, stated: str
 ) -> None:
     with pytest.raises(DiptychError) as error:
         preprocess_from_transformers({**STATED, **settings}, (36, 36), family)
-    assert told in str(error.value) and "to do: " in str(error.value)
+    assert stated in str(error.value) and "to do: " in str(error.value)
 
 
 def test_settings_that_are_off_or_shape_no_pixel_are_no_obstacle() -> None:

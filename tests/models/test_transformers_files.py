@@ -84,12 +84,12 @@ def compare(ours: Model, model: Any, processor: Any) -> None:
     ends = (tokens == ours.config.text.end_id).int().argmax(1)
     for row, theirs_row, end in zip(tokens, inputs["input_ids"], ends, strict=True):
         assert torch.equal(row[: end + 1], theirs_row[: end + 1])
-    for found, expected in (
+    for actual, expected in (
         (ours.encode_image(pixels, normalize=True), theirs.image_embeds),
         (ours.encode_text(tokens, normalize=True), theirs.text_embeds),
     ):
         assert (expected[0] - expected[1]).abs().max() > 1e-2, "the tower looks at its input"
-        assert (found - expected).abs().max() < TOLERANCE
+        assert (actual - expected).abs().max() < TOLERANCE
     assert torch.equal(ours.clip.logit_scale.detach(), model.logit_scale.detach())
 
 
@@ -184,14 +184,14 @@ def test_transformers_cuts_some_odd_margins_one_pixel_earlier_than_openai_did(co
     whole, ours = processor(copied), load(copied)
     theirs = whole(images=[Image.fromarray(rows)], return_tensors="pt")["pixel_values"]
     shifted = whole(images=[Image.fromarray(rows[1:])], return_tensors="pt")["pixel_values"]
-    found = ours.preprocess_images([Image.fromarray(rows)])
-    assert (found - theirs).abs().max() > 0.1
-    assert (found[:, :, :-1] - theirs[:, :, 1:]).abs().max() < 2e-6
-    assert (found - shifted).abs().max() < 2e-6
+    actual = ours.preprocess_images([Image.fromarray(rows)])
+    assert (actual - theirs).abs().max() > 0.1
+    assert (actual[:, :, :-1] - theirs[:, :, 1:]).abs().max() < 2e-6
+    assert (actual - shifted).abs().max() < 2e-6
 
 
 @pytest.mark.parametrize(
-    ("file", "changes", "told"),
+    ("file", "changes", "stated"),
     [
         ("config.json", {"model_type": "bert"}, "model_type"),
         ("config.json", {"model_type": ["clip"]}, "model_type"),
@@ -215,12 +215,12 @@ def test_transformers_cuts_some_odd_margins_one_pixel_earlier_than_openai_did(co
     ],
 )
 def test_settings_that_mean_something_else_are_refused(
-    file: str, changes: dict[str, Any], told: str, copied: Path
+    file: str, changes: dict[str, Any], stated: str, copied: Path
 ) -> None:
     edit(copied / file, **changes)
     with pytest.raises(DiptychError) as error:
         load(copied)
-    assert file in str(error.value) and told in str(error.value) and "to do: " in str(error.value)
+    assert file in str(error.value) and stated in str(error.value) and "to do: " in str(error.value)
 
 
 def test_without_a_processor_the_preprocessing_must_be_passed(copied: Path) -> None:
@@ -252,8 +252,8 @@ def test_what_we_write_is_what_from_pretrained_reads(activation: str, eps: float
 
     ours = from_scratch(VIT, activation, layer_norm_eps=eps)
     report = convert(ours, tmp_path / "out", "transformers")
-    model, found = CLIPModel.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not any(found.values()), "every tensor has its place"
+    model, actual = CLIPModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(actual.values()), "every tensor has its place"
     assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), CLIPModel)
     compare(ours, model.eval(), AutoProcessor.from_pretrained(tmp_path / "out"))
     assert report == json.loads((tmp_path / "out" / "parity.json").read_text())
@@ -290,12 +290,12 @@ def test_towers_that_transformers_does_not_have_are_refused(vision: Any, tmp_pat
 def test_openais_code_takes_only_what_is_fixed_in_it(tmp_path: Path) -> None:
     vision = VitConfig((32, 32), 16, 64, 2, 1)
     model = from_scratch(vision)
-    for changed, told in (
+    for changed, stated in (
         (model, "architecture"),  # four text heads of 16
         (from_scratch(VIT), "architecture"),
         (from_scratch(vision, "gelu"), "architecture|activation"),
     ):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=stated):
             convert(changed, tmp_path / "out", "openai")
     with pytest.raises(UsageError, match="unknown format"):
         convert(model, tmp_path / "out", "onnx")  # type: ignore[arg-type]
@@ -312,10 +312,10 @@ def test_a_conversion_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match="not empty"):
         convert(model, tmp_path / "out", "open_clip")
 
-    def spoil(found: Model, *_: object) -> Model:
+    def spoil(actual: Model, *_: object) -> Model:
         with torch.no_grad():
-            next(found.clip.text.parameters()).mul_(1.001)
-        return found
+            next(actual.clip.text.parameters()).mul_(1.001)
+        return actual
 
     real = convert_model._read_back
     monkeypatch.setattr(convert_model, "_read_back", lambda *given: spoil(real(*given)))

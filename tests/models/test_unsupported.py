@@ -42,17 +42,17 @@ def refusal(folder: Path, name: str, document: dict[str, Any]) -> DiptychError:
 def test_a_family_of_transformers_is_named(family: str, tmp_path: Path) -> None:
     from transformers import CONFIG_MAPPING
 
-    found = refusal(tmp_path / "x", "config.json", CONFIG_MAPPING[family]().to_dict())
-    assert isinstance(found, UnsupportedError) and found.exit_code == 2
-    assert family in found.found and "transformers" in found.fix and "SigLIP" in found.expected
+    actual = refusal(tmp_path / "x", "config.json", CONFIG_MAPPING[family]().to_dict())
+    assert isinstance(actual, UnsupportedError) and actual.exit_code == 2
+    assert family in actual.found and "transformers" in actual.fix and "SigLIP" in actual.expected
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_family_of_open_clip_is_named(kind: str, tmp_path: Path) -> None:
     document = {"model_cfg": OPEN_CLIP["model_cfg"] | OTHERS[kind]}
-    found = refusal(tmp_path / "x", "open_clip_config.json", document)
-    assert isinstance(found, UnsupportedError) and found.exit_code == 2
-    assert kind in found.found and "open_clip" in found.fix and "SigLIP" in found.expected
+    actual = refusal(tmp_path / "x", "open_clip_config.json", document)
+    assert isinstance(actual, UnsupportedError) and actual.exit_code == 2
+    assert kind in actual.found and "open_clip" in actual.fix and "SigLIP" in actual.expected
 
 
 def test_every_configuration_that_open_clip_carries_is_read_or_named(tmp_path: Path) -> None:
@@ -60,14 +60,14 @@ def test_every_configuration_that_open_clip_carries_is_read_or_named(tmp_path: P
     read = 0
     for path in configurations:
         cfg = json.loads(path.read_text())
-        found = refusal(tmp_path / "x", "open_clip_config.json", {"model_cfg": cfg})
+        actual = refusal(tmp_path / "x", "open_clip_config.json", {"model_cfg": cfg})
         # Weights of two numbers fit no model: who gets as far as them has read the configuration.
-        if isinstance(found, UnsupportedError):
-            assert "open_clip" in found.fix and found.exit_code == 2, path.stem
+        if isinstance(actual, UnsupportedError):
+            assert "open_clip" in actual.fix and actual.exit_code == 2, path.stem
             timm = cfg["vision_cfg"].get("timm_model_name", "")
             assert "siglip" not in timm or "hf_model_name" in cfg["text_cfg"], path.stem
         else:
-            assert "model.safetensors" in str(found), path.stem
+            assert "model.safetensors" in str(actual), path.stem
             read += 1
     assert len(configurations) > 140 and read >= 72
 

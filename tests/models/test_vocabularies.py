@@ -38,8 +38,8 @@ def reads_as_transformers(ours: Model, folder: Path, texts: list[str] = TEXTS) -
         texts, padding="max_length", truncation=True, max_length=20, return_tensors="pt"
     )
     with torch.no_grad():
-        found = CLIPModel.from_pretrained(folder).eval().get_text_features(**inputs).pooler_output
-    expected = torch.nn.functional.normalize(found, dim=-1)
+        actual = CLIPModel.from_pretrained(folder).eval().get_text_features(**inputs).pooler_output
+    expected = torch.nn.functional.normalize(actual, dim=-1)
     assert (expected[0] - expected[1]).abs().max() > 1e-2, "the tower looks at its input"
     assert (ours.encode_text(ours.tokenize(texts), normalize=True) - expected).abs().max() < 1e-5
 

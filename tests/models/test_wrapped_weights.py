@@ -44,7 +44,7 @@ def test_the_one_clip_in_a_file_is_found_and_named(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("saved_as", "told"),
+    ("saved_as", "stated"),
     [
         ({"model": theirs(), "ema": theirs()}, ("model", "ema")),
         (named("student.") | named("teacher."), ("student.", "teacher.")),
@@ -52,12 +52,12 @@ def test_the_one_clip_in_a_file_is_found_and_named(name: str, tmp_path: Path) ->
     ],
 )
 def test_two_clips_or_one_beside_other_tensors_are_refused_by_name(
-    saved_as: Any, told: tuple[str, ...], tmp_path: Path
+    saved_as: Any, stated: tuple[str, ...], tmp_path: Path
 ) -> None:
     torch.save(saved_as, tmp_path / "a.pt")
     with pytest.raises(UsageError) as error:
         load(tmp_path / "a.pt", **GIVEN)
-    assert all(name in error.value.found for name in told) and error.value.fix
+    assert all(name in error.value.found for name in stated) and error.value.fix
 
 
 def test_shards_keep_the_prefix_of_their_index(tmp_path: Path) -> None:

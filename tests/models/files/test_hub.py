@@ -34,12 +34,12 @@ def in_cache(tmp_path: Path, repository: str, **changes: Any) -> Hub:
 def test_a_hub_id_is_loaded_from_one_commit_that_is_recorded(tmp_path: Path) -> None:
     cache = in_cache(tmp_path, "someone/clip-small")
     for ref in ("someone/clip-small", "hf-hub:someone/clip-small", f"someone/clip-small@{'c' * 40}"):
-        found = load(ref, hub=cache)
-        agrees(found)
-        assert found.provenance["source"] == ref
-        assert found.provenance["repository"] == "someone/clip-small"
-        assert found.provenance["revision"] == "c" * 40
-        assert all(len(entry["sha256"]) == 64 for entry in found.provenance["files"])
+        actual = load(ref, hub=cache)
+        agrees(actual)
+        assert actual.provenance["source"] == ref
+        assert actual.provenance["repository"] == "someone/clip-small"
+        assert actual.provenance["revision"] == "c" * 40
+        assert all(len(entry["sha256"]) == 64 for entry in actual.provenance["files"])
     with pytest.raises(EnvironmentFault, match="not in the cache"):
         load("someone/clip-small@another", hub=cache)
     with pytest.raises(EnvironmentFault, match="not in the cache"):

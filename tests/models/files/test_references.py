@@ -77,7 +77,7 @@ def test_a_wrong_path_costs_no_import_of_torch() -> None:
 
 def test_a_model_says_what_it_is(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "mine", small_model())
-    told = repr(load(tmp_path / "mine"))
+    stated = repr(load(tmp_path / "mine"))
     for part in (
         "Model",
         "vit image tower",
@@ -87,5 +87,5 @@ def test_a_model_says_what_it_is(tmp_path: Path) -> None:
         "quick_gelu",
         "cpu",
     ):
-        assert part in told
-    assert len(told) < 300 and "0x" not in told
+        assert part in stated
+    assert len(stated) < 300 and "0x" not in stated

@@ -87,22 +87,22 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_container_gives_the_same_tensors(kind: str, tmp_path: Path) -> None:
-    found = read_weights(KINDS[kind](tmp_path / "any.name"))
-    assert found.tensors.keys() == state().keys()
+    actual = read_weights(KINDS[kind](tmp_path / "any.name"))
+    assert actual.tensors.keys() == state().keys()
     for name, tensor in state().items():
-        assert torch.equal(found.tensors[name], tensor) and found.tensors[name].dtype == tensor.dtype
-    assert all(path.is_file() for path in found.files)
+        assert torch.equal(actual.tensors[name], tensor) and actual.tensors[name].dtype == tensor.dtype
+    assert all(path.is_file() for path in actual.files)
 
 
 def test_an_archive_gives_what_torch_would_read_and_the_names_of_its_modules(tmp_path: Path) -> None:
-    found = read_weights(archive(tmp_path / "ViT.pt"))
+    actual = read_weights(archive(tmp_path / "ViT.pt"))
     expected = torch.jit.load(str(tmp_path / "ViT.pt")).state_dict()
-    assert found.tensors.keys() == expected.keys()
+    assert actual.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert torch.equal(found.tensors[name], tensor) and found.tensors[name].dtype == tensor.dtype, name
-    assert found.tensors["visual.proj"].dtype == torch.float16
-    assert found.tensors["ln_final.weight"].dtype == torch.float32
-    assert found.modules["transformer.resblocks.1.mlp.gelu"] == "QuickGELU"
+        assert torch.equal(actual.tensors[name], tensor) and actual.tensors[name].dtype == tensor.dtype, name
+    assert actual.tensors["visual.proj"].dtype == torch.float16
+    assert actual.tensors["ln_final.weight"].dtype == torch.float32
+    assert actual.modules["transformer.resblocks.1.mlp.gelu"] == "QuickGELU"
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "archive"])
@@ -121,7 +121,7 @@ def test_a_truncated_file_is_named(kind: str, tmp_path: Path) -> None:
 def test_a_flipped_bit_in_a_zip_is_found_or_changes_nothing(kind: str, tmp_path: Path) -> None:
     path = (KINDS | {"archive": archive})[kind](tmp_path / "weights.pt")
     whole, chance = path.read_bytes(), random.Random(0)
-    expected, found = read_weights(path).tensors, 0
+    expected, actual = read_weights(path).tensors, 0
     for place in sorted(chance.sample(range(len(whole)), 12)):
         data = bytearray(whole)
         data[place] ^= 1 << chance.randrange(8)
@@ -130,10 +130,10 @@ def test_a_flipped_bit_in_a_zip_is_found_or_changes_nothing(kind: str, tmp_path:
             tensors = read_weights(path).tensors
         except IntegrityError as error:
             assert path.name in str(error)
-            found += 1
+            actual += 1
         else:
             assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
-    assert found >= 4
+    assert actual >= 4
 
 
 def test_a_missing_or_wrong_shard_is_named(tmp_path: Path) -> None:

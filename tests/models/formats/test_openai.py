@@ -20,10 +20,10 @@ VIT_NAMES = 2 * 12 + 3 + 4 + 1
 @pytest.mark.parametrize("config", [VIT, RESNET])
 def test_there_and_back_is_lossless_and_infers_the_architecture(config: ClipConfig) -> None:
     clip = build(config, seed=0)
-    found, state = from_openai_state(
+    actual, state = from_openai_state(
         to_openai_state(clip.state_dict()), activation="quick_gelu", head_width=64
     )
-    assert found == config
+    assert actual == config
     assert state.keys() == clip.state_dict().keys()
     for name, tensor in clip.state_dict().items():
         assert torch.equal(state[name], tensor), name

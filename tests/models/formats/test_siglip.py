@@ -130,8 +130,8 @@ def test_what_we_write_is_loaded_by_transformers_and_agrees(tmp_path: Path) -> N
     mapping, state = to_transformers(config, clip.state_dict())
     (tmp_path / "config.json").write_text(json.dumps(mapping))
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model, told = SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model, stated = SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(stated[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     difference = worst(clip, model.eval())
     print(f"to transformers: {difference:.1e}")
     assert difference < 1e-5
@@ -221,7 +221,7 @@ def test_one_dimensional_scales_and_half_precision_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "stated"),
     [
         ({"vision_config": {"vision_use_head": False}}, "vision_use_head"),
         ({"vision_config": {"num_channels": 1}}, "num_channels"),
@@ -231,16 +231,16 @@ def test_one_dimensional_scales_and_half_precision_are_read() -> None:
         ({"text_config": {"projection_size": 48}}, "as wide as the shared space"),
     ],
 )
-def test_configurations_that_mean_another_model_are_refused(change: dict[str, Any], told: str) -> None:
+def test_configurations_that_mean_another_model_are_refused(change: dict[str, Any], stated: str) -> None:
     config: dict[str, Any] = {"model_type": "siglip", "text_config": TEXT, "vision_config": VISION}
     for key, value in change.items():
         config[key] = config[key] | value if isinstance(value, dict) else value
-    with pytest.raises((SettingsError, UnknownNameError), match=told):
+    with pytest.raises((SettingsError, UnknownNameError), match=stated):
         from_transformers(config, {})
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "told"),
+    ("part", "change", "stated"),
     [
         ("vision_cfg", {"timm_model_name": "vit_macro_siglip"}, "vit_micro_siglip"),
         ("vision_cfg", {"timm_pool": "avg"}, "timm_pool"),
@@ -253,10 +253,10 @@ def test_configurations_that_mean_another_model_are_refused(change: dict[str, An
     ],
 )
 def test_open_clip_configurations_that_mean_another_model_are_refused(
-    part: str, change: dict[str, Any], told: str
+    part: str, change: dict[str, Any], stated: str
 ) -> None:
     mapping, state = to_open_clip(OURS, build(OURS, seed=1).state_dict())
-    with pytest.raises((SettingsError, UnknownNameError), match=told):
+    with pytest.raises((SettingsError, UnknownNameError), match=stated):
         from_open_clip(mapping | {part: mapping[part] | change}, state)
 
 
