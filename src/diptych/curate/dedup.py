@@ -16,9 +16,8 @@ from diptych.core.files.text import read_text
 from diptych.core.seeds import numpy_rng
 from diptych.curate.words import normalized_column
 from diptych.data.near_copies.fingerprints import hashes_of
-from diptych.data.near_copies.groups import DEFAULT_SETTINGS, DedupSettings
+from diptych.data.near_copies.groups import DEFAULT_SETTINGS, DedupSettings, Words64
 from diptych.data.near_copies.kernels import min_hashes, within_bits
-from diptych.data.near_copies.stars import Words64
 
 Signatures = NDArray[np.uint32]
 

@@ -3,7 +3,6 @@
 Limits come before work: bytes, then format (by its first bytes), then the header's pixels, and only then
 decoding. Any failure of the decoder is a `BadSampleError` with a reason, never another exception.
 
-Reads: bytes in memory. Writes: nothing.
 Source: the order of checks follows Pillow's security notes. Plain JPEGs go through libjpeg-turbo directly
 where `simplejpeg` is installed (see `jpeg`); everything else is Pillow's.
 """

@@ -1,7 +1,4 @@
-"""Image file formats: what their first bytes and their names look like, and which of them are read.
-
-Reads: encoded bytes in memory. Writes: nothing.
-"""
+"""Image file formats: what their first bytes and their names look like, and which of them are read."""
 
 from typing import Literal, NamedTuple
 

@@ -2,7 +2,6 @@
 
 Measured bit-equal to Pillow on 34,658 product photos and 160 COCO photos, and 2.4 times as fast at 60×80.
 
-Reads: encoded bytes in memory. Writes: nothing.
 Source: the order of segments and what their bytes mean: ITU-T T.81 (1992), annex B.
 """
 
@@ -21,10 +20,8 @@ START, FILL = b"\xff\xd8", 0xFF
 START_OF_SCAN, APP1 = 0xDA, 0xE1
 SEQUENTIAL = frozenset({0xC0, 0xC1})
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-BARE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers without a segment behind them."""
-ALL_COMPONENTS_AT = 5
-"""Place of the number of components in a frame's segment."""
+BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment behind them
+ALL_COMPONENTS_AT = 5  # place of the number of components in a frame's segment
 
 
 @dataclass(frozen=True, slots=True)

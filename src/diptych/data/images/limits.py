@@ -1,7 +1,4 @@
-"""Limits of untrusted image files, and the checks that need no decoder.
-
-Reads: encoded bytes in memory. Writes: nothing.
-"""
+"""Limits of untrusted image files, and the checks that need no decoder."""
 
 import os
 from dataclasses import dataclass, field

@@ -4,7 +4,6 @@ Two passes, as Pillow's own resize does inside; what falls outside the window is
 never computed. Where numba is installed, our own kernels do Pillow's bicubic for RGB images that shrink,
 with the same pixels.
 
-Reads and writes: pixels in memory.
 Source: Pillow's `Image.resize` (antialiased filters in fixed point, 22 bits); its bicubic is Keys 1981 with
 a = -0.5. Cutting first with its `box` would not do: the box is held in single precision, and shifts pixels by
 a level.
@@ -27,10 +26,8 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 PLAIN_MODES = frozenset({"RGB", "L", "CMYK"})
 """Modes whose channels are resized as they are; some of the others Pillow converts first."""
 
-PASSES_VARY = int(PIL.__version__.partition(".")[0]) >= 13
-"""Older Pillow always goes across first."""
-IMAGES_BEFORE_KERNELS = 128
-"""Loading the kernels takes half a second: no gain for so few images in a process."""
+PASSES_VARY = int(PIL.__version__.partition(".")[0]) >= 13  # older Pillow always goes across first
+IMAGES_BEFORE_KERNELS = 128  # loading the kernels takes half a second: no gain for so few images in a process
 
 Kernel = Callable[..., Pixels]
 

@@ -4,7 +4,6 @@ Pillow goes pixel by pixel; here each weight is applied to a whole row or column
 compiles to vector instructions, and what lies outside the wanted window is left out. Weights are Pillow's:
 rounded to 22 bits, with an 8-bit image between the two passes.
 
-Reads: pixels. Writes: nothing.
 Source: Pillow, src/libImaging/Resample.c (ImagingResampleHorizontal_8bpc, ImagingResampleVertical_8bpc).
 """
 
@@ -19,8 +18,7 @@ from diptych.data.images.resize_weights import PRECISION_BITS, Size, window_weig
 
 HALF = 1 << (PRECISION_BITS - 1)
 LARGEST = 255
-BAND = 16
-"""Rows that the pass across takes at once: their pixels, side by side, fill one line of the cache."""
+BAND = 16  # rows that the pass across takes at once: their pixels, side by side, fill one line of the cache
 
 PIXELS = types.Array(uint8, 3, "A", readonly=True)
 """Any (H, W, 3): one signature, so that no image waits for a compiler."""

@@ -10,8 +10,7 @@ REACH = {"bicubic": 2.0, "bilinear": 1.0}
 """How far a filter reaches, in pixels of the coarser of the two images."""
 
 
-PRECISION_BITS = 22
-"""Of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom."""
+PRECISION_BITS = 22  # of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom
 
 
 Size = tuple[int, int]

@@ -3,7 +3,6 @@
 Bytes and pixels find copies that are equal. Low frequencies of the whole image and of five windows in it
 find candidates that may be made of one another; the thumbnails decide (`kernels.same_image`).
 
-Reads: encoded images in memory. Writes: nothing.
 Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1 (DCT
 coefficients against their median); ours takes six windows, so that a cut edge or an added frame stays near.
 """
@@ -24,14 +23,11 @@ from diptych.data.images.jpeg import plain_jpeg
 
 Bytes = NDArray[np.uint8]
 
-SIDE = 72
-"""Pixels of a side that windows are taken from."""
+SIDE = 72  # pixels of a side that windows are taken from
 
-DECODED = 2 * SIDE
-"""A JPEG is decoded at the smallest scale that still has this many pixels on either side."""
+DECODED = 2 * SIDE  # A JPEG is decoded at the smallest scale that still has this many pixels on either side
 
-CUT = 0.05
-"""What a window leaves out at an edge: half of the cuts and frames that are to be found."""
+CUT = 0.05  # what a window leaves out at an edge: half of the cuts and frames that are to be found
 
 FREQUENCIES = 8
 WINDOWS = ((0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 3))
@@ -43,8 +39,7 @@ THUMBNAIL, CHROMA = 24, 4
 THUMBNAIL_BYTES = THUMBNAIL**2 + 2 * CHROMA**2
 HASH_BYTES = FREQUENCIES**2 // 8 * len(WINDOWS)
 
-FLAT = 2.0
-"""Standard deviation in levels of 255 below which an image has no structure, only pixels."""
+FLAT = 2.0  # standard deviation in levels of 255 below which an image has no structure, only pixels
 
 BATCH = 256
 

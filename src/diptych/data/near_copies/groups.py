@@ -4,12 +4,11 @@ A copy is always near the one that stays itself: groups are found as connected c
 stars, so a chain of small steps does not make copies of images that have nothing in common. Rows are taken
 by rising key: the groups depend neither on the order of tables nor on who made them.
 
-Reads: tables of `fingerprints` in memory. Writes: nothing.
 Source: Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index Hashing" (neighbours share parts
 of their hashes).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -19,9 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from diptych.core.checks import Bools
+from diptych.core.errors import ArrayError
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, WINDOWS, column_bytes, hashes_of
 from diptych.data.near_copies.kernels import join_neighbours, join_rows, resembling, root_of
-from diptych.data.near_copies.stars import Rows, Words64, buckets, rows_by_key, stars
+
+Rows = NDArray[np.int64]
+Words64 = NDArray[np.uint64]
 
 HASH_PARTS = 8
 """A 64-bit hash is eight bytes; a table's key is one, two or three of them, so that buckets stay small."""
@@ -102,7 +104,7 @@ def duplicate_groups(
         The groups.
     """
     table = _together(fingerprints)
-    order = rows_by_key(keys, len(table))
+    order = _rows_by_key(keys, len(table))
     table = table.take(pa.array(order)) if keys is not None else table
     first = _first_equal(table)
     representative = first
@@ -175,7 +177,7 @@ def _neighbours(hashes: Words64, thumbnails: NDArray[np.uint8], settings: DedupS
         found: Bools = resembling(one, others, hashes, thumbnails, settings.limits)
         return found
 
-    return stars(parents, alike)
+    return _stars(parents, alike)
 
 
 def _crossing(table: pa.Table, boundary: int, settings: DedupSettings) -> Bools:
@@ -212,8 +214,46 @@ def _join_tables(
     parts = 1 if len(entries) <= ONE_PART else 2 if len(entries) <= TWO_PARTS else 3
     for chosen in combinations(range(HASH_PARTS), parts):
         mask = np.uint64(sum(0xFF << (8 * part) for part in chosen))
-        rows, keys = buckets(values & mask, entries)
+        rows, keys = _buckets(values & mask, entries)
         join_neighbours(rows, keys, hashes, np.ascontiguousarray(thumbnails), sides, parents, settings.limits)
 
 
 assert len(WINDOWS) * HASH_PARTS == FINGERPRINTS.field("hashes").type.byte_width
+
+
+def _rows_by_key(keys: pa.Array | pa.ChunkedArray | None, size: int) -> Rows:
+    """Return the rows by rising key."""
+    if keys is None:
+        return np.arange(size)
+    if len(keys) != size:
+        raise ArrayError("every row needs a key", found=f"{len(keys)} keys", expected=f"{size}")
+    order: Rows = pc.sort_indices(keys).to_numpy().astype(np.int64)
+    return order
+
+
+def _buckets(keys: Words64, entries: Rows) -> tuple[Rows, Words64]:
+    """Sort entries by key; those of one key stay in their order, and keys that stand alone are left out."""
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    twice = np.zeros(len(keys), np.bool_)
+    same = keys[1:] == keys[:-1]
+    twice[1:] |= same
+    twice[:-1] |= same
+    return entries[order][twice], keys[twice]
+
+
+def _stars(parents: Rows, alike: Callable[[int, Rows], Bools]) -> Rows:
+    """Cut components into stars: the first row leads all that it resembles, then the first of those left."""
+    roots = np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
+    representative = np.arange(len(parents))
+    order = np.argsort(roots, kind="stable")
+    starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    for start, size in zip(starts[sizes > 1], sizes[sizes > 1], strict=True):
+        members = order[start : start + size]
+        while len(members) > 1:
+            leader, members = members[0], members[1:]
+            near = alike(int(leader), members)
+            representative[members[near]] = leader
+            members = members[~near]
+    return representative

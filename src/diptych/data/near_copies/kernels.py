@@ -11,8 +11,7 @@ from numba import njit
 
 from diptych.data.near_copies.fingerprints import THUMBNAIL
 
-WINDOW = 4096
-"""In a crowded bucket an entry is compared with this many that follow it: time stays linear."""
+WINDOW = 4096  # in a crowded bucket an entry is compared with this many that follow it: time stays linear
 
 FAILED_BITS = 20
 """Pairs that were looked at and are none are remembered in a million slots: other tables bring them again."""
@@ -21,15 +20,12 @@ WHITE = 255.0
 NEARLY_WHITE = 247.0
 """Where the lighter of two images is as bright as this, it may have been cut off at white."""
 
-CLEAR_PIXELS = 16
-"""Fewer pixels than this below white cannot tell how much lighter one image is."""
+CLEAR_PIXELS = 16  # fewer pixels than this below white cannot tell how much lighter one image is
 
-MAX_GAIN = 1.6
-"""A copy is at most so much lighter; beyond it, a black shoe would be a copy of a white one."""
+MAX_GAIN = 1.6  # A copy is at most so much lighter; beyond it, a black shoe would be a copy of a white one
 
 SHIFTS = 5
-SHIFT = 0.02
-"""An edge may have moved by up to twice this share of a side."""
+SHIFT = 0.02  # an edge may have moved by up to twice this share of a side
 
 INNER = THUMBNAIL - 2
 """The outermost ring of a thumbnail is not compared: its pixels are mixed with what lies beyond an edge."""
@@ -37,14 +33,12 @@ INNER = THUMBNAIL - 2
 HOPELESS = 0.4
 """What is this far from agreeing under the best even frame is not looked at closely; after a round, half."""
 
-STRICT_SIMILARITY = 0.97
-"""Where the chroma does not agree, the luminance has to."""
+STRICT_SIMILARITY = 0.97  # where the chroma does not agree, the luminance has to
 
 CLIPPED_CHROMA = 0.4
 """Lightening that runs into white changes the chroma so far; what agrees less is another image."""
 
-GRAY = 4.0
-"""Root mean square of Cb and Cr about neutral, below which an image counts as gray."""
+GRAY = 4.0  # root mean square of Cb and Cr about neutral, below which an image counts as gray
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """2**64 over the golden ratio: spreads neighbouring numbers (Knuth, volume 3, section 6.4)."""

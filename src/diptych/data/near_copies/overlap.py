@@ -4,7 +4,6 @@ An evaluation set is split in two: Overlap, the images with a copy in the traini
 without. What contamination adds to the score of all images (All) is the difference All - Clean; whether
 Overlap is answered better than Clean is tested, and its accuracy gets an interval, for it is often small.
 
-Reads: who has a copy (`dedup.in_both`) and who was answered right. Writes: nothing.
 Source: Radford et al. 2021, section 5 and figure 17 (binomial test of Overlap against the accuracy on Clean,
 one-sided greater; 99.5 % Clopper-Pearson intervals); Clopper and Pearson 1934; the incomplete beta function
 by Lentz's continued fraction, Abramowitz and Stegun 26.5.8.
@@ -20,8 +19,7 @@ from diptych.core.checks import Bools
 from diptych.core.errors import ArrayError
 from diptych.core.intervals import exact_interval, incomplete_beta
 
-LEVEL = 0.995
-"""Level of the intervals in the paper's figure 17."""
+LEVEL = 0.995  # level of the intervals in the paper's figure 17
 
 SIGNIFICANT = 0.05
 """One-sided level of the binomial test; the paper also states it after a Bonferroni correction."""

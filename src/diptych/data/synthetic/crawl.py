@@ -10,17 +10,13 @@ from diptych.core.records import Pair
 from diptych.data.synthetic.dataset import COLORS, SHAPES, UNSEEN, describe, scene_pair
 from diptych.data.synthetic.vocabulary import Rng
 
-DUPLICATES = 0.12
-"""Pairs whose image occurred before, on another page."""
+DUPLICATES = 0.12  # pairs whose image occurred before, on another page
 
-BOILERPLATE = 0.25
-"""Pairs whose text says nothing of the image."""
+BOILERPLATE = 0.25  # pairs whose text says nothing of the image
 
-MISMATCHES = 0.02
-"""Pairs whose text belongs to another image."""
+MISMATCHES = 0.02  # pairs whose text belongs to another image
 
-FAVORITE_SHARE = 0.1
-"""Pairs that show one of the few most frequent objects."""
+FAVORITE_SHARE = 0.1  # pairs that show one of the few most frequent objects
 
 FAVORITES = (("heart", "red"), ("star", "yellow"), ("flower", "pink"), ("cloud", "white"))
 _SEEN = [(shape, color) for color in COLORS for shape in SHAPES if (shape, color) not in UNSEEN]
