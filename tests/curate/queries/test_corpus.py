@@ -119,6 +119,11 @@ def test_damage_is_told_with_its_place(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(whole)
     with pytest.raises(DataError, match=r"a\.xml\.bz2"):
         all_texts(path)
+    whole = bytearray(gzip.compress(" ".join(f"word {n * n}" for n in range(9999)).encode()))
+    whole[len(whole) // 2 :: 50] = b"\xff" * len(whole[len(whole) // 2 :: 50])
+    (tmp_path / "a.txt.gz").write_bytes(whole)
+    with pytest.raises(DataError, match="cannot be read"):
+        all_texts(tmp_path / "a.txt.gz")
     plain = tmp_path / "b.xml"
     plain.write_text(HEADER + page("A", "b").replace("</text>", "</txt>") + FOOTER)
     with pytest.raises(DataError, match="no XML"):
@@ -162,11 +167,3 @@ def test_a_corpus_of_no_kind_that_is_read_is_refused(tmp_path: Path) -> None:
         all_texts(tmp_path / "empty.txt")
     (tmp_path / "spaced.xml").write_text(dumped.replace("<ns>0</ns>", "<ns> 0 </ns>"))
     assert all_texts(tmp_path / "spaced.xml") == ["b"]
-
-
-def test_damage_inside_a_gzip_file_is_told(tmp_path: Path) -> None:
-    whole = bytearray(gzip.compress(" ".join(f"word {n * n}" for n in range(9999)).encode()))
-    whole[len(whole) // 2 :: 50] = b"\xff" * len(whole[len(whole) // 2 :: 50])
-    (tmp_path / "a.txt.gz").write_bytes(whole)
-    with pytest.raises(DataError, match="cannot be read"):
-        all_texts(tmp_path / "a.txt.gz")
