@@ -116,12 +116,13 @@ def test_searching_twice_gives_the_same_from_the_index_it_kept(
     diptych: Callable[..., Said], run: Run
 ) -> None:
     words = ("search", run.folder, "scenes:test?count=12", "a red heart", "-k", "3")
+    before = set(run.folder.glob("indexes/*"))  # of other tests, which may come first
     first, second = diptych(*words), diptych(*words)
     assert first.code == second.code == 0, first.err
     hits = json.loads(first.out)["hits"]
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
     assert json.loads(second.out)["hits"] == hits
-    assert len(list((run.folder / "indexes").iterdir())) == 1
+    assert len(set(run.folder.glob("indexes/*")) - before) == 1
 
 
 def test_packing_counts_and_training_starts_from_the_shards_where_they_are(
