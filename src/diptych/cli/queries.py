@@ -89,14 +89,14 @@ def classify_images(
     counts = Counts()
     embeds = encode_images(model, images, counts=counts)
     records = [
-        {"image": str(path), **_answer(model, embed, classifier, names, held)}
+        {"image": str(path), **_record(model, embed, classifier, names, held)}
         for path, embed in zip(images, embeds, strict=True)
         if not np.isnan(embed[0])
     ]
     return records, counts
 
 
-def _answer(
+def _record(
     model: "Model",
     embed: NDArray[np.float32],
     classifier: NDArray[np.float32],
@@ -104,12 +104,12 @@ def _answer(
     held: Reject | None,
 ) -> dict[str, Any]:
     """Return the record of one image: its label, and every label with its probability, best first."""
-    shares = model.probabilities(model.scale * (classifier @ embed) + model.bias)
+    probabilities = model.probabilities(model.scale * (classifier @ embed) + model.bias)
     labels: list[dict[str, Any]] = [
-        {"label": name, "probability": round(float(share), 6)}
-        for name, share in zip(names, shares, strict=True)
+        {"label": name, "probability": round(float(probability), 6)}
+        for name, probability in zip(names, probabilities, strict=True)
     ]
-    order = np.argsort(-shares).tolist()
+    order = np.argsort(-probabilities).tolist()
     record: dict[str, Any] = {"label": names[order[0]]}
     if held is not None and held.calibration.has_pairs:
         matches = held.calibration.probabilities(embed[None], classifier)[0]

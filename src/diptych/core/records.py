@@ -79,21 +79,21 @@ class Counts:
         self.kept += n
 
     def drop(self, reason: Reason, where: str = "") -> None:
-        """Count one sample that was seen and dropped, and remember the first few places."""
+        """Count one sample that was seen and dropped, and remember the first few examples."""
         self.seen += 1
         self.dropped[reason] += 1
-        places = self.examples.setdefault(reason, [])
-        if where and len(places) < EXAMPLES_PER_REASON:
-            places.append(where[:EXAMPLE_CHARACTERS])
+        examples = self.examples.setdefault(reason, [])
+        if where and len(examples) < EXAMPLES_PER_REASON:
+            examples.append(where[:EXAMPLE_CHARACTERS])
 
     def merge(self, other: "Counts") -> None:
         """Add the counts of another worker or part."""
         self.seen += other.seen
         self.kept += other.kept
         self.dropped.update(other.dropped)
-        for reason, places in other.examples.items():
+        for reason, examples in other.examples.items():
             mine = self.examples.setdefault(reason, [])
-            mine.extend(places[: EXAMPLES_PER_REASON - len(mine)])
+            mine.extend(examples[: EXAMPLES_PER_REASON - len(mine)])
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for a manifest: in, out, dropped by reason, examples by reason."""
@@ -137,7 +137,10 @@ class Counts:
                 int(plain.get("in", 0)),
                 int(plain.get("out", 0)),
                 Counter({Reason(reason): int(count) for reason, count in plain.get("dropped", {}).items()}),
-                {Reason(reason): [*map(str, places)] for reason, places in plain.get("examples", {}).items()},
+                {
+                    Reason(reason): [*map(str, examples)]
+                    for reason, examples in plain.get("examples", {}).items()
+                },
             )
         except (ValueError, TypeError, AttributeError) as error:
             raise IntegrityError(
@@ -157,7 +160,7 @@ class Counts:
         absent = self.dropped[Reason.NOT_DOWNLOADED]
         if dropped - absent <= max_bad_fraction * (self.seen - absent):
             return
-        first = next((places[0] for places in self.examples.values() if places), "")
+        first = next((examples[0] for examples in self.examples.values() if examples), "")
         raise TooMuchBadDataError(
             "too many samples had to be dropped",
             where=f"first: {first}" if first else "",

@@ -31,14 +31,14 @@ SHOWN_CHARACTERS = 60  # of a wrong value in a message
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Place:
+class _Location:
     """Where a value stands: the file or command, and the dotted name inside it."""
 
     where: str
     path: tuple[str, ...] = ()
 
-    def __truediv__(self, name: object) -> "_Place":
-        return _Place(self.where, (*self.path, str(name)))
+    def __truediv__(self, name: object) -> "_Location":
+        return _Location(self.where, (*self.path, str(name)))
 
     def __str__(self) -> str:
         dotted = ".".join(self.path)
@@ -73,7 +73,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = ""
     >>> from_mapping(Crop, {"size": [64, 64]})
     Crop(size=(64, 64), flip=False)
     """
-    built: T = _dataclass(cls, mapping, _Place(str(where)))
+    built: T = _dataclass(cls, mapping, _Location(str(where)))
     return built
 
 
@@ -120,17 +120,19 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     changed = copy.deepcopy(dict(mapping))
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        place = _Place("--set", (assignment,))
+        location = _Location("--set", (assignment,))
         if not equals or not name.strip():
-            raise place.error(
+            raise location.error(
                 "a setting cannot be read", expected="name=value", fix="e.g. --set train.steps=100"
             )
         *above, last = name.strip().split(".")
         table: Any = changed
         for part in above:
-            table = _step_into(table, part, place)
+            table = _step_into(table, part, location)
         if not isinstance(table, dict):
-            raise place.error(f"{name!r} is not a setting", found=_shown(table), expected="a table above it")
+            raise location.error(
+                f"{name!r} is not a setting", found=_shown(table), expected="a table above it"
+            )
         table[last] = _toml_value(text.strip())
     return changed
 
@@ -180,11 +182,11 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
+def _dataclass(cls: Any, value: Any, location: _Location) -> Any:
     if isinstance(value, cls):
         return value
     if not isinstance(value, Mapping):
-        raise place.wrong(value, f"a table of {cls.__name__}")
+        raise location.wrong(value, f"a table of {cls.__name__}")
     known = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for name in value:
         if name not in known:
@@ -192,41 +194,41 @@ def _dataclass(cls: Any, value: Any, place: _Place) -> Any:
             fix = f"did you mean {guess!r}?" if guess else ""
             if RENAMED.get(name) in known:
                 fix = f"write {RENAMED[name]}: the setting was renamed"
-            raise (place / name).unsupported(
+            raise (location / name).unsupported(
                 "unknown setting", expected=f"one of {', '.join(sorted(known))}", fix=fix
             )
-    built = {name: _convert(_hints(cls)[name], item, place / name) for name, item in value.items()}
+    built = {name: _convert(_hints(cls)[name], item, location / name) for name, item in value.items()}
     for name, field in known.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if name not in built and required:
-            raise (place / name).error("a setting is missing", expected=_type_name(_hints(cls)[name]))
+            raise (location / name).error("a setting is missing", expected=_type_name(_hints(cls)[name]))
     try:
         return cls(**built)
     except (ValueError, OverflowError) as error:
-        raise place.error("the settings do not fit together", found=str(error)) from error
+        raise location.error("the settings do not fit together", found=str(error)) from error
 
 
-def _convert(wanted: Any, value: Any, place: _Place) -> Any:
+def _convert(wanted: Any, value: Any, location: _Location) -> Any:
     """Turn one plain value into the wanted type, by the form of that type."""
     origin = get_origin(wanted)
     if origin in (Union, types.UnionType):
-        return _union(get_args(wanted), value, place)
+        return _union(get_args(wanted), value, location)
     if origin is Literal:
-        return _one_of(get_args(wanted), value, place)
+        return _one_of(get_args(wanted), value, location)
     if origin in (tuple, list, Sequence):
-        return _sequence(wanted, value, place)
+        return _sequence(wanted, value, location)
     if origin in (dict, Mapping):
-        return _table(get_args(wanted), value, place)
+        return _table(get_args(wanted), value, location)
     if dataclasses.is_dataclass(wanted):
-        return _dataclass(wanted, value, place)
-    return _scalar(wanted, value, place)
+        return _dataclass(wanted, value, location)
+    return _scalar(wanted, value, location)
 
 
-def _scalar(wanted: Any, value: Any, place: _Place) -> Any:
+def _scalar(wanted: Any, value: Any, location: _Location) -> Any:
     if wanted is Any:
         return value
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
-        chosen = _one_of(tuple(member.value for member in wanted), value, place)
+        chosen = _one_of(tuple(member.value for member in wanted), value, location)
         return wanted(chosen)
     if wanted is float and type(value) is int:
         return float(value)
@@ -235,18 +237,18 @@ def _scalar(wanted: Any, value: Any, place: _Place) -> Any:
     # bool is an int to Python, but `steps = true` is a mistake.
     fits = value is None if wanted in (None, types.NoneType) else isinstance(value, wanted)
     if not fits or (isinstance(value, bool) and wanted is not bool):
-        raise place.wrong(value, _type_name(wanted))
+        raise location.wrong(value, _type_name(wanted))
     return value
 
 
-def _one_of(allowed: tuple[Any, ...], value: Any, place: _Place) -> Any:
+def _one_of(allowed: tuple[Any, ...], value: Any, location: _Location) -> Any:
     for choice in allowed:
         if choice == value and type(choice) is type(value):
             return choice
     names = [choice for choice in allowed if isinstance(choice, str)]
     guess = nearest(value, names) if isinstance(value, str) else None
     fits = any(type(choice) is type(value) for choice in allowed)
-    raise (place.unsupported if fits else place.error)(
+    raise (location.unsupported if fits else location.error)(
         "a setting has a wrong value",
         found=_shown(value),
         expected=f"one of {', '.join(repr(choice) for choice in allowed)}",
@@ -254,49 +256,49 @@ def _one_of(allowed: tuple[Any, ...], value: Any, place: _Place) -> Any:
     )
 
 
-def _sequence(wanted: Any, value: Any, place: _Place) -> Any:
+def _sequence(wanted: Any, value: Any, location: _Location) -> Any:
     if not isinstance(value, list | tuple):
-        raise place.wrong(value, _type_name(wanted))
+        raise location.wrong(value, _type_name(wanted))
     inner = get_args(wanted)
     fixed = get_origin(wanted) is tuple and inner[-1:] != (...,)
     if fixed and len(value) != len(inner):
-        raise place.wrong(value, f"{len(inner)} values")
+        raise location.wrong(value, f"{len(inner)} values")
     members = inner if fixed else inner[:1] * len(value)
     items = [
-        _convert(member, item, place / index)
+        _convert(member, item, location / index)
         for index, (member, item) in enumerate(zip(members, value, strict=True))
     ]
     return items if get_origin(wanted) is list else tuple(items)
 
 
-def _table(inner: tuple[Any, ...], value: Any, place: _Place) -> dict[str, Any]:
+def _table(inner: tuple[Any, ...], value: Any, location: _Location) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise place.wrong(value, "a table")
+        raise location.wrong(value, "a table")
     member = inner[1] if inner else Any
-    return {str(name): _convert(member, item, place / name) for name, item in value.items()}
+    return {str(name): _convert(member, item, location / name) for name, item in value.items()}
 
 
-def _union(members: tuple[Any, ...], value: Any, place: _Place) -> Any:
+def _union(members: tuple[Any, ...], value: Any, location: _Location) -> Any:
     if value is None or (value == "none" and str not in members):
         # TOML has no null: `--set a.b=none` says it.
         if types.NoneType in members:
             return None
-        raise place.wrong(value, " or ".join(_type_name(member) for member in members))
+        raise location.wrong(value, " or ".join(_type_name(member) for member in members))
     rest = [member for member in members if member is not types.NoneType]
     classes = [member for member in rest if dataclasses.is_dataclass(member)]
     if classes and isinstance(value, Mapping):
-        return _dataclass(_by_kind(classes, value, place), value, place)
+        return _dataclass(_by_kind(classes, value, location), value, location)
     exact = [member for member in rest if member is type(value)]
     for member in exact + rest:
         try:
-            return _convert(member, value, place)
+            return _convert(member, value, location)
         except SettingsError:
             if len(rest) == 1:
                 raise
-    raise place.wrong(value, " or ".join(_type_name(member) for member in members))
+    raise location.wrong(value, " or ".join(_type_name(member) for member in members))
 
 
-def _by_kind(classes: list[Any], value: Mapping[str, Any], place: _Place) -> Any:
+def _by_kind(classes: list[Any], value: Mapping[str, Any], location: _Location) -> Any:
     if len(classes) == 1:
         return classes[0]
     kinds = {kind: cls for cls in classes for kind in _kinds(cls)}
@@ -304,8 +306,10 @@ def _by_kind(classes: list[Any], value: Mapping[str, Any], place: _Place) -> Any
         for cls in classes:
             if any(field.metadata.get("implied") for field in dataclasses.fields(cls)):
                 return cls
-        raise (place / "kind").error("a setting is missing", expected=f"one of {', '.join(map(repr, kinds))}")
-    return kinds[_one_of(tuple(kinds), value["kind"], place / "kind")]
+        raise (location / "kind").error(
+            "a setting is missing", expected=f"one of {', '.join(map(repr, kinds))}"
+        )
+    return kinds[_one_of(tuple(kinds), value["kind"], location / "kind")]
 
 
 def _kinds(cls: Any) -> tuple[str, ...]:
@@ -346,11 +350,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _step_into(table: Any, part: str, place: _Place) -> Any:
+def _step_into(table: Any, part: str, location: _Location) -> Any:
     if isinstance(table, list) and part.isdigit() and int(part) < len(table):
         return table[int(part)]
     if not isinstance(table, dict):
-        raise place.error(f"{part!r} is not inside a table", found=_shown(table))
+        raise location.error(f"{part!r} is not inside a table", found=_shown(table))
     return table.setdefault(part, {})
 
 

@@ -80,9 +80,9 @@ class WorkerPool:
             WorkerDiedError: the worker ended over it.
             EnvironmentFault: no worker can be started, or the pool was closed.
         """
-        worker = self._take()
+        worker = self._acquire()
         try:
-            answer = worker.ask(request, timeout_seconds)
+            reply = worker.ask(request, timeout_seconds)
         except BaseException as error:
             with self._lock:
                 self._alive.discard(worker)
@@ -91,7 +91,7 @@ class WorkerPool:
                 raise WorkerDiedError(status) from None
             raise
         self._idle.put(worker)
-        return answer
+        return reply
 
     def close(self) -> None:
         """End all workers, at work or not."""
@@ -101,7 +101,7 @@ class WorkerPool:
                 worker.stop()
             self._alive.clear()
 
-    def _take(self) -> "_Worker":
+    def _acquire(self) -> "_Worker":
         try:
             return self._idle.get_nowait()
         except queue.Empty:
@@ -208,9 +208,9 @@ def serve(wire: socket.socket) -> None:
             return
         # The parent kills a worker that hangs; this timer ends it when the parent was killed itself.
         signal.setitimer(signal.ITIMER_REAL, 2 * (json.loads(limit) or 0))
-        answer = handler(request)
+        reply = handler(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _send(wire, answer, None)
+        _send(wire, reply, None)
 
 
 def _main() -> None:
