@@ -89,13 +89,13 @@ def equality(ours: Any, theirs: Any) -> dict[str, float]:
     import numpy as np
 
     mine, others = np.array(ours), np.array(theirs)
-    centred = [rows - others.mean(axis=0) for rows in (mine, others)]
-    lengths = [np.linalg.norm(rows, axis=1) for rows in centred]
-    cosines = (centred[0] * centred[1]).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30)
+    centered = [rows - others.mean(axis=0) for rows in (mine, others)]
+    lengths = [np.linalg.norm(rows, axis=1) for rows in centered]
+    cosines = (centered[0] * centered[1]).sum(axis=1) / np.maximum(lengths[0] * lengths[1], 1e-30)
     return {
         "largest_difference": float(np.abs(mine - others).max()),
         "cosine_min": float((mine * others).sum(axis=1).min()),
-        "centred_cosine_min": float(cosines.min()),
+        "centered_cosine_min": float(cosines.min()),
     }
 
 

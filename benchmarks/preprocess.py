@@ -124,8 +124,8 @@ def deviations(files: list[bytes]) -> dict[str, Any]:
         "mean_levels": round(float(off.mean()), 4),
         f"share_beyond_{VISIBLE_LEVELS}_levels": round(float((off > VISIBLE_LEVELS).mean()), 6),
         "smallest_cosine": round(float(cosine(exact, scaled).min()), 7),
-        "smallest_centred_cosine": round(float(cosine(exact - mean, scaled - mean).min()), 7),
-        "centred_cosine_of_other_pictures": round(float(others.mean()), 4),
+        "smallest_centered_cosine": round(float(cosine(exact - mean, scaled - mean).min()), 7),
+        "centered_cosine_of_other_images": round(float(others.mean()), 4),
     }
 
 

@@ -90,7 +90,7 @@ def test_each_sample_is_equally_likely_at_each_position(count: int) -> None:
     assert abs(chi_square - freedom) < 6 * np.sqrt(2 * freedom)
 
 
-def test_neighbours_do_not_stay_together() -> None:
+def test_neighbors_do_not_stay_together() -> None:
     count = 100_000
     order = sample_at(np.arange(count), count=count, seed=0)
     steps = np.abs(np.diff(order))

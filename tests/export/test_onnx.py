@@ -120,13 +120,13 @@ def test_smaller_files_state_the_cosine_that_they_keep(
     )
     cosines = (ours * theirs).sum(1)
     away = theirs.mean(0)
-    centred = [
+    centered = [
         np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b))
         for a, b in zip(ours - away, theirs - away, strict=True)
     ]
     assert told["text"]["cosine_min"] == pytest.approx(cosines.min(), abs=2e-4)
     assert told["text"]["cosine_mean"] == pytest.approx(cosines.mean(), abs=2e-4)
-    assert told["text"]["centred_cosine_mean"] == pytest.approx(np.mean(centred), abs=2e-3)
+    assert told["text"]["centered_cosine_mean"] == pytest.approx(np.mean(centered), abs=2e-3)
     assert floor <= told["text"]["reference_cosine_min"] <= 1
     assert floor <= told["image"]["reference_cosine_min"] <= 1
     assert precision == "float16" or told["text"]["cosine_min"] < 0.99999
@@ -197,7 +197,7 @@ def test_the_command_exports_and_the_others_read_it(diptych: Callable[..., Said]
     save(tmp_path / "model", small_model())
     said = diptych("export", tmp_path / "model", tmp_path / "out", "--precision", "int8")
     assert said.code == 0, said.err
-    assert '"centred_cosine_min"' in said.out
+    assert '"centered_cosine_min"' in said.out
     again = diptych("export", tmp_path / "model", tmp_path / "out")
     assert again.code == 2 and "not empty" in again.err
     found = {}

@@ -7,10 +7,10 @@ from diptych.export.quantize import quantized
 
 
 @pytest.mark.parametrize("columns", [1, 7, 768])
-def test_neighbouring_products_fit_sixteen_bits(columns: int) -> None:
+def test_neighboring_products_fit_sixteen_bits(columns: int) -> None:
     """An int8 file exported where VNNI is gave cosines of 0.957 where it is not: `vpmaddubsw` cuts sums off.
 
-    The instruction multiplies two neighbouring unsigned bytes by two signed ones and keeps the sum between
+    The instruction multiplies two neighboring unsigned bytes by two signed ones and keeps the sum between
     -32768 and 32767; the largest activation is 255.
     """
     weight = np.random.default_rng(0).standard_normal((64, columns)).astype(np.float32)

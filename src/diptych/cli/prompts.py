@@ -119,7 +119,7 @@ def ablate(
 def run_lab(
     model: "Model", sources: Sequence[str], *, labels: str, templates: str, columns: "Columns"
 ) -> "Ablation":
-    """Try templates on a labelled source; without a second one to choose on it is cut in halves."""
+    """Try templates on a labeled source; without a second one to choose on it is cut in halves."""
     from diptych.evaluate.classifier import build_classifier, build_template_classifiers
     from diptych.evaluate.prompts.ablation import ablate, split_halves
     from diptych.evaluate.prompts.sets import open_templates

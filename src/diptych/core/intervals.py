@@ -47,7 +47,7 @@ def beta_quantile(share: float, a: float, b: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b): the upper tail of a binomial, among others.
+    """Return the regularized incomplete beta function I_x(a, b): the upper tail of a binomial, among others.
 
     Args:
         a: above 0.

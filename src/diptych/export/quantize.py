@@ -132,8 +132,8 @@ def steps(inputs: Range, factors: NDArray[np.float32]) -> tuple[np.float32, int]
 def quantized(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return int8 weights and the float32 scale of each row of float32 weights (D_out, D_in).
 
-    Processors without VNNI add the products of two neighbours in sixteen bits and cut the sum off there, in
-    onnxruntime and OpenVINO alike. So two neighbours of one sign share the range: 255 · (127 + 1) fits. On
+    Processors without VNNI add the products of two neighbors in sixteen bits and cut the sum off there, in
+    onnxruntime and OpenVINO alike. So two neighbors of one sign share the range: 255 · (127 + 1) fits. On
     ViT-B/32 that costs 0.00005 (images) and 0.0002 (texts) of cosine everywhere; not doing it cost 0.04
     there.
 

@@ -45,7 +45,7 @@ def parity(exported: Floats, expected: Floats, *, stored: int) -> dict[str, floa
     inputs are checked again on loading.
 
     >>> one = np.array([[1.0, 0.0], [0.6, 0.8], [0.8, 0.6]], np.float32)
-    >>> parity(one, one, stored=2)["centred_cosine_min"]
+    >>> parity(one, one, stored=2)["centered_cosine_min"]
     1.0
     """
     mean = expected.mean(axis=0, dtype=np.float64)
@@ -54,8 +54,8 @@ def parity(exported: Floats, expected: Floats, *, stored: int) -> dict[str, floa
         "reference_cosine_min": cosines[:stored].min(),
         "cosine_min": cosines.min(),
         "cosine_mean": cosines.mean(),
-        "centred_cosine_min": centered.min(),
-        "centred_cosine_mean": centered.mean(),
+        "centered_cosine_min": centered.min(),
+        "centered_cosine_mean": centered.mean(),
     }
     difference = float(f"{np.abs(exported - expected).max():.2e}")
     rounded = {name: round(float(value), 7) for name, value in values.items()}
@@ -127,7 +127,7 @@ def require(parities: Mapping[str, Mapping[str, float]], precision: str, *, wher
 def zero_shot_change(
     model: "Model", exported: "ExportedModel", source: "Source", labels: str
 ) -> dict[str, Any]:
-    """Score both on a labelled source: top-1 of both by prompt set, plain values."""
+    """Score both on a labeled source: top-1 of both by prompt set, plain values."""
     task = open_own(TaskSpec(labels, source.name, labels=labels), source, Need.NOTHING)
     evaluator = SourceEvaluator(source, (task,))
     scores = [_top1(evaluator(one)) for one in (model, cast("Model", exported))]

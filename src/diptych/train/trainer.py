@@ -82,7 +82,7 @@ def train(
         evaluators: called every `evaluate_every_steps` and at the end.
         resume: go on from the newest good state in the folder (from the start where there is none). The
             result is bit-equal to that of a run never stopped, on one machine with one number of threads.
-        loss: what is minimised.
+        loss: what is minimized.
 
     Returns:
         How it ended. After SIGTERM or SIGINT the state is saved and `stopped_by` is set; a second signal ends

@@ -228,7 +228,7 @@ def test_a_damaged_member_costs_its_own_record_only(kind: str, tmp_path: Path) -
         path.write_bytes(b"".join(members))
         rows, counts = of_wat(path)
         assert [row.caption for row in rows] == [f"Caption {n}" for n in range(9) if n not in spoilt]
-        # Of two neighbours the second may be past recognition: then it is a part of the first.
+        # Of two neighbors the second may be past recognition: then it is a part of the first.
         least = 1 if max(spoilt) - min(spoilt) == 1 else len(spoilt)
         assert least <= counts.dropped.total() <= len(spoilt)
         assert set(counts.dropped) == {Reason.BAD_RECORD}

@@ -125,7 +125,7 @@ def test_rules_that_mean_nothing_are_refused(wrong: dict[str, tuple[str, ...]]) 
     "ip", ["1.1.1.1", "9.9.9.9", "172.32.0.1", "172.15.255.255", "100.128.0.1", "198.20.0.1", "192.0.1.1",
            "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888"]
 )  # fmt: skip
-def test_neighbours_of_special_networks_are_public(ip: str) -> None:
+def test_neighbors_of_special_networks_are_public(ip: str) -> None:
     assert is_public(ip_address(ip))
 
 

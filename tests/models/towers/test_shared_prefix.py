@@ -13,7 +13,7 @@ CONFIG = ClipConfig(24, VitConfig((16, 16), 8, 32, 1, 2), TextConfig(CONTEXT, 62
 
 
 def texts(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Rows that are templates filled with names, some without a neighbour, some twice, some full."""
+    """Rows that are templates filled with names, some without a neighbor, some twice, some full."""
     beginnings = [rng.integers(0, WORDS, rng.integers(0, 6)).tolist() for _ in range(5)]
     endings = [rng.integers(0, WORDS, rng.integers(0, 4)).tolist() for _ in range(5)]
     rows = np.zeros((count, CONTEXT), np.int64)

@@ -61,7 +61,7 @@ EXIF_UPRIGHT = {
 }
 
 # Python's warning filters belong to the process: two threads that change them at once can leave them changed.
-# Only header reading is held (Python code, which the interpreter serialises anyway), never pixel decoding.
+# Only header reading is held (Python code, which the interpreter serializes anyway), never pixel decoding.
 _HEADER_LOCK = threading.Lock()
 
 
@@ -86,7 +86,7 @@ def inspect(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[str, int
 def decode(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
     """Decode an encoded image to 8-bit RGB, turned upright; of an animation, the first frame.
 
-    Modes are turned into RGB as `image.convert("RGB")` does (alpha is dropped, not blended), except greyscale
+    Modes are turned into RGB as `image.convert("RGB")` does (alpha is dropped, not blended), except grayscale
     of more than 8 bits, which Pillow would clip to white and which is scaled here (see `to_rgb`).
 
     Args:
@@ -206,7 +206,7 @@ def stored_corner(whole: Size, corner: Size, size: Size, orientation: int) -> Si
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn any Pillow mode into 8-bit RGB.
 
-    Same as `image.convert("RGB")`, except for greyscale of more than 8 bits: Pillow clips it at 255 (nearly
+    Same as `image.convert("RGB")`, except for grayscale of more than 8 bits: Pillow clips it at 255 (nearly
     all white), here 16-bit values are divided by 257 and rounded, 32-bit integers are clipped to 16 bits
     first, and floats are taken as 0..1 if none is above 1, else as 0..255.
 

@@ -1,4 +1,4 @@
-"""Ordinary colour JPEGs through libjpeg-turbo directly: the same pixels as Pillow's, sooner.
+"""Ordinary color JPEGs through libjpeg-turbo directly: the same pixels as Pillow's, sooner.
 
 Measured bit-equal to Pillow on 34,658 product photos and 160 COCO photos, and 2.4 times as fast at 60×80.
 
@@ -26,7 +26,7 @@ ALL_COMPONENTS_AT = 5  # place of the number of components in a frame's segment
 
 @dataclass(frozen=True, slots=True)
 class PlainJpeg:
-    """A colour JPEG whose header was read and is within the limits.
+    """A color JPEG whose header was read and is within the limits.
 
     Attributes:
         data: the encoded file.
@@ -62,10 +62,10 @@ class PlainJpeg:
 
 
 def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg | None:
-    """Read the header of an ordinary colour JPEG.
+    """Read the header of an ordinary color JPEG.
 
     Returns:
-        The header; None for anything unusual: no `simplejpeg`, other formats, grey, CMYK and YCCK, damage.
+        The header; None for anything unusual: no `simplejpeg`, other formats, gray, CMYK and YCCK, damage.
 
     Raises:
         BadSampleError: if the file or its header is beyond the limits.
@@ -88,9 +88,9 @@ def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg |
 
 
 def decode_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels | None:
-    """Decode an ordinary colour JPEG without Pillow, or return None where Pillow has to look at it.
+    """Decode an ordinary color JPEG without Pillow, or return None where Pillow has to look at it.
 
-    None is returned for anything unusual: no `simplejpeg`, other formats, grey, CMYK and YCCK, files with an
+    None is returned for anything unusual: no `simplejpeg`, other formats, gray, CMYK and YCCK, files with an
     EXIF or XMP orientation, and every file that libjpeg-turbo so much as warns about.
 
     Returns:

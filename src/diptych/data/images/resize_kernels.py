@@ -111,7 +111,7 @@ def _stand(rows: Any, band: Any) -> None:
 
 @njit(uint8[:, :, ::1](PIXELS, STARTS, WEIGHTS), cache=True, nogil=True)
 def _across(pixels: Any, starts: Any, weights: Any) -> Any:
-    """Return weighted sums of neighbouring pixels of each row: (H, W, 3) uint8 to (H, N, 3) uint8."""
+    """Return weighted sums of neighboring pixels of each row: (H, W, 3) uint8 to (H, N, 3) uint8."""
     height, columns, _ = pixels.shape
     out = np.empty((height, len(starts), 3), np.uint8)
     band = np.zeros((columns, BAND), np.uint32)
@@ -129,7 +129,7 @@ def _across(pixels: Any, starts: Any, weights: Any) -> Any:
 
 @njit(uint8[:, ::1](LINES, STARTS, WEIGHTS), cache=True, nogil=True)
 def _down(lines: Any, starts: Any, weights: Any) -> Any:
-    """Return weighted sums of neighbouring lines: (L, M) uint8 to (N, M) uint8."""
+    """Return weighted sums of neighboring lines: (L, M) uint8 to (N, M) uint8."""
     out = np.empty((len(starts), lines.shape[1]), np.uint8)
     sums = np.empty(lines.shape[1], np.int32)
     for line in range(len(starts)):

@@ -41,7 +41,7 @@ class DecoderSettings:
         limits: what an image may cost.
         resize: shortest side in pixels that larger images are scaled down and re-encoded to; None keeps the
             files.
-        crop: with `resize`, keep the square in the centre only; a smaller image loses no more than that.
+        crop: with `resize`, keep the square in the center only; a smaller image loses no more than that.
         quality: of the JPEGs that are written, 1 to 100.
         timeout_seconds: for one image; a decoder that takes longer is stopped.
         decoder: the function that decodes, as "module:name".
@@ -181,7 +181,7 @@ class Decode:
             return DecodeResult(Reason.UNREADABLE_IMAGE)
 
     def _smaller(self, image: Image.Image, side: int) -> Image.Image:
-        """Scale the shortest side down to `side`, or cut the centre out; what is small enough stays."""
+        """Scale the shortest side down to `side`, or cut the center out; what is small enough stays."""
         scale = min(1.0, side / min(image.size))
         width, height = (max(1, round(length * scale)) for length in image.size)
         if not self._settings.crop or width == height:

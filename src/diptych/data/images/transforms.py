@@ -194,7 +194,7 @@ class Preprocess:
             image: any Pillow image.
 
         Returns:
-            (3, H, W) float32, normalised: a row of what `Model.encode_image` takes.
+            (3, H, W) float32, normalized: a row of what `Model.encode_image` takes.
         """
         import torch
 

@@ -4,7 +4,7 @@ A copy is always near the one that stays itself: groups are found as connected c
 stars, so a chain of small steps does not make copies of images that have nothing in common. Rows are taken
 by rising key: the groups depend neither on the order of tables nor on who made them.
 
-Source: Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index Hashing" (neighbours share parts
+Source: Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index Hashing" (neighbors share parts
 of their hashes).
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from diptych.core.checks import Bools
 from diptych.core.errors import ArrayError
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, WINDOWS, column_bytes, hashes_of
-from diptych.data.near_copies.kernels import join_neighbours, join_rows, resembling, root_of
+from diptych.data.near_copies.kernels import join_neighbors, join_rows, resembling, root_of
 
 Rows = NDArray[np.int64]
 Words64 = NDArray[np.uint64]
@@ -111,14 +111,14 @@ def duplicate_groups(
     if settings.near:
         kept = np.flatnonzero((first == np.arange(len(first))) & _column_is_valid(table, "hashes"))
         hashes, thumbnails = hashes_of(table)[kept], column_bytes(table, "thumbnail")[kept]
-        leaders = _neighbours(hashes, thumbnails, settings)
+        leaders = _neighbors(hashes, thumbnails, settings)
         near = np.arange(len(first))
         near[kept] = kept[leaders]
         representative = near[first]
     equal = (representative == first) & (first != np.arange(len(first)))
-    result, told = np.empty_like(first), np.empty_like(equal)
-    result[order], told[order] = order[representative], equal
-    return Groups(result, told)
+    result, flags = np.empty_like(first), np.empty_like(equal)
+    result[order], flags[order] = order[representative], equal
+    return Groups(result, flags)
 
 
 def in_both(
@@ -169,7 +169,7 @@ def _first_equal(table: pa.Table) -> Rows:
     return np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
 
 
-def _neighbours(hashes: Words64, thumbnails: NDArray[np.uint8], settings: DedupSettings) -> Rows:
+def _neighbors(hashes: Words64, thumbnails: NDArray[np.uint8], settings: DedupSettings) -> Rows:
     parents = np.arange(len(hashes))
     _join_tables(hashes, thumbnails, np.zeros(0, np.uint8), parents, settings)
 
@@ -215,7 +215,7 @@ def _join_tables(
     for chosen in combinations(range(HASH_PARTS), parts):
         mask = np.uint64(sum(0xFF << (8 * part) for part in chosen))
         rows, keys = _buckets(values & mask, entries)
-        join_neighbours(rows, keys, hashes, np.ascontiguousarray(thumbnails), sides, parents, settings.limits)
+        join_neighbors(rows, keys, hashes, np.ascontiguousarray(thumbnails), sides, parents, settings.limits)
 
 
 assert len(WINDOWS) * HASH_PARTS == FINGERPRINTS.field("hashes").type.byte_width

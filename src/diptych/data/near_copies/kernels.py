@@ -1,4 +1,4 @@
-"""Loops of dedup, compiled by numba: neighbours among hashes, whether two thumbnails show one image, MinHash.
+"""Loops of dedup, compiled by numba: neighbors among hashes, whether two thumbnails show one image, MinHash.
 
 Source: Broder 1997, "On the resemblance and containment of documents" (MinHash); Indyk and Motwani 1998
 (bands); Tarjan 1975 (union-find).
@@ -41,7 +41,7 @@ CLIPPED_CHROMA = 0.4
 GRAY = 4.0  # root mean square of Cb and Cr about neutral, below which an image counts as gray
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-"""2**64 over the golden ratio: spreads neighbouring numbers (Knuth, volume 3, section 6.4)."""
+"""2**64 over the golden ratio: spreads neighboring numbers (Knuth, volume 3, section 6.4)."""
 
 
 @njit(cache=True, nogil=True)
@@ -85,7 +85,7 @@ def nearest_hash(one: Any, other: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def join_neighbours(
+def join_neighbors(
     entries: Any, keys: Any, hashes: Any, thumbnails: Any, sides: Any, parents: Any, limits: Any
 ) -> int:
     """Join the rows of one table's buckets whose hashes are near and whose thumbnails agree.

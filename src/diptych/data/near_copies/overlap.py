@@ -60,11 +60,11 @@ class OverlapReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, which has no word for NaN: that becomes null."""
-        told = {**asdict(self), "overlap_share": self.overlap_share}
-        told["overlap_interval"] = list(self.overlap_interval)
+        values = {**asdict(self), "overlap_share": self.overlap_share}
+        values["overlap_interval"] = list(self.overlap_interval)
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in told.items()
+            for name, value in values.items()
         }
 
 

@@ -217,7 +217,7 @@ def _several(relation: str, combinations: tuple[tuple[str, str], ...], rng: Rng)
 
 
 def _places(relation: str, number: int, rng: Rng) -> list[tuple[float, float]]:
-    """Centres that keep objects apart: the first is the left or the upper one."""
+    """Centers that keep objects apart: the first is the left or the upper one."""
     upright = relation == "above" or (relation == "count" and rng.chance(0.4))
     if number == 2:
         near, far = 0.26 + rng.between(-0.01, 0.02), 0.74 + rng.between(-0.02, 0.01)

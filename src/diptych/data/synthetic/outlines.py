@@ -22,7 +22,7 @@ Array = NDArray[np.float32]
 Field = Callable[[Array, Array], Array]
 Point = tuple[float, float]
 
-REACH = 1.16  # no shape reaches further from its centre
+REACH = 1.16  # no shape reaches further from its center
 EXTENT = 1.4  # tables cover [-EXTENT, EXTENT]^2: the shape and the room its shadow needs
 
 
@@ -230,7 +230,7 @@ def _table(shape: str, cells: int) -> Array:
 def _measure_again(field: Array, line: Array) -> Array:
     """Correct distances away from the outline, which unions and cut-outs give too small.
 
-    The outline is taken where the field changes sign between neighbouring points. Within NEAR of it the field
+    The outline is taken where the field changes sign between neighboring points. Within NEAR of it the field
     itself is more precise than the nearest of these points and is kept.
     """
     inside = field < 0

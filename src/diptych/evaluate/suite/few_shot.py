@@ -64,7 +64,7 @@ def few_shot(runner: TaskRunner) -> ProtocolResult:
 
 
 class TrainingData:
-    """Features before the projection: training images with their class numbers, and labelled test images."""
+    """Features before the projection: training images with their class numbers, and labeled test images."""
 
     def __init__(self, runner: TaskRunner) -> None:
         self._runner, self._names = runner, runner.labels.class_names
@@ -72,12 +72,12 @@ class TrainingData:
         assert task.train is not None
         test = runner.features(task.source, "penultimate", runner.digest).image_embeds
         self.test = np.asarray(test[runner.labels.rows])
-        self.train, self.train_labels = self._labelled(task.train)
-        self._val = self._labelled(task.val) if task.val is not None else None
+        self.train, self.train_labels = self._labeled(task.train)
+        self._val = self._labeled(task.val) if task.val is not None else None
         # With the classes that only training images have.
         self.test_labels = replace(runner.labels, class_names=self._names)
 
-    def _labelled(self, source: "Source") -> tuple[Floats, Ints]:
+    def _labeled(self, source: "Source") -> tuple[Floats, Ints]:
         embedded = self._runner.features(source, "penultimate")
         labels = task_labels(self._runner.task, embedded, first=self._names)
         self._names = labels.class_names

@@ -263,7 +263,7 @@ def _resize(keys: ImageKeys, size: tuple[int, int]) -> str:
         return "squash"
     if given == {"shortest_edge": min(size)} and size[0] == size[1] and keys.do_center_crop:
         return "shortest"
-    raise _cannot("size", given, f"{wanted}, or its shortest edge and a centre crop")
+    raise _cannot("size", given, f"{wanted}, or its shortest edge and a center crop")
 
 
 def _sides(size: tuple[int, int] | Mapping[str, int | None] | None) -> dict[str, int]:

@@ -74,7 +74,7 @@ def open_tower(path: Path, plan: Plan) -> Tower:
 def _open_onnx(module: Any, path: Path, plan: Plan) -> Tower:
     options = module.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = plan.threads, 1
-    options.log_severity_level = 3  # errors; warnings tell about the optimiser's own business
+    options.log_severity_level = 3  # errors; warnings tell about the optimizer's own business
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     session = module.InferenceSession(outlined(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -44,7 +44,7 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm with float32 statistics, gain and bias, also for half-precision rows."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x normalised over its last axis, in x's dtype."""
+        """Return x normalized over its last axis, in x's dtype."""
         if x.dtype == self.weight.dtype or x.device.type == "cpu":
             # The CPU kernel takes half-precision rows beside a float32 gain and keeps float32 in between.
             return super().forward(x)

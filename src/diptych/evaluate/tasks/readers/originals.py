@@ -2,8 +2,8 @@
 
 `read_mat` is ours and not `scipy.io.loadmat`, because these files come from the web: of 1,000 copies of a
 file of 848 bytes with one byte changed, SciPy 1.17.1 ended the process by a segmentation fault for 10. 300
-such changes are a test of this reader: an error or numbers, each time. SciPy is 140 MB of requirements for two
-data sets; it reads the labels of Stanford Cars in 0.2 s, this one in 1.1 s.
+such changes are a test of this reader: an error or numbers, each time. SciPy is 140 MB of requirements for
+two data sets; it reads the labels of Stanford Cars in 0.2 s, this one in 1.1 s.
 
 Reads: what their authors publish, unpacked; MAT-files of level 5 (`save -v6`, `-v7`), little-endian.
 Source: MathWorks, "MAT-File Format", R2023b, chapter "Level 5 MAT-File Format".
