@@ -34,7 +34,7 @@ demo: setup
 	$(BIN)/diptych demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-deep: setup peers
 	DIPTYCH_PEERS_PYTHON=$(PEERS_PYTHON) $(BIN)/python -m pytest -m deep --timeout 1800 $(ARGS)
