@@ -9,12 +9,14 @@ import pytest
 import torch
 from tests.models.families import write
 from tests.models.published import WORDS, open_clip_folder, openai_clip
-from tests.models.test_open_clip_files import PAPER, SHORTEST, ask, compare, peer, published, setup
+from tests.models.test_open_clip_files import PAPER, SHORTEST, ask, compare, peer, setup
+from tests.peers import open_clip_merges
 from torch import Tensor
 from torch.nn import functional as F
 
 from diptych.core.errors import UsageError
 from diptych.data.images.transforms import Preprocess
+from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.assemble import at_image_size
 from diptych.models.load import load
 from diptych.models.model import Model
@@ -72,7 +74,8 @@ def test_open_clip_with_force_image_size_gives_the_same(tmp_path: Path) -> None:
         {"image_size": 32, "layers": 2, "width": 128, "patch_size": 8}, PAPER | SHORTEST, quick_gelu=True
     )
     (tmp_path / "setup.json").write_text(json.dumps(given))
-    published(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer").mkdir()
+    Tokenizer.from_merges(open_clip_merges(), context_length=24).save(tmp_path / "tokenizer")
     ask(tmp_path, (48, 48))
     peer("write", tmp_path)
     (tmp_path / "hub").rename(tmp_path / "model")
