@@ -149,7 +149,7 @@ class Ours:
 
     def embed(self, *, kind: str) -> list[list[float]]:
         """Return the unit embeddings of all inputs."""
-        rows = getattr(self.model, f"embed_{kind}")(self.inputs[kind])
+        rows = getattr(self.model, f"encode_{kind}")(self.inputs[kind], normalize=True)
         return [[float(x) for x in row] for row in rows]
 
     def run(self, *, kind: str, batch: int, count: int) -> dict[str, float]:

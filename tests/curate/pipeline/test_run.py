@@ -357,5 +357,6 @@ def test_kills_at_random_moments_cost_nothing_but_time(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-        assert digests(out) == whole
+        assert (out / "datacard.html").stat().st_size > 1000  # the command draws it, `curate` itself does not
+        assert {name: digest for name, digest in digests(out).items() if name != "datacard.html"} == whole
         assert not list(out.rglob(f"{TEMP_PREFIX}*"))
