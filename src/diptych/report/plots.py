@@ -1,7 +1,6 @@
 """Numbers as text, and the geometry of the plots that the templates draw as SVG and HTML."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -208,8 +207,7 @@ def first_against_last(table: PromptTable) -> str:
     first, last = table.bars[0], table.bars[-1]
     if first is last or first.metric.ci95 is None or last.metric.ci95 is None:
         return ""
-    intervals: Sequence[tuple[float, float]] = (first.metric.ci95, last.metric.ci95)
-    (low, high), (last_low, last_high) = intervals
+    (low, high), (last_low, last_high) = first.metric.ci95, last.metric.ci95
     ends = f"({percent(low)} to {percent(high)} against {percent(last_low)} to {percent(last_high)})"
     if low <= last_high and last_low <= high:
         return f"“{last.name}” does not clearly beat “{first.name}”: their intervals overlap {ends}."
