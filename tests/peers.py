@@ -1,10 +1,17 @@
 """Other libraries in a Python of their own (`make peers`): their scripts never import diptych."""
 
+import importlib
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+def transformers() -> Any:
+    """Return the library, imported when the first test needs it: it takes seconds."""
+    return importlib.import_module("transformers")
 
 
 def peers_python() -> str | None:

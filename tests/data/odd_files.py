@@ -1,6 +1,7 @@
 """Encoded images of every unusual kind, drawn here: what preprocessing has to get right beside photos."""
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -33,6 +34,7 @@ def rgb(width: int = SIZE[0], height: int = SIZE[1], seed: int = 0) -> Image.Ima
     return Image.fromarray(waves(width, height, 3, seed))
 
 
+@cache
 def odd_files() -> dict[str, bytes]:
     """Return name -> encoded file."""
     alpha = Image.fromarray(waves(*SIZE, 4), "RGBA")

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
+from tests.peers import transformers
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as EngineBuilder
-from transformers import AutoTokenizer, GemmaTokenizer, PreTrainedTokenizerFast, T5Tokenizer
-from transformers import SiglipTokenizer as Theirs
-from transformers.models.siglip2 import Siglip2Tokenizer
 
 from diptych.core.errors import DataError, IntegrityError, UnknownNameError, UsageError
 from diptych.data.tokenizers.siglip import SiglipTokenizer
@@ -88,7 +86,7 @@ def spiece(pieces: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save it as transformers does."""
     folder = tmp_path_factory.mktemp("spiece")
     (folder / "raw.model").write_bytes(pieces)
-    Theirs(str(folder / "raw.model")).save_pretrained(folder)
+    transformers().SiglipTokenizer(str(folder / "raw.model")).save_pretrained(folder)
     assert (folder / "spiece.model").is_file()
     return folder
 
@@ -107,9 +105,9 @@ def gemma() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return model["vocab"], [(left, right) for left, right in model["merges"]]
 
 
-def gemma_folder(kind: Any, gemma: Any, folder: Path) -> Path:
+def gemma_folder(kind: str, gemma: Any, folder: Path) -> Path:
     vocab, merges = gemma
-    theirs = kind(vocab=vocab, merges=merges, padding_side="right")
+    theirs = getattr(transformers(), kind)(vocab=vocab, merges=merges, padding_side="right")
     theirs._tokenizer.post_processor = processors.TemplateProcessing(
         single="$A <eos>", special_tokens=[("<eos>", vocab["<eos>"])]
     )
@@ -129,7 +127,7 @@ def same(ours: SiglipTokenizer, theirs: Any, texts: list[str]) -> None:
 
 
 def test_ids_of_spiece_model_are_those_of_transformers(spiece: Path) -> None:
-    theirs = Theirs.from_pretrained(spiece)
+    theirs = transformers().SiglipTokenizer.from_pretrained(spiece)
     ours = SiglipTokenizer.load(spiece)
     assert (ours.cleaning, ours.end_id, ours.pad_id, ours.start_id) == ("siglip", 1, 1, NO_TOKEN)
     assert (ours.vocab_size, ours.context_length) == (PIECES_SIZE, CONTEXT)
@@ -141,7 +139,7 @@ def test_ids_of_spiece_model_are_those_of_transformers_on_real_captions(
 ) -> None:
     annotations = json.loads((shared_data / "text" / "captions_val2017.json").read_text())["annotations"]
     captions = [annotation["caption"] for annotation in annotations][:5000]
-    same(SiglipTokenizer.load(spiece), Theirs.from_pretrained(spiece), captions)
+    same(SiglipTokenizer.load(spiece), transformers().SiglipTokenizer.from_pretrained(spiece), captions)
 
 
 def test_what_we_save_is_loaded_by_transformers_and_by_us(spiece: Path, tmp_path: Path) -> None:
@@ -150,20 +148,22 @@ def test_what_we_save_is_loaded_by_transformers_and_by_us(spiece: Path, tmp_path
     assert (tmp_path / "spiece.model").read_bytes() == (spiece / "spiece.model").read_bytes()
     (tmp_path / "config.json").write_text('{"model_type": "siglip"}')
     texts = TRICKY + fuzzed(300, seed=1)
-    same(ours, AutoTokenizer.from_pretrained(tmp_path), texts)
+    same(ours, transformers().AutoTokenizer.from_pretrained(tmp_path), texts)
     again = SiglipTokenizer.load(tmp_path)
     assert np.array_equal(again.tokens(texts), ours.tokens(texts))
 
 
-@pytest.mark.parametrize(("kind", "cleaning"), [(Siglip2Tokenizer, None), (GemmaTokenizer, "none")])
+@pytest.mark.parametrize(("kind", "cleaning"), [("Siglip2Tokenizer", None), ("GemmaTokenizer", "none")])
 def test_ids_of_gemmas_vocabulary_are_those_of_transformers(
-    kind: Any, cleaning: Any, gemma: Any, tmp_path: Path
+    kind: str, cleaning: Any, gemma: Any, tmp_path: Path
 ) -> None:
     folder = gemma_folder(kind, gemma, tmp_path)
     ours = SiglipTokenizer.load(folder, cleaning=cleaning, context_length=CONTEXT)
     assert ours.cleaning == (cleaning or "lower")
     assert (ours.end_id, ours.pad_id, ours.start_id) == (1, 0, NO_TOKEN)
-    same(ours, kind.from_pretrained(folder), TRICKY + fuzzed(3000, seed=2) + corpus())
+    same(
+        ours, getattr(transformers(), kind).from_pretrained(folder), TRICKY + fuzzed(3000, seed=2) + corpus()
+    )
 
 
 @pytest.mark.parametrize("cleaning", ["lower", "none"])
@@ -171,23 +171,23 @@ def test_files_for_transformers_need_no_further_argument(cleaning: Any, gemma: A
     source, target = tmp_path / "source", tmp_path / "target"
     target.mkdir()
     ours = SiglipTokenizer.load(
-        gemma_folder(GemmaTokenizer, gemma, source), cleaning=cleaning, context_length=CONTEXT
+        gemma_folder("GemmaTokenizer", gemma, source), cleaning=cleaning, context_length=CONTEXT
     )
     ours.save_for_transformers(target)
     (target / "config.json").write_text('{"model_type": "siglip"}')
     texts = TRICKY + fuzzed(300, seed=3)
-    same(ours, AutoTokenizer.from_pretrained(target), texts)
+    same(ours, transformers().AutoTokenizer.from_pretrained(target), texts)
     again = SiglipTokenizer.load(target)
     assert np.array_equal(again.tokens(texts), ours.tokens(texts))
 
 
 def test_gemmas_class_means_lower_case(gemma: Any, tmp_path: Path) -> None:
     """transformers' GemmaTokenizer keeps capitals, with which SigLIP 2 never learned."""
-    ours = SiglipTokenizer.load(gemma_folder(GemmaTokenizer, gemma, tmp_path))
+    ours = SiglipTokenizer.load(gemma_folder("GemmaTokenizer", gemma, tmp_path))
     assert np.array_equal(ours.tokens(["A Big DOG"]), ours.tokens(["a big dog"]))
 
 
-def t5_json(pieces: bytes) -> PreTrainedTokenizerFast:
+def t5_json(pieces: bytes) -> Any:
     """Build what open_clip's tokenizer.json holds: a unigram model behind the model's own normaliser."""
     engine = sentencepiece.SentencePieceProcessor(model_proto=pieces)
     vocab = [(engine.id_to_piece(i), engine.get_score(i)) for i in range(engine.get_piece_size())]
@@ -195,7 +195,7 @@ def t5_json(pieces: bytes) -> PreTrainedTokenizerFast:
     built.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
     built.pre_tokenizer = pre_tokenizers.Metaspace()
     built.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
+    return transformers().PreTrainedTokenizerFast(
         tokenizer_object=built, eos_token="</s>", pad_token="</s>", unk_token="<unk>", padding_side="right"
     )
 
@@ -232,20 +232,22 @@ def test_a_self_contained_file_cleans_as_siglip_does(pieces: bytes, tmp_path: Pa
     (target / "config.json").write_text('{"model_type": "siglip"}')
     # Python gives a Greek word a final sigma, the engine does not. Special tokens are split off beforehand.
     texts = [text for text in TRICKY + fuzzed(300, seed=5) if "Σ" not in text and "<" not in text]
-    same(ours, AutoTokenizer.from_pretrained(target), texts)
+    same(ours, transformers().AutoTokenizer.from_pretrained(target), texts)
 
 
 def test_pieces_become_the_tokenizer_json_that_transformers_makes(
     spiece: Path, pieces: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "spiece.model").write_bytes(pieces)
-    theirs = T5Tokenizer.from_pretrained(tmp_path, extra_ids=0, pad_token="</s>", padding_side="right")
+    theirs = transformers().T5Tokenizer.from_pretrained(
+        tmp_path, extra_ids=0, pad_token="</s>", padding_side="right"
+    )
     target = tmp_path / "target"
     target.mkdir()
     assert SiglipTokenizer.load(spiece, cleaning="open_clip").save_for_open_clip(target) == "canonicalize"
     texts = [open_clips_canonicalize(text) for text in TRICKY + fuzzed(2000, seed=6) + corpus()]
     expected = ids_of(theirs, texts)
-    assert np.array_equal(ids_of(AutoTokenizer.from_pretrained(target), texts), expected)
+    assert np.array_equal(ids_of(transformers().AutoTokenizer.from_pretrained(target), texts), expected)
     again = SiglipTokenizer.load(target)
     assert again.cleaning == "open_clip"
     assert np.array_equal(again.tokens(texts), expected)
@@ -254,9 +256,9 @@ def test_pieces_become_the_tokenizer_json_that_transformers_makes(
 def test_open_clip_gets_lower_case_in_the_file_itself(gemma: Any, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     target.mkdir()
-    ours = SiglipTokenizer.load(gemma_folder(Siglip2Tokenizer, gemma, source), context_length=CONTEXT)
+    ours = SiglipTokenizer.load(gemma_folder("Siglip2Tokenizer", gemma, source), context_length=CONTEXT)
     assert ours.save_for_open_clip(target) == "whitespace"
-    same(ours, AutoTokenizer.from_pretrained(target), TRICKY + fuzzed(300, seed=7))
+    same(ours, transformers().AutoTokenizer.from_pretrained(target), TRICKY + fuzzed(300, seed=7))
 
 
 def test_only_unigram_models_are_converted() -> None:
@@ -284,7 +286,7 @@ def test_rows_end_and_are_filled_up_and_counted(spiece: Path) -> None:
 def test_ids_are_decoded_up_to_the_end(spiece: Path, gemma: Any, tmp_path: Path) -> None:
     ours = SiglipTokenizer.load(spiece)
     assert ours.decode(ours.tokens(["the loss of a model"])[0]) == "the loss of a model"
-    lower = SiglipTokenizer.load(gemma_folder(Siglip2Tokenizer, gemma, tmp_path))
+    lower = SiglipTokenizer.load(gemma_folder("Siglip2Tokenizer", gemma, tmp_path))
     assert lower.decode(lower.tokens(["The loss, 日本"])[0]) == "the loss, 日本"
     assert lower.encode("a") == lower.tokens(["a"])[0, : len(lower.encode("a"))].tolist()
     with pytest.raises(UsageError, match="no such token id"):
@@ -292,7 +294,7 @@ def test_ids_are_decoded_up_to_the_end(spiece: Path, gemma: Any, tmp_path: Path)
 
 
 def test_another_process_gets_the_same_tokenizer(spiece: Path, gemma: Any, tmp_path: Path) -> None:
-    for folder in (spiece, gemma_folder(Siglip2Tokenizer, gemma, tmp_path)):
+    for folder in (spiece, gemma_folder("Siglip2Tokenizer", gemma, tmp_path)):
         ours = SiglipTokenizer.load(folder, context_length=12)
         copy = pickle.loads(pickle.dumps(ours))
         assert np.array_equal(copy.tokens(TRICKY), ours.tokens(TRICKY))
@@ -364,7 +366,7 @@ def test_settings_that_change_ids_are_refused_by_name(
 
 
 def test_tokens_added_to_spiece_model_are_refused_by_name(spiece: Path, tmp_path: Path) -> None:
-    theirs = Theirs.from_pretrained(spiece)
+    theirs = transformers().SiglipTokenizer.from_pretrained(spiece)
     theirs.add_tokens(["<cat-toy>"])
     theirs.save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="<cat-toy>"):
@@ -372,7 +374,7 @@ def test_tokens_added_to_spiece_model_are_refused_by_name(spiece: Path, tmp_path
 
 
 def test_tokens_added_to_siglip_2_are_those_of_transformers(gemma: Any, tmp_path: Path) -> None:
-    theirs = AutoTokenizer.from_pretrained(gemma_folder(Siglip2Tokenizer, gemma, tmp_path))
+    theirs = transformers().AutoTokenizer.from_pretrained(gemma_folder("Siglip2Tokenizer", gemma, tmp_path))
     theirs.add_tokens(["<Cat-toy>", AddedToken("<Raw>", normalized=False)])
     theirs.save_pretrained(tmp_path / "added")
     ours = SiglipTokenizer.load(tmp_path / "added")

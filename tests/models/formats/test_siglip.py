@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.peers import transformers
 from torch.nn import functional as F
-from transformers import SiglipConfig, SiglipModel
 
 from diptych.core.errors import SettingsError, UnknownNameError
 from diptych.models.formats.open_clip import from_open_clip, to_open_clip
@@ -69,14 +69,14 @@ def lively(model: torch.nn.Module) -> None:
             parameter.add_(noise * (0.3 if parameter.ndim < 2 else 0.15))
 
 
-def theirs(**changes: Any) -> SiglipModel:
+def theirs(**changes: Any) -> torch.nn.Module:
     text = TEXT | {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 1}
-    config = SiglipConfig(
+    config = transformers().SiglipConfig(
         text_config=text | {"hidden_act": changes.get("text_act", "gelu_pytorch_tanh")},
         vision_config=VISION | {"hidden_act": changes.get("vision_act", "gelu_pytorch_tanh")},
     )
     torch.manual_seed(0)
-    model = SiglipModel(config).eval()
+    model = transformers().SiglipModel(config).eval()
     lively(model)
     return model
 
@@ -97,7 +97,7 @@ def loaded(config: ClipConfig, state: dict[str, torch.Tensor]) -> Clip:
     return clip
 
 
-def worst(clip: Clip, model: SiglipModel) -> float:
+def worst(clip: Clip, model: torch.nn.Module) -> float:
     pixels, tokens = batch()
     with torch.no_grad():
         images, texts, _ = clip(pixels, tokens)
@@ -130,7 +130,7 @@ def test_what_we_write_is_loaded_by_transformers_and_agrees(tmp_path: Path) -> N
     mapping, state = to_transformers(config, clip.state_dict())
     (tmp_path / "config.json").write_text(json.dumps(mapping))
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    model, stated = SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
+    model, stated = transformers().SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(stated[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     difference = worst(clip, model.eval())
     print(f"to transformers: {difference:.1e}")
@@ -168,7 +168,7 @@ def test_a_config_that_leaves_out_defaults_means_transformers_defaults() -> None
     short = {"model_type": "siglip", "text_config": {}, "vision_config": {}}
     config, _ = from_transformers(short, {})
     assert config.vision == SiglipVisionConfig() and config.text == SiglipTextConfig()
-    model = SiglipConfig()
+    model = transformers().SiglipConfig()
     ours, _ = to_transformers(*_base())
     for part in ("text_config", "vision_config"):
         full = getattr(model, part).to_dict()
@@ -192,7 +192,7 @@ def test_a_text_tower_without_a_head_leaves_with_an_identity() -> None:
     config = replace(OURS, text=text, vision=replace(OURS.vision, image_size=(52, 52)))
     clip = build(config, seed=2).eval()
     mapping, state = to_transformers(config, clip.state_dict())
-    model = SiglipModel(SiglipConfig(**mapping)).eval()
+    model = transformers().SiglipModel(transformers().SiglipConfig(**mapping)).eval()
     model.load_state_dict(state, strict=True)
     assert worst(clip, model) < 1e-5
 
