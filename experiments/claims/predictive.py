@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diptych.models.inputs import text_lengths
 from diptych.models.towers.blocks import Linear
 from diptych.models.towers.clip import Clip, build
 from diptych.models.towers.config import ClipConfig, TextConfig
-from diptych.models.towers.text import TextTransformer, pack_sequences, text_lengths
+from diptych.models.towers.text import TextTransformer, pack_sequences
 
 TEXTS_AT_ONCE = 4096
 """Texts that the captioner scores together: their logits over 1,024 tokens fill about 50 MB."""

@@ -22,7 +22,8 @@ from diptych.core.checks import Doubles, Floats, Ints
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
 from diptych.core.files.arrays import save_array
 from diptych.evaluate.prompts.templates import PHOTO, Templates, fill
-from diptych.models.encode import TEXT_BATCH, Precision, encode_texts, tokens_read
+from diptych.models.encode import TEXT_BATCH, Precision, encode_texts
+from diptych.models.inputs import tokens_read
 
 if TYPE_CHECKING:
     from diptych.models.model import Model

@@ -15,10 +15,11 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from itertools import islice
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diptych.core import checks
 from diptych.core.checks import Floats
@@ -26,14 +27,24 @@ from diptych.core.errors import BadInputsError, BadSampleError, Reason, Settings
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Pair
 from diptych.data.captions import plain
-from diptych.data.images.transforms import Orientation, Pixels, Preprocess
-from diptych.models.inputs import ImageInput, as_items, image_pixels, is_text, require_image
+from diptych.data.images.transforms import Orientation, Pixels, Preprocess, evaluation_pixels
+from diptych.models.inputs import (
+    ImageInput,
+    as_items,
+    image_pixels,
+    is_text,
+    require_image,
+    require_pixels,
+    require_tokens,
+    tokens_read,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Precision = Literal["float32", "bfloat16"]
 Output = Literal["embeds", "features", "penultimate"]
+Part = Literal["image", "text", "penultimate"]  # a tower, or the image tower without its projection
 
 IMAGE_BATCH, TEXT_BATCH = 128, 512  # large enough that the matrices are busy, small enough for a laptop
 BATCHES_AHEAD = 2  # decoded while one is computed: more only costs memory
@@ -70,7 +81,10 @@ class BadImage(NamedTuple):
 
 
 class Encoder:
-    """Base of the models: `encode`, `logits` and `probabilities`, built on the `encode_batch` of each."""
+    """Base of the models; each brings `normalize_pixels`, `encode_batch` and how its towers `_run`.
+
+    An exported model takes and returns arrays where a `Model` has tensors.
+    """
 
     config: Any
     tokenizer: Any
@@ -96,12 +110,40 @@ class Encoder:
             scaled_jpeg: decode large JPEG files at a fraction of their size; None: as before.
         """
         usual, changed = self.preprocess, copy(self)
-        changed.preprocess = replace(
-            usual,
-            orientation=orientation or usual.orientation,
-            scaled_jpeg=usual.scaled_jpeg if scaled_jpeg is None else scaled_jpeg,
-        )
+        scaled = usual.scaled_jpeg if scaled_jpeg is None else scaled_jpeg
+        orientation = orientation or usual.orientation
+        changed.preprocess = replace(usual, orientation=orientation, scaled_jpeg=scaled)
         return changed
+
+    def tokenize(self, texts: Sequence[str] | str) -> "Tensor":
+        """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
+        return self._native(self.tokenizer.tokens([texts] if isinstance(texts, str) else texts))
+
+    def preprocess_images(self, images: Iterable[Image.Image]) -> "Tensor":
+        """Return (B, 3, H, W) float32, normalized, on the model's device, for images of any size."""
+        arrays = [evaluation_pixels(image, self.preprocess) for image in images]
+        stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
+        return self.normalize_pixels(self._native(stacked.transpose(0, 3, 1, 2)))
+
+    def normalize_pixels(self, pixels: Any) -> "Tensor":
+        """Return (B, 3, H, W) float32, normalized, on the model's device, for uint8 pixels 0..255."""
+        raise NotImplementedError
+
+    def encode_image(self, pixels: Any, *, normalize: bool = False) -> "Tensor":
+        """Return image_features (B, E) of normalized images (B, 3, H, W); of unit length if `normalize`."""
+        require_pixels(pixels, self.config.vision.image_size)
+        return self._run("image", pixels, unit=normalize)
+
+    def encode_text(self, tokens: Any, *, normalize: bool = False) -> "Tensor":
+        """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`."""
+        require_tokens(tokens, self.config.text.vocab_size)
+        return self._run("text", tokens, unit=normalize)
+
+    def _run(self, part: Part, given: Any, *, unit: bool) -> "Tensor":
+        raise NotImplementedError
+
+    def _native(self, array: NDArray[Any]) -> "Tensor":
+        return cast("Tensor", array) if self.arrays else _tensor(array)
 
     def encode_batch(
         self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
@@ -173,11 +215,7 @@ class Encoder:
         if normalize_embeddings:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
         rows = np.ascontiguousarray(rows[0] if single else rows)
-        if convert_to_numpy:
-            return rows
-        import torch
-
-        return torch.from_numpy(rows).to(model.device)
+        return rows if convert_to_numpy else _tensor(rows).to(model.device)
 
     def logits(self, images: Any, texts: Any) -> Any:
         """Compare images with texts: scale times cosine, plus the bias of models that have one.
@@ -222,6 +260,12 @@ class Encoder:
         return rows.reshape(-1, rows.shape[-1])
 
 
+def _tensor(array: NDArray[Any]) -> "Tensor":
+    import torch
+
+    return torch.from_numpy(array)
+
+
 def encode_texts(
     model: Encoder,
     texts: Iterable[str],
@@ -230,16 +274,11 @@ def encode_texts(
     precision: Precision = "float32",
     output: Output = "embeds",
 ) -> Floats:
-    """Return (N, E) rows of texts, each distinct one encoded once, the short ones with the short ones.
-
-    Equal texts have bit-equal rows.
-    """
+    """Return (N, E) rows of texts: each distinct one is encoded once, the short ones with the short ones."""
     settings, texts = EncodeSettings(precision), checks.texts(texts, "texts")
     batch_size = checks.whole(batch_size, "batch_size")
     distinct = list(dict.fromkeys(texts))
     rows = np.empty((len(distinct), model.config.embed_dim), dtype=np.float32)
-    if not distinct:
-        return rows
     tokens = model.tokenizer.tokens(distinct)
     lengths = tokens_read(tokens, model.config.text)
     order = np.argsort(lengths, kind="stable")
@@ -247,8 +286,8 @@ def encode_texts(
         of_batch = order[start : start + batch_size]
         cut = tokens[of_batch, : lengths[of_batch].max()]
         rows[of_batch] = model.encode_batch(cut, settings.precision, output=output)
-    row_of = {text: row for row, text in enumerate(distinct)}
-    return rows[[row_of[text] for text in texts]]
+    numbers = {text: row for row, text in enumerate(distinct)}
+    return rows[[numbers[text] for text in texts]]
 
 
 def encode_images(model: Encoder, images: Iterable[ImageInput | Pair], **options: Any) -> Floats:
@@ -277,13 +316,12 @@ def image_batches(
     checks.whole(batch_size, "batch_size")
     settings = settings or EncodeSettings()
     counts = Counts() if counts is None else counts
-    width = row_width(model, output)
     with ThreadPoolExecutor(max_workers=max(1, settings.workers)) as pool:
         decoded = _decoded(pool, model, images, ahead=batch_size * BATCHES_AHEAD)
         while batch := list(islice(decoded, batch_size)):
             bad = {row: image for row, image in enumerate(batch) if isinstance(image, BadImage)}
             readable = [row for row in range(len(batch)) if row not in bad]
-            rows = np.full((len(batch), width), np.nan, dtype=np.float32)
+            rows = np.full((len(batch), row_width(model, output)), np.nan, dtype=np.float32)
             if readable:
                 pixels = np.stack([image for image in batch if not isinstance(image, BadImage)])
                 rows[readable] = model.encode_batch(pixels, settings.precision, output=output)
@@ -300,16 +338,11 @@ def row_width(model: Encoder, output: Output) -> int:
 
 
 def _decoded(
-    pool: ThreadPoolExecutor,
-    model: Encoder,
-    images: Iterable[ImageInput | Pair],
-    *,
-    ahead: int,
+    pool: ThreadPoolExecutor, model: Encoder, images: Iterable[ImageInput | Pair], *, ahead: int
 ) -> Iterator[Pixels | BadImage]:
     def decode(image: ImageInput | Pair, position: int) -> Pixels | BadImage:
         try:
-            given = image.image if isinstance(image, Pair) else image
-            return image_pixels(given, model.preprocess)
+            return image_pixels(image.image if isinstance(image, Pair) else image, model.preprocess)
         except BadSampleError as error:
             if isinstance(image, Pair):
                 where = f"{image.key} ({image.path})" if image.path else image.key
@@ -336,21 +369,15 @@ def _encode_items(
     for position, item in enumerate(items):
         (texts if is_text(item, position) else images).append(position)
     rows = np.full((len(items), model.config.embed_dim), np.nan, dtype=np.float32)
-    encoded = encode_texts(
-        model,
-        [items[position] for position in texts],
-        batch_size=batch_size * TEXTS_PER_IMAGE,
-        precision=settings.precision,
-        output="features",
-    )
-    if texts:
-        rows[texts] = encoded
-    given = (items[position] for position in images)
-    batches = image_batches(model, given, batch_size=batch_size, settings=settings, output="features")
+    size, precision = batch_size * TEXTS_PER_IMAGE, settings.precision
+    given = [items[position] for position in texts]
+    rows[texts] = encode_texts(model, given, batch_size=size, precision=precision, output="features")
     if progress is not None:
         progress.advance(len(texts))
+    given = [items[position] for position in images]
     bad: dict[int, BadSampleError] = {}
     done = 0
+    batches = image_batches(model, given, batch_size=batch_size, settings=settings, output="features")
     for batch, unreadable in batches:
         positions = images[done : done + len(batch)]
         rows[positions] = batch
@@ -358,15 +385,11 @@ def _encode_items(
         done += len(batch)
         if progress is not None:
             progress.advance(len(batch))
-    if bad and settings.on_bad == "raise":
-        raise _bad_inputs(bad, rows)
-    return rows
-
-
-def _bad_inputs(bad: dict[int, BadSampleError], rows: Floats) -> BadInputsError:
+    if not bad or settings.on_bad == "nan":
+        return rows
     first, error = next(iter(bad.items()))
     others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
-    return BadInputsError(
+    raise BadInputsError(
         f"{error.what} (input {first}{others})",
         where=", ".join(f"input {position}" for position in list(bad)[:5]) + (" …" if len(bad) > 5 else ""),
         found=error.found or error.where,
@@ -375,15 +398,3 @@ def _bad_inputs(bad: dict[int, BadSampleError], rows: Floats) -> BadInputsError:
         reasons={position: error.reason for position, error in bad.items()},
         embeddings=rows,
     )
-
-
-def tokens_read(tokens: NDArray[np.int64], text: Any) -> NDArray[np.int64]:
-    """Return how many tokens of each row (B, L) a text tower has to see.
-
-    A causal tower is read at the first end token: what follows cannot change it. In a bidirectional one the
-    padding takes part.
-    """
-    if getattr(text, "kind", "clip") != "clip":
-        return np.full(len(tokens), tokens.shape[1], dtype=np.int64)
-    ends: NDArray[np.int64] = (tokens == text.end_id).argmax(axis=1)
-    return ends + 1

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diptych.core.errors import BadSampleError, Reason, UsageError
+from diptych.core.errors import BadSampleError, DataError, Reason, UsageError
 from diptych.data.images.limits import DEFAULT_LIMITS
 from diptych.data.images.transforms import Pixels, Preprocess, evaluation_pixels, read_pixels
 
@@ -98,6 +98,48 @@ def require_tokens(tokens: Any, vocab_size: int) -> None:
             found=f"{getattr(tokens, 'dtype', type(tokens).__name__)} {shape}",
             expected=f"token ids (B, L) from 0 to {vocab_size - 1}",
             fix="model.tokenize(texts) makes them",
+        )
+
+
+def text_lengths(tokens: NDArray[np.int64], end_id: int) -> NDArray[np.int64]:
+    """Return (B,) int64: tokens of each row (B, L) up to and including its first end token.
+
+    >>> text_lengths(np.array([[8, 1, 9, 0], [8, 9, 9, 9]]), 9).tolist()
+    [3, 2]
+    """
+    is_end = tokens == end_id
+    lengths: NDArray[np.int64] = is_end.argmax(axis=1) + 1
+    missing = np.flatnonzero(~is_end.any(axis=1))
+    if missing.size:
+        raise DataError(
+            "a text has no end token",
+            where=f"row {missing[0]} of {len(tokens)}",
+            found=f"{missing.size} such rows",
+            expected=f"the end token (id {end_id}) in every row",
+            fix="tokenize with the model's own tokenizer, which keeps the end token when it cuts",
+        )
+    return lengths
+
+
+def tokens_read(tokens: NDArray[np.int64], text: Any) -> NDArray[np.int64]:
+    """Return how many tokens of each row (B, L) a text tower has to see.
+
+    A causal tower is read at the first end token: what follows cannot change it. In a bidirectional one the
+    padding takes part.
+    """
+    if getattr(text, "kind", "clip") != "clip":
+        return np.full(len(tokens), tokens.shape[1], dtype=np.int64)
+    return text_lengths(tokens, text.end_id)
+
+
+def require_context(longest: int, context_length: int) -> None:
+    """Raise a DataError for texts that are longer than the context."""
+    if longest > context_length:
+        raise DataError(
+            "a text is longer than the model's context",
+            found=f"{longest} tokens",
+            expected=f"at most {context_length}",
+            fix="tokenize with the model's own tokenizer, which cuts long texts",
         )
 
 

@@ -5,24 +5,22 @@ Source: `encode_image`, `encode_text` and `preprocess` behave as open_clip 3.3's
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from diptych.core.checks import Floats
 from diptych.core.errors import SettingsError
 from diptych.core.machine import warn_of_emulated_bfloat16
 from diptych.core.settings import to_mapping
-from diptych.data.images.transforms import Preprocess, evaluation_pixels
+from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.siglip import SiglipTokenizer
-from diptych.models.encode import Encoder, Output, Precision
-from diptych.models.inputs import require_pixels, require_tokens
+from diptych.models.encode import Encoder, Output, Part, Precision
 from diptych.models.tokenizers import AnyTokenizer
 from diptych.models.towers.clip import Clip, unit_length
 from diptych.models.towers.config import ClipConfig
@@ -113,39 +111,11 @@ class Model(Encoder):
         hold_in(self.clip, precision)
         return self
 
-    def tokenize(self, texts: Sequence[str] | str) -> Tensor:
-        """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
-        return torch.from_numpy(self.tokenizer.tokens([texts] if isinstance(texts, str) else texts))
-
     def normalize_pixels(self, pixels: Tensor) -> Tensor:
         """Return (B, 3, H, W) float32, normalized, on the model's device, for uint8 pixels 0..255."""
         # Back from a GPU the copy would not be whole when it is read.
         moved = pixels.to(self.device, non_blocking=pixels.device.type == "cpu")
         return self.preprocess.normalize(moved)
-
-    def preprocess_images(self, images: Iterable[Image.Image]) -> Tensor:
-        """Return (B, 3, H, W) float32, normalized, on the model's device, for images of any size."""
-        arrays = [evaluation_pixels(image, self.preprocess) for image in images]
-        stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
-        return self.normalize_pixels(torch.from_numpy(stacked).permute(0, 3, 1, 2))
-
-    def encode_image(self, pixels: Tensor, *, normalize: bool = False) -> Tensor:
-        """Return image_features (B, E) of normalized images (B, 3, H, W); no gradients, evaluation mode.
-
-        With `normalize` they come as image_embeds, float32 of unit length.
-        """
-        features = self._image_features(pixels, self.clip.vision)
-        return unit_length(features) if normalize else features
-
-    def encode_text(self, tokens: Tensor, *, normalize: bool = False) -> Tensor:
-        """Return text_features (B, E) of token ids (B, L) int64; no gradients, evaluation mode.
-
-        With `normalize` they come as text_embeds, float32 of unit length.
-        """
-        require_tokens(tokens, self.config.text.vocab_size)
-        with self._inference():
-            features = self.clip.encode_text(torch.as_tensor(tokens).to(self.device))
-        return unit_length(features) if normalize else features
 
     def encode_batch(
         self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
@@ -158,8 +128,8 @@ class Model(Encoder):
             else:
                 # (B, H, W, 3) seen as (B, 3, H, W) is channels-last in memory: what the convolutions want.
                 pixels = self.normalize_pixels(tensor.permute(0, 3, 1, 2))
-                vision = self.clip.vision
-                features = self._image_features(pixels, vision.pooled if output == "penultimate" else vision)
+                pooled = output == "penultimate"
+                features = self._run("penultimate", pixels) if pooled else self.encode_image(pixels)
         return _rows(features, output)
 
     def encode_prompts(self, tokens: NDArray[np.int64], precision: Precision = "float32") -> Floats | None:
@@ -172,10 +142,15 @@ class Model(Encoder):
         with self._computing(precision), self._inference():
             return _rows(read_shared(self.clip.text, tokens, plan), "embeds")
 
-    def _image_features(self, pixels: Tensor, tower: Callable[[Tensor], Tensor]) -> Tensor:
-        require_pixels(pixels, self.config.vision.image_size)
+    def _run(self, part: Part, given: Any, *, unit: bool = False) -> Tensor:
+        given = torch.as_tensor(given).to(self.device)
         with self._inference():
-            return tower(torch.as_tensor(pixels).to(self.device, self.dtype))
+            if part == "text":
+                features = self.clip.encode_text(given)
+            else:
+                vision = self.clip.vision.pooled if part == "penultimate" else self.clip.encode_image
+                features = vision(given.to(self.dtype))
+        return unit_length(features) if unit else features
 
     def _computing(self, precision: Precision) -> torch.autocast:
         if precision == "bfloat16" and self.device.type == "cpu":

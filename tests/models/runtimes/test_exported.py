@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,14 @@ from diptych.export.onnx import export
 from diptych.models.encode import encode_images, encode_texts
 from diptych.models.files import verification_cache
 from diptych.models.model import Model
-from diptych.models.runtimes import choice as backend_choice
 from diptych.models.runtimes import engines as runtimes
+from diptych.models.runtimes import exported as exports
 from diptych.models.runtimes.engines import Plan
 from diptych.models.runtimes.exported import ExportedModel, load_exported
 
 BACKENDS = [
     "onnx",
-    pytest.param(
-        "openvino", marks=pytest.mark.skipif(not runtimes.installed("openvino"), reason="no openvino")
-    ),
+    pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="no openvino")),
 ]
 
 
@@ -111,7 +110,7 @@ def test_what_the_towers_cannot_read_is_refused(written: Path) -> None:
     with pytest.raises(UsageError, match="cannot read"):
         exported.encode_image(np.zeros((1, 3, 48, 32), np.float32))
     tokens = exported.tokenize(["a", "two dogs"])
-    with pytest.raises(DataError, match="without end token"):
+    with pytest.raises(DataError, match="no end token"):
         exported.encode_text(np.where(tokens == exported.config.text.end_id, 7, tokens))
     long = np.concatenate(
         [tokens[:, :1], np.full((2, 15), 5), tokens[:, 2:3] * 0 + exported.config.text.end_id], 1
@@ -197,7 +196,7 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    real, tried = verification_cache.check_file, backend_choice.check_reference
+    real, tried = verification_cache.check_file, exports.check_reference
 
     def counting(folder: Path, entry: object) -> Path:
         checked.append(entry.name)  # type: ignore[attr-defined]
@@ -205,7 +204,7 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
 
     monkeypatch.setattr(verification_cache, "check_file", counting)
     monkeypatch.setattr(
-        backend_choice, "check_reference", lambda *a, **k: (checked.append("reference"), tried(*a, **k))[1]
+        exports, "check_reference", lambda *a, **k: (checked.append("reference"), tried(*a, **k))[1]
     )
 
     def loading(**options: bool) -> set[str]:
@@ -249,9 +248,9 @@ def test_auto_takes_the_first_plan_that_keeps_the_cosine_and_checks_it_once(
         tries.append(model.plan)
         return {"image": 1.0, "text": cosines[plans.index(model.plan)]}
 
-    monkeypatch.setattr(backend_choice, "plans", lambda *_, **__: plans)
-    monkeypatch.setattr(backend_choice, "version", lambda _: "1")
-    monkeypatch.setattr(backend_choice, "check_reference", checking)
+    monkeypatch.setattr(exports, "plans", lambda *_, **__: plans)
+    monkeypatch.setattr(exports, "version", lambda _: "1")
+    monkeypatch.setattr(exports, "check_reference", checking)
     assert load_exported(copied).plan == plans[chosen]
     assert load_exported(copied).plan == plans[chosen]
     assert tries == plans[: chosen + 1]
@@ -276,16 +275,16 @@ def test_the_processor_decides_the_order_of_runtimes(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], files: str, offered: list[tuple[str, str]]
 ) -> None:
     def order(precision: Any = None) -> list[tuple[str, str]]:
-        plans = backend_choice.plans("auto", precision, 2, files=files)
+        plans = runtimes.plans("auto", precision, 2, files=files)
         return [(plan.backend, plan.precision) for plan in plans]
 
-    monkeypatch.setattr(backend_choice, "processor_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(backend_choice, "installed", lambda _: True)
+    monkeypatch.setattr(runtimes, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(runtimes, "find_spec", lambda _: True)
     assert order() == offered
     assert order("float32") == [plan for plan in offered if plan[1] == "float32"]
-    monkeypatch.setattr(backend_choice, "installed", lambda name: name == "onnx")
+    monkeypatch.setattr(runtimes, "find_spec", lambda name: name == "onnxruntime")
     assert order() == [ONNX]
-    monkeypatch.setattr(backend_choice, "installed", lambda _: False)
+    monkeypatch.setattr(runtimes, "find_spec", lambda _: False)
     with pytest.raises(MissingPackageError, match="no runtime"):
         order()
 
@@ -295,10 +294,10 @@ def test_bfloat16_on_a_processor_without_it_is_computed_with_a_warning(
     original: Model, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     monkeypatch.setattr(core_machine, "multiplies_bfloat16", lambda: native)
-    monkeypatch.setattr(backend_choice, "installed", lambda _: True)
+    monkeypatch.setattr(runtimes, "find_spec", lambda _: True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        plans = backend_choice.plans("auto", "bfloat16", None, files="float32")
+        plans = runtimes.plans("auto", "bfloat16", None, files="float32")
         small_model().compute_in("bfloat16")
         original.encode(["two dogs"], precision="bfloat16")
     assert plans == [Plan("openvino", "bfloat16")]
@@ -329,7 +328,6 @@ def test_processor_facts_are_read_from_the_kernel(tmp_path: Path) -> None:
 
 def test_threads_follow_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert Plan("onnx").resolved().threads == 1
+    assert Plan("onnx").threads == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "rubbish")
-    assert Plan("onnx").resolved().threads >= 1
-    assert Plan("onnx", threads=7).resolved().threads == 7
+    assert Plan("onnx").threads >= 1

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import DataError
+from diptych.models.inputs import text_lengths
 from diptych.models.towers.blocks import Block
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
-from diptych.models.towers.text import TextTransformer, pack_sequences, text_lengths
+from diptych.models.towers.text import TextTransformer, pack_sequences
 
 CONFIG = TextConfig(context_length=32, vocab_size=300, width=64, layers=3, heads=4, start_id=298, end_id=299)
 

@@ -1,9 +1,9 @@
-"""The runtimes that read ONNX files: how each is opened, with how many threads, in which arithmetic."""
+"""The runtimes that read ONNX files: which suits a processor, and how each is opened."""
 
 import mmap
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,12 +14,28 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError, MissingPackageError, UsageError
 from diptych.core.files.protobuf import BYTES, VARINT, fields
-from diptych.core.machine import core_count
+from diptych.core.machine import core_count, processor_flags, warn_of_emulated_bfloat16
 
 Tower = Callable[[NDArray[Any]], NDArray[np.float32]]
 Precision = Literal["float32", "bfloat16"]
 
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}  # backends and the packages that they need
+
+# Backends and arithmetic, the fastest first, on processors with one of the flags (none: on all), for files
+# that hold weights like this (none: all). The first line that suits decides.
+# Measured: images and texts a second, as multiples of open_clip's in float32 (ViT-B/32, batch 32, 2 cores;
+# texts padded to 77 tokens); `LOG.md` has the entries.
+ONNX, OPENVINO, OPENVINO_BFLOAT16 = ("onnx", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")
+TABLE: tuple[tuple[set[str], set[str], tuple[tuple[str, str], ...]], ...] = (
+    # AMD EPYC: OpenVINO bfloat16 3.2 and 15 to 18; of int8 files 4.9 and 25, in float32 4.9 and 20 to 23, in
+    # ONNX Runtime 15 for texts. Intel Xeon with AMX: OpenVINO 4.9. float32 is alike in both.
+    ({"avx512_bf16", "amx_bf16"}, set(), (OPENVINO_BFLOAT16, OPENVINO, ONNX)),
+    # The same processors without their bfloat16: OpenVINO 4.9 and 20 to 23, ONNX Runtime 15 for texts.
+    ({"avx512_vnni", "avx_vnni", "amx_int8"}, {"int8"}, (OPENVINO, ONNX)),
+    # AMD EPYC with AVX2 only: int8 files 2.3 in ONNX Runtime, 1.2 in OpenVINO; float32 1.3 in both, and ONNX
+    # Runtime is at its first embedding in 0.9 s, OpenVINO in 1.3 s. Others: not measured.
+    (set(), set(), (ONNX, OPENVINO)),
+)
 
 # Fields of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto's.
 GRAPH, INITIALIZER, RAW_DATA, EXTERNAL_DATA, DATA_LOCATION = 7, 5, 9, 13, 14
@@ -29,20 +45,46 @@ LARGE = 4096  # bytes from which a tensor stays in the file: a page
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is run: what products are computed in; 0 threads: one a core."""
+    """How a model is run: where, what products are computed in, and in how many threads."""
 
     backend: str
-    precision: Precision = "float32"
-    threads: int = 0
-
-    def resolved(self) -> "Plan":
-        """Return the plan with a number of threads."""
-        return self if self.threads else replace(self, threads=core_count())
+    precision: str = "float32"
+    threads: int = field(default_factory=core_count)
 
 
-def installed(backend: str) -> bool:
-    """Say whether a backend's package is there, without importing it."""
-    return find_spec(RUNTIMES[backend]) is not None
+def plans(backend: str, precision: Precision | None, threads: int | None, *, files: str) -> list[Plan]:
+    """List the plans to try, the fastest first.
+
+    Args:
+        backend: one of `RUNTIMES`, or "auto": by `TABLE`.
+        precision: of the arithmetic; None: float32 with a named backend, else by `TABLE`.
+        threads: of the runtime; None: one a core.
+        files: what the files' weights are held in.
+    """
+    threads = threads or core_count()
+    if precision == "bfloat16":
+        warn_of_emulated_bfloat16()
+    if backend != "auto":
+        return [Plan(backend, precision or "float32", threads)]
+    flags = processor_flags()
+    order = next(
+        order
+        for wanted, held, order in TABLE
+        if (not wanted or wanted & flags) and (not held or files in held)
+    )
+    if precision == "bfloat16":
+        order = (OPENVINO_BFLOAT16,)
+    usable = [
+        Plan(name, arithmetic, threads)
+        for name, arithmetic in order
+        if find_spec(RUNTIMES[name]) and precision in (None, arithmetic)
+    ]
+    if not usable:
+        needed = dict.fromkeys(RUNTIMES[name] for name, _ in order)
+        what = "no runtime is installed that can run this export"
+        fix = f"pip install 'diptych[{order[-1][0]}]'"
+        raise MissingPackageError(what, expected=" or ".join(needed), fix=fix)
+    return usable
 
 
 def require(backend: str) -> Any:
@@ -51,16 +93,14 @@ def require(backend: str) -> Any:
     try:
         return import_module(package)
     except ImportError as error:
-        what, fix = (
-            f"backend {backend!r} needs a package that is not installed",
-            f"pip install 'diptych[{backend}]'",
-        )
+        what = f"backend {backend!r} needs a package that is not installed"
+        fix = f"pip install 'diptych[{backend}]'"
         raise MissingPackageError(what, found=str(error), expected=package, fix=fix) from error
 
 
 def open_tower(path: Path, plan: Plan) -> Tower:
     """Load one tower's file."""
-    module, plan = require(plan.backend), plan.resolved()
+    module = require(plan.backend)
     if plan.backend == "onnx" and plan.precision != "float32":
         what, fix = "onnxruntime computes in float32 on this processor", 'use backend="openvino" for bfloat16'
         raise UsageError(what, found=plan.precision, expected="float32", fix=fix)

@@ -9,31 +9,36 @@ Reads: a folder that `diptych.export` wrote. Writes: its verification cache; the
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diptych.core.checks import Floats
-from diptych.core.errors import DataError, SettingsError, UsageError, unknown_name
+from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError, unknown_name
+from diptych.core.machine import processor
 from diptych.core.manifest import content_digest, is_done
-from diptych.data.images.transforms import Preprocess, evaluation_pixels
-from diptych.models.encode import Encoder, Output, Precision
-from diptych.models.files.verification_cache import open_verified
-from diptych.models.inputs import require_pixels, require_tokens
-from diptych.models.runtimes import choice as backend_choice
-from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower
+from diptych.data.images.transforms import Preprocess
+from diptych.models.encode import Encoder, Output, Part, Precision
+from diptych.models.files.verification_cache import VerificationCache, open_verified, reference_file
+from diptych.models.inputs import require_context, tokens_read
+from diptych.models.reference_outputs import check_reference, read_reference
+from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower, plans
 from diptych.models.tokenizers import AnyTokenizer, open_tokenizer
 from diptych.models.towers.config import ClipConfig, check_sizes
 
 KIND = "export"
 FORMAT: Literal[1] = 1
 IMAGE, TEXT = "image.onnx", "text.onnx"
+
+ENOUGH_COSINE = 0.9999
+COSINE_SLACK = 5e-4  # of what a quantized file states: processors round sums differently
+CHOSEN_SLACK = 5e-3  # where the user chose runtime and arithmetic: then only a broken model is refused
 
 ExportPrecision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[ExportPrecision, ...] = ("float32", "float16", "int8")
@@ -102,10 +107,6 @@ class ExportedModel(Encoder):
         """The opened text tower: tokens (B, L) int64 -> (B, E) float32."""
         return open_tower(self.folder / TEXT, self.plan)
 
-    def tokenize(self, texts: Sequence[str] | str) -> NDArray[np.int64]:
-        """Return (B, context_length) int64 token ids, zeros behind the end token; B is 1 for one text."""
-        return self.tokenizer.tokens([texts] if isinstance(texts, str) else texts)
-
     def normalize_pixels(self, pixels: Any) -> Any:
         """Return (B, 3, H, W) float32, normalized, for uint8 pixels (B, 3, H, W)."""
         mean, std = (
@@ -116,25 +117,6 @@ class ExportedModel(Encoder):
         floats -= mean / std
         return _like(pixels, floats)
 
-    def preprocess_images(self, images: Iterable[Image.Image]) -> Floats:
-        """Return (B, 3, H, W) float32, normalized, for images of any size."""
-        arrays = [evaluation_pixels(image, self.preprocess) for image in images]
-        stacked = np.stack(arrays) if arrays else np.zeros((0, *self.preprocess.size, 3), np.uint8)
-        normalized: Floats = self.normalize_pixels(stacked.transpose(0, 3, 1, 2))
-        return normalized
-
-    def encode_image(self, pixels: Any, *, normalize: bool = False) -> Any:
-        """Return image_features (B, E) of normalized images (B, 3, H, W); of unit length if `normalize`."""
-        require_pixels(pixels, self.config.vision.image_size)
-        given = np.ascontiguousarray(_array(pixels), dtype=np.float32)
-        return _like(pixels, _scaled(self._run(self.image_tower, given), unit=normalize))
-
-    def encode_text(self, tokens: Any, *, normalize: bool = False) -> Any:
-        """Return text_features (B, E) of token ids (B, L) int64; of unit length if `normalize`."""
-        require_tokens(tokens, self.config.text.vocab_size)
-        given = np.ascontiguousarray(_array(tokens), dtype=np.int64)
-        return _like(tokens, _scaled(self._run(self.text_tower, self._cut(given)), unit=normalize))
-
     def encode_batch(
         self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
     ) -> Floats:
@@ -143,10 +125,10 @@ class ExportedModel(Encoder):
         if output == "penultimate":
             what = "an exported model has no features before the projection"
             raise UsageError(what, fix="load the checkpoint that it was exported from")
-        if batch.ndim != 2:
-            pixels = self.normalize_pixels(batch.transpose(0, 3, 1, 2))
-            return self.encode_image(pixels, normalize=output == "embeds")  # type: ignore[no-any-return]
-        return self.encode_text(batch, normalize=output == "embeds")  # type: ignore[no-any-return]
+        texts = batch.ndim == 2
+        given: Any = batch if texts else self.normalize_pixels(batch.transpose(0, 3, 1, 2))
+        rows: Any = (self.encode_text if texts else self.encode_image)(given, normalize=output == "embeds")
+        return np.asarray(rows)
 
     def to(self, device: Any) -> "ExportedModel":
         """Return the model, which lives on the CPU."""
@@ -154,23 +136,20 @@ class ExportedModel(Encoder):
             raise UsageError("exported models run on the CPU here", found=str(device), expected=self.device)
         return self
 
-    def _run(self, tower: Tower, given: NDArray[Any]) -> Floats:
-        return tower(given) if len(given) else np.zeros((0, self.config.embed_dim), np.float32)
-
-    def _cut(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        text = self.config.text
-        if text.kind != "clip":
-            return tokens
-        is_end = tokens == text.end_id
-        length = int(is_end.argmax(axis=1).max(initial=0)) + 1
-        if not is_end.any(axis=1).all() or length > text.context_length:
-            raise DataError(
-                "the text tower cannot read these tokens",
-                found=f"{length} tokens" if length > text.context_length else "a text without end token",
-                expected=f"the end token (id {text.end_id}) among the first {text.context_length}",
-                fix="tokenize with the model's own tokenizer",
-            )
-        return np.ascontiguousarray(tokens[:, :length])
+    def _run(self, part: Part, given: Any, *, unit: bool) -> Any:
+        array, text = _array(given), self.config.text
+        if part == "text":
+            longest = int(tokens_read(array, text).max(initial=1))
+            require_context(longest, text.context_length)
+            array = array[:, :longest]
+        array = np.ascontiguousarray(array, dtype=np.int64 if part == "text" else np.float32)
+        features: Floats = np.zeros((0, self.config.embed_dim), np.float32)
+        if len(array):
+            features = (self.text_tower if part == "text" else self.image_tower)(array)
+        if unit:
+            lengths = np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+            features = np.asarray(features / lengths, dtype=np.float32)
+        return _like(given, features)
 
 
 def is_export(folder: str | Path) -> bool:
@@ -190,8 +169,9 @@ def load_exported(
 
     Args:
         folder: as `diptych export` wrote it.
-        backend: "onnx" (onnxruntime), "openvino", or "auto": the fastest one for this processor that stays at
-            the files' cosine, by the table in `diptych.models.runtimes.choice`.
+        backend: "onnx" (onnxruntime), "openvino", or "auto": the first that is installed, in the order of
+            `diptych.models.runtimes.engines.TABLE`, whose embeddings of the reference inputs keep a cosine of
+            0.9999 with the original's (of a file that was quantized below that: the one that it states).
         precision: what the runtime computes in; None leaves it to "auto" and is float32 with a named backend.
             bfloat16 only with OpenVINO; a warning names its cost on processors without it.
         threads: of the runtime; None takes the processor's cores.
@@ -210,12 +190,41 @@ def load_exported(
         folder, KIND, ExportDescription, _check, "tokenizer_sha256", force=verify
     )
     tokenizer, content = open_tokenizer(folder, description.model.text), content_digest(manifest)
+    candidates = plans(backend, precision, threads, files=description.precision)
+    failures: list[DiptychError] = []
+    for plan in candidates:
+        model = ExportedModel(description, tokenizer, folder, plan, content)
+        try:
+            _require_cosine(model, cache, named=len(candidates) == 1, force=verify)
+        except DiptychError as error:
+            failures.append(error)
+            continue
+        return model
+    raise failures[0]
 
-    def opened(plan: Plan) -> ExportedModel:
-        return ExportedModel(description, tokenizer, folder, plan, content)
 
-    plans = backend_choice.plans(backend, precision, threads, files=description.precision)
-    return backend_choice.choose(plans, opened, cache, folder, force=verify)
+def _require_cosine(model: ExportedModel, cache: VerificationCache, *, named: bool, force: bool) -> None:
+    description, plan, folder = model.description, model.plan, model.folder
+    fix = "export the model again, or choose another backend"
+    key = f"{processor()}, {plan.backend} {plan.precision} {version(RUNTIMES[plan.backend])}"
+    cosines = None if force else cache.get(key)
+    if cosines is None:
+        exact = description.precision == plan.precision == "float32"
+        stored = read_reference(reference_file(folder))
+        cosines = check_reference(model, stored, description.captions, where=folder, fix=fix, exact=exact)
+        cache.put(key, cosines)
+    names = ("reference_cosine_min", "golden_cosine_min")  # the second in older exports
+    stated = min((part[n] for part in description.parity.values() for n in names if n in part), default=1.0)
+    least = ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
+    if named:
+        least = stated - CHOSEN_SLACK
+    for tower in ("image", "text"):
+        cosine = cosines.get(tower, 0.0)
+        if not cosine >= least:
+            what = f"the {tower} tower of this export no longer gives what it gave when it was written"
+            found = f"cosine {cosine:.5f} with {plan.backend} {plan.precision}"
+            expected = f"{least:.5f} with the original's"
+            raise IntegrityError(what, where=folder, found=found, expected=expected, fix=fix)
 
 
 def _check(description: ExportDescription) -> None:
@@ -226,13 +235,6 @@ def _check(description: ExportDescription) -> None:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _scaled(features: Floats, *, unit: bool) -> Floats:
-    if not unit:
-        return features
-    lengths = np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-    return np.asarray(features / lengths, dtype=np.float32)
 
 
 def _array(value: Any) -> NDArray[Any]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from diptych.models.inputs import text_lengths
 from diptych.models.towers.blocks import Attention, Block
-from diptych.models.towers.text import TextTransformer, text_lengths
+from diptych.models.towers.text import TextTransformer
 
 Ids = NDArray[np.int64]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diptych.models.inputs import require_context
 from diptych.models.towers.blocks import (
     Attention,
     LayerNorm,
@@ -25,7 +26,6 @@ from diptych.models.towers.blocks import (
 )
 from diptych.models.towers.config import Activation, SiglipTextConfig, SiglipVisionConfig
 from diptych.models.towers.init import Initializer
-from diptych.models.towers.text import require_context
 
 MLP_BIAS_STD = 1e-6
 

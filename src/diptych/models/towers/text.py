@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diptych.core.errors import DataError
+from diptych.models.inputs import require_context, text_lengths
 from diptych.models.towers.blocks import LayerNorm, Transformer
 from diptych.models.towers.config import Activation, TextConfig
 
@@ -46,26 +46,6 @@ class PackedBatch:
         tensors: Any = {name: change(getattr(self, name)) for name in names}
         visible = tuple(None if mask is None else change(mask) for mask in self.visible)
         return replace(self, visible=visible, **tensors)
-
-
-def text_lengths(tokens: np.ndarray, end_id: int) -> np.ndarray:
-    """Return (B,) int64: tokens of each row (B, L) up to and including its first end token.
-
-    >>> text_lengths(np.array([[8, 1, 9, 0], [8, 9, 9, 9]]), 9).tolist()
-    [3, 2]
-    """
-    is_end = tokens == end_id
-    lengths = is_end.argmax(axis=1) + 1
-    missing = np.flatnonzero(~is_end.any(axis=1))
-    if missing.size:
-        raise DataError(
-            "a text has no end token",
-            where=f"row {missing[0]} of {len(tokens)}",
-            found=f"{missing.size} such rows",
-            expected=f"the end token (id {end_id}) in every row",
-            fix="tokenize with the model's own tokenizer, which keeps the end token when it cuts",
-        )
-    return cast(np.ndarray, lengths)
 
 
 def pack_sequences(tokens: Tensor, end_id: int, *, one_group: bool = False) -> PackedBatch:
@@ -125,14 +105,3 @@ class TextTransformer(nn.Module):
         rows = self.token_embedding(batch.ids) + positions
         read = self.ln_final(self.blocks.pooled(rows, batch.groups, batch.eot_positions, batch.visible))
         return cast(Tensor, read @ self.text_projection).index_select(0, batch.ranks)
-
-
-def require_context(longest: int, context_length: int) -> None:
-    """Raise a DataError for texts that are longer than the context."""
-    if longest > context_length:
-        raise DataError(
-            "a text is longer than the model's context",
-            found=f"{longest} tokens",
-            expected=f"at most {context_length}",
-            fix="tokenize with the model's own tokenizer, which cuts long texts",
-        )
