@@ -62,8 +62,7 @@ def build_classifier(
     prompts = fill(templates, class_names)
     tokens = _tokens(model, class_names, prompts, templates)
     if cache is not None:
-        facts = json.dumps([model.digest, precision, prompts])
-        digest = hashlib.sha256(facts.encode()).hexdigest()[:32]
+        digest = hashlib.sha256(json.dumps([model.digest, precision, prompts]).encode()).hexdigest()[:32]
         cache = Path(cache) / f"{len(prompts)}-{digest}.npy"
         if cache.is_file():
             return _read(cache, (len(class_names), model.config.embed_dim))
