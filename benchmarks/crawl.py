@@ -24,8 +24,7 @@ from urllib.parse import urljoin
 from contest import Rows, machine, options_of, write_result
 
 from diptych.core.files import durable as files
-from diptych.core.records import Counts
-from diptych.curate.candidates.crawl import CrawlSettings, pairs_of_wat
+from diptych.curate.candidates.crawl import Candidate, CrawlSettings, pairs_of_crawl
 
 SEED = 2021
 WORDS = (
@@ -86,7 +85,7 @@ def draw(path: Path, pages: int) -> None:
 
 def ours(path: Path) -> int:
     """Return how many pairs diptych reads."""
-    return sum(1 for _ in pairs_of_wat(path, CrawlSettings(captions=("alt",)), Counts()))
+    return sum(isinstance(row, Candidate) for row in pairs_of_crawl(path, CrawlSettings(captions=("alt",))))
 
 
 def plain(path: Path) -> int:

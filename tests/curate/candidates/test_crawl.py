@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urljoin
 
 import pytest
@@ -15,16 +15,17 @@ from tests.curate.crawl_files import WebPage, member, record, warc_record, wat_r
 from diptych.core.errors import Reason, SettingsError, UsageError
 from diptych.core.records import Counts
 from diptych.curate.candidates.crawl import (
+    ROW_BYTES,
     Candidate,
     CrawlSettings,
-    candidate_tables,
+    candidate_table,
     pair_key,
-    pairs_of_warc,
-    pairs_of_wat,
+    pairs_of_crawl,
     resolved,
 )
-from diptych.curate.candidates.warc import MAX_RECORD_BYTES, read_records
+from diptych.curate.candidates.warc import MAX_RECORD_BYTES, Record, read_records
 from diptych.curate.columns import CANDIDATES
+from diptych.data.sources.rows import drop
 
 PETS = [("rex.jpg", "A brown  dog"), ("/i/cat.png", "A cat")]
 PAGES = [
@@ -44,25 +45,21 @@ def shown(rows: list[Candidate]) -> list[tuple[str | None, ...]]:
     return [(row.url, row.caption, row.page, row.license) for row in rows]
 
 
-def of_wat(path: Path) -> tuple[list[Candidate], Counts]:
-    counts = Counts()
-    return list(pairs_of_wat(path, CrawlSettings(), counts)), counts
-
-
-def of_warc(path: Path, *captions: Any) -> tuple[list[Candidate], Counts]:
-    counts = Counts()
-    settings = CrawlSettings(captions) if captions else CrawlSettings()
-    return list(pairs_of_warc(path, settings, counts)), counts
+def read(path: Path, *captions: Any) -> tuple[list[Candidate], Counts]:
+    """Read the pairs of a file, those that share a key too, and count the rest."""
+    counts, rows = Counts(), pairs_of_crawl(path, CrawlSettings(captions) if captions else CrawlSettings())
+    pairs = [row for row in rows if isinstance(row, Candidate) or drop(counts, row, row.where)]
+    return cast(list[Candidate], pairs), counts
 
 
 def of_page(tmp_path: Path, html: str | bytes, *captions: str, **more: Any) -> tuple[list[Candidate], Counts]:
     body = html.encode() if isinstance(html, str) else html
     page = WebPage("https://a.example/dir/p.html", html=body, **more)
-    return of_warc(write_warc(tmp_path / "p.warc.gz", [page]), *captions)
+    return read(write_warc(tmp_path / "p.warc.gz", [page]), *captions)
 
 
 def test_wat_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
-    rows, counts = of_wat(write_wat(tmp_path / "a.warc.wat.gz", PAGES))
+    rows, counts = read(write_wat(tmp_path / "a.warc.wat.gz", PAGES))
     assert shown(rows) == EXPECTED
     assert counts.as_dict()["dropped"] == {}
     assert json.loads(rows[0].fields or "") == {"caption_from": "alt"}
@@ -70,7 +67,7 @@ def test_wat_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
 
 def test_warc_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
     unescaped = [*PAGES[:2], WebPage(PAGES[2].url, [("z.jpg", "Zebra & foal")], base=PAGES[2].base)]
-    rows, counts = of_warc(write_warc(tmp_path / "a.warc.gz", unescaped))
+    rows, counts = read(write_warc(tmp_path / "a.warc.gz", unescaped))
     assert shown(rows) == EXPECTED
     assert counts.as_dict()["dropped"] == {}
 
@@ -79,13 +76,13 @@ def test_a_file_without_compression_or_in_one_member_reads_the_same(tmp_path: Pa
     plain = write_warc(tmp_path / "a.warc", PAGES, plain=True)
     whole = tmp_path / "b.warc.gz"
     whole.write_bytes(gzip.compress(plain.read_bytes()))
-    assert len(of_warc(plain)[0]) == 4
-    assert of_warc(plain)[0] == of_warc(whole)[0]
+    assert len(read(plain)[0]) == 4
+    assert read(plain)[0] == read(whole)[0]
 
 
 def test_a_pair_has_the_same_key_wherever_it_is_found(tmp_path: Path) -> None:
     here, there = (WebPage(f"https://{n}.example/", [("https://c.example/x.jpg", "X")]) for n in "ab")
-    rows, _ = of_wat(write_wat(tmp_path / "a.warc.wat.gz", [here, there]))
+    rows, _ = read(write_wat(tmp_path / "a.warc.wat.gz", [here, there]))
     assert rows[0].key == rows[1].key == pair_key("https://c.example/x.jpg", "X")
     assert rows[0].key != pair_key("https://c.example/x.jpg", "Y")
 
@@ -124,8 +121,8 @@ def test_what_cannot_be_a_pair_is_counted_by_its_reason(
 ) -> None:
     page = WebPage("https://a.example/p.html", [image, ("good.jpg", "A good one")])
     for rows, counts in (
-        of_wat(write_wat(tmp_path / "a.warc.wat.gz", [page])),
-        of_warc(write_warc(tmp_path / "a.warc.gz", [page])),
+        read(write_wat(tmp_path / "a.warc.wat.gz", [page])),
+        read(write_warc(tmp_path / "a.warc.gz", [page])),
     ):
         assert [row.caption for row in rows] == ["A good one"]
         assert counts.dropped == {reason: 1}
@@ -226,7 +223,7 @@ def test_a_damaged_member_costs_its_own_record_only(kind: str, tmp_path: Path) -
         members = [damaged(kind, part, rng) if n in spoilt else member(part) for n, part in enumerate(parts)]
         path = tmp_path / "a.warc.wat.gz"
         path.write_bytes(b"".join(members))
-        rows, counts = of_wat(path)
+        rows, counts = read(path)
         assert [row.caption for row in rows] == [f"Caption {n}" for n in range(9) if n not in spoilt]
         # Of two neighbors the second may be past recognition: then it is a part of the first.
         least = 1 if max(spoilt) - min(spoilt) == 1 else len(spoilt)
@@ -239,7 +236,7 @@ def test_a_damaged_plain_record_costs_itself_only(tmp_path: Path) -> None:
     parts[2] = parts[2].replace(b"Content-Length", b"Content-Girth")
     path = tmp_path / "a.warc"
     path.write_bytes(b"".join(parts)[:-40])
-    rows, counts = of_warc(path)
+    rows, counts = read(path)
     assert [row.caption for row in rows] == ["Caption 0", "Caption 1", "Caption 3"]
     assert counts.dropped == {Reason.BAD_RECORD: 2}
 
@@ -248,7 +245,7 @@ def test_a_record_larger_than_memory_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "a.warc.wat.gz"
     huge = record("metadata", "https://a.example/", bytes(MAX_RECORD_BYTES + 1), "application/json")
     path.write_bytes(member(huge) + member(wat_record(PAGES[0])))
-    rows, counts = of_wat(path)
+    rows, counts = read(path)
     assert len(rows) == 2
     assert counts.dropped == {Reason.BAD_RECORD: 1}
 
@@ -263,14 +260,14 @@ def test_arc_files_are_refused_by_name(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UsageError, match=r"ARC(.|\n)*warcio recompress"):
-            of_warc(tmp_path / name)
+            read(tmp_path / name)
 
 
 def test_no_mutation_of_a_file_stops_its_reading(tmp_path: Path) -> None:
     """Bits flipped, pieces cut out, doubled or zeroed: what is read is a part of what was there."""
     rng, path = random.Random(11), tmp_path / "a.warc.gz"
     whole = write_warc(path, PAGES * 3).read_bytes()
-    known = {record.body for record in read_records(path, Counts())}
+    known = {record.body for record in read_records(path) if isinstance(record, Record)}
     for _ in range(300):
         data, place = bytearray(whole), rng.randrange(len(whole))
         length = rng.choice((1, 4, 50, 400))
@@ -284,13 +281,12 @@ def test_no_mutation_of_a_file_stops_its_reading(tmp_path: Path) -> None:
         else:
             data[place : place + length] = bytes(len(data[place : place + length]))
         path.write_bytes(data)
-        counts = Counts()
-        bodies = [record.body for record in read_records(path, counts)]
-        assert set(bodies) <= known
-        assert len(bodies) + counts.dropped.total() >= 17
+        records = list(read_records(path))
+        assert {record.body for record in records if isinstance(record, Record)} <= known
+        assert len(records) >= 17
 
 
-def test_every_bad_row_is_counted(tmp_path: Path) -> None:
+def test_every_bad_row_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 bad rows of every kind among 500 good ones: in = out + dropped, each under its reason."""
     url = "https://q.example/"
     # A lone surrogate is how JSON spells what is no text.
@@ -313,11 +309,12 @@ def test_every_bad_row_is_counted(tmp_path: Path) -> None:
             expected[faults[kind][1]] += 1
     counts = Counts()
     began = time.monotonic()
-    rows = pairs_of_wat(write_wat(tmp_path / "a.warc.wat.gz", pages), CrawlSettings(), counts)
-    tables = list(candidate_tables(rows, counts, most_rows=200))
+    rows = pairs_of_crawl(write_wat(tmp_path / "a.warc.wat.gz", pages), CrawlSettings())
+    monkeypatch.setattr("diptych.curate.candidates.crawl.MAX_TABLE_BYTES", 200 * ROW_BYTES)
+    table = candidate_table(rows, counts)
     assert time.monotonic() - began < 60
-    assert [len(table) for table in tables] == [200, 200, 100]
-    assert all(table.schema.equals(CANDIDATES) for table in tables)
+    assert [len(chunk) for chunk in table["caption"].chunks] == [200, 200, 100]
+    assert table.schema.equals(CANDIDATES)
     assert counts.dropped == expected
     assert (counts.seen, counts.kept) == (1500, 500)
     counts.check(1.0)
@@ -332,7 +329,7 @@ def test_json_of_any_shape_is_no_crash(tmp_path: Path) -> None:
         b' {"HTTP-Response-Metadata": {"HTML-Metadata": ' + html.encode() + b"}}}}"
     )
     pages = [WebPage("https://a.example/", body=body) for body in bodies]
-    rows, counts = of_wat(write_wat(tmp_path / "a.warc.wat.gz", pages))
+    rows, counts = read(write_wat(tmp_path / "a.warc.wat.gz", pages))
     assert rows == []
     assert counts.dropped == {Reason.BAD_RECORD: 2, Reason.MISSING_IMAGE: 1}
 

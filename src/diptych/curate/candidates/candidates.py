@@ -1,8 +1,8 @@
 """Read candidate pairs from crawls, Parquet files of addresses or images, and whatever `data.sources` opens.
 
 A source is cut into partitions, each described by plain values; its table is a pure function of its file and
-the settings. An image with several captions becomes one row for each, under `key#0`, `key#1`, …: later stages
-match and draw captions one by one.
+the settings. Readers yield a row for each caption, or why there is none; `candidate_table` counts both. Of an
+image with several captions the rows are `key#0`, `key#1`, …: later stages match and draw captions one by one.
 """
 
 import glob
@@ -19,16 +19,15 @@ from diptych.curate.candidates.crawl import (
     Candidate,
     CrawlSettings,
     absolute,
-    candidate_tables,
+    candidate_table,
     fields_json,
     pair_key,
-    pairs_of_warc,
-    pairs_of_wat,
+    pairs_of_crawl,
 )
 from diptych.data.captions import captions_of, fields_of
 from diptych.data.shards.reader import ShardSet
-from diptych.data.sources.open import Columns, ScenesSource, ShardSource, open_source
-from diptych.data.sources.rows import SCENES, drop, image_path, read_image, require_downloaded
+from diptych.data.sources.open import Columns, ScenesSource, ShardSource, Source, open_source
+from diptych.data.sources.rows import SCENES, image_path, read_image, require_downloaded
 from diptych.data.sources.table_rows import missing_column
 from diptych.data.sources.tables import (
     ARROW_SUFFIXES,
@@ -39,7 +38,7 @@ from diptych.data.sources.tables import (
     plain_columns,
 )
 
-Kind = Literal["wat", "warc", "parquet", "shards", "source"]
+Kind = Literal["wat", "warc", "parquet", "source"]
 
 _ENDINGS: Mapping[Kind, tuple[str, ...]] = {
     "wat": (".wat.gz", ".wat"),
@@ -89,8 +88,8 @@ class CandidatesSettings:
     def __post_init__(self) -> None:
         """Raise SettingsError for partitions without rows."""
         if self.partition_rows < 1:
-            what = "a partition needs rows"
-            raise SettingsError(what, found=f"partition_rows {self.partition_rows}", expected="1 or more")
+            found = f"partition_rows {self.partition_rows}"
+            raise SettingsError("a partition needs rows", found=found, expected="1 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +131,13 @@ def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[p
         A table of `columns.CANDIDATES` with unique keys, and what became of every row that was seen.
     """
     counts = Counts()
-    if partition.kind in ("wat", "warc"):
-        read = pairs_of_wat if partition.kind == "wat" else pairs_of_warc
-        rows = read(Path(partition.path), settings.crawl, counts)
+    if partition.kind == "parquet":
+        rows = _parquet_rows(partition, settings.columns)
+    elif partition.kind == "source":
+        rows = _source_rows(partition, settings, counts)
     else:
-        rows = _READERS[partition.kind](partition, settings, counts)
-    return pa.concat_tables(candidate_tables(rows, counts, most_rows=settings.partition_rows)), counts
+        rows = pairs_of_crawl(Path(partition.path), settings.crawl)
+    return candidate_table(rows, counts), counts
 
 
 def globbed(pattern: str) -> list[str]:
@@ -160,12 +160,10 @@ def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Pa
     source = open_source(path, columns=source_columns(settings))
     if isinstance(source, ParquetSource) and source.paths[0].suffix not in ARROW_SUFFIXES:
         return [one for part in source.paths for one in _parquet_partitions(str(part), prefix, settings)]
-    if isinstance(source, ShardSource) and not source.packed():
-        kind, path, size = "shards", source.name, len(ShardSet.open(source.name))
-    elif isinstance(source, ScenesSource):
-        size = source.count
+    if shards := _shards(source):
+        size = len(shards)
     else:
-        size = sum(1 for _ in source.pairs(Counts()))
+        size = source.count if isinstance(source, ScenesSource) else sum(1 for _ in source.pairs(Counts()))
     rows = settings.partition_rows
     starts = range(0, max(size, 1), rows)
     # The last partition is open, so that what is bad behind the last pair is counted too.
@@ -175,6 +173,11 @@ def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Pa
 def source_columns(settings: CandidatesSettings) -> Columns:
     """Return the columns as sources take them."""
     return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
+
+
+def _shards(source: Source) -> ShardSet | None:
+    """Return the shards of a source that can be read from anywhere."""
+    return ShardSet.open(source.name) if isinstance(source, ShardSource) and not source.packed() else None
 
 
 def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Partition]:
@@ -191,59 +194,55 @@ def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) ->
     return [*partitions, Partition("parquet", path, first, metadata.num_row_groups, prefix)]
 
 
-def _shard_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    shards = ShardSet.open(partition.path)
-    if partition.first == 0:
-        counts.merge(shards.counts)  # of others' tars: what was bad when they were listed
-    for number in range(partition.first, len(shards) if partition.last < 0 else partition.last):
-        try:
-            pair = shards.pair(number, columns=source_columns(settings))
-        except IntegrityError as error:
-            counts.drop(Reason.DAMAGED, error.where)
-        except BadSampleError as error:
-            counts.drop(error.reason, error.where)
+def _source_rows(
+    partition: Partition, settings: CandidatesSettings, counts: Counts
+) -> Iterator[Candidate | BadSampleError]:
+    """Read a span of a source's pairs."""
+    columns = source_columns(settings)
+    source, last = open_source(partition.path, columns=columns), partition.last
+    if shards := _shards(source):
+        numbers = range(partition.first, len(shards) if last < 0 else last)
+        pairs: Iterator[Pair | BadSampleError] = _shard_pairs(shards, numbers, columns)
+        counts.merge(shards.counts if partition.first == 0 else Counts())  # of others' tars: bad when listed
+    elif isinstance(source, ScenesSource):
+        pairs = source.span(partition.first, source.count if last < 0 else last)
+    else:
+        pairs = _span(source, partition, counts)
+    for pair in pairs:
+        if isinstance(pair, BadSampleError):
+            yield pair
         else:
-            yield from _of_pair(pair, partition, settings.columns)
+            key, fields = partition.prefix + pair.key, dict(pair.fields)
+            yield from _captioned(key, pair.image, pair.captions, fields, settings.columns)
 
 
-def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read a span of a source's pairs; a bad row belongs to the span of the next pair."""
-    source = open_source(partition.path, columns=source_columns(settings))
-    if isinstance(source, ScenesSource):
-        for pair in source.span(partition.first, source.count if partition.last < 0 else partition.last):
-            yield from _of_pair(pair, partition, settings.columns)
-        return
+def _shard_pairs(shards: ShardSet, numbers: range, columns: Columns) -> Iterator[Pair | BadSampleError]:
+    for number in numbers:
+        try:
+            yield shards.pair(number, columns=columns)
+        except IntegrityError as error:
+            yield BadSampleError(Reason.DAMAGED, where=error.where)
+        except BadSampleError as error:
+            yield error
+
+
+def _span(source: Source, partition: Partition, counts: Counts) -> Iterator[Pair]:
+    """Yield a span of pairs; a bad row belongs to the span of the next pair."""
     seen = Counts()
-    for number, pair in enumerate(source.pairs(seen)):
-        if number >= partition.first:
-            counts.merge(seen)
-            yield from _of_pair(pair, partition, settings.columns)
-        seen.seen = seen.kept = 0
-        seen.dropped.clear()
-        seen.examples.clear()
-        if number + 1 == partition.last:
-            return
+    for number, pair in enumerate(source.pairs(seen), start=1):
+        if number > partition.first:
+            yield pair
+        elif number == partition.first:  # what was bad so far belongs to the spans before
+            seen.seen = 0
+            seen.dropped.clear()
+            seen.examples.clear()
+        if number == partition.last:
+            break
     counts.merge(seen)
 
 
-def _of_pair(pair: Pair, partition: Partition, columns: CandidateColumns) -> Iterator[Candidate]:
-    fields = dict(pair.fields)
-    names = (columns.url, columns.page, columns.license)
-    url, page, license = (_text(fields.pop(name, None)) for name in names)
-    row = Candidate(partition.prefix + pair.key, url, pair.image, "", page, license)
-    yield from _captioned(row, pair.captions, fields)
-
-
-def _captioned(row: Candidate, captions: tuple[str, ...], fields: Mapping[str, Field]) -> Iterator[Candidate]:
-    """Yield a row for each caption."""
-    encoded = fields_json(fields)
-    for number, caption in enumerate(captions):
-        key = f"{row.key}#{number}" if len(captions) > 1 else row.key
-        yield row._replace(key=key, caption=caption, fields=encoded)
-
-
-def _parquet_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    path, columns = Path(partition.path), settings.columns
+def _parquet_rows(partition: Partition, columns: CandidateColumns) -> Iterator[Candidate | BadSampleError]:
+    path = Path(partition.path)
     with open_parquet(path, (columns.caption,)) as file:
         image = image_column(file, columns.image)
         names = plain_columns(file, (*astuple(columns), image))
@@ -254,32 +253,44 @@ def _parquet_rows(partition: Partition, settings: CandidatesSettings, counts: Co
         keys = [columns.image if name == image else name for name in names]
         for number, cells in enumerate(rows, first):
             try:
-                yield from _of_row(
-                    dict(zip(keys, cells, strict=True)), columns, path.parent, partition.prefix
-                )
+                row = dict(zip(keys, cells, strict=True))
+                yield from _of_cells(row, columns, path.parent, partition.prefix)
             except BadSampleError as error:
-                drop(counts, error, f"{path.name} row {number}")
+                error.where = f"{path.name} row {number}"
+                yield error
 
 
-def _of_row(
+def _of_cells(
     cells: dict[str, Any], columns: CandidateColumns, folder: Path, prefix: str
 ) -> Iterator[Candidate]:
     if cells.get(columns.image, "") is None:
         require_downloaded(cells)
     captions = captions_of(cells.pop(columns.caption))
-    url, cell, image = cells.pop(columns.url, None), cells.pop(columns.image, None), None
-    if cell is None or (isinstance(url, str) and isinstance(cell, str)):
-        url = absolute("", _text(url))
-        name = pair_key(url, captions[0])
+    url, cell, image = _text(cells.pop(columns.url, None)), cells.pop(columns.image, None), None
+    if cell is None or (url is not None and isinstance(cell, str)):
+        url = absolute("", url)
     else:
         image = _image(cell, folder)
-        name = pair_key(image, captions[0])
-    key = cells.pop(columns.key, None)
-    if isinstance(key, str | int) and str(key):
-        name = prefix + str(key)
-    page, license = cells.pop(columns.page, None), cells.pop(columns.license, None)
-    row = Candidate(name, _text(url), image, "", _text(page), _text(license))
-    yield from _captioned(row, captions, fields_of(cells))
+    own = cells.pop(columns.key, None)
+    is_named = isinstance(own, str | int) and str(own)
+    key = f"{prefix}{own}" if is_named else pair_key(image or url or "", captions[0])
+    yield from _captioned(key, image, captions, {**fields_of(cells), columns.url: url}, columns)
+
+
+def _captioned(
+    key: str,
+    image: bytes | None,
+    captions: tuple[str, ...],
+    fields: dict[str, Field],
+    columns: CandidateColumns,
+) -> Iterator[Candidate]:
+    """Yield a row for each caption."""
+    names = (columns.url, columns.page, columns.license)
+    url, page, license = (_text(fields.pop(name, None)) for name in names)
+    encoded = fields_json(fields)
+    for number, caption in enumerate(captions):
+        own = f"{key}#{number}" if len(captions) > 1 else key
+        yield Candidate(own, url, image, caption, page, license, encoded)
 
 
 def _image(cell: object, folder: Path) -> bytes:
@@ -294,6 +305,3 @@ def _image(cell: object, folder: Path) -> bytes:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-_READERS = {"parquet": _parquet_rows, "shards": _shard_rows, "source": _source_rows}

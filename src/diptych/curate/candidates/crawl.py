@@ -32,10 +32,12 @@ from diptych.curate.candidates.warc import Record, http_response, read_records
 from diptych.curate.columns import CANDIDATES
 from diptych.curate.fetch.addresses import MAX_URL
 from diptych.data.captions import caption_of
+from diptych.data.sources.rows import drop
 
 CaptionSource = Literal["alt", "title", "figcaption", "link", "page"]
 
-MAX_TABLE_BYTES = 2**28  # of images in one table; a column of bytes may hold no more than 2 GiB
+# Of Python objects that wait to become columns; a column's chunk of bytes may hold no more than 2 GiB.
+MAX_TABLE_BYTES, ROW_BYTES = 2**28, 2**10
 KEY_BYTES = 16  # of a key that is a hash: two of 12 billion pairs share one with a probability of 2e-19
 _IMAGES = b'"IMG@/'
 _LICENSES = (b"icense", b"ICENSE", b"creativecommons")
@@ -84,23 +86,26 @@ def fields_json(fields: Mapping[str, Field]) -> str | None:
     return json.dumps(dict(sorted(fields.items())), ensure_ascii=False, separators=(",", ":"))
 
 
-def candidate_tables(rows: Iterable[Candidate], counts: Counts, *, most_rows: int) -> Iterator[pa.Table]:
-    """Gather candidates into tables; of those that share a key the first is kept, the others are dropped."""
+def candidate_table(rows: Iterable[Candidate | BadSampleError], counts: Counts) -> pa.Table:
+    """Gather candidates, and count what became of each row; of those that share a key the first is kept."""
     seen: set[str] = set()
+    tables: list[pa.Table] = []
     pending: list[Candidate] = []
     size = 0
     for row in rows:
-        if row.key in seen:
+        if isinstance(row, BadSampleError):
+            drop(counts, row, row.where)
+        elif row.key in seen:
             counts.drop(Reason.DUPLICATE_KEY, row.key)
-            continue
-        seen.add(row.key)
-        counts.keep()
-        pending.append(row)
-        size += len(row.image or b"")
-        if len(pending) >= most_rows or size >= MAX_TABLE_BYTES:
-            yield _table(pending)
+        else:
+            seen.add(row.key)
+            counts.keep()
+            pending.append(row)
+            size += ROW_BYTES + len(row.image or b"")
+        if size >= MAX_TABLE_BYTES:
+            tables.append(_table(pending))
             pending, size = [], 0
-    yield _table(pending)
+    return pa.concat_tables([*tables, _table(pending)])
 
 
 def _table(rows: list[Candidate]) -> pa.Table:
@@ -128,35 +133,42 @@ class CrawlSettings:
 _FROM = {name: fields_json({"caption_from": name}) for name in get_args(CaptionSource)}
 
 
-def pairs_of_wat(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read the pairs of a WAT file in order; those that are yielded are for the caller to count."""
-    return _pairs(_wat_pages(path, counts), settings, counts)
+def pairs_of_crawl(path: Path, settings: CrawlSettings) -> Iterator[Candidate | BadSampleError]:
+    """Read the pairs of a WAT or WARC file in order, and why an image has none or a record is damaged."""
+    for record in read_records(path):
+        page = _page(record) if isinstance(record, Record) else record
+        if isinstance(page, Page):
+            yield from _pairs(page, settings)
+        elif page is not None:
+            yield page
 
 
-def pairs_of_warc(path: Path, settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read the pairs of a WARC file in order; those that are yielded are for the caller to count."""
-    return _pairs(_warc_pages(path, counts), settings, counts)
+def _page(record: Record) -> Page | BadSampleError | None:
+    """Read the images of a page, or say why not; None for a record of something else."""
+    # In WAT files two of three records tell of requests and of the crawl; many pages have no images.
+    if record.kind == "metadata" and _IMAGES in record.body:
+        try:
+            return _wat_page(json.loads(record.body), record)
+        except (ValueError, RecursionError) as error:
+            return BadSampleError(Reason.BAD_RECORD, where=record.where, found=type(error).__name__)
+    if record.kind != "response" or not record.body.startswith(b"HTTP/"):
+        return None
+    try:
+        response = http_response(record.body)
+    except ValueError as error:
+        return BadSampleError(Reason.BAD_RECORD, where=record.where, found=error)
+    kind = response.content_type.split(";")[0].strip().lower()
+    if response.status != _OK or kind not in _PAGES:
+        return None
+    return read_page(decoded(response.body, response.content_type), record.address)
 
 
-def _wat_pages(path: Path, counts: Counts) -> Iterator[tuple[str, Page]]:
-    """Yield the address and images of each page."""
-    for record in read_records(path, counts):
-        # Two records of three tell of requests and of the crawl, and pages without images need no parsing.
-        if record.kind == "metadata" and _IMAGES in record.body:
-            try:
-                metadata = json.loads(record.body)
-            except (ValueError, RecursionError) as error:
-                counts.drop(Reason.BAD_RECORD, f"{record.where} ({type(error).__name__})")
-            else:
-                yield _wat_page(metadata, record)
-
-
-def _wat_page(metadata: Any, record: Record) -> tuple[str, Page]:
+def _wat_page(metadata: Any, record: Record) -> Page:
     """Read one page's metadata; whatever is not of the expected type counts as missing."""
-    envelope = _inside(metadata, "Envelope")
-    address = _inside(envelope, "WARC-Header-Metadata").get("WARC-Target-URI") or record.address
-    page = _inside(envelope, "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata")
-    head, links, license = _inside(page, "Head"), _objects(page.get("Links")), ""
+    html_data = _object(metadata)
+    for name in ("Envelope", "Payload-Metadata", "HTTP-Response-Metadata", "HTML-Metadata"):
+        html_data = _object(html_data.get(name))
+    head, links, license = _object(html_data.get("Head")), _objects(html_data.get("Links")), ""
     if any(mark in record.body for mark in _LICENSES):  # few pages name one, and most links are no license
         every = (*_objects(head.get("Link")), *links)
         license = license_of((unescaped(_text(link.get("url"))), _text(link.get("rel"))) for link in every)
@@ -165,45 +177,28 @@ def _wat_page(metadata: Any, record: Record) -> tuple[str, Page]:
         path = _text(link.get("path"))
         if path.startswith("IMG@/"):
             texts = {"alt": link.get("alt"), "title": link.get("title"), "page": head.get("Title")}
-            source = unescaped(_text(link.get("url")))
+            address = unescaped(_text(link.get("url")))
+            source = address if path == "IMG@/src" else image_source({path[5:]: address})
             images.append(
-                (
-                    source if path == "IMG@/src" else image_source({path[5:]: source}),
-                    {name: html.unescape(text) for name, text in texts.items() if isinstance(text, str)},
-                )
+                (source, {at: html.unescape(it) for at, it in texts.items() if isinstance(it, str)})
             )
-    return _text(address), Page(unescaped(_text(head.get("Base"))), license, images)
+    return Page(unescaped(_text(head.get("Base"))), license, images, record.address)
 
 
-def _warc_pages(path: Path, counts: Counts) -> Iterator[tuple[str, Page]]:
-    for record in read_records(path, counts):
-        if record.kind != "response" or not record.body.startswith(b"HTTP/"):
-            continue
+def _pairs(page: Page, settings: CrawlSettings) -> Iterator[Candidate | BadSampleError]:
+    """Yield the pair of each image, or why there is none."""
+    shown = page.address if not _BAD_IN_URL.search(page.address) else None
+    base = (resolved(page.address, page.base) if page.base else None) or page.address
+    license = resolved(base, page.license) if page.license else None
+    for source, texts in page.images:
         try:
-            response = http_response(record.body)
-        except ValueError as error:
-            counts.drop(Reason.BAD_RECORD, f"{record.where} ({error})")
-            continue
-        kind = response.content_type.split(";")[0].strip().lower()
-        if response.status == _OK and kind in _PAGES:
-            yield record.address, read_page(decoded(response.body, response.content_type))
-
-
-def _pairs(pages: Iterable[tuple[str, Page]], settings: CrawlSettings, counts: Counts) -> Iterator[Candidate]:
-    """Yield the pair of each image, or count why there is none."""
-    for address, page in pages:
-        shown = address if not _BAD_IN_URL.search(address) else None
-        base = (resolved(address, page.base) if page.base else None) or address
-        license = resolved(base, page.license) if page.license else None
-        for source, texts in page.images:
-            try:
-                name, caption = chosen(texts, settings.captions)
-                url = absolute(base, source)
-            except BadSampleError as error:
-                example = f"{shown}: {(source or '')[:_SHOWN]} {error.found}".rstrip()
-                counts.drop(error.reason, example.encode(errors="replace").decode())
-            else:
-                yield Candidate(pair_key(url, caption), url, None, caption, shown, license, _FROM[name])
+            name, caption = chosen(texts, settings.captions)
+            url = absolute(base, source)
+        except BadSampleError as error:
+            error.where = f"{shown}: {(source or '')[:_SHOWN]}"
+            yield error
+        else:
+            yield Candidate(pair_key(url, caption), url, None, caption, shown, license, _FROM[name])
 
 
 def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, str]:
@@ -269,9 +264,7 @@ def resolved(base: str, address: str) -> str | None:
     return plain
 
 
-def _inside(value: Any, *names: str) -> dict[str, Any]:
-    for name in names:
-        value = value.get(name) if isinstance(value, dict) else None
+def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 

@@ -9,7 +9,6 @@ import importlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -18,18 +17,18 @@ import pyarrow.compute as pc
 from ahocorasick_rs import AhoCorasick
 from numpy.typing import NDArray
 
+from diptych.core.checks import Bools, Doubles, Ints
 from diptych.core.errors import Reason, SettingsError, UsageError
 from diptych.core.files.text import read_text
 from diptych.core.records import Counts
 from diptych.curate.kernels import row_hashes
-from diptych.curate.words import normalized, normalized_column, text_buffers
+from diptych.curate.words import normalized, normalized_column, text_array, text_buffers
 
-Mask = NDArray[np.bool_]
 Hashes = NDArray[np.uint64]
-Rule = Callable[[pa.Table], Mask]
+Rule = Callable[[pa.Table], Bools]
 
 _SEED = np.uint64(0)
-_MERGED_ROWS = 2**20
+_HASHES = pa.schema({"caption": pa.uint64(), "host": pa.uint64()})
 _HOST = r"^[A-Za-z]+://(?:[^/?#@]*@)?(?P<host>[^/?#:]+)"
 
 
@@ -66,11 +65,9 @@ class FilterSettings:
     def __post_init__(self) -> None:
         """Raise SettingsError if one of `language_by` and `languages` is missing."""
         if bool(self.language_by) != bool(self.languages):
-            raise SettingsError(
-                "a rule about languages needs both settings",
-                found=f"language_by {self.language_by!r}, languages {self.languages!r}",
-                fix="e.g. language_by='diptych.curate.candidates.language:guessed', languages=['en']",
-            )
+            found = f"language_by {self.language_by!r}, languages {self.languages!r}"
+            fix = "e.g. language_by='diptych.curate.candidates.language:guessed', languages=['en']"
+            raise SettingsError("a rule about languages needs both settings", found=found, fix=fix)
 
 
 def filter_table(
@@ -118,11 +115,11 @@ def _rules(one: FilterSettings, repeated: Hashes | None) -> list[tuple[object, R
     ]
 
 
-def _characters(table: pa.Table) -> NDArray[np.int64]:
+def _characters(table: pa.Table) -> Ints:
     return np.asarray(pc.utf8_length(table["caption"]).to_numpy(), np.int64)
 
 
-def _word_counts(table: pa.Table) -> NDArray[np.int64]:
+def _word_counts(table: pa.Table) -> Ints:
     return np.asarray(pc.count_substring_regex(table["caption"], r"\S+").to_numpy(), np.int64)
 
 
@@ -152,7 +149,7 @@ BOILERPLATE = "|".join(
 )
 
 
-def is_boilerplate(table: pa.Table) -> Mask:
+def is_boilerplate(table: pa.Table) -> Bools:
     """Tell which captions say nothing about an image: file names, directions, addresses, no letters at all.
 
     >>> is_boilerplate(pa.table({"caption": ["IMG_0012.JPG", "Image 3", "a red car", "12 / 30"]})).tolist()
@@ -164,34 +161,25 @@ def is_boilerplate(table: pa.Table) -> Mask:
 
 def caption_hosts(table: pa.Table) -> pa.Table:
     """Return which hosts use which caption, as distinct hashes; rows without an address share a host."""
-    hashes = row_hashes(*text_buffers(_hosts(table, "url")), _SEED)
-    return _distinct([pa.table({"caption": _caption_hashes(table), "host": hashes})])
+    hosts = row_hashes(*text_buffers(_hosts(table, "url")), _SEED)
+    return pa.table({"caption": _caption_hashes(table), "host": hosts}).group_by(_HASHES.names).aggregate([])
 
 
 def repeated_captions(tables: Iterable[pa.Table], *, max_repeats: int) -> Hashes:
     """Return the (R,) hashes of captions that more hosts use than may, ascending, for `filter_table`.
 
-    `tables` are those of `caption_hosts`; their distinct rows have to fit into memory, 16 bytes each.
+    `tables` are those of `caption_hosts`, which have to fit into memory together, 16 bytes a row.
     """
-    known, pending, waiting = caption_hosts(pa.table({"caption": pa.array([], pa.string())})), [], 0
-    for table in tables:
-        pending.append(table)
-        waiting += len(table)
-        if waiting > max(_MERGED_ROWS, len(known)):  # so that each row is merged only a few times
-            known, pending, waiting = _distinct([known, *pending]), [], 0
-    users = _distinct([known, *pending]).group_by("caption").aggregate([("host", "count")])
-    return np.sort(users.filter(pc.greater(users["host_count"], max_repeats))["caption"].to_numpy())
-
-
-def _distinct(tables: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).group_by(["caption", "host"]).aggregate([])
+    whole = pa.concat_tables([_HASHES.empty_table(), *tables])
+    users = whole.group_by("caption").aggregate([("host", "count_distinct")])
+    return np.sort(users.filter(pc.greater(users["host_count_distinct"], max_repeats))["caption"].to_numpy())
 
 
 def _caption_hashes(table: pa.Table) -> Hashes:
     return cast(Hashes, row_hashes(*normalized_column(table["caption"]), _SEED))
 
 
-def _is_repeated(table: pa.Table, repeated: Hashes | None) -> Mask:
+def _is_repeated(table: pa.Table, repeated: Hashes | None) -> Bools:
     assert repeated is not None, "max_repeats needs the result of repeated_captions"
     return np.isin(_caption_hashes(table), repeated)
 
@@ -203,7 +191,7 @@ def _hosts(table: pa.Table, column: str) -> pa.ChunkedArray:
     return pc.utf8_lower(pc.struct_field(pc.extract_regex(table[column].cast(pa.string()), _HOST), "host"))
 
 
-def has_host(table: pa.Table, blocked: frozenset[str]) -> Mask:
+def has_host(table: pa.Table, blocked: frozenset[str]) -> Bools:
     """Tell which rows have their image or page on a blocked host or below one.
 
     >>> table = pa.table({"url": ["https://i.bad.example/x", "https://notbad.example/x"]})
@@ -228,35 +216,32 @@ def _blocked_hosts(settings: FilterSettings) -> frozenset[str]:
     return frozenset(name.lower().strip(".") for name in (*settings.blocked_hosts, *listed))
 
 
-def holds_phrase(table: pa.Table, phrases: Iterable[str]) -> Mask:
+def holds_phrase(table: pa.Table, phrases: Iterable[str]) -> Bools:
     """Tell which captions hold one of some words or phrases, as whole words in whatever case.
 
     >>> holds_phrase(pa.table({"caption": ["A Hot-Dog!", "hotdog", "dog, hot"]}), ["hot dog"]).tolist()
     [True, False, False]
     """
     matcher = AhoCorasick([f" {phrase} " for phrase in filter(None, map(normalized, phrases))])
-    data, offsets = normalized_column(table["caption"])
-    raw, ends = data.tobytes(), offsets.tolist()
-    captions = (f" {raw[start:end].decode()} " for start, end in pairwise(ends))
-    return np.array([bool(matcher.find_matches_as_indexes(caption)) for caption in captions], np.bool_)
+    captions = text_array(*normalized_column(table["caption"])).to_pylist()
+    return np.array([bool(matcher.find_matches_as_indexes(f" {caption} ")) for caption in captions], np.bool_)
 
 
-def _is_foreign(table: pa.Table, settings: FilterSettings) -> Mask:
+def _is_foreign(table: pa.Table, settings: FilterSettings) -> Bools:
     module, _, name = settings.language_by.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         what = "the function for languages cannot be found"
         raise SettingsError(what, found=str(error), expected="module:function") from error
-    codes, expected = function(table["caption"].combine_chunks()), f"{len(table)}"
+    codes, where = function(table["caption"].combine_chunks()), settings.language_by
     if len(codes) != len(table):
-        what, where = "the function for languages answers in another form", settings.language_by
-        raise SettingsError(what, where=where, found=f"{len(codes)} codes", expected=expected)
-    plain = codes.to_pylist() if isinstance(codes, pa.Array | pa.ChunkedArray) else codes
-    return np.array([code not in settings.languages for code in plain], np.bool_)
+        what, found = "the function for languages answers in another form", f"{len(codes)} codes"
+        raise SettingsError(what, where=where, found=found, expected=len(table))
+    return ~np.isin(np.asarray(codes, object), settings.languages)
 
 
-def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+def _numbers(table: pa.Table, name: str) -> Doubles:
     """Return a column of numbers, or what the rows' fields hold under its name; NaN where it is unknown."""
     if name in table.column_names:
         return np.asarray(pc.fill_null(pc.cast(table[name], pa.float64()), np.nan).to_numpy(), np.float64)
@@ -268,11 +253,11 @@ def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
     return values
 
 
-def _sides(table: pa.Table) -> NDArray[np.float64]:
+def _sides(table: pa.Table) -> Doubles:
     return np.stack([_numbers(table, "width"), _numbers(table, "height")])
 
 
-def _aspects(table: pa.Table) -> NDArray[np.float64]:
+def _aspects(table: pa.Table) -> Doubles:
     sides = _sides(table)
     return np.asarray(sides.max(axis=0) / np.maximum(sides.min(axis=0), 1e-9))
 
@@ -282,11 +267,10 @@ def read_list(path: str) -> tuple[str, ...]:
     try:
         lines = [line.strip() for line in read_text(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            "a list cannot be read", where=path, found=str(error), expected="UTF-8 text"
-        ) from error
+        what = "a list cannot be read"
+        raise UsageError(what, where=path, found=str(error), expected="UTF-8 text") from error
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
-def _bools(column: Any) -> Mask:
+def _bools(column: Any) -> Bools:
     return np.asarray(pc.fill_null(column, False).to_numpy(zero_copy_only=False), np.bool_)

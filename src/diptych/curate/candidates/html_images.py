@@ -9,11 +9,11 @@ import codecs
 import html
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.entities import html5
 from typing import NamedTuple
 
-MAX_TEXT = 20_000  # characters kept of a figure's caption or a link's text: enough to be refused as too long
+MAX_SRCSET = 20_000  # characters
 MAX_OUTWARD = 4  # figures that may lie around one without a caption and still lend it theirs
 
 # By Python's name; labels stand for what browsers read them as. Anything else (UTF-7, escapes) is refused.
@@ -41,6 +41,8 @@ _RAW_END = {name: re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE) for name in 
 _REFERENCE = re.compile(r"&(?:#[0-9]{1,8};?|#[xX][0-9a-fA-F]{1,8};?|[a-zA-Z][a-zA-Z0-9]{1,31};?)(=?)")
 _LAZY = ("data-src", "data-lazy-src", "data-original")  # pages that load late keep a place holder in src
 _SPACING = frozenset({"br", "p", "div", "li", "td", "tr", "h1", "h2", "h3"})
+# An address goes on to the next space, whatever commas it holds; one that ends with a comma has no width.
+_SRCSET = re.compile(r"([^\s,]\S*+)(?:(?<!,)([^,]*+))?")
 _DESCRIPTOR = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})[wx]")
 _CC = re.compile(r"https?://(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/", re.IGNORECASE)
 
@@ -77,45 +79,26 @@ def _encoding(label: str) -> str:
         return ""
 
 
-class _Text:
-    """Growing text, up to a length that no caption may have."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self._size = 0
-
-    def add(self, piece: str) -> None:
-        if self._size <= MAX_TEXT:
-            self._pieces.append(piece)
-            self._size += len(piece)
-
-    def whole(self) -> str | None:
-        return squeezed(html.unescape("".join(self._pieces))) or None
-
-
 @dataclass(slots=True)
 class _Figure:
     outer: "_Figure | None"
-    text: str | None = None
+    text: str = ""
 
     def caption(self) -> str | None:
         """Return the caption of this or, of those around it, the innermost figure that has one."""
-        figure: _Figure | None = self
-        for _ in range(1 + MAX_OUTWARD):
-            if figure is None or figure.text is not None:
-                break
-            figure = figure.outer
-        return figure.text if figure else None
+        figure, outward = self, 0
+        while not figure.text and figure.outer and outward < MAX_OUTWARD:
+            figure, outward = figure.outer, outward + 1
+        return figure.text or None
 
 
 @dataclass(slots=True)
 class _Link:
-    title: str
-    inside: _Text = field(default_factory=_Text)
+    text: str  # its title; without one, once it has ended, what it holds
 
 
 class Page(NamedTuple):
-    """Base of relative addresses, `license_of`, and images: (address as written, texts by place) in order.
+    """Base of relative addresses, `license_of`, images in order as (address as written, texts by place).
 
     The places are "alt", "title", "figcaption", "link" and "page".
     """
@@ -123,9 +106,10 @@ class Page(NamedTuple):
     base: str
     license: str
     images: list[tuple[str | None, dict[str, str | None]]]
+    address: str = ""
 
 
-def read_page(text: str) -> Page:
+def read_page(text: str, address: str = "") -> Page:
     """Collect a page's images with the texts around them.
 
     >>> page = read_page('<figure><img src=a.jpg alt="A dog"><figcaption>Rex</figcaption></figure>')
@@ -134,18 +118,18 @@ def read_page(text: str) -> Page:
     """
     reader = _Reader()
     for name, closing, attributes, before in _tags(text):
-        reader.text(before)
+        reader.pieces.append(before)
         if closing:
             reader.close(name)
         else:
             reader.open(name, attributes)
+    reader.close("a")
     images = []
     for values, figure, link in reader.images:
         texts = {"alt": values.get("alt"), "title": values.get("title"), "page": reader.title or None}
-        texts["figcaption"] = figure.caption() if figure else None
-        texts["link"] = link.title or link.inside.whole() if link else None
+        texts |= {"figcaption": figure.caption() if figure else None, "link": (link and link.text) or None}
         images.append((image_source(values), texts))
-    return Page(reader.base, license_of(reader.links), images)
+    return Page(reader.base, license_of(reader.links), images, address)
 
 
 def license_of(links: Iterable[tuple[str, str]]) -> str:
@@ -166,7 +150,7 @@ def _tags(text: str) -> Iterator[tuple[str, bool, str, str]]:
     """Yield (name, whether it closes, attributes or title's text, text since the tag before)."""
     position, seen = 0, 0
     while tag := _TAG.search(text, position):
-        before = text[seen : min(tag.start(), seen + MAX_TEXT)]
+        before = text[seen : tag.start()]
         if tag[1]:
             # "<!-->" is a whole comment.
             end = text.find("-->", tag.end() - 2) + 3 if tag[1] == "!--" else text.find(">", position) + 1
@@ -185,7 +169,7 @@ def _tags(text: str) -> Iterator[tuple[str, bool, str, str]]:
         end_tag = _RAW_END[name].search(text, position)
         if end_tag is None:
             return
-        yield name, False, text[position : min(end_tag.start(), position + MAX_TEXT)], before
+        yield name, False, text[position : end_tag.start()], before
         position = seen = end_tag.start()
 
 
@@ -196,31 +180,28 @@ class _Reader:
         self.base = self.title = ""
         self.links: list[tuple[str, str]] = []
         self.images: list[tuple[dict[str, str], _Figure | None, _Link | None]] = []
+        self.pieces: list[str] = []  # the page's text
         self._figure: _Figure | None = None
         self._link: _Link | None = None
-        self._caption: _Text | None = None
-
-    def text(self, piece: str) -> None:
-        if self._caption is not None:
-            self._caption.add(piece)
-        if self._link is not None:
-            self._link.inside.add(piece)
+        self._link_start = 0  # in `pieces`
+        self._caption_start: int | None = None
 
     def open(self, name: str, attributes: str) -> None:
         if name in _SPACING:
-            self.text(" ")
+            self.pieces.append(" ")
         elif name == "img":
             self.images.append((_attributes(attributes), self._figure, self._link))
         elif name in ("a", "link"):
             values = _attributes(attributes)
             self.links.append((values.get("href", ""), values.get("rel", "")))
             if name == "a":
-                self._link = _Link(squeezed(values.get("title", "")))
+                self.close("a")
+                self._link, self._link_start = _Link(squeezed(values.get("title", ""))), len(self.pieces)
         elif name == "figure":
             self._figure = _Figure(self._figure)
         elif name == "figcaption":
-            self._end_caption()
-            self._caption = _Text()
+            self.close("figcaption")
+            self._caption_start = len(self.pieces)
         elif name == "title":
             self.title = self.title or squeezed(html.unescape(attributes))
         elif name == "base":
@@ -228,17 +209,19 @@ class _Reader:
 
     def close(self, name: str) -> None:
         if name == "a":
+            # Few links hold images; of the others nobody needs the text.
+            if self._link is not None and self.images and self.images[-1][2] is self._link:
+                self._link.text = self._link.text or self._text(self._link_start)
             self._link = None
-        elif name == "figcaption":
-            self._end_caption()
-        elif name == "figure" and self._figure is not None:
-            self._end_caption()
-            self._figure = self._figure.outer
+        elif name in ("figcaption", "figure"):
+            if self._figure is not None and self._caption_start is not None:
+                self._figure.text = self._figure.text or self._text(self._caption_start)
+            self._caption_start = None
+            if self._figure is not None and name == "figure":
+                self._figure = self._figure.outer
 
-    def _end_caption(self) -> None:
-        if self._caption is not None and self._figure is not None:
-            self._figure.text = self._figure.text or self._caption.whole()
-        self._caption = None
+    def _text(self, start: int) -> str:
+        return squeezed(html.unescape("".join(self.pieces[start:])))
 
 
 def _attributes(text: str) -> dict[str, str]:
@@ -285,26 +268,12 @@ def _is_data(address: str) -> bool:
 
 def _largest(srcset: str) -> str:
     """Return the address of a `srcset` that stands for most pixels; the first of equals."""
-    candidates = [pair for pair in _srcset(srcset[:MAX_TEXT]) if not _is_data(pair[0])]
-    return max(candidates, key=lambda pair: pair[1])[0] if candidates else ""
-
-
-def _srcset(srcset: str) -> Iterator[tuple[str, float]]:
-    """Yield (address, width or density): an address goes on to the next space, whatever commas it holds."""
-    address, size = "", 1.0
-    for token in srcset.split():
-        while token:
-            if not address:
-                address, size, token = token.lstrip(","), 1.0, ""
-                comma = "," if address.endswith(",") else ""
-            else:
-                descriptor, comma, token = token.partition(",")
-                size = float(descriptor[:-1]) if _DESCRIPTOR.fullmatch(descriptor) else size
-            if comma:
-                yield address.rstrip(","), size
-                address = ""
-    if address:
-        yield address, size
+    largest, most = "", -1.0
+    for address, descriptors in _SRCSET.findall(srcset[:MAX_SRCSET]):
+        sizes = [1.0, *(float(one[:-1]) for one in descriptors.split() if _DESCRIPTOR.fullmatch(one))]
+        if sizes[-1] > most and not _is_data(address):
+            largest, most = address.rstrip(","), sizes[-1]
+    return largest
 
 
 def squeezed(text: str) -> str:

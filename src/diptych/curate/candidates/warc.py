@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from diptych.core.errors import Reason, UsageError
-from diptych.core.records import Counts
+from diptych.core.errors import BadSampleError, Reason, UsageError
 
 MAX_RECORD_BYTES = 64 * 2**20  # Common Crawl cuts pages at 5 MiB; the largest metadata are a few times that
 _MAX_HEADER_BYTES = 2**20
@@ -27,7 +26,7 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _GZIP = 31  # zlib's word for a gzip member with its checksum
 _READ_BYTES, _INFLATED_BYTES = 2**16, 2**18  # of a file and of a member at a time
 
-_MOST_CODINGS = 4
+_MOST_CODINGS = 4  # there is a gzip file that unpacks to itself
 # Bytes that no encoding of pages uses but UTF-16; of coded bodies hardly any has none of them so early.
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _TEXT_BYTES = 512
@@ -43,15 +42,10 @@ class Record(NamedTuple):
     where: str
 
 
-class _DamageError(Exception):
-    """A member or record that cannot be read on."""
-
-
-def read_records(path: Path, counts: Counts) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator[Record | BadSampleError]:
     """Read the records of a WARC or WAT file in order, compressed (a gzip member or several) or not.
 
-    A damaged member or record is counted as a BAD_RECORD and skipped: the next one is found by its first
-    bytes. Whole ones are not counted here.
+    For a damaged member or record there is a BAD_RECORD; the next one is found by its first bytes.
 
     Raises:
         UsageError: it is an ARC file, the format before WARC.
@@ -60,49 +54,44 @@ def read_records(path: Path, counts: Counts) -> Iterator[Record]:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if _begins_with(data[:_READ_BYTES], _ARC_FIRST):
+            fix = f"convert it: warcio recompress {path.name} {path.name.split('.')[0]}.warc.gz"
+            found = "the format of crawls before WARC (2009)"
             raise UsageError(
-                "ARC files are not read",
-                where=path,
-                found="the format of crawls before WARC (2009)",
-                expected="WARC or WAT",
-                fix=f"convert it: warcio recompress {path.name} {path.name.split('.')[0]}.warc.gz",
+                "ARC files are not read", where=path, found=found, expected="WARC or WAT", fix=fix
             )
-        member = _Member(data, 0, path.name, counts)
-        while member.end < len(data):
+        start = 0
+        while start < len(data):
+            member = _Member(data, start, path.name)
             try:
                 yield from member.records()
                 start = member.end
-            except _DamageError as damage:
-                counts.drop(Reason.BAD_RECORD, f"{member.where()} ({damage})")
+            except BadSampleError as damage:
+                yield damage
                 start = member.next_start()
-            member = _Member(data, start, path.name, counts)
 
 
 class _Member:
     # A gzip member; of a plain file, all that follows. `start` is where it, or the current record of a plain
     # file, begins; up to `end` the file was read.
 
-    def __init__(self, data: mmap.mmap, start: int, name: str, counts: Counts) -> None:
-        self._data, self._name, self._counts = data, name, counts
+    def __init__(self, data: mmap.mmap, start: int, name: str) -> None:
+        self._data, self._name = data, name
         self.start = self.end = start
         self._text = bytearray()  # inflated, not parsed yet
         self._inflater = None if data[: len(_FIRST)] == _FIRST else zlib.decompressobj(_GZIP)
 
-    def where(self) -> str:
-        return f"{self._name} at byte {self.start}"
-
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record | BadSampleError]:
+        record: Record | BadSampleError | None = None
         while self._skip_line_ends():
+            if not self._fill(len(_FIRST)) or not self._text.startswith(_FIRST):
+                raise self._bad("no record follows")
+            if record is not None:
+                yield record
             if self._inflater is None:
                 self.start = self.end - len(self._text)
             record = self._record()
-            more = self._skip_line_ends()  # reading on to the member's end has its checksum compared
-            while more and len(self._text) < len(_FIRST) and self._more():
-                pass
-            if more and not self._text.startswith(_FIRST):
-                raise _DamageError("no record follows")
-            if record is not None:
-                yield record
+        if record is not None:  # only now: at the end of a member its checksum was compared
+            yield record
 
     def next_start(self) -> int:
         # Of the next member (of a plain file: record), wherever this one broke.
@@ -115,32 +104,39 @@ class _Member:
             start += 1
         return len(self._data)
 
+    def _bad(self, found: str) -> BadSampleError:
+        return BadSampleError(Reason.BAD_RECORD, where=f"{self._name} at byte {self.start}", found=found)
+
     def _more(self) -> bool:
         # False at the end of the member.
-        if self._inflater is None:
-            self._text += (piece := self._read())
-            return bool(piece)
-        while not self._inflater.eof:
-            raw = self._inflater.unconsumed_tail or self._read()
+        while self._inflater is None or not self._inflater.eof:
+            raw = self._inflater.unconsumed_tail if self._inflater else b""
+            if not raw:
+                raw = self._data[self.end : self.end + _READ_BYTES]
+                self.end += len(raw)
+            if self._inflater is None:
+                self._text += raw
+                return bool(raw)
             try:
                 piece = self._inflater.decompress(raw, _INFLATED_BYTES)
             except zlib.error as error:
-                raise _DamageError(str(error)) from None
+                raise self._bad(str(error)) from None
             if not (raw or piece or self._inflater.eof):
-                raise _DamageError("the file ends inside")
+                raise self._bad("the file ends inside")
             self.end -= len(self._inflater.unused_data)
             self._text += piece
             if piece:
                 return True
         return False
 
-    def _read(self) -> bytes:
-        piece = self._data[self.end : self.end + _READ_BYTES]
-        self.end += len(piece)
-        return piece
+    def _fill(self, size: int) -> bool:
+        while len(self._text) < size:
+            if not self._more():
+                return False
+        return True
 
     def _skip_line_ends(self) -> bool:
-        # Tell whether the member goes on.
+        # False at the end of the member.
         while not (kept := self._text.lstrip(b"\r\n\0")):
             self._text = kept
             if not self._more():
@@ -148,37 +144,33 @@ class _Member:
         self._text = kept
         return True
 
-    def _record(self) -> Record | None:
-        # None for one too large to be kept, which is counted and skipped.
+    def _record(self) -> Record | BadSampleError:
         while (end := _HEADER_END.search(self._text)) is None:
             if len(self._text) > _MAX_HEADER_BYTES or not self._more():
-                raise _DamageError("no header of a record")
-        head = bytes(self._text[: end.start()])
-        headers = _named_fields(head)
+                raise self._bad("no header of a record")
+        headers = _named_fields(bytes(self._text[: end.start()]))
         length = headers.get("content-length", "")
-        if not head.startswith(_FIRST) or not (length.isascii() and length.isdecimal()):
-            raise _DamageError("no header of a record")
+        if not (length.isascii() and length.isdecimal()):
+            raise self._bad("no length of a record")
         size = int(length[:20])
         del self._text[: end.end()]
         if size > MAX_RECORD_BYTES:
-            self._counts.drop(Reason.BAD_RECORD, f"{self.where()} ({size} bytes)")
-            self._pass_over(size)
-            return None
-        while len(self._text) < size:
-            if not self._more():
-                raise _DamageError(f"{len(self._text)} of {size} bytes")
+            skipped = self._bad(f"{size} bytes")
+            while size > len(self._text):  # never held whole
+                size -= len(self._text)
+                self._text = bytearray()
+                if not self._more():
+                    return skipped
+            del self._text[:size]
+            return skipped
+        if not self._fill(size):
+            raise self._bad(f"{len(self._text)} of {size} bytes")
         body = bytes(self._text[:size])
         del self._text[:size]
         address = headers.get("warc-target-uri", "").strip("<> ")  # older writers put it in angle brackets
-        return Record(headers.get("warc-type", "").lower(), address, body, self.where())
-
-    def _pass_over(self, size: int) -> None:
-        while size > len(self._text):
-            size -= len(self._text)
-            self._text = bytearray()
-            if not self._more():
-                return
-        del self._text[:size]
+        return Record(
+            headers.get("warc-type", "").lower(), address, body, f"{self._name} at byte {self.start}"
+        )
 
 
 def _begins_with(raw: bytes, first: bytes) -> bool:
@@ -220,27 +212,21 @@ def http_response(block: bytes) -> HttpResponse:
     HttpResponse(status=200, content_type='text/html', body=b'<p>')
     """
     end = _HEADER_END.search(block, 0, _MAX_HEADER_BYTES)
-    if end is None or not block.startswith(b"HTTP/"):
+    if end is None:
         raise ValueError("no HTTP header")
     head = block[: end.start()]
-    status = re.match(rb"\S+[ \t]+([0-9]{3})(?=\s|$)", head)
+    status = re.match(rb"HTTP/\S+[ \t]+([0-9]{3})(?=\s|$)", head)
     headers, body = _named_fields(head), block[end.end() :]
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body = _unchunked(body)
-    content_type, codings = (headers.get(f"content-{name}", "") for name in ("type", "encoding"))
-    return HttpResponse(int(status[1]) if status else 0, content_type, _decoded(body, codings))
-
-
-def _decoded(body: bytes, header: str) -> bytes:
-    """Undo the codings of a body, the last one first."""
-    codings = [name.strip() for name in header.lower().split(",")]
-    for coding in ("", *reversed(codings)):
+    content_type, header = (headers.get(f"content-{name}", "") for name in ("type", "encoding"))
+    for coding in ("", *reversed(header.lower().split(","))):
         body = _gunzipped(body)
-        undone = _gunzipped(_undone(body, coding))
+        undone = _gunzipped(_undone(body, coding.strip()))
         body = undone if undone and _is_text(undone) else body
     if header and not _is_text(body):
         raise ValueError(f"no text, in the content coding {header[:40]!r}")
-    return body
+    return HttpResponse(int(status[1]) if status else 0, content_type, body)
 
 
 def _is_text(body: bytes) -> bool:
