@@ -257,7 +257,7 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: 
     part, kept = recipe.tokenizer, folder / "tokenizer"
     there = is_done(kept, VOCABULARY)
     ours = not part.file or (begun and there)
-    given = None if ours else Tokenizer.open(part.file, context_length=part.context_length)
+    given = None if ours else Tokenizer.load(part.file, context_length=part.context_length)
     settings = {"size": None if part.file else part.size, "context_length": part.context_length}
     made_from = shards.digest if given is None else given.digest
     if there:

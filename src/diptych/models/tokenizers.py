@@ -35,7 +35,7 @@ def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None
         cleaning: of SigLIP's texts, where another file than the tokenizer's says it.
     """
     if isinstance(text, TextConfig):
-        return Tokenizer.open(path, context_length=text.context_length)
+        return Tokenizer.load(path, context_length=text.context_length)
     folder = path if path.is_dir() else path.parent
     return SiglipTokenizer.load(
         folder, cleaning=cleaning, context_length=text.context_length, vocab_size=text.vocab_size

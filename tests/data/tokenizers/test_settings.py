@@ -35,20 +35,18 @@ def with_added(small: Tokenizer, folder: Path) -> Any:
     return theirs
 
 
-def texts() -> list[str]:
-    rng = random.Random(0)
-    return ["".join(rng.choices(PIECES, k=rng.randint(1, 9))) for _ in range(400)]
-
-
 def same_ids(ours: Tokenizer, theirs: Any) -> None:
-    for text in texts():
+    rng = random.Random(0)
+    for _ in range(400):
+        text = "".join(rng.choices(PIECES, k=rng.randint(1, 9)))
         repaired = " ".join(text.split())  # what a clean-up without lower case leaves of these pieces
         expected = theirs(repaired, truncation=True, max_length=20).input_ids
-        actual = ours.tokens([text])[0]
-        assert actual[: len(expected)].tolist() == expected, text
+        assert ours.tokens([text])[0][: len(expected)].tolist() == expected, text
 
 
-def test_added_tokens_have_the_ids_of_transformers(small: Tokenizer, tmp_path: Path) -> None:
+def test_added_tokens_have_the_ids_of_transformers_and_survive_saving(small, tmp_path):
+    from transformers import AutoTokenizer
+
     theirs = with_added(small, tmp_path)
     theirs.save_pretrained(tmp_path / "saved")
     ours = Tokenizer.load(tmp_path / "saved")
@@ -56,22 +54,16 @@ def test_added_tokens_have_the_ids_of_transformers(small: Tokenizer, tmp_path: P
     same_ids(ours, theirs)
     assert not ours.is_published
     assert ours.decode(ours.encode("a <Raw> big dog")) == "a <Raw> Big Dog"
+    again = tmp_path / "again"
+    again.mkdir()
+    ours.save(again)
+    same_ids(Tokenizer.load(again), AutoTokenizer.from_pretrained(again))
+    assert Tokenizer.load(again).digest == ours.digest
+    (again / "tokenizer.json").unlink()
+    same_ids(Tokenizer.load(again), theirs)
 
 
-def test_added_tokens_survive_saving(small: Tokenizer, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    theirs = with_added(small, tmp_path)
-    theirs.save_pretrained(tmp_path / "saved")
-    (tmp_path / "again").mkdir()
-    Tokenizer.load(tmp_path / "saved").save(tmp_path / "again")
-    same_ids(Tokenizer.load(tmp_path / "again"), theirs)
-    same_ids(Tokenizer.load(tmp_path / "again"), AutoTokenizer.from_pretrained(tmp_path / "again"))
-    (tmp_path / "again" / "tokenizer.json").unlink()
-    same_ids(Tokenizer.load(tmp_path / "again"), theirs)
-
-
-def test_added_tokens_of_slow_tokenizers_are_read(small: Tokenizer, tmp_path: Path) -> None:
+def test_added_tokens_of_slow_tokenizers_are_read(small, tmp_path):
     small.save(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<cat-toy>": small.vocab_size}))
@@ -120,9 +112,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "document", "stated"), REFUSED, ids=[row[2] for row in REFUSED])
-def test_settings_that_change_ids_are_refused_by_name(
-    config: dict[str, Any], document: dict[str, Any], stated: str, small: Tokenizer, tmp_path: Path
-) -> None:
+def test_settings_that_change_ids_are_refused_by_name(config, document, stated, small, tmp_path):
     with pytest.raises(UsageError) as error:
         Tokenizer.load(change(tmp_path, small, config, document))
     assert stated in error.value.where and error.value.fix and error.value.expected
@@ -138,9 +128,7 @@ def test_settings_that_change_ids_are_refused_by_name(
         (FAST, {}),
     ],
 )
-def test_settings_that_transformers_does_not_use_here_change_nothing(
-    config: dict[str, Any], document: dict[str, Any], small: Tokenizer, tmp_path: Path
-) -> None:
+def test_settings_that_transformers_does_not_use_here_change_nothing(config, document, small, tmp_path):
     from transformers import AutoTokenizer
 
     ours = Tokenizer.load(change(tmp_path, small, config, document))

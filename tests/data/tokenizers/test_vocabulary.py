@@ -1,4 +1,4 @@
-"""Vocabulary files: what is read, and that no malformed or hostile file gets past the door."""
+"""Vocabulary files: what is read, and that no malformed or hostile file is taken."""
 
 import gzip
 import json
@@ -9,12 +9,7 @@ import pytest
 from diptych.core.errors import DataError, DiptychError, IntegrityError
 from diptych.data.tokenizers import vocabulary
 from diptych.data.tokenizers.clip import Tokenizer
-from diptych.data.tokenizers.vocabulary import (
-    from_merges,
-    read_merges,
-    read_tokenizer_json,
-    read_vocab_and_merges,
-)
+from diptych.data.tokenizers.vocabulary import from_merges, read_file, read_merges
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def test_published_merges_stop_at_the_size_and_skip_the_first_line(tmp_path):
 
 
 def test_older_tokenizer_json_with_merges_in_one_string_is_read(saved):
-    expected = read_tokenizer_json(saved / "tokenizer.json")
+    expected = read_file(saved / "tokenizer.json")
 
     def old(document):
         document["model"]["merges"] = [" ".join(merge) for merge in document["model"]["merges"]]
@@ -54,7 +49,7 @@ def test_older_tokenizer_json_with_merges_in_one_string_is_read(saved):
             del document["model"]["vocab"][name]  # then they stand among the added tokens only
 
     edit(saved / "tokenizer.json", old)
-    assert read_tokenizer_json(saved / "tokenizer.json") == expected
+    assert read_file(saved / "tokenizer.json") == expected
 
 
 BREAKS = {
@@ -93,16 +88,15 @@ def test_a_malformed_tokenizer_json_is_refused(saved, name):
     ],
 )  # fmt: skip
 def test_bytes_that_are_no_vocabulary_are_refused(tmp_path, data):
-    path = tmp_path / "tokenizer.json"
-    path.write_bytes(data)
-    for read in (
-        lambda: read_tokenizer_json(path),
-        lambda: read_vocab_and_merges(path, path),
-        lambda: Tokenizer.load(tmp_path),
-    ):
-        with pytest.raises(IntegrityError) as caught:
-            read()
-        assert str(path) in str(caught.value)
+    for name in ("tokenizer.json", "vocab.json"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        (tmp_path / "merges.txt").write_bytes(data)
+        for wrong in (path, tmp_path):
+            with pytest.raises(IntegrityError) as caught:
+                Tokenizer.load(wrong)
+            assert str(tmp_path) in str(caught.value)
+        path.unlink()
 
 
 @pytest.mark.parametrize(
@@ -122,22 +116,18 @@ def test_files_and_unpacked_files_beyond_the_limit_are_refused(tmp_path, monkeyp
     packed.write_bytes(gzip.compress(b"a b\n" * 1_000_000))
     assert packed.stat().st_size < 10_000
     with pytest.raises(IntegrityError, match="more than 10,000 bytes"):
-        read_tokenizer_json(plain)
+        read_file(plain)
     with pytest.raises(IntegrityError, match="at most 10,000 bytes"):
         read_merges(packed, size=49_408)
 
 
 def test_missing_files_say_how_to_make_one(tmp_path):
-    with pytest.raises(DataError, match="diptych tokenizer"):
-        Tokenizer.load(tmp_path)
-    with pytest.raises(DataError):
-        Tokenizer.from_merges(tmp_path / "none.txt.gz")
-
-
-def test_a_folder_in_place_of_a_file_is_a_clear_error(tmp_path):
-    (tmp_path / "tokenizer.json").mkdir()
+    for name in (".", "none.txt.gz", "none.json"):
+        with pytest.raises(DataError, match="diptych tokenizer"):
+            Tokenizer.load(tmp_path / name)
+    (tmp_path / "merges.txt").mkdir()
     with pytest.raises(DiptychError, match="vocabulary"):
-        Tokenizer.open(tmp_path / "tokenizer.json")
+        Tokenizer.from_merges(tmp_path / "merges.txt")
 
 
 @pytest.mark.parametrize(
@@ -147,8 +137,5 @@ def test_the_context_length_comes_from_the_config_if_it_is_sane(saved, stated, r
     edit(saved / "tokenizer_config.json", lambda config: config.update(model_max_length=stated))
     assert Tokenizer.load(saved).context_length == read
     assert Tokenizer.load(saved, context_length=16).context_length == 16
-
-
-def test_without_a_config_the_context_is_the_papers(saved):
     (saved / "tokenizer_config.json").unlink()
     assert Tokenizer.load(saved).context_length == 77

@@ -42,7 +42,11 @@ def chunks(text: str) -> list[str]:
 def repaired(text: str) -> str:
     """Return the start of the text, repaired and unescaped, capitals and spaces as they are."""
     text = text[:MAX_CHARACTERS]
-    return text if _is_plain(text) else html.unescape(html.unescape(fix_text(text)))
+    # Printable ASCII, new lines and tabs without "&" hold no entity, escape sequence or control character.
+    is_plain = text.isascii() and "&" not in text
+    if is_plain and (text.isprintable() or text.replace("\n", " ").replace("\t", " ").isprintable()):
+        return text
+    return html.unescape(html.unescape(fix_text(text)))
 
 
 def words(chunk: str) -> list[str]:
@@ -84,24 +88,10 @@ def symbol_order() -> tuple[str, ...]:
 
 
 def fix_text(text: str) -> str:
-    """Return the text with broken characters repaired by ftfy.
-
-    >>> fix_text("cafÃ©")
-    'café'
-    """
+    """Return the text with broken characters repaired by ftfy."""
     import ftfy
 
     return str(ftfy.fix_text(text))
-
-
-def _is_plain(text: str) -> bool:
-    """Say whether repairing and unescaping would change nothing but white space.
-
-    True for printable ASCII, new lines and tabs without "&": no entity, escape sequence or control character.
-    """
-    if not text.isascii() or "&" in text:
-        return False
-    return text.isprintable() or text.replace("\n", " ").replace("\t", " ").isprintable()
 
 
 @cache

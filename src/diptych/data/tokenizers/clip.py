@@ -6,11 +6,13 @@ already seen come from a table, which is where the speed comes from (`benchmarks
 Source: Radford et al. 2021, section 2.4; openai/CLIP `simple_tokenizer.py`.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,13 @@ from diptych.data.tokenizers.cleaning import (
     byte_symbols,
     chunks,
     repaired,
-    symbol_order,
     to_symbols,
     words,
 )
 from diptych.data.tokenizers.vocabulary import (
     BASIC_SIZE,
     DEFAULT_CONTEXT_LENGTH,
+    MIN_CONTEXT_LENGTH,
     PUBLISHED_SIZE,
     AddedToken,
     AddedTokens,
@@ -44,9 +46,10 @@ from diptych.data.tokenizers.vocabulary import (
 ID_TYPE = np.dtype("<i4")  # how ids lie in the table of words
 MAX_REMEMBERED = 100_000  # chunks in the table, about 20 MB; then it starts afresh
 MAX_REMEMBERED_CHARACTERS = 64  # longer chunks are rare, and hostile ones should not fill the table
-MIN_CONTEXT_LENGTH = 3  # start, one token, end
 MIN_MERGE_COUNT = 2  # a pair that occurs once teaches nothing
 TRAINING_LINE_WORDS = 1000  # words handed to the engine at a time
+# SHA-256 of OpenAI's merges, one a line: CLIP vocabularies differ in nothing else.
+PUBLISHED_DIGEST = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"
 
 
 @dataclass(slots=True)
@@ -64,9 +67,55 @@ class TokenCounts:
     capped: int = 0
     special: int = 0
 
-    def as_dict(self) -> dict[str, int]:
-        """Return plain values for a report."""
-        return asdict(self)
+
+class Rows:
+    """Base of the tokenizers: lists of ids become rows of one length, and `counts` says what was met.
+
+    Attributes:
+        context_length: tokens in a row.
+        start_id: begins every row; -1 where rows have no start token.
+        pad_id: fills every row behind its end token.
+    """
+
+    def __init__(self, *, context_length: int, start_id: int, end_id: int, pad_id: int) -> None:
+        least = MIN_CONTEXT_LENGTH if start_id >= 0 else MIN_CONTEXT_LENGTH - 1
+        if context_length < least:
+            what = "the context is too short for any text"
+            raise UsageError(what, found=context_length, expected=f"at least {least}")
+        self.context_length = context_length
+        self.start_id, self.end_id, self.pad_id = start_id, end_id, pad_id
+        self.counts = TokenCounts()
+
+    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return (B, context_length) ids of B texts: start, the text's ids, end, then padding.
+
+        A text is cut at 4,096 characters before any work. One that does not fit is cut; its last position
+        still holds the end token, and `counts` tells.
+        """
+        texts = checks.texts(texts, "texts")
+        packed = self._packed(texts)
+        first = int(self.start_id >= 0)
+        limit = self.context_length - first - 1
+        lengths = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)) // ID_TYPE.itemsize
+        kept = np.minimum(lengths, limit)
+        truncated = int((lengths > limit).sum())
+        if truncated:
+            packed = [ids[: limit * ID_TYPE.itemsize] for ids in packed]
+        ids = np.frombuffer(b"".join(packed), dtype=ID_TYPE)
+        rows = np.full((len(packed), self.context_length), self.pad_id, dtype=np.int64)
+        rows[:, :first] = self.start_id
+        rows[:, first:-1][np.arange(limit) < kept[:, None]] = ids
+        rows[np.arange(len(packed)), kept + first] = self.end_id
+        special = (ids == self.start_id) | (ids == self.end_id)
+        self.counts.texts += len(texts)
+        self.counts.truncated += truncated
+        self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
+        self.counts.special += len(np.unique(np.repeat(np.arange(len(packed)), kept)[special]))
+        return rows
+
+    def _packed(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the ids of each text as `ID_TYPE`."""
+        raise NotImplementedError
 
 
 class _Words(dict[str, bytes]):
@@ -100,23 +149,18 @@ class _Words(dict[str, bytes]):
         return packed
 
 
-class Tokenizer:
+class Tokenizer(Rows):
     """Text to token ids and back; `counts` says what `tokens` met so far."""
 
     def __init__(self, vocabulary: Vocabulary, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> None:
-        if context_length < MIN_CONTEXT_LENGTH:
-            expected = f"at least {MIN_CONTEXT_LENGTH}"
-            raise UsageError("the context is too short for any text", found=context_length, expected=expected)
-        self.context_length = context_length
-        self.vocab_size = len(vocabulary.ids)
-        self.start_id, self.end_id = vocabulary.ids[START], vocabulary.ids[END]
-        self.counts = TokenCounts()
+        ids = vocabulary.ids
+        super().__init__(context_length=context_length, start_id=ids[START], end_id=ids[END], pad_id=0)
+        self.vocab_size = len(ids)
         self._vocabulary = vocabulary
         self._words = _Words(vocabulary)
         self._added = None
         if vocabulary.added:  # then transformers' way, where start and end are such tokens too
-            specials = (AddedToken(START), AddedToken(END))
-            self._added = AddedTokens((*specials, *vocabulary.added), vocabulary.ids)
+            self._added = AddedTokens((AddedToken(START), AddedToken(END), *vocabulary.added), ids)
         self._pieces: dict[int, bytes] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,41 +192,33 @@ class Tokenizer:
         return cls(vocabularies.read_merges(Path(path), size=size), context_length=context_length)
 
     @classmethod
-    def load(cls, folder: str | Path, *, context_length: int | None = None) -> "Tokenizer":
+    def load(cls, path: str | Path, *, context_length: int | None = None) -> "Tokenizer":
         """Load from a folder: tokenizer.json if there, else vocab.json and merges.txt, else published merges.
 
         Args:
-            folder: what `save` wrote, or a folder from the Hugging Face hub.
-            context_length: None: what tokenizer_config.json states, else 77.
+            path: what `save` wrote, or a folder from the Hugging Face hub; or one of these files.
+            context_length: None: what the folder's tokenizer_config.json states, else 77.
         """
-        vocabulary, length = vocabularies.read_folder(Path(folder))
-        return cls(vocabulary, context_length=length if context_length is None else context_length)
-
-    @classmethod
-    def open(cls, path: str | Path, *, context_length: int | None = None) -> "Tokenizer":
-        """Load from a folder, a `tokenizer.json`, a `vocab.json` with its merges, or the published merges."""
-        path = Path(path)
+        path, length = Path(path), DEFAULT_CONTEXT_LENGTH
         if path.is_dir():
-            return cls.load(path, context_length=context_length)
-        length = DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
-        if path.suffix != ".json":
-            return cls.from_merges(path, context_length=length)
-        if path.name == "vocab.json":
-            vocabulary = vocabularies.read_vocab_and_merges(path, path.with_name("merges.txt"))
+            vocabulary, length = vocabularies.read_folder(path)
         else:
-            vocabulary = vocabularies.read_tokenizer_json(path)
-        return cls(vocabulary, context_length=length)
+            vocabulary = vocabularies.read_file(path)
+        return cls(vocabulary, context_length=length if context_length is None else context_length)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that decides a text's ids."""
-        return vocabularies.digest(self._vocabulary)
+        """SHA-256 of all that decides a text's ids: tokens and ids, merges in order, added tokens."""
+        vocabulary = self._vocabulary
+        parts = [sorted(vocabulary.ids.items()), [*map(tuple, vocabulary.merges)], [*vocabulary.added]]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
     def is_published(self) -> bool:
         """Whether this is the vocabulary of OpenAI's CLIP, which other libraries carry with them."""
-        is_theirs = vocabularies.merges_digest(self._vocabulary) == vocabularies.PUBLISHED_DIGEST
-        return is_theirs and not self._vocabulary.added
+        lines = "\n".join(f"{left} {right}" for left, right in self._vocabulary.merges)
+        is_openais = hashlib.sha256(lines.encode()).hexdigest() == PUBLISHED_DIGEST
+        return is_openais and not self._vocabulary.added
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -195,7 +231,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without start and end; special tokens typed out get their special ids."""
-        ids: list[int] = np.frombuffer(self._packed(text), dtype=ID_TYPE).tolist()
+        ids: list[int] = np.frombuffer(self._packed([text])[0], dtype=ID_TYPE).tolist()
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -220,41 +256,21 @@ class Tokenizer:
                 text += self._pieces[number]
         return text.decode("utf-8", errors="replace").strip(" ")
 
-    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return (B, context_length) ids of B texts: start, the text's ids, end, then zeros.
-
-        A text that does not fit is cut; its last position still holds the end token, and `counts` tells.
-        """
-        texts = checks.texts(texts, "texts")
-        limit = self.context_length - 2
-        packed = [self._packed(text) for text in texts]
-        lengths = np.fromiter(map(len, packed), dtype=np.int64, count=len(packed)) // ID_TYPE.itemsize
-        kept = np.minimum(lengths, limit)
-        truncated = int((lengths > limit).sum())
-        if truncated:
-            packed = [ids[: limit * ID_TYPE.itemsize] for ids in packed]
-        ids = np.frombuffer(b"".join(packed), dtype=ID_TYPE)
-        rows = np.zeros((len(packed), self.context_length), dtype=np.int64)
-        rows[:, 0] = self.start_id
-        rows[:, 1:-1][np.arange(limit) < kept[:, None]] = ids
-        rows[np.arange(len(packed)), kept + 1] = self.end_id
-        special = np.isin(ids, (self.start_id, self.end_id))
-        self.counts.texts += len(texts)
-        self.counts.truncated += truncated
-        self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
-        self.counts.special += len(np.unique(np.repeat(np.arange(len(packed)), kept)[special]))
-        return rows
-
-    def _packed(self, text: str) -> bytes:
+    def _packed(self, texts: Sequence[str]) -> list[bytes]:
+        ids_of = self._words.__getitem__
         if self._added is None:
-            return b"".join(map(self._words.__getitem__, chunks(text)))
-        packed = bytearray()
-        for part in self._added.split(repaired(text)):
-            if isinstance(part, int):
-                packed += np.array(part, dtype=ID_TYPE).tobytes()
-            else:
-                packed += b"".join(map(self._words.__getitem__, part.split()))
-        return bytes(packed)
+            return [b"".join(map(ids_of, chunks(text))) for text in texts]
+        packed = []
+        for text in texts:
+            parts = self._added.split(repaired(text))
+            split = (
+                [np.array(part, dtype=ID_TYPE).tobytes()]
+                if isinstance(part, int)
+                else map(ids_of, part.split())
+                for part in parts
+            )
+            packed.append(b"".join(chain.from_iterable(split)))
+        return packed
 
 
 def require_size(size: int) -> None:
@@ -289,17 +305,13 @@ def _learn_merges(counted: Counter[str], size: int) -> list[tuple[str, str]]:
     engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     # The engine numbers symbols in the order of a hash table and breaks ties between merges by number, so
     # training would differ from run to run; naming all symbols beforehand fixes the numbers.
-    symbols = [*symbol_order(), *(symbol + WORD_END for symbol in symbol_order()), START, END]
+    symbols = [*vocabularies.byte_tokens(), START, END]
+    options: dict[str, Any] = {"min_frequency": MIN_MERGE_COUNT, "special_tokens": symbols}
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        min_frequency=MIN_MERGE_COUNT,
-        show_progress=False,
-        special_tokens=symbols,
-        end_of_word_suffix=WORD_END,
+        vocab_size=size, show_progress=False, end_of_word_suffix=WORD_END, **options
     )
     engine.train_from_iterator(_lines(counted), trainer=trainer)
-    merges = json.loads(engine.to_str())["model"]["merges"]
-    return [(left, right) for left, right in merges]
+    return [(left, right) for left, right in json.loads(engine.to_str())["model"]["merges"]]
 
 
 def _lines(counted: Counter[str]) -> Iterator[str]:

@@ -59,8 +59,7 @@ def require_clip(
 def require_siglip(config: Mapping[str, Any], folder: Path) -> None:
     """Refuse what a SigLIP tokenizer's configuration asks for beyond SigLIP's own; see `require_clip`."""
     theirs = config.get("tokenizer_class") == "SiglipTokenizer" and "diptych_cleaning" not in config
-    lower: dict[str, tuple[Any, ...]] = {"do_lower_case": (True,)} if theirs else {}
-    _require(config, _SIGLIP | lower, folder / CONFIG)
+    _require(config, {**_SIGLIP, "do_lower_case": (True,)} if theirs else _SIGLIP, folder / CONFIG)
 
 
 def require_length(config: Mapping[str, Any], context_length: int, folder: Path) -> None:
@@ -96,10 +95,11 @@ def content_of(token: Any) -> Any:
 def _require_clips_pipeline(document: Mapping[str, Any], path: Path) -> None:
     steps = _flat(document.get("normalizer"), "normalizers")
     spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
-    odd = [step for step in steps if step.get("type") not in ("NFC", "Lowercase") and step != spaces]
+    odd = [
+        step.get("type") for step in steps if step.get("type") not in ("NFC", "Lowercase") and step != spaces
+    ]
     if odd or "Lowercase" not in [step.get("type") for step in steps]:
-        kind = odd[0].get("type") if odd else "no Lowercase"
-        raise _not_followed(path, "normalizer", kind, "NFC, Lowercase and single spaces")
+        raise _not_followed(path, "normalizer", (*odd, "no Lowercase")[0], "NFC, Lowercase and single spaces")
     splits = _flat(document.get("pre_tokenizer"), "pretokenizers")
     patterns = (PATTERN, PATTERN.removeprefix(r"<\|startoftext\|>|<\|endoftext\|>|"))
     split, level = (*splits, {}, {})[:2]
@@ -122,6 +122,7 @@ def _require(
 
 
 def _ends_of(processor: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the tokens that a post-processor puts before and behind a text."""
     if processor.get("type") == "RobertaProcessing":
         first, last = ((*_list(processor.get(name)), None)[0] for name in ("cls", "sep"))
         return first, last

@@ -7,36 +7,26 @@ files is executed. Source: Zhai et al. 2023 (SigLIP): 32,000 pieces of C4 Englis
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from itertools import chain
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from diptych.core import checks
 from diptych.core.errors import IntegrityError, UsageError, unknown_name
 from diptych.core.files import durable as files
+from diptych.core.files.text import decode_text
 from diptych.data.tokenizers.cleaning import MAX_CHARACTERS
-from diptych.data.tokenizers.clip import TokenCounts
+from diptych.data.tokenizers.clip import ID_TYPE, Rows
 from diptych.data.tokenizers.settings import CONFIG, content_of, require_known, require_siglip
-from diptych.data.tokenizers.siglip_engines import (
-    CLEANINGS,
-    Cleaning,
-    Engine,
-    JsonEngine,
-    PieceEngine,
-    pieces_to_json,
-    self_contained,
-)
-from diptych.data.tokenizers.vocabulary import COPY_AGAIN, MAX_CONTEXT_LENGTH, read_bytes, read_object
+from diptych.data.tokenizers.siglip_engines import CLEANINGS, Cleaning, Engine, JsonEngine, PieceEngine
+from diptych.data.tokenizers.vocabulary import COPY_AGAIN, read_bytes, read_object, stated_length
 
 NO_START = -1  # the id of the start token that these texts do not have, as in `ClipConfig`
 DEFAULT_CONTEXT_LENGTH = 64
 MAX_FILE_BYTES = 128 * 2**20  # Gemma's tokenizer.json takes 34 MB
 PIECES, JSON = "spiece.model", "tokenizer.json"
+ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]"
 
 # How the reference classes of transformers clean, by the name in tokenizer_config.json. Gemma's own class
 # leaves capitals, but SigLIP 2 learned without them (as `Siglip2Tokenizer` says).
@@ -48,19 +38,17 @@ _CLEANING_OF: dict[str, Cleaning] = {
 }
 
 
-class SiglipTokenizer:
+class SiglipTokenizer(Rows):
     """Text to token ids and back; `counts` says what `tokens` met so far.
 
     Args:
         engine: the vocabulary.
-        cleaning: who cleans texts (`siglip_engines`); the engine's.
+        cleaning: who cleans texts; the engine's.
         end_token: ends every text.
         pad_token: fills every row; SigLIP's is the end token.
         context_length: tokens in a row, the end included.
         vocab_size: ids that the model knows, if that is not the vocabulary's size.
     """
-
-    start_id = NO_START
 
     def __init__(
         self,
@@ -72,21 +60,16 @@ class SiglipTokenizer:
         context_length: int = DEFAULT_CONTEXT_LENGTH,
         vocab_size: int | None = None,
     ) -> None:
-        if context_length < 2:
-            what = "the context is too short for any text"
-            raise UsageError(what, found=context_length, expected="2 or more")
+        super().__init__(
+            context_length=context_length,
+            start_id=NO_START,
+            end_id=_id_of(engine, end_token),
+            pad_id=_id_of(engine, pad_token),
+        )
         self.engine = engine
         self.cleaning = cleaning
         self.end_token, self.pad_token = end_token, pad_token
-        self.end_id, self.pad_id = _id_of(engine, end_token), _id_of(engine, pad_token)
-        self.context_length = context_length
         self.vocab_size = engine.size if vocab_size is None else vocab_size
-        self.counts = TokenCounts()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        names = ("cleaning", "end_token", "pad_token", "context_length", "vocab_size")
-        settings = {name: getattr(self, name) for name in names}
-        return partial(_rebuild, **settings), (type(self.engine), self.engine.source)
 
     @classmethod
     def load(
@@ -128,16 +111,17 @@ class SiglipTokenizer:
         source = read_bytes(path, max_bytes=MAX_FILE_BYTES, fix=COPY_AGAIN)
         engine: Engine = (PieceEngine if pieces else JsonEngine)(source, cleaning=chosen, where=path)
         require_known(config, engine.id_of, folder)
+        tokens = [content_of(config.get(name)) for name in ("eos_token", "pad_token")]
         defaults = ("</s>", "</s>") if engine.id_of("</s>") == 1 else ("<eos>", "<pad>")
-        length = config.get("model_max_length")
-        if not isinstance(length, int) or not 2 <= length <= MAX_CONTEXT_LENGTH:
-            length = DEFAULT_CONTEXT_LENGTH
+        end, pad = (a if isinstance(a, str) else b for a, b in zip(tokens, defaults, strict=True))
+        if context_length is None:
+            context_length = stated_length(config, least=2, default=DEFAULT_CONTEXT_LENGTH)
         return cls(
             engine,
             cleaning=chosen,
-            end_token=_token(config, "eos_token", defaults[0]),
-            pad_token=_token(config, "pad_token", defaults[1]),
-            context_length=length if context_length is None else context_length,
+            end_token=end,
+            pad_token=pad,
+            context_length=context_length,
             vocab_size=vocab_size,
         )
 
@@ -153,9 +137,9 @@ class SiglipTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write the vocabulary, byte for byte, and tokenizer_config.json into an existing folder."""
-        folder, is_pieces = Path(folder), isinstance(self.engine, PieceEngine)
-        files.write_bytes(folder / (PIECES if is_pieces else JSON), self.engine.source)
-        self._write_config(folder, "SiglipTokenizer" if is_pieces else "PreTrainedTokenizerFast")
+        is_pieces = isinstance(self.engine, PieceEngine)
+        files.write_bytes(Path(folder) / (PIECES if is_pieces else JSON), self.engine.source)
+        self._write_config(Path(folder), "SiglipTokenizer" if is_pieces else "PreTrainedTokenizerFast")
 
     def save_for_transformers(self, folder: str | Path) -> None:
         """Write files from which transformers' AutoTokenizer gives these ids without further arguments.
@@ -175,7 +159,7 @@ class SiglipTokenizer:
         if is_pieces:
             self.save(folder)
         else:
-            self._save_self_contained(Path(folder), self.engine.source)
+            self._save_self_contained(Path(folder))
 
     def save_for_open_clip(self, folder: str | Path) -> str:
         """Write a tokenizer.json from which open_clip's loader gives these ids, and return its ``clean``.
@@ -183,9 +167,7 @@ class SiglipTokenizer:
         That name belongs into ``text_cfg.tokenizer_kwargs`` of the configuration. open_clip repairs and
         unescapes texts whatever is asked of it, so texts that need that may differ.
         """
-        is_pieces = isinstance(self.engine, PieceEngine)
-        source = pieces_to_json(self.engine.source) if is_pieces else self.engine.source
-        self._save_self_contained(Path(folder), source)
+        self._save_self_contained(Path(folder))
         return "canonicalize" if self.cleaning == "open_clip" else "whitespace"
 
     def encode(self, text: str) -> list[int]:
@@ -205,35 +187,39 @@ class SiglipTokenizer:
             raise UsageError("no such token id", found=max(kept), expected=expected)
         return self.engine.decode(kept)
 
-    def tokens(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return (B, context_length) ids of B texts: the text's ids, end, then padding.
-
-        A text is cut at 4,096 characters before any work. One that does not fit is cut; its last position
-        still holds the end token, and `counts` tells.
-        """
-        texts = checks.texts(texts, "texts")
-        limit = self.context_length - 1
-        id_lists = self.engine.ids([_ready(text) for text in texts]) if len(texts) else []
-        lengths = np.fromiter(map(len, id_lists), dtype=np.int64, count=len(id_lists))
-        kept = np.minimum(lengths, limit)
-        flat = np.fromiter(
-            chain.from_iterable(ids[:limit] for ids in id_lists), np.int64, count=int(kept.sum())
-        )
-        if flat.size and int(flat.max()) >= self.vocab_size:
-            raise UsageError(
+    def _packed(self, texts: Sequence[str]) -> list[bytes]:
+        id_lists = self.engine.ids([_ready(text) for text in texts]) if texts else []
+        largest = max((max(ids[: self.context_length - 1]) for ids in id_lists if ids), default=0)
+        if largest >= self.vocab_size:
+            what, fix = (
                 "a text holds a token that the model does not know",
-                found=f"id {int(flat.max())}",
-                expected=f"ids below {self.vocab_size}",
-                fix="leave out tokens such as <extra_id_0>",
+                "leave out tokens such as <extra_id_0>",
             )
-        rows = np.full((len(id_lists), self.context_length), self.pad_id, dtype=np.int64)
-        rows[:, :-1][np.arange(limit) < kept[:, None]] = flat
-        rows[np.arange(len(id_lists)), kept] = self.end_id
-        self.counts.texts += len(id_lists)
-        self.counts.truncated += int((lengths > limit).sum())
-        self.counts.capped += sum(len(text) > MAX_CHARACTERS for text in texts)
-        self.counts.special += sum(self.end_id in ids for ids in id_lists)
-        return rows
+            raise UsageError(what, found=f"id {largest}", expected=f"ids below {self.vocab_size}", fix=fix)
+        return [np.array(ids, dtype=ID_TYPE).tobytes() for ids in id_lists]
+
+    def _save_self_contained(self, folder: Path) -> None:
+        """Write a tokenizer.json that cleans texts and ends them itself, whatever it said about that before.
+
+        ``open_clip``'s clean-up is left to open_clip: repairing texts is beyond the format. The lower case of
+        ``siglip`` is letter by letter here: no final sigma.
+        """
+        from tokenizers import Regex, Tokenizer, normalizers, processors
+
+        engine = Tokenizer.from_str(decode_text(self.engine.as_json()))
+        chain: list[Any] = [normalizers.Lowercase()] if self.cleaning in ("lower", "siglip") else []
+        if self.cleaning == "siglip":
+            removed = ((ASCII_PUNCTUATION, ""), (r"\s+", " "))
+            chain += [normalizers.Replace(Regex(pattern), text) for pattern, text in removed]
+            chain.append(normalizers.Strip())
+        chain += [] if engine.normalizer is None else [engine.normalizer]
+        engine.normalizer = normalizers.Sequence(chain) if chain else None
+        end = (self.end_token, self.end_id)
+        engine.post_processor = processors.TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
+        engine.no_padding()
+        engine.no_truncation()
+        files.write_text(folder / JSON, str(engine.to_str()))
+        self._write_config(folder, "PreTrainedTokenizerFast")
 
     def _write_config(self, folder: Path, name: str) -> None:
         config = {
@@ -248,15 +234,6 @@ class SiglipTokenizer:
         }
         files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
-    def _save_self_contained(self, folder: Path, source: bytes) -> None:
-        end = (self.end_token, self.end_id)
-        files.write_text(folder / JSON, self_contained(source, cleaning=self.cleaning, end=end))
-        self._write_config(folder, "PreTrainedTokenizerFast")
-
-
-def _rebuild(kind: type[Any], source: bytes, **settings: Any) -> SiglipTokenizer:
-    return SiglipTokenizer(kind(source, cleaning=settings["cleaning"]), **settings)
-
 
 def _ready(text: str) -> str:
     text = text[:MAX_CHARACTERS]
@@ -268,8 +245,3 @@ def _id_of(engine: Engine, token: str) -> int:
     if number is None:
         raise unknown_name("token", token, ["</s>", "<eos>", "<pad>"], where="the tokenizer's vocabulary")
     return number
-
-
-def _token(config: Mapping[str, Any], name: str, default: str) -> str:
-    content = content_of(config.get(name))
-    return content if isinstance(content, str) else default

@@ -1,4 +1,4 @@
-"""Engines of SigLIP's vocabularies: clean-up of texts, ids, and conversion of the vocabulary files.
+"""Engines of SigLIP's vocabularies: clean-up of texts, ids, and the vocabulary files.
 
 - ``spiece.model`` (SigLIP): read and run by Google's `sentencepiece`, as transformers' `SiglipTokenizer`
   does. Its search breaks ties by float32 rounding, so no other engine gives equal ids on all texts.
@@ -21,27 +21,20 @@ Source: google-research/big_vision ``prompt_engineering.py`` (`canonicalize_text
 import html
 import re
 import string
-import struct
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from diptych.core.errors import IntegrityError, MissingPackageError
-from diptych.core.files.protobuf import VARINT, fields, read_varint
+from diptych.core.files.protobuf import fields
 from diptych.core.files.text import decode_text
 from diptych.data.tokenizers.cleaning import fix_text
 
 Cleaning = Literal["siglip", "open_clip", "lower", "none"]
 CLEANINGS: tuple[Cleaning, ...] = get_args(Cleaning)
 
-# Fields of a sentencepiece model, of a piece, of the trainer's settings and of the normalizer's.
-_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
-_PIECE, _SCORE, _KIND = 1, 2, 3
-_MODEL_TYPE, _UNIGRAM, _UNKNOWN_ID = 3, 1, 40
-_CHARSMAP = 2
-_CONTROL = 3  # the kind of a piece that is a special token
-
-ASCII_PUNCTUATION = r"[!-/:-@\[-`{-~]"
+_WHOLE_MODEL, _TRAINER, _NORMALIZER = {1, 2, 3}, 2, 3  # fields of a sentencepiece model
+_MODEL_TYPE, _UNIGRAM = 3, b"\1"  # field of the trainer's settings, and its value
+_CHARSMAP = 2  # field of the normalizer's settings
 META_SPACE = "▁"  # sentencepiece's visible space
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACES = re.compile(r"\s+")
@@ -109,6 +102,10 @@ class JsonEngine:
         number: int | None = self._engine.token_to_id(token)
         return number
 
+    def as_json(self) -> bytes:
+        """Return the vocabulary as a tokenizer.json."""
+        return self.source
+
 
 class PieceEngine:
     """A spiece.model, run by `sentencepiece`, which finds no tokens beside its own. See `JsonEngine`."""
@@ -128,12 +125,13 @@ class PieceEngine:
         self.source = source
         try:
             # sentencepiece itself takes a file that is cut off, with fewer pieces and no normalizer.
-            if not _message(source).keys() >= {_PIECES, _TRAINER, _NORMALIZER}:
+            if not {number for number, *_ in fields(source, 0, len(source))} >= _WHOLE_MODEL:
                 raise ValueError("pieces, trainer or normalizer are missing")
             self._engine: Any = SentencePieceProcessor(model_proto=source)
         except (RuntimeError, ValueError, TypeError) as error:
             raise _refused(error, where) from error
-        self._cleaning = cleaning
+        self._clean = {"open_clip": open_clip_canonical, "lower": str.lower}.get(cleaning, str)
+        self._canonical = canonical if cleaning == "siglip" else str
         self.size = int(self._engine.get_piece_size())
         # sentencepiece swallows a space at the start of a text. The reference puts the unknown token in front
         # and takes its pieces away again.
@@ -142,13 +140,8 @@ class PieceEngine:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts, without an end token."""
-        if self._cleaning == "open_clip":
-            texts = [open_clip_canonical(text) for text in texts]
-        elif self._cleaning == "lower":
-            texts = [text.lower() for text in texts]
-        marked = [META_SPACE + text.replace(META_SPACE, " ") for text in texts]
-        plain = [self.UNKNOWN + self._canonical(text) for text in marked]
-        id_lists: list[list[int]] = [ids[self._prefix :] for ids in self._engine.encode(plain)]
+        marked = [META_SPACE + self._clean(text).replace(META_SPACE, " ") for text in texts]
+        id_lists = self._encoded(marked)
         for row, text in enumerate(marked):
             if self._special.search(text):
                 id_lists[row] = self._mixed(text)
@@ -163,8 +156,32 @@ class PieceEngine:
         number = int(self._engine.piece_to_id(token))
         return number if self._engine.id_to_piece(number) == token else None
 
-    def _canonical(self, text: str) -> str:
-        return canonical(text) if self._cleaning == "siglip" else text
+    def as_json(self) -> bytes:
+        """Return the vocabulary as a tokenizer.json.
+
+        The same pieces and scores in another engine: of two ways to cut a text that score equally, such as
+        the halves of "ahah", it may take the other one.
+        """
+        from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+        if _field(_field(self.source, _TRAINER), _MODEL_TYPE) not in (b"", _UNIGRAM):
+            what, expected = "the vocabulary cannot be converted", "a unigram model of sentencepiece"
+            raise IntegrityError(what, found="another kind of model", expected=expected)
+        pieces = [(self._engine.id_to_piece(n), self._engine.get_score(n)) for n in range(self.size)]
+        engine = Tokenizer(models.Unigram(pieces, self._engine.unk_id(), byte_fallback=False))
+        if charsmap := _field(_field(self.source, _NORMALIZER), _CHARSMAP):
+            engine.normalizer = normalizers.Precompiled(charsmap)
+        space: dict[str, Any] = {"replacement": META_SPACE, "prepend_scheme": "always", "split": True}
+        metaspace = pre_tokenizers.Metaspace(**space)
+        engine.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+        engine.decoder = decoders.Metaspace(**space)
+        special = [name for number, (name, _) in enumerate(pieces) if self._engine.is_control(number)]
+        engine.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in special])
+        return str(engine.to_str()).encode("utf-8")
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        prefixed = [self.UNKNOWN + self._canonical(text) for text in texts]
+        return [ids[self._prefix :] for ids in self._engine.encode(prefixed)]
 
     def _mixed(self, text: str) -> list[int]:
         """Return the ids of a text with special tokens typed out; these swallow the spaces beside them."""
@@ -176,9 +193,7 @@ class PieceEngine:
                 continue
             part = part.lstrip() if index else part
             part = part.rstrip() if index + 1 < len(parts) else part
-            if not part:
-                continue
-            part_ids = self._engine.encode(self.UNKNOWN + self._canonical(part))[self._prefix :]
+            part_ids = self._encoded([part])[0] if part else []
             # A text that begins with a special token does not begin with a space.
             ids += part_ids if index or part_ids != [self._engine.piece_to_id(META_SPACE)] else []
         return ids
@@ -187,93 +202,19 @@ class PieceEngine:
 Engine = JsonEngine | PieceEngine
 
 
+def _field(message: bytes, wanted: int) -> bytes:
+    """Return the content of a protobuf message's last field of a number; b"" if there is none."""
+    # sentencepiece's own protobuf module cannot be used: it and that of transformers register the same file,
+    # and whichever is imported second fails.
+    found = [
+        message[first:end] for number, _, first, end in fields(message, 0, len(message)) if number == wanted
+    ]
+    return found[-1] if found else b""
+
+
 def _refused(error: BaseException, where: object) -> BaseException:
     if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
         return error
-    return IntegrityError(
-        "the tokenizer file cannot be read",
-        where=where,
-        found=f"{type(error).__name__}: {error}"[:200],
-        expected="a tokenizer.json or spiece.model of a SigLIP",
-        fix="fetch it again from where the model came from",
-    )
-
-
-def pieces_to_json(source: bytes) -> bytes:
-    """Return a spiece.model as tokenizer.json.
-
-    The same pieces and scores in another engine: of two ways to cut a text that score equally, such as the
-    halves of "ahah", it may take the other one.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-
-    try:
-        model = _message(source)
-        trainer, normalizer = (_message(_bytes(model[part][-1])) for part in (_TRAINER, _NORMALIZER))
-        pieces = [_message(_bytes(piece)) for piece in model[_PIECES]]
-        if trainer.get(_MODEL_TYPE, [_UNIGRAM])[-1] != _UNIGRAM:
-            raise ValueError("it is not of the unigram kind")
-        names = [_bytes(piece[_PIECE][-1]).decode("utf-8") for piece in pieces]
-        scores = [struct.unpack("<f", _bytes(piece[_SCORE][-1]))[0] for piece in pieces]
-        unknown = int(trainer.get(_UNKNOWN_ID, [0])[-1])
-        engine = Tokenizer(
-            models.Unigram(list(zip(names, scores, strict=True)), unknown, byte_fallback=False)
-        )
-        if charsmap := _bytes(normalizer.get(_CHARSMAP, [b""])[-1]):
-            engine.normalizer = normalizers.Precompiled(charsmap)
-    except (ValueError, KeyError, struct.error) as error:
-        found, expected = f"{type(error).__name__}: {error}", "a unigram model of sentencepiece"
-        what = "the vocabulary cannot be converted"
-        raise IntegrityError(what, found=found, expected=expected) from error
-    space: dict[str, Any] = {"replacement": META_SPACE, "prepend_scheme": "always", "split": True}
-    metaspace = pre_tokenizers.Metaspace(**space)
-    engine.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
-    engine.decoder = decoders.Metaspace(**space)
-    special = [name for name, piece in zip(names, pieces, strict=True) if piece.get(_KIND) == [_CONTROL]]
-    engine.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in special])
-    return str(engine.to_str()).encode("utf-8")
-
-
-def self_contained(source: bytes, *, cleaning: Cleaning, end: tuple[str, int]) -> str:
-    """Return a tokenizer.json that cleans texts and ends them itself, whatever it said about that before.
-
-    Args:
-        source: the bytes of a tokenizer.json.
-        cleaning: what comes before its own normalizer. ``open_clip``'s is left to open_clip: repairing texts
-            is beyond the format. ``siglip``'s lower case is letter by letter here: no final sigma.
-        end: the end token and its id.
-    """
-    from tokenizers import Regex, Tokenizer, normalizers, processors
-
-    engine = Tokenizer.from_str(decode_text(source))
-    chain: list[Any] = [normalizers.Lowercase()] if cleaning in ("lower", "siglip") else []
-    if cleaning == "siglip":
-        chain += [
-            normalizers.Replace(Regex(ASCII_PUNCTUATION), ""),
-            normalizers.Replace(Regex(r"\s+"), " "),
-            normalizers.Strip(),
-        ]
-    chain += [] if engine.normalizer is None else [engine.normalizer]
-    engine.normalizer = normalizers.Sequence(chain) if chain else None
-    engine.post_processor = processors.TemplateProcessing(single=f"$A {end[0]}", special_tokens=[end])
-    engine.no_padding()
-    engine.no_truncation()
-    return str(engine.to_str())
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("a number stands where text should")
-    return value
-
-
-# sentencepiece's own protobuf module cannot be used: it and that of transformers register the same file, and
-# whichever is imported second fails.
-def _message(source: bytes) -> dict[int, list[int | bytes]]:
-    """Return the values of each field in order: whole numbers as they are, everything else as its bytes."""
-    values: defaultdict[int, list[int | bytes]] = defaultdict(list)
-    for number, begin, content, end in fields(source, 0, len(source)):
-        is_number = source[begin] & 7 == VARINT
-        value = read_varint(source, content, end)[0] if is_number else source[content:end]
-        values[number].append(value)
-    return dict(values)
+    what, fix = "the tokenizer file cannot be read", "fetch it again from where the model came from"
+    found, expected = f"{type(error).__name__}: {error}"[:200], "a tokenizer.json or spiece.model of a SigLIP"
+    return IntegrityError(what, where=where, found=found, expected=expected, fix=fix)

@@ -8,7 +8,8 @@ files. Source: openai/CLIP `simple_tokenizer.py` for the order of ids; Hugging F
 `transformers` (`CLIPTokenizer`, `AddedVocabulary`) for the JSON.
 """
 
-import hashlib
+import gzip
+import io
 import json
 import re
 import zlib
@@ -31,8 +32,8 @@ MAX_FILE_BYTES = 10 * 2**20  # 49,408 entries take 2.3 MB; of more, hostile JSON
 MAX_SIZE = 200_000  # entries in a vocabulary
 PUBLISHED_SIZE = 49_408  # 256 bytes, 256 bytes that end a word, 48,894 merges, start and end
 PUBLISHED_MERGES = "bpe_simple_vocab_16e6.txt.gz"  # the name that OpenAI gave the file
-PUBLISHED_DIGEST = "f61f2adf497e6f5357c347aeb4646fabe82f341e946de5bdec5d2858e41bef4a"  # see merges_digest
 DEFAULT_CONTEXT_LENGTH = 77
+MIN_CONTEXT_LENGTH = 3  # start, one token, end
 MAX_CONTEXT_LENGTH = 65_536  # configs of others write 1e30 for "no limit"
 BASIC_SIZE = 514  # 2 × 256 byte symbols, start, end
 
@@ -44,20 +45,13 @@ _SPACES = re.compile(r"\s+")
 class AddedToken:
     """A token beside the merges (textual inversion, transformers' `add_tokens`).
 
-    Attributes:
-        content: how it is written.
-        normalized: it is looked for in lower-cased text, else in the text as it is written.
-        single_word: it is no part of a longer word.
+    It is looked for in lower-cased text if it is `normalized`, else in the text as it is written; a
+    `single_word` is no part of a longer word.
     """
 
     content: str
     normalized: bool = True
     single_word: bool = False
-
-    def as_json(self, number: int) -> dict[str, Any]:
-        """Return its entry in a tokenizer.json."""
-        flags = {"lstrip": False, "rstrip": False, "normalized": self.normalized, "special": False}
-        return {"id": number, "content": self.content, "single_word": self.single_word, **flags}
 
 
 class AddedTokens:
@@ -82,10 +76,7 @@ class AddedTokens:
         ['a ', 7, '!']
         """
         for part in self._split(text, 0):
-            if isinstance(part, int):
-                yield part
-            else:
-                yield from self._split(_lower(part), 1)
+            yield from [part] if isinstance(part, int) else self._split(_lower(part), 1)
 
     def _split(self, text: str, normalized: int) -> Iterator[str | int]:
         for index, part in enumerate(self._patterns[normalized].split(text)):
@@ -107,6 +98,11 @@ class Vocabulary:
     merges: tuple[Merge, ...]
     added: tuple[AddedToken, ...] = ()
 
+    def learned(self) -> dict[str, int]:
+        """Return the ids without those behind the end token that only added tokens have."""
+        alone = {token.content for token in self.added if self.ids[token.content] > self.ids[END]}
+        return {token: number for token, number in self.ids.items() if token not in alone}
+
 
 def from_merges(merges: Sequence[Merge]) -> Vocabulary:
     """Number the tokens as CLIP does: bytes, bytes that end a word, merges, start, end.
@@ -114,25 +110,14 @@ def from_merges(merges: Sequence[Merge]) -> Vocabulary:
     >>> from_merges([("a", "b</w>")]).ids["ab</w>"]
     512
     """
-    tokens = [*_byte_tokens(), *(left + right for left, right in merges), START, END]
+    tokens = [*byte_tokens(), *(left + right for left, right in merges), START, END]
     unique = dict.fromkeys(tokens)  # two merges may build the same token: it has one id
     return Vocabulary({token: number for number, token in enumerate(unique)}, tuple(merges))
 
 
-def _byte_tokens() -> list[str]:
+def byte_tokens() -> list[str]:
+    """Return the 256 byte symbols and the same at a word's end, in the order of their ids."""
     return [*symbol_order(), *(symbol + WORD_END for symbol in symbol_order())]
-
-
-def digest(vocabulary: Vocabulary) -> str:
-    """Return the SHA-256 of all that decides a text's ids: tokens and ids, merges in order, added tokens."""
-    parts = [sorted(vocabulary.ids.items()), [*map(tuple, vocabulary.merges)], [*vocabulary.added]]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def merges_digest(vocabulary: Vocabulary) -> str:
-    """Return the SHA-256 of the merges in order, one a line: CLIP vocabularies differ in nothing else."""
-    lines = "\n".join(f"{left} {right}" for left, right in vocabulary.merges)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def read_merges(path: Path, *, size: int) -> Vocabulary:
@@ -140,14 +125,15 @@ def read_merges(path: Path, *, size: int) -> Vocabulary:
     return check(from_merges(_merges_of(path)[: max(size - BASIC_SIZE, 0)]), path)
 
 
-def read_vocab_and_merges(vocab: Path, merges: Path) -> Vocabulary:
-    """Read the pair of files that GPT-2's tokenizer introduced."""
-    return check(Vocabulary(_document(vocab), tuple(_merges_of(merges))), vocab)
-
-
-def read_tokenizer_json(path: Path) -> Vocabulary:
-    """Read vocabulary and merges out of a `tokenizer.json`; its other settings are CLIP's and not used."""
-    document = _document(path)
+def read_file(path: Path) -> Vocabulary:
+    """Read a tokenizer.json, GPT-2's pair of vocab.json and merges.txt, or published merges."""
+    if path.suffix != ".json":
+        return read_merges(path, size=PUBLISHED_SIZE)
+    if not path.is_file():
+        raise DataError("the vocabulary file is missing", where=path, fix=TRAIN_ONE)
+    document = read_object(path)
+    if path.name == "vocab.json":
+        return check(Vocabulary(document, tuple(_merges_of(path.with_name("merges.txt")))), path)
     vocabulary = _from_document(document, path)
     require_clip({}, document, vocabulary.ids, path)
     return vocabulary
@@ -162,30 +148,29 @@ def read_folder(folder: Path) -> tuple[Vocabulary, int]:
     """
     names = (CONFIG, "added_tokens.json", "tokenizer.json")
     config, older, document = (read_object(folder / name) for name in names)
-    if document:
-        vocabulary = _from_document(document, folder / "tokenizer.json")
-    elif (folder / "vocab.json").is_file():
-        vocabulary = read_vocab_and_merges(folder / "vocab.json", folder / "merges.txt")
-    elif (folder / PUBLISHED_MERGES).is_file():
-        vocabulary = read_merges(folder / PUBLISHED_MERGES, size=PUBLISHED_SIZE)
-    else:
-        vocabulary = read_tokenizer_json(folder / "tokenizer.json")  # says that it is missing
+    others = (folder / name for name in ("vocab.json", PUBLISHED_MERGES) if (folder / name).is_file())
+    path = folder / "tokenizer.json"  # if there is none at all, reading it says so
+    vocabulary = _from_document(document, path) if document else read_file(next(others, path))
     decoder = config.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict) or not all(isinstance(entry, dict) for entry in decoder.values()):
-        raise _malformed(folder / CONFIG, found="other added_tokens_decoder", expected="id: token")
+        raise _malformed(folder / CONFIG, "other added_tokens_decoder", "id: token")
     entries = [{**entry, "id": int(key) if key.isdecimal() else key} for key, entry in decoder.items()]
     known = {*vocabulary.ids, *(str(entry.get("content")) for entry in entries)}
     entries += [{"content": name, "id": number} for name, number in older.items() if name not in known]
     vocabulary = _with_added(vocabulary, entries, folder / CONFIG)
-    require_clip(config, document, vocabulary.ids, folder / "tokenizer.json")
+    require_clip(config, document, vocabulary.ids, path)
     # Padding with "!" makes of a typed "!" that token: transformers finds special tokens before the merges.
     fixed = (START, END, *(token.content for token in vocabulary.added))
     special = dict.fromkeys(token for token in special_tokens(config) if token not in fixed)
     entries = [{"content": token, "id": vocabulary.ids[token], "special": True} for token in special]
+    vocabulary = check(_with_added(vocabulary, entries, folder / CONFIG), folder)
+    return vocabulary, stated_length(config, least=MIN_CONTEXT_LENGTH, default=DEFAULT_CONTEXT_LENGTH)
+
+
+def stated_length(config: Mapping[str, Any], *, least: int, default: int) -> int:
+    """Return the context length that a tokenizer_config.json states if it is sane, else the default."""
     length = config.get("model_max_length")
-    if not isinstance(length, int) or not 2 < length <= MAX_CONTEXT_LENGTH:
-        length = DEFAULT_CONTEXT_LENGTH
-    return check(_with_added(vocabulary, entries, folder / CONFIG), folder), length
+    return length if isinstance(length, int) and least <= length <= MAX_CONTEXT_LENGTH else default
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -203,10 +188,8 @@ def read_bytes(path: Path, *, max_bytes: int, fix: str) -> bytes:
     except OSError as error:
         raise IntegrityError("cannot read the vocabulary file", where=path, found=error) from error
     if len(data) > max_bytes:
-        expected = f"at most {max_bytes:,} bytes"
-        raise IntegrityError(
-            "the vocabulary file is too large", where=path, expected=expected, fix=COPY_AGAIN
-        )
+        what, expected = "the vocabulary file is too large", f"at most {max_bytes:,} bytes"
+        raise IntegrityError(what, where=path, expected=expected, fix=COPY_AGAIN)
     return data
 
 
@@ -214,28 +197,31 @@ def check(vocabulary: Vocabulary, where: Path | str = "") -> Vocabulary:
     """Return the vocabulary if ids are 0..V-1, all bytes are there and merges name known tokens."""
     ids, merges = vocabulary.ids, vocabulary.merges
     if len(ids) > MAX_SIZE or len(merges) > MAX_SIZE:
-        found = f"{len(ids):,} tokens, {len(merges):,} merges"
-        raise _malformed(where, found=found, expected=f"at most {MAX_SIZE:,}")
+        raise _malformed(where, f"{len(ids):,} tokens, {len(merges):,} merges", f"at most {MAX_SIZE:,}")
     if any(type(number) is not int for number in ids.values()) or set(ids.values()) != set(range(len(ids))):
-        raise _malformed(where, found="other ids", expected=f"each of 0..{len(ids) - 1} once")
-    for token in (START, END, *_byte_tokens()):
+        raise _malformed(where, "other ids", f"each of 0..{len(ids) - 1} once")
+    for token in (START, END, *byte_tokens()):
         if token not in ids:
-            expected = "start, end and all 2 × 256 byte tokens"
-            raise _malformed(where, found=f"no token {token!r}", expected=expected)
+            raise _malformed(where, f"no token {token!r}", "start, end and all 2 × 256 byte tokens")
     for left, right in merges:
         if left not in ids or right not in ids or left + right not in ids:
-            raise _malformed(where, found=f"the merge {left!r} {right!r}", expected="merges of known tokens")
+            raise _malformed(where, f"the merge {left!r} {right!r}", "merges of known tokens")
     return vocabulary
 
 
 def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
     """Write tokenizer.json, vocab.json, merges.txt and tokenizer_config.json; transformers reads all four."""
     files.write_text(folder / "tokenizer.json", _engine_document(vocabulary))
-    files.write_text(folder / "vocab.json", json.dumps(_learned(vocabulary), ensure_ascii=False))
+    files.write_text(folder / "vocab.json", json.dumps(vocabulary.learned(), ensure_ascii=False))
     merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
     files.write_text(folder / "merges.txt", f"#version: 0.2\n{merges}")
-    added = [(vocabulary.ids[token.content], token) for token in vocabulary.added]
-    decoder = {str(number): token.as_json(number) for number, token in added}
+    decoder = {}
+    for token in vocabulary.added:
+        number = vocabulary.ids[token.content]
+        flags = {"lstrip": False, "rstrip": False, "normalized": token.normalized, "special": False}
+        decoder[str(number)] = {
+            "id": number, "content": token.content, "single_word": token.single_word, **flags
+        }  # fmt: skip
     config = {
         **({"added_tokens_decoder": decoder} if decoder else {}),
         "tokenizer_class": "CLIPTokenizer",
@@ -251,28 +237,14 @@ def write(vocabulary: Vocabulary, folder: Path, *, context_length: int) -> None:
     files.write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def _learned(vocabulary: Vocabulary) -> dict[str, int]:
-    """Return the ids without those behind the end token that only added tokens have."""
-    ids = vocabulary.ids
-    alone = {token.content for token in vocabulary.added if ids[token.content] > ids[END]}
-    return {token: number for token, number in ids.items() if token not in alone}
-
-
 def _engine_document(vocabulary: Vocabulary) -> str:
     """Return the `tokenizer.json` that Hugging Face's fast CLIP tokenizer is made of."""
     import tokenizers
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-    ids = vocabulary.ids
-    engine = tokenizers.Tokenizer(
-        models.BPE(
-            vocab=_learned(vocabulary),
-            merges=list(vocabulary.merges),
-            continuing_subword_prefix="",
-            end_of_word_suffix=WORD_END,
-            unk_token=END,
-        )
-    )
+    ids, merges = vocabulary.learned(), list(vocabulary.merges)
+    suffixes = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END}
+    engine = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges, unk_token=END, **suffixes))
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
     engine.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="removed", invert=True)
@@ -288,7 +260,7 @@ def _engine_document(vocabulary: Vocabulary) -> str:
     engine.add_tokens(
         [
             tokenizers.AddedToken(token.content, normalized=token.normalized, single_word=token.single_word)
-            for token in sorted(vocabulary.added, key=lambda token: ids[token.content])
+            for token in sorted(vocabulary.added, key=lambda token: vocabulary.ids[token.content])
         ]
     )
     return str(engine.to_str())
@@ -297,14 +269,12 @@ def _engine_document(vocabulary: Vocabulary) -> str:
 def _from_document(document: dict[str, Any], path: Path) -> Vocabulary:
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        raise _malformed(path, found="no such model", expected='"model" of type BPE')
+        raise _malformed(path, "no such model", '"model" of type BPE')
     ids, merges, added = model.get("vocab"), model.get("merges"), document.get("added_tokens", [])
     if not isinstance(ids, dict) or not isinstance(merges, list) or not isinstance(added, list):
-        expected = "vocab: object, merges: list, added_tokens: list"
-        raise _malformed(path, found="other types", expected=expected)
-    if model.get("end_of_word_suffix") != WORD_END:
-        suffix = f"end_of_word_suffix {model.get('end_of_word_suffix')!r}"
-        raise _malformed(path, found=suffix, expected=f"CLIP's {WORD_END!r}")
+        raise _malformed(path, "other types", "vocab: object, merges: list, added_tokens: list")
+    if (suffix := model.get("end_of_word_suffix")) != WORD_END:
+        raise _malformed(path, f"end_of_word_suffix {suffix!r}", f"CLIP's {WORD_END!r}")
     learned = Vocabulary(ids, tuple(_as_merge(merge, path) for merge in merges))
     return check(_with_added(learned, added, path), path)
 
@@ -315,41 +285,26 @@ def _with_added(vocabulary: Vocabulary, entries: Iterable[Any], path: Path) -> V
     for entry in entries:
         content = entry.get("content") if isinstance(entry, Mapping) else None
         if not isinstance(content, str) or not content:
-            raise _malformed(path, found="an added token without content", expected="content and id")
+            raise _malformed(path, "an added token without content", "content and id")
         number = entry.get("id")
         if ids.setdefault(content, number) != number:
-            raise _malformed(path, found=f"two ids of the token {content[:60]!r}", expected="one")
+            raise _malformed(path, f"two ids of the token {content[:60]!r}", "one")
         if content not in (START, END):
             normalized = bool(entry.get("normalized", not entry.get("special")))
             added[content] = AddedToken(content, normalized, bool(entry.get("single_word")))
     return Vocabulary(ids, vocabulary.merges, tuple(added.values()))
 
 
-def _document(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError("the vocabulary file is missing", where=path, fix=TRAIN_ONE)
-    return read_object(path)
-
-
-def _unpacked(path: Path) -> bytes:
-    data = read_bytes(path, max_bytes=MAX_FILE_BYTES, fix=TRAIN_ONE)
-    if data.startswith(b"\x1f\x8b"):
-        unpacker = zlib.decompressobj(wbits=31)
-        try:
-            data = unpacker.decompress(data, MAX_FILE_BYTES + 1)
-        except zlib.error as error:
-            raise _malformed(path, found=error, expected="a complete gzip stream") from error
-        if not unpacker.eof:
-            expected = f"a complete gzip stream of at most {MAX_FILE_BYTES:,} bytes"
-            raise _malformed(path, found=f"{len(data):,} bytes", expected=expected)
-    return data
-
-
 def _merges_of(path: Path) -> list[Merge]:
+    data = read_bytes(path, max_bytes=MAX_FILE_BYTES, fix=TRAIN_ONE)
     try:
-        lines = decode_text(_unpacked(path)).split("\n")
-    except UnicodeDecodeError as error:
-        raise _malformed(path, found=error, expected="UTF-8 text") from error
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MAX_FILE_BYTES + 1)
+        lines = decode_text(data).split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise _malformed(path, error, "UTF-8 text, plain or in a complete gzip stream") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise _malformed(path, "more", f"a gzip stream of at most {MAX_FILE_BYTES:,} bytes")
     first = 1 if "#version" in lines[0] else 0
     return [_as_merge(line.rstrip("\r"), path) for line in lines[first:] if line.strip()]
 
@@ -358,9 +313,9 @@ def _as_merge(merge: Any, path: Path) -> Merge:
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) and part for part in parts):
         return parts[0], parts[1]
-    raise _malformed(path, found=f"the merge {str(merge)[:60]!r}", expected="two tokens")
+    raise _malformed(path, f"the merge {str(merge)[:60]!r}", "two tokens")
 
 
-def _malformed(path: Path | str, *, found: object, expected: str) -> IntegrityError:
+def _malformed(path: Path | str, found: object, expected: str) -> IntegrityError:
     what = "this is not a CLIP vocabulary"
     return IntegrityError(what, where=path, found=found, expected=expected, fix=COPY_AGAIN)
