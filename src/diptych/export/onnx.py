@@ -7,7 +7,7 @@ after onnxruntime has run both files and they agreed with the model. The weights
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -20,22 +20,14 @@ import torch
 from PIL import Image
 from safetensors.numpy import save as save_arrays
 
-from diptych.core.errors import BadSampleError, UsageError, unknown_name
+from diptych.core.errors import BadSampleError, unknown_name
 from diptych.core.files.durable import sha256_file, staging_folder, write_bytes, write_json
 from diptych.core.manifest import Manifest, file_entry, write_manifest
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import evaluation_pixels, read_pixels
-from diptych.export.graph import FLOAT, INT64, Array, Graph, WeightFormat
+from diptych.export.graph import FLOAT, INT64, Array, Graph
 from diptych.export.quantize import Int8, Observer, observe
-from diptych.export.towers import (
-    BlockSettings,
-    ModuleWeights,
-    clip_text,
-    resnet,
-    siglip_text,
-    siglip_vision,
-    vit,
-)
+from diptych.export.towers import ModuleWeights, clip_text, resnet, siglip_text, siglip_vision, vit
 from diptych.export.verify import Probe, compare, probe, require, zero_shot_change
 from diptych.models.files.verification_cache import CONFIG, REFERENCE_OUTPUTS
 from diptych.models.reference_outputs import reference_arrays, reference_captions, reference_images
@@ -63,12 +55,9 @@ MAX_FILE_BYTES = 2_000_000_000
 CALIBRATION_SEED = 7
 BATCH = 16  # images a step while ranges are measured
 
-Writer = Callable[[ModuleWeights, Any, str], str]
-GraphWriter = Callable[[WeightFormat], onnx.ModelProto]
-
 # Writers of towers by the kind in their configuration.
-VISION: dict[str, Writer] = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
-TEXT_TOWERS: dict[str, Writer] = {"clip": clip_text, "siglip": siglip_text}
+VISION = {"vit": vit, "resnet": resnet, "siglip": siglip_vision}
+TEXT_TOWERS = {"clip": clip_text, "siglip": siglip_text}
 
 
 def export(
@@ -96,7 +85,7 @@ def export(
 
     Raises:
         UnknownNameError: no such precision.
-        UsageError: the folder is filled, or there is no exporter for the model's towers.
+        UsageError: the folder is filled.
         MissingPackageError: onnxruntime is not installed.
         IntegrityError: the files do not give what the model gives; nothing is written.
     """
@@ -136,40 +125,35 @@ def graphs(
     model: "Model", precision: ExportPrecision = "float32", inputs: Probe | None = None
 ) -> dict[str, onnx.ModelProto]:
     """Return both towers as ONNX graphs by file name; int8 measures the ranges of activations on `inputs`."""
+    writers = graph_writers(model, precision)
     if precision != "int8":
-        weights = WeightFormat(half=precision == "float16")
-        return {name: write(weights) for name, write in graph_writers(model, precision).items()}
-    pixels, tokens = _batches(model, inputs or probe(seed=CALIBRATION_SEED))
+        return {name: write(Graph(half=precision == "float16")) for name, write in writers.items()}
     result = {}
-    for (name, write), batches in zip(graph_writers(model, precision).items(), (pixels, tokens), strict=True):
+    batches = _batches(model, inputs or probe(seed=CALIBRATION_SEED))
+    for (name, write), given in zip(writers.items(), batches, strict=True):
         observer = Observer()
         observed = write(observer)
-        result[name] = write(Int8(observe(observed, observer.observed, batches)))
+        result[name] = write(Int8(observe(observed, observer.observed, given)))
     return result
 
 
-def graph_writers(model: "Model", precision: ExportPrecision) -> dict[str, GraphWriter]:
-    """Return, by file name, the function that writes a tower's graph with weights of a format."""
+def graph_writers(
+    model: "Model", precision: ExportPrecision
+) -> dict[str, Callable[[Graph], onnx.ModelProto]]:
+    """Return, by file name, the function that writes a tower into an empty graph."""
     config = model.config
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in model.clip.state_dict().items()}
-    vision = _writer(VISION, config.vision.kind)
-    text = _writer(TEXT_TOWERS, config.text.kind)
     facts = {"diptych.model": model.digest, "diptych.precision": precision}
-    text_activation = config.text_activation or config.activation
-    settings = {
-        "vision": BlockSettings(config.activation, config.layer_norm_eps),
-        "text": BlockSettings(text_activation, config.layer_norm_eps),
-    }
+    activations = {"vision": config.activation, "text": config.text_activation or config.activation}
 
-    def write_graph(
-        tower: str, write: Writer, shape: Any, given: Any, weights: WeightFormat
-    ) -> onnx.ModelProto:
-        graph = Graph(weights)
-        features = write(ModuleWeights(graph, state, f"{tower}.", settings[tower]), shape, given[0])
+    def write_graph(tower: str, write: Any, shape: Any, given: Any, graph: Graph) -> onnx.ModelProto:
+        weights = ModuleWeights(graph, state, f"{tower}.", activations[tower], config.layer_norm_eps)
+        features = write(weights, shape, given[0])
         return graph.model(tower, given, (features, "features", ("batch", config.embed_dim)), facts)
 
     pixels = ("pixels", FLOAT, ("batch", 3, *config.vision.image_size))
     tokens = ("tokens", INT64, ("batch", "length"))
+    vision, text = VISION[config.vision.kind], TEXT_TOWERS[config.text.kind]
     return {
         IMAGE: partial(write_graph, "vision", vision, config.vision, pixels),
         TEXT: partial(write_graph, "text", text, config.text, tokens),
@@ -188,13 +172,6 @@ def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
         for start in range(0, len(cut), BATCH)
     ]
     return [batch.contiguous().cpu().numpy() for batch in pixels], [texts]
-
-
-def _writer(writers: Mapping[str, Writer], kind: str) -> Writer:
-    if kind not in writers:
-        what, expected = "there is no exporter for this kind of tower", " or ".join(sorted(writers))
-        raise UsageError(what, found=kind, expected=expected)
-    return writers[kind]
 
 
 def _write(tower: onnx.ModelProto, path: Path) -> None:

@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 
 from diptych.core.machine import core_count
-from diptych.export.graph import Array, Graph, WeightFormat
+from diptych.export.graph import Array, Graph
 from diptych.models.runtimes.engines import require
 
 LEVELS = 127  # of a signed byte; -128 is left out, so that weights are symmetric
@@ -44,19 +44,19 @@ class Range:
         return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
 
 
-class Observer(WeightFormat):
+class Observer(Graph):
     """A float32 graph that also returns what goes into each linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.observed: list[str] = []
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Array, bias: Array | None) -> str:
+    def linear(self, name: str, x: str, weight: Array, bias: Array | None) -> str:
         """Multiply in float32, and return the channels' extremes besides."""
         self.observed.append(name)
         for extreme in ("ReduceMin", "ReduceMax"):
-            graph.also_return(graph.add(extreme, x, graph.ints(0), keepdims=0))
-        return super().linear(graph, name, x, weight, bias)
+            self.further_outputs.append(self.add(extreme, x, self.ints(0), keepdims=0))
+        return super().linear(name, x, weight, bias)
 
 
 def observe(
@@ -76,32 +76,40 @@ def observe(
     return ranges
 
 
-class Int8(WeightFormat):
+class Int8(Graph):
     """Linear layers in bytes, with ranges by layer from `observe`; other weights in half precision."""
 
     def __init__(self, ranges: Mapping[str, Range]) -> None:
         super().__init__(half=True)
         self._ranges = ranges
+        self._normed, self._norm = "", ("", np.empty(0), np.empty(0), 0.0)  # the last LayerNorm
 
-    def linear(self, graph: Graph, name: str, x: str, weight: Array, bias: Array | None) -> str:
+    def layer_norm(self, x: str, gain: Array, bias: Array, eps: float) -> str:
+        """Normalize over the last axis, and remember how."""
+        self._normed, self._norm = super().layer_norm(x, gain, bias, eps), (x, gain, bias, eps)
+        return self._normed
+
+    def linear(self, name: str, x: str, weight: Array, bias: Array | None) -> str:
         """Quantize x, multiply bytes, and scale the sums back."""
         factors = np.ones(weight.shape[1], np.float32)
-        if graph.divides(x):
+        if x == self._normed == self.nodes[-1].output[0]:  # nothing else has used that LayerNorm yet
             factors = smoothing(self._ranges[name], weight)
-            x = graph.divided(factors)
+            self.nodes.pop()
+            before, gain, shift, eps = self._norm
+            x = self.layer_norm(before, gain / factors, shift / factors, eps)
         step, zero = steps(self._ranges[name], factors)
         bytes_, scale = quantized(weight * factors)
-        at = graph.tensor(np.array(step)), graph.tensor(np.array(zero, np.uint8))
-        small = graph.add("QuantizeLinear", x, *at)
-        given = graph.add("DequantizeLinear", small, *at)
+        at = self.tensor(np.array(step)), self.tensor(np.array(zero, np.uint8))
+        small = self.add("QuantizeLinear", x, *at)
+        given = self.add("DequantizeLinear", small, *at)
         # onnxruntime knows the pattern of a product of bytes only with the zero points written out.
-        none = graph.tensor(np.zeros(len(scale), np.int8)), graph.tensor(np.zeros(len(scale), np.int32))
-        held = graph.add("DequantizeLinear", graph.tensor(bytes_), graph.tensor(scale), none[0], axis=0)
+        none = self.tensor(np.zeros(len(scale), np.int8)), self.tensor(np.zeros(len(scale), np.int32))
+        held = self.add("DequantizeLinear", self.tensor(bytes_), self.tensor(scale), none[0], axis=0)
         sum_scale = (scale * step).astype(np.float32)
-        shift = np.zeros(len(scale), np.float32) if bias is None else bias
-        sums = graph.tensor(np.rint(shift / sum_scale).astype(np.int32))
-        offset = graph.add("DequantizeLinear", sums, graph.tensor(sum_scale), none[1], axis=0)
-        return graph.add("Gemm", given, held, offset, transB=1)
+        bias = np.zeros(len(scale), np.float32) if bias is None else bias
+        sums = self.tensor(np.rint(bias / sum_scale).astype(np.int32))
+        offset = self.add("DequantizeLinear", sums, self.tensor(sum_scale), none[1], axis=0)
+        return self.add("Gemm", given, held, offset, transB=1)
 
 
 def smoothing(inputs: Range, weight: Array) -> NDArray[np.float32]:

@@ -9,50 +9,50 @@ Source: Radford et al. 2021 (CLIP), section 2.4; the modules in `diptych.models.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from diptych.export.graph import INT64, Array, Graph
-from diptych.models.towers.blocks import QUICK_GELU_SLOPE
+from diptych.models.towers.blocks import GELU_APPROXIMATION, QUICK_GELU_SLOPE
 from diptych.models.towers.config import Activation, ResNetConfig, TextConfig, VitConfig
-
-State = Mapping[str, Array]
 
 # Added to the scores of keys that may not be seen: finite, so that a row of nothing else is not NaN.
 HIDDEN = np.float32(np.finfo(np.float32).min)
+BATCH_NORM_EPS = 1e-5  # torch's default, which every published ModifiedResNet has
 
 
 @dataclass(frozen=True, slots=True)
-class BlockSettings:
-    """What the weights do not tell about a tower's blocks."""
-
-    activation: Activation
-    eps: float
-
-
 class ModuleWeights:
     """A graph and the tensors of one module in it, by the names they have below that module."""
 
-    def __init__(self, graph: Graph, state: State, prefix: str, style: BlockSettings) -> None:
-        self.graph, self.prefix, self.style, self._state = graph, prefix, style, state
+    graph: Graph
+    state: Mapping[str, Array]
+    prefix: str
+    activation: Activation
+    eps: float  # of every LayerNorm
 
     def __getitem__(self, name: str) -> Array:
-        return self._state[f"{self.prefix}{name}"]
+        return self.state[f"{self.prefix}{name}"]
 
     def below(self, name: str) -> "ModuleWeights":
         """Return the module of this name in this one."""
-        return ModuleWeights(self.graph, self._state, f"{self.prefix}{name}.", self.style)
+        return replace(self, prefix=f"{self.prefix}{name}.")
 
     def norm(self, x: str, name: str) -> str:
         """Apply the LayerNorm `name`."""
-        return self.graph.layer_norm(x, self[f"{name}.weight"], self[f"{name}.bias"], self.style.eps)
+        return self.graph.layer_norm(x, self[f"{name}.weight"], self[f"{name}.bias"], self.eps)
 
     def linear(self, x: str, name: str) -> str:
         """Apply the linear layer `name`."""
         weight, bias = self[f"{name}.weight"], self[f"{name}.bias"]
         return self.graph.linear(f"{self.prefix}{name}", x, weight, bias)
+
+    def project(self, x: str, name: str) -> str:
+        """Apply the linear layer `name` behind the last token's: never quantized (see `vit`)."""
+        product = self.graph.add("MatMul", x, self.graph.weight(self[f"{name}.weight"].T))
+        return self.graph.add("Add", product, self.graph.tensor(self[f"{name}.bias"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,8 @@ class SequenceLayout:
             rows = graph.add("Gather", rows, self.unpack, axis=0)
         if self.length is not None:
             return graph.reshape(rows, -1, self.length, *rest)
-        return graph.add(
-            "Reshape", rows, graph.add("Concat", self.batch_and_length, graph.ints(*rest), axis=0)
-        )
+        shape = graph.add("Concat", self.batch_and_length, graph.ints(*rest), axis=0)
+        return graph.add("Reshape", rows, shape)
 
     def rows(self, graph: Graph, sequences: str, width: int) -> str:
         """Return (T, D) for (B, L, ...) of D numbers a place."""
@@ -107,21 +106,22 @@ def attention(module: ModuleWeights, rows: str, layout: SequenceLayout, heads: i
     """Let every row (T, D) look at its own sequence; returns (T, D)."""
     graph, width = module.graph, module["q_proj.weight"].shape[0]
     scale = np.float32((width // heads) ** -0.5)
-    scales = {"q_proj": scale, "k_proj": np.float32(1), "v_proj": np.float32(1)}
-    weight = np.concatenate([module[f"{name}.weight"] * scale for name, scale in scales.items()])
-    bias = np.concatenate([module[f"{name}.bias"] * scale for name, scale in scales.items()])
+    weight, bias = (
+        np.concatenate([module[f"q_proj.{kind}"] * scale, module[f"k_proj.{kind}"], module[f"v_proj.{kind}"]])
+        for kind in ("weight", "bias")
+    )
     packed = graph.linear(f"{module.prefix}qkv", rows, weight, bias)
     whole = layout.sequences(graph, packed, 3, heads, width // heads)
     q, k, v = (
         graph.add("Squeeze", piece, graph.ints(2))
         for piece in graph.add_many("Split", whole, outputs=3, axis=2, num_outputs=3)
     )
-    queries, values = (graph.add("Transpose", x, perm=(0, 2, 1, 3)) for x in (q, v))
-    scores = graph.add("MatMul", queries, graph.add("Transpose", k, perm=(0, 2, 3, 1)))
+    queries, values = (graph.transpose(x, 0, 2, 1, 3) for x in (q, v))
+    scores = graph.add("MatMul", queries, graph.transpose(k, 0, 2, 3, 1))
     if layout.later:
         scores = graph.add("Add", scores, layout.later)
     mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), values)
-    mixed = graph.add("Transpose", mixed, perm=(0, 2, 1, 3))
+    mixed = graph.transpose(mixed, 0, 2, 1, 3)
     return module.linear(layout.rows(graph, mixed, width), "out_proj")
 
 
@@ -135,40 +135,33 @@ def one_query_attention(
     graph, width = module.graph, module["q_proj.weight"].shape[0]
     size = width // heads
     scale = np.float32(size**-0.5)
-    q = graph.linear(
-        f"{module.prefix}q_proj", queries, module["q_proj.weight"] * scale, module["q_proj.bias"] * scale
-    )
-    by_head = graph.add("Transpose", graph.reshape(q, -1, heads, size), perm=(1, 0, 2))
+    weight, bias = module["q_proj.weight"] * scale, module["q_proj.bias"] * scale
+    q = graph.linear(f"{module.prefix}q_proj", queries, weight, bias)
+    by_head = graph.transpose(graph.reshape(q, -1, heads, size), 1, 0, 2)
     looks = graph.add("MatMul", by_head, graph.weight(module["k_proj.weight"].reshape(heads, size, width)))
     tokens = layout.sequences(graph, rows, width)
-    scores = graph.add(
-        "MatMul",
-        graph.add("Transpose", looks, perm=(1, 0, 2)),
-        graph.add("Transpose", tokens, perm=(0, 2, 1)),
-    )
+    scores = graph.add("MatMul", graph.transpose(looks, 1, 0, 2), graph.transpose(tokens, 0, 2, 1))
     if layout.ended:
         scores = graph.add("Add", scores, layout.ended)
     mixed = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), tokens)
     value_weight = module["v_proj.weight"].reshape(heads, size, width).transpose(0, 2, 1)
-    values = graph.add("MatMul", graph.add("Transpose", mixed, perm=(1, 0, 2)), graph.weight(value_weight))
-    values = graph.reshape(graph.add("Transpose", values, perm=(1, 0, 2)), -1, width)
+    values = graph.add("MatMul", graph.transpose(mixed, 1, 0, 2), graph.weight(value_weight))
+    values = graph.reshape(graph.transpose(values, 1, 0, 2), -1, width)
     return graph.add("Add", values, graph.tensor(module["v_proj.bias"]))
 
 
 def mlp(module: ModuleWeights, rows: str) -> str:
     """Two linear layers with the activation between them."""
     graph = module.graph
-    inner, outer = (module["c_fc.weight"], module["c_fc.bias"]), module["c_proj.weight"]
-    if module.style.activation == "quick_gelu":
+    weight, bias, outer = module["c_fc.weight"], module["c_fc.bias"], module["c_proj.weight"]
+    if module.activation == "quick_gelu":
         # x sigmoid(1.702 x) is SiLU with two scalings, which go into the weights.
         slope = np.float32(QUICK_GELU_SLOPE)
-        inner, outer = (inner[0] * slope, inner[1] * slope), outer / slope
-    hidden = graph.linear(f"{module.prefix}c_fc", rows, *inner)
-    if module.style.activation == "quick_gelu":
-        hidden = graph.add("Mul", hidden, graph.add("Sigmoid", hidden))
+        hidden = graph.linear(f"{module.prefix}c_fc", rows, weight * slope, bias * slope)
+        hidden, outer = graph.add("Mul", hidden, graph.add("Sigmoid", hidden)), outer / slope
     else:
-        approximate = "none" if module.style.activation == "gelu" else "tanh"
-        hidden = graph.add("Gelu", hidden, approximate=approximate)
+        hidden = graph.linear(f"{module.prefix}c_fc", rows, weight, bias)
+        hidden = graph.add("Gelu", hidden, approximate=GELU_APPROXIMATION[module.activation])
     return graph.linear(f"{module.prefix}c_proj", hidden, outer, module["c_proj.bias"])
 
 
@@ -200,25 +193,23 @@ def patches(module: ModuleWeights, config: Any, pixels: str, bias: Array | None)
     if covered != tuple(config.image_size):  # what is left at the right and bottom is not looked at
         pixels = graph.add("Slice", pixels, graph.ints(0, 0), graph.ints(*covered), graph.ints(2, 3))
     cut = graph.reshape(pixels, -1, 3, rows, size, columns, size)
-    cut = graph.add("Transpose", cut, perm=(0, 2, 4, 1, 3, 5))
+    cut = graph.transpose(cut, 0, 2, 4, 1, 3, 5)
     weight = module["conv1.weight"].reshape(config.width, -1)
     return graph.linear(f"{module.prefix}conv1", graph.reshape(cut, -1, 3 * size * size), weight, bias)
 
 
 def first_of_each(graph: Graph, batch: str, length: int) -> str:
     """Return (B,) int64: 0, L, 2 L, …"""
-    zero, one = (graph.tensor(np.array(value, np.int64)) for value in (0, 1))
+    zero, one = graph.scalar(0), graph.scalar(1)
     count = graph.add("Range", zero, graph.add("Squeeze", batch), one)
-    return graph.add("Mul", count, graph.tensor(np.array(length, np.int64)))
+    return graph.add("Mul", count, graph.scalar(length))
 
 
 def resnet(module: ModuleWeights, config: ResNetConfig, pixels: str) -> str:
     """Return (B, E) features of normalized images (B, 3, H, W)."""
     graph, x = module.graph, pixels
-    for number in (1, 2, 3):
-        x = graph.add(
-            "Relu", _convolution(module, x, f"conv{number}", f"bn{number}", stride=2 if number == 1 else 1)
-        )
+    for number, stride in ((1, 2), (2, 1), (3, 1)):
+        x = graph.add("Relu", _convolution(module, x, f"conv{number}", f"bn{number}", stride))
     x = _pool(graph, x, 2 if config.stem_pool else 1)
     for stage, count in enumerate(config.layers):
         for number in range(count):
@@ -250,24 +241,15 @@ def _convolution(module: ModuleWeights, x: str, name: str, norm: str, stride: in
     gain = gain / np.sqrt(variance + BATCH_NORM_EPS)
     folded = (weight * gain[:, None, None, None]).astype(np.float32)
     size = weight.shape[-1]
-    return module.graph.add(
-        "Conv",
-        x,
-        module.graph.weight(folded),
-        module.graph.tensor((bias - mean * gain).astype(np.float32)),
-        kernel_shape=[size] * 2,
-        strides=[stride] * 2,
-        pads=[size // 2] * 4,
-    )
-
-
-BATCH_NORM_EPS = 1e-5  # torch's default, which every published ModifiedResNet has
+    given = module.graph.weight(folded), module.graph.tensor((bias - mean * gain).astype(np.float32))
+    shape = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [size // 2] * 4}
+    return module.graph.add("Conv", x, *given, **shape)
 
 
 def _attention_pool(module: ModuleWeights, config: ResNetConfig, x: str) -> str:
     graph, width = module.graph, config.output_width
     length = config.grid[0] * config.grid[1] + 1
-    cells = graph.add("Transpose", graph.reshape(x, 0, width, -1), perm=(0, 2, 1))
+    cells = graph.transpose(graph.reshape(x, 0, width, -1), 0, 2, 1)
     mean = graph.add("ReduceMean", cells, graph.ints(1), keepdims=1)
     tokens = graph.add("Concat", mean, cells, axis=1)
     tokens = graph.add("Add", tokens, graph.tensor(module["positional_embedding"]))
@@ -275,8 +257,7 @@ def _attention_pool(module: ModuleWeights, config: ResNetConfig, x: str) -> str:
     pool_rows = first_of_each(graph, graph.size(x, 0), length)
     queries = graph.add("Gather", rows, pool_rows, axis=0)
     mixed = one_query_attention(module, queries, rows, SequenceLayout(length), config.heads)
-    projected = graph.add("MatMul", mixed, graph.weight(module["c_proj.weight"].T))
-    return graph.add("Add", projected, graph.tensor(module["c_proj.bias"]))
+    return module.project(mixed, "c_proj")
 
 
 def clip_text(module: ModuleWeights, config: TextConfig, tokens: str) -> str:
@@ -287,17 +268,15 @@ def clip_text(module: ModuleWeights, config: TextConfig, tokens: str) -> str:
     """
     graph = module.graph
     layout, ids, positions = _reading(graph, tokens, config.end_id)
-    embedded = graph.weight_format.rows(graph, module["token_embedding.weight"], ids)
-    rows = graph.add(
-        "Add", embedded, graph.weight_format.rows(graph, module["positional_embedding"], positions)
-    )
+    embedded = graph.table_rows(module["token_embedding.weight"], ids)
+    rows = graph.add("Add", embedded, graph.table_rows(module["positional_embedding"], positions))
     read = transformer(module, rows, layout, layers=config.layers, heads=config.heads)
     return graph.add("MatMul", module.norm(read, "ln_final"), graph.weight(module["text_projection"]))
 
 
 def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, str, str]:
-    zero, one = (graph.tensor(np.array(value, np.int64)) for value in (0, 1))
-    ends = graph.add("Cast", graph.add("Equal", tokens, graph.tensor(np.array(end_id, np.int64))), to=6)
+    zero, one = graph.scalar(0), graph.scalar(1)
+    ends = graph.add("Cast", graph.add("Equal", tokens, graph.scalar(end_id)), to=6)
     last = graph.add("ArgMax", ends, axis=1, keepdims=1)  # (B, 1): the first of equal ones
     length = graph.size(tokens, 1)
     positions = graph.add("Range", zero, graph.add("Squeeze", length), one)  # (L,)
@@ -306,13 +285,11 @@ def _reading(graph: Graph, tokens: str, end_id: int) -> tuple[SequenceLayout, st
     pack = graph.reshape(graph.add("NonZero", flat), -1)  # (T,)
     counts = graph.add("CumSum", graph.add("Cast", flat, to=INT64), zero)
     unpack = graph.add("Sub", counts, one)  # (B * L,)
-    pool_rows = graph.add(
-        "Sub", graph.add("CumSum", graph.reshape(graph.add("Add", last, one), -1), zero), one
-    )
+    lengths = graph.reshape(graph.add("Add", last, one), -1)
+    pool_rows = graph.add("Sub", graph.add("CumSum", lengths, zero), one)
     hidden, seen = graph.tensor(np.array(HIDDEN)), graph.tensor(np.array(np.float32(0)))
-    later = graph.add(
-        "Less", graph.add("Unsqueeze", positions, graph.ints(1)), positions
-    )  # (L, L): key > query
+    # (L, L): the key comes after the query
+    later = graph.add("Less", graph.add("Unsqueeze", positions, graph.ints(1)), positions)
     ended = graph.add("Where", graph.add("Unsqueeze", inside, graph.ints(1)), seen, hidden)
     layout = SequenceLayout(
         length=None,
@@ -351,24 +328,16 @@ def _pooled(module: ModuleWeights, rows: str, layout: SequenceLayout, config: An
 def siglip_text(module: ModuleWeights, config: Any, tokens: str) -> str:
     """Return (B, E) features of token ids (B, L) int64, filled up with the pad token to the whole context."""
     graph, context = module.graph, config.context_length
-    full = _filled(graph, tokens, context, config.pad_id)
-    rows = graph.weight_format.rows(graph, module["token_embedding.weight"], graph.reshape(full, -1))
-    x = graph.add(
-        "Add", graph.reshape(rows, -1, context, config.width), graph.tensor(module["positional_embedding"])
-    )
-    last = graph.tensor(np.array(context - 1, np.int64))
+    missing = graph.add("Sub", graph.ints(context), graph.size(tokens, 1))
+    amounts = graph.add("Concat", graph.ints(0, 0, 0), missing, axis=0)
+    full = graph.add("Pad", tokens, amounts, graph.scalar(config.pad_id))
+    rows = graph.table_rows(module["token_embedding.weight"], graph.reshape(full, -1))
+    x = graph.reshape(rows, -1, context, config.width)
+    x = graph.add("Add", x, graph.tensor(module["positional_embedding"]))
+    last = graph.scalar(context - 1)
     pool_rows = graph.add("Add", first_of_each(graph, graph.size(tokens, 0), context), last)
     layout = SequenceLayout(context, pool_rows=pool_rows)
     rows = graph.reshape(x, -1, config.width)
     read = transformer(module, rows, layout, layers=config.layers, heads=config.heads)
     read = module.norm(read, "ln_final")
-    if not config.head:
-        return read
-    projected = graph.add("MatMul", read, graph.weight(module["head.weight"].T))
-    return graph.add("Add", projected, graph.tensor(module["head.bias"]))
-
-
-def _filled(graph: Graph, tokens: str, context: int, pad_id: int) -> str:
-    missing = graph.add("Sub", graph.ints(context), graph.size(tokens, 1))
-    amounts = graph.add("Concat", graph.ints(0, 0, 0), missing, axis=0)
-    return graph.add("Pad", tokens, amounts, graph.tensor(np.array(pad_id, np.int64)))
+    return module.project(read, "head") if config.head else read

@@ -23,7 +23,7 @@ Visible = Sequence[Tensor | None]
 QUICK_GELU_SLOPE = 1.702
 SHORT_SEQUENCE = 32  # up to this, float32 attention beats plain half-precision products
 
-_APPROXIMATION = {"gelu": "none", "gelu_tanh": "tanh"}
+GELU_APPROXIMATION = {"gelu": "none", "gelu_tanh": "tanh"}
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -196,7 +196,7 @@ class Mlp(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return (T, D) for (T, D)."""
         if self.activation != "quick_gelu":
-            hidden = F.gelu(self.c_fc(rows), approximate=_APPROXIMATION[self.activation])
+            hidden = F.gelu(self.c_fc(rows), approximate=GELU_APPROXIMATION[self.activation])
             return cast(Tensor, self.c_proj(hidden))
         if torch.is_grad_enabled() and len(rows) > rows.shape[1]:
             return self._folded(rows)
