@@ -149,11 +149,9 @@ def _source(model: str, source: str, options: SourceOptions, read: ImageOptions,
 
 def _show_classes(outcome: "SourceResult") -> None:
     """State which classes a score is among, in their order: by name, numbers in them as numbers."""
-    from diptych.evaluate.suite.zeroshot import ZeroShotResult
-
     for result in outcome.results:
-        if isinstance(result, ZeroShotResult):
-            names, occurring = result.labels.class_names, result.classes_that_occur
+        if "classes" in result.extra:
+            names, occurring = result.labels.class_names, result.extra["classes_that_occur"]
             more = f", … {names[-1]}" if len(names) > SHOWN_CLASSES else ""
             listed = ", ".join(names[:SHOWN_CLASSES]) + more
             _say(f"zero-shot among {len(names)} classes, {occurring} of which occur: {listed}")

@@ -1,6 +1,6 @@
 """Contents of a report as plain data, without HTML. A section without data is left out of the page."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,40 +10,26 @@ from diptych.core.records import Metric
 
 @dataclass(frozen=True, slots=True)
 class ImageExample:
-    """An encoded image with its caption and, optionally, whether it is right.
+    """An image with its caption, which is also its alternative text; unreadable ones are an empty frame."""
 
-    Attributes:
-        data: the encoded file, as the source has it; unreadable ones are shown as an empty frame.
-        caption: also the alternative text.
-        right: whether it was predicted right, or is a right hit; None where neither applies.
-        note: text under it, such as the predicted class.
-    """
-
-    data: bytes
-    caption: str
-    right: bool | None = None
-    note: str = ""
+    data: bytes = b""  # the encoded file, as the source has it
+    caption: str = ""
+    right: bool | None = None  # predicted right, or a right hit; None where neither applies
+    note: str = ""  # text under it, such as the predicted class
+    row: int = 0  # in its source, where image and caption are not read yet
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A quantity over the run.
-
-    Attributes:
-        x: positions, rising; x_name is what they count.
-        y: values, as many as positions; gaps are NaN.
-        reference: name and value of a level to compare with, such as ("chance, ln 512", 6.24).
-        band: lower and upper values, as many as positions.
-        beside: name and values of a second quantity at the same positions, drawn in the other color.
-    """
+    """A quantity over the run; gaps are NaN."""
 
     name: str
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    x_name: str = "pairs seen"
-    reference: tuple[str, float] | None = None
-    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    beside: tuple[str, tuple[float, ...]] | None = None
+    x: tuple[float, ...]  # positions, rising
+    y: tuple[float, ...]  # as many values
+    x_name: str = "pairs seen"  # what x counts
+    reference: tuple[str, float] | None = None  # a level to compare with: ("chance, ln 512", 6.24)
+    band: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # lower and upper values
+    beside: tuple[str, tuple[float, ...]] | None = None  # a second quantity, in the other color
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +80,14 @@ class ClassCard:
 
 @dataclass(frozen=True, slots=True)
 class ClassStudy:
-    """Confusion matrix and example classes of one task.
-
-    Attributes:
-        task: the task's name.
-        class_names: C names.
-        confusion: (C, C + 1) counts, true class by predicted class; the last column is "no prediction".
-        best: classes of the highest accuracy, best first.
-        worst: classes of the lowest accuracy, worst first.
-    """
+    """Confusion matrix and example classes of one task."""
 
     task: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # C names
+    # (C, C + 1) counts, true class by predicted class; the last column is "no prediction"
     confusion: NDArray[np.int64]
-    best: tuple[ClassCard, ...] = ()
-    worst: tuple[ClassCard, ...] = ()
+    best: tuple[ClassCard, ...] = ()  # classes of the highest accuracy, best first
+    worst: tuple[ClassCard, ...] = ()  # of the lowest, worst first
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,33 +108,19 @@ class ImageQuery:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Contents of a run's report.
+    """Contents of a run's report, or of a part of it."""
 
-    Attributes:
-        title: the run's name.
-        summary: one or two sentences.
-        facts: pairs of name and value about model, data and machine.
-        cover: images for the header; up to 12 are shown.
-        curves: quantities over the run, the loss first.
-        comparisons: a section each, after the curves.
-        prompts: one table per zero-shot task.
-        classes: one study per zero-shot task.
-        left_out: pairs of reason and number of samples that were not used or not readable.
-        metrics: every number, for the table at the end.
-        commands: pairs of purpose and command line.
-    """
-
-    title: str
+    title: str = ""
     summary: str = ""
-    facts: tuple[tuple[str, str], ...] = ()
-    cover: tuple[ImageExample, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()  # name and value, about model, data and machine
+    cover: tuple[ImageExample, ...] = ()  # images for the header
     tiles: tuple[Tile, ...] = ()
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[Curve, ...] = ()  # the loss first
     comparisons: tuple[PromptComparison, ...] = ()
-    prompts: tuple[PromptTable, ...] = ()
-    classes: tuple[ClassStudy, ...] = ()
+    prompts: tuple[PromptTable, ...] = ()  # one table per zero-shot task
+    classes: tuple[ClassStudy, ...] = ()  # one study per zero-shot task
     text_queries: tuple[TextQuery, ...] = ()
     image_queries: tuple[ImageQuery, ...] = ()
-    left_out: tuple[tuple[str, int], ...] = ()
-    metrics: tuple[Metric, ...] = ()
-    commands: tuple[tuple[str, str], ...] = field(default=())
+    left_out: tuple[tuple[str, int], ...] = ()  # reason, and samples that were not used or not readable
+    metrics: tuple[Metric, ...] = ()  # every number, for the table at the end
+    commands: tuple[tuple[str, str], ...] = ()  # purpose and command line

@@ -1,4 +1,4 @@
-"""Build and write the report of a run.
+"""Build and write the report of a run, and the examples that reports of suites show too.
 
 Examples are chosen by rule: classes by the ends of their intervals, the first images of a class, queries
 drawn with a seed.
@@ -9,30 +9,21 @@ Reads: results, their sources once more for the images, `metrics.jsonl`. Writes:
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.core.files.durable import write_text
-from diptych.core.records import Counts, Pair
+from diptych.core.records import Counts, Metric, Pair
 from diptych.evaluate.metrics.classification import confusion_matrix
 from diptych.evaluate.metrics.intervals import clopper_pearson
-from diptych.evaluate.suite.retrieval import (
-    FOUND_IMAGES,
-    RetrievalResult,
-    draw_rows,
-    image_queries,
-    nearest,
-    readable_rows,
-    text_queries,
-)
+from diptych.evaluate.suite.retrieval import SHOWN_IMAGES, draw_rows, nearest, readable_rows
 from diptych.evaluate.suite.run import SourceResult
-from diptych.evaluate.suite.scoring import Predictions
-from diptych.evaluate.suite.zeroshot import ZeroShotResult
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskLabels
 from diptych.models.encode import encode_texts
 from diptych.report.data import (
     ClassCard,
@@ -65,15 +56,6 @@ CURVES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleRow:
-    """A row of an embedded source to show, whether it is right, and its note."""
-
-    row: int
-    right: bool | None = None
-    note: str = ""
-
-
 def build_report(
     model: "Model",
     suites: Sequence[SourceResult],
@@ -82,7 +64,6 @@ def build_report(
     summary: str = "",
     queries: Sequence[str] = (),
     metrics_file: Path | None = None,
-    seed: int = 0,
 ) -> Report:
     """Return one report of the results of several sources; `replace` adds facts, commands and further counts.
 
@@ -94,11 +75,10 @@ def build_report(
         queries: texts to search for among the images of the first source that has a retrieval task, beside
             captions drawn from the source.
         metrics_file: `metrics.jsonl` of the run; None leaves the curves out.
-        seed: of the draws of queries and images.
     """
-    with_retrieval = [suite for suite in suites if any(isinstance(r, RetrievalResult) for r in suite.results)]
+    with_retrieval = [each for each in suites if any("text_queries" in task.extra for task in each.results)]
     searched = next(iter((*with_retrieval, *suites)), None)
-    parts = [_source_report(model, suite, queries if suite is searched else (), seed) for suite in suites]
+    parts = [_source_report(model, suite, queries if suite is searched else ()) for suite in suites]
     covers = zip_longest(*(part.cover for part in parts))  # an image of each source in turn
     named = len(parts) > 1
     return Report(
@@ -120,46 +100,136 @@ def build_report(
     )
 
 
-def _source_report(model: "Model", suite: SourceResult, queries: Sequence[str], seed: int) -> Report:
+def _source_report(model: "Model", suite: SourceResult, queries: Sequence[str]) -> Report:
     embedded = suite.embedded
-    texts = encode_texts(model, list(queries))
-    searches = [
-        (query, [ExampleRow(int(row)) for row in nearest(text, embedded.image_embeds, FOUND_IMAGES)])
-        for query, text in zip(queries, texts, strict=True)
-    ]
-    zero_shots = [result for result in suite.results if isinstance(result, ZeroShotResult)]
-    cover = [ExampleRow(row) for row in draw_rows(readable_rows(embedded), COVER_IMAGES, seed, "wall")]
-    cards = [choose_cards(result.scores[-1].predictions) for result in zero_shots]
-    by_image: list[tuple[int, tuple[tuple[str, bool], ...]]] = []
-    for retrieval in (result for result in suite.results if isinstance(result, RetrievalResult)):
-        for text, hits in text_queries(retrieval, embedded, seed):
-            searches.append((text, [ExampleRow(row, right) for row, right in hits]))
-        by_image += image_queries(retrieval, embedded, seed)
-    groups = [
-        cover,
-        *(hits for _, hits in searches),
-        *(rows for pair in cards for side in pair for _, rows in side),
-    ]
-    pairs = fetch_pairs(
-        suite.source, {e.row for group in groups for e in group} | {row for row, _ in by_image}
-    )
-    show = partial(image_examples, pairs=pairs)
-    return Report(
-        title="",
-        cover=show(cover),
+    searches = []
+    for query, text in zip(queries, encode_texts(model, list(queries)), strict=True):
+        rows = nearest(text, embedded.image_embeds, SHOWN_IMAGES).tolist()
+        searches.append(TextQuery(query, tuple(ImageExample(row=row) for row in rows)))
+    tasks = [task_report(task.metric.task, task.extra, task.labels, task.arrays) for task in suite.results]
+    cover = draw_rows(readable_rows(embedded), COVER_IMAGES, "wall")
+    report = Report(
+        cover=tuple(ImageExample(row=row) for row in cover),
         tiles=tuple(tile for result in suite.results for tile in _tiles(result)),
-        prompts=tuple(map(_prompt_table, zero_shots)),
-        classes=tuple(
-            class_study(
-                result.task, result.scores[-1].predictions, *(with_images(side, pairs) for side in sides)
-            )
-            for result, sides in zip(zero_shots, cards, strict=True)
-        ),
-        text_queries=tuple(TextQuery(text, show(hits)) for text, hits in searches),
-        image_queries=tuple(ImageQuery(show([ExampleRow(row)])[0], texts) for row, texts in by_image),
-        left_out=_left_out(suite, zero_shots),
+        prompts=tuple(table for task in tasks for table in task.prompts),
+        classes=tuple(study for task in tasks for study in task.classes),
+        text_queries=(*searches, *(query for task in tasks for query in task.text_queries)),
+        image_queries=tuple(query for task in tasks for query in task.image_queries),
+        left_out=_left_out(suite),
         metrics=tuple(suite.metrics()),
     )
+    return with_images(report, suite.source)
+
+
+def task_report(
+    task: str,
+    scores: Mapping[str, Any],
+    labels: TaskLabels,
+    arrays: Mapping[str, NDArray[Any]],
+    *,
+    cards: int = CARDS,
+) -> Report:
+    """Return what a report shows of one protocol's result: prompts, classes, queries; images are not read.
+
+    `scores` are a `ProtocolResult`'s extra, or what its file holds; `arrays` its hits and predictions.
+    """
+    classifies, count = "prompts" in scores, len(labels.rows)
+    bars = []
+    for entry in scores.get("prompts", ()):
+        gain = Metric(task, "gain", entry["gain"], entry["gain_ci95"], count) if "gain" in entry else None
+        top1 = Metric(task, "top1", entry["value"], entry["ci95"], count)
+        bars.append(PromptBar(entry["name"], top1, gain, entry["example"]))
+    by_text = (
+        TextQuery(query["text"], tuple(ImageExample(row=row, right=right) for row, right in query["found"]))
+        for query in scores.get("text_queries", ())
+    )
+    by_image = (
+        ImageQuery(ImageExample(row=query["row"]), tuple((text, right) for text, right in query["found"]))
+        for query in scores.get("image_queries", ())
+    )
+    return Report(
+        prompts=(PromptTable(task, tuple(bars)),) if classifies else (),
+        classes=(_class_study(task, labels, arrays, cards),)
+        if classifies and labels.label_matrix is None
+        else (),
+        text_queries=tuple(by_text),
+        image_queries=tuple(by_image),
+    )
+
+
+def _class_study(task: str, labels: TaskLabels, arrays: Mapping[str, NDArray[Any]], cards: int) -> ClassStudy:
+    """Count predictions class by class, and show the best and the worst classes with examples.
+
+    Classes are ordered by the lower (best) and upper (worst) end of their interval. One without a right
+    prediction is never among the best, one without an error never among the worst.
+    """
+    names, class_ids = labels.class_names, labels.class_ids
+    hits, predicted = np.asarray(arrays["hits"], np.bool_), arrays["predicted"]
+    totals = np.bincount(class_ids, minlength=len(names))
+    right = np.bincount(class_ids[hits], minlength=len(names))
+    ends = {c: clopper_pearson(int(right[c]), int(n)) or (0.0, 1.0) for c, n in enumerate(totals) if n}
+    shown = min(CARDS, max(1, len(ends) // 2))
+    best = [c for c in sorted(ends, key=lambda c: -ends[c][0]) if right[c]][:shown]
+    worst = [c for c in sorted(ends, key=lambda c: ends[c][1]) if right[c] < totals[c] and c not in best]
+
+    def card(c: int) -> ClassCard:
+        images = []
+        for number in np.flatnonzero(class_ids == c)[:CARD_IMAGES]:
+            hit, guess = bool(hits[number]), int(predicted[number])
+            note = "" if hit else f"predicted {names[guess] if guess >= 0 else 'nothing: unreadable'}"
+            images.append(ImageExample(right=hit, note=note, row=int(labels.rows[number])))
+        return ClassCard(names[c], int(right[c]), int(totals[c]), tuple(images))
+
+    matrix = confusion_matrix(class_ids, predicted, len(names))
+    sides = (tuple(map(card, side[:shown][:cards])) for side in (best, worst))
+    return ClassStudy(task, names, matrix, *sides)
+
+
+def examples_of(report: Report) -> list[ImageExample]:
+    """List the images of classes and of text queries."""
+    sides = (side for study in report.classes for side in (study.best, study.worst))
+    of_classes = (image for side in sides for card in side for image in card.images)
+    return [*of_classes, *(image for query in report.text_queries for image in query.hits)]
+
+
+def with_images(report: Report, source: "Source") -> Report:
+    """Fill in images and captions of a report's examples, which are rows of one source; it is read again.
+
+    A row without a pair is shown as unreadable.
+    """
+    asked = [*report.cover, *examples_of(report), *(query.image for query in report.image_queries)]
+    pairs, missing = fetch_pairs(source, {example.row for example in asked}), Pair("", b"", ())
+
+    def read(examples: Iterable[ImageExample]) -> tuple[ImageExample, ...]:
+        found = ((example, pairs.get(example.row, missing)) for example in examples)
+        return tuple(
+            replace(example, data=pair.image, caption=next(iter(pair.captions), pair.key))
+            for example, pair in found
+        )
+
+    def cards(side: Iterable[ClassCard]) -> tuple[ClassCard, ...]:
+        return tuple(replace(card, images=read(card.images)) for card in side)
+
+    return replace(
+        report,
+        cover=read(report.cover),
+        classes=tuple(
+            replace(study, best=cards(study.best), worst=cards(study.worst)) for study in report.classes
+        ),
+        text_queries=tuple(replace(query, hits=read(query.hits)) for query in report.text_queries),
+        image_queries=tuple(replace(query, image=read([query.image])[0]) for query in report.image_queries),
+    )
+
+
+def fetch_pairs(source: "Source", rows: set[int]) -> dict[int, Pair]:
+    """Read a source once more, up to the last of the given rows, and keep their pairs."""
+    pairs: dict[int, Pair] = {}
+    for row, pair in enumerate(source.pairs(Counts())):
+        if row in rows:
+            pairs[row] = pair
+        if len(pairs) == len(rows):
+            break
+    return pairs
 
 
 def read_curves(path: Path) -> tuple[Curve, ...]:
@@ -167,10 +237,8 @@ def read_curves(path: Path) -> tuple[Curve, ...]:
 
     A last line that was cut off is skipped. A missing file has no curves.
     """
-    if not path.exists():
-        return ()
     steps: list[dict[str, float]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
             entry = json.loads(line)
         except ValueError:
@@ -187,108 +255,35 @@ def read_curves(path: Path) -> tuple[Curve, ...]:
     return loss, *small
 
 
-def fetch_pairs(source: "Source", rows: set[int]) -> dict[int, Pair]:
-    """Read a source once more, up to the last of the given rows, and keep their pairs."""
-    pairs: dict[int, Pair] = {}
-    for row, pair in enumerate(source.pairs(Counts())):
-        if row in rows:
-            pairs[row] = pair
-        if len(pairs) == len(rows):
-            break
-    return pairs
-
-
-def image_examples(examples: Iterable[ExampleRow], pairs: Mapping[int, Pair]) -> tuple[ImageExample, ...]:
-    """Return the images of the given rows; a row without a pair is shown as unreadable."""
-    missing = Pair("", b"", ())
-    return tuple(
-        ImageExample(pair.image, next(iter(pair.captions), pair.key), example.right, example.note)
-        for example in examples
-        for pair in [pairs.get(example.row, missing)]
-    )
-
-
-def with_images(cards: "Cards", pairs: Mapping[int, Pair]) -> tuple[ClassCard, ...]:
-    """Return the cards of classes with the images of their example rows."""
-    return tuple(replace(card, images=image_examples(rows, pairs)) for card, rows in cards)
-
-
-Cards = list[tuple[ClassCard, list[ExampleRow]]]
-
-
-def choose_cards(made: Predictions) -> tuple[Cards, Cards]:
-    """Order classes by the lower (best) and upper (worst) end of their interval; return both with examples.
-
-    A class without a right prediction is never among the best, one without an error never among the worst.
-    """
-    names, class_ids, hits = made.labels.class_names, made.labels.class_ids, made.hits
-    totals = np.bincount(class_ids, minlength=len(names))
-    right = np.bincount(class_ids[hits], minlength=len(names))
-    ends = {c: clopper_pearson(int(right[c]), int(n)) or (0.0, 1.0) for c, n in enumerate(totals) if n}
-    shown = min(CARDS, max(1, len(ends) // 2))
-    best = [c for c in sorted(ends, key=lambda c: -ends[c][0]) if right[c]][:shown]
-    wrong = [c for c in sorted(ends, key=lambda c: ends[c][1]) if right[c] < totals[c] and c not in best]
-
-    def card(c: int) -> tuple[ClassCard, list[ExampleRow]]:
-        picks = []
-        for row in np.flatnonzero(class_ids == c)[:CARD_IMAGES]:
-            hit, guess = bool(hits[row]), int(made.predicted[row])
-            name = names[guess] if guess >= 0 else "nothing: unreadable"
-            picks.append(ExampleRow(int(made.labels.rows[row]), hit, "" if hit else f"predicted {name}"))
-        return ClassCard(names[c], int(right[c]), int(totals[c])), picks
-
-    return [card(c) for c in best], [card(c) for c in wrong[:shown]]
-
-
-def _tiles(result: object) -> list[Tile]:
+def _tiles(result: ProtocolResult) -> list[Tile]:
     """Return the headline numbers of a task, with the accuracy of chance."""
-    if isinstance(result, ZeroShotResult):
-        top1, top5, mean = result.scores[-1].metrics
-        classes = len(result.labels.class_names)
-        tiles = [Tile(f"{result.task}, top-1", top1, f"{classes} names; chance is {percent(1 / classes)}.")]
+    task, extra = result.metric.task, result.extra
+    if "prompts" in extra:
+        (top1, top5, mean), classes = result.metrics, extra["classes"]
+        tiles = [Tile(f"{task}, top-1", top1, f"{classes} names; chance is {percent(1 / classes)}.")]
         if classes > 10:
-            tiles.append(Tile(f"{result.task}, top-5", top5))
-        return [*tiles, Tile(f"{result.task}, mean over classes", mean)]
-    if isinstance(result, RetrievalResult):
-        named = {metric.metric: metric for metric in result.metrics()}
-        texts = f"Among {whole(len(result.texts))} texts."
-        images = f"Among {whole(len(result.image_ranks))} images."
-        return [
-            Tile("image to text, recall@1", named["image_to_text_recall@1"], texts),
-            Tile("image to text, recall@10", named["image_to_text_recall@10"]),
-            Tile("text to image, recall@10", named["text_to_image_recall@10"], images),
-        ]
-    return []
+            tiles.append(Tile(f"{task}, top-5", top5))
+        return [*tiles, Tile(f"{task}, mean over classes", mean)]
+    named = {metric.metric: metric for metric in result.metrics}
+    first = named["image_to_text_recall@1"]
+    return [
+        Tile("image to text, recall@1", first, f"Among {whole(extra['texts'])} texts."),
+        Tile("image to text, recall@10", named["image_to_text_recall@10"]),
+        Tile("text to image, recall@10", named["text_to_image_recall@10"], f"Among {whole(first.n)} images."),
+    ]
 
 
-def _prompt_table(result: ZeroShotResult) -> PromptTable:
-    bars = (PromptBar(score.name, score.metrics[0], score.gain, score.example) for score in result.scores)
-    return PromptTable(result.task, tuple(bars))
-
-
-def class_study(
-    task: str, made: Predictions, best: tuple[ClassCard, ...], worst: tuple[ClassCard, ...]
-) -> ClassStudy:
-    """Count the predictions class by class."""
-    names = made.labels.class_names
-    return ClassStudy(
-        task, names, confusion_matrix(made.labels.class_ids, made.predicted, len(names)), best, worst
-    )
-
-
-def _left_out(suite: SourceResult, zero_shots: Sequence[ZeroShotResult]) -> tuple[tuple[str, int], ...]:
+def _left_out(suite: SourceResult) -> tuple[tuple[str, int], ...]:
     """Count what the source dropped, what could not be decoded, and what had no label."""
     counts = suite.embedded.counts
     unreadable = int(np.isnan(suite.embedded.image_embeds[:, 0]).sum())
     by_reason = [(str(reason).replace("_", " "), count) for reason, count in sorted(counts.dropped.items())]
+    classified = [result for result in suite.results if "prompts" in result.extra]
     return (
         ("samples in the source", counts.seen),
         ("images that cannot be read (counted as wrong)", unreadable),
         *((f"dropped: {reason}", count) for reason, count in by_reason),
-        *(
-            (f"no label for {result.task} (left out of it)", result.labels.unlabelled)
-            for result in zero_shots
-        ),
+        *((f"no label for {one.metric.task} (left out of it)", one.labels.unlabelled) for one in classified),
     )
 
 

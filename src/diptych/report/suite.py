@@ -5,55 +5,26 @@ Writes: the file at the given path.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from diptych.core.records import Metric
 from diptych.data.near_copies.overlap import OverlapReport
-from diptych.evaluate.metrics.ranks import NEVER
 from diptych.evaluate.metrics.robustness import Shift
 from diptych.evaluate.suite.compare import best_published, compare, read_published
 from diptych.evaluate.suite.run import SuiteOutcome
-from diptych.evaluate.suite.scoring import Predictions, TaskLabels
-from diptych.evaluate.tasks.registry import task_models, task_rows
-from diptych.report.data import (
-    ClassStudy,
-    Curve,
-    ImageExample,
-    ImageQuery,
-    PromptBar,
-    PromptTable,
-    TextQuery,
-    Tile,
-)
+from diptych.evaluate.suite.scoring import TaskLabels
+from diptych.evaluate.tasks.registry import task_rows
+from diptych.report.data import Curve, ImageExample, Report, Tile
 from diptych.report.page import COVER_IMAGES, Header, write_page
 from diptych.report.plots import percent
-from diptych.report.run import (
-    ExampleRow,
-    choose_cards,
-    class_study,
-    fetch_pairs,
-    image_examples,
-    with_images,
-)
+from diptych.report.run import examples_of, task_report, with_images
 
 # With more tasks each shows fewer classes: a page of 27 data sets is still a page
 FEW_TASKS, MANY_CARDS, FEW_CARDS = 4, 6, 2
 
 REFERENCES = "ViT-B-32/openai", "ViT-L-14-336/openai"  # Models of the paper that every result is shown beside
-
-
-@dataclass(frozen=True, slots=True)
-class _TaskExamples:
-    """Examples of one task."""
-
-    studies: tuple[ClassStudy, ...]
-    texts: tuple[TextQuery, ...]
-    images: tuple[ImageQuery, ...]
-    cover: tuple[ImageExample, ...]
 
 
 def write_suite_report(
@@ -77,22 +48,15 @@ def write_suite_report(
         seen: overlaps with the training set, see `evaluate.suite.compare`.
         command: the command line.
     """
-    shown = [
-        _examples_of(outcome, number, cards=MANY_CARDS if len(outcome.results) <= FEW_TASKS else FEW_CARDS)
-        for number in range(len(outcome.results))
-    ]
-    cover = [
-        image for number in range(COVER_IMAGES) for task in shown for image in task.cover[number : number + 1]
-    ]
-    name = str(outcome.summary["model"]["name"])
-    head = Header(
-        "suite", f"{outcome.name}: {name}", _means(outcome), _facts(outcome), tuple(cover[:COVER_IMAGES])
-    )
     results = outcome.results
+    parts = [_task_report(outcome, number) for number in range(len(results))]
+    cover = [image for number in range(COVER_IMAGES) for part in parts for image in part.cover[number:][:1]]
+    name = str(outcome.summary["model"]["name"])
+    title, facts = f"{outcome.name}: {name}", _facts(outcome)
     write_page(
         path,
         "suite.html",
-        head,
+        Header("suite", title, _means(outcome), facts, tuple(cover[:COVER_IMAGES])),
         outcome=outcome,
         tiles=_tiles(outcome),
         rows=[(result, *scored) for result in results for scored in result["protocols"].items()],
@@ -101,17 +65,31 @@ def write_suite_report(
         seen=seen,
         compared=compare(outcome, baseline) if baseline is not None else (),
         names=[name, baseline.summary["model"]["name"] if baseline is not None else ""],
-        prompts=[table for table in map(_prompts, results) if table is not None],
+        prompts=[table for part in parts for table in part.prompts],
         few_shots=[_few_shots(result) for result in results if result["protocols"].get("few_shot")],
         calibrated=_calibrated(results),
-        studies=[study for task in shown for study in task.studies],
-        text_queries=[query for task in shown for query in task.texts],
-        image_queries=[query for task in shown for query in task.images],
+        studies=[study for part in parts for study in part.classes],
+        text_queries=[query for part in parts for query in part.text_queries],
+        image_queries=[query for part in parts for query in part.image_queries],
         not_scored=_not_scored(outcome),
         left_out=_left_out(results),
         metrics=_numbers(results),
         commands=[("this report", command)] if command else [],
     )
+
+
+def _task_report(outcome: SuiteOutcome, number: int) -> Report:
+    """Return the examples of a task with their images, and its sets of prompts."""
+    result, answers = outcome.results[number], outcome.answers(number)
+    names, none = tuple(result["class_names"]), answers["rows"][:0]
+    labels = TaskLabels(answers["rows"], names, answers.get("labels", none), answers.get("marks"))
+    scores = result["protocols"].get("retrieval", {}) | result["protocols"].get("zeroshot", {})
+    arrays = {name: answers.get(f"zeroshot_{name}", none) for name in ("hits", "predicted")}
+    cards = MANY_CARDS if len(outcome.results) <= FEW_TASKS else FEW_CARDS
+    report = task_report(result["task"], scores, labels, arrays, cards=cards)
+    chosen = examples_of(report)
+    cover = (ImageExample(row=image.row) for image in chosen[:: max(1, len(chosen) // COVER_IMAGES)])
+    return with_images(replace(report, cover=tuple(cover)), outcome.opened[number].source)
 
 
 def _few_shots(result: Mapping[str, Any]) -> Curve:
@@ -131,7 +109,7 @@ def _calibrated(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping
 
 
 def _not_scored(outcome: SuiteOutcome) -> list[tuple[str, str, str]]:
-    rows = [(lost.name, f"not found in {lost.looked_in}", lost.get_from) for lost in outcome.missing]
+    rows = [(lost.task, f"not found in {lost.looked_in}", lost.get_from) for lost in outcome.missing]
     for result in outcome.results:
         rows += [(result["task"], protocol, reason) for protocol, reason in result["not_run"].items()]
     return rows
@@ -206,7 +184,6 @@ def _references(outcome: SuiteOutcome, published: Path | None) -> list[tuple[str
     }
     found = []
     for model in REFERENCES:
-        assert model in task_models()
         shares = {name: row.published(model) for name, row in rows.items()}
         columns = {name: share / 100 for name, share in shares.items() if share is not None}
         found.append((f"{model}, paper", columns))
@@ -220,27 +197,6 @@ def _references(outcome: SuiteOutcome, published: Path | None) -> list[tuple[str
     return [(name, columns) for name, columns in found if columns]
 
 
-def _prompts(result: Mapping[str, Any]) -> PromptTable | None:
-    scores = result["protocols"].get("zeroshot")
-    if scores is None:
-        return None
-    bars = []
-    for entry in scores["prompts"]:
-        gain = None
-        if entry.get("gain") is not None:
-            ends = tuple(entry["gain_ci95"]) if entry["gain_ci95"] else None
-            gain = Metric(result["task"], "gain", entry["gain"], ends, scores["n"])
-        share = Metric(
-            result["task"],
-            "top1",
-            entry["value"],
-            tuple(entry["ci95"]) if entry["ci95"] else None,
-            scores["n"],
-        )
-        bars.append(PromptBar(entry["name"], share, gain, entry["example"]))
-    return PromptTable(result["task"], tuple(bars))
-
-
 def _left_out(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     rows = []
     for result in results:
@@ -252,41 +208,3 @@ def _left_out(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
         if items["unlabelled"]:
             rows.append((f"{task}: images without a label (left out)", items["unlabelled"]))
     return rows
-
-
-def _examples_of(outcome: SuiteOutcome, number: int, *, cards: int) -> _TaskExamples:
-    """Choose the examples of a task and read their images."""
-    result, opened = outcome.results[number], outcome.opened[number]
-    made: Predictions | None = None
-    best, worst = [], []
-    if "zeroshot" in result["protocols"] and opened.kind == "classification":
-        made = _predictions(result, outcome.answers(number))
-        best, worst = (chosen[:cards] for chosen in choose_cards(made))
-    retrieval = result["protocols"].get("retrieval", {})
-    texts = [
-        (query["text"], [ExampleRow(row, right) for row, right in query["found"]])
-        for query in retrieval.get("text_queries", ())
-    ]
-    images = [(query["row"], query["found"]) for query in retrieval.get("image_queries", ())]
-    chosen = [example for _, rows in (*best, *worst, *texts) for example in rows]
-    pairs = fetch_pairs(opened.source, {example.row for example in chosen} | {row for row, _ in images})
-    cover = [ExampleRow(example.row) for example in chosen[:: max(1, len(chosen) // COVER_IMAGES)]]
-    sides = (with_images(side, pairs) for side in (best, worst))
-    return _TaskExamples(
-        (class_study(result["task"], made, *sides),) if made is not None else (),
-        tuple(TextQuery(text, image_examples(rows, pairs)) for text, rows in texts),
-        tuple(
-            ImageQuery(
-                image_examples([ExampleRow(row)], pairs)[0],
-                tuple((text, bool(right)) for text, right in hits),
-            )
-            for row, hits in images
-        ),
-        image_examples(cover, pairs),
-    )
-
-
-def _predictions(result: Mapping[str, Any], answers: Mapping[str, Any]) -> Predictions:
-    labels = TaskLabels(answers["rows"], tuple(result["class_names"]), answers["labels"])
-    ranks = np.where(answers["zeroshot_hits"], 0, NEVER)  # a rank that is no hit was not kept
-    return Predictions(labels, ranks, np.asarray(answers["zeroshot_predicted"]))

@@ -15,7 +15,7 @@ from diptych.evaluate.suite import caption_choice as ours
 from diptych.evaluate.suite.caption_choice import caption_choice
 from diptych.evaluate.suite.features_cache import FeatureSettings
 from diptych.evaluate.suite.plan import OpenedTask, TaskSpec, open_spec
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskRunner
 from diptych.evaluate.tasks.readers import Example
 from diptych.evaluate.tasks.readers.captions import AroReader
 from diptych.evaluate.tasks.registry import TaskRow, open_task, task_rows

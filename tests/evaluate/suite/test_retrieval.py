@@ -46,7 +46,7 @@ def test_captions_as_queries_equal_brute_force() -> None:
         pairs = np.stack([np.sort(rng.integers(0, 12, 30)), rng.integers(0, 14, 30)], axis=1)
         pairs[:, 1] = np.unique(pairs[:, 1], return_inverse=True)[1]
         images, texts = (rng.normal(size=(n, 8)).astype(np.float32) for n in (12, pairs[:, 1].max() + 1))
-        image_ranks, caption_ranks = retrieval._caption_ranks(images, texts, pairs, np.ones(12, bool))
+        image_ranks, caption_ranks = retrieval._caption_ranks(images, texts, pairs)
         scores = images.astype(np.float64) @ texts[pairs[:, 1]].T.astype(np.float64)
         for caption, (own, _) in enumerate(pairs):
             order = np.argsort(-scores[:, caption]).tolist()

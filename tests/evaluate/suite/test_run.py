@@ -135,7 +135,9 @@ def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, 
     assert outcome.answers(0)["zeroshot_hits"].tolist() == [True, True, True, False, True, False]
 
 
-def test_any_batch_size_gives_the_same_files_of_a_real_model(quick: Plan, tmp_path: Path) -> None:
+def test_any_batch_size_gives_the_same_files_of_a_real_model(
+    quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tests.models.published import WORDS
 
     config = preset("vit-mini-16-64").with_tokenizer(
@@ -145,7 +147,8 @@ def test_any_batch_size_gives_the_same_files_of_a_real_model(quick: Plan, tmp_pa
     model = Model(build(config, seed=0), WORDS, Preprocess(size=config.vision.image_size))
     found = []
     for size in (1, 7, 64):
-        outcome = run(quick, tmp_path / f"out{size}", model=model, features=FeatureSettings(batch_size=size))
+        monkeypatch.setattr(features_cache, "IMAGE_BATCH", size)
+        outcome = run(quick, tmp_path / f"out{size}", model=model)
         found.append(outcome.results[0]["protocols"]["zeroshot"])
     assert found[0] == found[1] == found[2]
 
@@ -247,9 +250,9 @@ def test_features_go_on_where_they_stopped_and_damage_is_found(
 ) -> None:
     monkeypatch.setattr(features_cache, "PART_ROWS", 2)
     source = Swatches([(solid(color), ("a",), {"n": number}) for number, color in enumerate([RED] * 5)])
-    words = {"model_digest": "m" * 64, "data_digest": "d" * 64}
+    words = ("m" * 64, "d" * 64), "embeds", FeatureSettings()
     (tmp_path / "features").mkdir()
-    rows = cached_pairs(Colors(), source, tmp_path / "features", **words)
+    rows = cached_pairs(Colors(), source, tmp_path / "features", *words)
     assert isinstance(rows.image_embeds, np.memmap) and rows.image_embeds.shape == (5, 3)
     assert rows.keys == ("0", "1", "2", "3", "4") and rows.fields[4] == {"n": 4} and rows.counts.kept == 5
 
@@ -257,12 +260,12 @@ def test_features_go_on_where_they_stopped_and_damage_is_found(
         raise AssertionError("the picture was embedded again")
 
     monkeypatch.setattr(features_cache, "image_batches", never)
-    again = cached_pairs(Colors(), source, tmp_path / "features", **words)
+    again = cached_pairs(Colors(), source, tmp_path / "features", *words)
     assert np.array_equal(again.image_embeds, rows.image_embeds) and again.counts == rows.counts
     (file,) = (tmp_path / "features").rglob("rows.npy")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError):
-        cached_pairs(Colors(), source, tmp_path / "features", **words)
+        cached_pairs(Colors(), source, tmp_path / "features", *words)
 
 
 def test_the_digest_of_data_does_not_depend_on_where_it_lies(plan: Plan, tmp_path: Path) -> None:
@@ -308,13 +311,12 @@ def test_a_second_label_of_an_image_is_refused(quick: Plan, tmp_path: Path) -> N
 
 def test_published_numbers_are_held_against_what_was_found(tmp_path: Path) -> None:
     from diptych.core.records import Metric
-    from diptych.evaluate.suite.runner import ProtocolResult
+    from diptych.evaluate.suite.scoring import ProtocolResult, TaskLabels
     from diptych.evaluate.tasks.registry import task_rows
 
     def held(value: float, half: float) -> bool:
-        answers = {
-            "zeroshot": ProtocolResult(Metric("mnist", "accuracy", value, (value - half, value + half), 9))
-        }
+        metric = Metric("mnist", "accuracy", value, (value - half, value + half), 9)
+        answers = {"zeroshot": ProtocolResult(metric, TaskLabels(np.arange(9), (), np.arange(0)))}
         (entry,) = expectations(task_rows()["mnist"], answers, "ViT-B-32/openai")
         assert entry["value"] == 0.519
         return bool(entry["passed"])

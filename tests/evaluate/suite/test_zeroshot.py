@@ -29,15 +29,14 @@ def test_prompt_sets_are_compared_on_the_same_pictures(color_model, swatches) ->
     swapped = Templates("swapped", ("the {} one",), {"red": ("green",), "green": ("red",)})
     (result,) = evaluator(swatches, "color", templates=swapped).run(color_model).results
     names = ["bare names", "a photo of a {}.", "cleaned names", "swapped"]
-    assert [score.name for score in result.scores] == names
-    bare, photo, cleaned, last = result.scores
-    assert (bare.gain, photo.gain.value) == (None, 0.0)
-    assert cleaned.gain.value == last.gain.value == -0.5
-    low, high = last.gain.ci95
+    bare, photo, cleaned, last = result.extra["prompts"]
+    assert [entry["name"] for entry in result.extra["prompts"]] == names
+    assert "gain" not in bare and photo["gain"] == 0.0 and cleaned["gain"] == last["gain"] == -0.5
+    low, high = last["gain_ci95"]
     assert low < -0.5 < high
-    assert last.predictions.hits.tolist() == [False, False, False, False]
-    assert last.example == "the blue one"
-    assert [metric.metric for metric in result.metrics()] == [
+    assert result.arrays["hits"].tolist() == [False, False, False, False]
+    assert last["example"] == "the blue one"
+    assert [metric.metric for metric in (*result.metrics, *result.logged)] == [
         "top1", "top5", "mean_per_class", "top1[bare names]", "top1[a photo of a {}.]", "top1[cleaned names]",
         "top1_gain[a photo of a {}. over bare names]", "top1_gain[cleaned names over bare names]",
         "top1_gain[swapped over bare names]", "classes", "classes_that_occur", "unlabelled", "unreadable",
@@ -94,6 +93,6 @@ def test_prompts_to_compare_with_are_left_out_where_two_classes_are_the_same_in_
     own = evaluator(source, "c", templates=Templates("own", ("{}",), names))
     with pytest.warns(UserWarning, match="'bare names' is not compared: two classes have the same prompts"):
         (result,) = own.run(color_model).results
-    assert [score.name for score in result.scores] == ["own"]
+    assert [entry["name"] for entry in result.extra["prompts"]] == ["own"]
     with pytest.raises(UsageError, match="never be told apart"), pytest.warns(UserWarning):
         evaluator(source, "c")(color_model)

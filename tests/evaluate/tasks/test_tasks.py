@@ -113,8 +113,8 @@ def test_a_missing_or_damaged_picture_stays_in_the_task_and_is_wrong(
     mini.put(tmp_path / "list.txt", "red.png red\ngreen.png green\nbroken.png red\ngone.png green\n")
     task = own_task(tmp_path, ["red", "green"])
     outcome = evaluator(task, "label", templates=task.templates).run(color_model)
-    top1 = outcome.results[0].scores[-1].metrics[0]
-    assert (top1.value, top1.n, outcome.results[0].unreadable) == (0.5, 4, 2)
+    metrics = {metric.metric: metric for metric in outcome.metrics()}
+    assert (metrics["top1"].value, metrics["top1"].n, metrics["unreadable"].value) == (0.5, 4, 2)
     assert outcome.embedded.counts.dropped.total() == 2
 
 

@@ -7,7 +7,6 @@ Source: Hsieh et al. 2023 (SugarCrepe); Thrush et al. 2022, section 3.3 (Winogro
 score); Yuksekgonul et al. 2023 (ARO; relations and pairs of attributes count alike).
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,7 @@ from diptych.core.records import Metric
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import exact_scores
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskRunner
 from diptych.evaluate.tasks.readers.captions import GROUP, PAIR
 from diptych.models.encode import Precision, encode_texts
 
@@ -36,9 +35,19 @@ def caption_choice(runner: TaskRunner) -> ProtocolResult:
         metrics = [share(name, f"{kind}_score", int(won.sum()), len(won)) for kind, won in wins.items()]
     else:
         hits = np.asarray(scores[:, 0] > scores[:, 1:].max(axis=1))
-        metrics = group_metrics([str(fields[GROUP]) for fields in embedded.fields], hits, task=name)
+        groups = np.array([str(fields[GROUP]) for fields in embedded.fields])
+        parts = {group: hits[groups == group] for group in dict.fromkeys(groups.tolist())}
+        mean = float(np.mean([part.mean() for part in parts.values()])) if parts else float("nan")
+        metrics = [
+            share(name, "accuracy", int(hits.sum()), len(hits)),
+            Metric(name, "mean_per_group", mean, None, len(hits)),
+            *(
+                share(name, f"accuracy[{key}]", int(parts[key].sum()), len(parts[key]))
+                for key in sorted(parts)
+            ),
+        ]
     main = next(metric for metric in metrics if metric.metric == runner.task.metric)
-    return ProtocolResult(main, tuple(metrics), arrays={"hits": hits})
+    return ProtocolResult(main, runner.labels, tuple(metrics), arrays={"hits": hits})
 
 
 def caption_scores(model: "Model", embedded: EmbeddedPairs, *, precision: Precision = "float32") -> Doubles:
@@ -82,18 +91,3 @@ def quadruple_hits(scores: Doubles) -> dict[str, Bools]:
     text = (own[0] > scores[:, 0, 1]) & (own[1] > scores[:, 1, 0])
     image = (own[0] > scores[:, 1, 0]) & (own[1] > scores[:, 0, 1])
     return {"text": text, "image": image, "group": text & image}
-
-
-def group_metrics(groups: Sequence[str], hits: Bools, *, task: str) -> list[Metric]:
-    """List the accuracy over all cases, the mean of the groups, and the accuracy of each."""
-    names = np.array(groups)
-    parts = {name: hits[names == name] for name in dict.fromkeys(groups)}
-    mean = float(np.mean([part.mean() for part in parts.values()])) if parts else float("nan")
-    return [
-        share(task, "accuracy", int(hits.sum()), len(hits)),
-        Metric(task, "mean_per_group", mean, None, len(hits)),
-        *(
-            share(task, f"accuracy[{name}]", int(part.sum()), len(part))
-            for name, part in sorted(parts.items())
-        ),
-    ]

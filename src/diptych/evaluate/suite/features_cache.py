@@ -46,7 +46,6 @@ class FeatureSettings:
     """How rows are made."""
 
     precision: Precision = "float32"
-    batch_size: int = IMAGE_BATCH  # no row depends on it beyond rounding
     # (rank, world): of `world` processes that fill one folder, this one embeds every world-th part from
     # `rank` on; process 0 joins them. The rows are the same with any number of processes.
     shard: tuple[int, int] = (0, 1)
@@ -54,20 +53,17 @@ class FeatureSettings:
     def __post_init__(self) -> None:
         rank, world = self.shard
         if not 0 <= rank < world:
-            process = f"process {rank} of {world}"
-            what, expected = "no such shard of the images", "0 ≤ rank < world"
-            raise SettingsError(what, where="shard", found=process, expected=expected)
+            what, found = "no such shard of the images", f"process {rank} of {world}"
+            raise SettingsError(what, where="shard", found=found, expected="0 ≤ rank < world")
 
 
 def cached_pairs(
     model: Encoder,
     source: "Source",
     folder: Path,
-    *,
-    model_digest: str,
-    data_digest: str,
-    kind: Kind = "embeds",
-    settings: FeatureSettings | None = None,
+    digests: tuple[str, str],
+    kind: Kind,
+    settings: FeatureSettings,
 ) -> EmbeddedPairs:
     """Embed a source, or open what was embedded before.
 
@@ -75,21 +71,19 @@ def cached_pairs(
         model: the model.
         source: where the images come from; it is read only if something is missing.
         folder: of the rows of all sources and models.
-        model_digest: of the model.
-        data_digest: of what `source` reads.
+        digests: of the model, and of what `source` reads.
         kind: of rows, see `Encoder.encode_batch`.
         settings: how rows are made.
 
     Returns:
         The rows, memory-mapped and read-only, with keys, captions and fields in memory.
     """
-    settings = settings or FeatureSettings()
     # "exact" named rows of files read as they are stored, before there was a choice.
     mode = f"{model.preprocess.reading_name}-{settings.precision}-{kind}"
     if DEFAULT_LIMITS.max_pixels != MAX_PIXELS:
         mode += f"-{DEFAULT_LIMITS.max_pixels}"
-    rows_folder = folder / f"{model_digest[:DIGITS]}-{data_digest[:DIGITS]}-{mode}"
-    facts = {"model": model_digest, "data": data_digest, "rows": mode}
+    rows_folder = folder / "-".join([*(digest[:DIGITS] for digest in digests), mode])
+    facts = {"model": digests[0], "data": digests[1], "rows": mode}
     if not is_done(rows_folder, KIND):
         _fill(model, source, rows_folder, facts, settings, kind)
         if settings.shard[0]:
@@ -118,7 +112,7 @@ def _fill(
     while chunk := list(islice(pairs, PART_ROWS)):
         part = folder / f"part-{len(parts):05d}.npz"
         if len(parts) % world == rank and not part.is_file():
-            write_bytes(part, _embedded(model, chunk, settings, kind))
+            write_bytes(part, _embedded(model, chunk, settings.precision, kind))
         parts.append(part)
     if rank:
         return
@@ -140,21 +134,20 @@ def _wait(count: Callable[[], int], wanted: int, folder: Path) -> None:
         if done > before:
             since = time.monotonic()
         elif time.monotonic() - since > MAX_WAIT_SECONDS:
-            raise EnvironmentFault(
+            what, found = (
                 "another process that shares the work has not done its part",
-                where=folder,
-                found=f"{done} of {wanted} parts",
-                fix="start it again; or run without --shard, which uses the parts that are there",
+                f"{done} of {wanted} parts",
             )
+            fix = "start it again; or run without --shard, which uses the parts that are there"
+            raise EnvironmentFault(what, where=folder, found=found, fix=fix)
 
 
-def _embedded(model: Encoder, chunk: Sequence[Pair], settings: FeatureSettings, kind: Kind) -> bytes:
+def _embedded(model: Encoder, chunk: Sequence[Pair], precision: Precision, kind: Kind) -> bytes:
     """Return one part as the bytes of an NPZ: rows, the reason of each row that is NaN, the pairs as JSON."""
-    encoding = EncodeSettings(settings.precision)
     rows: list[Floats] = []
     reasons: list[str] = []
-    size = settings.batch_size
-    for batch, bad in image_batches(model, chunk, batch_size=size, settings=encoding, output=kind):
+    settings = EncodeSettings(precision)
+    for batch, bad in image_batches(model, chunk, batch_size=IMAGE_BATCH, settings=settings, output=kind):
         rows.append(batch)
         reasons += [str(bad[row].reason) if row in bad else "" for row in range(len(batch))]
     lines = (json.dumps([pair.key, pair.captions, dict(pair.fields)]) + "\n" for pair in chunk)
@@ -193,10 +186,8 @@ def _read(part: Path, name: str) -> NDArray[Any]:
 def _open(folder: Path, facts: dict[str, Any]) -> EmbeddedPairs:
     manifest = verify(folder, read_manifest(folder, KIND))
     if dict(manifest.settings) != facts:
-        raise IntegrityError(
-            "kept features belong to something else", where=folder, found=manifest.settings, expected=facts,
-            fix="remove this folder",
-        )  # fmt: skip
+        what, fix = "kept features belong to something else", "remove this folder"
+        raise IntegrityError(what, where=folder, found=manifest.settings, expected=facts, fix=fix)
     lines = (folder / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
     keys, captions, fields = zip(*map(json.loads, lines), strict=True) if lines else ((), (), ())
     rows: Floats = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
@@ -220,6 +211,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     rank, slash, world = text.partition("/")
     if not (slash and rank.isdecimal() and world.isdecimal()):
-        expected = "RANK/WORLD, such as 0/2"
-        raise SettingsError("cannot read a shard", where="--shard", found=text, expected=expected)
+        what, expected = "cannot read a shard", "RANK/WORLD, such as 0/2"
+        raise SettingsError(what, where="--shard", found=text, expected=expected)
     return int(rank), int(world)

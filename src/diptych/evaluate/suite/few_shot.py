@@ -15,8 +15,7 @@ from diptych.core.seeds import numpy_rng
 from diptych.evaluate.metrics.classification import score_ranks
 from diptych.evaluate.metrics.intervals import bootstrap
 from diptych.evaluate.metrics.ranks import NEVER
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
-from diptych.evaluate.suite.scoring import Predictions, TaskLabels, task_labels
+from diptych.evaluate.suite.scoring import Predictions, ProtocolResult, TaskLabels, TaskRunner, task_labels
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -60,28 +59,29 @@ def few_shot(runner: TaskRunner) -> ProtocolResult:
         interval = bootstrap(lambda rows, hits=hits: float(hits[rows].mean()), len(hits))  # type: ignore[misc]
         curve.append(Metric(spec.name, f"{shots}_shot_accuracy", float(hits.mean()), interval, len(hits)))
     extra = {"shots": sorted(spec.shots), "draws": SHOT_DRAWS, "C": FEW_SHOT_C}
-    return ProtocolResult(curve[-1], tuple(curve), (), extra, {"hits": hits.astype(np.float32)})
+    arrays = {"hits": hits.astype(np.float32)}
+    return ProtocolResult(curve[-1], data.test_labels, tuple(curve), extra=extra, arrays=arrays)
 
 
 class TrainingData:
     """Features before the projection: training images with their class numbers, and labeled test images."""
 
     def __init__(self, runner: TaskRunner) -> None:
-        self._runner, self._names = runner, runner.labels.class_names
-        task = runner.task
+        task, names = runner.task, runner.labels.class_names
         assert task.train is not None
         test = runner.features(task.source, "penultimate", runner.digest).image_embeds
         self.test = np.asarray(test[runner.labels.rows])
-        self.train, self.train_labels = self._labeled(task.train)
-        self._val = self._labeled(task.val) if task.val is not None else None
-        # With the classes that only training images have.
-        self.test_labels = replace(runner.labels, class_names=self._names)
 
-    def _labeled(self, source: "Source") -> tuple[Floats, Ints]:
-        embedded = self._runner.features(source, "penultimate")
-        labels = task_labels(self._runner.task, embedded, first=self._names)
-        self._names = labels.class_names
-        return np.asarray(embedded.image_embeds[labels.rows]), labels.class_ids
+        def labeled(source: "Source") -> tuple[Floats, Ints]:
+            nonlocal names
+            embedded = runner.features(source, "penultimate")
+            labels = task_labels(task, embedded, first=names)
+            names = labels.class_names
+            return np.asarray(embedded.image_embeds[labels.rows]), labels.class_ids
+
+        self.train, self.train_labels = labeled(task.train)
+        self._val = labeled(task.val) if task.val is not None else None
+        self.test_labels = replace(runner.labels, class_names=names)  # and those of training images alone
 
     def split(self) -> tuple[tuple[Floats, Ints], tuple[Floats, Ints]]:
         """Return training and validation images."""
@@ -110,9 +110,8 @@ def probe_predictions(probe: "LinearProbe", features: Floats, labels: TaskLabels
     predicted = np.full(len(features), -1, dtype=np.int64)
     predicted[readable] = logits[readable].argmax(axis=1)
     ranks = score_ranks(logits, labels.class_ids)
-    return Predictions(
-        labels, np.where(np.isin(labels.class_ids, probe.classes_), ranks, NEVER), predicted, logits
-    )
+    ranks = np.where(np.isin(labels.class_ids, probe.classes_), ranks, NEVER)
+    return Predictions(labels, ranks, predicted, logits)
 
 
 def draw_shots(labels: Ints, readable: Bools, shots: int, draw: int) -> Ints:

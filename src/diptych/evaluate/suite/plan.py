@@ -143,7 +143,7 @@ class OpenedTask:
 class MissingTask:
     """A data set that is not in the folder `looked_in`, and the address to get it from."""
 
-    name: str
+    task: str
     title: str
     looked_in: str
     get_from: str
@@ -169,20 +169,16 @@ def load_plan(suite: str, *, protocols: tuple[ProtocolName, ...] = ()) -> Plan:
 
 
 def _from_file(path: Path) -> Plan:
-    file = from_mapping(_File, load_toml(path), where=path)
+    file, folder = from_mapping(_File, load_toml(path), where=path), path.parent
     names = [spec.name.casefold() for spec in file.task]  # some disks do not tell cases apart
     if not names or len(set(names)) < len(names):
         found = "no [[task]]" if not names else f"a name twice: {max(names, key=names.count)!r}"
         raise SettingsError("a suite cannot be read", where=path, found=found, expected="tasks with names")
-    specs = (
-        replace(
-            spec,
-            source=anchored(spec.source, path.parent),
-            train=anchored(spec.train, path.parent),
-            templates=anchored_templates(spec.templates, path.parent),
-        )
-        for spec in file.task
-    )
+    specs: list[TaskSpec] = []
+    for spec in file.task:
+        source, train = anchored(spec.source, folder), anchored(spec.train, folder)
+        templates = anchored_templates(spec.templates, folder)
+        specs.append(replace(spec, source=source, train=train, templates=templates))
     return Plan(file.name or path.stem, tuple(specs))
 
 
@@ -192,13 +188,10 @@ def open_plan(plan: Plan, data: Path) -> tuple[tuple[OpenedTask, ...], tuple[Mis
     opened = tuple(task for task in tasks if isinstance(task, OpenedTask))
     missing = tuple(task for task in tasks if isinstance(task, MissingTask))
     if not opened:
-        raise UsageError(
-            "no data set of the suite was found",
-            where=data,
-            found=f"none of {', '.join(task.name for task in missing[:5])}",
-            expected="a folder for each, named after the task",
-            fix=f"get the first one from {missing[0].get_from}" if missing else "",
-        )
+        what, expected = "no data set of the suite was found", "a folder for each, named after the task"
+        found = f"none of {', '.join(task.task for task in missing[:5])}"
+        fix = f"get the first one from {missing[0].get_from}" if missing else ""
+        raise UsageError(what, where=data, found=found, expected=expected, fix=fix)
     return opened, missing
 
 
@@ -207,10 +200,8 @@ def open_spec(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
 
     The folder `data` holds a folder for each known data set, named after its row.
     """
-    return _open_known(spec, data) if spec.task else open_own(spec, *own_source(spec.source, [spec]))
-
-
-def _open_known(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
+    if not spec.task:
+        return open_own(spec, *own_source(spec.source, [spec]))
     rows, where = task_rows(), f"task {spec.name!r}"
     if spec.task not in rows:
         raise unknown_name("task", spec.task, rows, where=where)
@@ -226,11 +217,11 @@ def _open_known(spec: TaskSpec, data: Path) -> OpenedTask | MissingTask:
     train = val = None
     if {"probe", "few_shot"} & set(protocols):
         train, val = (_other_split(task, split) for split in ("train", "val"))
-    reasons = {name: _why_not(name, row.kind, has_train=train is not None) for name in protocols}
+    reasons = [(name, _why_not(name, row.kind, has_train=train is not None)) for name in protocols]
     return OpenedTask(
         spec, row.title, task, row.kind, spec.metric or row.metric, protocols,
         open_templates(spec.templates) if spec.templates else task.templates, task.class_names,
-        row=row, train=train, val=val, not_run=tuple((name, why) for name, why in reasons.items() if why),
+        row=row, train=train, val=val, not_run=tuple((name, why) for name, why in reasons if why),
     )  # fmt: skip
 
 
@@ -240,21 +231,17 @@ def _other_split(task: Task, split: str) -> Task | None:
         return None
     other = open_task(task.name, task.root, split=split, prompts=task.prompts)
     if other is not None and other.prompts.labels != task.prompts.labels:
-        raise DataError(
-            "two splits of a data set have different classes",
-            where=task.root,
-            found=f"{len(other.prompts.labels)} in {split} ({other.reader.kind})",
-            expected=f"the {len(task.prompts.labels)} of {task.split} ({task.reader.kind}), in that order",
-            fix="keep both splits in one form",
-        )
+        what, fix = "two splits of a data set have different classes", "keep both splits in one form"
+        found = f"{len(other.prompts.labels)} in {split} ({other.reader.kind})"
+        expected = f"the {len(task.prompts.labels)} of {task.split} ({task.reader.kind}), in that order"
+        raise DataError(what, where=task.root, found=found, expected=expected, fix=fix)
     return other
 
 
 def _why_not(protocol: ProtocolName, kind: Kind, *, has_train: bool) -> str:
-    if protocol == "retrieval":
-        return "" if kind == "retrieval" else "the data set has no captions to search"
-    if protocol == "caption_choice":
-        return "" if kind == "caption_choice" else "the data set has no wrong captions"
+    lacking = {"retrieval": "captions to search", "caption_choice": "wrong captions"}
+    if protocol in lacking:
+        return "" if protocol == kind else f"the data set has no {lacking[protocol]}"
     if kind in WITHOUT_CLASSES:
         return "the data set has no classes"
     if protocol == "zeroshot":

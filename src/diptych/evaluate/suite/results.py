@@ -20,7 +20,7 @@ from diptych.core.files.json_objects import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
 from diptych.evaluate.suite.plan import OpenedTask
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskLabels, TaskRunner
 from diptych.evaluate.tasks.registry import TaskRow
 
 Format = Literal["diptych", "clip_benchmark", "mteb"]
@@ -100,10 +100,18 @@ def expectations(
     """Compare results with what is published of a known model, in [0, 1]."""
     if row is None or not public:
         return []
-    wanted: list[tuple[str, str, float | None, Metric]] = []
+    compared: list[dict[str, Any]] = []
+
+    def compare(protocol: str, name: str, percent: float | None, metric: Metric) -> None:
+        if percent is not None:
+            value, (low, high) = percent / 100, metric.ci95 or (metric.value, metric.value)
+            passed = bool(low <= value <= high or abs(value - metric.value) <= TOLERANCE)
+            entry = {"protocol": protocol, "metric": name, "value": round(value, 6), "found": metric.value}
+            compared.append({**entry, "passed": passed, "source": "Radford et al. 2021"})
+
     for protocol, percent in (("zeroshot", row.published(public)), ("probe", row.probe.get(public))):
         if protocol in made:
-            wanted.append((protocol, row.metric, percent, made[protocol].metric))
+            compare(protocol, row.metric, percent, made[protocol].metric)
     if "retrieval" in made:
         metrics = {metric.metric: metric for metric in made["retrieval"].metrics}
         for caption, names, table in (
@@ -111,29 +119,12 @@ def expectations(
             ("image_to_caption_recall@1", "image_to_text_recall@1", row.expected_text),
         ):
             name = caption if caption in metrics else names  # the paper's way where it is another
-            wanted.append(("retrieval", name, table.get(public), metrics[name]))
-    return [
-        _compared(protocol, name, percent / 100, metric)
-        for protocol, name, percent, metric in wanted
-        if percent is not None
-    ]
+            compare("retrieval", name, table.get(public), metrics[name])
+    return compared
 
 
-def _compared(protocol: str, name: str, value: float, metric: Metric) -> dict[str, Any]:
-    low, high = metric.ci95 or (metric.value, metric.value)
-    return {
-        "protocol": protocol,
-        "metric": name,
-        "value": round(value, 6),
-        "found": metric.value,
-        "passed": bool(low <= value <= high or abs(value - metric.value) <= TOLERANCE),
-        "source": "Radford et al. 2021",
-    }
-
-
-def write_answers(path: Path, runner: TaskRunner, made: Mapping[str, ProtocolResult]) -> str:
+def write_answers(path: Path, labels: TaskLabels, made: Mapping[str, ProtocolResult]) -> str:
     """Write the answer for each image and return the file's digest."""
-    labels = runner.labels
     arrays: dict[str, NDArray[Any]] = {"rows": labels.rows}
     if labels.class_names:
         arrays["labels"] = labels.class_ids
@@ -154,12 +145,12 @@ def read_answers(path: Path, result: Mapping[str, Any]) -> dict[str, NDArray[Any
         IntegrityError: the file is missing, or is not the one that the result was written with.
     """
     if not path.is_file() or sha256_file(path) != result["answers_sha256"]:
-        raise IntegrityError(
+        what, expected = (
             "the answers of a task are not what was written",
-            where=path,
-            expected=f"sha256 {result['answers_sha256']}",
-            fix=f"remove {path.with_suffix('.json').name} beside it and go on with --resume",
+            f"sha256 {result['answers_sha256']}",
         )
+        fix = f"remove {path.with_suffix('.json').name} beside it and go on with --resume"
+        raise IntegrityError(what, where=path, expected=expected, fix=fix)
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     for old, new in RENAMED_PROTOCOLS.items():

@@ -13,12 +13,12 @@ CLIP_benchmark.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from diptych.core import checks
-from diptych.core.checks import Bools, Floats, Ints
+from diptych.core.checks import Floats, Ints
 from diptych.core.errors import DataError
 from diptych.core.records import Metric
 from diptych.core.seeds import numpy_rng
@@ -26,92 +26,51 @@ from diptych.data.tokenizers.cleaning import clean
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import share
 from diptych.evaluate.metrics.ranks import median_rank, paired_ranks
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
-from diptych.evaluate.suite.scoring import mean_of_shares
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskRunner, mean_of_shares
 from diptych.models.encode import encode_texts
 
-QUERIES, FOUND_IMAGES, FOUND_TEXTS = 5, 5, 4  # examples of a report: queries, and hits of each
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalResult:
-    """What a report or a table needs about one retrieval task: N images with a caption, M texts."""
-
-    task: str
-    texts: tuple[str, ...]  # distinct captions, in order of first appearance
-    text_embeds: Floats  # (M, E), unit length
-    pairs: Ints  # (P, 2), rows (image, text) that belong together
-    image_ranks: Ints  # (N,), wrong texts before the best right one
-    text_ranks: Ints  # (M,), wrong images before the best right one
-    unreadable: int  # images that could not be decoded; they count as wrong, and are never retrieved
-    uncaptioned: int  # images without a caption, in a source with other tasks; they are no part of N
-    # (N,) of images and (Q,) of captions, every one of which is a query and an item by itself; None if all
-    # are distinct, for these are the ranks above then.
-    caption_ranks: tuple[Ints, Ints] | None
-
-    def metrics(self) -> list[Metric]:
-        """List recall at 1, 5 and 10 and the median rank (from 1) both ways, and what was left out."""
-        images, texts, task = self.image_ranks, self.text_ranks, self.task
-        directions = {"image_to_text": images, "text_to_image": texts}
-        if self.caption_ranks is not None:
-            directions |= dict(zip(("image_to_caption", "caption_to_image"), self.caption_ranks, strict=True))
-        metrics = [
-            share(task, f"{direction}_recall@{k}", int((ranks < k).sum()), len(ranks))
-            for direction, ranks in directions.items()
-            for k in (1, 5, 10)
-        ]
-        metrics += [
-            Metric(task, "image_to_text_median_rank", median_rank(images), None, len(images)),
-            Metric(task, "text_to_image_median_rank", median_rank(texts), None, len(texts)),
-            Metric(task, "unreadable", float(self.unreadable), None, len(images)),
-        ]
-        if self.uncaptioned:
-            total = len(images) + self.uncaptioned
-            metrics.append(Metric(task, "uncaptioned", float(self.uncaptioned), None, total))
-        return metrics
+QUERIES, SHOWN_IMAGES, SHOWN_TEXTS = 5, 5, 4  # examples of a report: queries, and hits of each
 
 
 def retrieval(runner: TaskRunner) -> ProtocolResult:
-    """Find texts of images and images of texts; the value is the mean of recall at 1 both ways."""
+    """Find texts of images and images of texts; the value is the mean of recall at 1 both ways.
+
+    Images without a caption, in a source with other tasks, are left out; unreadable ones are never retrieved.
+    """
     name, embedded = runner.task.spec.name, runner.embedded
     texts, pairs = distinct_texts(embedded.captions)
     if not texts:
-        raise DataError(
-            "retrieval has nothing to retrieve",
-            where=runner.task.source.name,
-            found=f"{len(embedded.keys)} images and no captions",
-            expected="at least one caption",
-            fix="name the caption column, or evaluate another task",
-        )
+        what, fix = "retrieval has nothing to retrieve", "name the caption column, or evaluate another task"
+        found, expected = f"{len(embedded.keys)} images and no captions", "at least one caption"
+        raise DataError(what, where=runner.task.source.name, found=found, expected=expected, fix=fix)
     text_embeds = encode_texts(runner.model, texts, precision=runner.settings.precision)
     captioned = np.array([bool(of_image) for of_image in embedded.captions])
     image_embeds = np.where(captioned[:, None], embedded.image_embeds, np.float32(np.nan))
     image_ranks, text_ranks = paired_ranks(image_embeds, text_embeds, pairs)
-    result = RetrievalResult(
-        name, texts, text_embeds, pairs, image_ranks[captioned], text_ranks,
-        unreadable=int(np.isnan(image_embeds[captioned, 0]).sum()),
-        uncaptioned=int((~captioned).sum()),
-        caption_ranks=_caption_ranks(image_embeds, text_embeds, pairs, captioned),
-    )  # fmt: skip
-    metrics = {metric.metric: metric for metric in result.metrics()}
-    both = metrics["image_to_text_recall@1"], metrics["text_to_image_recall@1"]
-    hits = result.image_ranks < 1
-    extra = {
-        "texts": len(texts),
-        "captions": len(pairs),
-        "text_queries": [
-            {"text": text, "found": [list(pair) for pair in nearest_images]}
-            for text, nearest_images in text_queries(result, embedded, 0)
-        ],
-        "image_queries": [
-            {"row": row, "found": [list(pair) for pair in nearest_texts]}
-            for row, nearest_texts in image_queries(result, embedded, 0)
-        ],
+    image_ranks = image_ranks[captioned]
+    directions = {"image_to_text": image_ranks, "text_to_image": text_ranks}
+    if len(pairs) > len(texts):  # two captions are equal
+        per_caption = _caption_ranks(image_embeds, text_embeds, pairs)
+        directions |= {"image_to_caption": per_caption[0][captioned], "caption_to_image": per_caption[1]}
+    metrics = {
+        f"{direction}_recall@{k}": share(name, f"{direction}_recall@{k}", int((ranks < k).sum()), len(ranks))
+        for direction, ranks in directions.items()
+        for k in (1, 5, 10)
     }
+    both = metrics["image_to_text_recall@1"], metrics["text_to_image_recall@1"]
+    unreadable = int(np.isnan(image_embeds[captioned, 0]).sum())
+    counts = [
+        Metric(name, "image_to_text_median_rank", median_rank(image_ranks), None, len(image_ranks)),
+        Metric(name, "text_to_image_median_rank", median_rank(text_ranks), None, len(text_ranks)),
+        Metric(name, "unreadable", float(unreadable), None, len(image_ranks)),
+    ]
+    if not captioned.all():
+        counts.append(Metric(name, "uncaptioned", float((~captioned).sum()), None, len(captioned)))
+    hits = image_ranks < 1
+    extra = {"texts": len(texts), "captions": len(pairs), **_examples(texts, text_embeds, pairs, embedded)}
     return ProtocolResult(
-        mean_of_shares(*both, task=name, name="recall"), tuple(metrics.values()),
-        runner.slices(hits, np.flatnonzero(captioned)), extra,
-        {"hits": hits, "text_hits": text_ranks < 1}, result,
+        mean_of_shares(*both, task=name, name="recall"), runner.labels, (*metrics.values(), *counts),
+        runner.slices(hits, np.flatnonzero(captioned)), extra, {"hits": hits, "text_hits": text_ranks < 1},
     )  # fmt: skip
 
 
@@ -134,12 +93,8 @@ def distinct_texts(captions: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], 
     return tuple(texts), np.array(rows, dtype=np.int64).reshape(-1, 2)
 
 
-def _caption_ranks(
-    image_embeds: Floats, text_embeds: Floats, pairs: Ints, captioned: Bools
-) -> tuple[Ints, Ints] | None:
-    """Rank with every caption as a query and an item of its own; None if no two are equal."""
-    if len(pairs) == len(text_embeds):
-        return None
+def _caption_ranks(image_embeds: Floats, text_embeds: Floats, pairs: Ints) -> tuple[Ints, Ints]:
+    """Rank images and captions, every one of which is a query and an item of its own."""
     images, texts = pairs.T
     embeds, captions = text_embeds[texts], np.arange(len(pairs))
     # What is right for an image: every caption that is equal to one of its own.
@@ -152,7 +107,22 @@ def _caption_ranks(
     right = np.stack([np.repeat(own[:, 0], sizes), equal], axis=1)
     image_ranks, _ = paired_ranks(image_embeds, embeds, right, both=False)
     caption_ranks, _ = paired_ranks(embeds, image_embeds, np.stack([captions, images], axis=1), both=False)
-    return image_ranks[captioned], caption_ranks
+    return image_ranks, caption_ranks
+
+
+def _examples(
+    texts: Sequence[str], text_embeds: Floats, pairs: Ints, embedded: EmbeddedPairs
+) -> dict[str, Any]:
+    """Draw texts and images as queries; return each with the nearest items, and whether they are right."""
+    by_text, by_image = [], []
+    right = set(map(tuple, pairs.tolist()))
+    for text in draw_rows(np.arange(len(texts)), QUERIES, "texts"):
+        rows = nearest(text_embeds[text], embedded.image_embeds, SHOWN_IMAGES).tolist()
+        by_text.append({"text": texts[text], "found": [[row, (row, text) in right] for row in rows]})
+    for row in draw_rows(readable_rows(embedded), QUERIES + 1, "pictures"):
+        numbers = nearest(embedded.image_embeds[row], text_embeds, SHOWN_TEXTS).tolist()
+        by_image.append({"row": row, "found": [[texts[text], (row, text) in right] for text in numbers]})
+    return {"text_queries": by_text, "image_queries": by_image}
 
 
 def nearest(query: Floats, items: Floats, count: int) -> Ints:
@@ -171,30 +141,6 @@ def readable_rows(embedded: EmbeddedPairs) -> Ints:
     return np.flatnonzero(~np.isnan(embedded.image_embeds[:, 0]))
 
 
-def draw_rows(rows: Ints, count: int, seed: int, name: str) -> list[int]:
+def draw_rows(rows: Ints, count: int, name: str) -> list[int]:
     """Draw some rows without repeats, in the order of the draw."""
-    return [int(row) for row in numpy_rng(seed, "gallery", name).permutation(rows)[:count]]
-
-
-def text_queries(
-    result: RetrievalResult, embedded: EmbeddedPairs, seed: int
-) -> list[tuple[str, list[tuple[int, bool]]]]:
-    """Draw texts of a retrieval task; return each with the rows of the nearest images, right or wrong."""
-    queries = []
-    for text in draw_rows(np.arange(len(result.texts)), QUERIES, seed, "texts"):
-        right = set(result.pairs[result.pairs[:, 1] == text, 0].tolist())
-        rows = nearest(result.text_embeds[text], embedded.image_embeds, FOUND_IMAGES)
-        queries.append((result.texts[text], [(int(row), int(row) in right) for row in rows]))
-    return queries
-
-
-def image_queries(
-    result: RetrievalResult, embedded: EmbeddedPairs, seed: int
-) -> list[tuple[int, tuple[tuple[str, bool], ...]]]:
-    """Draw images of a retrieval task; return each row with the nearest texts, right or wrong."""
-    queries = []
-    for row in draw_rows(readable_rows(embedded), QUERIES + 1, seed, "pictures"):
-        right = set(result.pairs[result.pairs[:, 0] == row, 1].tolist())
-        texts = nearest(embedded.image_embeds[row], result.text_embeds, FOUND_TEXTS)
-        queries.append((row, tuple((result.texts[text], int(text) in right) for text in texts)))
-    return queries
+    return [int(row) for row in numpy_rng(0, "gallery", name).permutation(rows)[:count]]

@@ -6,7 +6,7 @@ which any later run of the folder uses again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +34,9 @@ from diptych.evaluate.suite.plan import (
     own_source,
 )
 from diptych.evaluate.suite.results import read_answers, read_result, record, write_answers
-from diptych.evaluate.suite.retrieval import RetrievalResult, retrieval
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
-from diptych.evaluate.suite.zeroshot import ZeroShotResult, zeroshot
+from diptych.evaluate.suite.retrieval import retrieval
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskRunner
+from diptych.evaluate.suite.zeroshot import zeroshot
 from diptych.evaluate.tasks.registry import task_models
 from diptych.models.encode import Precision
 
@@ -56,16 +56,16 @@ class SourceResult:
 
     source: "Source"
     embedded: EmbeddedPairs
-    results: tuple[ZeroShotResult | RetrievalResult, ...]
+    results: tuple[ProtocolResult, ...]
 
     def metrics(self) -> list[Metric]:
         """List every task's numbers, each followed by how many samples of the source were bad, by reason."""
         metrics, counts = [], self.embedded.counts
         for result in self.results:
-            metrics += result.metrics()
+            metrics += [*result.metrics, *result.logged]
             for reason, count in sorted(counts.dropped.items()):
                 name = f"bad_samples[{reason}]"
-                metrics.append(Metric(result.task, name, float(count), None, counts.seen))
+                metrics.append(Metric(result.metric.task, name, float(count), None, counts.seen))
         return metrics
 
 
@@ -101,8 +101,8 @@ class SourceEvaluator:
         """Score the tasks on the source's images, which are embedded already."""
         settings = FeatureSettings(self.precision)
         runners = [TaskRunner(model, task, settings, embedded=embedded) for task in self.tasks]
-        results = tuple(PROTOCOLS[runner.task.protocols[0]](runner).details for runner in runners)
-        return SourceResult(self.source, embedded, results)
+        results = (PROTOCOLS[runner.task.protocols[0]](runner) for runner in runners)
+        return SourceResult(self.source, embedded, tuple(results))
 
 
 def source_evaluators(
@@ -176,15 +176,14 @@ def run_suite(
     """
     opened, missing = open_plan(plan, settings.data)
     for task in missing:
-        log(f"{task.name}: not found in {task.looked_in}; get it from {task.get_from}")
+        log(f"{task.task}: not found in {task.looked_in}; get it from {task.get_from}")
     finished = [spec.name for spec in plan.specs if (settings.out / f"{spec.name}.json").exists()]
     if finished and not settings.resume:
-        raise UsageError(
+        what, fix = (
             "the folder holds results already",
-            where=settings.out,
-            found=", ".join(finished[:5]),
-            fix="choose another folder with --out, or use them with --resume",
+            "choose another folder with --out, or use them with --resume",
         )
+        raise UsageError(what, where=settings.out, found=", ".join(finished[:5]), fix=fix)
     make_folder(settings.out)
     if settings.features.shard[1] == 1:  # others that share the work may be writing
         clean_temporaries(settings.out)
@@ -205,13 +204,16 @@ def embed_shard(
     rank, world = settings.features.shard
     for spec in plan.specs:
         task = open_spec(spec, settings.data)
-        if isinstance(task, MissingTask):
-            continue
-        digest = data_digest(task.source, *task.choices)
-        runner = TaskRunner(model, task, settings.features, cache=settings.cache_folder, digest=digest)
-        if {"probe", "few_shot"} & set(task.protocols) - dict(task.not_run).keys():
-            TrainingData(runner)
-        log(f"{spec.name}: shard {rank} of {world} is embedded")
+        if isinstance(task, OpenedTask):
+            runner = _runner(model, task, settings)
+            if {"probe", "few_shot"} & set(task.protocols) - dict(task.not_run).keys():
+                TrainingData(runner)
+            log(f"{spec.name}: shard {rank} of {world} is embedded")
+
+
+def _runner(model: "Model", task: OpenedTask, settings: SuiteSettings, digest: str = "") -> TaskRunner:
+    digest = digest or data_digest(task.source, *task.choices)
+    return TaskRunner(model, task, settings.features, cache=settings.cache_folder, digest=digest)
 
 
 def _score_task(
@@ -221,46 +223,45 @@ def _score_task(
     *,
     facts: Mapping[str, str],
     log: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return a finished result, or make it."""
     spec, digest = task.spec, data_digest(task.source, *task.choices)
     path = settings.out / f"{spec.name}.json"
     if path.exists():
-        read = model.preprocess.reading_name
-        wanted = {"model": facts["digest"], "data": digest, "asked": spec.digest, "images": read}
+        reading = model.preprocess.reading_name
+        wanted = {"model": facts["digest"], "data": digest, "asked": spec.digest, "images": reading}
         result = _finished(path, wanted)
         log(f"{spec.name}: finished before, {_described(result)}")
         return result
     try:
-        runner = TaskRunner(model, task, settings.features, cache=settings.cache_folder, digest=digest)
+        runner = _runner(model, task, settings, digest)
         asked = [protocol for protocol in task.protocols if protocol not in dict(task.not_run)]
         made: dict[str, ProtocolResult] = {protocol: PROTOCOLS[protocol](runner) for protocol in asked}
     except DiptychError as error:
         error.where = f"task {spec.name}" + (f": {error.where}" if error.where else "")
         raise
-    answers_digest = write_answers(path.with_suffix(".npz"), runner, made)
+    answers_digest = write_answers(path.with_suffix(".npz"), runner.labels, made)
     write_json(path, record(runner, made, model=facts, answers_digest=answers_digest))
     result = read_result(path)  # so that a new result and one of before are alike to the last list
     log(f"{spec.name}: {_described(result)}")
     return result
 
 
-def _finished(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
+def _finished(path: Path, wanted: Mapping[str, str]) -> Mapping[str, Any]:
     """Read a result and refuse one of another model, other data or another question."""
     result = read_result(path)
-    digests = {**result, "model": result.get("model", {}).get("digest", "")}
-    digests["images"] = result.get("settings", {}).get("images", "stored")  # as before it was a setting
+    actual = {**result, "model": result.get("model", {}).get("digest", "")}
+    actual["images"] = result.get("settings", {}).get("images", "stored")  # as before it was a setting
     words = {"model": "another model", "data": "other data", "asked": "another question"}
     words["images"] = "images read in another way (--orientation, --scaled-jpeg)"
     for name, digest in wanted.items():
-        if (held := digests.get(name, "")) != digest:
-            raise UsageError(
+        if (other := actual.get(name, "")) != digest:
+            what, fix = (
                 f"a result in the folder is of {words[name]}",
-                where=path,
-                found=f"{name} {held[:16]}",
-                expected=f"{name} {digest[:16]}",
-                fix="choose another folder with --out, or remove this file",
+                "choose another folder with --out, or remove this file",
             )
+            found, expected = f"{name} {other[:16]}", f"{name} {digest[:16]}"
+            raise UsageError(what, where=path, found=found, expected=expected, fix=fix)
     read_answers(path.with_suffix(".npz"), result)
     return result
 
@@ -279,7 +280,7 @@ def _described(result: Mapping[str, Any]) -> str:
 
 
 def _summary(
-    plan: Plan, facts: Mapping[str, str], results: list[dict[str, Any]], missing: tuple[MissingTask, ...]
+    plan: Plan, facts: Mapping[str, str], results: Sequence[Mapping[str, Any]], missing: Sequence[MissingTask]
 ) -> dict[str, Any]:
     """Average over tasks, and say over which: a mean over fewer data sets is another number."""
     values = {
@@ -290,22 +291,15 @@ def _summary(
     for protocol in dict.fromkeys(name for of_task in values.values() for name in of_task):
         counted = {task: of_task.get(protocol) for task, of_task in values.items()}
         counted = {task: value for task, value in counted.items() if value is not None}
-        means[protocol] = {
-            "mean": float(np.mean(list(counted.values()))) if counted else None,
-            "tasks": len(counted),
-            "of": len(plan.specs),
-            "over": list(counted),
-        }
-    held = [entry for result in results for entry in result["expected"]]
+        mean = float(np.mean(list(counted.values()))) if counted else None
+        means[protocol] = {"mean": mean, "tasks": len(counted), "of": len(plan.specs), "over": list(counted)}
+    expected = [entry for result in results for entry in result["expected"]]
     return {
         "suite": plan.name,
         "model": dict(facts),
         "means": means,
-        "expected": {"passed": sum(entry["passed"] for entry in held), "of": len(held)},
+        "expected": {"passed": sum(entry["passed"] for entry in expected), "of": len(expected)},
         "tasks": values,
-        "not_found": [
-            {"task": task.name, "title": task.title, "looked_in": task.looked_in, "get_from": task.get_from}
-            for task in missing
-        ],
+        "not_found": [asdict(task) for task in missing],
         "code": created_by(),
     }

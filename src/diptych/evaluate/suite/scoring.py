@@ -1,8 +1,9 @@
-"""Labels of a task, predictions, and their metrics with intervals.
+"""A model on a task: its images embedded once, their labels, predictions, and metrics with intervals.
 
-Shares carry exact intervals (Clopper-Pearson), everything else a percentile bootstrap over images. An
-unreadable image stays in the denominator and counts as wrong in every metric: no rank, no prediction, the
-lowest score where it should have been returned and the highest where it should not.
+Every protocol predicts for the same images in the same order, so two of them, or two models, can be compared
+image by image. Shares carry exact intervals (Clopper-Pearson), everything else a percentile bootstrap over
+images. An unreadable image stays in the denominator and counts as wrong in every metric: no rank, no
+prediction, the lowest score where it should have been returned and the highest where it should not.
 
 Source: Radford et al. 2021, section 3.1 and appendix A (a metric per data set); Koh et al. 2021 (WILDS) and
 Gadre et al. 2023 (DataComp) for macro F1 and the worst of groups.
@@ -10,8 +11,10 @@ Gadre et al. 2023 (DataComp) for macro F1 and the worst of groups.
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +33,13 @@ from diptych.evaluate.metrics.classification import (
     roc_auc,
 )
 from diptych.evaluate.metrics.intervals import RESAMPLES, bootstrap, bootstrap_mean_per_class, share
+from diptych.evaluate.suite.features_cache import FeatureSettings, Kind, cached_pairs, data_digest
 from diptych.evaluate.suite.plan import WITHOUT_CLASSES, OpenedTask
 from diptych.evaluate.tasks.registry import IGNORED, LABELS, MetricName
+
+if TYPE_CHECKING:
+    from diptych.data.sources.open import Source
+    from diptych.models.model import Model
 
 PRECISION_RESAMPLES = 200  # draws for the mean average precision, which sorts every class anew for each
 
@@ -61,30 +69,42 @@ def task_labels(task: OpenedTask, embedded: EmbeddedPairs, *, first: Sequence[st
         UnknownNameError: no image has the label column.
         DataError: no image has a label; a metric over groups has no field that says them.
     """
-    name, rows = task.spec.name, np.arange(len(embedded.keys), dtype=np.int64)
+    where, rows = f"task {task.spec.name!r}", np.arange(len(embedded.keys), dtype=np.int64)
     if task.kind in WITHOUT_CLASSES or not set(task.protocols) - {"retrieval"}:
         return TaskLabels(rows, (), rows[:0])
-    matrix, unlabelled = None, 0
     if task.row is None:
-        column = column_labels(
-            embedded, task.spec.labels, first=first, named=task.templates.names, where=f"task {name!r}"
-        )
-        rows, names, class_ids, unlabelled = (
-            column.rows,
-            column.class_names,
-            column.class_ids,
-            column.unlabelled,
-        )
-    else:
-        names, numbers = task.class_names, [_numbers(fields.get(LABELS)) for fields in embedded.fields]
-        class_ids = np.array([of_row[0] if of_row else -1 for of_row in numbers], dtype=np.int64)
-        if task.kind == "multilabel":
-            matrix = np.full((len(rows), len(names)), -1, dtype=np.int64)
-            for row, fields in enumerate(embedded.fields):
-                matrix[row, _numbers(fields.get(IGNORED))] = 0
-                matrix[row, numbers[row]] = 1
-    groups, group_field = _groups(task, embedded, rows)
-    return TaskLabels(rows, names, class_ids, matrix, groups, group_field, unlabelled)
+        names = task.templates.names
+        labels = column_labels(embedded, task.spec.labels, first=first, named=names, where=where)
+        return _grouped(labels, task, embedded)
+    numbers = [_numbers(fields.get(LABELS)) for fields in embedded.fields]
+    class_ids = np.array([of_row[0] if of_row else -1 for of_row in numbers], dtype=np.int64)
+    matrix = None
+    if task.kind == "multilabel":
+        matrix = np.full((len(rows), len(task.class_names)), -1, dtype=np.int64)
+        for row, fields in enumerate(embedded.fields):
+            matrix[row, _numbers(fields.get(IGNORED))] = 0
+            matrix[row, numbers[row]] = 1
+    return _grouped(TaskLabels(rows, task.class_names, class_ids, matrix), task, embedded)
+
+
+def _numbers(value: object) -> list[int]:
+    return [int(number) for number in str(value).split(",")] if value not in (None, "") else []
+
+
+def _grouped(labels: TaskLabels, task: OpenedTask, embedded: EmbeddedPairs) -> TaskLabels:
+    """Add the groups of the images if the metric is over groups."""
+    if not task.metric.startswith("worst_group"):
+        return labels
+    fields = [embedded.fields[row] for row in labels.rows]
+    wanted = task.spec.slices[:1] or GROUP_FIELDS
+    name = next((name for name in wanted if all(name in of_row for of_row in fields)), None)
+    if name is None:
+        what, fix = "a metric over groups finds no groups", "name the field in slices, in a file of your own"
+        found = ", ".join(sorted({key for of_row in fields[:1] for key in of_row})) or "no fields"
+        expected = f"one of the fields {', '.join(wanted)} for every image"
+        raise DataError(what, where=f"task {task.spec.name!r}", found=found, expected=expected, fix=fix)
+    _, groups = np.unique([str(of_row[name]) for of_row in fields], return_inverse=True)
+    return replace(labels, groups=groups.astype(np.int64), group_field=name)
 
 
 def column_labels(
@@ -132,28 +152,6 @@ def natural_order(text: str) -> tuple[tuple[int | str, ...], str]:
     return tuple(int(part) if number % 2 else part for number, part in enumerate(parts)), text
 
 
-def _groups(task: OpenedTask, embedded: EmbeddedPairs, rows: Ints) -> tuple[Ints | None, str]:
-    if not task.metric.startswith("worst_group"):
-        return None, ""
-    fields = [embedded.fields[row] for row in rows]
-    wanted = task.spec.slices[:1] or GROUP_FIELDS
-    name = next((name for name in wanted if all(name in of_row for of_row in fields)), None)
-    if name is None:
-        raise DataError(
-            "a metric over groups finds no groups",
-            where=f"task {task.spec.name!r}",
-            found=", ".join(sorted({key for of_row in fields[:1] for key in of_row})) or "no fields",
-            expected=f"one of the fields {', '.join(wanted)} for every image",
-            fix="name the field in slices, in a file of your own",
-        )
-    _, groups = np.unique([str(of_row[name]) for of_row in fields], return_inverse=True)
-    return groups.astype(np.int64), name
-
-
-def _numbers(value: object) -> list[int]:
-    return [int(number) for number in str(value).split(",")] if value not in (None, "") else []
-
-
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """Predictions of a model for the labeled images of a task."""
@@ -170,6 +168,68 @@ class Predictions:
         if (matrix := self.labels.label_matrix) is None:
             return self.ranks < 1
         return (self.predicted >= 0) & (matrix[np.arange(len(matrix)), np.maximum(self.predicted, 0)] > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolResult:
+    """Result of one protocol on a task: what files, reports and logs show of it."""
+
+    metric: Metric  # the main number
+    labels: TaskLabels
+    metrics: tuple[Metric, ...] = ()
+    slices: tuple[Metric, ...] = ()  # the share of hits by values of fields
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what else a report shows, plain values
+    # Per image, to compare with another model: hits, and what was predicted.
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    logged: tuple[Metric, ...] = ()  # what training logs beside `metrics`
+
+
+class TaskRunner:
+    """A model, a task, its embedded images and its labels, for every protocol to score.
+
+    Features and classifiers are in the folder `cache`, under the digest of the task's data; or the images
+    are `embedded` already and nothing is kept.
+    """
+
+    def __init__(
+        self,
+        model: "Model",
+        task: OpenedTask,
+        settings: FeatureSettings,
+        *,
+        cache: Path | None = None,
+        digest: str = "",
+        embedded: EmbeddedPairs | None = None,
+    ) -> None:
+        self.model, self.task, self.settings, self.cache, self.digest = model, task, settings, cache, digest
+        self._model_digest = "" if cache is None else model.digest
+        self.embedded = embedded or self.features(task.source, "embeds", digest)
+        self.labels = task_labels(task, self.embedded)
+
+    def features(self, source: "Source", kind: Kind, digest: str = "") -> EmbeddedPairs:
+        """Return the rows of a source, "embeds" or "penultimate" ones, from the cache."""
+        assert self.cache is not None
+        digests = self._model_digest, digest or data_digest(source, *self.task.choices)
+        return cached_pairs(self.model, source, self.cache / "features", digests, kind, self.settings)
+
+    def classified(self, made: "Predictions", extra: Mapping[str, Any]) -> ProtocolResult:
+        """Return the result of a protocol that predicts classes."""
+        task, arrays = self.task, {"hits": made.hits, "predicted": made.predicted}
+        main = main_metric(made, task.metric, task=task.spec.name)
+        further = tuple(further_metrics(made, task=task.spec.name))
+        slices = self.slices(made.hits, self.labels.rows)
+        return ProtocolResult(main, made.labels, further, slices, extra, arrays)
+
+    def slices(self, hits: Bools, rows: Ints) -> tuple[Metric, ...]:
+        """Split the share of hits of some rows by the values of the fields that the task names."""
+        spec, fields = self.task.spec, [self.embedded.fields[row] for row in rows]
+        known = dict.fromkeys(column for of_row in fields for column in of_row)
+        metrics: list[Metric] = []
+        for name in spec.slices:
+            if name not in known:
+                raise unknown_name("column to slice by", name, known, where=f"task {spec.name!r}")
+            metrics += sliced(hits, [of_row.get(name) for of_row in fields], task=spec.name, name=name)
+        return tuple(metrics)
 
 
 def classify(

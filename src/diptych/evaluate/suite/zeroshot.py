@@ -5,7 +5,7 @@ Source: Radford et al. 2021, section 3.1 (top-k, mean per class; the gain of pro
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,9 @@ from diptych.core.errors import UsageError
 from diptych.core.records import Metric
 from diptych.evaluate.classifier import build_classifier, class_probabilities
 from diptych.evaluate.metrics.classification import reliability
-from diptych.evaluate.metrics.intervals import paired_gain
+from diptych.evaluate.metrics.intervals import paired_gain, share
 from diptych.evaluate.prompts.templates import BARE, PHOTO, Templates, fill
-from diptych.evaluate.suite.runner import ProtocolResult, TaskRunner
-from diptych.evaluate.suite.scoring import Predictions, TaskLabels, classify, further_metrics
+from diptych.evaluate.suite.scoring import Predictions, ProtocolResult, TaskRunner, classify
 
 if TYPE_CHECKING:
     from diptych.models.encode import Precision
@@ -28,60 +27,14 @@ if TYPE_CHECKING:
 DIGITS = 4  # decimals of confidences: what a diagram shows, and the same whatever the batch size
 
 
-@dataclass(frozen=True, slots=True)
-class PromptScore:
-    """Score of one set of prompts."""
-
-    name: str
-    metrics: tuple[Metric, ...]  # top1, top5 and mean_per_class
-    predictions: Predictions
-    gain: Metric | None  # of top-1 over the first set; None for the first set itself
-    example: str  # the first prompt of the first class
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return top-1 and the gain as plain values."""
-        top1 = self.metrics[0]
-        entry = {"name": self.name, "value": top1.value, "ci95": top1.ci95, "example": self.example}
-        return entry | ({"gain": self.gain.value, "gain_ci95": self.gain.ci95} if self.gain else {})
-
-
-@dataclass(frozen=True, slots=True)
-class ZeroShotResult:
-    """Everything that a report or a table needs about one zero-shot task."""
-
-    task: str
-    labels: TaskLabels
-    scores: tuple[PromptScore, ...]  # one a set of prompts, the simplest first; the last is the task's own
-    unreadable: int  # images that could not be decoded; they count as wrong
-
-    @property
-    def classes_that_occur(self) -> int:
-        """Classes that some image has."""
-        matrix = self.labels.label_matrix
-        return (
-            len(np.unique(self.labels.class_ids)) if matrix is None else int((matrix > 0).any(axis=0).sum())
-        )
-
-    def metrics(self) -> list[Metric]:
-        """List the last set's metrics, top-1 of the others, every gain, and what was left out."""
-        *others, best = self.scores
-        labels, count = self.labels, len(self.labels.rows)
-        return [
-            *best.metrics,
-            *(replace(score.metrics[0], metric=f"top1[{score.name}]") for score in others),
-            *(score.gain for score in self.scores if score.gain is not None),
-            Metric(self.task, "classes", float(len(labels.class_names)), None, count),
-            Metric(self.task, "classes_that_occur", float(self.classes_that_occur), None, count),
-            Metric(self.task, "unlabelled", float(labels.unlabelled), None, count + labels.unlabelled),
-            Metric(self.task, "unreadable", float(self.unreadable), None, count),
-        ]
-
-
 def zeroshot(runner: TaskRunner) -> ProtocolResult:
-    """Classify by words alone, in the metric of the data set; unreadable images are wrong."""
+    """Classify by words alone, in the metric of the data set; unreadable images are wrong.
+
+    The last set of prompts is the task's own; the others show what it gains.
+    """
     model, task, labels = runner.model, runner.task, runner.labels
     name, embeds = task.spec.name, np.asarray(runner.embedded.image_embeds[labels.rows])
-    scores: list[PromptScore] = []
+    sets: list[tuple[Templates, Predictions]] = []
     for prompts, classifier in classifiers(
         model,
         labels.class_names,
@@ -90,25 +43,34 @@ def zeroshot(runner: TaskRunner) -> ProtocolResult:
         cache=None if runner.cache is None else runner.cache / "classifiers",
     ):
         ranked = class_probabilities(model, embeds, classifier) if task.metric == "map_11pt" else None
-        made = classify(embeds, labels, classifier, task.metric, probabilities=ranked)
-        gain = None
-        if scores:
-            value, interval = paired_gain(scores[0].predictions.hits, made.hits)
-            title = f"top1_gain[{prompts.name} over {scores[0].name}]"
-            gain = Metric(name, title, value, interval, len(embeds))
+        sets.append((prompts, classify(embeds, labels, classifier, task.metric, probabilities=ranked)))
+    shown: list[dict[str, Any]] = []
+    top1s: list[Metric] = []
+    gains: list[Metric] = []
+    for prompts, made in sets:
+        top1 = share(name, f"top1[{prompts.name}]", int(made.hits.sum()), len(embeds))
         example = fill(prompts, labels.class_names[:1])[0][0]
-        scores.append(PromptScore(prompts.name, tuple(further_metrics(made, task=name)), made, gain, example))
-    result = ZeroShotResult(name, labels, tuple(scores), int(np.isnan(embeds[:, 0]).sum()))
-    extra: dict[str, Any] = {
-        "prompts": [score.as_dict() for score in scores],
-        "classes": len(labels.class_names),
-        "classes_that_occur": result.classes_that_occur,
-    }
+        entry = {"name": prompts.name, "value": top1.value, "ci95": top1.ci95, "example": example}
+        if top1s:
+            gain, interval = paired_gain(sets[0][1].hits, made.hits)
+            entry |= {"gain": gain, "gain_ci95": interval}
+            title = f"top1_gain[{prompts.name} over {sets[0][0].name}]"
+            gains.append(Metric(name, title, gain, interval, len(embeds)))
+        shown.append(entry)
+        top1s.append(top1)
+    matrix, count = labels.label_matrix, len(embeds)
+    occurring = len(np.unique(labels.class_ids)) if matrix is None else int((matrix > 0).any(axis=0).sum())
+    classes = {"classes": len(labels.class_names), "classes_that_occur": occurring}
+    extra: dict[str, Any] = {"prompts": shown, **classes}
     if labels.group_field:
         extra["groups"] = labels.group_field
-    if labels.label_matrix is None and runner.cache is not None:  # (N, C) of memory for the files of a suite
+    if matrix is None and runner.cache is not None:  # (N, C) of memory for the files of a suite
         extra["reliability"] = _reliability(class_probabilities(model, embeds, classifier), made.hits)
-    return replace(runner.classified(made, extra, list(scores[-1].metrics)), details=result)
+    counts = [Metric(name, what, float(value), None, count) for what, value in classes.items()]
+    unreadable = float(np.isnan(embeds[:, 0]).sum())
+    counts.append(Metric(name, "unlabelled", float(labels.unlabelled), None, count + labels.unlabelled))
+    counts.append(Metric(name, "unreadable", unreadable, None, count))
+    return replace(runner.classified(made, extra), logged=(*top1s[:-1], *gains, *counts))
 
 
 def classifiers(
@@ -142,14 +104,9 @@ def prompt_ladder(templates: Templates = PHOTO) -> tuple[Templates, ...]:
     """
     if templates == PHOTO:
         return BARE, PHOTO
-    if not templates.names or templates.templates == BARE.templates:
-        return BARE, PHOTO, templates
-    return (
-        BARE,
-        PHOTO,
-        Templates("cleaned names", BARE.templates, templates.names, templates.source),
-        templates,
-    )
+    cleaned = Templates("cleaned names", BARE.templates, templates.names, templates.source)
+    with_names = templates.names and templates.templates != BARE.templates
+    return (BARE, PHOTO, *([cleaned] if with_names else []), templates)
 
 
 def _reliability(probabilities: Doubles, hits: Bools) -> dict[str, Any]:
