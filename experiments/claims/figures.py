@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.core.files.durable import write_json, write_text
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from experiments.claims.charts import Axis, Series, bar_chart, line_chart
 from experiments.claims.scaling import PowerLaw
 

@@ -19,7 +19,7 @@ from diptych.cli.recipe import TaskPart
 from diptych.cli.run import build_model, pack_once, vocabulary_once
 from diptych.core.errors import unknown_name
 from diptych.core.files.durable import make_folder, write_json
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.core.machine import processor
 from diptych.core.settings import from_mapping
 from diptych.data.loader import Loader, LoaderSettings

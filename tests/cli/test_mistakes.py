@@ -164,7 +164,7 @@ def test_a_damaged_model_is_refused(diptych: Callable[..., Said], run: Run, tmp_
 def test_a_full_disk_is_told(
     diptych: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diptych.core.files.failpoints import operations
+    from diptych.core.files.durable import operations
 
     monkeypatch.setenv("DIPTYCH_TESTING", "1")
     monkeypatch.setenv("DIPTYCH_FAILPOINT", f"enospc:{operations() + 4}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from experiments.claims.figures import README, figures_of, table_of
 
 PAGE = README.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from diptych.core.errors import UsageError
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Columns

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files.durable import make_folder, staging_folder, write_bytes, write_json
-from diptych.core.files.json_objects import read_json
 from diptych.core.files.locks import locked
+from diptych.core.files.reading import read_json
 from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
 from diptych.core.progress import Progress
 from diptych.core.records import Counts, Metric, Need, Pair

@@ -14,7 +14,7 @@ from typing import Any
 
 from diptych.core.errors import IntegrityError, SettingsError, UsageError
 from diptych.core.files.durable import sha256_file, write_json
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.core.settings import from_mapping
 
 MANIFEST_NAME = "manifest.json"

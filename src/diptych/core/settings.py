@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diptych.core.errors import EnvironmentFault, SettingsError, UnsupportedError, UsageError, nearest
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 
 T = TypeVar("T")
 

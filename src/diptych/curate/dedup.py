@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Bools
 from diptych.core.errors import DataError, EnvironmentFault
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 from diptych.core.seeds import numpy_rng
 from diptych.curate.words import normalized_column
 from diptych.data.near_copies.fingerprints import hashes_of

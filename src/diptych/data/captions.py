@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from diptych.core.errors import BadSampleError, Reason
-from diptych.core.files.text import decode_text
+from diptych.core.files.reading import decode_text
 from diptych.core.records import Field
 
 MAX_BYTES_BESIDE = 2**20  # a hundred times the longest honest caption file

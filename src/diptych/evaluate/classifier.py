@@ -20,7 +20,7 @@ import numpy as np
 
 from diptych.core.checks import Doubles, Floats, Ints
 from diptych.core.errors import IntegrityError, NonFiniteError, UsageError
-from diptych.core.files.arrays import save_array
+from diptych.core.files.durable import save_array
 from diptych.evaluate.prompts.templates import PHOTO, Templates, fill
 from diptych.models.encode import TEXT_BATCH, Precision, encode_texts
 from diptych.models.inputs import tokens_read

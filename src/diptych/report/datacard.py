@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.data.shards.reader import ShardSet
 from diptych.report.data import Curve, ImageExample
 from diptych.report.page import COVER_IMAGES, Header, write_page

@@ -147,7 +147,7 @@ class Index:
         begun = time.monotonic()
         counts = Counts()
         with staging_folder(folder, replace=there) as staged:
-            with writing(staged / VECTORS) as vectors, writing(staged / ENTRIES, "w") as entries:
+            with writing(staged / VECTORS) as vectors, writing(staged / ENTRIES) as entries:
                 _write_rows(
                     model, source, vectors, entries, counts=counts, batch_size=batch_size, dtype=dtype
                 )
@@ -171,7 +171,7 @@ def _write_rows(
     model: "Model",
     source: "Source",
     vectors: IO[bytes],
-    entries: IO[str],
+    entries: IO[bytes],
     *,
     counts: Counts,
     batch_size: int,
@@ -193,7 +193,7 @@ def _write_rows(
         vectors.write(batch[readable].astype(dtype).tobytes())
         for entry, kept in zip(passed[done : done + len(batch)], readable, strict=True):
             if kept:
-                entries.write(json.dumps(asdict(entry)) + "\n")
+                entries.write(f"{json.dumps(asdict(entry))}\n".encode())
         rows, done = rows + int(readable.sum()), done + len(batch)
     if not rows:
         raise DataError(

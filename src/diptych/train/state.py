@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diptych.core.errors import DiptychError, IntegrityError, SettingsError, UsageError
 from diptych.core.files.durable import clean_temporaries, remove, staging_folder, write_bytes, write_json
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.core.manifest import Manifest, file_entry, read_manifest, verify, write_manifest
 from diptych.core.settings import from_mapping, with_current_names
 

@@ -20,8 +20,7 @@ from diptych.core.errors import (
     UnknownNameError,
     UsageError,
 )
-from diptych.core.files.durable import TEMP_PREFIX, sha256_file
-from diptych.core.files.failpoints import operations
+from diptych.core.files.durable import TEMP_PREFIX, operations, sha256_file
 from diptych.core.records import Counts
 from diptych.data.images.transforms import Preprocess
 from diptych.data.sources.open import open_source

@@ -4,7 +4,11 @@ A file is written beside its final name, flushed to the disk (fsync), renamed, a
 flushed (fsync of the folder). A folder is filled under a temporary name and renamed whole. What a killed
 process leaves behind begins with `TEMP_PREFIX` and is swept away by `clean_temporaries`.
 
+A test can stop a process at each of these steps: `DIPTYCH_TESTING=1 DIPTYCH_FAILPOINT=exit:17` ends it at the
+17th step without any clean-up, as a kill does; `enospc:17` and `eio:17` fail as a full or a broken disk does.
+
 Source: Pillai et al. 2014, "All File Systems Are Not Created Equal": a rename without fsync may lose both.
+"How SQLite Is Tested", section 3, anomaly testing: fail the n-th step, for all n.
 """
 
 import ctypes
@@ -16,21 +20,49 @@ import os
 import secrets
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from diptych.core.errors import EnvironmentFault, UsageError
-from diptych.core.files.failpoints import KILLED as KILLED
-from diptych.core.files.failpoints import failpoint as failpoint
-from diptych.core.files.failpoints import operations as operations
 from diptych.core.files.locks import locked
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TEMP_PREFIX = ".diptych-tmp-"
 SWAPPED_MARK = "old-"  # follows TEMP_PREFIX in the name of a folder that was moved aside to be replaced
 BUFFER_BYTES = 1 << 20  # one system call per MiB: shards of hundreds of MB are written through this buffer
 TAIL_BYTES = 1 << 12  # a log is searched backwards for the end of its last whole line in such pieces
+KILLED = 137  # exit code of a process that SIGKILL ended: 128 + 9
+
+_counting = threading.Lock()
+_steps = 0
+
+
+def operations() -> int:
+    """Return how many durable steps this process has begun."""
+    return _steps
+
+
+def failpoint(operation: str) -> None:
+    """Count one durable step ("write", "fsync", …), and fail here if the environment asks for it."""
+    global _steps  # noqa: PLW0603 — one counter per process is the point
+    with _counting:
+        _steps += 1
+        step = _steps
+    plan = os.environ.get("DIPTYCH_FAILPOINT")
+    if not plan or os.environ.get("DIPTYCH_TESTING") != "1":
+        return
+    kind, _, number = plan.partition(":")
+    if step != int(number):
+        return
+    if kind == "exit":
+        os._exit(KILLED)
+    code = {"enospc": errno.ENOSPC, "eio": errno.EIO}[kind]
+    raise OSError(code, f"{os.strerror(code)} (failpoint {step}: {operation})")
 
 
 @contextmanager
@@ -39,22 +71,18 @@ def _disk(path: Path, verb: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _fault(error, path, verb) from error
-
-
-def _fault(error: OSError, path: Path, verb: str) -> EnvironmentFault:
-    free = "free space unknown"
-    for folder in path.absolute().parents:  # the nearest one that exists and may be asked
-        with suppress(OSError):
-            free = f"{shutil.disk_usage(folder).free:,} bytes free"
-            break
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        fix = "make room there, then run the same command again"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        fix = "choose a folder that you may write to"
-    else:
+        free = "free space unknown"
+        for folder in path.absolute().parents:  # the nearest one that exists and may be asked
+            with suppress(OSError):
+                free = f"{shutil.disk_usage(folder).free:,} bytes free"
+                break
         fix = "check the disk and the path, then run the same command again"
-    return EnvironmentFault(f"cannot {verb}", where=path, found=f"{error.strerror or error}; {free}", fix=fix)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fix = "make room there, then run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            fix = "choose a folder that you may write to"
+        actual = f"{error.strerror or error}; {free}"
+        raise EnvironmentFault(f"cannot {verb}", where=path, found=actual, fix=fix) from error
 
 
 class _CountedFile(io.FileIO):
@@ -107,22 +135,28 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def writing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when the block ends without an error.
 
-    Args:
-        path: the final name; missing folders are created, an existing file is replaced.
-        mode: "wb" for bytes, "w" for UTF-8 text with "\\n" line ends.
+    Missing folders are created, an existing file is replaced.
     """
-    assert mode in ("wb", "w"), mode
     final = Path(path)
     make_folder(final.parent)
     temporary = _temporary(final)
     try:
         with _disk(final):
             failpoint("create")
-            buffer = io.BufferedWriter(_CountedFile(temporary, final), BUFFER_BYTES)
-        yield from _filled(buffer, mode, final)
+            file = io.BufferedWriter(_CountedFile(temporary, final), BUFFER_BYTES)
+        try:
+            yield file
+            file.flush()
+            with _disk(final):
+                _flush(file.fileno())
+        finally:
+            # close() flushes once more what a full disk has refused already.
+            with suppress(OSError, EnvironmentFault):
+                file.close()
+            file.raw.close()
         with _disk(final):
             failpoint("rename")
             temporary.replace(final)
@@ -130,21 +164,6 @@ def writing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]
     except BaseException:
         _discard(temporary)
         raise
-
-
-def _filled(buffer: "io.BufferedWriter[_CountedFile]", mode: str, final: Path) -> Iterator[IO[Any]]:
-    """Yield the open file, then flush it to the disk and close it."""
-    file: IO[Any] = buffer if mode == "wb" else io.TextIOWrapper(buffer, encoding="utf-8", newline="\n")
-    try:
-        yield file
-        file.flush()
-        with _disk(final):
-            _flush(buffer.fileno())
-    finally:
-        # close() flushes once more what a full disk has refused already.
-        with suppress(OSError, EnvironmentFault):
-            file.close()
-        buffer.raw.close()
 
 
 def _discard(path: Path) -> None:
@@ -173,13 +192,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def append_line(path: str | os.PathLike[str], line: str, *, fsync: bool = False) -> None:
-    """Add one line to a log; a torn last line that a killed process left is cut off first.
+def save_array(path: Path, array: "NDArray[Any]") -> None:
+    """Write an array durably (`.npy`); equal arrays make equal bytes."""
+    import numpy as np
 
-    Args:
-        path: the log, created if missing.
-        line: text without line ends.
-        fsync: wait for the disk; without it a power cut may lose the last lines (a kill loses none).
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_bytes(path, buffer.getvalue())
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Add one line to a log, created if missing; a torn last line of a killed process is cut off first.
+
+    A power cut may lose the last lines; a kill loses none.
     """
     assert "\n" not in line, line
     log, data = Path(path), line.encode("utf-8") + b"\n"
@@ -190,8 +215,6 @@ def append_line(path: str | os.PathLike[str], line: str, *, fsync: bool = False)
             _cut_torn_line(file)
             if file.write(data) < len(data):  # one system call: lines of two writers do not mix
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if fsync:
-                _flush(file.fileno())
 
 
 def _cut_torn_line(file: io.FileIO) -> None:
@@ -246,28 +269,6 @@ def remove(path: str | os.PathLike[str]) -> None:
         _discard(aside)
 
 
-def commit_folder(temp: Path, final: Path) -> None:
-    """Flush every file and folder of `temp`, then rename it to `final`, which must not hold anything."""
-    _refuse_filled(final)
-    make_folder(final.parent)
-    with _disk(final):
-        _flush_tree(temp)
-        failpoint("rename")
-        temp.rename(final)
-        _flush_path(final.parent)
-
-
-def _refuse_filled(final: Path) -> None:
-    if final.exists() and (not final.is_dir() or any(final.iterdir())):
-        raise UsageError("the output exists and is not empty", where=final, fix="choose another or remove it")
-
-
-def _flush_tree(folder: Path) -> None:
-    for place, _, names in os.walk(folder, topdown=False):
-        for name in (*names, ""):
-            _flush_path(Path(place) / name)
-
-
 @contextmanager
 def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder that appears as `final` only when the block ends without an error.
@@ -280,49 +281,60 @@ def staging_folder(final: str | os.PathLike[str], *, replace: bool = False) -> I
     target = Path(final).resolve()  # a link to another disk: stage there, because a rename cannot cross disks
     make_folder(target.parent)
     with locked(target, beside=True):
-        yield from _staged(target, replace=replace)
-
-
-def _staged(target: Path, *, replace: bool) -> Iterator[Path]:
-    clean_temporaries(target.parent, only=target.name)
-    if not replace:
-        _refuse_filled(target)
-    temporary = _temporary(target)
-    try:
-        with _disk(target):
-            failpoint("mkdir")
-            temporary.mkdir()
-        yield temporary
-        if replace and target.exists():
-            _swap(temporary, target)
-        else:
-            commit_folder(temporary, target)
-    except BaseException:
-        _discard(temporary)
-        raise
-
-
-def _swap(temp: Path, final: Path) -> None:
-    """Put `temp` in the place of `final`, in one step where the system can, and delete the old one."""
-    with _disk(final):
-        _flush_tree(temp)
-        failpoint("exchange")
-        if _exchange(temp, final):
-            _flush_path(final.parent)
-            _discard(temp)
-            return
-        # Two renames: between them `final` is missing, and clean_temporaries puts the old one back.
-        aside = _temporary(final, SWAPPED_MARK)
-        failpoint("rename")
-        final.rename(aside)
+        clean_temporaries(target.parent, only=target.name)
+        if not replace:
+            _refuse_filled(target)
+        temporary = _temporary(target)
         try:
+            with _disk(target):
+                failpoint("mkdir")
+                temporary.mkdir()
+            yield temporary
+            _publish(temporary, target, replace=replace)
+        except BaseException:
+            _discard(temporary)
+            raise
+
+
+def _refuse_filled(final: Path) -> None:
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+        raise UsageError("the output exists and is not empty", where=final, fix="choose another or remove it")
+
+
+def _publish(temp: Path, final: Path, *, replace: bool) -> None:
+    """Flush every file of `temp`, then give it its name; delete the folder that had the name before."""
+    with _disk(final):
+        for folder, _, names in os.walk(temp, topdown=False):
+            for name in (*names, ""):
+                _flush_path(Path(folder) / name)
+        if replace and final.exists():
+            old = _swap(temp, final)
+        else:
+            _refuse_filled(final)
             failpoint("rename")
             temp.rename(final)
-        except OSError:
-            aside.rename(final)
-            raise
+            old = None
         _flush_path(final.parent)
-    _discard(aside)
+    if old is not None:
+        _discard(old)
+
+
+def _swap(temp: Path, final: Path) -> Path:
+    """Put `temp` in the place of `final`, in one step where the system can; return where the old one is."""
+    failpoint("exchange")
+    if _exchange(temp, final):
+        return temp
+    # Two renames: between them `final` is missing, and clean_temporaries puts the old one back.
+    aside = _temporary(final, SWAPPED_MARK)
+    failpoint("rename")
+    final.rename(aside)
+    try:
+        failpoint("rename")
+        temp.rename(final)
+    except OSError:
+        aside.rename(final)
+        raise
+    return aside
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -338,26 +350,22 @@ def _exchange(one: Path, other: Path) -> bool:
     return False
 
 
-def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None) -> int:
+def clean_temporaries(folder: str | os.PathLike[str], *, only: str | None = None) -> None:
     """Sweep away what killed processes left in a folder, and finish a swap that was cut in two.
 
     Call it only where no other process is writing: a living writer's temporary file looks the same. `only` is
-    the final name whose leftovers are meant; without it everything below the folder is looked through. The
-    number of leftovers is returned.
+    the final name whose leftovers are meant; without it everything below the folder is looked through.
     """
-    leftovers, root = 0, Path(folder)
-    below = root.glob("*") if only is not None else root.rglob(f"{TEMP_PREFIX}*")
-    for path in sorted(below):
+    pattern = f"{TEMP_PREFIX}*"
+    for path in sorted(Path(folder).rglob(pattern) if only is None else Path(folder).glob(pattern)):
         mark, _, name = path.name.removeprefix(TEMP_PREFIX).partition(".")
-        if not path.name.startswith(TEMP_PREFIX) or (only is not None and name != only) or not path.exists():
+        if only not in (None, name) or not path.exists():
             continue
-        leftovers += 1
         final = path.with_name(name)
         if mark.startswith(SWAPPED_MARK) and not final.exists():
             path.rename(final)
         else:
             _discard(path)
-    return leftovers
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

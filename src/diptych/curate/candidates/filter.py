@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Bools, Doubles, Ints
 from diptych.core.errors import Reason, SettingsError, UsageError
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 from diptych.core.records import Counts
 from diptych.curate.kernels import row_hashes
 from diptych.curate.words import normalized, normalized_column, text_array, text_buffers

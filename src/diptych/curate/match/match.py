@@ -32,8 +32,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
-from diptych.core.files.arrays import save_array
-from diptych.core.files.durable import make_folder, write_json
+from diptych.core.files.durable import make_folder, save_array, write_json
 from diptych.curate.kernels import SPACE
 from diptych.curate.match.tree import NONE, inserted, matched, token_ids
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers

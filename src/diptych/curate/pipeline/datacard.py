@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from diptych.core.checks import Bools, Ints
-from diptych.core.files.arrays import load_array
+from diptych.core.files.reading import load_array
 from diptych.core.manifest import content_digest, read_manifest
 from diptych.core.records import Counts
 from diptych.core.settings import to_mapping

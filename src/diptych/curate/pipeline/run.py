@@ -24,8 +24,8 @@ from typing import Any, Literal
 from diptych.core import errors
 from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageError, UsageError, unknown_name
 from diptych.core.files.durable import clean_temporaries, make_folder, write_json
-from diptych.core.files.json_objects import read_json
 from diptych.core.files.locks import LOCK_NAME, locked
+from diptych.core.files.reading import read_json
 from diptych.core.manifest import Manifest
 from diptych.core.records import Counts
 from diptych.core.settings import from_mapping, to_mapping, with_current_names

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from diptych.core.checks import Bools
 from diptych.core.errors import IntegrityError, Reason, SettingsError, UsageError
 from diptych.core.files.durable import make_folder, write_json, writing
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.core.manifest import (
     FileEntry,
     Manifest,

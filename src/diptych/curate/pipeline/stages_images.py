@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Bools, Ints
 from diptych.core.errors import DataError, Reason
-from diptych.core.files.arrays import load_array, save_array
-from diptych.core.files.durable import remove, write_json
+from diptych.core.files.durable import remove, save_array, write_json
+from diptych.core.files.reading import load_array
 from diptych.core.manifest import content_digest, is_done, read_manifest
 from diptych.core.records import Counts, Field, Need, Pair
 from diptych.core.settings import to_mapping

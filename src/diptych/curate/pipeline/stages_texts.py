@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Bools
 from diptych.core.errors import DataError, Reason
-from diptych.core.files.arrays import load_array, save_array
-from diptych.core.files.durable import make_folder, remove, write_json
-from diptych.core.files.text import read_text
+from diptych.core.files.durable import make_folder, remove, save_array, write_json
+from diptych.core.files.reading import load_array, read_text
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
 from diptych.curate.candidates.candidates import Partition, candidates_of, partitions_of, source_columns

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from diptych.core.errors import DataError, Reason, UsageError
 from diptych.core.files.durable import BUFFER_BYTES, clean_temporaries, link, staging_folder, writing
 from diptych.core.files.locks import locked
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 from diptych.core.manifest import (
     MANIFEST_NAME,
     FileEntry,

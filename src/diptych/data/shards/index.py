@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from diptych.core.errors import DataError, IntegrityError, Reason, UsageError
 from diptych.core.files.durable import write_bytes
-from diptych.core.files.listing import is_data
+from diptych.core.files.reading import is_data
 from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts
 from diptych.data.images.formats import IMAGE_EXTENSIONS

@@ -17,9 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from diptych.core import checks
 from diptych.core.errors import BadSampleError, DiptychError, Reason, UsageError, unknown_name
-from diptych.core.files.json_objects import read_json
-from diptych.core.files.listing import is_data
-from diptych.core.files.text import UTF16
+from diptych.core.files.reading import UTF16, is_data, read_json
 from diptych.core.manifest import FileEntry, is_done
 from diptych.core.records import Counts, Field, Need, Pair
 from diptych.data.captions import DEFAULT_COLUMNS, MAX_BYTES_BESIDE, Columns, plain, texts_beside

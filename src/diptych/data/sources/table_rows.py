@@ -23,7 +23,7 @@ from diptych.core.errors import (
     unknown_name,
 )
 from diptych.core.files.durable import writing
-from diptych.core.files.text import UTF16
+from diptych.core.files.reading import UTF16
 from diptych.data.captions import Columns
 from diptych.data.images.formats import IMAGE_SUFFIXES
 

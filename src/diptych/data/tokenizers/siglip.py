@@ -15,7 +15,7 @@ import numpy as np
 
 from diptych.core.errors import IntegrityError, UsageError, unknown_name
 from diptych.core.files import durable as files
-from diptych.core.files.text import decode_text
+from diptych.core.files.reading import decode_text
 from diptych.data.tokenizers.cleaning import MAX_CHARACTERS
 from diptych.data.tokenizers.clip import ID_TYPE, Rows
 from diptych.data.tokenizers.settings import CONFIG, content_of, require_known, require_siglip

@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 from diptych.core.errors import IntegrityError, MissingPackageError
 from diptych.core.files.protobuf import fields
-from diptych.core.files.text import decode_text
+from diptych.core.files.reading import decode_text
 from diptych.data.tokenizers.cleaning import fix_text
 
 Cleaning = Literal["siglip", "open_clip", "lower", "none"]

@@ -21,8 +21,7 @@ from unicodedata import normalize
 
 from diptych.core.errors import DataError, IntegrityError
 from diptych.core.files import durable as files
-from diptych.core.files.json_objects import read_json
-from diptych.core.files.text import decode_text
+from diptych.core.files.reading import decode_text, read_json
 from diptych.data.tokenizers.cleaning import END, PATTERN, START, WORD_END, symbol_order
 from diptych.data.tokenizers.settings import CONFIG, require_clip, special_tokens
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from diptych.core import checks
 from diptych.core.errors import SettingsError
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 from diptych.core.settings import from_mapping
 
 PLACEHOLDER = "{}"

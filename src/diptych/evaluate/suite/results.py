@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import IntegrityError
 from diptych.core.files.durable import sha256_file, write_bytes, write_json
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.core.manifest import created_by
 from diptych.core.records import Metric
 from diptych.evaluate.suite.plan import OpenedTask

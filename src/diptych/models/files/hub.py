@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageError, UsageError
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
 # In the order of preference; open_clip's own loader takes the second where the first is missing.

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from diptych.core.errors import DiptychError, EnvironmentFault, IntegrityError
 from diptych.core.files.durable import sha256_file, write_json
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.core.manifest import Manifest, check_file, created_by, read_manifest
 from diptych.core.settings import from_mapping
 from diptych.models.tokenizers import vocabulary_file

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
-from diptych.core.files.json_objects import read_json
+from diptych.core.files.reading import read_json
 from diptych.models.files.torchscript_pickle import (
     MAX_TUPLE_ITEMS,
     RefusedError,

@@ -21,8 +21,7 @@ from diptych.core.errors import (
     UsageError,
     unknown_name,
 )
-from diptych.core.files.json_objects import read_json
-from diptych.core.files.listing import is_data
+from diptych.core.files.reading import is_data, read_json
 from diptych.core.manifest import is_done
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.siglip_engines import Cleaning

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core.errors import BadSampleError, IntegrityError, MissingPackageError, Reason, UsageError
-from diptych.core.files.json_objects import read_json
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_json, read_text
 from diptych.core.records import Field
 from diptych.data.images.limits import MAX_PIXELS
 from diptych.data.sources.rows import image_path, read_image

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from PIL import Image
 
 from diptych.core.errors import DataError
-from diptych.core.files.text import read_text
+from diptych.core.files.reading import read_text
 from diptych.data.captions import captions_of
 from diptych.evaluate.tasks.readers import Example, Reader, annotations_json, damaged, inside
 

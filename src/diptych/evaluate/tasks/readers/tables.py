@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, TextIO
 import numpy as np
 
 from diptych.core.errors import BadSampleError, DataError, unknown_name
-from diptych.core.files.listing import is_data
+from diptych.core.files.reading import is_data
 from diptych.data.captions import captions_of, fields_of
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.sources.rows import image_path

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from diptych.core.errors import DataError
-from diptych.core.files.text import decode_text
+from diptych.core.files.reading import decode_text
 from diptych.data.captions import captions_of, fields_of
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.tar import read_members
