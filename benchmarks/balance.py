@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from contest import Rows, machine, options_of, write_result
 
-from diptych.curate.match.balance import BalanceSettings, balance_partition, count_matches, make_plan
+from diptych.curate.match.balance import BalanceSettings, balance_partition, make_plan
 from diptych.curate.match.match import Matches
 
 QUERIES, PER_PAIR, PAIRS = 500_000, 4, 250_000
@@ -62,12 +62,12 @@ def balance(mode: str, cap: int, count: int) -> dict:
     counts, drawn, kept = np.zeros(QUERIES, np.int64), np.zeros(QUERIES, np.int64), 0
     start = time.perf_counter()
     for _, matches in parts():
-        count_matches(matches, counts)
+        counts += np.bincount(matches.ids, minlength=QUERIES)
     plan = make_plan(queries, counts, settings, parts=parts)
     for keys, matches in parts():
         keep, chosen = balance_partition(keys, matches, plan)
         kept += int(keep.sum())
-        count_matches(chosen, drawn)
+        drawn += np.bincount(chosen.ids, minlength=QUERIES)
     seconds = time.perf_counter() - start - parts.seconds
     assert (drawn[counts <= cap] == counts[counts <= cap]).all()
     assert mode == "independent" or drawn.max() <= cap

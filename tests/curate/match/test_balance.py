@@ -12,7 +12,7 @@ from scipy import stats
 from diptych.core.errors import SettingsError
 from diptych.core.settings import from_mapping
 from diptych.curate.kernels import byte_hash, mixed, row_hashes
-from diptych.curate.match.balance import BalanceSettings, balance_partition, count_matches, make_plan
+from diptych.curate.match.balance import BalanceSettings, balance_partition, make_plan
 from diptych.curate.match.match import Matches
 from diptych.curate.words import text_buffers
 
@@ -53,7 +53,7 @@ def in_parts(names: list[str], pairs: dict[str, list[str]], size: int) -> list[P
 def kept_by_us(names: list[str], parts: list[Part], chosen: BalanceSettings) -> Kept:
     counts, kept = np.zeros(len(names), np.int64), Kept()
     for _, matches in parts:
-        count_matches(matches, counts)
+        counts += np.bincount(matches.ids, minlength=len(counts))
     plan = make_plan(pa.array(names), counts, chosen, parts=lambda: parts)
     for keys, matches in parts:
         keep, drawn = balance_partition(keys, matches, plan)

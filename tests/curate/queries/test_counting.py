@@ -9,19 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diptych.core.errors import IntegrityError, UsageError
+from diptych.core.errors import IntegrityError, SettingsError
 from diptych.curate.queries import counting
-from diptych.curate.queries.counting import COUNTS, CountingSettings, count_part, merge_counts, write_counts
+from diptych.curate.queries.counting import COUNTS, CountingSettings, count_part, merge_counts
 
-LETTERS = "abcdefgh éßд日"
+LETTERS = "abcdefghéßд日"
 
 
-def texts(number: int, *, seed: int = 0) -> list[str]:
+def texts(number: int) -> list[str]:
     """Return texts of many rare and some frequent words, some of more than eight bytes."""
-    rng = random.Random(seed)
-    words = [
-        "".join(rng.choices(LETTERS.replace(" ", ""), k=rng.choice((1, 3, 6, 9, 14)))) for _ in range(3_000)
-    ]
+    rng = random.Random(0)
+    words = ["".join(rng.choices(LETTERS, k=rng.choice((1, 3, 6, 9, 14)))) for _ in range(3_000)]
     return [
         " ".join(rng.choices(words, k=rng.randrange(12))).title() + rng.choice((".", "", ", !"))
         for _ in range(number)
@@ -38,95 +36,86 @@ def brute_force(lines: list[str]) -> tuple[Counter[str], Counter[str]]:
     return words, pairs
 
 
-def counted_into(
-    folder: Path, lines: list[str], batch: int, settings: CountingSettings, name: str = ""
+def count(
+    folder: Path,
+    lines: list[str],
+    batch: int = 100,
+    part: str = "",
+    memory: int = 1 << 28,
+    pairs: bool = True,
 ) -> int:
     def write(run: str, table: pa.Table) -> None:
         assert table["word"].to_pylist() == sorted(table["word"].to_pylist(), key=str.encode)
-        pq.write_table(table, folder / f"{name}{run}.parquet")
+        pq.write_table(table, folder / f"{part}{run}.parquet")
 
     batches = [pa.array(lines[first : first + batch]) for first in range(0, len(lines), batch)]
-    return count_part(batches, write, settings)
+    return count_part(batches, write, CountingSettings(memory_bytes=memory, pairs=pairs))
 
 
-def merged(folder: Path, kind: str, **options: int) -> dict[str, int]:
-    table = pa.concat_tables(
-        [COUNTS.empty_table(), *merge_counts(sorted(folder.glob(f"*-{kind}-*")), **options, scratch=folder)]
-    )
+def merged(folder: Path, kind: str, min_count: int = 1) -> dict[str, int]:
+    runs = sorted(folder.glob(f"*-{kind}-*"))
+    tables = merge_counts(runs, min_count=min_count, memory_bytes=1 << 20, scratch=folder)
+    table = pa.concat_tables([COUNTS.empty_table(), *tables])
     words = table["word"].to_pylist()
     assert words == sorted(set(words), key=str.encode)
     return dict(zip(words, table["count"].to_pylist(), strict=True))
 
 
-@pytest.mark.parametrize("memory_bytes", [1 << 18, 1 << 20, 1 << 28])
-def test_counts_are_those_of_brute_force_whatever_the_memory(tmp_path: Path, memory_bytes: int) -> None:
+@pytest.mark.parametrize(("memory", "parts"), [(1 << 18, 1), (1 << 20, 1), (1 << 28, 1), (1 << 18, 7)])
+def test_counts_are_those_of_brute_force_whatever_the_memory_and_the_parts(
+    tmp_path: Path, memory: int, parts: int
+) -> None:
     lines = texts(4_000)
-    words, pairs = brute_force(lines)
-    counted = counted_into(tmp_path, lines, 700, CountingSettings(memory_bytes=memory_bytes))
-    assert merged(tmp_path, "words", memory_bytes=1 << 20) == words
-    assert merged(tmp_path, "pairs", memory_bytes=1 << 20) == pairs
-    assert counted == 4_000
-    assert (len(list(tmp_path.glob("*-words-*"))) > 1) == (memory_bytes < 1 << 28)
-
-
-def test_rare_words_are_dropped_only_when_all_is_added_up(tmp_path: Path) -> None:
-    settings = CountingSettings()
-    counted_into(tmp_path, ["a rare dog", "a dog"], 1, settings, "1")
-    counted_into(tmp_path, ["a rare cat"], 1, settings, "2")
-    assert merged(tmp_path, "words", min_count=2) == {"a": 3, "dog": 2, "rare": 2}
-    assert merged(tmp_path, "pairs", min_count=2) == {"a rare": 2}
-
-
-def test_parts_and_their_order_do_not_matter(tmp_path: Path) -> None:
-    lines, tables = texts(1_500), []
-    for parts in (1, 7):
-        folder = tmp_path / str(parts)
-        folder.mkdir()
-        for part in reversed(range(parts)):
-            counted_into(folder, lines[part::parts], 100, CountingSettings(memory_bytes=1 << 18), f"{part}")
-        out = folder / "all.parquet"
-        write_counts(out, merge_counts(sorted(folder.glob("*-pairs-*")), min_count=2))
-        tables.append(out.read_bytes())
-    assert tables[0] == tables[1]
+    counted = [count(tmp_path, lines[part::parts], 700, str(part), memory) for part in reversed(range(parts))]
+    assert (merged(tmp_path, "words"), merged(tmp_path, "pairs")) == brute_force(lines)
+    assert sum(counted) == 4_000
+    assert (len(list(tmp_path.glob("*-words-*"))) > parts) == (memory < 1 << 28)
 
 
 def test_more_runs_than_may_be_open_are_merged_in_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = texts(2_000)
-    counted_into(tmp_path, lines, 500, CountingSettings(memory_bytes=1 << 18))
+    count(tmp_path, lines, 500, memory=1 << 18)
     monkeypatch.setattr(counting, "MOST_RUNS", 3)
     monkeypatch.setattr(counting, "PIECE_ROWS", 100)
-    assert len(list(tmp_path.glob("*-pairs-*"))) > 3
+    runs = sorted(tmp_path.glob("*-pairs-*"))
+    assert len(runs) > 3
     assert merged(tmp_path, "words") == brute_force(lines)[0]
-    sizes = [table.num_rows for table in merge_counts(sorted(tmp_path.glob("*-pairs-*")), scratch=tmp_path)]
-    assert set(sizes[:-1]) == {100} and 0 < sizes[-1] <= 100
+    assert len(list(merge_counts(runs, memory_bytes=1 << 20, scratch=tmp_path))) > 3
     assert not list(tmp_path.glob("diptych-merge-*"))
 
 
-def test_words_may_be_counted_without_pairs(tmp_path: Path) -> None:
-    assert counted_into(tmp_path, ["a b a", "b"], 2, CountingSettings(pairs=False)) == 2
-    assert merged(tmp_path, "words") == {"a": 2, "b": 2}
-    assert not list(tmp_path.glob("*-pairs-*"))
+def test_rare_words_are_dropped_only_when_all_is_added_up(tmp_path: Path) -> None:
+    assert count(tmp_path, ["a rare dog", "a dog"], 1, "1") + count(tmp_path, ["a rare cat"], 1, "2") == 3
+    assert merged(tmp_path, "words", min_count=2) == {"a": 3, "dog": 2, "rare": 2}
+    assert merged(tmp_path, "pairs", min_count=2) == {"a rare": 2}
 
 
-def test_runs_of_letters_too_long_for_a_word_separate_words(tmp_path: Path) -> None:
-    counted_into(tmp_path, [f"a {'x' * 256} b {'x' * 255}"], 1, CountingSettings())
-    assert merged(tmp_path, "words") == {"a": 1, "b": 1, "x" * 255: 1}
-    assert merged(tmp_path, "pairs") == {"b " + "x" * 255: 1}
+@pytest.mark.parametrize(
+    ("lines", "pairs", "counts"),
+    [
+        (["a b a", "b"], False, ({"a": 2, "b": 2}, {})),
+        # Too long for a word, it still separates two.
+        ([f"a {'x' * 256} b {'x' * 255}"], True, ({"a": 1, "b": 1, "x" * 255: 1}, {"b " + "x" * 255: 1})),
+        ([], True, ({}, {})),
+        (["", "…", ""], True, ({}, {})),
+    ],
+)
+def test_what_is_no_word_and_what_is_not_asked_for_is_not_counted(
+    tmp_path: Path, lines: list[str], pairs: bool, counts: tuple[dict[str, int], dict[str, int]]
+) -> None:
+    assert count(tmp_path, lines, 2, pairs=pairs) == len(lines)
+    assert (merged(tmp_path, "words"), merged(tmp_path, "pairs")) == counts
+    assert bool(list(tmp_path.glob("*-words-*"))) == bool(counts[0])
+    assert bool(list(tmp_path.glob("*-pairs-*"))) == bool(counts[1])
 
 
-def test_texts_without_words_make_no_runs(tmp_path: Path) -> None:
-    assert counted_into(tmp_path, [], 1, CountingSettings()) == 0
-    assert counted_into(tmp_path, ["", "…", ""], 2, CountingSettings()) == 3
-    assert not list(tmp_path.iterdir())
-    assert merged(tmp_path, "words") == {}
-
-
-def test_too_little_memory_and_damaged_runs_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="too little memory"):
-        count_part([], lambda *_: None, CountingSettings(memory_bytes=1_000))
-    damaged = tmp_path / "damaged.parquet"
-    damaged.write_bytes(b"PAR1 and no more")
+def test_too_little_memory_parts_of_nothing_and_damaged_runs_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="too little memory"):
+        CountingSettings(memory_bytes=1_000)
+    with pytest.raises(SettingsError, match="0 bytes"):
+        CountingSettings(bytes_per_partition=0)
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(IntegrityError, match=r"damaged\.parquet"):
-        list(merge_counts([damaged]))
+        list(merge_counts([tmp_path / "damaged.parquet"]))

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -9,15 +10,7 @@ import pytest
 from diptych.core.errors import DataError, UsageError
 from diptych.curate.columns import QUERIES
 from diptych.curate.queries.counting import COUNTS
-from diptych.curate.queries.queries import (
-    QueriesSettings,
-    Sources,
-    build_queries,
-    read_counts,
-    report,
-    with_total,
-)
-from diptych.data.wordnet import Synset, WordNet
+from diptych.curate.queries.queries import QueriesSettings, build_queries, read_counts
 
 SETTINGS = QueriesSettings(min_word_count=10, min_pair_count=4, min_pmi=3.0, min_views=5)
 
@@ -26,21 +19,16 @@ def table(counts: dict[str, int]) -> pa.Table:
     return pa.table([list(counts), list(counts.values())], schema=COUNTS)
 
 
-WORDS = with_total(table({"a": 400, "cream": 8, "dog": 30, "ice": 16, "york": 10, "new": 40}), 1024)
+WORDS = table({"a": 400, "cream": 8, "dog": 30, "ice": 16, "york": 10, "new": 40})
 PAIRS = [table({"a dog": 20, "dog ice": 3}), table({"ice cream": 4, "new york": 10, "un known": 50})]
 TITLES = [
     table({"Dog": 90, "Mercury (planet)": 3, "Mercury (element)": 4, "Rare": 4, "Ice Age: The Film": 6})
 ]
-WORDNET = WordNet(
-    {
-        "1": Synset("1", "n", ("dog", "domestic dog")),
-        "2": Synset("2", "n", ("ice", "frappé")),
-        "3": Synset("3", "v", ("dog",)),
-    },
-    {},
-)
-ALL = Sources(WORDS, PAIRS, TITLES, WORDNET, ("My Own!", "dog", ""))
-
+COUNTED: dict[str, Any] = {"words": WORDS, "total": 1024, "pairs": PAIRS}
+LISTED: dict[str, Any] = {
+    "lemmas": ["dog", "domestic dog", "ice", "frappé", "dog"],
+    "own": ("My Own!", "dog", ""),
+}
 EVERY_WORD = ["a", "new", "dog", "ice", "york"]
 
 
@@ -52,7 +40,7 @@ def rows(queries: pa.Table) -> list[tuple[str, str, int]]:
 def test_sources_come_in_the_papers_order_and_the_first_one_wins() -> None:
     """PMI by hand: ice cream log2(4 * 1024 / (16 * 8)) = 5, new york log2(10 * 1024 / (40 * 10)) = 4.68,
     a dog log2(20 * 1024 / (400 * 30)) = 0.77."""
-    queries = build_queries(SETTINGS, ALL)
+    queries = build_queries(SETTINGS, titles=TITLES, **COUNTED, **LISTED)
     assert rows(queries) == [
         ("a", "words", 400), ("new", "words", 40), ("dog", "words", 30), ("ice", "words", 16),
         ("york", "words", 10),
@@ -61,19 +49,10 @@ def test_sources_come_in_the_papers_order_and_the_first_one_wins() -> None:
         ("domestic dog", "wordnet", 1), ("frappé", "wordnet", 1),
         ("my own", "list", 1),
     ]  # fmt: skip
-    scores = queries["score"].to_pylist()
-    assert scores[5] == pytest.approx(math.log2(25.6))
-    assert scores[6] == pytest.approx(5.0)
-    assert scores[:5] == [None] * 5
-
-
-def test_pieces_and_row_order_do_not_matter() -> None:
-    turned = WORDS.take(pa.array(list(reversed(range(len(WORDS)))))).replace_schema_metadata(
-        WORDS.schema.metadata
-    )
+    assert queries["score"].to_pylist()[:7] == [None] * 5 + [pytest.approx(math.log2(25.6)), pytest.approx(5)]
     pairs = [PAIRS[1].slice(1), PAIRS[0], PAIRS[1].slice(0, 1), COUNTS.empty_table()]
-    again = build_queries(SETTINGS, Sources(turned, iter(pairs), iter(TITLES), WORDNET, ALL.own))
-    assert again.equals(build_queries(SETTINGS, ALL))
+    counted = {"words": WORDS.take(pa.array([5, 4, 3, 2, 1, 0])), "total": 1024, "pairs": iter(pairs)}
+    assert build_queries(SETTINGS, titles=iter(TITLES), **counted, **LISTED).equals(queries)
 
 
 @pytest.mark.parametrize(
@@ -89,53 +68,42 @@ def test_pieces_and_row_order_do_not_matter() -> None:
 )  # fmt: skip
 def test_what_is_too_much_is_cut_from_titles_then_bigrams_then_words(most: int, left: list[str]) -> None:
     settings = QueriesSettings(most, 10, 4, 3.0, min_views=5)
-    assert [row[0] for row in rows(build_queries(settings, ALL))] == left
+    queries = build_queries(settings, titles=TITLES, **COUNTED, **LISTED)
+    assert [row[0] for row in rows(queries)] == left
 
 
-def test_an_own_list_that_is_too_long_is_refused() -> None:
-    with pytest.raises(UsageError, match="own queries"):
-        build_queries(QueriesSettings(max_queries=1), ALL)
-
-
-def test_bigrams_stop_at_their_most_frequent() -> None:
-    queries = build_queries(QueriesSettings(10, 10, 4, 3.0, max_bigrams=1), Sources(WORDS, PAIRS))
+def test_bigrams_stop_at_their_most_frequent_titles_may_keep_parentheses_and_numbers_be_added() -> None:
+    queries = build_queries(QueriesSettings(10, 10, 4, 3.0, max_bigrams=1), **COUNTED)
     assert [row for row in rows(queries) if row[1] == "bigrams"] == [("new york", "bigrams", 10)]
-    with pytest.raises(DataError, match="counts of words"):
-        build_queries(SETTINGS, Sources(pairs=PAIRS))
-
-
-def test_titles_may_keep_their_parentheses_and_numbers_be_added() -> None:
     settings = QueriesSettings(min_views=4, strip_parentheses=False, numbers=2)
-    assert rows(build_queries(settings, Sources(titles=TITLES))) == [
+    assert rows(build_queries(settings, titles=TITLES)) == [
         ("dog", "titles", 90), ("ice age the film", "titles", 6), ("mercury element", "titles", 4),
         ("rare", "titles", 4), ("0", "list", 1), ("1", "list", 1),
     ]  # fmt: skip
-
-
-def test_nothing_makes_no_queries() -> None:
-    assert rows(build_queries(SETTINGS, Sources())) == []
-
-
-def test_the_report_stands_beside_metaclips() -> None:
-    told = report(build_queries(SETTINGS, ALL))
-    assert told["words"] == {"queries": 5, "metaclip": 251_465}
-    assert told["list"] == {"queries": 1, "metaclip": 0}
-    assert told["all"] == {"queries": 12, "metaclip": 500_000}
+    assert rows(build_queries(SETTINGS)) == []
 
 
 def test_lists_of_counts_are_read(tmp_path: Path, shared_data: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("word,count\nDog,5\ndon't,7\ndog,1\n")
-    words = read_counts(path, words=1)
-    assert words.to_pylist() == [{"word": "dog", "count": 6}]
-    assert words.schema.metadata == {b"total": b"13"}
-    path.write_text("nothing\n1\n")
-    with pytest.raises(DataError, match=r"a\.csv"):
-        read_counts(path, words=1)
-    one = read_counts(shared_data / "text" / "1grams_english.csv", words=1)
-    two = read_counts(shared_data / "text" / "2grams_english.csv", words=2)
-    queries = build_queries(QueriesSettings(), Sources(one, [two]))
+    words, total = read_counts(path, words=1)
+    assert (words.to_pylist(), total) == ([{"word": "dog", "count": 6}], 13)
+    one, total = read_counts(shared_data / "text" / "1grams_english.csv", words=1)
+    two, _ = read_counts(shared_data / "text" / "2grams_english.csv", words=2)
+    queries = build_queries(QueriesSettings(), words=one, total=total, pairs=[two])
     found = {row["query"]: row for row in queries.to_pylist()}
     assert found["the"]["count"] == 13_616_383_631
     assert found["supreme court"]["score"] == pytest.approx(11.157, abs=0.001)
     assert "of the" not in found and "has been" not in found
+
+
+def test_lists_that_are_too_long_pairs_without_words_and_files_without_counts_are_refused(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UsageError, match="own queries"):
+        build_queries(QueriesSettings(max_queries=1), **LISTED)
+    with pytest.raises(DataError, match="counts of words"):
+        build_queries(SETTINGS, pairs=PAIRS)
+    (tmp_path / "a.csv").write_text("nothing\n1\n")
+    with pytest.raises(DataError, match=r"a\.csv"):
+        read_counts(tmp_path / "a.csv", words=1)

@@ -15,15 +15,15 @@ more than `cap` matches in the result.
 Source: Radford et al. 2021, section 2.2; Xu et al. 2023 (MetaCLIP), algorithm 1 and section 3.3.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from diptych.core.checks import Ints
+from diptych.core.checks import Bools, Ints
 from diptych.core.errors import SettingsError
 from diptych.curate.kernels import mixed, njit, row_hashes
 from diptych.curate.match.match import Matches
@@ -71,11 +71,6 @@ class Plan:
     seed: int
 
 
-def count_matches(matches: Matches, counts: Ints) -> None:
-    """Add the matches of a partition to (Q,) counts."""
-    counts += np.bincount(matches.ids, minlength=len(counts))
-
-
 def make_plan(
     queries: Keys,
     counts: Ints,
@@ -87,16 +82,17 @@ def make_plan(
 
     `parts` returns all partitions; mode "exact" reads them twice.
     """
-    names: Hashes = row_hashes(*text_buffers(queries), np.uint64(settings.seed + 1))
-    limits = np.full(len(counts), ALL)
+    names, limits = _hashes(queries, settings.seed + 1), np.full(len(counts), ALL)
     head = np.flatnonzero(counts > settings.cap)
-    # Of 2^64 numbers, cap / count are drawn: in whole numbers, for floats end at 53 bits.
-    limits[head] = [(settings.cap * 2**64) // int(count) - 1 for count in counts[head]]
-    plan = Plan(names, limits, settings.seed)
-    return _exact(plan, head, settings.cap, parts) if settings.mode == "exact" and len(head) else plan
+    if settings.mode == "exact" and len(head):
+        limits[head] = _exact_limits(names, head, settings, parts)
+    else:
+        # Of 2^64 numbers, cap / count are drawn: in whole numbers, for floats end at 53 bits.
+        limits[head] = [(settings.cap * 2**64) // int(count) - 1 for count in counts[head]]
+    return Plan(names, limits, settings.seed)
 
 
-def balance_partition(keys: Keys, matches: Matches, plan: Plan) -> tuple[NDArray[np.bool_], Matches]:
+def balance_partition(keys: Keys, matches: Matches, plan: Plan) -> tuple[Bools, Matches]:
     """Draw the pairs of a partition; return (N,) which are kept, and the queries for which each was drawn.
 
     >>> plan = make_plan(pa.array(["dog"]), np.array([2]), BalanceSettings(cap=2))
@@ -105,40 +101,44 @@ def balance_partition(keys: Keys, matches: Matches, plan: Plan) -> tuple[NDArray
     >>> keep.tolist(), drawn.ids.tolist()
     ([True, False], [0])
     """
-    drawn = Matches(*_draw(_hashes(keys, plan), plan.names, matches.offsets, matches.ids, plan.limits))
+    hashes = _hashes(keys, plan.seed)
+    drawn = Matches(*_draw(hashes, plan.names, matches.offsets, matches.ids, plan.limits))
     return np.diff(drawn.offsets) > 0, drawn
 
 
-def _hashes(keys: Keys, plan: Plan) -> Hashes:
-    hashes: Hashes = row_hashes(*text_buffers(keys), np.uint64(plan.seed))
+def _hashes(texts: Keys, seed: int) -> Hashes:
+    hashes: Hashes = row_hashes(*text_buffers(texts), np.uint64(seed))
     return hashes
 
 
-def _exact(plan: Plan, head: Ints, cap: int, parts: Callable[[], Iterable[Part]]) -> Plan:
-    """Find the cap-th smallest number of each frequent query: first its bin, then itself."""
-    heads = np.full(len(plan.limits), -1, np.int32)
-    heads[head] = np.arange(len(head))
+def _exact_limits(
+    names: Hashes, head: Ints, settings: BalanceSettings, parts: Callable[[], Iterable[Part]]
+) -> Hashes:
+    """Return the cap-th smallest number of each frequent query: first find its bin, then itself."""
+    heads, rows = np.full(len(names), -1, np.int32), np.arange(len(head))
+    heads[head] = rows
+
+    def numbers_of_heads() -> Iterator[tuple[Ints, Hashes, Ints]]:
+        """Yield the query's row in `head`, the number and the number's bin of the matches of each part."""
+        for keys, matches in parts():
+            hashes = _hashes(keys, settings.seed)
+            owners, numbers = _numbers(hashes, names, matches.offsets, matches.ids, heads)
+            yield owners, numbers, (numbers >> BIN_SHIFT).astype(np.int64)
+
     counts = np.zeros((len(head), 1 << BIN_BITS), np.int64)
-
-    def pick(bins: Ints) -> tuple[NDArray[np.int32], Hashes]:
-        """Add all numbers to the counts; return the queries and numbers that lie in their query's bin."""
-        picked = [
-            _pick(_hashes(keys, plan), plan.names, (matches.offsets, matches.ids), heads, (counts, bins))
-            for keys, matches in parts()
-        ]
-        owners, numbers = zip(*picked, strict=True)
-        return np.concatenate(owners), np.concatenate(numbers)
-
-    pick(np.full(len(head), -1))
-    running = np.cumsum(counts, axis=1)
-    bins = (running < cap).sum(axis=1)
-    before = np.where(bins > 0, running[np.arange(len(head)), np.maximum(bins, 1) - 1], 0)
-    owners, numbers = pick(bins)
+    for owners, _, bins in numbers_of_heads():
+        np.add.at(counts.reshape(-1), owners << BIN_BITS | bins, 1)
+    up_to = np.cumsum(counts, axis=1)
+    wanted = (up_to < settings.cap).sum(axis=1)
+    picked = [
+        (owners[bins == wanted[owners]], numbers[bins == wanted[owners]])
+        for owners, numbers, bins in numbers_of_heads()
+    ]
+    owners, numbers = map(np.concatenate, zip(*picked, strict=True))
     order = np.lexsort((numbers, owners))
-    starts = np.searchsorted(owners[order], np.arange(len(head)))
-    limits = plan.limits.copy()
-    limits[head] = numbers[order][starts + cap - 1 - before]
-    return replace(plan, limits=limits)
+    before = up_to[rows, wanted] - counts[rows, wanted]
+    limits: Hashes = numbers[order][np.searchsorted(owners[order], rows) + settings.cap - 1 - before]
+    return limits
 
 
 @njit(cache=True, nogil=True)
@@ -156,23 +156,13 @@ def _draw(keys: Any, names: Any, offsets: Any, ids: Any, limits: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _pick(keys: Any, names: Any, matches: Any, heads: Any, binned: Any) -> Any:
-    """Return the queries and numbers of the matches whose number lies in its query's bin.
-
-    `heads` (Q,) has the position of a query among the H above the cap, or -1; `binned`: (H, bins) counts, to
-    which all numbers are added by their leading bits, and the (H,) bins that are asked for.
-    """
-    (offsets, ids), (counts, bins) = matches, binned
-    owners, numbers, size = np.empty(len(ids), np.int32), np.empty(len(ids), np.uint64), 0
+def _numbers(keys: Any, names: Any, offsets: Any, ids: Any, heads: Any) -> Any:
+    """Return the rows of queries and the numbers of all matches whose query has a row in `heads` (Q,)."""
+    owners, numbers, size = np.empty(len(ids), np.int64), np.empty(len(ids), np.uint64), 0
     for row in range(len(keys)):
         for at in range(offsets[row], offsets[row + 1]):
             head = heads[ids[at]]
-            if head < 0:
-                continue
-            number = mixed(keys[row] ^ names[ids[at]])
-            leading = np.int64(number >> BIN_SHIFT)
-            counts[head, leading] += 1
-            if leading == bins[head]:
-                owners[size], numbers[size] = head, number
+            if head >= 0:
+                owners[size], numbers[size] = head, mixed(keys[row] ^ names[ids[at]])
                 size += 1
-    return owners[:size].copy(), numbers[:size].copy()
+    return owners[:size], numbers[:size]

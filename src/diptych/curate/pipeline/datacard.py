@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from diptych.core.checks import Bools, Ints
-from diptych.core.files.reading import load_array
-from diptych.core.manifest import content_digest, read_manifest
+from diptych.core.manifest import FileEntry, content_digest, read_manifest
 from diptych.core.records import Counts
 from diptych.core.settings import to_mapping
 from diptych.curate.pipeline.stages import Run, read_table
@@ -39,7 +38,6 @@ FLOW = ("candidates", "filter", "match", "balance", "fetch", "fingerprint", "ded
 def describe(run: Run) -> dict[str, Any]:
     """Return the card of a curation whose shards are written."""
     shards, rows = read_manifest(run.folder, SHARDS_KIND), flow(run)
-    inputs = [entry for name in ("queries", "candidates") for entry in read_manifest(run.stage(name)).inputs]
     return {
         "title": run.recipe.card.title or "Image-text pairs",
         "summary": run.recipe.card.summary,
@@ -52,7 +50,7 @@ def describe(run: Run) -> dict[str, Any]:
         "opted_out": {
             name: sum(int(row["dropped"].get(name, 0)) for row in rows) for name in ("robots", "opted_out")
         },
-        "inputs": [asdict(entry) for entry in inputs if "/" not in entry.name or entry.bytes],
+        "inputs": [asdict(entry) for entry in source_entries(run) if "/" not in entry.name or entry.bytes],
         "recipe": to_mapping(run.recipe),
     }
 
@@ -61,6 +59,13 @@ def flow(run: Run, *, until: str = FLOW[-1]) -> list[dict[str, Any]]:
     """Return for each stage to `until` how many pairs came in, went out and were dropped, by reason."""
     names = FLOW[: FLOW.index(until) + 1]
     return [{"stage": name, **read_manifest(run.stage(name)).counts} for name in names]
+
+
+def source_entries(run: Run) -> tuple[FileEntry, ...]:
+    """Return the files from outside that queries and candidates were made from."""
+    return tuple(
+        entry for name in ("queries", "candidates") for entry in read_manifest(run.stage(name)).inputs
+    )
 
 
 def cumulative(counts: Ints, order: Ints, points: int = CURVE_POINTS) -> list[float]:
@@ -84,8 +89,8 @@ def cumulative(counts: Ints, order: Ints, points: int = CURVE_POINTS) -> list[fl
 def _queries_and_balance(run: Run) -> dict[str, Any]:
     """Describe the queries, and what balancing did: head and tail, the curve over queries, the largest."""
     table = read_table(run.stage("queries") / "queries.parquet", ["query", "source"])
-    folder, cap = run.stage("balance"), run.recipe.balance.cap
-    before, after = (load_array(folder / f"{name}.npy") for name in ("before", "after"))
+    cap = run.recipe.balance.cap
+    before, after = (run.array("balance", name) for name in ("before", "after"))
     order = np.argsort(before, kind="stable")
     matched, head = order[before[order] > 0], before > cap
     largest = [q for q in order[::-1][:SHOWN].tolist() if before[q]]

@@ -23,13 +23,11 @@ from diptych.data.shards.writer import ShardSettings
 from diptych.data.sources.rows import anchored
 
 # The settings that are paths.
-_PATHS = {
-    "queries": ("corpus", "word_counts", "pair_counts", "pageviews", "wordnet", "list"),
-    "candidates": ("sources",),
-    "filter": ("blocked_words", "blocked_hosts_file"),
-    "dedup": ("blocked_images",),
-    "evaluation": ("sources",),
-}
+_PATHS = (
+    "queries.corpus", "queries.word_counts", "queries.pair_counts", "queries.pageviews", "queries.wordnet",
+    "queries.list", "candidates.sources", "filter.rules.blocked_words", "filter.rules.blocked_hosts_file",
+    "dedup.blocked_images", "evaluation.sources",
+)  # fmt: skip
 
 # The setting that decides whether a pair is dropped for a reason; the other reasons have none.
 SETTING_OF: Mapping[Reason, str] = {
@@ -137,12 +135,12 @@ class CurateRecipe:
 def load_curate_recipe(path: Path, assignments: Sequence[str] = ()) -> CurateRecipe:
     """Read a recipe and apply `a.b=1` assignments."""
     mapping = load_toml(path)
-    for part, names in _PATHS.items():
-        table = mapping.get(part)
-        if part == "filter" and isinstance(table, dict):
-            table = table.get("rules")
-        if isinstance(table, dict):
-            table.update({name: _anchored(table[name], path.parent) for name in names if name in table})
+    for *parts, name in (setting.split(".") for setting in _PATHS):
+        table: Any = mapping
+        for part in parts:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict) and name in table:
+            table[name] = _anchored(table[name], path.parent)
     return from_mapping(CurateRecipe, override(mapping, assignments), where=path)
 
 

@@ -32,8 +32,8 @@ from diptych.core.settings import from_mapping, to_mapping, with_current_names
 from diptych.core.workers import Handler, WorkerDiedError, WorkerPool, handler_of
 from diptych.curate.pipeline.recipe import CurateRecipe
 from diptych.curate.pipeline.stages import Run, Stage, run_partition, run_stage
-from diptych.curate.pipeline.stages_images import CARD, DEDUP, FETCH, FINGERPRINT, SHARDS
-from diptych.curate.pipeline.stages_texts import BALANCE, CANDIDATES, FILTER, MATCH, QUERIES
+from diptych.curate.pipeline.stages_images import IMAGE_STAGES
+from diptych.curate.pipeline.stages_texts import TEXT_STAGES
 
 RECIPE_NAME = "recipe.json"
 # Format of the folder. 1 had keys that were not unique, 2 the columns `licence` and `stamp`. A curation of
@@ -43,10 +43,7 @@ TRIES = 2  # of a partition whose worker died: the machine may have been short o
 HANDLER = f"{__name__}:partition_handler"
 Engine = Literal["local", "ray"]
 
-STAGES: dict[str, Stage] = {
-    stage.name: stage
-    for stage in (QUERIES, CANDIDATES, FILTER, MATCH, BALANCE, FETCH, FINGERPRINT, DEDUP, SHARDS, CARD)
-}
+STAGES = {stage.name: stage for stage in (*TEXT_STAGES, *IMAGE_STAGES)}
 
 
 def curate(
@@ -132,7 +129,7 @@ def _refused(folder: Path) -> UsageError:
 def partition_handler(settings: Mapping[str, Any]) -> Handler:
     """Return the handler of a worker: one partition a request, `[stage, number]` as JSON.
 
-    The response is `{"counts": …}`, or the type and parts of the error.
+    The response is that of `Counts.as_dict`, or the type and parts of the error.
     """
     folder = Path(settings["folder"])
     plain = with_current_names(read_json(folder / RECIPE_NAME))
@@ -141,15 +138,11 @@ def partition_handler(settings: Mapping[str, Any]) -> Handler:
 
     def handle(request: list[bytes]) -> list[bytes]:
         stage, number = json.loads(request[0])
-        response: dict[str, Any] = {}
         try:
-            response["counts"] = run_partition(run, STAGES[stage], number).as_dict()
+            response = run_partition(run, STAGES[stage], number).as_dict()
         except DiptychError as error:
             parts = ("what", "where", "found", "expected", "fix")
-            response = {
-                "error": type(error).__name__,
-                "parts": {name: getattr(error, name) for name in parts},
-            }
+            response = {"error": type(error).__name__, **{name: getattr(error, name) for name in parts}}
         return [json.dumps(response).encode()]
 
     return handle
@@ -157,11 +150,10 @@ def partition_handler(settings: Mapping[str, Any]) -> Handler:
 
 def _counts(response: bytes) -> Counts:
     """Return the counts of a response, or raise its error."""
-    result = json.loads(response)
-    if "error" in result:
-        kind = getattr(errors, result["error"], DiptychError)
-        raise kind(result["parts"].pop("what"), **result["parts"])
-    return Counts.from_dict(result["counts"])
+    plain = json.loads(response)
+    if name := plain.pop("error", ""):
+        raise getattr(errors, name, DiptychError)(plain.pop("what"), **plain)
+    return Counts.from_dict(plain)
 
 
 def _in_processes(pool: WorkerPool, stage: Stage, numbers: Sequence[int], workers: int) -> Iterator[bytes]:
@@ -199,12 +191,8 @@ def _on_ray(run: Run, stage: Stage, numbers: Sequence[int]) -> Iterator[bytes]:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingPackageError(
-            "engine 'ray' needs a package that is not installed",
-            found=str(error),
-            expected="ray",
-            fix="pip install 'diptych[ray]'",
-        ) from error
+        what, fix = "engine 'ray' needs a package that is not installed", "pip install 'diptych[ray]'"
+        raise MissingPackageError(what, found=str(error), expected="ray", fix=fix) from error
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False

@@ -7,19 +7,20 @@ is written. The same input makes the same bytes on every engine.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from diptych.core.checks import Bools
 from diptych.core.errors import IntegrityError, Reason, SettingsError, UsageError
-from diptych.core.files.durable import make_folder, write_json, writing
-from diptych.core.files.reading import read_json
+from diptych.core.files.durable import make_folder, save_array, write_json, writing
+from diptych.core.files.reading import load_array, read_json
 from diptych.core.manifest import (
     FileEntry,
     Manifest,
@@ -32,18 +33,27 @@ from diptych.core.manifest import (
 from diptych.core.progress import Progress
 from diptych.core.records import Counts
 from diptych.core.settings import from_mapping
+from diptych.curate.candidates.candidates import Partition
 from diptych.curate.pipeline.recipe import CurateRecipe
 
 T = TypeVar("T")
 STAGES_FOLDER = "stages"
 KIND = "curate-"  # followed by the stage's name: the kind in its manifest
+PARTITIONS_FILE = "partitions.json"
 
 Write = Callable[[str, pa.Table], None]  # how a partition hands a table over: a name that sorts, and the rows
 
 
 @dataclass(frozen=True, slots=True)
+class CutSources:
+    """The partitions that the sources of candidates were cut into."""
+
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """One curation: its folder and its recipe."""
+    """One curation: its folder and its recipe, and what its stages hold."""
 
     folder: Path
     recipe: CurateRecipe
@@ -51,6 +61,28 @@ class Run:
     def stage(self, name: str) -> Path:
         """Return the folder of a stage."""
         return self.folder / STAGES_FOLDER / name
+
+    def partitions(self) -> tuple[Partition, ...]:
+        """Return the partitions of the candidates, one table each; all stages after have as many."""
+        path, fix = self.stage("candidates") / PARTITIONS_FILE, "begin the curation again in another folder"
+        return _read_typed(CutSources, path, fix=fix).partitions
+
+    def table(self, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
+        """Read the table of one partition of a finished stage."""
+        return read_table(self.stage(name) / f"{number:05d}.parquet", columns)
+
+    def tables(self, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read the tables of all partitions of a finished stage one after the other."""
+        return (self.table(name, number, columns) for number in range(len(self.partitions())))
+
+    def array(self, stage: str, name: str) -> NDArray[Any]:
+        """Map an array of a stage."""
+        return load_array(self.stage(stage) / f"{name}.npy")
+
+    def save_arrays(self, stage: str, **arrays: NDArray[Any]) -> None:
+        """Write arrays of a stage under their names."""
+        for name, array in arrays.items():
+            save_array(self.stage(stage) / f"{name}.npy", array)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +92,8 @@ class Stage:
     Attributes:
         needs: stages that must be done before.
         work: does one partition: writes its tables, returns its counts.
-        partitions: how many there are; read after `prepare`.
         prepare: runs before any partition starts; files it leaves in the folder are the stage's.
+        partitions: how many there are; read after `prepare`.
         finish: runs when all partitions are done; returns what else the manifest should hold.
         inputs: files from outside that the stage reads.
     """
@@ -69,8 +101,8 @@ class Stage:
     name: str
     needs: tuple[str, ...]
     work: Callable[[Run, int, Write], Counts]
-    partitions: Callable[[Run], int]
     prepare: Callable[[Run], object] = lambda _: None
+    partitions: Callable[[Run], int] = lambda run: len(run.partitions())
     finish: Callable[[Run], dict[str, Any]] = lambda _: {}
     inputs: Callable[[Run], tuple[FileEntry, ...]] = lambda _: ()
 
@@ -134,44 +166,46 @@ def _manifest(run: Run, stage: Stage, prepared: float, started: float) -> Manife
     """Finish a stage whose partitions are all done; interruptions are not in its seconds."""
     folder, counts, partition_seconds = run.stage(stage.name), Counts(), 0.0
     known: dict[str, FileEntry] = {}
-    for number in range(stage.partitions(run)):
+    partitions = stage.partitions(run)
+    for number in range(partitions):
         path, fix = _manifest_path(folder, number), "remove it, and go on with --resume"
-        part = read_typed(PartitionManifest, path, fix=fix)
+        part = _read_typed(PartitionManifest, path, fix=fix)
         counts.merge(Counts.from_dict(part.counts))
         partition_seconds += part.seconds
         known |= {entry.name: entry for entry in part.files}
     finishing = time.monotonic()
     extra = stage.finish(run)
-    alone = prepared + time.monotonic() - finishing
-    outputs = tuple(
-        known.get(path.name) or file_entry(path, root=folder)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix != ".json"
-    )
-    before = tuple(
+    extra |= {
+        "partitions": partitions,
+        "partition_seconds": round(partition_seconds, 3),
+        "alone_seconds": round(prepared + time.monotonic() - finishing, 3),
+    }
+    before = [
         FileEntry(f"{STAGES_FOLDER}/{name}", 0, content_digest(read_manifest(run.stage(name))))
         for name in stage.needs
-    )
-    extra |= {
-        "partitions": stage.partitions(run),
-        "partition_seconds": round(partition_seconds, 3),
-        "alone_seconds": round(alone, 3),
-    }
-    inputs = (*stage.inputs(run), *before)
+    ]
     return Manifest(
         KIND + stage.name,
-        inputs=inputs,
-        outputs=outputs,
+        inputs=(*stage.inputs(run), *before),
+        outputs=tuple(
+            known.get(path.name) or file_entry(path, root=folder)
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.suffix != ".json"
+        ),
         counts=counts.as_dict(),
         seconds=round(time.monotonic() - started, 3),
         extra=extra,
     )
 
 
-def drop_rows(counts: Counts, dropped: Bools, reason: Reason, keys: pa.ChunkedArray) -> None:
-    """Count the rows that are dropped from a partition, by the reason and their keys."""
-    for row in dropped.nonzero()[0].tolist():
-        counts.drop(reason, keys[row].as_py())
+def count_rows(keys: pa.Array | pa.ChunkedArray, dropped: Mapping[Reason, Bools]) -> Counts:
+    """Count the rows of a partition: by reason which (N,) are dropped, under their keys; the rest are kept."""
+    counts = Counts()
+    for reason, rows in dropped.items():
+        for row in np.flatnonzero(rows).tolist():
+            counts.drop(reason, keys[row].as_py())
+    counts.keep(len(keys) - counts.seen)
+    return counts
 
 
 def rows_table(rows: NDArray[Any], **columns: pa.Array) -> pa.Table:
@@ -188,25 +222,17 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression=packing, use_dictionary=False)
 
 
-def partition_table(run: Run, name: str, number: int, columns: list[str] | None = None) -> pa.Table:
-    """Read the table of one partition of a finished stage."""
-    return read_table(run.stage(name) / f"{number:05d}.parquet", columns)
-
-
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read one table; an unreadable file is an `IntegrityError`."""
     try:
         return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
-        raise IntegrityError(
-            "a table of a stage cannot be read",
-            where=path,
-            found=str(error)[:200],
-            fix="remove the folders of this stage and those after it, and go on with --resume",
-        ) from error
+        fix = "remove the folders of this stage and those after it, and go on with --resume"
+        what, found = "a table of a stage cannot be read", str(error)[:200]
+        raise IntegrityError(what, where=path, found=found, fix=fix) from error
 
 
-def read_typed(kind: type[T], path: Path, *, fix: str) -> T:
+def _read_typed(kind: type[T], path: Path, *, fix: str) -> T:
     """Read a small JSON file of a stage into its dataclass; values of other types are an `IntegrityError`."""
     try:
         return from_mapping(kind, read_json(path, fix=fix))

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,7 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Bools, Ints
 from diptych.core.errors import DataError, Reason
-from diptych.core.files.durable import remove, save_array, write_json
-from diptych.core.files.reading import load_array
+from diptych.core.files.durable import remove, write_json
 from diptych.core.manifest import content_digest, is_done, read_manifest
 from diptych.core.records import Counts, Field, Need, Pair
 from diptych.core.settings import to_mapping
@@ -27,19 +27,10 @@ from diptych.curate.candidates.filter import FilterSettings, filter_table
 from diptych.curate.columns import FETCHED
 from diptych.curate.dedup import blocked_rows, caption_signatures, read_blocked_images
 from diptych.curate.fetch.fetch import OK, fetch_partition
-from diptych.curate.pipeline.datacard import describe, flow
+from diptych.curate.pipeline.datacard import describe, flow, source_entries
 from diptych.curate.pipeline.recipe import SETTING_OF
-from diptych.curate.pipeline.stages import (
-    Run,
-    Stage,
-    Write,
-    drop_rows,
-    partition_table,
-    read_table,
-    rows_table,
-    write_table,
-)
-from diptych.curate.pipeline.stages_texts import partitions, queries, tables
+from diptych.curate.pipeline.stages import Run, Stage, Write, count_rows, read_table, rows_table, write_table
+from diptych.curate.pipeline.stages_texts import queries
 from diptych.curate.words import normalized
 from diptych.data.near_copies.fingerprints import FINGERPRINTS, fingerprint_partition
 from diptych.data.near_copies.groups import duplicate_groups, in_both
@@ -57,9 +48,21 @@ BETWEEN = " | "  # between the queries in a pair's field: none of them holds thi
 Rows = NDArray[np.int32]
 
 
+def _table_of(run: Run, name: str, number: int, rows: Rows, columns: list[str]) -> pa.Table:
+    """Read the given rows of a stage's table, which has them among others in ascending order."""
+    table = run.table(name, number, ["row", *columns])
+    return table.take(pa.array(np.searchsorted(table["row"].to_numpy(), rows)))
+
+
+def _encoded_images(run: Run, number: int, rows: Rows) -> pa.ChunkedArray:
+    """Return the encoded images of some rows of a partition: fetched, or the candidates' own."""
+    own = run.table("candidates", number, ["image"])["image"].take(rows)
+    return pc.coalesce(_table_of(run, "fetch", number, rows, ["image"])["image"], own)
+
+
 def _fetch(run: Run, number: int, write: Write) -> Counts:
-    rows = partition_table(run, "balance", number, ["row"])["row"].to_numpy()
-    candidates = partition_table(run, "candidates", number).take(rows)
+    rows = run.table("balance", number, ["row"])["row"].to_numpy()
+    candidates = run.table("candidates", number).take(rows)
     counts, parts = Counts(), [FETCHED.empty_table()]
     for start in range(0, len(rows), AT_ONCE):
         fetched, fetch_counts = fetch_partition(candidates.slice(start, AT_ONCE), run.recipe.fetch)
@@ -85,71 +88,43 @@ def _filter_sizes(run: Run, table: pa.Table, counts: Counts) -> pa.Table:
     return table.set_column(1, "status", pa.array(status, pa.string()))
 
 
-FETCH = Stage("fetch", ("balance",), _fetch, partitions)
-
-
-def _encoded_images(run: Run, number: int, rows: Rows) -> pa.ChunkedArray:
-    """Return the encoded images of some rows of a partition: fetched, or the candidates' own."""
-    own = partition_table(run, "candidates", number, ["image"])["image"].take(rows)
-    return pc.coalesce(_table_of(run, "fetch", number, rows, ["image"])["image"], own)
-
-
-def _table_of(run: Run, name: str, number: int, rows: Rows, columns: list[str]) -> pa.Table:
-    """Read the given rows of a stage's table, which has them among others in ascending order."""
-    table = partition_table(run, name, number, ["row", *columns])
-    return table.take(pa.array(np.searchsorted(table["row"].to_numpy(), rows)))
-
-
 def _fingerprint(run: Run, number: int, write: Write) -> Counts:
-    fetched = partition_table(run, "fetch", number, ["row", "key", "status"])
+    fetched = run.table("fetch", number, ["row", "key", "status"])
     fetched = fetched.filter(pc.equal(fetched["status"], OK))
-    rows, keys, counts = fetched["row"].to_numpy(), fetched["key"].combine_chunks(), Counts()
+    rows, keys = fetched["row"].to_numpy(), fetched["key"].combine_chunks()
     table = _fingerprints(_encoded_images(run, number, rows))
-    good = np.asarray(pc.is_null(table["reason"]))
-    for row in np.flatnonzero(~good).tolist():
-        counts.drop(Reason(table["reason"][row].as_py()), keys[row].as_py())
+    reasons, good = np.array(table["reason"].to_pylist(), object), np.asarray(pc.is_null(table["reason"]))
+    dropped = {Reason(reason): reasons == reason for reason in set(reasons[~good])}
     if run.recipe.dedup.blocked_images:
         blocked = read_blocked_images(run.recipe.dedup.blocked_images)
-        named = blocked_rows(table, blocked, settings=run.recipe.dedup) & good
-        drop_rows(counts, named, Reason.BLOCKED_IMAGE, keys)
-        good &= ~named
-    counts.keep(int(good.sum()))
+        dropped[Reason.BLOCKED_IMAGE] = blocked_rows(table, blocked, settings=run.recipe.dedup) & good
+        good &= ~dropped[Reason.BLOCKED_IMAGE]
     kept = table.filter(pa.array(good)).add_column(0, "row", pa.array(rows[good], pa.int32()))
     write("", kept.add_column(1, "key", keys.filter(pa.array(good))))
-    return counts
+    return count_rows(keys, dropped)
 
 
 def _fingerprints(images: pa.ChunkedArray) -> pa.Table:
     """Take fingerprints, those of equal bytes once: an image with several captions has several rows."""
-    rows: dict[bytes, int] = {}
-    distinct: list[bytes] = []
-    of_image = np.empty(len(images), np.int64)
-    for position, image in enumerate(images):
-        data = image.as_py()
-        of_image[position] = rows.setdefault(hashlib.blake2b(data, digest_size=32).digest(), len(distinct))
-        if of_image[position] == len(distinct):
-            distinct.append(data)
-    return fingerprint_partition(pa.array(distinct, pa.large_binary()))[0].take(pa.array(of_image))
-
-
-FINGERPRINT = Stage("fingerprint", ("fetch",), _fingerprint, partitions)
+    digests = [hashlib.blake2b(image.as_buffer(), digest_size=32).digest() for image in images]
+    same = pa.array(digests, pa.binary()).dictionary_encode().indices
+    _, first = np.unique(same.to_numpy(), return_index=True)
+    distinct = pa.array([images[row].as_py() for row in first.tolist()], pa.large_binary())
+    return fingerprint_partition(distinct)[0].take(same)
 
 
 def _dedup_prepare(run: Run) -> None:
     """Group the images of all partitions, and gather the captions of their copies."""
-    folder, settings = run.stage("dedup"), run.recipe.dedup
-    parts = list(tables(run, "fingerprint"))
+    parts = list(run.tables("fingerprint"))
     prints = [part.select(FINGERPRINTS.names) for part in parts]
     keys = pa.chunked_array([chunk for part in parts for chunk in part["key"].chunks], pa.string())
-    groups = duplicate_groups(prints, settings=settings, keys=keys)
+    groups = duplicate_groups(prints, settings=run.recipe.dedup, keys=keys)
     seen = np.zeros(len(keys), bool)
     for name in run.recipe.evaluation.sources:
         seen |= in_evaluation(run, name, prints)
     starts = np.cumsum([0, *(part.num_rows for part in parts)], dtype=np.int64)
-    arrays = {"starts": starts, "leaders": groups.representative, "equal": groups.equal, "seen": seen}
-    for name, array in arrays.items():
-        save_array(folder / f"{name}.npy", array)
-    write_table(folder / "captions.parquet", _captions_of_copies(run, groups.representative))
+    run.save_arrays("dedup", starts=starts, leaders=groups.representative, equal=groups.equal, seen=seen)
+    write_table(run.stage("dedup") / "captions.parquet", _captions_of_copies(run, groups.representative))
 
 
 def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> Bools:
@@ -157,23 +132,13 @@ def in_evaluation(run: Run, name: str, prints: list[pa.Table]) -> Bools:
     them would stay.
     """
     part, counts = run.recipe.evaluation, Counts()
-    source = open_source(name, columns=Columns(part.image), need=Need.IMAGE)
     inside = np.zeros(sum(table.num_rows for table in prints), bool)
-    batch: list[bytes] = []
-
-    def compare() -> None:
-        nonlocal inside
-        theirs, read = fingerprint_partition(pa.array(batch, pa.binary()))
+    source = open_source(name, columns=Columns(part.image), need=Need.IMAGE)
+    encoded = (pair.image for pair in source.pairs(counts))
+    while images := list(islice(encoded, BATCH_IMAGES)):
+        theirs, read = fingerprint_partition(pa.array(images, pa.binary()))
         counts.merge(read)
         inside |= in_both(prints, theirs, settings=run.recipe.dedup)[0]
-        batch.clear()
-
-    for pair in source.pairs(counts):
-        batch.append(pair.image)
-        if len(batch) == BATCH_IMAGES:
-            compare()
-    if batch:
-        compare()
     counts.check(part.max_bad_fraction, setting="evaluation.max_bad_fraction in the recipe")
     return inside
 
@@ -204,7 +169,7 @@ def _captions_of_copies(run: Run, leaders: Ints) -> pa.Table:
 def _captions(run: Run, rows: Ints) -> Iterator[str]:
     """Yield the captions of rows that are counted over all fingerprints, ascending."""
     start = 0
-    for number, table in enumerate(tables(run, "fingerprint", ["row"])):
+    for number, table in enumerate(run.tables("fingerprint", ["row"])):
         low, high = (int(at) for at in np.searchsorted(rows, [start, start + table.num_rows]))
         if high > low:
             own = table["row"].to_numpy()[rows[low:high] - start]
@@ -213,34 +178,31 @@ def _captions(run: Run, rows: Ints) -> Iterator[str]:
 
 
 def _dedup(run: Run, number: int, write: Write) -> Counts:
-    folder, counts = run.stage("dedup"), Counts()
-    start, end = load_array(folder / "starts.npy")[number : number + 2].tolist()
-    prints = partition_table(run, "fingerprint", number, ["row", "key"])
-    leaders, equal, seen = (load_array(folder / f"{name}.npy") for name in ("leaders", "equal", "seen"))
+    start, end = run.array("dedup", "starts")[number : number + 2].tolist()
+    prints = run.table("fingerprint", number, ["row", "key"])
+    leaders, equal, seen = (run.array("dedup", name) for name in ("leaders", "equal", "seen"))
     is_leader = leaders[start:end] == np.arange(start, end)
     keep = is_leader & ~seen[start:end]
     in_set = ~keep & (is_leader | seen[leaders[start:end]])
     others = ~keep & ~in_set
-    counts.keep(int(keep.sum()))
-    drop_rows(counts, in_set, Reason.IN_EVALUATION_SET, prints["key"])
-    drop_rows(counts, others & equal[start:end], Reason.DUPLICATE, prints["key"])
-    drop_rows(counts, others & ~equal[start:end], Reason.NEAR_DUPLICATE, prints["key"])
     rows = prints["row"].to_numpy()[keep]
-    merged = read_table(folder / "captions.parquet")
+    merged = read_table(run.stage("dedup") / "captions.parquet")
     several = dict(zip(merged["leader"].to_pylist(), merged["captions"].to_pylist(), strict=True))
     own = _table_of(run, "filter", number, rows, ["caption"])["caption"].to_pylist()
     positions = (np.flatnonzero(keep) + start).tolist()
     captions = [several.get(at, [text]) for at, text in zip(positions, own, strict=True)]
     write("", rows_table(rows, captions=pa.array(captions, pa.list_(pa.string()))))
-    return counts
+    dropped = {
+        Reason.IN_EVALUATION_SET: in_set,
+        Reason.DUPLICATE: others & equal[start:end],
+        Reason.NEAR_DUPLICATE: others & ~equal[start:end],
+    }
+    return count_rows(prints["key"], dropped)
 
 
 def _dedup_finish(run: Run) -> dict[str, Any]:
-    sizes = np.bincount(load_array(run.stage("dedup") / "leaders.npy"), minlength=1)
+    sizes = np.bincount(run.array("dedup", "leaders"), minlength=1)
     return {"groups": int((sizes > 1).sum()), "largest_group": int(sizes.max(initial=0))}
-
-
-DEDUP = Stage("dedup", ("fingerprint",), _dedup, partitions, _dedup_prepare, _dedup_finish)
 
 
 def _shards(run: Run, number: int, write: Write) -> Counts:
@@ -248,15 +210,15 @@ def _shards(run: Run, number: int, write: Write) -> Counts:
     folder = run.stage("shards") / f"{number:05d}"
     remove(folder)  # of a partition that was cut off before its manifest
     counts = Counts()
-    if partition_table(run, "dedup", number, ["row"]).num_rows:
+    if run.table("dedup", number, ["row"]).num_rows:
         write_shards(_pairs(run, number), folder, settings=run.recipe.shards, counts=counts)
     return counts
 
 
 def _pairs(run: Run, number: int) -> Iterator[Pair]:
-    kept = partition_table(run, "dedup", number)
+    kept = run.table("dedup", number)
     rows, captions = kept["row"].to_numpy(), kept["captions"].to_pylist()
-    candidates = partition_table(run, "candidates", number, ["key", "url", "page", "license", "fields"])
+    candidates = run.table("candidates", number, ["key", "url", "page", "license", "fields"])
     fetched = _table_of(run, "fetch", number, rows, ["url", "license", "sha256"]).to_pylist()
     drawn = _table_of(run, "balance", number, rows, ["ids"])["ids"]
     names, images = queries(run).combine_chunks(), _encoded_images(run, number, rows)
@@ -275,18 +237,15 @@ def _pairs(run: Run, number: int) -> Iterator[Pair]:
 
 def _shards_finish(run: Run) -> dict[str, Any]:
     """Join the partitions' shard sets; the manifest counts what became of every candidate."""
-    parts = [run.stage("shards") / f"{number:05d}" for number in range(partitions(run))]
-    written = [part for part in parts if is_done(part, SHARDS_KIND)]
-    total = Counts()
-    for row in flow(run, until="dedup"):
-        stage = Counts.from_dict(row)
-        total.dropped.update(stage.dropped)
+    folders = [run.stage("shards") / f"{number:05d}" for number in range(len(run.partitions()))]
+    written = [folder for folder in folders if is_done(folder, SHARDS_KIND)]
+    stages = [Counts.from_dict(row) for row in flow(run, until="dedup")]
+    last = [Counts.from_dict(read_manifest(folder).counts) for folder in written]
+    total = Counts(seen=stages[0].seen, kept=sum(part.kept for part in last))
+    for part in (*stages, *last):
+        total.dropped.update(part.dropped)
+    for stage in stages:
         total.examples |= stage.examples
-        total.seen = total.seen or stage.seen
-    for part in written:
-        last = Counts.from_dict(read_manifest(part).counts)
-        total.dropped.update(last.dropped)
-        total.kept += last.kept
     if not written:
         settings = [SETTING_OF[reason] for reason, _ in total.dropped.most_common() if reason in SETTING_OF]
         raise DataError(
@@ -295,13 +254,9 @@ def _shards_finish(run: Run) -> dict[str, Any]:
             found=f"{total.seen} candidates, all dropped ({total.reasons()})",
             fix=f"repair the source, or change {', '.join(settings)}" if settings else "repair the source",
         )
-    inputs = [entry for name in ("queries", "candidates") for entry in read_manifest(run.stage(name)).inputs]
     recipe, counts = to_mapping(run.recipe), total.as_dict()
-    manifest = join_shards(written, run.folder, settings=recipe, counts=counts, inputs=tuple(inputs))
+    manifest = join_shards(written, run.folder, settings=recipe, counts=counts, inputs=source_entries(run))
     return {"digest": content_digest(manifest)}
-
-
-SHARDS = Stage("shards", ("dedup",), _shards, partitions, finish=_shards_finish)
 
 
 def _card(run: Run) -> dict[str, Any]:
@@ -310,4 +265,11 @@ def _card(run: Run) -> dict[str, Any]:
     return {"digest": card["digest"]}
 
 
-CARD = Stage("card", ("shards",), _shards, lambda _: 0, finish=_card)  # no partitions: one process does it
+IMAGE_STAGES = (
+    Stage("fetch", needs=("balance",), work=_fetch),
+    Stage("fingerprint", needs=("fetch",), work=_fingerprint),
+    Stage("dedup", needs=("fingerprint",), prepare=_dedup_prepare, work=_dedup, finish=_dedup_finish),
+    Stage("shards", needs=("dedup",), work=_shards, finish=_shards_finish),
+    # Without partitions: one process does it.
+    Stage("card", needs=("shards",), work=_shards, partitions=lambda _: 0, finish=_card),
+)

@@ -16,14 +16,13 @@ Source: meta.wikimedia.org, "Data dumps/Dump format" (multistream); mediawiki.or
 
 import bz2
 import codecs
-import gzip
 import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -63,21 +62,14 @@ def corpus_partitions(paths: Iterable[str], bytes_per_partition: int) -> tuple[C
     """Cut files into parts of about so many bytes on disk; a file that cannot be cut is one part.
 
     Raises:
-        UsageError: a file does not exist, or the size is not positive.
+        UsageError: a file does not exist.
         DataError: a file is empty.
     """
-    if bytes_per_partition <= 0:
-        found = f"{bytes_per_partition} bytes per partition"
-        raise UsageError("a corpus cannot be cut", found=found, expected="some")
-    parts: list[CorpusPart] = []
-    for path in paths:
-        if not Path(path).is_file():
-            raise UsageError("a corpus file does not exist", where=path, fix="check the path")
-        if not Path(path).stat().st_size:
-            raise DataError("a corpus file is empty", where=path, fix="download it again, or leave it out")
-        cuts = _cuts(Path(path), bytes_per_partition)
-        parts += [CorpusPart(str(path), start, end) for start, end in pairwise(cuts)]
-    return tuple(parts)
+    return tuple(
+        CorpusPart(str(path), start, end)
+        for path in paths
+        for start, end in pairwise(_cuts(Path(path), bytes_per_partition))
+    )
 
 
 def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Array]:
@@ -95,9 +87,11 @@ def texts_of_part(part: CorpusPart, *, column: str = "text") -> Iterator[pa.Arra
         if part.start == 0:
             _check_kind(part)
         if _is_mediawiki(path):
-            yield from _in_batches(_articles(_blocks(part), path))
+            yield from _articles(_blocks(part), path)
         else:
-            yield from map(lines_of, _whole_lines(_blocks(part), first=part.start == 0))
+            for lines in _whole_lines(_blocks(part), first=part.start == 0):
+                # Replacement characters where bytes are no UTF-8.
+                yield lines_of(lines.decode("utf-8", "replace").encode("utf-8"))
     except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
         raise _damaged(path, str(error)) from error
 
@@ -137,13 +131,17 @@ def _check_kind(part: CorpusPart) -> None:
 
 def _cuts(path: Path, bytes_per_partition: int) -> list[int]:
     """Return where the parts of a file begin, and where the last one ends."""
+    if not path.is_file():
+        raise UsageError("a corpus file does not exist", where=path, fix="check the path")
     size = path.stat().st_size
+    if not size:
+        raise DataError("a corpus file is empty", where=path, fix="download it again, or leave it out")
     if path.suffix == ".parquet":
         try:
             groups = pq.read_metadata(path).num_row_groups
         except (OSError, pa.ArrowException) as error:
             raise _damaged(path, str(error)) from error
-        step = max(1, bytes_per_partition * groups // max(1, size))
+        step = max(1, bytes_per_partition * groups // size)
         return [*range(0, groups, step), groups]
     if path.suffix in PACKED and path.suffix != ".bz2":
         return [0, size]
@@ -166,19 +164,6 @@ def _rows(part: CorpusPart, column: str) -> Iterator[pa.Array]:
             yield batch.column(0)
 
 
-def _in_batches(pages: Iterator[str]) -> Iterator[pa.Array]:
-    batch: list[str] = []
-    size = 0
-    for page in pages:
-        batch.append(page)
-        size += len(page)
-        if size >= BATCH_BYTES:
-            yield plain_lines(batch)
-            batch, size = [], 0
-    if batch:
-        yield plain_lines(batch)
-
-
 def _whole_lines(blocks: Blocks, *, first: bool) -> Iterator[bytes]:
     """Yield runs of whole lines.
 
@@ -191,49 +176,37 @@ def _whole_lines(blocks: Blocks, *, first: bool) -> Iterator[bytes]:
             if not inside:
                 return
             _, newline, block = block.partition(b"\n")
-            if not newline:
-                continue
-            first = True
+            first = bool(newline)
         if not inside and b"\n" in block:
-            yield _as_utf8(rest + block[: block.find(b"\n") + 1])
-            return
+            rest += block[: block.find(b"\n") + 1]
+            break
         rest += block
         cut = rest.rfind(b"\n") + 1
         if cut == 0 and len(rest) > MAX_LINE_BYTES:
             cut = rest.rfind(b" ") + 1 or len(rest)
         if cut:
-            yield _as_utf8(rest[:cut])
+            yield rest[:cut]
             rest = rest[cut:]
     if rest:
-        yield _as_utf8(rest)
-
-
-def _as_utf8(data: bytes) -> bytes:
-    """Put replacement characters where bytes are no UTF-8."""
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace").encode("utf-8")
-    return data
+        yield rest
 
 
 def _blocks(part: CorpusPart) -> Blocks:
     """Unpack a part, and what follows it for as long as it is asked for."""
     suffix = Path(part.path).suffix
+    if suffix in PACKED and suffix != ".bz2":
+        with pa.input_stream(part.path) as unpacked:
+            yield from ((block, True) for block in iter(lambda: unpacked.read(BLOCK_BYTES), b""))
+        return
     with Path(part.path).open("rb") as file:
         if suffix == ".bz2":
             yield from _unpacked_streams(file, part)
-        elif suffix in PACKED:
-            unpacked: Any = gzip.GzipFile(fileobj=file)
-            if suffix == ".zst":
-                unpacked = pa.CompressedInputStream(file, "zstd")
-            yield from ((block, True) for block in iter(lambda: unpacked.read(BLOCK_BYTES), b""))
-        else:
-            file.seek(part.start)
-            left = part.end - part.start
-            while block := file.read(min(BLOCK_BYTES, left) if left > 0 else BLOCK_BYTES):
-                yield block, left > 0
-                left -= len(block)
+            return
+        file.seek(part.start)
+        left = part.end - part.start
+        while block := file.read(min(BLOCK_BYTES, left) if left > 0 else BLOCK_BYTES):
+            yield block, left > 0
+            left -= len(block)
 
 
 def _unpacked_streams(file: IO[bytes], part: CorpusPart) -> Blocks:
@@ -260,75 +233,76 @@ def _unpacked_streams(file: IO[bytes], part: CorpusPart) -> Blocks:
 
 def _next_stream(file: IO[bytes], start: int, end: int) -> int | None:
     """Return where the first bzip2 stream begins at or after `start` and before `end`."""
-    file.seek(start)
-    at, seen = start, b""
-    while at < end and (block := file.read(BLOCK_BYTES)):
-        seen += block
-        if head := STREAM.search(seen):
+    for at in range(start, end, BLOCK_BYTES):
+        file.seek(at)
+        head = STREAM.search(file.read(BLOCK_BYTES + STREAM_BYTES - 1))
+        if head:
             return at + head.start() if at + head.start() < end else None
-        at += max(0, len(seen) - STREAM_BYTES + 1)
-        seen = seen[-(STREAM_BYTES - 1) :]
     return None
 
 
-def _articles(blocks: Blocks, path: Path) -> Iterator[str]:
-    """Yield the wikitext of the articles whose tags begin in a part."""
+def _articles(blocks: Blocks, path: Path) -> Iterator[pa.Array]:
+    """Yield the prose of the articles whose tags begin in a part, some megabytes at a time."""
+    batch, size = list[str](), 0
     for page in _pages(blocks, path):
-        head = page[: page.find(b"<revision>")]
-        where = f"{path}, page beginning {page[:100]!r}"
-        namespace = NAMESPACE.search(head)
-        if namespace is None:
-            raise UsageError(
-                "a page of the dump names no namespace",
-                where=where,
-                expected="<ns> in every page, as exports have had since 2012 (schema 0.6)",
-                fix="export the wiki again, or give its texts as a plain file, one a line",
-            )
-        if namespace[1] != b"0" or b"<redirect" in head:
-            continue
-        try:
-            revisions = list(ElementTree.fromstring(page).iter("text"))
-        except ElementTree.ParseError as error:
-            raise _damaged(where, str(error), "a page of the dump is no XML") from error
-        yield "".join(revisions[-1].itertext()) if revisions else ""
+        text = _wikitext(page, f"{path}, page beginning {page[:100]!r}")
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield plain_lines(batch)
+            batch, size = [], 0
+    if batch:
+        yield plain_lines(batch)
+
+
+def _wikitext(page: bytes, where: str) -> str:
+    """Return the text of a page's last revision; none if it is no article."""
+    head = page[: page.find(b"<revision>")]
+    namespace = NAMESPACE.search(head)
+    if namespace is None:
+        raise UsageError(
+            "a page of the dump names no namespace",
+            where=where,
+            expected="<ns> in every page, as exports have had since 2012 (schema 0.6)",
+            fix="export the wiki again, or give its texts as a plain file, one a line",
+        )
+    if namespace[1] != b"0" or b"<redirect" in head:
+        return ""
+    try:
+        revisions = list(ElementTree.fromstring(page).iter("text"))
+    except ElementTree.ParseError as error:
+        raise _damaged(where, str(error), "a page of the dump is no XML") from error
+    return "".join(revisions[-1].itertext()) if revisions else ""
 
 
 def _pages(blocks: Blocks, path: Path) -> Iterator[bytes]:
-    """Cut the stream into pages; `limit` is where, in what was not yielded yet, the part ends."""
-    rest, limit, seen, ended = b"", -1, 0, False
+    """Yield the pages that begin in a part: before byte `limit` of its unpacked bytes, once that is known."""
+    rest, at, limit, ended = b"", 0, None, False  # `at` is where the rest begins
     for block, inside in blocks:
-        if limit < 0 and not inside:
-            limit = len(rest)
-        rest += block
-        seen, done = seen + len(block), 0
-        for start, end in _whole_pages(rest, limit):
-            yield rest[start:end]
-            done = end
-        start = rest.find(OPENING, done)
-        known = start if start >= 0 else max(done, len(rest) - len(ENDING) + 1)
-        if 0 <= limit <= known:
+        if limit is None and not inside:
+            limit = at + len(rest)
+        *pieces, rest = (rest + block).split(CLOSING)
+        for piece in pieces:
+            start = piece.find(OPENING)
+            if limit is not None and limit <= at + start:
+                return
+            if start >= 0:
+                yield piece[start:] + CLOSING
+            at += len(piece) + len(CLOSING)
+        start = rest.find(OPENING)
+        done = start if start >= 0 else max(0, len(rest) - len(ENDING) + 1)
+        if limit is not None and limit <= at + done:
             return
-        if len(rest) - known > MAX_PAGE_BYTES:
+        if len(rest) - done > MAX_PAGE_BYTES:
             raise DataError(
                 "a page of the dump is too large",
-                where=f"{path}, after {rest[known : known + 100]!r}",
+                where=f"{path}, after {rest[done : done + 100]!r}",
                 expected=f"at most {MAX_PAGE_BYTES:,} bytes",
                 fix="use the file of the articles' current revisions, pages-articles",
             )
-        ended = ended or ENDING in rest[done:]
-        rest, limit = rest[known:], limit - known if limit >= 0 else -1
+        ended = ended or ENDING in rest
+        rest, at = rest[done:], at + done
     # The last part of a file may begin inside the very last tag.
-    ended = ended or (seen < 2 * len(ENDING) and ENDING.endswith(rest.strip()))
+    ended = ended or (at + len(rest) < 2 * len(ENDING) and ENDING.endswith(rest.strip()))
     if OPENING in rest or not ended:
         raise _damaged(path, f"…{rest[-60:]!r}", "the dump is cut off", f"{ENDING.decode()} at its end")
-
-
-def _whole_pages(data: bytes, limit: int) -> Iterator[tuple[int, int]]:
-    """Find the pages that are complete and begin before the limit, if there is one."""
-    end = 0
-    while True:
-        start = data.find(OPENING, end)
-        end = data.find(CLOSING, start) + len(CLOSING) if start >= 0 else 0
-        if end < len(CLOSING) or 0 <= limit <= start:
-            return
-        yield start, end

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from diptych.core.checks import Ints
-from diptych.core.errors import IntegrityError, UsageError
-from diptych.core.files.durable import remove, writing
+from diptych.core.errors import IntegrityError, SettingsError
+from diptych.core.files.durable import writing
 from diptych.curate.words import normalized_column, text_array
 
 # Of runs and merged tables: a word, or two with a space between them, in the order of their bytes.
@@ -60,27 +60,27 @@ class CountingSettings:
     bytes_per_partition: int = 256 << 20
     pairs: bool = True
 
+    def __post_init__(self) -> None:
+        """Raise SettingsError for too little memory, and for parts of nothing."""
+        if self.memory_bytes < MIN_MEMORY_BYTES:
+            what, expected = "there is too little memory to count in", f"at least {MIN_MEMORY_BYTES:,}"
+            raise SettingsError(what, where="queries.counting", found=self.memory_bytes, expected=expected)
+        if self.bytes_per_partition < 1:
+            what, found = "a corpus cannot be cut", f"{self.bytes_per_partition} bytes per partition"
+            raise SettingsError(what, where="queries.counting", found=found, expected="some")
+
 
 def count_part(texts: Iterable[pa.Array], write: Write, settings: CountingSettings) -> int:
     """Count the words and the pairs of a part of the corpus; return how many texts there were.
 
     `write` gets the name and the rows of every run: "-words-0000", "-pairs-0000", "-words-0001", …
-
-    Raises:
-        UsageError: the memory is too small for anything.
     """
-    memory = settings.memory_bytes
-    if memory < MIN_MEMORY_BYTES:
-        found, expected = f"{memory:,}", f"at least {MIN_MEMORY_BYTES:,}"
-        raise UsageError(
-            "there is too little memory to count in", where="memory_bytes", found=found, expected=expected
-        )
     count, runs, tables = 0, 0, _Tables()
     for batch in texts:
         count += len(batch)
-        for piece in _pieces(*normalized_column(batch), memory // PIECE_SHARE):
+        for piece in _pieces(*normalized_column(batch), settings.memory_bytes // PIECE_SHARE):
             tables.add(piece, pairs=settings.pairs)
-            if tables.nbytes > memory // SPILL_SHARE:
+            if tables.nbytes > settings.memory_bytes // SPILL_SHARE:
                 tables.write_run(write, runs)
                 tables, runs = _Tables(), runs + 1
     if len(tables.words):
@@ -165,7 +165,7 @@ def _summed(table: pa.Table) -> pa.Table:
 def merge_counts(
     runs: Sequence[Path], *, min_count: int = 1, memory_bytes: int = 1 << 30, scratch: Path | None = None
 ) -> Iterator[pa.Table]:
-    """Yield tables of `COUNTS` of 524,288 rows (the last: fewer), sorted by the bytes of the words.
+    """Yield tables of `COUNTS` of 524,288 rows and more (the last: fewer), sorted by the bytes of the words.
 
     Args:
         runs: Parquet files with the columns of `COUNTS`, each sorted by word, no word twice.
@@ -177,7 +177,7 @@ def merge_counts(
         IntegrityError: a run cannot be read.
     """
     if len(runs) <= MOST_RUNS:
-        yield from _in_pieces(_merged(runs, memory_bytes, min_count))
+        yield from _merged(runs, memory_bytes, min_count)
         return
     with tempfile.TemporaryDirectory(dir=scratch, prefix="diptych-merge-") as folder:
         fewer = []
@@ -185,8 +185,6 @@ def merge_counts(
             fewer.append(Path(folder) / f"{number:05d}.parquet")
             write_counts(fewer[-1], _merged(runs[first : first + MOST_RUNS], memory_bytes, 1))
         yield from merge_counts(fewer, min_count=min_count, memory_bytes=memory_bytes, scratch=scratch)
-        for path in fewer:
-            remove(path)
 
 
 def write_counts(path: Path, tables: Iterable[pa.Table]) -> None:
@@ -205,12 +203,8 @@ def _batches(path: Path, rows: int) -> Iterator[pa.Table]:
             batches = file.iter_batches(batch_size=rows, columns=COUNTS.names, use_threads=False)
             yield from (pa.Table.from_batches([batch]).cast(COUNTS) for batch in batches if batch.num_rows)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise IntegrityError(
-            "a run of counts cannot be read",
-            where=path,
-            found=str(error)[:200],
-            fix="count again: remove the folders of this stage and run the curation with --resume",
-        ) from error
+        what, fix = "a run of counts cannot be read", "count again: remove the stage's folder, then --resume"
+        raise IntegrityError(what, where=path, found=str(error)[:200], fix=fix) from error
 
 
 def _merged(runs: Sequence[Path], memory_bytes: int, min_count: int) -> Iterator[pa.Table]:
@@ -219,6 +213,7 @@ def _merged(runs: Sequence[Path], memory_bytes: int, min_count: int) -> Iterator
     rows = memory_bytes // (BYTES_PER_ROW * max(1, len(runs)))
     sources = [_batches(path, min(MOST_ROWS, max(LEAST_ROWS, rows))) for path in runs]
     open_runs = [(source, batch) for source in sources if (batch := next(source, None)) is not None]
+    waiting: list[pa.Table] = []
     while open_runs:
         bound = min(_bytes(batch["word"][-1]) for _, batch in open_runs)
         ready, rest = [], []
@@ -231,23 +226,11 @@ def _merged(runs: Sequence[Path], memory_bytes: int, min_count: int) -> Iterator
         open_runs = rest
         summed = _summed(pa.concat_tables(ready)).cast(COUNTS)
         summed = summed.take(pc.sort_indices(summed["word"]))
-        yield summed.filter(pc.greater_equal(summed["count"], min_count)) if min_count > 1 else summed
+        waiting.append(summed.filter(pc.greater_equal(summed["count"], min_count)))
+        if sum(table.num_rows for table in waiting) >= PIECE_ROWS or not open_runs:
+            yield pa.concat_tables(waiting)
+            waiting = []
 
 
 def _bytes(word: pa.Scalar) -> bytes:
     return str(word).encode("utf-8")
-
-
-def _in_pieces(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Cut the same rows into tables of the same sizes, however they come."""
-    waiting: list[pa.Table] = []
-    rows = 0
-    for table in tables:
-        waiting.append(table)
-        rows += table.num_rows
-        while rows >= PIECE_ROWS:
-            whole = pa.concat_tables(waiting)
-            yield whole.slice(0, PIECE_ROWS).combine_chunks()
-            waiting, rows = [whole.slice(PIECE_ROWS)], rows - PIECE_ROWS
-    if rows:
-        yield pa.concat_tables(waiting).combine_chunks()

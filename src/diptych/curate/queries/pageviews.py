@@ -15,9 +15,8 @@ import gzip
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -38,10 +37,9 @@ HOURLY_FIELDS = 4
 
 
 def article_views(
-    paths: Sequence[str | Path],
+    paths: Sequence[str],
     *,
     language: str = "en",
-    min_views: int = 1,
     memory_bytes: int = 1 << 30,
     scratch: Path | None = None,
 ) -> Iterator[pa.Table]:
@@ -71,34 +69,37 @@ def article_views(
                 spill()
         if views:
             spill()
-        if not runs:
+        if paths and not runs:
             raise DataError(
                 "the page-view files name no article of this Wikipedia",
-                where=", ".join(str(path) for path in paths)[:200],
+                where=", ".join(paths)[:200],
                 found="no article",
                 expected=f"lines that begin with {language!r} or {language + '.wikipedia'!r}",
                 fix="set queries.language to the code of the Wikipedia, or leave queries.pageviews out",
             )
-        yield from merge_counts(runs, min_count=min_views, memory_bytes=memory_bytes, scratch=Path(folder))
+        yield from merge_counts(runs, memory_bytes=memory_bytes, scratch=Path(folder))
 
 
 def _articles(path: Path, language: str) -> Iterator[tuple[str, int]]:
     """Yield titles and views of one file."""
     ours = (f"{language} ".encode(), f"{language}.m ".encode(), f"{language}.wikipedia ".encode())
+    readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
     lines = bad = 0
-    with _opened(path) as file:
-        for lines, line in enumerate(file, start=1):  # noqa: B007 — named in the error below
-            article = _views(line) if line.startswith(ours) else ("", 0)
-            bad += article is None
-            if article and article[0]:
-                yield article
+    try:
+        with readers.get(path.suffix, open)(path, "rb") as file:
+            for lines, line in enumerate(file, start=1):  # noqa: B007 — named in the error below
+                article = _views(line) if line.startswith(ours) else ("", 0)
+                bad += article is None
+                if article and article[0]:
+                    yield article
+    except FileNotFoundError as error:
+        raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
+    except (OSError, EOFError, zlib.error) as error:
+        what, found = "a page-view file cannot be read", str(error)[:200]
+        raise DataError(what, where=path, found=found, fix="download it again") from error
     if bad > lines // 2:
-        raise DataError(
-            "a file holds no page views",
-            where=path,
-            found=f"{bad:,} of {lines:,} lines cannot be read",
-            expected="domain title views bytes",
-        )
+        found, expected = f"{bad:,} of {lines:,} lines cannot be read", "domain title views bytes"
+        raise DataError("a file holds no page views", where=path, found=found, expected=expected)
 
 
 def _views(line: bytes) -> tuple[str, int] | None:
@@ -113,17 +114,3 @@ def _views(line: bytes) -> tuple[str, int] | None:
     namespace = prefix.lower().replace(" ", "_").removesuffix("_talk") if colon else ""
     is_article = title not in NO_ARTICLES and namespace not in NAMESPACES
     return title.replace("_", " ").strip() if is_article else "", views
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
-    try:
-        with readers.get(path.suffix, open)(path, "rb") as file:
-            yield file
-    except FileNotFoundError as error:
-        raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            "a page-view file cannot be read", where=path, found=str(error)[:200], fix="download it again"
-        ) from error
