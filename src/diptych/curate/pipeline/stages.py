@@ -199,7 +199,7 @@ def _manifest(run: Run, stage: Stage, prepared: float, started: float) -> Manife
 
 
 def count_rows(keys: pa.Array | pa.ChunkedArray, dropped: Mapping[Reason, Bools]) -> Counts:
-    """Count the rows of a partition: by reason which (N,) are dropped, under their keys; the rest are kept."""
+    """Count the rows of a partition: by reason which (N,) are dropped, under their keys; the rest is kept."""
     counts = Counts()
     for reason, rows in dropped.items():
         for row in np.flatnonzero(rows).tolist():
