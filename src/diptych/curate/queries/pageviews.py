@@ -83,23 +83,27 @@ def article_views(
 def _articles(path: Path, language: str) -> Iterator[tuple[str, int]]:
     """Yield titles and views of one file."""
     ours = (f"{language} ".encode(), f"{language}.m ".encode(), f"{language}.wikipedia ".encode())
-    readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
     lines = bad = 0
+    for lines, line in enumerate(_lines(path), start=1):  # noqa: B007 — named in the error below
+        article = _views(line) if line.startswith(ours) else ("", 0)
+        bad += article is None
+        if article and article[0]:
+            yield article
+    if bad > lines // 2:
+        found, expected = f"{bad:,} of {lines:,} lines cannot be read", "domain title views bytes"
+        raise DataError("a file holds no page views", where=path, found=found, expected=expected)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    readers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
     try:
         with readers.get(path.suffix, open)(path, "rb") as file:
-            for lines, line in enumerate(file, start=1):  # noqa: B007 — named in the error below
-                article = _views(line) if line.startswith(ours) else ("", 0)
-                bad += article is None
-                if article and article[0]:
-                    yield article
+            yield from file
     except FileNotFoundError as error:
         raise UsageError("a page-view file does not exist", where=path, fix="check the path") from error
     except (OSError, EOFError, zlib.error) as error:
         what, found = "a page-view file cannot be read", str(error)[:200]
         raise DataError(what, where=path, found=found, fix="download it again") from error
-    if bad > lines // 2:
-        found, expected = f"{bad:,} of {lines:,} lines cannot be read", "domain title views bytes"
-        raise DataError("a file holds no page views", where=path, found=found, expected=expected)
 
 
 def _views(line: bytes) -> tuple[str, int] | None:
