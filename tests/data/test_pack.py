@@ -23,8 +23,8 @@ from diptych.core.errors import (
 )
 from diptych.core.files.durable import TEMP_PREFIX
 from diptych.core.records import Counts, Pair
+from diptych.data.images.limits import ImageLimits
 from diptych.data.images.sandbox import DecoderSettings, decode_all
-from diptych.data.images.transforms import ImageLimits
 from diptych.data.pack import PackSettings, pack
 from diptych.data.shards.reader import ShardSet
 from diptych.data.shards.writer import ShardSettings

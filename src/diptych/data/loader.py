@@ -26,7 +26,7 @@ from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError
 from diptych.core.records import Counts, Pair
 from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
-from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits
+from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.order import sample_at
 

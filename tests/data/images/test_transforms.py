@@ -1,14 +1,15 @@
 """The transforms against the same steps spelled out with Pillow, sizes and offsets worked out by hand."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.odd_files import encoded, rgb
 
 from diptych.core.errors import SettingsError
+from diptych.data.images.resize import FILTERS, goes_down_first
 from diptych.data.images.transforms import Preprocess, decode, evaluation_pixels, read_pixels, training_pixels
 
 # image (height, width), target, then by hand: resized (height, width) and the crop's top and left
@@ -26,26 +27,19 @@ EVALUATION = [
 ]
 
 
-def make_image(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Smooth waves with some noise: bicubic overshoot and rounding both show."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    waves = np.stack([np.sin(y / 7 + c) * np.cos(x / (5 + c)) for c in range(3)], -1) * 140 + 128
-    return Image.fromarray((waves + rng.normal(0, 20, waves.shape)).clip(0, 255).astype(np.uint8))
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+def resized(image: Image.Image, height: int, width: int, interpolation: str = "bicubic") -> np.ndarray:
+    return np.asarray(image.resize((width, height), FILTERS[interpolation]))
 
 
-@pytest.mark.parametrize(("image_size", "size", "resized", "corner"), EVALUATION)
+@pytest.mark.parametrize(("image_size", "size", "covered", "corner"), EVALUATION)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_evaluation_resizes_to_cover_and_cuts_the_center(image_size, size, resized, corner, interpolation):
-    image = make_image(*image_size)
-    resample = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}[interpolation]
-    whole = np.asarray(image.resize(resized[::-1], resample))
+def test_evaluation_resizes_to_cover_and_cuts_the_center(image_size, size, covered, corner, interpolation):
+    image = rgb(*image_size[::-1])
+    whole = resized(image, *covered, interpolation)
     expected = whole[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
     pixels = evaluation_pixels(image, Preprocess(size=size, interpolation=interpolation))
     assert pixels.dtype == np.uint8
@@ -53,161 +47,120 @@ def test_evaluation_resizes_to_cover_and_cuts_the_center(image_size, size, resiz
 
 
 def test_squash_resizes_to_exactly_the_target():
-    image = make_image(50, 90)
-    expected = np.asarray(image.resize((60, 80), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(
-        evaluation_pixels(image, Preprocess(size=(80, 60), resize="squash")), expected
-    )
+    image, preprocess = rgb(90, 50), Preprocess(size=(80, 60), resize="squash")
+    np.testing.assert_array_equal(evaluation_pixels(image, preprocess), resized(image, 80, 60))
 
 
 @pytest.mark.parametrize("size", [(80, 60), (64, 64), (96, 48)])
-@pytest.mark.parametrize("image_size", [(80, 60), (79, 60), (300, 200)])
+@pytest.mark.parametrize("image_size", [(60, 80), (60, 79), (200, 300)])
 def test_reading_is_decoding_and_transforming(size, image_size):
-    data, preprocess = encoded(make_image(*image_size)), Preprocess(size=size, horizontal_flip=True)
-    np.testing.assert_array_equal(read_pixels(data, preprocess), evaluation_pixels(decode(data), preprocess))
-    for seed in range(5):
-        np.testing.assert_array_equal(
-            read_pixels(data, preprocess, rng=np.random.default_rng(seed)),
-            training_pixels(decode(data), preprocess, np.random.default_rng(seed)),
-        )
+    preprocess = Preprocess(size=size, horizontal_flip=True)
+    for kind in ("JPEG", "PNG"):
+        data = encoded(rgb(*image_size), kind)
+        pairs = [(read_pixels(data, preprocess), evaluation_pixels(decode(data), preprocess))]
+        for seed in range(5):
+            expected = training_pixels(decode(data), preprocess, rng(seed))
+            pairs.append((read_pixels(data, preprocess, rng=rng(seed)), expected))
+        for actual, expected in pairs:
+            np.testing.assert_array_equal(actual, expected)
+            assert actual.flags.writeable and actual.flags.c_contiguous and actual.shape == (*size, 3)
 
 
 def test_training_turns_other_modes_into_rgb_first():
-    palette, preprocess = make_image(40, 50).quantize(16), Preprocess(size=(32, 32))
+    palette, preprocess = rgb(50, 40).quantize(16), Preprocess(size=(32, 32))
     actual, expected = (
-        training_pixels(image, preprocess, np.random.default_rng(0))
-        for image in (palette, palette.convert("RGB"))
+        training_pixels(image, preprocess, rng()) for image in (palette, palette.convert("RGB"))
     )
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_pixels_are_writable_contiguous_and_own_their_memory(train):
-    rng = np.random.default_rng(0) if train else None
-    for image_size in [(80, 60), (90, 70)]:
-        for kind in ["JPEG", "PNG"]:
-            preprocess = Preprocess(size=(80, 60), train_resize=60, horizontal_flip=True)
-            pixels = read_pixels(encoded(make_image(*image_size), kind), preprocess, rng=rng)
-            assert pixels.flags.writeable
-            assert pixels.flags.c_contiguous
-            assert pixels.shape == (80, 60, 3)
-
-
 def test_a_long_strip_is_not_blown_up_before_the_crop():
     """Found while writing: 1×20,000 pixels, within all limits, would be 4 GB between resize and crop."""
-    strip = Image.fromarray(
-        np.tile(np.arange(20_000, dtype=np.uint32)[:, None] // 79, (1, 1)).astype(np.uint8)
-    )
+    strip = Image.fromarray((np.arange(20_000)[:, None] // 79).astype(np.uint8))
     pixels = evaluation_pixels(strip, Preprocess(size=(224, 224)))
     assert pixels.shape == (224, 224, 3)
     assert abs(int(pixels[112, 112, 0]) - 10_000 // 79) <= 1
 
 
 def test_training_window_is_within_one_level_of_resizing_then_cropping():
-    image, preprocess = make_image(150, 200), Preprocess(size=(64, 64), train_resize=73)
-    resized = np.asarray(image.resize((int(73 * 200 / 150), 73), Image.Resampling.BICUBIC)).astype(int)
+    image, preprocess = rgb(200, 150), Preprocess(size=(64, 64), train_resize=73)
+    whole = resized(image, 73, int(73 * 200 / 150)).astype(int)
     for seed in range(20):
-        window = training_pixels(image, preprocess, np.random.default_rng(seed)).astype(int)
-        down, across, _ = np.random.default_rng(seed).random(3)
+        window = training_pixels(image, preprocess, rng(seed)).astype(int)
+        down, across, _ = rng(seed).random(3)
         top, left = int(down * (73 - 64 + 1)), int(across * (97 - 64 + 1))
-        assert np.abs(window - resized[top : top + 64, left : left + 64]).max() <= 1
+        assert np.abs(window - whole[top : top + 64, left : left + 64]).max() <= 1
 
 
 def test_training_windows_reach_every_offset_alike():
     coordinates = np.zeros((70, 66, 3), np.uint8)
     coordinates[..., 0], coordinates[..., 1] = np.arange(70)[:, None], np.arange(66)
-    image = Image.fromarray(coordinates)
-    rng, preprocess = np.random.default_rng(0), Preprocess(size=(64, 64), train_resize=66)
-    corners = [tuple(training_pixels(image, preprocess, rng)[0, 0, :2].tolist()) for _ in range(2100)]
+    image, chance = Image.fromarray(coordinates), rng()
+    preprocess = Preprocess(size=(64, 64), train_resize=66)
+    corners = [tuple(training_pixels(image, preprocess, chance)[0, 0, :2].tolist()) for _ in range(2100)]
     counts = {corner: corners.count(corner) for corner in set(corners)}
     assert set(counts) == {(top, left) for top in range(7) for left in range(3)}
     assert min(counts.values()) > 50  # 100 expected, sigma 10
 
 
-def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge():
-    """A border of 2 makes 5 x 5 shifts: the image moved, its edge filled in (oracle: clipped indices)."""
-    image = make_image(40, 30)
-    whole, preprocess = np.asarray(image), Preprocess(size=(40, 30), train_resize=30, train_pad=2)
-    rng, actual = np.random.default_rng(0), set()
-    for _ in range(400):
-        pixels = training_pixels(image, preprocess, rng)
-        for down, across in np.ndindex(5, 5):
-            rows = np.clip(np.arange(40) + down - 2, 0, 39)
-            columns = np.clip(np.arange(30) + across - 2, 0, 29)
-            if np.array_equal(pixels, whole[rows][:, columns]):
-                actual.add((down, across))
-                break
-        else:
-            pytest.fail("a window that is no shift")
-    assert len(actual) == 25
-
-
-def test_padding_comes_after_resizing():
-    image, rng = make_image(80, 60), np.random.default_rng(1)
-    preprocess = Preprocess(size=(40, 30), train_resize=30, train_pad=1)
-    resized = np.asarray(image.resize((30, 40), Image.Resampling.BICUBIC))
-    small = np.pad(resized, ((1, 1), (1, 1), (0, 0)), "edge")
-    shifts = [small[top : top + 40, left : left + 30] for top in range(3) for left in range(3)]
-    for _ in range(30):
-        pixels = training_pixels(image, preprocess, rng)
-        assert any(np.array_equal(pixels, shift) for shift in shifts)
+@pytest.mark.parametrize(("height", "width", "pad"), [(40, 30, 2), (80, 60, 1)])
+def test_padded_training_windows_shift_by_every_offset_and_repeat_the_edge(height, width, pad):
+    """The resized image moved by up to `pad`, its edge filled in (oracle: clipped indices)."""
+    image, chance = rgb(width, height), rng()
+    whole, preprocess = resized(image, 40, 30), Preprocess(size=(40, 30), train_resize=30, train_pad=pad)
+    shifts = {}
+    for down, across in np.ndindex(2 * pad + 1, 2 * pad + 1):
+        rows = np.clip(np.arange(40) + down - pad, 0, 39)
+        shifts[whole[rows][:, np.clip(np.arange(30) + across - pad, 0, 29)].tobytes()] = (down, across)
+    actual = {training_pixels(image, preprocess, chance).tobytes() for _ in range(400)}
+    assert actual == set(shifts) and len(shifts) == (2 * pad + 1) ** 2
 
 
 def test_training_is_the_same_for_the_same_generator_and_draws_three_numbers():
-    image = make_image(90, 120)
+    image = rgb(120, 90)
     plain = Preprocess(size=(32, 32))
     for preprocess in [plain, replace(plain, horizontal_flip=True), replace(plain, train_pad=3)]:
-        one, two = np.random.default_rng(7), np.random.default_rng(7)
-        np.testing.assert_array_equal(
-            training_pixels(image, preprocess, one), training_pixels(image, preprocess, two)
-        )
-        two.bit_generator.state = np.random.default_rng(7).bit_generator.state
-        two.random(3)
-        assert one.random() == two.random()
+        one, two, three = rng(7), rng(7), rng(7)
+        actual, expected = (training_pixels(image, preprocess, each) for each in (one, two))
+        np.testing.assert_array_equal(actual, expected)
+        three.random(3)
+        assert one.random() == three.random()
 
 
 def test_flip_mirrors_about_half_of_the_images_and_none_unless_asked():
     image = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[None, :, None], (64, 1, 3)))
-    rng = np.random.default_rng(3)
-    flipped = [
-        training_pixels(image, Preprocess(size=(64, 64), train_resize=64, horizontal_flip=True), rng)[0, 0, 0]
-        > 30
-        for _ in range(400)
-    ]
-    assert 150 < sum(flipped) < 250
-    assert not any(
-        training_pixels(image, Preprocess(size=(64, 64), train_resize=64), rng)[0, 0, 0] > 30
-        for _ in range(50)
-    )
+    plain, chance = Preprocess(size=(64, 64), train_resize=64), rng(3)
+    for flip, least, most in ((True, 150, 250), (False, 0, 0)):
+        preprocess = replace(plain, horizontal_flip=flip)
+        flipped = sum(training_pixels(image, preprocess, chance)[0, 0, 0] > 30 for _ in range(400))
+        assert least <= flipped <= most
 
 
 @pytest.mark.parametrize("image_size", [(1, 1), (1, 300), (300, 1), (65, 64)])
 @pytest.mark.parametrize("size", [(64, 64), (80, 60), (60, 80)])
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 def test_every_shape_gives_the_target_size(image_size, size, resize):
-    preprocess = Preprocess(size=size, resize=resize)
-    assert evaluation_pixels(make_image(*image_size), preprocess).shape == (*size, 3)
-    for seed in range(4):
-        assert training_pixels(make_image(*image_size), preprocess, np.random.default_rng(seed)).shape == (
-            *size,
-            3,
-        )
+    image, preprocess = rgb(*image_size), Preprocess(size=size, resize=resize)
+    assert evaluation_pixels(image, preprocess).shape == (*size, 3)
+    assert {training_pixels(image, preprocess, rng(seed)).shape for seed in range(4)} == {(*size, 3)}
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"size": (0, 4)},
-        {"train_resize": 100},
-        {"train_pad": -1},
-        {"train_pad": 224},
-        {"resize": "longest"},
-        {"interpolation": "nearest"},
-        {"std": (0, 1, 1)},
+        ({"size": (0, 4)}, "size"),
+        ({"mean": (0.5, 0.5)}, "mean is not 3 numbers"),
+        ({"train_resize": 100}, "at least 224"),
+        ({"train_pad": -1}, "train_pad"),
+        ({"train_pad": 224}, "0 to 223"),
+        ({"resize": "longest"}, "shortest or squash"),
+        ({"interpolation": "nearest"}, "bicubic or bilinear"),
+        ({"std": (0, 1, 1)}, "positive"),
+        ({"orientation": "sideways"}, "upright or stored"),
     ],
 )
-def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(SettingsError):
+def test_impossible_settings_are_refused(wrong, message):
+    with pytest.raises(SettingsError, match=message):
         Preprocess(**wrong)
 
 
@@ -233,5 +186,30 @@ def test_normalising_is_the_same_to_the_bit_in_every_layout():
         like = expected[0] if given.ndim == 3 else expected[..., -given.shape[-2] :, -given.shape[-1] :]
         assert torch.equal(preprocess.normalize(given), like)
         assert given.dtype == torch.uint8
-    assert preprocess.normalize(pixels[:0]).shape == (0, 3, 20, 24)
-    assert preprocess.normalize(lasting[:0]).shape == (0, 3, 20, 24)
+    for empty in (pixels[:0], lasting[:0]):
+        assert preprocess.normalize(empty).shape == (0, 3, 20, 24)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_kernel_shrinks_as_pillow_does_to_the_bit(seed: int) -> None:
+    bicubic = pytest.importorskip("diptych.data.images.resize_kernels").bicubic
+    chance = rng(seed)
+    new_height, height = np.sort(chance.integers(1, 300, 2)).tolist()
+    new_width, width = np.sort(chance.integers(1, 300, 2)).tolist()
+    if seed % 4 == 1:
+        new_height = height  # one pass only
+    if seed % 4 == 2:
+        new_width = width
+    noise = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = noise if seed % 2 else np.where(noise > 127, 255, 0).astype(np.uint8)  # the largest overshoot
+    if seed % 3 == 0:
+        pixels = pixels[:, ::-1]  # a view that cannot be written will do
+        pixels.flags.writeable = False
+    covered = (new_height, new_width)
+    whole = resized(Image.fromarray(pixels), *covered)
+    top, left = int(chance.integers(new_height)), int(chance.integers(new_width))
+    size = int(chance.integers(1, new_height - top + 1)), int(chance.integers(1, new_width - left + 1))
+    window = whole[top : top + size[0], left : left + size[1]]
+    down_first = goes_down_first((height, width), covered)
+    assert np.array_equal(bicubic(pixels, covered, (0, 0), covered, down_first=down_first), whole)
+    assert np.array_equal(bicubic(pixels, covered, (top, left), size, down_first=down_first), window)

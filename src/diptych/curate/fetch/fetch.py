@@ -26,7 +26,7 @@ from diptych.curate.fetch.robots import DISALLOWED, SIGNALS, opt_outs
 from diptych.curate.fetch.settings import FetchSettings
 from diptych.data.images.formats import sniff
 from diptych.data.images.limits import ImageLimits, check_format
-from diptych.data.images.sandbox import Decode, DecodeResult, DecoderPool, DecoderSettings
+from diptych.data.images.sandbox import DecodeResult, DecoderPool, DecoderSettings, decoder
 
 OK = "ok"
 _ACCEPT = "image/*,*/*;q=0.1"
@@ -156,7 +156,7 @@ class _ImageChecker:
 
     def __init__(self, settings: DecoderSettings, workers: int) -> None:
         self._pool = DecoderPool(settings) if workers else None
-        self._decode = self._pool.check if self._pool else partial(map, Decode(settings))
+        self._decode = self._pool.check if self._pool else partial(map, decoder(settings))
         self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="images")
         self._queue: asyncio.Queue[tuple[bytes, asyncio.Future[_Checked]]] = asyncio.Queue(_WAITING_IMAGES)
         self._tasks = [asyncio.create_task(self._serve()) for _ in range(max(1, workers))]

@@ -20,17 +20,14 @@ class ImageFormat(NamedTuple):
     read: Literal["always", "asked", "never"] = "always"
 
 
+_BIG_TIFF = ((0, b"II+\x00"), (0, b"MM\x00+"))
 FORMATS = (
     ImageFormat("JPEG", ("jpg", "jpeg"), ((0, b"\xff\xd8\xff"),)),
     ImageFormat("PNG", ("png",), ((0, b"\x89PNG\r\n\x1a\n"),)),
     ImageFormat("WEBP", ("webp",), ((8, b"WEBP"),)),
     ImageFormat("GIF", ("gif",), ((0, b"GIF87a"), (0, b"GIF89a"))),
     ImageFormat("BMP", ("bmp",), ((0, b"BM"),)),
-    ImageFormat(
-        "TIFF",
-        ("tif", "tiff"),
-        ((0, b"II*\x00"), (0, b"MM\x00*"), (0, b"II+\x00"), (0, b"MM\x00+")),  # the last two are BigTIFF
-    ),
+    ImageFormat("TIFF", ("tif", "tiff"), ((0, b"II*\x00"), (0, b"MM\x00*"), *_BIG_TIFF)),
     ImageFormat("AVIF", ("avif",), ((4, b"ftypavif"), (4, b"ftypavis"))),
     ImageFormat(
         "JPEG2000", ("jp2", "j2k", "jpx"), ((0, b"\x00\x00\x00\x0cjP  \r\n\x87\n"), (0, b"\xff\x4f\xff\x51"))
@@ -58,8 +55,10 @@ def sniff(data: bytes) -> str | None:
     >>> sniff(b"GIF89a\\x01\\x00"), sniff(b"hello")
     ('GIF', None)
     """
-    row = _row(data)
-    return row and row.name
+    for row in FORMATS:
+        if any(data.startswith(mark, at) for at, mark in row.signatures):
+            return row.name
+    return None
 
 
 def image_extension(data: bytes) -> str | None:
@@ -68,11 +67,5 @@ def image_extension(data: bytes) -> str | None:
     >>> image_extension(b"GIF89a"), image_extension(b"%PDF") is None
     ('gif', True)
     """
-    row = _row(data)
-    return row.extensions[0] if row in _READ else None
-
-
-def _row(data: bytes) -> ImageFormat | None:
-    return next(
-        (row for row in FORMATS if any(data.startswith(mark, at) for at, mark in row.signatures)), None
-    )
+    name = sniff(data)
+    return next((row.extensions[0] for row in _READ if row.name == name), None)

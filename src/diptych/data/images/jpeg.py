@@ -16,8 +16,7 @@ from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits, check_bytes,
 
 Pixels = NDArray[np.uint8]
 
-START, FILL = b"\xff\xd8", 0xFF
-START_OF_SCAN, APP1 = 0xDA, 0xE1
+FILL, START_OF_SCAN, APP1 = 0xFF, 0xDA, 0xE1
 SEQUENTIAL = frozenset({0xC0, 0xC1})
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 BARE = frozenset({0x01, *range(0xD0, 0xD9)})  # markers without a segment behind them
@@ -29,7 +28,6 @@ class PlainJpeg:
     """A color JPEG whose header was read and is within the limits.
 
     Attributes:
-        data: the encoded file.
         size: stored height and width.
         may_be_turned: its metadata may hold an orientation, which only a parser of them can tell.
     """
@@ -50,9 +48,7 @@ class PlainJpeg:
         """
         codec: Any = jpeg_codec()
         scaled = {}
-        if at_least is not None and all(
-            2 * least <= side for least, side in zip(at_least, self.size, strict=True)
-        ):
+        if at_least is not None and 2 * at_least[0] <= self.size[0] and 2 * at_least[1] <= self.size[1]:
             scaled = {"min_height": at_least[0], "min_width": at_least[1], "min_factor": 2}
         try:
             pixels: Pixels = codec.decode_jpeg(self.data, "RGB", **scaled)
@@ -87,22 +83,6 @@ def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg |
     return PlainJpeg(data, (height, width), may_be_turned)
 
 
-def decode_plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pixels | None:
-    """Decode an ordinary color JPEG without Pillow, or return None where Pillow has to look at it.
-
-    None is returned for anything unusual: no `simplejpeg`, other formats, gray, CMYK and YCCK, files with an
-    EXIF or XMP orientation, and every file that libjpeg-turbo so much as warns about.
-
-    Returns:
-        (height, width, 3) uint8 RGB, or None.
-
-    Raises:
-        BadSampleError: if the file or its header is beyond the limits.
-    """
-    plain = plain_jpeg(data, limits)
-    return None if plain is None or plain.may_be_turned else plain.decode()
-
-
 def _read_segments(data: bytes) -> tuple[bool, bool]:
     """Walk the segments up to the first scan; searching the whole file would take a tenth of decoding it.
 
@@ -110,7 +90,7 @@ def _read_segments(data: bytes) -> tuple[bool, bool]:
         Whether that scan is certainly the only one that is decoded (a sequential frame with all components in
         it), and whether an orientation may be there. Where the walk stumbles: False and True.
     """
-    place, components, turned = len(START), 0, False
+    place, components, turned = 2, 0, False
     while place + 4 <= len(data) and data[place] == FILL:
         marker = data[place + 1]
         if marker == FILL or marker in BARE:

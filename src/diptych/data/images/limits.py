@@ -17,14 +17,11 @@ MAX_DIGITS = 18
 
 def _limit(name: str, usual: int) -> int:
     """Return a limit as the environment sets it: DIPTYCH_MAX_PIXELS holds in every command and process."""
-    text = os.environ.get(f"DIPTYCH_{name.upper()}", "")
+    variable = f"DIPTYCH_{name.upper()}"
+    text = os.environ.get(variable, "")
     if text and not (text.isdecimal() and len(text) <= MAX_DIGITS):
-        raise SettingsError(
-            "an image limit is no number",
-            where=f"DIPTYCH_{name.upper()}",
-            found=text[:40],
-            expected="a whole number",
-        )
+        what = "an image limit is no number"
+        raise SettingsError(what, where=variable, found=text[:40], expected="a whole number")
     return int(text or usual)
 
 
@@ -47,23 +44,13 @@ class ImageLimits:
     formats: tuple[str, ...] = READ_FORMATS
 
     def __post_init__(self) -> None:
-        """Refuse limits that no image can meet.
-
-        Raises:
-            SettingsError: for a limit below one or a format that is never read.
-        """
+        """Raise SettingsError for a limit below one or a format that is never read."""
         for name in ("max_bytes", "max_pixels", "max_side"):
-            if getattr(self, name) < 1:
-                raise SettingsError(
-                    f"image limit {name} is too small", found=getattr(self, name), expected="1 or more"
-                )
-        unknown = set(self.formats) - READABLE_FORMATS
-        if unknown:
-            raise SettingsError(
-                "this image format cannot be allowed",
-                found=", ".join(sorted(unknown)),
-                expected=f"among {', '.join(sorted(READABLE_FORMATS))}",
-            )
+            if (limit := getattr(self, name)) < 1:
+                raise SettingsError(f"image limit {name} is too small", found=limit, expected="1 or more")
+        if unknown := set(self.formats) - READABLE_FORMATS:
+            what, expected = "this image format cannot be allowed", ", ".join(sorted(READABLE_FORMATS))
+            raise SettingsError(what, found=", ".join(sorted(unknown)), expected=f"among {expected}")
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -72,33 +59,21 @@ DEFAULT_LIMITS = ImageLimits()
 def check_bytes(data: bytes, limits: ImageLimits) -> None:
     """Refuse a file that is too large."""
     if len(data) > limits.max_bytes:
-        raise BadSampleError(
-            Reason.TOO_MANY_BYTES,
-            "the image file is too large",
-            found=f"{len(data):,} bytes",
-            expected=f"at most {limits.max_bytes:,}",
-            fix=f"to read it set {SETTING_OF[Reason.TOO_MANY_BYTES]}",
-        )
+        reason, found = Reason.TOO_MANY_BYTES, f"{len(data):,} bytes"
+        expected, fix = f"at most {limits.max_bytes:,}", f"to read it set {SETTING_OF[reason]}"
+        raise BadSampleError(reason, "the image file is too large", found=found, expected=expected, fix=fix)
 
 
 def check_format(data: bytes, limits: ImageLimits) -> str:
     """Return the format that the first bytes claim; refuse what is not read."""
     check_bytes(data, limits)
-    name = sniff(data)
+    name, expected = sniff(data), f"one of {', '.join(limits.formats)}"
     if name is None:
-        raise BadSampleError(
-            Reason.UNREADABLE_IMAGE,
-            "the bytes are not an image",
-            found=f"{len(data)} bytes that begin with {data[:8]!r}",
-            expected=f"one of {', '.join(limits.formats)}",
-        )
+        reason, found = Reason.UNREADABLE_IMAGE, f"{len(data)} bytes that begin with {data[:8]!r}"
+        raise BadSampleError(reason, "the bytes are not an image", found=found, expected=expected)
     if name not in limits.formats:
-        raise BadSampleError(
-            Reason.FORMAT_NOT_ALLOWED,
-            "this image format is not read",
-            found=name,
-            expected=f"one of {', '.join(limits.formats)}",
-        )
+        reason, what = Reason.FORMAT_NOT_ALLOWED, "this image format is not read"
+        raise BadSampleError(reason, what, found=name, expected=expected)
     return name
 
 
@@ -107,12 +82,11 @@ def check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
         raise BadSampleError(Reason.UNREADABLE_IMAGE, "the image has no pixels", found=f"{width}×{height}")
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        reason, found = Reason.TOO_MANY_PIXELS, f"{width}×{height} pixels"
+        expected = f"at most {limits.max_pixels:,} and no side above {limits.max_side:,}"
+        fix = f"to read it set {SETTING_OF[reason]}"
         raise BadSampleError(
-            Reason.TOO_MANY_PIXELS,
-            "the image is too large to decode",
-            found=f"{width}×{height} pixels",
-            expected=f"at most {limits.max_pixels:,} and no side above {limits.max_side:,}",
-            fix=f"to read it set {SETTING_OF[Reason.TOO_MANY_PIXELS]}",
+            reason, "the image is too large to decode", found=found, expected=expected, fix=fix
         )
 
 
@@ -121,9 +95,6 @@ def check_scans(data: bytes, width: int, height: int, limits: ImageLimits) -> No
     scans = data.count(b"\xff\xda")  # entropy-coded bytes never hold this marker: 0xff is stuffed there
     most = MAX_SCANS * limits.max_pixels
     if scans * width * height > most:
-        raise BadSampleError(
-            Reason.TOO_MANY_PIXELS,
-            "the progressive JPEG decodes its pixels too many times",
-            found=f"{scans} scans of {width}×{height}",
-            expected=f"at most {most:,} pixels in all scans",
-        )
+        reason, what = Reason.TOO_MANY_PIXELS, "the progressive JPEG decodes its pixels too many times"
+        found, expected = f"{scans} scans of {width}×{height}", f"at most {most:,} pixels in all scans"
+        raise BadSampleError(reason, what, found=found, expected=expected)

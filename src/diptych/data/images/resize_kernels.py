@@ -26,8 +26,8 @@ LINES, SUMS, BYTES = types.Array(uint8, 2, "C", readonly=True), int32[::1], uint
 STARTS, WEIGHTS = int64[::1], int32[:, ::1]
 
 
-class _Window(NamedTuple):
-    """The results of one pass that are wanted, as sums of the lines from `begin` to `end`.
+class _Pass(NamedTuple):
+    """What one pass computes: weighted sums of the lines from `begin` to `end`.
 
     `starts` (N,) is the first line of each, counted from `begin`; `weights` (N, K) are 0 behind its last.
     None: the lines are the results.
@@ -49,42 +49,37 @@ def bicubic(
         covered: height and width that the whole image is resized to, at most H and W.
         corner: top and left of the window in the resized image.
         size: height and width of the window.
-        down_first: begin with the columns, see `resampling.goes_down_first`.
+        down_first: begin with the columns, see `resize.goes_down_first`.
 
     Returns:
         (height, width, 3) uint8.
     """
-    down = _window(len(pixels), covered[0], corner[0], size[0])
-    across = _window(pixels.shape[1], covered[1], corner[1], size[1])
+    down = _pass(len(pixels), covered[0], corner[0], size[0])
+    across = _pass(pixels.shape[1], covered[1], corner[1], size[1])
     pixels = pixels[down.begin : down.end, across.begin : across.end]
     if down_first:
-        return _narrow(_lower(pixels, down), across)
-    return _lower(_narrow(pixels, across), down)
+        pixels = _lowered(pixels, down)
+    if across.starts is not None:
+        pixels = _across(pixels, across.starts, across.weights)
+    return pixels if down_first else _lowered(pixels, down)
 
 
-def _lower(pixels: NDArray[np.uint8], down: _Window) -> NDArray[np.uint8]:
+def _lowered(pixels: NDArray[np.uint8], down: _Pass) -> NDArray[np.uint8]:
     if down.starts is None:
         return pixels
-    lines = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
-    resized: NDArray[np.uint8] = _down(lines, down.starts, down.weights)
+    resized: NDArray[np.uint8] = _down(
+        np.ascontiguousarray(pixels).reshape(len(pixels), -1), down.starts, down.weights
+    )
     return resized.reshape(len(resized), -1, 3)
 
 
-def _narrow(pixels: NDArray[np.uint8], across: _Window) -> NDArray[np.uint8]:
-    if across.starts is None:
-        return pixels
-    resized: NDArray[np.uint8] = _across(pixels, across.starts, across.weights)
-    return resized
-
-
 @lru_cache(maxsize=256)
-def _window(size: int, wanted: int, begin: int, count: int) -> _Window:
+def _pass(size: int, wanted: int, begin: int, count: int) -> _Pass:
     if size == wanted:
-        return _Window(begin, begin + count, None, None)
+        return _Pass(begin, begin + count, None, None)
     starts, weights = window_weights(size, wanted, begin, count, "bicubic")
-    first = int(starts[0])
-    end = min(size, int(starts[-1]) + weights.shape[1])
-    return _Window(first, end, starts - first, weights)
+    first, end = int(starts[0]), min(size, int(starts[-1]) + weights.shape[1])
+    return _Pass(first, end, starts - first, weights)
 
 
 @njit(void(LINES, SUMS, SUMS, BYTES), cache=True, nogil=True)

@@ -6,12 +6,9 @@ Source: Pillow, src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8
 import numpy as np
 from numpy.typing import NDArray
 
+PRECISION_BITS = 22  # of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom
 REACH = {"bicubic": 2.0, "bilinear": 1.0}
 """How far a filter reaches, in pixels of the coarser of the two images."""
-
-
-PRECISION_BITS = 22  # of Pillow's filter weights: 32 less 8 of the pixel and 2 of headroom
-
 
 Size = tuple[int, int]
 
@@ -19,17 +16,11 @@ Size = tuple[int, int]
 def window_weights(
     size: int, wanted: int, begin: int, count: int, filter_name: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Compute Pillow's weights for some lines of an image resized along one axis.
-
-    Args:
-        size: lines of the image.
-        wanted: lines of the whole result.
-        begin: the first line of the result to compute.
-        count: how many, N.
-        filter_name: "bicubic" or "bilinear".
+    """Compute Pillow's weights for `count` lines, from `begin` on, of `size` lines resized to `wanted`.
 
     Returns:
-        Where each result's window begins (N,), and its weights (N, K) of 22 bits; those behind it are 0.
+        Where each result's window begins (count,), and its weights (count, K) of 22 bits; those behind it
+        are 0.
     """
     scale = size / wanted
     stretch = max(scale, 1.0)
@@ -38,7 +29,7 @@ def window_weights(
     starts = np.maximum((centers - reach + 0.5).astype(np.int64), 0)
     ends = np.minimum((centers + reach + 0.5).astype(np.int64), size)
     places = np.arange((ends - starts).max())
-    weights = _weights((places + starts[:, None] - centers[:, None] + 0.5) * (1.0 / stretch), filter_name)
+    weights = _filter((places + starts[:, None] - centers[:, None] + 0.5) * (1.0 / stretch), filter_name)
     weights[places >= (ends - starts)[:, None]] = 0.0
     sums = np.zeros(count)
     for place in places:  # in Pillow's order: a sum of doubles depends on it
@@ -47,10 +38,10 @@ def window_weights(
     return starts, np.trunc(weights * 2**PRECISION_BITS + np.copysign(0.5, weights)).astype(np.int32)
 
 
-def _weights(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:
+def _filter(distance: NDArray[np.float64], filter_name: str) -> NDArray[np.float64]:
     """Return a filter's values at distances in pixels.
 
-    >>> _weights(np.array([0.0, 0.5, 1.5]), "bicubic").tolist()
+    >>> _filter(np.array([0.0, 0.5, 1.5]), "bicubic").tolist()
     [1.0, 0.5625, -0.0625]
     """
     x = np.abs(distance)

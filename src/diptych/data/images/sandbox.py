@@ -7,7 +7,7 @@ dropped.
 """
 
 import io
-import struct
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +20,9 @@ from PIL import Image
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.settings import from_mapping
 from diptych.core.workers import Handler, WorkerDiedError, WorkerPool
-from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits, sound_jpeg
-from diptych.data.images.resize import exact_window, shrinking_kernel
+from diptych.data.images.decode import sound_jpeg
+from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
+from diptych.data.images.resize import Window, exact_window, shrinking_kernel
 
 T = TypeVar("T")
 DECODER = "diptych.data.images.transforms:decode"
@@ -29,7 +30,6 @@ DECODER = "diptych.data.images.transforms:decode"
 _CHUNK_ITEMS = 64  # 10 ms of work for small images: the exchange itself (0.1 ms) is 1 % of it
 _CHUNK_BYTES = 2**20  # few large images a chunk, so that one deadline fits both kinds
 _MEMORY_BYTES = 8 * 2**30  # address space of a decoder: no image within the default limits needs a tenth
-_SIZE = struct.Struct("<II")
 JPEG_QUALITY = 95  # of re-encoded images: Pillow's advised maximum; beyond it only the files get larger
 
 
@@ -82,7 +82,7 @@ def decode_all(
         EnvironmentFault: no decoder can be started.
     """
     if workers == 0:
-        decode = Decode(settings)
+        decode = decoder(settings)
         yield from ((item, decode(image_of(item))) for item in items)
         return
     pool = DecoderPool(settings)
@@ -130,49 +130,42 @@ class DecoderPool:
         try:
             replies = self._pool.ask(images, timeout_seconds=self._seconds)
         except (TimeoutError, WorkerDiedError) as error:
-            if len(images) == 1:
-                return [
-                    DecodeResult(Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASH)
-                ]
-            return [result for image in images for result in self.check([image])]
-        return [
-            DecodeResult(
-                Reason(reason.decode()) if reason else None,
-                image or None,
-                _SIZE.unpack(size) if size else None,
-            )
-            for reason, image, size in zip(replies[::3], replies[1::3], replies[2::3], strict=True)
-        ]
+            if len(images) > 1:
+                return [result for image in images for result in self.check([image])]
+            return [DecodeResult(Reason.TIMEOUT if isinstance(error, TimeoutError) else Reason.DECODER_CRASH)]
+        results = []
+        for header, image in zip(replies[::2], replies[1::2], strict=True):
+            reason, size = json.loads(header)
+            results.append(DecodeResult(reason and Reason(reason), image or None, size and tuple(size)))
+        return results
 
 
 def decode_handler(settings: Mapping[str, Any]) -> Handler:
-    """Return what a worker does: three byte strings for each image, reason, new bytes and size."""
-    decode = Decode(from_mapping(DecoderSettings, settings))
+    """Return what a worker does: for each image [reason, size] as JSON, and its new bytes or none."""
+    decode = decoder(from_mapping(DecoderSettings, settings))
 
     def replies(images: list[bytes]) -> list[bytes]:
         parts: list[bytes] = []
         for result in map(decode, images):
-            size = _SIZE.pack(*result.size) if result.size else b""
-            parts += ((result.reason or "").encode(), result.image or b"", size)
+            parts += (json.dumps([result.reason, result.size]).encode(), result.image or b"")
         return parts
 
     return replies
 
 
-class Decode:
-    """Decodes one image in this process and says what is wrong with it."""
+def decoder(settings: DecoderSettings) -> Callable[[bytes], DecodeResult]:
+    """Return a function that decodes one image in this process, and re-encodes it if the settings say so."""
+    module, _, name = settings.decoder.partition(":")
+    decode: Callable[[bytes, ImageLimits], Image.Image] = getattr(import_module(module), name)
+    if settings.resize is not None:
+        shrinking_kernel()  # compiles now, and not in the first image's time
 
-    def __init__(self, settings: DecoderSettings) -> None:
-        module, _, name = settings.decoder.partition(":")
-        self._decode: Callable[[bytes, ImageLimits], Image.Image] = getattr(import_module(module), name)
-        self._settings = settings
-        if settings.resize is not None:
-            shrinking_kernel()  # compiles now, and not in the first image's time
-
-    def __call__(self, image: bytes) -> DecodeResult:
-        """Decode; and re-encode smaller where the settings ask for it."""
+    def check(data: bytes) -> DecodeResult:
         try:
-            return self._checked(image, self._settings)
+            if settings.resize is not None:
+                return _reencoded(decode(data, settings.limits), settings, settings.resize)
+            size = sound_jpeg(data, settings.limits) if settings.decoder == DECODER else None
+            return DecodeResult(size=size or decode(data, settings.limits).size)
         except BadSampleError as error:
             return DecodeResult(error.reason)
         except MemoryError:
@@ -180,30 +173,25 @@ class Decode:
         except Exception:  # a decoder may raise anything on untrusted bytes; none of it may stop a pack
             return DecodeResult(Reason.UNREADABLE_IMAGE)
 
-    def _smaller(self, image: Image.Image, side: int) -> Image.Image:
-        """Scale the shortest side down to `side`, or cut the center out; what is small enough stays."""
-        scale = min(1.0, side / min(image.size))
-        width, height = (max(1, round(length * scale)) for length in image.size)
-        if not self._settings.crop or width == height:
-            if scale == 1.0:
-                return image
-            covered = (height, width)
-            return Image.fromarray(exact_window(image, covered, (0, 0), covered, "bicubic"))
-        square = min(image.size)
-        left, top = ((length - square) // 2 for length in image.size)
-        box = (left, top, left + square, top + square)
-        kept = min(side, square)
-        return image.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
+    return check
 
-    def _checked(self, data: bytes, settings: DecoderSettings) -> DecodeResult:
-        if settings.resize is None and settings.decoder == DECODER:
-            size = sound_jpeg(data, settings.limits)
-            if size is not None:
-                return DecodeResult(size=size)
-        image = self._decode(data, settings.limits)
-        kept = image if settings.resize is None else self._smaller(image, settings.resize)
-        if kept is image:
-            return DecodeResult(size=image.size)
-        buffer = io.BytesIO()
-        kept.save(buffer, "JPEG", quality=settings.quality)
-        return DecodeResult(image=buffer.getvalue(), size=kept.size)
+
+def _reencoded(image: Image.Image, settings: DecoderSettings, side: int) -> DecodeResult:
+    """Scale the shortest side down to `side`, or cut the center out; what is small enough stays."""
+    square = min(image.size)
+    scale = min(1.0, side / square)
+    if settings.crop and image.width != image.height:
+        left, top = ((length - square) // 2 for length in image.size)
+        kept = min(side, square)
+        box = (left, top, left + square, top + square)
+        image = image.resize((kept, kept), Image.Resampling.BICUBIC, box=box)
+    elif scale < 1.0:
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        image = Image.fromarray(
+            exact_window(image, Window((height, width), (0, 0), (height, width), "bicubic"))
+        )
+    else:
+        return DecodeResult(size=image.size)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=settings.quality)
+    return DecodeResult(image=buffer.getvalue(), size=image.size)

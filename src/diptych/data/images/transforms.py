@@ -21,7 +21,6 @@ from diptych.core.errors import SettingsError, UsageError
 from diptych.data.images.decode import (
     decode,
     decode_with,
-    inspect,
     orientation,
     stored_corner,
     swapped,
@@ -31,26 +30,25 @@ from diptych.data.images.decode import (
 )
 from diptych.data.images.jpeg import Pixels, PlainJpeg, plain_jpeg
 from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
-from diptych.data.images.resize import FILTERS, as_image, boxed_window, cover, exact_window, size_of
-from diptych.data.images.resize_fast import fast_window
+from diptych.data.images.resize import (
+    FILTERS,
+    Window,
+    as_array,
+    as_image,
+    boxed_window,
+    cover,
+    cut,
+    exact_window,
+    goes_down_first,
+    size_of,
+)
 from diptych.data.images.resize_weights import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "CLIP_MEAN",
-    "CLIP_STD",
-    "ImageLimits",
-    "Orientation",
-    "Pixels",
-    "Preprocess",
-    "decode",
-    "evaluation_pixels",
-    "inspect",
-    "read_pixels",
-    "training_pixels",
-]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "Orientation", "Pixels", "Preprocess", "decode", "evaluation_pixels",
+           "read_pixels", "training_pixels"]  # fmt: skip
 
 Orientation = Literal["upright", "stored"]
 
@@ -102,35 +100,25 @@ class Preprocess:
     scaled_jpeg: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no image can have.
-
-        Raises:
-            SettingsError: for numbers that are none or too many, a size below one, a training size below the
-                target, a border as wide as the image, or a zero deviation.
-        """
+        """Raise SettingsError for values that no image can have, or that no transform knows."""
         for name, length in (("size", 2), ("mean", 3), ("std", 3)):
             if np.shape(v := getattr(self, name)) != (length,) or not np.isfinite(np.array(v, float)).all():
                 raise SettingsError(f"{name} is not {length} numbers", where="preprocess", found=v)
         if min(self.size) < 1 or not all(isinstance(side, int | np.integer) for side in self.size):
             raise SettingsError("image size is too small", found=self.size, expected="whole sides from 1")
-        if self.train_resize is not None and self.train_resize < min(self.size):
-            raise SettingsError(
-                "train_resize is smaller than the image that is cut out of it",
-                found=self.train_resize,
-                expected=f"at least {min(self.size)}",
-            )
-        if not 0 <= self.train_pad < min(self.size):
-            raise SettingsError(
-                "train_pad is not a border",
-                found=self.train_pad,
-                expected=f"0 to {min(self.size) - 1}, less than the image's shortest side",
-            )
+        short = min(self.size)
+        if self.train_resize is not None and self.train_resize < short:
+            what = "train_resize is smaller than the image that is cut out of it"
+            raise SettingsError(what, found=self.train_resize, expected=f"at least {short}")
+        if not 0 <= self.train_pad < short:
+            expected = f"0 to {short - 1}, less than the image's shortest side"
+            raise SettingsError("train_pad is not a border", found=self.train_pad, expected=expected)
         if self.resize not in ("shortest", "squash") or self.interpolation not in FILTERS:
-            raise SettingsError(
-                "unknown way to resize",
-                found=f"{self.resize}, {self.interpolation}",
-                expected="shortest or squash; bicubic or bilinear",
+            actual, expected = (
+                f"{self.resize}, {self.interpolation}",
+                "shortest or squash; bicubic or bilinear",
             )
+            raise SettingsError("unknown way to resize", found=actual, expected=expected)
         if min(self.std) <= 0:
             raise SettingsError("std must be positive", found=self.std)
         if self.orientation not in ("upright", "stored"):
@@ -156,7 +144,7 @@ class Preprocess:
             return digest
         return hashlib.sha256(f"{digest} {json.dumps(self.reading)}".encode()).hexdigest()
 
-    def train_size(self) -> tuple[int, int]:
+    def train_size(self) -> Size:
         """Return height and width, of the target's aspect, that a training image covers before the crop.
 
         >>> Preprocess().train_size(), Preprocess(size=(80, 60), train_resize=66).train_size()
@@ -225,7 +213,7 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess) -> Pixels:
         image = upright(image)
         if image.mode.startswith("I") or image.mode == "F":
             image = to_rgb(image)
-    return _evaluation(image, preprocess)
+    return _transformed(image, preprocess)
 
 
 def training_pixels(image: Image.Image, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
@@ -242,7 +230,7 @@ def training_pixels(image: Image.Image, preprocess: Preprocess, rng: np.random.G
     Source: Radford et al. 2021, section 2.4. Crop and resize are one step (Pillow's `box`, or torch's resize
     where it is faster), which differs from resizing first by at most one level in 255.
     """
-    return _training(to_rgb(image), preprocess, rng)
+    return _transformed(to_rgb(image), preprocess, rng)
 
 
 def read_pixels(
@@ -275,13 +263,12 @@ def read_pixels(
             return small
         array = plain.decode()
         if array is not None:
-            array = turned(array, turn)
-            return _evaluation(array, preprocess) if rng is None else _training(array, preprocess, rng)
+            return _transformed(turned(array, turn), preprocess, rng)
 
     def pixels(image: Image.Image) -> Pixels:
         if rng is None:
             return evaluation_pixels(image, preprocess)
-        return _training(to_rgb(upright(image) if obeyed else image), preprocess, rng)
+        return training_pixels(upright(image) if obeyed else image, preprocess, rng)
 
     return decode_with(data, limits, pixels)
 
@@ -295,9 +282,7 @@ def _read_small(
     decodes up, and only in the stored orientation is the part of a pixel that this adds at the far ends.
     """
     size, stored = preprocess.size, plain.size
-    covered = _covered(
-        swapped(stored, turn), preprocess.resize, size if rng is None else preprocess.train_size()
-    )
+    covered = _covered(swapped(stored, turn), preprocess, rng)
     least = swapped((SPARE_SCALE * covered[0], SPARE_SCALE * covered[1]), turn)
     if rng is not None and preprocess.train_pad:
         return None
@@ -306,33 +291,59 @@ def _read_small(
     array = plain.decode(at_least=least)
     if array is None:
         return None
-    corner, mirror = (_corner(covered, size), False) if rng is None else _draw(covered, preprocess, rng)
+    corner, mirror = _corner(covered, preprocess, rng)
+    stored_window = stored_corner(covered, corner, size, turn)
+    window = Window(swapped(covered, turn), stored_window, swapped(size, turn), preprocess.interpolation)
     eighths = max(array.shape[:2]) * 8 // max(stored)
     extent = stored[0] * eighths / 8, stored[1] * eighths / 8
-    target = swapped(covered, turn), stored_corner(covered, corner, size, turn), swapped(size, turn)
-    if rng is None and extent == array.shape[:2]:
-        window = exact_window(array, *target, preprocess.interpolation)
+    if rng is not None:
+        pixels = fast_window(array, window, extent=extent)
+    elif extent == array.shape[:2]:
+        pixels = exact_window(array, window)
     else:
-        resized = boxed_window if rng is None else fast_window
-        window = resized(array, *target, preprocess.interpolation, extent=extent)
-    return _mirrored(turned(window, turn), mirror)
+        pixels = boxed_window(array, window, extent=extent)
+    return _mirrored(turned(pixels, turn), mirror)
 
 
-def _covered(image_size: Size, resize: str, target: Size) -> Size:
-    return target if resize == "squash" else cover(image_size, target)
+def _transformed(
+    image: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator | None = None
+) -> Pixels:
+    """Return the evaluation's pixels or, drawn with `rng`, those of training; its images are RGB."""
+    size, image_size = preprocess.size, size_of(image)
+    covered = _covered(image_size, preprocess, rng)
+    corner, mirror = _corner(covered, preprocess, rng)
+    window = Window(covered, corner, size, preprocess.interpolation)
+    if rng is None:
+        return exact_window(image, window)
+    if preprocess.train_pad:
+        if covered != image_size:
+            image = as_image(image).resize(covered[::-1], FILTERS[preprocess.interpolation])
+        border = (preprocess.train_pad,) * 2
+        pixels = cut(np.pad(as_array(image), (border, border, (0, 0)), mode="edge"), corner, size)
+    elif covered == image_size:
+        pixels = cut(as_array(image), corner, size)
+    elif _pays(image_size, covered, size):
+        pixels = fast_window(as_array(image), window)
+    else:
+        pixels = boxed_window(image, window)
+    return _mirrored(pixels, mirror)
 
 
-def _corner(covered: Size, size: Size) -> Size:
-    # round() takes halves to the even number, as torchvision's center_crop does.
-    return round((covered[0] - size[0]) / 2.0), round((covered[1] - size[1]) / 2.0)
+def _covered(image_size: Size, preprocess: Preprocess, rng: np.random.Generator | None) -> Size:
+    target = preprocess.size if rng is None else preprocess.train_size()
+    return target if preprocess.resize == "squash" else cover(image_size, target)
 
 
-def _evaluation(image: Image.Image | Pixels, preprocess: Preprocess) -> Pixels:
-    covered = _covered(size_of(image), preprocess.resize, preprocess.size)
-    corner = _corner(covered, preprocess.size)
-    if covered == size_of(image) and isinstance(image, np.ndarray):
-        return _cut(image, *corner, preprocess.size)
-    return exact_window(image, covered, corner, preprocess.size, preprocess.interpolation)
+def _corner(covered: Size, preprocess: Preprocess, rng: np.random.Generator | None) -> tuple[Size, bool]:
+    """Return the window's corner, in the center or drawn, and whether the window is mirrored."""
+    height, width = preprocess.size
+    if rng is None:
+        # round() takes halves to the even number, as torchvision's center_crop does.
+        return (round((covered[0] - height) / 2.0), round((covered[1] - width) / 2.0)), False
+    down, across, mirror = rng.random(3).tolist()
+    border = 2 * preprocess.train_pad
+    corner = int(down * (covered[0] + border - height + 1)), int(across * (covered[1] + border - width + 1))
+    return corner, preprocess.horizontal_flip and mirror < 0.5
 
 
 def _pays(image_size: Size, covered: Size, size: Size) -> bool:
@@ -344,39 +355,42 @@ def _is_compact(covered: Size, size: Size) -> bool:
     return covered[0] * covered[1] <= FAST_WASTE * size[0] * size[1]
 
 
-def _draw(covered: Size, preprocess: Preprocess, rng: np.random.Generator) -> tuple[Size, bool]:
-    """Draw a training window's corner, and whether it is mirrored."""
-    (height, width), (down, across, mirror) = preprocess.size, rng.random(3).tolist()
-    border = 2 * preprocess.train_pad
-    corner = int(down * (covered[0] + border - height + 1)), int(across * (covered[1] + border - width + 1))
-    return corner, preprocess.horizontal_flip and mirror < 0.5
-
-
 def _mirrored(pixels: Pixels, mirror: bool) -> Pixels:
     return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
 
 
-def _training(image: Image.Image | Pixels, preprocess: Preprocess, rng: np.random.Generator) -> Pixels:
-    size, image_size = preprocess.size, size_of(image)
-    covered = _covered(image_size, preprocess.resize, preprocess.train_size())
-    corner, mirror = _draw(covered, preprocess, rng)
-    if preprocess.train_pad:
-        if covered != image_size:
-            image = as_image(image).resize((covered[1], covered[0]), FILTERS[preprocess.interpolation])
-        border = (preprocess.train_pad,) * 2
-        pixels = _cut(np.pad(_as_rgb(image), (border, border, (0, 0)), mode="edge"), *corner, size)
-    elif covered == image_size:
-        pixels = _cut(_as_rgb(image), *corner, size)
-    elif _pays(image_size, covered, size):
-        pixels = fast_window(_as_rgb(image), covered, corner, size, preprocess.interpolation)
+def fast_window(pixels: Pixels, window: Window, *, extent: tuple[float, float] | None = None) -> Pixels:
+    """Do what `exact_window` does with torch's antialiased resize of bytes.
+
+    Args:
+        pixels: (H, W, 3) uint8, contiguous and writable.
+        window: what to keep.
+        extent: as in `boxed_window`.
+
+    Returns:
+        (height, width, 3) uint8, each value at most 1 from `exact_window`'s.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    covered, (top, left), (height, width), mode = window
+    extent = pixels.shape[:2] if extent is None else extent
+    # (1, 3, H, W) seen on (H, W, 3): channels-last in memory, which torch has vector code for.
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    down_first = goes_down_first(size_of(pixels), covered)
+    if extent == pixels.shape[:2] and not down_first:
+        image = interpolate(image, size=covered, mode=mode, antialias=True)
     else:
-        pixels = boxed_window(image, covered, corner, size, preprocess.interpolation)
-    return _mirrored(pixels, mirror)
-
-
-def _as_rgb(image: Image.Image | Pixels) -> Pixels:
-    return np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
-
-
-def _cut(pixels: Pixels, top: int, left: int, size: Size) -> Pixels:
-    return np.ascontiguousarray(pixels[top : top + size[0], left : left + size[1]])
+        for axis in (0, 1) if down_first else (1, 0):
+            size, factors = list(image.shape[2:]), [1.0, 1.0]
+            if extent[axis] == size[axis]:
+                size[axis] = covered[axis]
+                image = interpolate(image, size=size, mode=mode, antialias=True)
+            else:
+                factors[axis] = covered[axis] / extent[axis]
+                image = interpolate(image, scale_factor=factors, mode=mode, antialias=True)
+    kept = image[0, :, top : top + height, left : left + width].numpy()
+    resized: Pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for channel in range(3):  # torch hands planes back; plane by plane they are woven together soonest
+        resized[..., channel] = kept[channel]
+    return resized

@@ -18,8 +18,9 @@ from PIL import Image
 from diptych.core.checks import Floats
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.records import Counts
-from diptych.data.images.decode import DEFAULT_LIMITS, ImageLimits, decode
+from diptych.data.images.decode import decode
 from diptych.data.images.jpeg import plain_jpeg
+from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
 
 Bytes = NDArray[np.uint8]
 
