@@ -15,7 +15,7 @@ import diptych
 from diptych.cli.commands import COMMANDS
 from diptych.core.files.durable import write_bytes, write_text
 from diptych.data.synthetic.dataset import contact_sheet
-from diptych.models.files.references import public_names
+from diptych.models.formats.references import public_names
 
 HERE = Path(__file__).resolve().parent
 NAMES_BEGIN = "## Public short names\n"  # everything after this line of load.md is generated

@@ -154,7 +154,7 @@ def test_loading_weights_alone_is_no_running_of_code() -> None:
 PICKLES = {
     ("src/diptych/models/formats/convert.py", "torch.save"),
     (
-        "src/diptych/models/files/torchscript_pickle.py",
+        "src/diptych/models/formats/torchscript_pickle.py",
         "pickle",
     ),  # an unpickler whose every name is a stand-in
 }

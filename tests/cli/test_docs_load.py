@@ -15,9 +15,9 @@ from tests.models.published import ALONE_GELU, GELU, WORDS, agrees, openai_clip
 from tests.peers import peers_environment, require_peers_python
 
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files import references
-from diptych.models.files.references import public_names
+from diptych.models.formats import references
 from diptych.models.formats.convert import convert
+from diptych.models.formats.references import public_names
 from diptych.models.load import load
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "load.md").read_text(encoding="utf-8")

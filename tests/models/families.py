@@ -28,7 +28,6 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models import checkpoint
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, reference_images
 from diptych.models.tokenizers import open_tokenizer
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import (
@@ -40,6 +39,7 @@ from diptych.models.towers.config import (
     VitConfig,
 )
 from diptych.models.towers.presets import preset
+from diptych.models.verification import CAPTIONS, reference_images
 
 OPEN_CLIP_SIDE = Path(__file__).parent / "peers" / "open_clip_files.py"
 REPAIRED = tuple(html.unescape(caption) for caption in CAPTIONS)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS
+from diptych.models.verification import CAPTIONS
 
 WORDS = Tokenizer.train(
     ["a photo of a red dog", "two blue squares above a circle"] * 9, size=560, context_length=20

@@ -15,9 +15,8 @@ from tests.export.small import small_model
 from diptych.core.errors import IntegrityError, UsageError
 from diptych.core.manifest import FileEntry, file_entry, read_manifest, write_manifest
 from diptych.data.tokenizers.clip import Tokenizer
-from diptych.models import checkpoint
+from diptych.models import checkpoint, verification
 from diptych.models.checkpoint import load, save
-from diptych.models.files import verification_cache
 from diptych.models.model import Model
 from diptych.models.towers.clip import meta_init
 from diptych.models.towers.numerics import current_engine, numerics
@@ -197,7 +196,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    stored, hashed = checkpoint.check_reference, verification_cache.check_file
+    stored, hashed = checkpoint.check_reference, verification.check_file
 
     def verifying(*given: object, **options: object) -> object:
         done.append("reference")
@@ -208,7 +207,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
         return hashed(folder, entry)
 
     monkeypatch.setattr(checkpoint, "check_reference", verifying)
-    monkeypatch.setattr(verification_cache, "check_file", hashing)
+    monkeypatch.setattr(verification, "check_file", hashing)
 
     def loading(**options: bool) -> set[str]:
         done.clear()
@@ -221,7 +220,7 @@ def test_what_was_verified_is_verified_again_when_it_or_the_code_changes(
     assert loading(check=True) == everything
     (copied / "config.json").touch()
     assert loading() == {"config.json", "reference"}
-    monkeypatch.setattr(verification_cache, "_code", lambda: 1)
+    monkeypatch.setattr(verification, "_code", lambda: 1)
     assert loading() == {"reference"}
     with numerics("mkl" if current_engine() == "onednn" else "onednn"):
         assert loading() == {"reference"}

@@ -17,9 +17,9 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.formats.convert import convert
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, reference_images
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
+from diptych.models.verification import CAPTIONS, reference_images
 
 SIDE = Path(__file__).parent / "peers" / "open_clip_files.py"
 TOLERANCE = 1e-5

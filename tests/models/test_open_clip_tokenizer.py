@@ -7,8 +7,8 @@ import pytest
 from tests.models.published import agrees, open_clip_folder
 
 from diptych.core.errors import UsageError
+from diptych.models.formats.open_clip import stated_cleaning
 from diptych.models.load import load
-from diptych.models.tokenizers import stated_cleaning
 
 
 def folder(path: Path, **text: Any) -> Path:
@@ -49,7 +49,8 @@ def test_what_gives_the_same_ids_is_no_obstacle(text: dict[str, Any], tmp_path: 
 
 def test_siglips_clean_up_is_followed_or_refused(tmp_path: Path) -> None:
     def of(**options: Any) -> Any:
-        return stated_cleaning({"text_cfg": {"tokenizer_kwargs": options}}, "siglip", tmp_path)
+        vision = {"timm_model_name": "vit_base_patch16_siglip_224"}
+        return stated_cleaning({"vision_cfg": vision, "text_cfg": {"tokenizer_kwargs": options}}, tmp_path)
 
     assert of(clean="canonicalize") == "open_clip"
     for options in ({"clean": "lower"}, {}, {"clean": "canonicalize", "strip_sep_token": True}):

@@ -19,9 +19,9 @@ from diptych.models import checkpoint
 from diptych.models.formats.convert import convert
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, reference_images
 from diptych.models.towers.clip import build
 from diptych.models.towers.config import ClipConfig, ResNetConfig, TextConfig, VitConfig
+from diptych.models.verification import CAPTIONS, reference_images
 
 TOLERANCE = 1e-5
 TEXT = {

@@ -15,7 +15,7 @@ from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.formats.convert import PARITY, convert
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, reference_arrays
+from diptych.models.verification import CAPTIONS, reference_arrays
 
 ADDED = ("<cat-toy>", "Blue Circle", "<s1>")
 TEXTS = ["a photo of a <cat-toy>", "two blue  circle", "A Blue Circle<S1>!", "a red dog <s1><cat-toy>", ""]

@@ -279,7 +279,7 @@ def convert(
         preprocess: clip, half, clip-squash or siglip, where no file states it.
     """
     keep_freed_memory()
-    from diptych.models.files.references import LoadOptions, resolve
+    from diptych.models.formats.references import LoadOptions, resolve
 
     resolve(model)
     from diptych.models.formats.convert import convert as convert_model
@@ -314,7 +314,7 @@ def export(
     del to  # the one format there is; named so that a second one changes no command that is written down
     keep_freed_memory()
     from diptych.data.sources.open import open_source
-    from diptych.models.files.references import resolve
+    from diptych.models.formats.references import resolve
 
     if labels and not source:
         raise UsageError(

@@ -29,8 +29,7 @@ from diptych.export.graph import FLOAT, INT64, Array, Graph
 from diptych.export.quantize import Int8, Observer, observe
 from diptych.export.towers import ModuleWeights, clip_text, resnet, siglip_text, siglip_vision, vit
 from diptych.export.verify import Probe, compare, probe, require, zero_shot_change
-from diptych.models.files.verification_cache import CONFIG, REFERENCE_OUTPUTS
-from diptych.models.reference_outputs import reference_arrays, reference_captions, reference_images
+from diptych.models import verification
 from diptych.models.runtimes.engines import Plan
 from diptych.models.runtimes.exported import (
     FORMAT,
@@ -99,8 +98,8 @@ def export(
         for name, tower in towers.items():
             _write(tower, staged / name)
         model.tokenizer.save(staged)
-        stored = reference_arrays(model)
-        write_bytes(staged / REFERENCE_OUTPUTS, save_arrays(stored))
+        stored = verification.reference_arrays(model)
+        write_bytes(staged / verification.REFERENCE_OUTPUTS, save_arrays(stored))
         description = _describe(model, precision, sha256_file(vocabulary_file(staged, model.config.text)))
         exported = ExportedModel(description, model.tokenizer, staged, Plan("onnx"))
         parity = compare(model, exported, stored, compared_on)
@@ -108,7 +107,7 @@ def export(
         extra: dict[str, Any] = {"parity": parity}
         if source is not None and labels:
             extra["zero_shot"] = zero_shot_change(model, exported, source, labels)
-        write_json(staged / CONFIG, to_mapping(replace(description, parity=extra["parity"])))
+        write_json(staged / verification.CONFIG, to_mapping(replace(description, parity=extra["parity"])))
         manifest = Manifest(
             kind=KIND,
             format=FORMAT,
@@ -161,12 +160,12 @@ def graph_writers(
 
 
 def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
-    images = reference_images(model.preprocess.size)
+    images = verification.reference_images(model.preprocess.size)
     for encoded in inputs.images:
         with suppress(BadSampleError):
             images.append(read_pixels(encoded, model.preprocess))
     cut = [evaluation_pixels(Image.fromarray(image), model.preprocess) for image in images]
-    texts = model.tokenizer.tokens([*reference_captions(model), *inputs.texts])
+    texts = model.tokenizer.tokens([*verification.reference_captions(model), *inputs.texts])
     pixels = [
         model.normalize_pixels(torch.from_numpy(np.stack(cut[start : start + BATCH])).permute(0, 3, 1, 2))
         for start in range(0, len(cut), BATCH)
@@ -195,6 +194,6 @@ def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str)
         logit_scale=float(model.clip.logit_scale.detach()),
         logit_bias=None if bias is None else float(bias.detach()),
         model_digest=model.digest,
-        captions=reference_captions(model),
+        captions=verification.reference_captions(model),
         provenance=model.provenance,
     )

@@ -20,7 +20,7 @@ from diptych.data.synthetic.dataset import scene_pairs
 from diptych.evaluate.suite.plan import TaskSpec, open_own
 from diptych.evaluate.suite.run import SourceEvaluator
 from diptych.models.encode import encode_images, encode_texts
-from diptych.models.reference_outputs import INPUTS
+from diptych.models.verification import INPUTS
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source

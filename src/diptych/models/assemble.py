@@ -10,9 +10,9 @@ slightly other positions.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 
@@ -24,18 +24,17 @@ from diptych.data.tokenizers.settings import CONFIG as TOKENIZER_CONFIG
 from diptych.data.tokenizers.settings import require_length
 from diptych.data.tokenizers.vocabulary import read_object
 from diptych.models import checkpoint
-from diptych.models.files.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
-from diptych.models.files.references import (
+from diptych.models.formats.detect import CONVERSION, Parts, is_ours, other_activation, read_parts
+from diptych.models.formats.hub import VOCABULARY, Hub, cached_vocabulary, stated_digest
+from diptych.models.formats.references import (
     HUB_PREFIX,
     LoadOptions,
-    Located,
-    locate,
+    PublicName,
+    Reference,
     named_preprocess,
     published_as,
 )
-from diptych.models.files.weights import require_finite
-from diptych.models.formats.detect import CONVERSION, ConfigSource, is_ours, read_parts
-from diptych.models.formats.parts import Parts, other_activation
+from diptych.models.formats.weights import require_finite
 from diptych.models.model import Model
 from diptych.models.tokenizers import (
     VOCABULARIES,
@@ -46,76 +45,56 @@ from diptych.models.tokenizers import (
     with_ids,
 )
 from diptych.models.towers.clip import meta_init
-from diptych.models.towers.config import Activation, ResNetConfig, VitConfig, check_sizes
+from diptych.models.towers.config import ResNetConfig, VitConfig, check_sizes
 from diptych.models.towers.numerics import HeldIn, device_of
 from diptych.models.towers.vit import interpolate_positions
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """`LoadOptions`, each None where it was not given."""
-
-    activation: Activation | None = None
-    config: ConfigSource | None = None
-    tokenizer: AnyTokenizer | str | Path | None = None
-    preprocess: Preprocess | str | None = None
-    image_size: int | tuple[int, int] | None = None
-
-
 def assemble(
-    ref: str | Path,
-    *,
-    device: str | torch.device,
-    precision: HeldIn,
-    hub: Hub,
-    **options: Unpack[LoadOptions],
+    reference: Reference, options: LoadOptions, *, device: str | torch.device, precision: HeldIn, hub: Hub
 ) -> Model:
     """Load a model of torch; arguments and errors as `diptych.load` describes them."""
-    given = _Options(**options)
     device = device_of(device)  # before gigabytes are read
-    located = locate(ref, hub)
-    if is_ours(located.path):
-        model = checkpoint.load(located.path)
-        _refuse_another(located, model, given)
+    path, origin = reference.fetch(hub)
+    if is_ours(path):
+        model = checkpoint.load(path)
+        _refuse_another(path, model, options)
     else:
-        parts = read_parts(located.path, given.activation, given.config)
-        model = _from_parts(located, parts, given, hub)
-    if located.row is not None:
-        _check_row(located, model)
-    if given.image_size is not None:
-        model = at_image_size(model, given.image_size)
+        parts = read_parts(path, options.get("activation"), options.get("config"))
+        model = _from_parts(parts, origin, options, hub)
+    if reference.row is not None:
+        _check_row(path, reference.row, model)
+    size = options.get("image_size")
+    if size is not None:
+        model = at_image_size(model, size)
     return model.to(device).compute_in(precision)  # the cost of a precision depends on the device
 
 
-def _from_parts(located: Located, parts: Parts, options: _Options, hub: Hub) -> Model:
+def _from_parts(parts: Parts, origin: dict[str, Any], options: LoadOptions, hub: Hub) -> Model:
     with ThreadPoolExecutor(1) as pool:
         # Digests take as long as everything else together, so they run beside it.
         digests = {path: pool.submit(sha256_file, path) for path in parts.files}
-        tokenizer, files = _tokenizer(parts, options.tokenizer, hub)
+        tokenizer, files = _tokenizer(parts, options.get("tokenizer"), hub)
         digests |= {path: pool.submit(sha256_file, path) for path in files}
-        parts.check()
-        rows = parts.config.text.vocab_size
-        fitting = with_ids(parts.config, tokenizer, file=next(iter(files), "tokenizer="), where=parts.where)
-        parts = parts.with_config(fitting)
-        origin: dict[str, Any] = {"format": parts.format, **located.origin}
+        vocabulary = next(iter(files), "tokenizer=")
+        clip = meta_init(with_ids(parts.config, tokenizer, file=vocabulary, where=parts.where))
+        tensors = parts.tensors(clip)
+        require_finite(tensors, parts.where)
+        clip.load_state_dict(tensors, assign=True)
+        provenance = {"format": parts.format, **origin}
         if parts.weights.taken_from:
-            origin["taken_from"] = parts.weights.taken_from
-        if unused := rows - parts.config.text.vocab_size:
-            origin["unused_vocabulary_rows"] = unused
-        clip = meta_init(parts.config)
-        require_finite(parts.state, parts.where)
-        clip.load_state_dict(parts.state, assign=True)
-        model = Model(clip.eval(), tokenizer, _preprocess(parts, options.preprocess), origin)
+            provenance["taken_from"] = parts.weights.taken_from
+        if unused := parts.config.text.vocab_size - clip.config.text.vocab_size:
+            provenance["unused_vocabulary_rows"] = unused
+        model = Model(clip.eval(), tokenizer, _preprocess(parts, options.get("preprocess")), provenance)
         stated: dict[Path, str] = {}
         if parts.folder is not None and is_done(parts.folder, CONVERSION):
-            stated = {
-                parts.folder / entry.name: entry.sha256 for entry in read_manifest(parts.folder).outputs
-            }
-        model.provenance["files"] = [
-            _entry(path, digest, stated.get(path)) for path, digest in digests.items()
-        ]
-        if name := published_as({entry["sha256"] for entry in model.provenance["files"]}):
-            model.provenance["published_as"] = name
+            outputs = read_manifest(parts.folder).outputs
+            stated = {parts.folder / entry.name: entry.sha256 for entry in outputs}
+        entries = [_entry(path, digest, stated.get(path)) for path, digest in digests.items()]
+    model.provenance["files"] = entries
+    if name := published_as({entry["sha256"] for entry in entries}):
+        model.provenance["published_as"] = name
     return model
 
 
@@ -132,10 +111,11 @@ def _entry(path: Path, digest: "Future[str]", converted: str | None) -> dict[str
 
 
 def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
-    size = parts.config.vision.image_size
+    stated = parts.preprocess
     if isinstance(given, str):
-        given = named_preprocess(given, size)
-    if parts.preprocess is None and given is None:
+        given = named_preprocess(given, parts.config.vision.image_size)
+    transform = stated or given
+    if transform is None:
         raise UsageError(
             "nothing here tells how images are prepared for these weights",
             where=parts.where,
@@ -143,23 +123,16 @@ def _preprocess(parts: Parts, given: Preprocess | str | None) -> Preprocess:
             fix='pass preprocess="clip" (the paper\'s; most models), "siglip" (squash, 0.5), "half" (0.5; '
             "LAION-2B's ViT-L-14) or a Preprocess",
         )
-    if parts.preprocess is None or given is None:
-        return parts.preprocess or given or Preprocess(size)
-    if _seen(given) != _seen(parts.preprocess):
-        raise UsageError(
-            "the files state another preprocessing than the one passed",
-            where=parts.where,
-            found=str(given),
-            expected=str(parts.preprocess),
-            fix="leave preprocess= out, or set it on the model where another one is meant",
-        )
-    return parts.preprocess
+    if given is not None and _seen(given) != _seen(transform):
+        what = "the files state another preprocessing than the one passed"
+        fix = "leave preprocess= out, or set it on the model where another one is meant"
+        raise UsageError(what, where=parts.where, found=str(given), expected=str(transform), fix=fix)
+    return transform
 
 
 def _seen(preprocess: Preprocess) -> tuple[object, ...]:  # training margins and flips do not count
-    return (
-        tuple(preprocess.size), preprocess.resize, preprocess.interpolation, preprocess.mean, preprocess.std,
-    )  # fmt: skip
+    size, names = tuple(preprocess.size), ("resize", "interpolation", "mean", "std")
+    return size, *(getattr(preprocess, name) for name in names)
 
 
 def _tokenizer(
@@ -194,34 +167,26 @@ def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
     return published
 
 
-def _refuse_another(located: Located, model: Model, options: _Options) -> None:
+def _refuse_another(path: Path, model: Model, options: LoadOptions) -> None:
     """Refuse arguments that contradict a checkpoint of ours, which says everything itself."""
-    if options.activation not in (None, model.config.activation):
-        raise other_activation("the files state", located.path, options.activation, model.config.activation)
-    if any(other is not None for other in (options.config, options.tokenizer, options.preprocess)):
-        raise UsageError(
-            "a checkpoint of diptych has its own tokenizer, preprocessing and configuration",
-            where=located.path,
-            fix="leave config=, tokenizer= and preprocess= out",
-        )
+    activation = options.get("activation")
+    if activation not in (None, model.config.activation):
+        raise other_activation("the files state", path, activation, model.config.activation)
+    if any(options.get(name) is not None for name in ("config", "tokenizer", "preprocess")):
+        what = "a checkpoint of diptych has its own tokenizer, preprocessing and configuration"
+        raise UsageError(what, where=path, fix="leave config=, tokenizer= and preprocess= out")
 
 
-def _check_row(located: Located, model: Model) -> None:
-    row = located.row
-    assert row is not None
+def _check_row(path: Path, row: PublicName, model: Model) -> None:
     stated = named_preprocess(row.preprocess, model.config.vision.image_size)
     checks = [("preprocessing", str(_seen(model.preprocess)), str(_seen(stated)))]
     if row.activation is not None:
         checks.append(("activation", model.config.activation, row.activation))
-    for what, actual, expected in checks:
+    for about, actual, expected in checks:
         if actual != expected:
-            raise IntegrityError(
-                f"the files contradict the table of public names about the {what}",
-                where=located.path,
-                found=actual,
-                expected=expected,
-                fix=f"to load it as the files say: load({HUB_PREFIX + row.repository!r})",
-            )
+            what = f"the files contradict the table of public names about the {about}"
+            fix = f"to load it as the files say: load({HUB_PREFIX + row.repository!r})"
+            raise IntegrityError(what, where=path, found=actual, expected=expected, fix=fix)
 
 
 def at_image_size(model: Model, image_size: int | tuple[int, int]) -> Model:

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
-from torch import Tensor
 
 from diptych.core import checks
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
@@ -28,20 +27,22 @@ from diptych.core.machine import processor
 from diptych.core.manifest import Manifest, file_entry, is_done, write_manifest
 from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files.verification_cache import CONFIG as CONFIG
-from diptych.models.files.verification_cache import REFERENCE_OUTPUTS, open_verified, reference_file
-from diptych.models.files.weights import require_finite
+from diptych.models.formats.layouts import require_fit
+from diptych.models.formats.weights import require_finite
 from diptych.models.model import Model
-from diptych.models.reference_outputs import (
-    check_reference,
-    read_reference,
-    reference_arrays,
-    reference_captions,
-)
 from diptych.models.tokenizers import open_tokenizer, vocabulary_file
 from diptych.models.towers.clip import Clip, meta_init
 from diptych.models.towers.config import ClipConfig, check_sizes
 from diptych.models.towers.numerics import current_engine, device_of, require_float32
+from diptych.models.verification import CONFIG as CONFIG
+from diptych.models.verification import (
+    REFERENCE_OUTPUTS,
+    Cosines,
+    check_reference,
+    open_verified,
+    reference_arrays,
+    reference_captions,
+)
 
 KIND = "checkpoint"
 FORMAT: Literal[1] = 1
@@ -106,7 +107,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         folder: as written by `save`, or that of a finished run, whose model it is then.
         device: where the weights go after verification (which runs in float32 on the CPU).
         check: verify everything, even what this machine has verified before and nobody touched since
-            (`diptych.models.files.verification_cache`).
+            (`diptych.models.verification`).
 
     Raises:
         UsageError: the folder is not a checkpoint.
@@ -114,9 +115,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
             longer gives the embeddings it was saved with. The message names the file and what to do.
     """
     device, folder = device_of(device), _checkpoint_of(Path(folder))
-    description, _, cache = open_verified(
-        folder, KIND, Description, lambda one: check_sizes(one.model), "tokenizer.sha256", force=check
-    )
+    description, _, cache = open_verified(folder, KIND, Description, _check, force=check)
     try:
         model = Model(
             _load_clip(description.model, folder / WEIGHTS),
@@ -130,12 +129,18 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
         what = "the checkpoint's parts do not fit together"
         raise IntegrityError(what, where=folder / CONFIG, found=str(error), fix=REMEDY) from error
     key = f"{processor()}, torch {torch.__version__} {current_engine()}"
-    if check or cache.get(key) is None:
+
+    def verify() -> Cosines:
         fix = "use the config.json and tokenizer files that were saved with these weights"
-        stored = read_reference(reference_file(folder))
-        check_reference(model, stored, reference_captions(model), where=folder, fix=fix)
-        cache.put(key, {})
+        return check_reference(model, folder, reference_captions(model), fix=fix)
+
+    cache.cosines(key, verify, force=check)
     return model.to(device)
+
+
+def _check(description: Description) -> str:
+    check_sizes(description.model)
+    return description.tokenizer.sha256
 
 
 def _checkpoint_of(folder: Path) -> Path:
@@ -159,22 +164,12 @@ def _load_clip(config: ClipConfig, path: Path) -> Clip:
     except (OSError, SafetensorError) as error:
         what = "cannot read the tensors"
         raise IntegrityError(what, where=path, found=str(error)[:200], fix=REMEDY) from error
-    wanted = {name: _form(tensor) for name, tensor in clip.state_dict().items()}
-    held = {name: _form(tensor) for name, tensor in tensors.items()}
-    for name in sorted(wanted.keys() | held.keys()):
-        if wanted.get(name) != held.get(name):
-            raise IntegrityError(
-                "the weights do not fit the architecture in config.json",
-                where=f"{path}: {name}",
-                found=held.get(name, "no such tensor"),
-                expected=wanted.get(name, "no such tensor"),
-                fix=REMEDY,
-            )
+    require_fit(tensors, clip.state_dict(), _form, config=config, where=path, fix=REMEDY)
     # The reference outputs speak for the towers; reading every page here would cost seconds.
     require_finite({name: tensors[name] for name in tensors if name.startswith("logit_")}, path)
     clip.load_state_dict(tensors, assign=True)
     return clip.eval()
 
 
-def _form(tensor: Tensor) -> str:
+def _form(_: str, tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 from diptych.core.errors import UsageError, unknown_name
-from diptych.models.files.references import LoadOptions, resolve
+from diptych.models.formats.references import LoadOptions, resolve
 from diptych.models.runtimes.exported import is_export, load_exported
 
 if TYPE_CHECKING:
-    from diptych.models.files.hub import Hub
+    from diptych.models.formats.hub import Hub
     from diptych.models.model import Model
     from diptych.models.towers.numerics import HeldIn
 
@@ -53,8 +53,10 @@ def load(
     """
     if backend not in BACKENDS:
         raise unknown_name("backend", str(backend), BACKENDS)
-    folder = resolve(ref).path  # before torch is imported
-    if folder is not None and is_export(folder):
+    if unknown := options.keys() - LoadOptions.__annotations__.keys():
+        raise TypeError(f"load() got an unexpected keyword argument {min(unknown)!r}")
+    reference = resolve(ref)  # before torch is imported
+    if reference.path is not None and is_export(reference.path):
         _refuse(ref, backend, [name for name, value in options.items() if value is not None])
         chosen = None if precision == "auto" else precision
         return cast("Model", load_exported(ref, backend, precision=chosen).to(device))
@@ -62,9 +64,9 @@ def load(
         fix = f"diptych export {ref} OUT, then load OUT"
         raise UsageError(f"only an export runs on {backend}", where=ref, fix=fix)
     from diptych.models.assemble import assemble
-    from diptych.models.files.hub import Hub
+    from diptych.models.formats.hub import Hub
 
-    return assemble(ref, device=device, precision=precision or "float32", hub=hub or Hub(), **options)
+    return assemble(reference, options, device=device, precision=precision or "float32", hub=hub or Hub())
 
 
 def _refuse(ref: str | Path, backend: Backend, options: list[str]) -> None:

@@ -15,7 +15,7 @@ from diptych.core.errors import DataError, UnknownNameError
 from diptych.core.records import Counts
 from diptych.evaluate.prompts.sets import prompt_set
 from diptych.evaluate.tasks.registry import Task, TaskRow, open_task, suite_tasks, task_models, task_rows
-from diptych.models.files.references import public_names
+from diptych.models.formats.references import public_names
 
 
 def _by_path(name: str) -> object:

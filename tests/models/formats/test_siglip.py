@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.peers import transformers
-from torch.nn import functional as F
 
 from diptych.core.errors import SettingsError, UnknownNameError
+from diptych.models.formats.layouts import LAYOUTS, State, read_rows, write_rows
 from diptych.models.formats.open_clip import from_open_clip, to_open_clip
-from diptych.models.formats.transformers import from_transformers, to_transformers
-from diptych.models.towers.clip import Clip, build
+from diptych.models.formats.transformers import from_transformers, to_transformers, with_head_and_bias
+from diptych.models.towers.clip import Clip, build, meta_init
 from diptych.models.towers.config import (
     NO_CEILING,
     ClipConfig,
@@ -27,22 +27,13 @@ from diptych.models.towers.presets import TRUNKS, Trunk
 CONTEXT, VOCABULARY = 12, 90
 # SO400M's traps: an image size that is no multiple of the patch, an MLP width that is none of the tower's.
 TEXT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 48,
-    "intermediate_size": 115,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "max_position_embeddings": CONTEXT,
-    "projection_size": 64,
-}
+    "vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 115, "num_hidden_layers": 2,
+    "num_attention_heads": 3, "max_position_embeddings": CONTEXT, "projection_size": 64,
+}  # fmt: skip
 VISION = {
-    "hidden_size": 64,
-    "intermediate_size": 151,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 52,
-    "patch_size": 16,
-}
+    "hidden_size": 64, "intermediate_size": 151, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "image_size": 52, "patch_size": 16,
+}  # fmt: skip
 OURS = ClipConfig(
     64,
     SiglipVisionConfig((32, 32), 16, 64, 2, 4),
@@ -53,6 +44,7 @@ OURS = ClipConfig(
     text_activation="gelu_tanh",
     logit_bias_init=-10.0,
 )
+OF_52_PIXELS = replace(OURS, vision=replace(OURS.vision, image_size=(52, 52)))
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +83,20 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return pixels, tokens
 
 
-def loaded(config: ClipConfig, state: dict[str, torch.Tensor]) -> Clip:
-    clip = build(config, seed=0).eval()
-    clip.load_state_dict(state, strict=True)
+def in_layout(library: str, config: ClipConfig, state: State) -> dict[str, torch.Tensor]:
+    return write_rows(LAYOUTS[library](config, state), state)
+
+
+def loaded(library: str, config: ClipConfig, state: State) -> Clip:
+    clip = meta_init(config).eval()
+    rows = LAYOUTS[library](config, clip.state_dict())
+    clip.load_state_dict(read_rows(rows, state), strict=True, assign=True)
+    return clip
+
+
+def lively_clip(config: ClipConfig) -> Clip:
+    clip = build(config, seed=2).eval()
+    lively(clip)
     return clip
 
 
@@ -113,28 +116,21 @@ def test_what_transformers_saves_embeds_as_in_transformers(
 ) -> None:
     model = theirs(vision_act=vision_act, text_act=text_act)
     model.save_pretrained(tmp_path)
-    config, state = from_transformers(
-        json.loads((tmp_path / "config.json").read_text()), load_file(tmp_path / "model.safetensors")
-    )
-    difference = worst(loaded(config, state), model)
-    print(f"transformers {vision_act}, {text_act}: {difference:.1e}")
-    assert difference < 1e-5
+    config = from_transformers(json.loads((tmp_path / "config.json").read_text()))
+    state = load_file(tmp_path / "model.safetensors")
+    assert worst(loaded("transformers", config, state), model) < 1e-5
     mistaken = replace(config, activation="quick_gelu", text_activation="gelu")
-    assert worst(loaded(mistaken, state), model) > 1e-4
+    assert worst(loaded("transformers", mistaken, state), model) > 1e-4
 
 
 def test_what_we_write_is_loaded_by_transformers_and_agrees(tmp_path: Path) -> None:
-    config = replace(OURS, vision=replace(OURS.vision, image_size=(52, 52)))
-    clip = build(config, seed=2).eval()
-    lively(clip)
-    mapping, state = to_transformers(config, clip.state_dict())
-    (tmp_path / "config.json").write_text(json.dumps(mapping))
+    clip = lively_clip(OF_52_PIXELS)
+    (tmp_path / "config.json").write_text(json.dumps(to_transformers(clip.config)))
+    state = in_layout("transformers", clip.config, clip.state_dict())
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     model, stated = transformers().SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(stated[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    difference = worst(clip, model.eval())
-    print(f"to transformers: {difference:.1e}")
-    assert difference < 1e-5
+    assert worst(clip, model.eval()) < 1e-5
 
 
 def test_scale_and_bias_give_the_logits_of_transformers() -> None:
@@ -142,8 +138,8 @@ def test_scale_and_bias_give_the_logits_of_transformers() -> None:
     model = theirs()
     with torch.no_grad():
         model.logit_scale.fill_(4.77)
-    config, state = from_transformers(model.config.to_dict(), model.state_dict())
-    clip, (pixels, tokens) = loaded(config, state), batch()
+    clip = loaded("transformers", from_transformers(model.config.to_dict()), model.state_dict())
+    pixels, tokens = batch()
     with torch.no_grad():
         images, texts, scale = clip(pixels, tokens)
         expected = model(pixel_values=pixels, input_ids=tokens).logits_per_image
@@ -153,69 +149,53 @@ def test_scale_and_bias_give_the_logits_of_transformers() -> None:
 
 def test_there_and_back_changes_no_bit() -> None:
     model = theirs()
-    config, state = from_transformers(model.config.to_dict(), model.state_dict())
-    mapping, back = to_transformers(config, state)
+    config = from_transformers(model.config.to_dict())
+    back = in_layout("transformers", config, loaded("transformers", config, model.state_dict()).state_dict())
     assert back.keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, back[name]), name
-    again, _ = from_transformers(mapping, back)
-    assert again == config
+    mapping = to_transformers(config)
+    assert from_transformers(mapping) == config
     for key, value in model.config.vision_config.to_dict().items():
         assert mapping["vision_config"].get(key, value) == value, key
 
 
 def test_a_config_that_leaves_out_defaults_means_transformers_defaults() -> None:
-    short = {"model_type": "siglip", "text_config": {}, "vision_config": {}}
-    config, _ = from_transformers(short, {})
+    config = from_transformers({"model_type": "siglip", "text_config": {}, "vision_config": {}})
     assert config.vision == SiglipVisionConfig() and config.text == SiglipTextConfig()
-    model = transformers().SiglipConfig()
-    ours, _ = to_transformers(*_base())
+    ours = to_transformers(config)
     for part in ("text_config", "vision_config"):
-        full = getattr(model, part).to_dict()
-        ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-        assert {key: full[key] for key in ours[part] if key not in ids} == {
-            key: value for key, value in ours[part].items() if key not in ids
+        full = getattr(transformers().SiglipConfig(), part).to_dict()
+        ids = {"pad_token_id", "bos_token_id", "eos_token_id"}
+        assert {key: full[key] for key in ours[part].keys() - ids} == {
+            key: ours[part][key] for key in ours[part].keys() - ids
         }
-
-
-def _base() -> tuple[ClipConfig, dict[str, torch.Tensor]]:
-    """Return SigLIP's base architecture with tensors that take no memory."""
-    config = ClipConfig(
-        768, SiglipVisionConfig(), SiglipTextConfig(), "gelu_tanh", 1e-6, logit_bias_init=-10.0
-    )
-    with torch.device("meta"):
-        return config, dict(Clip(config).state_dict())
 
 
 def test_a_text_tower_without_a_head_leaves_with_an_identity() -> None:
     text = SiglipTextConfig(CONTEXT, VOCABULARY, 64, 2, 4, head=False)
-    config = replace(OURS, text=text, vision=replace(OURS.vision, image_size=(52, 52)))
+    config = replace(OF_52_PIXELS, text=text, logit_bias_init=None)
     clip = build(config, seed=2).eval()
-    mapping, state = to_transformers(config, clip.state_dict())
-    model = transformers().SiglipModel(transformers().SiglipConfig(**mapping)).eval()
+    model = transformers().SiglipModel(transformers().SiglipConfig(**to_transformers(config))).eval()
+    state = in_layout("transformers", config, with_head_and_bias(config, clip.state_dict()))
     model.load_state_dict(state, strict=True)
-    assert worst(clip, model) < 1e-5
+    assert worst(clip, model) < 1e-5 and model.logit_bias == 0
 
 
 def test_open_clips_layout_there_and_back_changes_no_bit() -> None:
-    clip = build(OURS, seed=1)
-    lively(clip)
-    mapping, state = to_open_clip(OURS, clip.state_dict())
+    clip = lively_clip(OURS)
+    mapping, state = to_open_clip(OURS), in_layout("open_clip", OURS, clip.state_dict())
     assert mapping["vision_cfg"]["timm_model_name"] == "vit_micro_siglip"
     assert mapping["text_cfg"]["act_kwargs"] == {"approximate": "tanh"}
     assert state["visual.trunk.attn_pool.kv.weight"].shape == (128, 64)
     assert state["visual.trunk.pos_embed"].shape == (1, 4, 64)
-    config, back = from_open_clip(json.loads(json.dumps(mapping)), state)
-    assert config == replace(OURS, logit_scale_init=config.logit_scale_init)
+    assert from_open_clip(json.loads(json.dumps(mapping)), state) == OURS
+    back = loaded("open_clip", OURS, state).state_dict()
     for name, tensor in clip.state_dict().items():
         assert torch.equal(back[name], tensor), name
-
-
-def test_one_dimensional_scales_and_half_precision_are_read() -> None:
-    mapping, state = to_open_clip(OURS, build(OURS, seed=1).state_dict())
     halves = {name: tensor.half() for name, tensor in state.items()}
     halves |= {name: halves[name].reshape(1) for name in ("logit_scale", "logit_bias")}
-    _, back = from_open_clip(mapping, halves)
+    back = loaded("open_clip", OURS, halves).state_dict()
     assert back["logit_scale"].shape == back["logit_bias"].shape == ()
     assert {tensor.dtype for tensor in back.values()} == {torch.float32}
 
@@ -236,7 +216,7 @@ def test_configurations_that_mean_another_model_are_refused(change: dict[str, An
     for key, value in change.items():
         config[key] = config[key] | value if isinstance(value, dict) else value
     with pytest.raises((SettingsError, UnknownNameError), match=stated):
-        from_transformers(config, {})
+        from_transformers(config)
 
 
 @pytest.mark.parametrize(
@@ -255,31 +235,20 @@ def test_configurations_that_mean_another_model_are_refused(change: dict[str, An
 def test_open_clip_configurations_that_mean_another_model_are_refused(
     part: str, change: dict[str, Any], stated: str
 ) -> None:
-    mapping, state = to_open_clip(OURS, build(OURS, seed=1).state_dict())
+    mapping = to_open_clip(OURS)
     with pytest.raises((SettingsError, UnknownNameError), match=stated):
-        from_open_clip(mapping | {part: mapping[part] | change}, state)
+        from_open_clip(mapping | {part: mapping[part] | change}, ())
 
 
-def test_old_position_ids_are_no_weights() -> None:
-    model = theirs()
-    state = model.state_dict() | {"text_model.embeddings.position_ids": torch.arange(CONTEXT)[None]}
-    from_transformers(model.config.to_dict(), state)
-
-
-def test_towers_of_another_family_are_refused_on_the_way_out() -> None:
-    with pytest.raises(SettingsError, match="vit and siglip"):
-        to_transformers(ClipConfig(512, VitConfig(), OURS.text), {})
-    with pytest.raises(SettingsError, match=r"(?s)another activation.*vit_micro"):
-        to_open_clip(replace(OURS, activation="gelu_tanh"), {})
-    with pytest.raises(SettingsError, match="builds no such"):
-        to_open_clip(replace(OURS, vision=replace(OURS.vision, layers=3)), {})
-    with pytest.raises(SettingsError, match="square"):
-        to_transformers(replace(OURS, vision=replace(OURS.vision, image_size=(32, 48))), {})
-
-
-def test_unit_embeddings_do_not_depend_on_the_padding_that_is_cut_off() -> None:
-    clip = build(OURS, seed=1).eval()
-    _, tokens = batch()
-    with torch.no_grad():
-        full, short = clip.encode_text(tokens[3:5]), clip.encode_text(tokens[3:5, :6])
-    assert torch.equal(F.normalize(full, dim=-1), F.normalize(short, dim=-1))
+@pytest.mark.parametrize(
+    ("write", "config", "stated"),
+    [
+        (to_transformers, ClipConfig(512, VitConfig(), OURS.text), "vit and siglip"),
+        (to_open_clip, replace(OURS, activation="gelu_tanh"), r"(?s)another activation.*vit_micro"),
+        (to_open_clip, replace(OURS, vision=replace(OURS.vision, layers=3)), "builds no such"),
+        (to_transformers, replace(OURS, vision=replace(OURS.vision, image_size=(32, 48))), "square"),
+    ],
+)
+def test_towers_that_a_library_lacks_are_refused(write: Any, config: ClipConfig, stated: str) -> None:
+    with pytest.raises(SettingsError, match=stated):
+        write(config)

@@ -30,8 +30,8 @@ from diptych.core.manifest import Manifest, file_entry, read_manifest, write_man
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.evaluate.classifier import build_classifier
 from diptych.export.onnx import export
+from diptych.models import verification
 from diptych.models.encode import encode_images, encode_texts
-from diptych.models.files import verification_cache
 from diptych.models.model import Model
 from diptych.models.runtimes import engines as runtimes
 from diptych.models.runtimes import exported as exports
@@ -59,9 +59,7 @@ def written(original: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(written: Path, tmp_path: Path) -> Path:
     return Path(
-        shutil.copytree(
-            written, tmp_path / "copy", ignore=shutil.ignore_patterns(verification_cache.CACHE_NAME)
-        )
+        shutil.copytree(written, tmp_path / "copy", ignore=shutil.ignore_patterns(verification.CACHE_NAME))
     )
 
 
@@ -196,13 +194,13 @@ def test_what_was_checked_once_is_not_checked_again_until_it_is_touched(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    real, tried = verification_cache.check_file, exports.check_reference
+    real, tried = verification.check_file, exports.check_reference
 
     def counting(folder: Path, entry: object) -> Path:
         checked.append(entry.name)  # type: ignore[attr-defined]
         return real(folder, entry)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(verification_cache, "check_file", counting)
+    monkeypatch.setattr(verification, "check_file", counting)
     monkeypatch.setattr(
         exports, "check_reference", lambda *a, **k: (checked.append("reference"), tried(*a, **k))[1]
     )
@@ -229,7 +227,7 @@ def test_a_folder_that_cannot_be_written_is_read_all_the_same(
     def refuse(*_: object) -> None:
         raise EnvironmentFault("no")
 
-    monkeypatch.setattr(verification_cache, "write_json", refuse)
+    monkeypatch.setattr(verification, "write_json", refuse)
     assert load_exported(copied, "onnx").encode_text(np.array([[538, 539]]), normalize=True).shape == (1, 48)
     assert not (copied / "verification_cache.json").exists()
 

@@ -14,7 +14,7 @@ from diptych.core.errors import UnknownNameError, UsageError
 from diptych.data.tokenizers.siglip import SiglipTokenizer
 from diptych.models.formats.convert import convert
 from diptych.models.model import Model
-from diptych.models.reference_outputs import CAPTIONS, reference_images
+from diptych.models.verification import CAPTIONS, reference_images
 
 sentencepiece = pytest.importorskip("sentencepiece")
 

@@ -20,23 +20,29 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from diptych.core.errors import DataError, DiptychError, IntegrityError, UsageError, unknown_name
+from diptych.core.errors import DiptychError, IntegrityError, UsageError, unknown_name
 from diptych.core.files.durable import staging_folder, write_bytes, write_json, writing
 from diptych.core.manifest import FileEntry, Manifest, file_entry, write_manifest
+from diptych.core.settings import to_mapping
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.data.tokenizers.siglip import SiglipTokenizer
 from diptych.models import checkpoint
-from diptych.models.files.hub import OPEN_CLIP_CONFIG
 from diptych.models.formats.detect import CONVERSION
+from diptych.models.formats.hub import OPEN_CLIP_CONFIG
+from diptych.models.formats.layouts import LAYOUTS, State, write_rows
 from diptych.models.formats.open_clip import preprocess_to_open_clip, to_open_clip
-from diptych.models.formats.openai import ARCHIVE_NUMBERS, from_openai_state, to_openai_state
-from diptych.models.formats.transformers import preprocess_to_transformers, to_transformers
+from diptych.models.formats.openai import ARCHIVE_NUMBERS, HEAD_WIDTH, infer_openai, to_openai_state
+from diptych.models.formats.transformers import (
+    preprocess_to_transformers,
+    to_transformers,
+    with_head_and_bias,
+)
 from diptych.models.load import load
 from diptych.models.model import Model
-from diptych.models.reference_outputs import reference_arrays
-from diptych.models.towers.config import ClipConfig, ResNetConfig
+from diptych.models.towers.config import ClipConfig
 from diptych.models.towers.numerics import require_float32
+from diptych.models.verification import reference_arrays
 
 Target = Literal["diptych", "openai", "open_clip", "transformers"]
 
@@ -69,7 +75,7 @@ def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]
         try:
             WRITERS[to](model, staged)
         except UsageError as error:
-            error.fix = error.fix or _advice(model, to)
+            error.fix = error.fix or _advice(model.config, to)
             raise
         report = {"to": to, "source": dict(model.provenance), **_parity(model, _read_back(model, staged, to))}
         write_json(staged / PARITY, report)
@@ -87,24 +93,24 @@ def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]
 
 
 def _write_open_clip(model: Model, folder: Path) -> None:
-    tokenizer, ours = model.tokenizer, model.clip.state_dict()
+    tokenizer = model.tokenizer
     if isinstance(tokenizer, SiglipTokenizer):
-        clean = tokenizer.save_for_open_clip(folder)
-        model_cfg, state = to_open_clip(model.config, ours, clean=clean)
+        model_cfg = to_open_clip(model.config, clean=tokenizer.save_for_open_clip(folder))
     else:
         tokenizer.save(folder)
-        model_cfg, state = to_open_clip(model.config, ours)
+        model_cfg = to_open_clip(model.config)
         if not tokenizer.is_published:
             # open_clip's own tokenizer holds OpenAI's merges; with a name here it reads the folder's files.
             model_cfg["text_cfg"] |= {"hf_tokenizer_name": "local"}
-    _write_tensors(folder / "open_clip_model.safetensors", state)
+    _write_tensors(folder / "open_clip_model.safetensors", "open_clip", model, model.clip.state_dict())
     document = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_to_open_clip(model.preprocess)}
     write_json(folder / OPEN_CLIP_CONFIG, document)
 
 
 def _write_transformers(model: Model, folder: Path) -> None:
-    config, state = to_transformers(model.config, model.clip.state_dict())
-    _write_tensors(folder / "model.safetensors", state)
+    config = to_transformers(model.config)
+    state = with_head_and_bias(model.config, model.clip.state_dict())
+    _write_tensors(folder / "model.safetensors", "transformers", model, state)
     write_json(folder / "config.json", config)
     processor = preprocess_to_transformers(model.preprocess, config["model_type"])
     write_json(folder / "preprocessor_config.json", processor)
@@ -114,21 +120,20 @@ def _write_transformers(model: Model, folder: Path) -> None:
         model.tokenizer.save(folder)
 
 
-def _write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+def _write_tensors(path: Path, library: str, model: Model, state: State) -> None:
+    theirs = write_rows(LAYOUTS[library](model.config, state), state)
     # from_pretrained refuses safetensors without this note on their origin.
-    write_bytes(path, save_tensors(_plain(state), {"format": "pt"}))
+    write_bytes(path, save_tensors(_plain(theirs), {"format": "pt"}))
 
 
 def _write_openai(model: Model, folder: Path) -> None:
     """Write an archive for `clip.load`; what it does not say is fixed in OpenAI's code and must be theirs."""
     config, tokenizer = model.config, model.tokenizer
-    try:
-        state = _plain(to_openai_state(model.clip.state_dict()))
-    except DataError:  # no rows for towers of another kind: the architecture is what differs
-        state = {}
+    siglip = "siglip" in (config.vision.kind, config.text.kind)
+    state = {} if siglip else _plain(to_openai_state(model.clip.state_dict()))
     usual = Preprocess(size=config.vision.image_size)
     checks = {
-        "the architecture": (_shape(config), _inferred(state)),
+        "the architecture": (_architecture(config), _inferred(state)),
         "the activation": (config.activation, "quick_gelu"),
         "the preprocessing": (preprocess_to_open_clip(model.preprocess), preprocess_to_open_clip(usual)),
         "no logit_bias": (config.logit_bias_init, None),
@@ -145,11 +150,26 @@ def _write_openai(model: Model, folder: Path) -> None:
         torch.jit.save(torch.jit.script(_module_tree(state)), file)
 
 
+def _inferred(state: State) -> dict[str, Any]:
+    """Return the architecture that OpenAI's code would infer, or nothing where it could infer none."""
+    with suppress(DiptychError):
+        return _architecture(infer_openai(state, activation="quick_gelu", head_width=HEAD_WIDTH))
+    return {}
+
+
+def _architecture(config: ClipConfig) -> dict[str, Any]:
+    """Return what OpenAI's code infers from shapes or fixes, apart from ids and starting values."""
+    towers = [(part, to_mapping(getattr(config, part))) for part in ("vision", "text")]
+    shape = {f"{part}.{name}": value for part, tower in towers for name, value in tower.items()}
+    free = {"text.start_id", "text.end_id", "vision.residual_gain"}
+    return {name: shape[name] for name in shape.keys() - free} | {"layer_norm_eps": config.layer_norm_eps}
+
+
 class QuickGELU(nn.Module):
     """The activation by its name in OpenAI's archives: it tells readers which one the blocks have."""
 
 
-def _module_tree(state: Mapping[str, Tensor]) -> nn.Module:
+def _module_tree(state: State) -> nn.Module:
     """Return modules without code whose `state_dict` is this one.
 
     `clip.load` takes only that from an archive. It cannot read what `torch.save` writes: it tries the open
@@ -173,25 +193,6 @@ def _module_tree(state: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
-def _inferred(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the architecture that OpenAI's code would infer, or nothing where it could infer none."""
-    try:
-        return _shape(from_openai_state(state, activation="quick_gelu", head_width=64)[0])
-    except DiptychError:
-        return {}
-
-
-def _shape(config: ClipConfig) -> dict[str, Any]:
-    """Return what OpenAI's code infers from shapes or fixes, apart from ids and starting values."""
-    vision, text = config.vision, config.text
-    image = type(vision).__name__, tuple(vision.image_size), vision.layers, vision.width, vision.heads
-    words = text.context_length, text.vocab_size, text.width, text.layers, text.heads, text.mlp_ratio
-    shape = {"vision": image, "text": words, "eps": config.layer_norm_eps}
-    if isinstance(vision, ResNetConfig):
-        return shape | {"stem_pool": vision.stem_pool}
-    return shape | {"patch": vision.patch_size, "mlp": vision.mlp_ratio}
-
-
 WRITERS: dict[str, Callable[[Model, Path], object]] = {
     "diptych": lambda model, folder: checkpoint.save(folder, model),
     "openai": _write_openai,
@@ -200,21 +201,20 @@ WRITERS: dict[str, Callable[[Model, Path], object]] = {
 }
 
 
-def _advice(model: Model, to: Target) -> str:
+def _advice(config: ClipConfig, to: Target) -> str:
     """Name the libraries that do hold a model's towers, for whoever is refused by one."""
-    config, state = model.config, model.clip.state_dict()
     forms: dict[str, Callable[..., object]] = {"open_clip": to_open_clip, "transformers": to_transformers}
     libraries = []
     for name, form in forms.items():
         with suppress(UsageError):
-            form(config, state)
+            form(config)
             libraries.append(f"--to {name}")
     if libraries and f"--to {to}" not in libraries:
         return f"take {' or '.join(libraries)}"
     return "keep the model as a checkpoint of diptych, or export it (ONNX); vision Transformers convert"
 
 
-def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _plain(state: State) -> dict[str, Tensor]:
     """Return tensors on the CPU, each with memory of its own, as files want them."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 

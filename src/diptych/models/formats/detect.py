@@ -8,13 +8,17 @@ its folder. What weights alone do not say is asked for, never guessed.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from diptych.core.errors import (
     DataError,
     DiptychError,
+    IntegrityError,
     SettingsError,
     UnknownNameError,
     UnsupportedError,
@@ -26,27 +30,21 @@ from diptych.core.manifest import is_done
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers.siglip_engines import Cleaning
 from diptych.models.checkpoint import CONFIG, KIND, RUN_MODEL
-from diptych.models.files.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
-from diptych.models.files.references import WEIGHTS_SUFFIXES
-from diptych.models.files.weights import Weights, read_weights
-from diptych.models.formats.layouts import State
+from diptych.models.formats.hub import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, WEIGHTS
+from diptych.models.formats.layouts import LAYOUTS, SCALARS, read_rows, require_fit, weights_only, write_rows
 from diptych.models.formats.open_clip import (
     ALLOWED,
     from_open_clip,
     open_clip_family,
     preprocess_from_open_clip,
-    to_open_clip,
+    stated_cleaning,
 )
-from diptych.models.formats.openai import ARCHIVE_NUMBERS, HEAD_WIDTH, from_openai_state, to_openai_state
-from diptych.models.formats.parts import Parts, malformed, other_activation, unsupported
-from diptych.models.formats.transformers import (
-    FAMILIES,
-    from_transformers,
-    preprocess_from_transformers,
-    to_transformers,
-)
-from diptych.models.tokenizers import stated_cleaning
-from diptych.models.towers.config import ACTIVATIONS, Activation
+from diptych.models.formats.openai import ARCHIVE_NUMBERS, HEAD_WIDTH, infer_openai
+from diptych.models.formats.references import WEIGHTS_SUFFIXES
+from diptych.models.formats.transformers import FAMILIES, from_transformers, preprocess_from_transformers
+from diptych.models.formats.weights import Weights, read_weights
+from diptych.models.towers.clip import Clip
+from diptych.models.towers.config import ACTIVATIONS, Activation, ClipConfig
 
 CONVERSION = "conversion"  # the kind of manifest that `diptych convert` leaves
 # In the order of transformers, which takes the first only where it holds an `image_processor`.
@@ -54,6 +52,7 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 SHOWN = 6  # names in a message
 SHOWN_CHARACTERS = 80  # of a name in a message
 NO_FILE = Path("config=")  # where a configuration that was passed comes from, in messages
+SUPPORTED = "a CLIP (vision Transformer or ModifiedResNet), SigLIP, or SigLIP 2 of a fixed resolution"
 
 MODULES, MODULES_BYTES = "modules.json", 2**20
 CLIPS = ("CLIPModel", "Transformer")  # the second reads any model of transformers: its config.json decides
@@ -63,9 +62,49 @@ _NEEDS_CONFIG = ("text_model.", "visual.trunk.", "text.transformer.embeddings")
 _CLASSES: dict[str, Activation] = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
 ConfigSource = str | Path | Mapping[str, Any]
-# What reads configuration and weights of a library, writes them, and reads its preprocessing.
-Written = Callable[..., tuple[dict[str, Any], State]]
-Translators = tuple[Callable[..., Any], Written, Callable[..., Preprocess]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model's files hold.
+
+    Attributes:
+        format: "open_clip", "transformers" or "openai".
+        config: without the ids of tokens that only the tokenizer tells.
+        weights: tensors as the files name them.
+        where: the file for messages.
+        folder: where a tokenizer may lie; None for a lone file.
+        preprocess: None where no file states it.
+        cleaning: of SigLIP's texts, where the configuration says it.
+    """
+
+    format: str
+    config: ClipConfig
+    weights: Weights
+    where: Path
+    files: tuple[Path, ...]
+    folder: Path | None
+    preprocess: Preprocess | None
+    cleaning: Cleaning | None = None
+
+    def tensors(self, clip: Clip) -> dict[str, Tensor]:
+        """Return the tensors of towers, under their names, in float32.
+
+        The vocabulary of `clip` may be smaller than that of the files: rows that no token has are left out.
+        """
+        ours, words = clip.state_dict(), "text.token_embedding.weight"
+        rows, theirs = LAYOUTS[self.format](clip.config, ours), weights_only(self.weights.tensors)
+        name = next(row.theirs for row in rows if row.ours == words)
+        if name in theirs and theirs[name].shape[:1] == (self.config.text.vocab_size,):
+            theirs[name] = theirs[name][: clip.config.text.vocab_size]
+        fix = "give the configuration that belongs to these weights, and weights of a CLIP alone"
+        require_fit(theirs, write_rows(rows, ours), _form, config=clip.config, where=self.where, fix=fix)
+        return read_rows(rows, theirs)
+
+
+def _form(name: str, tensor: Tensor) -> str:
+    shape = [] if name in SCALARS and tensor.numel() == 1 else list(tensor.shape)
+    return f"{shape}" if tensor.is_floating_point() else f"{shape} of {tensor.dtype}"
 
 
 def is_ours(path: Path) -> bool:
@@ -126,11 +165,11 @@ def clip_folder(folder: Path) -> Path:
         with path.open("rb") as file:
             rows: Any = json.loads(file.read(MODULES_BYTES))
     except (ValueError, RecursionError) as error:
-        raise malformed(path, type(error).__name__, "JSON") from error
+        raise _malformed(path, type(error).__name__, "JSON") from error
     rows = rows if isinstance(rows, list) and all(isinstance(row, dict) for row in rows) else [{}]
     texts = [text for row in rows for text in (row.get("type"), row.get("path", ""))]
     if any(not isinstance(text, str) or "\0" in text for text in texts):
-        raise malformed(path, "other entries", "a list of stages with type and path")
+        raise _malformed(path, "other entries", "a list of stages with type and path")
     kinds = [row["type"].rpartition(".")[2] for row in rows]
     if not kinds or kinds[0] not in CLIPS or any(kind not in HARMLESS for kind in kinds[1:]):
         raise UnsupportedError(
@@ -142,7 +181,7 @@ def clip_folder(folder: Path) -> Path:
         )
     inside: Path = (folder / rows[0].get("path", "")).resolve()
     if not inside.is_relative_to(folder.resolve()):
-        raise malformed(path, "a path that leads out of the folder", "a folder beside modules.json")
+        raise _malformed(path, "a path that leads out of the folder", "a folder beside modules.json")
     return inside
 
 
@@ -152,64 +191,56 @@ def _open_clip(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     model_cfg = document if alone else document.get("model_cfg")
     preprocess_cfg = document.get("preprocess_cfg") or {}
     if not isinstance(model_cfg, Mapping) or not isinstance(preprocess_cfg, Mapping):
-        raise malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
+        raise _malformed(path, "no model_cfg", "tables model_cfg and preprocess_cfg")
     family = open_clip_family(model_cfg)
     if family not in ALLOWED:
-        raise unsupported(path, "open_clip", family)
-    cleaning = stated_cleaning(model_cfg, family, (path if path.is_file() else weights).parent)
-    processor = (path, None if alone else preprocess_cfg)
-    translators = (from_open_clip, to_open_clip, preprocess_from_open_clip)
-    return _described("open_clip", translators, model_cfg, path, weights, processor, cleaning)
+        raise _unsupported(path, "open_clip", family)
+    with _refusals(path, "open_clip", "the configuration of a CLIP"):
+        cleaning = stated_cleaning(model_cfg, (path if path.is_file() else weights).parent)
+    read = partial(from_open_clip, model_cfg)
+    processor = None if alone else (path, preprocess_cfg)
+    return _described("open_clip", path, weights, read, preprocess_from_open_clip, processor, cleaning)
 
 
 def _transformers(document: Mapping[str, Any], path: Path, weights: Path) -> Parts:
     family = document.get("model_type")
     if not isinstance(family, str | None):
-        raise malformed(path, f"model_type of type {type(family).__name__}", " or ".join(FAMILIES))
+        raise _malformed(path, f"model_type of type {type(family).__name__}", " or ".join(FAMILIES))
     if family not in FAMILIES:
         kind = f"model_type {family[:SHOWN_CHARACTERS]!r}" if family else "no model_type"
-        raise unsupported(path, "transformers", kind)
-    processor = _processor(path.parent) if path.is_file() else (path, None)
+        raise _unsupported(path, "transformers", kind)
     read_preprocess = partial(preprocess_from_transformers, family=family)
-    translators = (from_transformers, to_transformers, read_preprocess)
-    return _described("transformers", translators, document, path, weights, processor)
+    processor = _processor(path.parent) if path.is_file() else None
+    return _described(
+        "transformers", path, weights, lambda _: from_transformers(document), read_preprocess, processor
+    )
 
 
 def _described(
     library: str,
-    translators: Translators,
-    document: Mapping[str, Any],
     path: Path,
     weights: Path,
-    processor: tuple[Path, Mapping[str, Any] | None],
+    read: Callable[[Mapping[str, Tensor]], ClipConfig],
+    read_preprocess: Callable[[Mapping[str, Any], tuple[int, int]], Preprocess],
+    processor: tuple[Path, Mapping[str, Any]] | None,
     cleaning: Cleaning | None = None,
 ) -> Parts:
     """Read weights that a configuration describes; `processor`: file and content of the preprocessing."""
-    read, write, read_preprocess = translators
-    loaded = read_weights(weights)
-    with _refusals(path, library, "the configuration of a CLIP", weights=loaded.files[0]):
-        config, state = read(document, loaded.tensors)
+    loaded, preprocess = read_weights(weights), None
+    with _refusals(path, library, "the configuration of a CLIP"):
+        config = read(loaded.tensors)
     stated = _stated_activation(loaded)
     if stated not in (None, config.activation):
-        raise UsageError(
-            "the archive states another activation than its configuration",
-            where=path,
-            found=config.activation,
-            expected=stated,
-            fix="give the configuration that belongs to these weights",
-        )
-    settings_file, settings = processor
-    preprocess = None
-    if settings is not None:
-        with _refusals(settings_file, library, "a preprocessing that this package has"):
-            preprocess = read_preprocess(settings, config.vision.image_size)
-    files = (*dict.fromkeys(file for file in (path, settings_file) if file.is_file()), *loaded.files)
+        what = "the archive states another activation than its configuration"
+        fix = "give the configuration that belongs to these weights"
+        raise UsageError(what, where=path, found=config.activation, expected=stated, fix=fix)
+    if processor is not None:
+        with _refusals(processor[0], library, "a preprocessing that this package has"):
+            preprocess = read_preprocess(processor[1], config.vision.image_size)
+    described = [file for file in (path, *(processor or ())[:1]) if file.is_file()]
     folder = path.parent if path.is_file() else None
-
-    def to_theirs(ours: State) -> State:
-        return write(config, ours)[1]
-
-    return Parts(library, config, state, loaded, to_theirs, preprocess, files, folder, weights, cleaning)
+    files = tuple(dict.fromkeys((*described, *loaded.files)))
+    return Parts(library, config, loaded, weights, files, folder, preprocess, cleaning)
 
 
 def _alone(folder: Path | None, weights: Path, activation: Activation | None) -> Parts:
@@ -227,15 +258,14 @@ def _alone(folder: Path | None, weights: Path, activation: Activation | None) ->
     quick = activation == "quick_gelu" and bool(loaded.modules)
     head_width = HEAD_WIDTH if quick and loaded.tensors.keys() >= set(ARCHIVE_NUMBERS) else None
     try:
-        config, state = from_openai_state(loaded.tensors, activation=activation, head_width=head_width)
+        config = infer_openai(loaded.tensors, activation=activation, head_width=head_width)
     except (DataError, UnsupportedError) as error:
         error.where = str(weights)
         raise
-    except (ValueError, SettingsError) as error:
-        raise malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
+    except (ValueError, IndexError, SettingsError) as error:
+        raise _malformed(weights, str(error), "the shapes of a CLIP in OpenAI's layout") from error
     preprocess = Preprocess(size=config.vision.image_size) if head_width else None
-    files = loaded.files
-    return Parts("openai", config, state, loaded, to_openai_state, preprocess, files, folder, weights)
+    return Parts("openai", config, loaded, weights, loaded.files, folder, preprocess)
 
 
 def _stated_activation(loaded: Weights) -> Activation | None:
@@ -262,13 +292,13 @@ def _activation(loaded: Weights, given: Activation | None, weights: Path) -> Act
     return activation
 
 
-def _processor(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+def _processor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the file that tells how images are prepared, and its content."""
     nested, flat = (folder / name for name in PROCESSORS)
     document = read_json(nested) if nested.is_file() else {}
     if document.get("image_processor") is not None:
         return nested, document
-    return flat, read_json(flat) if flat.is_file() else None
+    return (flat, read_json(flat)) if flat.is_file() else None
 
 
 def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
@@ -290,15 +320,28 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 @contextmanager
-def _refusals(path: Path, library: str, expected: str, weights: Path | None = None) -> Iterator[None]:
+def _refusals(path: Path, library: str, expected: str) -> Iterator[None]:
     """Turn what a translation refuses into errors that name the file: of another kind, or damaged."""
     try:
         yield
-    except DataError as error:
-        error.where = str(weights)
-        raise
     except (UnsupportedError, UnknownNameError) as error:
-        setting = f"{error.where}: {error.found or error.what}"
-        raise unsupported(path, library, setting) from error
+        raise _unsupported(path, library, f"{error.where}: {error.found or error.what}") from error
     except (DiptychError, OverflowError, ValueError) as error:
-        raise malformed(path, str(error), expected) from error
+        raise _malformed(path, str(error), expected) from error
+
+
+def _malformed(path: Path, found: str, expected: str) -> IntegrityError:
+    what = "the file does not describe a model that can be read"
+    fix = "restore the file that was published with these weights"
+    return IntegrityError(what, where=path, found=found, expected=expected, fix=fix)
+
+
+def _unsupported(path: Path, library: str, found: str) -> UnsupportedError:
+    what, fix = "diptych does not have this kind of model", f"load it with {library}, which reads these files"
+    return UnsupportedError(what, where=path, found=found, expected=SUPPORTED, fix=fix)
+
+
+def other_activation(who: str, where: Path, given: object, expected: object) -> UsageError:
+    """Build the error for an activation that was passed and contradicts the files."""
+    what = f"{who} another activation than the one passed"
+    return UsageError(what, where=where, found=given, expected=expected, fix="leave activation= out")

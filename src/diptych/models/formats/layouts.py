@@ -2,20 +2,25 @@
 
 A row says which of our tensors make up which of theirs. Reading and writing go through the same rows, so one
 is the inverse of the other. A new family is a table here and a tower.
+
+OpenAI and open_clip call the image tower ``visual`` and leave the text tower without a prefix, nest blocks in
+``transformer.resblocks``, and pack query, key and value into one ``in_proj``; open_clip's SigLIP has timm's
+image tower under ``visual.trunk``. transformers names every part, and shares nothing with the others.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from diptych.core.errors import DataError
+from diptych.core.errors import IntegrityError
 from diptych.models.towers.config import MAX_LAYERS, ClipConfig, SiglipTextConfig, SiglipVisionConfig
 
 State = Mapping[str, Tensor]
-SHOWN_NAMES = 4
+SHOWN = 6  # tensors in a message
 SCALARS = ("logit_scale", "logit_bias")  # 0-D or of one element, as the library and its version like it
 QKV = "attn.q_proj attn.k_proj attn.v_proj"
 
@@ -57,9 +62,7 @@ _OPENAI_BLOCK = {name: name for name in ("ln_1", "attn.out_proj", "ln_2", "mlp.c
 def openai_rows(names: Iterable[str]) -> list[Row]:
     """Return the rows of a CLIP of OpenAI or open_clip.
 
-    Args:
-        names: of ours or of theirs; they tell the number of blocks, and the layers of a ModifiedResNet, whose
-            names are the same below the tower.
+    The names of our tensors tell the number of blocks, and the layers of a ModifiedResNet.
     """
     names = list(names)
     rows = [
@@ -70,19 +73,21 @@ def openai_rows(names: Iterable[str]) -> list[Row]:
         *(Row(name, name, (0, 0)) for name in SCALARS if name in names),
     ]
     for tower, theirs in (("text", "transformer.resblocks"), ("vision", "visual.transformer.resblocks")):
-        pattern = re.compile(rf"(?:{tower}\.blocks|{re.escape(theirs)})\.(\d+)\.")
+        pattern = re.compile(rf"{tower}\.blocks\.(\d+)\.")
         depth = len({match[1] for name in names if (match := pattern.match(name))})
         rows += _openai_blocks(f"{tower}.blocks", theirs, depth)
     for name in names:
-        prefix, _, rest = name.partition(".")
-        if prefix in ("vision", "visual") and not rest.startswith(("blocks.", "transformer.")):
-            rows.append(Row(f"visual.{rest}", f"vision.{rest}"))
+        tower, _, rest = name.partition(".")
+        if tower == "vision" and not rest.startswith("blocks."):
+            rows.append(Row(f"visual.{rest}", name))
     return rows
 
 
-def open_clip_siglip_rows(vision: SiglipVisionConfig, text: SiglipTextConfig, *, bias: bool) -> list[Row]:
-    """Return the rows of open_clip's CustomTextCLIP around a tower of timm."""
-    trunk = "visual.trunk"
+def open_clip_rows(config: ClipConfig, names: Iterable[str]) -> list[Row]:
+    """Return the rows of open_clip: OpenAI's, and those of its CustomTextCLIP around a tower of timm."""
+    vision, text, trunk = config.vision, config.text, "visual.trunk"
+    if not isinstance(vision, SiglipVisionConfig) or not isinstance(text, SiglipTextConfig):
+        return openai_rows(names)
     rows = [
         *_layer("vision.conv1", f"{trunk}.patch_embed.proj"),
         Row(f"{trunk}.pos_embed", "vision.positional_embedding", (2, 3)),
@@ -97,11 +102,11 @@ def open_clip_siglip_rows(vision: SiglipVisionConfig, text: SiglipTextConfig, *,
         Row("logit_scale", "logit_scale", (0, 0)),
     ]
     rows += _layer("text.head", "text.text_projection") if text.head else ()
-    rows += [Row("logit_bias", "logit_bias", (0, 0))] if bias else []
+    rows += [Row("logit_bias", "logit_bias", (0, 0))] if config.logit_bias_init is not None else []
     return rows
 
 
-def transformers_rows(config: ClipConfig) -> list[Row]:
+def transformers_rows(config: ClipConfig, _names: Iterable[str]) -> list[Row]:
     """Return the rows of a CLIPModel or SiglipModel of transformers; the latter always has bias and heads."""
     vision, text = "vision_model", "text_model"
     layers = config.vision.layers
@@ -136,6 +141,14 @@ def transformers_rows(config: ClipConfig) -> list[Row]:
     ]
 
 
+# The rows of a library, by our configuration and the names of our tensors.
+LAYOUTS: dict[str, Callable[[ClipConfig, Iterable[str]], list[Row]]] = {
+    "openai": lambda _, names: openai_rows(names),
+    "open_clip": open_clip_rows,
+    "transformers": transformers_rows,
+}
+
+
 def weights_only(state: State) -> dict[str, Tensor]:
     """Leave out what is no weight, and the ``text.`` that CustomTextCLIP puts before the names of a CLIP."""
     kept = {name: tensor for name, tensor in state.items() if not _NOT_WEIGHTS.fullmatch(name)}
@@ -147,70 +160,68 @@ def weights_only(state: State) -> dict[str, Tensor]:
 def read_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
     """Return our tensors by name, floats in float32; those of theirs that are unchanged are shared.
 
-    Missing and left-over tensors are no matter here: `Parts.check` names them.
+    Theirs have the shapes that `write_rows` makes, but for scalars of one element.
     """
     ours: dict[str, Tensor] = {}
     for row in rows:
-        if row.theirs not in state:
-            continue
         value = state[row.theirs].detach()
         value = value.float() if value.is_floating_point() else value
-        if row.transposed and value.ndim == 2:
+        if row.transposed:
             value = value.t().contiguous()
         if row.dimensions is not None:
-            value = _shape(value, row.dimensions[0], row.theirs)
+            value = _with_dimensions(value, row.dimensions[0])
         names = row.ours.split()
-        if len(names) == 1:
-            ours[row.ours] = value
-            continue
-        if value.ndim == 0 or value.shape[0] % len(names):
-            raise _wrong_shape(row.theirs, value, f"{len(names)} equal parts behind one another")
-        parts = zip(names, value.chunk(len(names)), strict=True)
-        ours |= {name: part.clone() for name, part in parts}
+        parts = [value] if len(names) == 1 else [part.clone() for part in value.chunk(len(names))]
+        ours |= zip(names, parts, strict=True)
     return ours
 
 
 def write_rows(rows: Iterable[Row], state: State) -> dict[str, Tensor]:
-    """Return their tensors by name, on the device and in the dtype of ours; the inverse of `read_rows`.
-
-    A tensor that is missing or left over is a DataError.
-    """
-    rest, theirs = dict(state), {}
-    missing = []
+    """Return their tensors by name, on the device and in the dtype of ours; the inverse of `read_rows`."""
+    theirs: dict[str, Tensor] = {}
     for row in rows:
-        names = row.ours.split()
-        if absent := [name for name in names if name not in rest]:
-            missing += absent
-            continue
-        parts = [rest.pop(name).detach() for name in names]
+        parts = [state[name].detach() for name in row.ours.split()]
         value = parts[0] if len(parts) == 1 else torch.cat(parts)
         if row.dimensions is not None:
-            value = _shape(value, row.dimensions[1], row.theirs)
+            value = _with_dimensions(value, row.dimensions[1])
         theirs[row.theirs] = (value.t() if row.transposed else value).contiguous()
-    for how, wrong in (("missing", sorted(missing)), ("left over", sorted(rest))):
-        if wrong:
-            more = f" … ({len(wrong)} in all)" if len(wrong) > SHOWN_NAMES else ""
-            raise DataError(
-                f"tensors are {how}",
-                found=", ".join(wrong[:SHOWN_NAMES]) + more,
-                expected="exactly the tensors of the architecture that the configuration describes",
-                fix="give weights and configuration of the same model",
-            )
     return theirs
 
 
-def _shape(value: Tensor, dimensions: int, name: str) -> Tensor:
+def require_fit(
+    actual: State,
+    expected: State,
+    form: Callable[[str, Tensor], str],
+    *,
+    config: ClipConfig,
+    where: Path,
+    fix: str,
+) -> None:
+    """Refuse a file whose tensors are not the expected ones: each one once, and alike in `form`."""
+    forms = [{name: form(name, tensor) for name, tensor in state.items()} for state in (actual, expected)]
+    wrong = []
+    for name in sorted(actual.keys() | expected.keys()):
+        one, other = (each.get(name) for each in forms)
+        if other is None:
+            wrong.append(f"an unknown {name} {one}")
+        elif one != other:
+            wrong.append(f"no {name} {other}" if one is None else f"{name} {one} instead of {other}")
+    if wrong:
+        more = f" … ({len(wrong)} in all)" if len(wrong) > SHOWN else ""
+        raise IntegrityError(
+            "the weights do not fit the architecture",
+            where=where,
+            found="; ".join(wrong[:SHOWN]) + more,
+            expected=f"every tensor of the towers once: {config.vision}, {config.text}",
+            fix=fix,
+        )
+
+
+def _with_dimensions(value: Tensor, dimensions: int) -> Tensor:
     shape = list(value.shape)
     while len(shape) > dimensions and shape[0] == 1:
         del shape[0]
-    shape = [1] * (dimensions - len(shape)) + shape
-    if len(shape) != dimensions:
-        raise _wrong_shape(name, value, f"{dimensions} dimensions")
-    return value.reshape(shape)
-
-
-def _wrong_shape(name: str, value: Tensor, expected: str) -> DataError:
-    return DataError("a tensor has a wrong shape", where=name, found=list(value.shape), expected=expected)
+    return value.reshape([1] * (dimensions - len(shape)) + shape)
 
 
 def _layer(ours: str, theirs: str) -> Iterator[Row]:

@@ -1,34 +1,26 @@
-"""Translate between our configuration and weights and open_clip's; mappings in, mappings out.
+"""Translate between our configuration and open_clip's; mappings in, mappings out.
 
 Whatever `open_clip_config.json` may say that our towers cannot do is refused by its name; what only matters
-in training is ignored. CLIP's weights are in OpenAI's layout; a SigLIP has timm's image tower under
-``visual.trunk``, and its tokens' ids are not in the configuration: take them from the tokenizer, with
-`ClipConfig.with_tokenizer`.
+in training is ignored. The ids of a SigLIP's tokens are not in the configuration: take them from the
+tokenizer, with `ClipConfig.with_tokenizer`.
 
 Source: open_clip 3.3, `model.py`, `transform.py`, `factory.get_tokenizer`, `tokenizer.py`; timm 1.0
 `vision_transformer.py`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
-
-from torch import Tensor
 
 from diptych.core.errors import UnsupportedError, unknown_name
 from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.formats.layouts import (
-    State,
-    open_clip_siglip_rows,
-    openai_rows,
-    read_rows,
-    weights_only,
-    write_rows,
-)
-from diptych.models.formats.openai import bias_init, to_openai_state
-from diptych.models.formats.parts import cannot, no_form
+from diptych.data.tokenizers.settings import CONFIG as TOKENIZER_CONFIG
+from diptych.data.tokenizers.siglip_engines import Cleaning
+from diptych.data.tokenizers.vocabulary import read_object
+from diptych.models.formats.openai import bias_init
 from diptych.models.towers.config import (
     NO_CEILING,
     NO_TOKEN,
@@ -128,6 +120,7 @@ ALLOWED: dict[str, dict[str, tuple[Plain, ...]]] = {
                "timm_pool": ("map",), "timm_proj": ("none",)},
 }  # fmt: skip
 
+TEXT_KEYS = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")  # theirs and ours
 _TOKENIZERS = {32_000: "timm/ViT-B-16-SigLIP", 250_000: "timm/ViT-B-16-SigLIP-i18n-256"}
 _NEWEST_TOKENIZER = "timm/ViT-B-16-SigLIP2"
 
@@ -147,15 +140,8 @@ def open_clip_family(model_cfg: Mapping[str, Any]) -> str:
     return "siglip" if "siglip" in timm else other
 
 
-def from_open_clip(model_cfg: Mapping[str, Any], state: State) -> tuple[ClipConfig, dict[str, Tensor]]:
-    """Read a configuration and weights of open_clip.
-
-    Args:
-        model_cfg: the `model_cfg` of an open_clip_config.json.
-        state: their tensors by name, with or without the `text.` of CustomTextCLIP.
-
-    Returns:
-        Our configuration, and our tensors by name in float32, which may share memory with theirs.
+def from_open_clip(model_cfg: Mapping[str, Any], names: Collection[str]) -> ClipConfig:
+    """Read the `model_cfg` of an open_clip_config.json; the tensors' names tell whether there is a bias.
 
     Raises:
         SettingsError: the configuration says something that our towers cannot do, or is malformed.
@@ -168,18 +154,15 @@ def from_open_clip(model_cfg: Mapping[str, Any], state: State) -> tuple[ClipConf
         part, keys = ("vision_cfg", vision) if name.startswith("timm") else ("text_cfg", text)
         if (value := getattr(keys, name)) not in allowed:
             raise _cannot(f"{part}.{name}", repr(value), " or ".join(map(repr, allowed)))
-    weights = weights_only(state)
     ours = (_siglip if family == "siglip" else _clip)(cfg, vision, text)
-    bias = bias_init(weights, cfg.init_logit_bias)
+    bias = bias_init(names, cfg.init_logit_bias)
     ours = replace(ours, logit_scale_init=cfg.init_logit_scale, logit_bias_init=bias)
     check_sizes(ours)
-    return ours, read_rows(_siglip_rows(ours) or openai_rows(weights), weights)
+    return ours
 
 
-def to_open_clip(
-    config: ClipConfig, state: State, *, clean: str = "canonicalize"
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Write `model_cfg` and the tensors of open_clip; the inverse of `from_open_clip`.
+def to_open_clip(config: ClipConfig, *, clean: str = "canonicalize") -> dict[str, Any]:
+    """Write `model_cfg`; the inverse of `from_open_clip`.
 
     A SigLIP's tokenizer is the published one of that vocabulary's size; open_clip takes the files of a local
     folder instead. `clean` is how open_clip cleans its texts (`SiglipTokenizer.save_for_open_clip`).
@@ -187,35 +170,55 @@ def to_open_clip(
     Raises:
         UsageError: open_clip has no such tower, or timm builds none.
     """
-    ours, rows = config.text, _siglip_rows(config)
-    activation = config.text_activation or config.activation
-    text: dict[str, Any] = {
-        name: getattr(ours, name) for name in ("context_length", "vocab_size", "width", "heads", "layers")
-    }
-    if ours.mlp_ratio != TextCfg().mlp_ratio:
-        text["mlp_ratio"] = ours.mlp_ratio
+    ours, activation = config.text, config.text_activation or config.activation
     norm = {"norm_kwargs": {"eps": config.layer_norm_eps}} if config.layer_norm_eps != EPS else {}
     tanh = {"act_kwargs": {"approximate": "tanh"}} if activation == "gelu_tanh" else {}
-    text |= norm | tanh
+    text: dict[str, Any] = {name: getattr(ours, name) for name in TEXT_KEYS} | norm | tanh
+    if ours.mlp_ratio == TextCfg().mlp_ratio:
+        del text["mlp_ratio"]
+    model_cfg: dict[str, Any] = {
+        "embed_dim": config.embed_dim,
+        "quick_gelu": activation == "quick_gelu",
+        "init_logit_scale": config.logit_scale_init,
+        "vision_cfg": _vision_cfg(config) if ours.kind == "clip" else _siglip_vision_cfg(config),
+        "text_cfg": text,
+    }
+    if config.logit_bias_init is not None:
+        model_cfg["init_logit_bias"] = config.logit_bias_init
     if isinstance(ours, SiglipTextConfig):
-        vision = _siglip_vision_cfg(config)
+        model_cfg["custom_text"] = True
         text |= {"no_causal_mask": True, "pool_type": "last", "tokenizer_kwargs": {"clean": clean}}
         text |= {"hf_tokenizer_name": _TOKENIZERS.get(ours.vocab_size, _NEWEST_TOKENIZER)}
         text |= {"proj_bias": True} if ours.head else {"proj_type": "none"}
     else:
-        vision = _vision_cfg(config) | norm | tanh
-        if ours.end_id != ours.vocab_size - 1:
-            text |= {"pool_type": "eos", "eos_id": ours.end_id}
-    model_cfg = {
-        "embed_dim": config.embed_dim,
-        "quick_gelu": activation == "quick_gelu",
-        "init_logit_scale": config.logit_scale_init,
-        **({} if config.logit_bias_init is None else {"init_logit_bias": config.logit_bias_init}),
-        **({} if rows is None else {"custom_text": True}),
-        "vision_cfg": vision,
-        "text_cfg": text,
-    }
-    return model_cfg, to_openai_state(state) if rows is None else write_rows(rows, state)
+        model_cfg["vision_cfg"] |= norm | tanh
+        text |= {} if ours.end_id == ours.vocab_size - 1 else {"pool_type": "eos", "eos_id": ours.end_id}
+    return model_cfg
+
+
+def stated_cleaning(model_cfg: Mapping[str, Any], folder: Path) -> Cleaning | None:
+    """Return the clean-up of a SigLIP's texts where the configuration states it; None elsewhere.
+
+    `folder` is the tokenizer's. What changes ids otherwise is refused by its name.
+    """
+    text = model_cfg.get("text_cfg")
+    text = text if isinstance(text, Mapping) else {}
+    options = text.get("tokenizer_kwargs")
+    options = dict(options) if isinstance(options, Mapping) else {}
+    named = bool(text.get("hf_tokenizer_name"))  # then `HFTokenizer`, whose own file lower-cases
+    clean = options.pop("clean", None) or ("whitespace" if named else "lower")
+    allowed: tuple[Any, ...] = ("lower", "whitespace") if named else ("lower",)
+    siglip = open_clip_family(model_cfg) == "siglip"
+    if siglip:
+        recorded = "diptych_cleaning" in read_object(folder / TOKENIZER_CONFIG)  # by `save_for_open_clip`
+        allowed = (clean,) if recorded else ("canonicalize",)
+    if clean not in allowed:
+        raise _cannot("text_cfg.tokenizer_kwargs.clean", repr(clean)[:80], " or ".join(map(str, allowed)))
+    others = {f"tokenizer_kwargs.{name}": value for name, value in options.items()}
+    for name, value in {**others, "tokenizer_mode": text.get("tokenizer_mode")}.items():
+        if value:
+            raise _cannot(f"text_cfg.{name[:80]}", repr(value)[:80], "nothing")
+    return "open_clip" if siglip and clean == "canonicalize" else None
 
 
 def preprocess_from_open_clip(cfg: Mapping[str, Any], size: tuple[int, int]) -> Preprocess:
@@ -232,7 +235,8 @@ def preprocess_to_open_clip(preprocess: Preprocess) -> dict[str, Any]:
     oblong = preprocess.size[0] != preprocess.size[1] and preprocess.resize == "shortest"
     if oblong and preprocess.interpolation != "bicubic":
         found = f"interpolation {preprocess.interpolation}, shortest side to {preprocess.size}"
-        raise no_form("open_clip", "transform", found, "bicubic, where the target is not square")
+        expected = "bicubic, where the target is not square"
+        raise UnsupportedError("open_clip has no such transform", found=found, expected=expected)
     return {
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
@@ -277,7 +281,7 @@ def _clip(cfg: ModelCfg, vision: VisionCfg, text: TextCfg) -> ClipConfig:
     else:
         raise _cannot("vision_cfg.layers", layers, "four numbers of blocks")
     end_id = text.eos_id if text.pool_type == "eos" else NO_TOKEN
-    words = TextConfig(**_text_shape(text), start_id=NO_TOKEN, end_id=end_id)
+    words = TextConfig(**{name: getattr(text, name) for name in TEXT_KEYS}, start_id=NO_TOKEN, end_id=end_id)
     return ClipConfig(cfg.embed_dim, tower, words, activation, eps)
 
 
@@ -296,17 +300,12 @@ def _siglip(cfg: ModelCfg, vision: VisionCfg, text: TextCfg) -> ClipConfig:
     return ClipConfig(
         cfg.embed_dim,
         SiglipVisionConfig(size, *tower),
-        SiglipTextConfig(**_text_shape(text), head=head),
+        SiglipTextConfig(**{name: getattr(text, name) for name in TEXT_KEYS}, head=head),
         trunk.activation,
         eps,
         logit_scale_max=NO_CEILING,
         text_activation=None if activation == trunk.activation else activation,
     )
-
-
-def _text_shape(text: TextCfg) -> dict[str, Any]:
-    names = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
-    return {name: getattr(text, name) for name in names}
 
 
 def _eps(norm_kwargs: Mapping[str, Plain] | None) -> float:
@@ -334,19 +333,11 @@ def _pair(sizes: Sizes, name: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
-def _siglip_rows(config: ClipConfig) -> Any:
-    """Return the rows of a SigLIP, None for another family."""
-    if isinstance(config.vision, SiglipVisionConfig) and isinstance(config.text, SiglipTextConfig):
-        bias = config.logit_bias_init is not None
-        return open_clip_siglip_rows(config.vision, config.text, bias=bias)
-    return None
-
-
 def _siglip_vision_cfg(config: ClipConfig) -> dict[str, Any]:
     vision = config.vision
     if not isinstance(vision, SiglipVisionConfig) or config.layer_norm_eps != TRUNK_EPS:
         found = f"{vision.kind} with a layer_norm_eps of {config.layer_norm_eps:g}"
-        raise no_form("open_clip", "image tower", found, f"siglip with {TRUNK_EPS:g}")
+        raise _no_image_tower(found, f"siglip with {TRUNK_EPS:g}")
     return {
         "image_size": _side_or_sides(vision.image_size),
         "timm_model_name": trunk_name(vision, config.activation, TRUNKS),
@@ -366,7 +357,11 @@ def _vision_cfg(config: ClipConfig) -> dict[str, Any]:
         return {**shared, "layers": list(vision.layers), "head_width": vision.width * 32 // vision.heads}
     stemless = isinstance(vision, ResNetConfig) and not vision.stem_pool
     found = "a ResNet without the stem's pool" if stemless else f"{vision.kind}, images of {size}"
-    raise no_form("open_clip", "image tower", found, "the paper's ModifiedResNet on square images")
+    raise _no_image_tower(found, "the paper's ModifiedResNet on square images")
+
+
+def _no_image_tower(found: str, expected: str) -> UnsupportedError:
+    return UnsupportedError("open_clip has no such image tower", found=found, expected=expected)
 
 
 def _side_or_sides(size: tuple[int, int]) -> int | list[int]:
@@ -374,4 +369,8 @@ def _side_or_sides(size: tuple[int, int]) -> int | list[int]:
 
 
 def _cannot(name: str, found: object, expected: object) -> UnsupportedError:
-    return cannot("open_clip", name, found, expected)
+    what, fix = (
+        "the configuration asks for something that diptych does not have",
+        "use open_clip for this model",
+    )
+    return UnsupportedError(what, where=name, found=found, expected=expected, fix=fix)

@@ -1,21 +1,18 @@
-"""Translate between our weights and OpenAI's CLIP, whose layout open_clip shares; infer what nothing states.
-
-Theirs call the image tower ``visual`` and leave the text tower without a prefix, nest blocks in
-``transformer.resblocks``, and pack query, key and value into one ``in_proj``.
+"""Infer the architecture of weights in OpenAI's layout, which open_clip shares, from their shapes.
 
 Source: OpenAI's ``clip/model.py`` (``build_model`` infers the architecture from shapes as we do).
 """
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from diptych.core.errors import DataError, UnsupportedError
-from diptych.models.formats.layouts import State, openai_rows, read_rows, weights_only, write_rows
+from diptych.models.formats.layouts import State, openai_rows, weights_only, write_rows
 from diptych.models.towers.config import (
     NO_TOKEN,
     Activation,
@@ -34,24 +31,20 @@ ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # beside
 T = TypeVar("T", VitConfig | ResNetConfig, TextConfig)
 
 
-def from_openai_state(
-    state: State, *, activation: Activation, head_width: int | None = None
-) -> tuple[ClipConfig, dict[str, Tensor]]:
-    """Read weights in the OpenAI / open_clip layout that come without a configuration.
+def infer_openai(state: State, *, activation: Activation, head_width: int | None = None) -> ClipConfig:
+    """Return the architecture that the shapes imply (square images) of weights without a configuration.
 
     Args:
         state: their tensors by name.
         activation: recorded nowhere in the weights, and decisive: OpenAI's own use ``"quick_gelu"``.
-        head_width: width of an attention head, where the format fixes it; None: the number of heads is known
-            of published towers alone.
+        head_width: None: the number of heads is known of published towers alone.
 
-    Returns:
-        The architecture that the shapes imply (square images), and our tensors by name in float32, which may
-        share memory with theirs.
+    Raises:
+        DataError: other names than OpenAI's.
+        UnsupportedError: the number of heads is not known.
     """
-    state = weights_only(state)
     try:
-        config = _infer(state, activation, head_width)
+        return _infer(weights_only(state), activation, head_width)
     except KeyError as error:
         raise DataError(
             "the weights are not a CLIP in the OpenAI layout",
@@ -59,7 +52,6 @@ def from_openai_state(
             expected="the names of openai/CLIP or open_clip",
             fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
         ) from error
-    return config, read_rows(openai_rows(state), state)
 
 
 def to_openai_state(state: State) -> dict[str, Tensor]:
@@ -67,22 +59,23 @@ def to_openai_state(state: State) -> dict[str, Tensor]:
     return write_rows(openai_rows(state), state)
 
 
-def bias_init(state: State, stated: float | None = None) -> float | None:
+def bias_init(names: Collection[str], stated: float | None = None) -> float | None:
     """Return where the bias of the sigmoid loss starts; None: there is none."""
-    return SIGMOID_BIAS if stated is None and "logit_bias" in state else stated
+    return SIGMOID_BIAS if stated is None and "logit_bias" in names else stated
 
 
 def _infer(state: State, activation: Activation, head_width: int | None) -> ClipConfig:
-    vocab_size, text_width = state["token_embedding.weight"].shape
+    vocab_size, width = state["token_embedding.weight"].shape
+    layers, ratio = _blocks(state, "transformer")
     text = TextConfig(
         context_length=state["positional_embedding"].shape[0],
         vocab_size=vocab_size,
-        width=text_width,
-        layers=_count(state, r"transformer\.resblocks\.(\d+)\."),
-        heads=_heads_of(text_width, head_width),
+        width=width,
+        layers=layers,
+        heads=_heads_of(width, head_width),
         start_id=NO_TOKEN,
         end_id=NO_TOKEN,
-        mlp_ratio=_mlp_ratio(state, "transformer.resblocks.0.mlp.c_fc.weight"),
+        mlp_ratio=ratio,
     )
     vision = (_infer_vit if "visual.proj" in state else _infer_resnet)(state, head_width)
     embed_dim = state["text_projection"].shape[1]
@@ -94,8 +87,7 @@ def _infer(state: State, activation: Activation, head_width: int | None) -> Clip
 def _infer_vit(state: State, head_width: int | None) -> VitConfig:
     width, _, patch, _ = state["visual.conv1.weight"].shape
     side = math.isqrt(state["visual.positional_embedding"].shape[0] - 1) * patch  # a published one is square
-    layers = _count(state, r"visual\.transformer\.resblocks\.(\d+)\.")
-    ratio = _mlp_ratio(state, "visual.transformer.resblocks.0.mlp.c_fc.weight")
+    layers, ratio = _blocks(state, "visual.transformer")
     return VitConfig((side, side), patch, width, layers, _heads_of(width, head_width), ratio)
 
 
@@ -111,9 +103,10 @@ def _heads_of(width: int, head_width: int | None) -> int:
     return width // head_width if head_width else 1
 
 
-def _mlp_ratio(state: State, name: str) -> float:
-    hidden, width = state[name].shape
-    return mlp_ratio(width, hidden)
+def _blocks(state: State, transformer: str) -> tuple[int, float]:
+    """Return the number of residual blocks, and by how much their MLPs are wider than they."""
+    hidden, width = state[f"{transformer}.resblocks.0.mlp.c_fc.weight"].shape
+    return _count(state, rf"{re.escape(transformer)}\.resblocks\.(\d+)\."), mlp_ratio(width, hidden)
 
 
 def _count(names: Iterable[str], pattern: str) -> int:

@@ -1,4 +1,4 @@
-"""Translate between our configuration and weights and those of Hugging Face transformers.
+"""Translate between our configuration and that of Hugging Face transformers.
 
 CLIPModel and SiglipModel (SigLIP 2 at a fixed resolution too); mappings in, mappings out. ModifiedResNets
 have no form there. The ids of SigLIP's tokens are not in the configuration (its defaults are CLIP's and mean
@@ -14,13 +14,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 from diptych.core.errors import UnsupportedError
 from diptych.core.settings import from_mapping, wrong_type
 from diptych.data.images.transforms import CLIP_MEAN, CLIP_STD, Preprocess
-from diptych.models.formats.layouts import State, read_rows, transformers_rows, weights_only, write_rows
-from diptych.models.formats.parts import cannot, no_form
+from diptych.models.formats.layouts import State
 from diptych.models.towers.config import (
     NO_CEILING,
     NO_TOKEN,
@@ -46,9 +44,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
     "quick_gelu": "quick_gelu",
 }
-LEGACY_END = (
-    2  # what files from before 2023 say whatever the vocabulary; texts are read at the largest id then
-)
+# What files from before 2023 say whatever the vocabulary; texts are read at the largest id then.
+LEGACY_END = 2
+
+# Keys of a tower, and what they are called here; the width of the MLP is here a ratio.
+_SHARED_KEYS = {"hidden_size": "width", "num_hidden_layers": "layers", "num_attention_heads": "heads"}
+TEXT_KEYS = {"vocab_size": "vocab_size", "max_position_embeddings": "context_length", **_SHARED_KEYS}
+VISION_KEYS = {"patch_size": "patch_size", **_SHARED_KEYS}
 
 # What a config.json means where it does not say.
 _DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
@@ -108,15 +110,8 @@ class ImageKeys:
     image_std: tuple[float, float, float] = CLIP_STD
 
 
-def from_transformers(config: Mapping[str, Any], state: State) -> tuple[ClipConfig, dict[str, Tensor]]:
-    """Read a CLIPModel or SiglipModel.
-
-    Args:
-        config: the content of config.json; only the keys that shape the towers are read.
-        state: their tensors by name.
-
-    Returns:
-        Our configuration, and our tensors by name in float32, which may share memory with theirs.
+def from_transformers(config: Mapping[str, Any]) -> ClipConfig:
+    """Read the config.json of a CLIPModel or SiglipModel; only the keys that shape the towers count.
 
     Raises:
         SettingsError: the configuration says something that our towers cannot do, or is malformed.
@@ -131,13 +126,11 @@ def from_transformers(config: Mapping[str, Any], state: State) -> tuple[ClipConf
             raise _cannot("hidden_act", keys.hidden_act, " or ".join(ACTIVATIONS))
     ours = (_siglip if family == "siglip" else _clip)(config, vision, text)
     check_sizes(ours)
-    return ours, read_rows(transformers_rows(ours), weights_only(state))
+    return ours
 
 
-def to_transformers(config: ClipConfig, state: State) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Write config.json and the tensors of a CLIPModel or SiglipModel; the inverse of `from_transformers`.
-
-    A SigLIP's text tower without a head gets the identity, which changes no number; a missing bias becomes 0.
+def to_transformers(config: ClipConfig) -> dict[str, Any]:
+    """Write the config.json of a CLIPModel or SiglipModel; the inverse of `from_transformers`.
 
     Raises:
         UsageError: transformers has no such towers.
@@ -150,7 +143,7 @@ def to_transformers(config: ClipConfig, state: State) -> tuple[dict[str, Any], d
         bias = ", a logit_bias" * (config.logit_bias_init is not None)
         found = f"{vision.kind} and {text.kind} on images of {vision.image_size}{bias}"
         expected = "a CLIP with a vision Transformer and without a bias, or a SigLIP, on square images"
-        raise no_form("transformers", "towers", found, expected)
+        raise UnsupportedError("transformers has no such towers", found=found, expected=expected)
     family = text.kind
     shared = {"layer_norm_eps": config.layer_norm_eps}
     shared |= {"attention_dropout": 0.0} if siglip else {"projection_dim": config.embed_dim}
@@ -159,35 +152,36 @@ def to_transformers(config: ClipConfig, state: State) -> tuple[dict[str, Any], d
         "model_type": family,
         "text_config": {
             "model_type": f"{family}_text_model",
-            "vocab_size": text.vocab_size,
-            "max_position_embeddings": text.context_length,
             "bos_token_id": None if siglip else text.start_id,
             "eos_token_id": text.end_id,
             "pad_token_id": text.pad_id if isinstance(text, SiglipTextConfig) else text.end_id,
-            **_keys_of(text, config.text_activation or config.activation),
+            **_keys_of(text, TEXT_KEYS, config.text_activation or config.activation),
             **shared,
         },
         "vision_config": {
             "model_type": f"{family}_vision_model",
             "image_size": side,
-            "patch_size": vision.patch_size,
             "num_channels": 3,
-            **_keys_of(vision, config.activation),
+            **_keys_of(vision, VISION_KEYS, config.activation),
             **shared,
         },
     }
-    full = dict(state)
-    if isinstance(text, SiglipTextConfig):
+    if siglip:
         theirs["text_config"]["projection_size"] = config.embed_dim
-        theirs["initializer_factor"] = 1.0
-        scale = state["logit_scale"]
-        if not text.head:
-            full["text.head.weight"] = torch.eye(text.width, dtype=scale.dtype, device=scale.device)
-            full["text.head.bias"] = scale.new_zeros(text.width)
-        full.setdefault("logit_bias", torch.zeros_like(scale))
-    else:
-        theirs |= {"projection_dim": config.embed_dim, "logit_scale_init_value": config.logit_scale_init}
-    return theirs, write_rows(transformers_rows(config), full)
+        return theirs | {"initializer_factor": 1.0}
+    return theirs | {"projection_dim": config.embed_dim, "logit_scale_init_value": config.logit_scale_init}
+
+
+def with_head_and_bias(config: ClipConfig, state: State) -> State:
+    """Add what every SiglipModel has: the identity as the text tower's head, and a bias of 0."""
+    text, scale = config.text, state["logit_scale"]
+    if not isinstance(text, SiglipTextConfig):
+        return state
+    head = {
+        "text.head.weight": torch.eye(text.width, dtype=scale.dtype, device=scale.device),
+        "text.head.bias": scale.new_zeros(text.width),
+    }
+    return {**head, "logit_bias": torch.zeros_like(scale), **state}
 
 
 def preprocess_from_transformers(
@@ -291,17 +285,17 @@ def _clip(config: Mapping[str, Any], vision: TowerKeys, text: TowerKeys) -> Clip
         raise wrong_type("projection_dim", width, "a whole number")
     end_id = NO_TOKEN if text.eos_token_id in (None, LEGACY_END) else text.eos_token_id
     # CLIPModel does not use bos_token_id, and many files hold 0.
-    words = TextConfig(**_text_shape(text), start_id=NO_TOKEN, end_id=end_id)
-    activation = ACTIVATIONS[vision.hidden_act]
-    return ClipConfig(width, VitConfig(**_image_shape(vision)), words, activation, vision.layer_norm_eps)
+    words = TextConfig(**_shape(text, TEXT_KEYS), start_id=NO_TOKEN, end_id=end_id)
+    tower, activation = VitConfig(**_vision_shape(vision)), ACTIVATIONS[vision.hidden_act]
+    return ClipConfig(width, tower, words, activation, vision.layer_norm_eps)
 
 
 def _siglip(_: Mapping[str, Any], vision: TowerKeys, text: TowerKeys) -> ClipConfig:
     activation, text_activation = ACTIVATIONS[vision.hidden_act], ACTIVATIONS[text.hidden_act]
     return ClipConfig(
         text.projection_size or text.hidden_size,
-        SiglipVisionConfig(**_image_shape(vision)),
-        SiglipTextConfig(**_text_shape(text)),
+        SiglipVisionConfig(**_vision_shape(vision)),
+        SiglipTextConfig(**_shape(text, TEXT_KEYS)),
         activation,
         vision.layer_norm_eps,
         logit_scale_init=math.log(10),
@@ -311,33 +305,27 @@ def _siglip(_: Mapping[str, Any], vision: TowerKeys, text: TowerKeys) -> ClipCon
     )
 
 
-def _image_shape(keys: TowerKeys) -> dict[str, Any]:
+def _vision_shape(keys: TowerKeys) -> dict[str, Any]:
     side = keys.image_size
-    size = (side, side) if isinstance(side, int) else side
-    return {"image_size": size, "patch_size": keys.patch_size, **_shape(keys)}
+    return {"image_size": (side, side) if isinstance(side, int) else side, **_shape(keys, VISION_KEYS)}
 
 
-def _text_shape(keys: TowerKeys) -> dict[str, Any]:
-    length = keys.max_position_embeddings
-    return {"context_length": length, "vocab_size": keys.vocab_size, **_shape(keys)}
+def _shape(keys: TowerKeys, table: Mapping[str, str]) -> dict[str, Any]:
+    shape = {ours: getattr(keys, theirs) for theirs, ours in table.items()}
+    return shape | {"mlp_ratio": mlp_ratio(keys.hidden_size, keys.intermediate_size)}
 
 
-def _shape(keys: TowerKeys) -> dict[str, Any]:
-    ratio = mlp_ratio(keys.hidden_size, keys.intermediate_size)
-    heads, layers = keys.num_attention_heads, keys.num_hidden_layers
-    return {"width": keys.hidden_size, "layers": layers, "heads": heads, "mlp_ratio": ratio}
-
-
-def _keys_of(tower: Any, activation: Activation) -> dict[str, Any]:
+def _keys_of(tower: Any, table: Mapping[str, str], activation: Activation) -> dict[str, Any]:
     """Return the keys of a tower's shape; the inverse of `_shape`."""
     return {
-        "hidden_size": tower.width,
+        **{theirs: getattr(tower, ours) for theirs, ours in table.items()},
         "intermediate_size": int(tower.width * tower.mlp_ratio),
-        "num_hidden_layers": tower.layers,
-        "num_attention_heads": tower.heads,
         "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == activation),
     }
 
 
 def _cannot(name: str, found: object, expected: object) -> UnsupportedError:
-    return cannot("transformers", name, found, expected)
+    what = "the configuration asks for something that these towers cannot do"
+    return UnsupportedError(
+        what, where=name, found=found, expected=expected, fix="use transformers for this model"
+    )

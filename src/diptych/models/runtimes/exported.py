@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -25,12 +25,11 @@ from diptych.core.machine import processor
 from diptych.core.manifest import content_digest, is_done
 from diptych.data.images.transforms import Preprocess
 from diptych.models.encode import Encoder, Output, Part, Precision
-from diptych.models.files.verification_cache import VerificationCache, open_verified, reference_file
 from diptych.models.inputs import require_context, tokens_read
-from diptych.models.reference_outputs import check_reference, read_reference
 from diptych.models.runtimes.engines import RUNTIMES, Plan, Tower, open_tower, plans
 from diptych.models.tokenizers import AnyTokenizer, open_tokenizer
 from diptych.models.towers.config import ClipConfig, check_sizes
+from diptych.models.verification import VerificationCache, check_reference, open_verified
 
 KIND = "export"
 FORMAT: Literal[1] = 1
@@ -186,9 +185,7 @@ def load_exported(
     if backend not in (*RUNTIMES, "auto"):
         raise unknown_name("backend", backend, (*RUNTIMES, "auto"))
     folder = Path(folder)
-    description, manifest, cache = open_verified(
-        folder, KIND, ExportDescription, _check, "tokenizer_sha256", force=verify
-    )
+    description, manifest, cache = open_verified(folder, KIND, ExportDescription, _check, force=verify)
     tokenizer, content = open_tokenizer(folder, description.model.text), content_digest(manifest)
     candidates = plans(backend, precision, threads, files=description.precision)
     failures: list[DiptychError] = []
@@ -207,12 +204,9 @@ def _require_cosine(model: ExportedModel, cache: VerificationCache, *, named: bo
     description, plan, folder = model.description, model.plan, model.folder
     fix = "export the model again, or choose another backend"
     key = f"{processor()}, {plan.backend} {plan.precision} {version(RUNTIMES[plan.backend])}"
-    cosines = None if force else cache.get(key)
-    if cosines is None:
-        exact = description.precision == plan.precision == "float32"
-        stored = read_reference(reference_file(folder))
-        cosines = check_reference(model, stored, description.captions, where=folder, fix=fix, exact=exact)
-        cache.put(key, cosines)
+    exact = description.precision == plan.precision == "float32"
+    verify = partial(check_reference, model, folder, description.captions, fix=fix, exact=exact)
+    cosines = cache.cosines(key, verify, force=force)
     names = ("reference_cosine_min", "golden_cosine_min")  # the second in older exports
     stated = min((part[n] for part in description.parity.values() for n in names if n in part), default=1.0)
     least = ENOUGH_COSINE if stated >= ENOUGH_COSINE else stated - COSINE_SLACK
@@ -227,10 +221,11 @@ def _require_cosine(model: ExportedModel, cache: VerificationCache, *, named: bo
             raise IntegrityError(what, where=folder, found=found, expected=expected, fix=fix)
 
 
-def _check(description: ExportDescription) -> None:
+def _check(description: ExportDescription) -> str:
     check_sizes(replace(description.model, logit_scale_init=description.logit_scale))
     if description.preprocess.size != description.model.vision.image_size:
         raise SettingsError("preprocessing and image tower want other sizes", where="preprocess.size")
+    return description.tokenizer_sha256
 
 
 def _digest(*parts: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diptych.core.errors import MissingPackageError
 from diptych.evaluate.tasks.readers import Example, Reader, damaged, need, png
-from diptych.models.files.torchscript_pickle import Call, RefusedError, interpret, is_size
+from diptych.models.formats.torchscript_pickle import Call, RefusedError, interpret, is_size
 
 MAX_IDX_BYTES = 2**28  # EMNIST, the largest of its kind, takes 550 MB in ten files
 MAX_PICKLE_BYTES = 2**28  # CIFAR-100's training file takes 156 MB

@@ -5,11 +5,12 @@ they are loaded.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from diptych.core.errors import DiptychError, EnvironmentFault, MissingPackageError, UsageError
+from diptych.core.errors import EnvironmentFault, MissingPackageError, UsageError
 from diptych.core.files.reading import read_json
 
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
@@ -50,6 +51,8 @@ def fetch_model(repository: str, hub: Hub) -> Path:
     Returns:
         The folder in the cache that holds them; its name is the commit.
     """
+    offline = hub.local_files_only or _package().is_offline_mode()
+    hub = replace(hub, local_files_only=offline)
     config = _first(repository, (OPEN_CLIP_CONFIG, CONFIG), hub)
     hub = replace(hub, revision=config.parent.name)
     for name in SIDE_FILES:
@@ -85,66 +88,49 @@ def _first(repository: str, names: Iterable[str], hub: Hub) -> Path:
     if path is not None:
         return path
     expected = " or ".join(names)
-    if not hub.local_files_only and not _offline():
-        raise UsageError(
-            "the repository holds no CLIP that can be read",
-            where=repository,
-            expected=expected,
-            fix="check the name; a file can also be fetched by hand and loaded by its path",
+    if hub.local_files_only:
+        what, fix = (
+            "the model is not in the cache",
+            f"fetch it while the network is there: hf download {repository}",
         )
-    raise EnvironmentFault(
-        "the model is not in the cache",
-        where=repository,
-        expected=expected,
-        fix=f"fetch it while the network is there: hf download {repository}",
+        raise EnvironmentFault(what, where=repository, expected=expected, fix=fix)
+    fix = "check the name; a file can also be fetched by hand and loaded by its path"
+    raise UsageError(
+        "the repository holds no CLIP that can be read", where=repository, expected=expected, fix=fix
     )
 
 
 def _get(repository: str, name: str, hub: Hub) -> Path | None:
     """Fetch one file, or return None if the repository (or, offline, the cache) does not have it."""
-    try:
-        from huggingface_hub import errors
-    except ImportError as error:
-        fix = "pip install huggingface_hub"
-        raise MissingPackageError("the hub needs a package", found="no huggingface_hub", fix=fix) from error
+    package = _package()
+    errors = package.errors
     where = {"revision": hub.revision, "cache_dir": hub.cache_dir, "local_files_only": hub.local_files_only}
     try:
-        return Path(_download()(repository, name, **where))
+        return Path(package.hf_hub_download(repository, name, **where))
     except errors.GatedRepoError as error:
         fix = "accept its terms on huggingface.co, then run `hf auth login`"
         raise EnvironmentFault("the repository wants a login", where=repository, fix=fix) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise UsageError(
-            "there is no such model on the hub",
-            where=repository + (f"@{hub.revision}" if hub.revision else ""),
-            fix="check the name and the revision; a private one needs `hf auth login`",
-        ) from error
-    except errors.LocalEntryNotFoundError as error:  # and the hub was not, or cannot be, asked
-        if hub.local_files_only or _offline():
+        stated = repository + (f"@{hub.revision}" if hub.revision else "")
+        fix = "check the name and the revision; a private one needs `hf auth login`"
+        raise UsageError("there is no such model on the hub", where=stated, fix=fix) from error
+    except (OSError, errors.EntryNotFoundError) as error:
+        unanswered = isinstance(error, errors.LocalEntryNotFoundError)  # the hub was not, or cannot be, asked
+        if isinstance(error, errors.EntryNotFoundError) and (hub.local_files_only or not unanswered):
             return None
-        raise _unreachable(repository, name, error) from error
-    except errors.EntryNotFoundError:
-        return None
-    except (OSError, errors.HfHubHTTPError) as error:
-        raise _unreachable(repository, name, error) from error
+        raise EnvironmentFault(
+            "the hub cannot be reached",
+            where=f"{repository}/{name}",
+            found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            fix="try again when the network is there, or load a folder on disk",
+        ) from error
 
 
-def _unreachable(repository: str, name: str, error: Exception) -> DiptychError:
-    return EnvironmentFault(
-        "the hub cannot be reached",
-        where=f"{repository}/{name}",
-        found=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-        fix="try again when the network is there, or load a folder on disk",
-    )
-
-
-def _download() -> Callable[..., str]:
-    from huggingface_hub import hf_hub_download
-
-    return hf_hub_download
-
-
-def _offline() -> bool:
-    from huggingface_hub import is_offline_mode
-
-    return bool(is_offline_mode())
+def _package() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        fix = "pip install huggingface_hub"
+        raise MissingPackageError("the hub needs a package", found="no huggingface_hub", fix=fix) from error
+    return huggingface_hub

@@ -8,8 +8,8 @@ import pytest
 from tests.models.published import WORDS, agrees, cached, open_clip_folder, openai_clip, write_archive
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
-from diptych.models.files import hub, references
-from diptych.models.files.hub import Hub
+from diptych.models.formats import references
+from diptych.models.formats.hub import Hub
 from diptych.models.load import load
 
 
@@ -78,7 +78,7 @@ def test_an_unreachable_hub_is_no_missing_model(
     def fail(*_: object, **__: object) -> str:
         raise getattr(errors, failure, OSError)("no route to host")
 
-    monkeypatch.setattr(hub, "_download", lambda: fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(EnvironmentFault, match="cannot be reached"):
         load("someone/clip-small", hub=Hub(cache_dir=tmp_path))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
 from diptych.core.files.reading import read_json
-from diptych.models.files.torchscript_pickle import (
+from diptych.models.formats.torchscript_pickle import (
     MAX_TUPLE_ITEMS,
     RefusedError,
     Storage,

@@ -18,7 +18,7 @@ from diptych.core import checks
 from diptych.core.errors import UsageError, nearest, unknown_name
 from diptych.core.settings import from_mapping, load_toml
 from diptych.data.images.transforms import Preprocess
-from diptych.models.files.hub import REPOSITORY, Hub, fetch_model
+from diptych.models.formats.hub import REPOSITORY, Hub, fetch_model
 from diptych.models.towers.config import Activation
 
 if TYPE_CHECKING:
@@ -34,15 +34,7 @@ _AT = re.compile(r"(?P<name>[^@]+)@(?P<revision>[^@]+)")
 
 @dataclass(frozen=True, slots=True)
 class PublicName:
-    """One row of `names.toml`.
-
-    Attributes:
-        preprocess: name of a transform in the same table.
-        activation: of both towers; None where only the files tell.
-        imagenet: published zero-shot top-1 in per cent; None where none is known.
-        alias: its name in OpenAI's own package; "" for all other weights.
-        openai: SHA-256 of the file that OpenAI published; "" for all other weights.
-    """
+    """One row of `names.toml`, which says what its columns mean."""
 
     repository: str
     preprocess: str
@@ -90,38 +82,37 @@ def published_as(digests: Collection[str]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """Where a reference led to: a path on disk, how it came there, and its row if it is a public name."""
-
-    path: Path
-    origin: Mapping[str, str]
-    row: PublicName | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Reference:
-    """What a reference means: a path on disk, or else a repository on the hub."""
+    """What a reference means: a path on disk, or else a repository on the hub, and its row if it has one."""
 
+    source: str
     path: Path | None = None
     repository: str = ""
     revision: str | None = None
     row: PublicName | None = None
 
+    def fetch(self, hub: Hub) -> tuple[Path, dict[str, Any]]:
+        """Return the path, fetched from the hub if it lies there, and its origin for the provenance."""
+        if self.path is not None:
+            return self.path, {"source": self.source}
+        folder = fetch_model(self.repository, replace(hub, revision=self.revision or hub.revision))
+        return folder, {"source": self.source, "repository": self.repository, "revision": folder.name}
+
 
 def resolve(ref: str | Path) -> Reference:
     """Find what a reference means, without the network; what is or looks mistyped is a UsageError."""
-    text, path = checks.path(ref, "the model"), Path(ref)
+    source, path = checks.path(ref, "the model"), Path(ref)
     with suppress(OSError):  # a name too long for a file is none of a file
         if path.exists():
-            return Reference(path)
-    stated, text = text.startswith(HUB_PREFIX), text.removeprefix(HUB_PREFIX)
+            return Reference(source, path)
+    stated, text = source.startswith(HUB_PREFIX), source.removeprefix(HUB_PREFIX)
     names: Mapping[str, PublicName] = {} if stated else _names()
     revision = None
     if text not in names and (match := _AT.fullmatch(text)):
         text, revision = match["name"], match["revision"]
         names = public_names()
     if text in names and not (stated or isinstance(ref, Path)):
-        return Reference(None, names[text].repository, revision, names[text])
+        return Reference(source, None, names[text].repository, revision, names[text])
     wanted = None if stated else _mistyped(text, path)
     if isinstance(ref, Path) or wanted is not None or not REPOSITORY.fullmatch(text):
         guess = wanted or nearest(text, _names())
@@ -131,17 +122,7 @@ def resolve(ref: str | Path) -> Reference:
             expected="a folder or file, a hub id (organization/name), or a public short name",
             fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
         )
-    return Reference(None, text, revision)
-
-
-def locate(ref: str | Path, hub: Hub) -> Located:
-    """Find what a reference means, fetching it from the hub if it lies there."""
-    reference = resolve(ref)
-    if reference.path is not None:
-        return Located(reference.path, {"source": str(ref)})
-    folder = fetch_model(reference.repository, replace(hub, revision=reference.revision or hub.revision))
-    origin = {"source": str(ref), "repository": reference.repository, "revision": folder.name}
-    return Located(folder, origin, reference.row)
+    return Reference(source, None, text, revision)
 
 
 def _names() -> dict[str, PublicName]:

@@ -9,7 +9,7 @@ from tests.export.small import small_model
 
 from diptych.core.errors import UsageError
 from diptych.models import checkpoint
-from diptych.models.files.references import public_names, resolve
+from diptych.models.formats.references import public_names, resolve
 from diptych.models.load import load
 
 

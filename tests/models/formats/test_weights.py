@@ -17,8 +17,8 @@ from tests.models.published import Payload, openai_clip, write_archive
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.evaluate.tasks.readers.arrays import read_batch
-from diptych.models.files.torchscript_pickle import RefusedError, interpret
-from diptych.models.files.weights import read_weights
+from diptych.models.formats.torchscript_pickle import RefusedError, interpret
+from diptych.models.formats.weights import read_weights
 
 State = dict[str, torch.Tensor]
 

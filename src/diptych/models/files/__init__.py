@@ -1,1 +1,0 @@
-"""What a model is read from: references and public names, the hub, weights files, archives."""
