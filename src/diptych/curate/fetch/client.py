@@ -9,12 +9,13 @@ import socket
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -72,9 +73,13 @@ class Resolver(AbstractResolver):
         for ip in ips:
             self._check(host, ip)
             kind = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-            common = {"hostname": host, "port": port, "proto": 0, "flags": _NUMERIC}
-            results.append(cast(ResolveResult, {**common, "host": str(ip), "family": kind}))
-        return [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
+            if family in (socket.AF_UNSPEC, kind):
+                results.append(
+                    ResolveResult(
+                        hostname=host, host=str(ip), port=port, family=kind, proto=0, flags=_NUMERIC
+                    )
+                )
+        return results
 
     def make_socket(self, info: Any) -> socket.socket:
         """Make a socket of the connector; the last check of an address before it is dialed."""
@@ -92,10 +97,7 @@ class Resolver(AbstractResolver):
 
 async def system_lookup(host: str, *, threads: ThreadPoolExecutor) -> Sequence[str]:
     """Ask the system's resolver, which may take seconds over a name; of families that this machine has."""
-
-    def ask() -> Any:
-        return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-
+    ask = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     entries = await asyncio.get_running_loop().run_in_executor(threads, ask)
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
@@ -106,13 +108,9 @@ class Response:
 
     url: str
     status: int
-    headers: tuple[tuple[str, str], ...]
+    headers: Mapping[str, str]
     received: int = 0
     body: bytes = b""
-
-    def header(self, name: str) -> str:
-        """Return the first value of a header; empty where there is none."""
-        return next((value for key, value in self.headers if key.lower() == name), "")
 
 
 class PassingError(Exception):
@@ -131,9 +129,8 @@ def check_status(response: Response) -> None:
         return
     if status == TOO_MANY_REQUESTS or status in PASSING_ERRORS:
         reason = Reason.RATE_LIMITED if status == TOO_MANY_REQUESTS else Reason.HTTP_SERVER_ERROR
-        raise PassingError(reason, retry_after(response.header("retry-after"), time.time()))
-    server = status >= FIRST_SERVER_ERROR
-    reason = Reason.HTTP_SERVER_ERROR if server else Reason.HTTP_CLIENT_ERROR
+        raise PassingError(reason, retry_after(response.headers.get("retry-after", ""), time.time()))
+    reason = Reason.HTTP_SERVER_ERROR if status >= FIRST_SERVER_ERROR else Reason.HTTP_CLIENT_ERROR
     raise BadSampleError(reason, found=f"status {status}")
 
 
@@ -183,12 +180,12 @@ class Host:
 
 
 class Client:
-    """The connections, hosts and robots.txt of one run, to be made and closed inside its event loop."""
+    """The connections, hosts (rate limiters by name) and robots.txt of one run, inside its event loop."""
 
     def __init__(self, settings: FetchSettings, lookup: Lookup) -> None:
         self._settings = settings
         self._rules = settings.rules()
-        self._hosts = defaultdict[str, Host](
+        self.hosts = defaultdict[str, Host](
             lambda: Host(asyncio.Semaphore(settings.per_host), settings.deadline_seconds)
         )
         self._robots: dict[str, asyncio.Task[Robots]] = {}
@@ -216,10 +213,6 @@ class Client:
         for task in self._robots.values():
             task.cancel()
         await self._session.close()
-
-    def host(self, address: Address) -> Host:
-        """Return the rate limiter of an address."""
-        return self._hosts[address.host]
 
     async def robots(self, address: Address) -> Robots:
         """Return what the robots.txt of an address says; it is requested once, whoever waits."""
@@ -267,7 +260,7 @@ class Client:
             share = derive(0, "back-off", request.key, attempt) / 2**SEED_BITS
             wait = max(passing.wait, settings.backoff_seconds * 2**attempt * (0.5 + share))
             if passing.wait:
-                host = self.host(address)
+                host = self.hosts[address.host]
                 host.next_start = max(host.next_start, clock() + passing.wait)
             attempt += 1
             if attempt > settings.retries or clock() + wait >= deadline:
@@ -281,12 +274,13 @@ class Client:
             async with self._session.get(
                 URL(address.url, encoded=True), allow_redirects=False, headers={"Accept": request.accept}
             ) as reply:
-                response = Response(address.url, reply.status, tuple(reply.headers.items()))
-                if response.status not in REDIRECTED or not response.header("location"):
+                response = Response(address.url, reply.status, reply.headers)
+                location = response.headers.get("location", "")
+                if response.status not in REDIRECTED or not location:
                     request.check(response)
                     await _read(reply, response, request)
                     return response
-            address = next_address(address, response.header("location"), self._rules)
+            address = next_address(address, location, self._rules)
         most = f"at most {self._settings.max_redirects}"
         raise BadSampleError(Reason.REDIRECTS, "too many redirects", expected=most)
 
@@ -307,23 +301,29 @@ def retry_after(value: str, now: float) -> float:
 
 async def _read(reply: aiohttp.ClientResponse, response: Response, request: Request) -> None:
     """Read the body into the response; what is beyond the limit is never read."""
-    if not request.cut and (reply.content_length or 0) > request.max_bytes:
-        raise _too_large(f"{reply.content_length:,} bytes announced", request)
-    unpack = _unpacker(response.header("content-encoding"))
-    body = bytearray()
-    begun = False
-    while len(body) <= request.max_bytes and (chunk := await reply.content.read(CHUNK_BYTES)):
-        remaining = request.max_bytes + 1 - len(body)
-        body += chunk[:remaining] if unpack is None else _unpacked(unpack, chunk, remaining)
+    most, announced = request.max_bytes, reply.content_length or 0
+    unpack, body = _unpacker(response.headers.get("content-encoding", "")), bytearray()
+    while len(body) <= most and (announced <= most or request.cut):
+        if not (chunk := await reply.content.read(CHUNK_BYTES)):
+            break
+        before, remaining = len(body), most + 1 - len(body)
+        try:  # no more than remains: a small file may hold a large one
+            body += (
+                unpack.decompress(unpack.unconsumed_tail + chunk, remaining) if unpack else chunk[:remaining]
+            )
+        except zlib.error as error:
+            raise BadSampleError(
+                Reason.NOT_AN_IMAGE, "the response cannot be unpacked", found=error
+            ) from error
         response.received = len(body)
-        if not begun and len(body) >= HEAD_BYTES:
-            begun = True
+        if before < HEAD_BYTES <= len(body):
             request.begin(bytes(body))
-    if not begun:
+    if max(len(body), announced) > most and not request.cut:
+        found, expected = f"{max(len(body), announced):,} bytes or more", f"at most {most:,} bytes"
+        raise BadSampleError(Reason.TOO_MANY_BYTES, "the file is too large", found=found, expected=expected)
+    if len(body) < HEAD_BYTES:
         request.begin(bytes(body))
-    if len(body) > request.max_bytes and not request.cut:
-        raise _too_large("more", request)
-    response.body = bytes(body[: request.max_bytes])
+    response.body = bytes(body[:most])
 
 
 def _unpacker(encoding: str) -> "zlib._Decompress | None":
@@ -333,16 +333,3 @@ def _unpacker(encoding: str) -> "zlib._Decompress | None":
     if name in ("gzip", "x-gzip", "deflate"):
         return zlib.decompressobj(_ANY_ZLIB)
     raise BadSampleError(Reason.NOT_AN_IMAGE, "the response is packed in an unknown way", found=encoding[:40])
-
-
-def _unpacked(unpack: "zlib._Decompress", chunk: bytes, remaining: int) -> bytes:
-    """Unpack no more than remains: a small file may hold a large one."""
-    try:
-        return unpack.decompress(unpack.unconsumed_tail + chunk, remaining)
-    except zlib.error as error:
-        raise BadSampleError(Reason.NOT_AN_IMAGE, "the response cannot be unpacked", found=error) from error
-
-
-def _too_large(found: str, request: Request) -> BadSampleError:
-    most = f"at most {request.max_bytes:,} bytes"
-    return BadSampleError(Reason.TOO_MANY_BYTES, "the file is too large", found=found, expected=most)

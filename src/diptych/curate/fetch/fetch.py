@@ -8,7 +8,7 @@ et al. 2023, "Poisoning Web-Scale Training Datasets is Practical").
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from diptych.curate.fetch.robots import DISALLOWED, SIGNALS, opt_outs
 from diptych.curate.fetch.settings import FetchSettings
 from diptych.data.images.formats import sniff
 from diptych.data.images.limits import ImageLimits, check_format
-from diptych.data.images.sandbox import DecodeResult, DecoderPool, DecoderSettings, decoder
+from diptych.data.images.sandbox import DecodeResult, DecoderPool, decoder
 
 OK = "ok"
 _ACCEPT = "image/*,*/*;q=0.1"
@@ -47,6 +47,16 @@ class _Row:
     signals: set[str] = field(default_factory=set)
     response: Response | None = None
 
+    def finish(self, image: bytes, result: DecodeResult, digest: str) -> None:
+        """Set the columns that tell of the image."""
+        self.values["sha256"] = digest
+        reason = Reason.HASH_MISMATCH if self.expected_sha256 not in ("", digest) else result.reason
+        if reason is not None:
+            self.values["status"] = reason
+            return
+        self.values["width"], self.values["height"] = result.size or (None, None)
+        self.values["image"] = result.image or (image if self.given is None else None)
+
     def fill(self) -> None:
         """Set the columns that tell of the request and its response."""
         values, response = self.values, self.response
@@ -55,7 +65,7 @@ class _Row:
             values["url"] = self.address.url
         if response is not None:
             values |= {"url": response.url, "http_status": response.status, "bytes": response.received}
-            values["content_type"] = response.header("content-type")[:200] or None
+            values["content_type"] = response.headers.get("content-type", "")[:200] or None
         if self.given is not None:
             values["bytes"] = len(self.given)
 
@@ -107,17 +117,17 @@ def fetch_partition(
 
 def _row(record: dict[str, Any], settings: FetchSettings) -> _Row:
     """Read a candidate; what cannot be requested has its reason at once."""
-    values = {"key": record["key"], "status": OK, "license": record["license"]}
-    row = _Row(values, record["image"])
+    row = _Row({"key": record["key"], "status": OK, "license": record["license"]}, record["image"])
+    if row.given is not None:
+        return row
     try:
-        if row.given is None:
-            if settings.verify_sha256:
-                row.expected_sha256 = _expected_sha256(record["fields"])
-            if not record["url"]:
-                raise BadSampleError(Reason.MISSING_IMAGE)
-            row.address = checked_url(record["url"], settings.rules())
+        if settings.verify_sha256:
+            row.expected_sha256 = _expected_sha256(record["fields"])
+        if not record["url"]:
+            raise BadSampleError(Reason.MISSING_IMAGE)
+        row.address = checked_url(record["url"], settings.rules())
     except BadSampleError as error:
-        values["status"] = error.reason
+        row.values["status"] = error.reason
     return row
 
 
@@ -132,78 +142,24 @@ def _expected_sha256(fields: str | None) -> str:
 
 
 def _require_contact(rows: Iterable[_Row], settings: FetchSettings) -> None:
-    for row in rows if not settings.contact else ():
+    def is_known(host: str) -> bool:
         try:
-            known = row.address is None or settings.rules().lists(ip_address(row.address.host))
+            return settings.rules().lists(ip_address(host))
         except ValueError:  # a name
-            known = False
-        if not known:
-            raise SettingsError(
-                "images are fetched from other people's servers, and they cannot reach you",
-                where="contact",
-                found="nothing",
-                expected="an e-mail address or a page about this crawl",
-                fix="--set fetch.contact=you@example.org",
-            )
+            return False
 
-
-_Checked = tuple[DecodeResult, str]
-"""The decoder's result for an image, and the SHA-256 of its bytes as they came."""
-
-
-class _ImageChecker:
-    """Decoder processes behind a queue, asked in batches; without workers a thread decodes, unprotected."""
-
-    def __init__(self, settings: DecoderSettings, workers: int) -> None:
-        self._pool = DecoderPool(settings) if workers else None
-        self._decode = self._pool.check if self._pool else partial(map, decoder(settings))
-        self._threads = ThreadPoolExecutor(max(1, workers), thread_name_prefix="images")
-        self._queue: asyncio.Queue[tuple[bytes, asyncio.Future[_Checked]]] = asyncio.Queue(_WAITING_IMAGES)
-        self._tasks = [asyncio.create_task(self._serve()) for _ in range(max(1, workers))]
-
-    def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._pool is not None:
-            self._pool.close()
-        self._threads.shutdown(wait=True)
-
-    async def submit(self, image: bytes) -> "asyncio.Future[_Checked]":
-        """Queue an image, waiting while too many are queued; the future is done when it is checked."""
-        checked: asyncio.Future[_Checked] = asyncio.get_running_loop().create_future()
-        await self._queue.put((image, checked))
-        return checked
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            batch = [await self._queue.get()]
-            size = len(batch[0][0])
-            while not self._queue.empty() and len(batch) < _BATCH_ITEMS and size < _BATCH_BYTES:
-                batch.append(self._queue.get_nowait())
-                size += len(batch[-1][0])
-            results: Sequence[_Checked | Exception]
-            try:
-                results = await loop.run_in_executor(
-                    self._threads, self._check, [image for image, _ in batch]
-                )
-            except Exception as error:  # no decoder starts: everybody who waits has to know
-                results = [error] * len(batch)
-            for (_, waiting), result in zip(batch, results, strict=True):
-                _settle(waiting, result)
-
-    def _check(self, images: Sequence[bytes]) -> list[_Checked]:
-        digests = [hashlib.sha256(image).hexdigest() for image in images]
-        return list(zip(self._decode(images), digests, strict=True))
-
-
-def _settle(future: "asyncio.Future[_Checked]", result: _Checked | Exception) -> None:
-    if future.done():  # whoever waited was canceled
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(result)
+    if not settings.contact and not all(is_known(row.address.host) for row in rows if row.address):
+        what, fix = (
+            "images are fetched from other people's servers, and they cannot reach you",
+            "--set fetch.contact=you@example.org",
+        )
+        raise SettingsError(
+            what,
+            where="contact",
+            found="nothing",
+            expected="an e-mail address or a page about this crawl",
+            fix=fix,
+        )
 
 
 class _Fetcher:
@@ -212,48 +168,78 @@ class _Fetcher:
     def __init__(self, settings: FetchSettings, lookup: Lookup) -> None:
         self._settings = settings
         self._client = Client(settings, lookup)
-        self._checker = _ImageChecker(settings.decoding(), settings.decoders)
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._limits = ImageLimits(formats=settings.formats)
+        self._images: asyncio.Queue[tuple[_Row, bytes]] = asyncio.Queue(_WAITING_IMAGES)
 
     async def fetch_all(self, rows: Iterable[_Row]) -> None:
+        """Fetch the rows and decode their images; without decoder processes a thread does, unprotected."""
+        decoders, settings = self._settings.decoders, self._settings.decoding()
+        pool = DecoderPool(settings) if decoders else None
+        decode: Callable[[Sequence[bytes]], Iterable[DecodeResult]]
+        decode = pool.check if pool else partial(map, decoder(settings))
+        threads = ThreadPoolExecutor(max(1, decoders), thread_name_prefix="images")
         try:
-            await asyncio.gather(*map(self._fetch, rows))
+            async with asyncio.TaskGroup() as group:
+                checks = (self._check_images(decode, threads) for _ in range(max(1, decoders)))
+                checking = [group.create_task(check) for check in checks]
+                await asyncio.gather(*map(self._fetch, rows))
+                await self._images.join()
+                for task in checking:
+                    task.cancel()
+        except ExceptionGroup as several:  # no decoder starts
+            raise several.exceptions[0] from None
         finally:
-            self._checker.close()
+            if pool is not None:
+                pool.close()
+            threads.shutdown(wait=True)
             await self._client.close()
 
+    async def _check_images(
+        self, decode: Callable[[Sequence[bytes]], Iterable[DecodeResult]], threads: ThreadPoolExecutor
+    ) -> None:
+        """Check the images that wait, in batches: one exchange with a decoder for each."""
+
+        def check(images: Sequence[bytes]) -> list[tuple[DecodeResult, str]]:
+            digests = [hashlib.sha256(image).hexdigest() for image in images]
+            return list(zip(decode(images), digests, strict=True))
+
+        while True:
+            batch = [await self._images.get()]
+            size = len(batch[0][1])
+            while not self._images.empty() and len(batch) < _BATCH_ITEMS and size < _BATCH_BYTES:
+                batch.append(self._images.get_nowait())
+                size += len(batch[-1][1])
+            images = [image for _, image in batch]
+            results = await asyncio.get_running_loop().run_in_executor(threads, check, images)
+            for (row, image), (result, digest) in zip(batch, results, strict=True):
+                row.finish(image, result, digest)
+                self._images.task_done()
+
     async def _fetch(self, row: _Row) -> None:
-        """Fetch and check one image; the outcome is stored in the row."""
+        """Get one image and queue it for the decoders, or store why there is none in the row."""
         try:
             if row.address is not None:
-                body, checked = await self._download(row, row.address)
-                _finish(row, body, await checked)
+                await self._download(row, row.address)
             elif row.given is not None:
-                _finish(row, None, await (await self._checker.submit(row.given)))
+                await self._images.put((row, row.given))
         except BadSampleError as error:
             row.values["status"] = error.reason
 
-    async def _download(self, row: _Row, address: Address) -> tuple[bytes, "asyncio.Future[_Checked]"]:
-        """Download an image under its host's rate limit, and queue it for the decoders."""
-        host, settings = self._client.host(address), self._settings
+    async def _download(self, row: _Row, address: Address) -> None:
+        host, settings = self._client.hosts[address.host], self._settings
         request = Request(
-            row.values["key"],
-            _ACCEPT,
-            settings.max_bytes,
-            permit=partial(self._permit, row),
-            check=partial(self._check_response, row),
-            begin=self._begin,
-        )
+            row.values["key"], _ACCEPT, settings.max_bytes, permit=partial(self._permit, row),
+            check=partial(self._check_response, row), begin=self._begin,
+        )  # fmt: skip
         async with host.semaphore:
             # Before a slot is held, so that a slow host holds up nobody else.
             await self._permit(row, address)
             wished = (await self._client.robots(address)).delay()
-            wished = min(wished, settings.max_crawl_delay_seconds)
-            await host.acquire(max(settings.delay_seconds, wished))
+            await host.acquire(max(settings.delay_seconds, min(wished, settings.max_crawl_delay_seconds)))
             async with self._slots:
                 response = await self._client.ask(address, request)
-                return response.body, await self._checker.submit(response.body)
+                await self._images.put((row, response.body))
 
     async def _permit(self, row: _Row, address: Address) -> None:
         if row.permitted == address.url:
@@ -271,7 +257,7 @@ class _Fetcher:
     def _check_response(self, row: _Row, response: Response) -> None:
         row.response = response
         check_status(response)
-        self._record_opt_outs(row, response.headers)
+        self._record_opt_outs(row, response.headers.items())
 
     def _begin(self, first: bytes) -> None:
         """Refuse a page in an image's place by its first bytes, whatever the server calls it."""
@@ -283,15 +269,3 @@ class _Fetcher:
         row.signals |= set(opt_outs(headers, self._settings.token()))
         if row.signals & set(self._settings.respect_opt_out):
             raise BadSampleError(Reason.OPTED_OUT)
-
-
-def _finish(row: _Row, body: bytes | None, checked: _Checked) -> None:
-    """Store the decoder's result in the row; `body` is what was downloaded."""
-    result, row.values["sha256"] = checked
-    if row.expected_sha256 not in ("", row.values["sha256"]):
-        raise BadSampleError(Reason.HASH_MISMATCH)
-    if result.reason is not None:
-        raise BadSampleError(result.reason)
-    if result.size is not None:
-        row.values["width"], row.values["height"] = result.size
-    row.values["image"] = result.image or body

@@ -11,19 +11,11 @@ from diptych.data.images.formats import WEB_FORMATS
 from diptych.data.images.limits import MAX_BYTES, MAX_PIXELS, ImageLimits
 from diptych.data.images.sandbox import DECODER, JPEG_QUALITY, DecoderSettings
 
-_PRODUCT = re.compile(r"(?P<token>[A-Za-z_-]+)(?:/[\x21-\x7e]+)?(?: [\x20-\x7e]+)?")
+_PRODUCT = re.compile(r"[A-Za-z_-]+(?:/[\x21-\x7e]+)?(?: [\x20-\x7e]+)?")
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
-_AT_LEAST = {
-    1: ("concurrency", "per_host", "size", "max_bytes"),
-    0: (
-        "retries",
-        "decoders",
-        "max_redirects",
-        "delay_seconds",
-        "max_crawl_delay_seconds",
-        "backoff_seconds",
-    ),
-}
+_AT_LEAST = dict.fromkeys(("concurrency", "per_host", "size", "max_bytes"), 1) | dict.fromkeys(
+    ("retries", "decoders", "max_redirects", "delay_seconds", "max_crawl_delay_seconds", "backoff_seconds"), 0
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +73,9 @@ class FetchSettings:
 
     def __post_init__(self) -> None:
         """Raise SettingsError for what cannot be meant."""
-        for least, names in _AT_LEAST.items():
-            for name in names:
-                if (value := getattr(self, name)) < least:
-                    raise SettingsError(f"{name} is too small", found=value, expected=f"{least} or more")
+        for name, least in _AT_LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise SettingsError(f"{name} is too small", found=value, expected=f"{least} or more")
         if min(self.timeout_seconds, self.deadline_seconds, self.decode_seconds) <= 0:
             raise SettingsError("a time limit must be positive")
         if not 1 <= self.quality <= 100:
@@ -92,8 +83,8 @@ class FetchSettings:
         if unknown := set(self.respect_opt_out) - set(SIGNALS):
             raise SettingsError("unknown signal", found=", ".join(unknown), expected=", ".join(SIGNALS))
         if not _PRODUCT.fullmatch(self.user_agent) or not _PRINTABLE.fullmatch(self.contact):
-            what = "the user agent is no product"
-            raise SettingsError(what, found=repr(self.user_agent), expected="such as name/1.0")
+            found, expected = repr(self.user_agent), "such as name/1.0"
+            raise SettingsError("the user agent is no product", found=found, expected=expected)
         self.rules(), self.decoding()
 
     def agent(self) -> str:
@@ -101,14 +92,8 @@ class FetchSettings:
         return f"{self.user_agent} (+{self.contact})" if self.contact else self.user_agent
 
     def token(self) -> str:
-        """Return the product by which robots.txt may speak to us.
-
-        >>> FetchSettings().token()
-        'diptych'
-        """
-        product = _PRODUCT.fullmatch(self.user_agent)
-        assert product is not None, self.user_agent
-        return product["token"]
+        """Return the product by which robots.txt may speak to us, such as "diptych"."""
+        return self.user_agent.split(" ")[0].split("/")[0]
 
     def rules(self) -> AddressRules:
         """Return which addresses may be requested."""
