@@ -49,13 +49,9 @@ def read_blocked_images(path: str | Path) -> BlockedImages:
         if not word:
             continue
         if len(word) not in digests or set(word) - set("0123456789abcdef"):
-            raise DataError(
-                "a line of the block list is no hash",
-                where=f"{path}: line {number}",
-                found=word[:80],
-                expected=f"{SHA256_DIGITS} or {HASH_DIGITS} hexadecimal digits",
-                fix="correct the line, or put # before it",
-            )
+            what, fix = "a line of the block list is no hash", "correct the line, or put # before it"
+            expected = f"{SHA256_DIGITS} or {HASH_DIGITS} hexadecimal digits"
+            raise DataError(what, where=f"{path}: line {number}", found=word[:80], expected=expected, fix=fix)
         digests[len(word)].append(word)
     hashes = np.array([int(word, 16) for word in digests[HASH_DIGITS]], np.uint64)
     return BlockedImages(frozenset(digests[SHA256_DIGITS]), hashes)
@@ -65,7 +61,7 @@ def blocked_rows(
     fingerprints: pa.Table, blocked: BlockedImages, *, settings: DedupSettings = DEFAULT_SETTINGS
 ) -> Bools:
     """Return (N,) bool: which rows of `FINGERPRINTS` a block list names."""
-    digests = fingerprints.column("sha256").to_pylist()
+    digests = fingerprints["sha256"].to_pylist()
     named = np.array([digest is not None and digest.hex() in blocked.sha256 for digest in digests], np.bool_)
     near: Bools = within_bits(hashes_of(fingerprints), blocked.hashes, settings.blocked_bits)
     return named | near

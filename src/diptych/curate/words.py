@@ -71,7 +71,7 @@ def text_buffers(column: pa.Array | pa.ChunkedArray) -> tuple[Bytes, Offsets]:
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
     _, offsets, data = filled.buffers()
     own = np.frombuffer(offsets, np.int64)[filled.offset : filled.offset + len(filled) + 1]
-    return np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), own
+    return np.frombuffer(data or b"", np.uint8), own
 
 
 def text_array(data: Bytes, offsets: Offsets) -> pa.LargeStringArray:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from diptych.core.errors import BadSampleError, IntegrityError, Reason, SettingsError, UsageError
+from diptych.core.errors import BadSampleError, Reason, SettingsError, UsageError
 from diptych.core.records import Counts, Field, Pair
 from diptych.curate.candidates.crawl import (
     Candidate,
@@ -131,6 +131,7 @@ def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[p
         A table of `columns.CANDIDATES` with unique keys, and what became of every row that was seen.
     """
     counts = Counts()
+    rows: Iterator[Candidate | BadSampleError]
     if partition.kind == "parquet":
         rows = _parquet_rows(partition, settings.columns)
     elif partition.kind == "source":
@@ -194,36 +195,23 @@ def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) ->
     return [*partitions, Partition("parquet", path, first, metadata.num_row_groups, prefix)]
 
 
-def _source_rows(
-    partition: Partition, settings: CandidatesSettings, counts: Counts
-) -> Iterator[Candidate | BadSampleError]:
+def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
     """Read a span of a source's pairs."""
-    columns = source_columns(settings)
-    source, last = open_source(partition.path, columns=columns), partition.last
+    columns, first = source_columns(settings), partition.first
+    source = open_source(partition.path, columns=columns)
+    span = slice(first, partition.last if partition.last >= 0 else None)
     if shards := _shards(source):
-        numbers = range(partition.first, len(shards) if last < 0 else last)
-        pairs: Iterator[Pair | BadSampleError] = _shard_pairs(shards, numbers, columns)
-        counts.merge(shards.counts if partition.first == 0 else Counts())  # of others' tars: bad when listed
+        counts.merge(shards.counts if first == 0 else Counts())  # of others' tars: what was bad when listed
+        numbers = range(len(shards))[span]
+        pairs = shards.pairs(counts, numbers=numbers, on_damage="skip", columns=columns)
     elif isinstance(source, ScenesSource):
-        pairs = source.span(partition.first, source.count if last < 0 else last)
+        numbers = range(source.count)[span]
+        pairs = source.span(numbers.start, numbers.stop)
     else:
         pairs = _span(source, partition, counts)
     for pair in pairs:
-        if isinstance(pair, BadSampleError):
-            yield pair
-        else:
-            key, fields = partition.prefix + pair.key, dict(pair.fields)
-            yield from _captioned(key, pair.image, pair.captions, fields, settings.columns)
-
-
-def _shard_pairs(shards: ShardSet, numbers: range, columns: Columns) -> Iterator[Pair | BadSampleError]:
-    for number in numbers:
-        try:
-            yield shards.pair(number, columns=columns)
-        except IntegrityError as error:
-            yield BadSampleError(Reason.DAMAGED, where=error.where)
-        except BadSampleError as error:
-            yield error
+        key, fields = partition.prefix + pair.key, dict(pair.fields)
+        yield from _captioned(key, pair.image, pair.captions, fields, settings.columns)
 
 
 def _span(source: Source, partition: Partition, counts: Counts) -> Iterator[Pair]:

@@ -83,6 +83,9 @@ def filter_table(
     Raises:
         UsageError: a list or the function for languages cannot be used.
     """
+    assert repeated is not None or not settings.max_repeats, (
+        "max_repeats needs what repeated_captions returns"
+    )
     counts, kept = Counts(), np.ones(len(table), np.bool_)
     keys = table["key"] if "key" in table.column_names else pa.array(range(len(table)))
     for is_on, reason, rule in _rules(settings, repeated):
@@ -97,7 +100,8 @@ def filter_table(
 
 def _rules(one: FilterSettings, repeated: Hashes | None) -> list[tuple[object, Reason, Rule]]:
     """Return (whether it is on, reason, which rows break it) of each rule, cheap ones first."""
-    hosts, phrases = one.blocked_hosts or one.blocked_hosts_file, one.blocked_words
+    phrases = read_list(one.blocked_words) if one.blocked_words else ()
+    hosts = (*one.blocked_hosts, *(read_list(one.blocked_hosts_file) if one.blocked_hosts_file else ()))
     short, long = Reason.CAPTION_TOO_SHORT, Reason.CAPTION_TOO_LONG
     return [
         (one.min_characters > 0, short, lambda table: _characters(table) < one.min_characters),
@@ -105,9 +109,13 @@ def _rules(one: FilterSettings, repeated: Hashes | None) -> list[tuple[object, R
         (one.min_words > 0, short, lambda table: _word_counts(table) < one.min_words),
         (one.max_words > 0, long, lambda table: _word_counts(table) > one.max_words),
         (one.boilerplate, Reason.BOILERPLATE, is_boilerplate),
-        (one.max_repeats > 0, Reason.BOILERPLATE, lambda table: _is_repeated(table, repeated)),
-        (hosts, Reason.BLOCKED_HOST, lambda table: has_host(table, _blocked_hosts(one))),
-        (phrases, Reason.BLOCKED_TEXT, lambda table: holds_phrase(table, read_list(phrases))),
+        (
+            one.max_repeats > 0,
+            Reason.BOILERPLATE,
+            lambda table: np.isin(_caption_hashes(table), cast(Hashes, repeated)),
+        ),
+        (hosts, Reason.BLOCKED_HOST, lambda table: has_host(table, hosts)),
+        (phrases, Reason.BLOCKED_TEXT, lambda table: holds_phrase(table, phrases)),
         (one.language_by, Reason.WRONG_LANGUAGE, lambda table: _is_foreign(table, one)),
         (one.min_side > 0, Reason.IMAGE_TOO_SMALL, lambda table: _sides(table).min(axis=0) < one.min_side),
         (one.max_aspect > 0, Reason.ASPECT_RATIO, lambda table: _aspects(table) > one.max_aspect),
@@ -179,11 +187,6 @@ def _caption_hashes(table: pa.Table) -> Hashes:
     return cast(Hashes, row_hashes(*normalized_column(table["caption"]), _SEED))
 
 
-def _is_repeated(table: pa.Table, repeated: Hashes | None) -> Bools:
-    assert repeated is not None, "max_repeats needs the result of repeated_captions"
-    return np.isin(_caption_hashes(table), repeated)
-
-
 def _hosts(table: pa.Table, column: str) -> pa.ChunkedArray:
     """Return the hosts of a column of addresses, in lower case; null where there is none."""
     if column not in table.column_names:
@@ -191,29 +194,25 @@ def _hosts(table: pa.Table, column: str) -> pa.ChunkedArray:
     return pc.utf8_lower(pc.struct_field(pc.extract_regex(table[column].cast(pa.string()), _HOST), "host"))
 
 
-def has_host(table: pa.Table, blocked: frozenset[str]) -> Bools:
+def has_host(table: pa.Table, blocked: Iterable[str]) -> Bools:
     """Tell which rows have their image or page on a blocked host or below one.
 
     >>> table = pa.table({"url": ["https://i.bad.example/x", "https://notbad.example/x"]})
-    >>> has_host(table, frozenset({"bad.example"})).tolist()
+    >>> has_host(table, ["bad.example"]).tolist()
     [True, False]
     """
+
+    def is_blocked(host: str) -> bool:
+        labels = host.strip(".").split(".")
+        return any(".".join(labels[start:]) in names for start in range(len(labels)))
+
+    names = {name.lower().strip(".") for name in blocked}
     rows = np.zeros(len(table), np.bool_)
     for column in ("url", "page"):
         hosts = _hosts(table, column)
-        inside = [host for host in hosts.unique().drop_null().to_pylist() if _is_below(host, blocked)]
+        inside = filter(is_blocked, hosts.unique().drop_null().to_pylist())
         rows |= _bools(pc.is_in(hosts, pa.array(inside, pa.string())))
     return rows
-
-
-def _is_below(host: str, blocked: frozenset[str]) -> bool:
-    labels = host.strip(".").split(".")
-    return any(".".join(labels[start:]) in blocked for start in range(len(labels)))
-
-
-def _blocked_hosts(settings: FilterSettings) -> frozenset[str]:
-    listed = read_list(settings.blocked_hosts_file) if settings.blocked_hosts_file else ()
-    return frozenset(name.lower().strip(".") for name in (*settings.blocked_hosts, *listed))
 
 
 def holds_phrase(table: pa.Table, phrases: Iterable[str]) -> Bools:

@@ -9,6 +9,7 @@ import codecs
 import html
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from html.entities import html5
 from typing import NamedTuple
@@ -61,8 +62,9 @@ def decoded(data: bytes, content_type: str = "") -> str:
             return data[len(mark) :].decode(name, "replace")
     header, meta = _CHARSET.search(content_type), _META.search(data, 0, _META_WITHIN)
     for label in (header[1] if header else "", meta[1].decode("ascii", "replace") if meta else ""):
-        if name := _encoding(label):
-            return data.decode(name, "replace")
+        with suppress(LookupError, ValueError):
+            if encoding := _ENCODINGS.get(codecs.lookup(label).name):
+                return data.decode(encoding, "replace")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -70,13 +72,6 @@ def decoded(data: bytes, content_type: str = "") -> str:
         cut = error.end == len(data) and error.reason == "unexpected end of data"
         is_utf8 = cut and not data[: error.start].isascii()
         return data.decode("utf-8" if is_utf8 else "cp1252", "replace")
-
-
-def _encoding(label: str) -> str:
-    try:
-        return _ENCODINGS.get(codecs.lookup(label).name, "") if label.strip() else ""
-    except (LookupError, ValueError):
-        return ""
 
 
 @dataclass(slots=True)

@@ -101,11 +101,8 @@ def scrubbed(caption: str) -> tuple[str, Counter[Kind]]:
             if not holds(match):
                 return match[0]
             counts[kind] += 1
-            number = match.groupdict().get("number")
-            kept = (
-                match[0][: -len(number)] if number else ""
-            )  # the word before a number says nothing personal
-            return f"{kept}[{kind}]"
+            number = match.groupdict().get("number", match[0])
+            return f"{match[0][: -len(number)]}[{kind}]"  # the word before a number says nothing personal
 
         caption = pattern.sub(tag, caption)
     return caption, counts

@@ -78,9 +78,8 @@ class AddressRules:
 
     def __post_init__(self) -> None:
         """Raise SettingsError for what is no port or network."""
-        for port in self.allow_ports:
-            if not 0 < port <= MAX_PORT:
-                raise SettingsError("there is no such port", found=port, expected=f"1 to {MAX_PORT}")
+        if wrong := [port for port in self.allow_ports if not 0 < port <= MAX_PORT]:
+            raise SettingsError("there is no such port", found=wrong[0], expected=f"1 to {MAX_PORT}")
         _networks(self.allow_networks)
 
     def allow(self, ip: Ip) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -40,14 +40,6 @@ Lookup = Callable[[str], Awaitable[Sequence[str]]]
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 
-class AddressRefusedError(OSError):
-    """A host that may not be dialed, or has no address; `OSError` is what aiohttp expects from resolvers."""
-
-    def __init__(self, reason: Reason, host: str, found: str) -> None:
-        super().__init__(f"{host}: {reason} ({found})")
-        self.reason = reason
-
-
 class Resolver(AbstractResolver):
     """Resolves names; one is refused if any of its addresses is not public.
 
@@ -62,34 +54,29 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return what may be dialed; AddressRefusedError if there is nothing, or not all of it is allowed."""
+        """Return what may be dialed; BadSampleError if there is nothing, or not all of it is allowed."""
         try:
             ips = [ip_address(text) for text in await self._lookup(host)]
         except (OSError, ValueError) as error:  # a name that is no Unicode is a ValueError too
-            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, str(error)) from error
+            raise BadSampleError(Reason.NAME_NOT_FOUND, where=host, found=error) from error
         if not ips:
-            raise AddressRefusedError(Reason.NAME_NOT_FOUND, host, "no address")
+            raise BadSampleError(Reason.NAME_NOT_FOUND, where=host, found="no address")
         results: list[ResolveResult] = []
         for ip in ips:
-            self._check(host, ip)
+            self._check(ip)
             kind = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-            if family in (socket.AF_UNSPEC, kind):
-                results.append(
-                    ResolveResult(
-                        hostname=host, host=str(ip), port=port, family=kind, proto=0, flags=_NUMERIC
-                    )
-                )
-        return results
+            common = {"hostname": host, "port": port, "proto": 0, "flags": _NUMERIC}
+            results.append(cast(ResolveResult, {**common, "host": str(ip), "family": kind}))
+        return [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
 
     def make_socket(self, info: Any) -> socket.socket:
         """Make a socket of the connector; the last check of an address before it is dialed."""
-        ip = str(info[4][0])
-        self._check(ip, ip_address(ip))
+        self._check(ip_address(str(info[4][0])))
         return socket.socket(*info[:3])
 
-    def _check(self, host: str, ip: Ip) -> None:
+    def _check(self, ip: Ip) -> None:
         if not self._rules.allow(ip):
-            raise AddressRefusedError(Reason.FORBIDDEN_ADDRESS, host, str(ip))
+            raise BadSampleError(Reason.FORBIDDEN_ADDRESS, "the address is not public", found=ip)
 
     async def close(self) -> None:
         """Do nothing: the resolver holds nothing open."""
@@ -251,10 +238,7 @@ class Client:
                 passing = error
             except TimeoutError as error:
                 raise BadSampleError(Reason.TIMEOUT, "the server takes too long") from error
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                refused = getattr(error, "os_error", error)
-                if isinstance(refused, AddressRefusedError):
-                    raise BadSampleError(refused.reason, found=str(refused)) from error
+            except (aiohttp.ClientError, OSError, ValueError):
                 passing = PassingError(Reason.CONNECTION)
             # Doubled with each try, by half or one and a half of it.
             share = derive(0, "back-off", request.key, attempt) / 2**SEED_BITS

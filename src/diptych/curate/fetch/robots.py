@@ -5,6 +5,7 @@ mark and no `User-agent: x/1.0`, and drops the usage preferences, which belong t
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
@@ -26,6 +27,7 @@ _VALUED_TAGS = frozenset({"unavailable_after", "max-snippet", "max-image-preview
 _DICTIONARIES = {USAGE: (("train-ai", "bots"), "n"), SIGNAL: (("ai-train",), "no")}
 
 _RULES = ("allow", "disallow")
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+")
 _TOKEN = re.compile(r"[a-z_-]+|\*", re.IGNORECASE)
 _ESCAPE = re.compile(rb"%([0-9a-fA-F]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -68,7 +70,8 @@ class Robots:
 
     def delay(self) -> float:
         """Return the seconds that the site wishes between two requests; 0 where it says nothing."""
-        return max((_seconds(value) for name, value in self.records if name == "crawl-delay"), default=0.0)
+        values = [value for name, value in self.records if name == "crawl-delay"]
+        return max((float(value) for value in values if _SECONDS.fullmatch(value)), default=0.0)
 
     def preferences(self, target: str) -> tuple[Record, ...]:
         """Return what the site says about the use of a path: per name, the records of the longest match.
@@ -80,8 +83,12 @@ class Robots:
         path = _comparable_path(target)
         preferences: list[Record] = []
         for wanted in _DICTIONARIES:
-            split = [_path_and_value(value) for name, value in self.records if name == wanted]
-            matching = [(len(rule), value) for rule, value in split if _matches(rule, path)]
+            matching = []
+            for value in (value for name, value in self.records if name == wanted):
+                first, _, rest = value.partition(" ")
+                # Without a path it speaks of all.
+                rule, said = (_comparable(first), rest.strip()) if first.startswith("/") else (b"/", value)
+                matching += [(len(rule), said)] if _matches(rule, path) else []
             longest = max((length for length, _ in matching), default=0)
             preferences += [(wanted, value) for length, value in matching if length == longest]
         return tuple(preferences)
@@ -93,7 +100,7 @@ def parse_robots(text: str | bytes, token: str) -> Robots:
     >>> parse_robots("User-agent: Diptych\\nDisallow: /x\\n\\nUser-agent: *\\nDisallow: /", "diptych").rules
     ((b'/x', False),)
     """
-    groups: dict[str, list[Record]] = {}
+    groups: defaultdict[str, list[Record]] = defaultdict(list)
     tokens: set[str] = set()
     rules_seen, own = True, token.lower()
     for name, value in _lines(text):
@@ -103,7 +110,7 @@ def parse_robots(text: str | bytes, token: str) -> Robots:
             named = _TOKEN.match(value)
             tokens |= {named[0].lower()} & {own, "*"} if named else set()
             for one in tokens:
-                groups.setdefault(one, [])
+                groups[one] += []  # a group without rules allows everything
             continue
         rules_seen = rules_seen or name in _RULES  # no other record may end a group's list of names
         for one in tokens:
@@ -127,20 +134,6 @@ def _lines(text: str | bytes) -> Iterator[Record]:
         name, colon, value = line.partition("#")[0].partition(":")
         if colon:
             yield name.strip().lower(), value.strip()
-
-
-def _path_and_value(value: str) -> tuple[bytes, str]:
-    """Split what a preference speaks of from what it says; without a path it speaks of all."""
-    first, _, rest = value.partition(" ")
-    return (_comparable(first), rest.strip()) if first.startswith("/") else (b"/", value)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return 0.0
-    return seconds if 0.0 <= seconds < float("inf") else 0.0
 
 
 def _comparable(text: str) -> bytes:

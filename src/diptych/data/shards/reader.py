@@ -10,7 +10,7 @@ too; their samples carry no digests.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,19 +112,21 @@ class ShardSet:
         self,
         counts: Counts,
         *,
+        numbers: Iterable[int] | None = None,
         on_damage: OnDamage = "error",
         need: Need = Need.PAIR,
         columns: Columns = DEFAULT_COLUMNS,
     ) -> Iterator[Pair]:
-        """Read all pairs in order.
+        """Read pairs in order, all of them or those of some numbers.
 
         Args:
             counts: where samples that cannot be used are counted; whoever reads counts what it keeps.
+            numbers: of the samples.
             on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
             need: see `pair`.
             columns: see `pair`.
         """
-        for number in range(len(self)):
+        for number in range(len(self)) if numbers is None else numbers:
             try:
                 pair = self.pair(number, need=need, columns=columns)
             except IntegrityError as error:
