@@ -35,9 +35,7 @@ class BlockedImages(NamedTuple):
 def read_blocked_images(path: str | Path) -> BlockedImages:
     """Read a block list: a SHA-256 (64 hexadecimal digits) or perceptual hash (16) a line; # is a remark.
 
-    Raises:
-        EnvironmentFault: the file cannot be read.
-        DataError: a line is neither; a list that is read in part protects in part.
+    DataError: a line is neither; a list that is read in part protects in part.
     """
     try:
         lines = read_text(path).splitlines()
@@ -70,11 +68,9 @@ def blocked_rows(
 def caption_signatures(
     captions: pa.Array | pa.ChunkedArray, *, settings: DedupSettings = DEFAULT_SETTINGS
 ) -> Signatures:
-    """Take the MinHash signatures of (N,) captions.
+    """Return (N, MIN_HASHES) uint32 MinHash signatures of (N,) captions; all ones where there are no words.
 
-    Returns:
-        (N, MIN_HASHES) uint32: the share of equal places of two rows estimates the Jaccard similarity of
-        their shingles within about 0.06. All ones for a caption without words.
+    The share of equal places of two rows estimates the Jaccard similarity of their shingles within about 0.06.
 
     >>> a, b, c = caption_signatures(pa.array(["A red dog runs.", "a RED dog, runs", "two green cats"]))
     >>> float((a == b).mean()), float((a == c).mean())

@@ -125,11 +125,7 @@ def partitions_of(settings: CandidatesSettings) -> tuple[Partition, ...]:
 
 
 def candidates_of(partition: Partition, settings: CandidatesSettings) -> tuple[pa.Table, Counts]:
-    """Read one of `partitions_of` with the settings that it was made with.
-
-    Returns:
-        A table of `columns.CANDIDATES` with unique keys, and what became of every row that was seen.
-    """
+    """Read one of `partitions_of`: `columns.CANDIDATES` with unique keys, and what became of every row."""
     counts = Counts()
     rows: Iterator[Candidate | BadSampleError]
     if partition.kind == "parquet":
@@ -172,7 +168,6 @@ def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Pa
 
 
 def source_columns(settings: CandidatesSettings) -> Columns:
-    """Return the columns as sources take them."""
     return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
 
 
@@ -196,7 +191,6 @@ def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) ->
 
 
 def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
-    """Read a span of a source's pairs."""
     columns, first = source_columns(settings), partition.first
     source = open_source(partition.path, columns=columns)
     span = slice(first, partition.last if partition.last >= 0 else None)
@@ -272,7 +266,6 @@ def _captioned(
     fields: dict[str, Field],
     columns: CandidateColumns,
 ) -> Iterator[Candidate]:
-    """Yield a row for each caption."""
     names = (columns.url, columns.page, columns.license)
     url, page, license = (_text(fields.pop(name, None)) for name in names)
     encoded = fields_json(fields)

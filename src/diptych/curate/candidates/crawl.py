@@ -186,7 +186,6 @@ def _wat_page(metadata: Any, record: Record) -> Page:
 
 
 def _pairs(page: Page, settings: CrawlSettings) -> Iterator[Candidate | BadSampleError]:
-    """Yield the pair of each image, or why there is none."""
     shown = page.address if not _BAD_IN_URL.search(page.address) else None
     base = (resolved(page.address, page.base) if page.base else None) or page.address
     license = resolved(base, page.license) if page.license else None
@@ -204,8 +203,7 @@ def _pairs(page: Page, settings: CrawlSettings) -> Iterator[Candidate | BadSampl
 def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, str]:
     """Return the place and text, in single spaces, of the first text that can be a caption.
 
-    Raises:
-        BadSampleError: there is none; tells the fault of the first text that there was.
+    BadSampleError: there is none; it tells the fault of the first text that there was.
 
     >>> chosen({"alt": " ", "title": "Two  dogs"}, ("alt", "title"))
     ('title', 'Two dogs')
@@ -228,8 +226,7 @@ def chosen(texts: Mapping[str, str | None], order: Iterable[str]) -> tuple[str, 
 def absolute(base: str, source: str | None) -> str:
     """Make an image's address, as a page writes it, absolute; `fetch` says whether it may be requested.
 
-    Raises:
-        BadSampleError: MISSING_IMAGE without an address, BAD_ADDRESS if it is none of the web.
+    BadSampleError: MISSING_IMAGE without an address, BAD_ADDRESS if it is none of the web.
 
     >>> absolute("https://example.org/a/", " ../b c.jpg#top"), absolute("http://a.org/", "//cdn.net/x")
     ('https://example.org/b%20c.jpg', 'http://cdn.net/x')

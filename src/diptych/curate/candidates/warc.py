@@ -46,9 +46,7 @@ def read_records(path: Path) -> Iterator[Record | BadSampleError]:
     """Read the records of a WARC or WAT file in order, compressed (a gzip member or several) or not.
 
     For a damaged member or record there is a BAD_RECORD; the next one is found by its first bytes.
-
-    Raises:
-        UsageError: it is an ARC file, the format before WARC.
+    UsageError: it is an ARC file, the format before WARC.
     """
     if not path.stat().st_size:
         return
@@ -203,13 +201,7 @@ def http_response(block: bytes) -> HttpResponse:
     """Read the block of a response record.
 
     Some crawlers keep the body as it came over the wire, others undo its coding and leave the header: so a
-    body that is text already stays as it is.
-
-    Raises:
-        ValueError: there is no HTTP header, or the body is in an unknown coding or inflates to too much.
-
-    >>> http_response(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/html\\r\\n\\r\\n<p>")
-    HttpResponse(status=200, content_type='text/html', body=b'<p>')
+    body that is text already stays as it is. ValueError: it has no header, or cannot be unpacked.
     """
     end = _HEADER_END.search(block, 0, _MAX_HEADER_BYTES)
     if end is None:
@@ -270,11 +262,7 @@ def _whole(body: bytes) -> bytes:
 
 
 def _unchunked(body: bytes) -> bytes:
-    r"""Join the chunks of a body; return the body itself if it has none.
-
-    >>> _unchunked(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"), _unchunked(b"<html>")
-    (b'abcde', b'<html>')
-    """
+    """Join the chunks of a body; return the body itself if it has none."""
     pieces: list[bytes] = []
     position = 0
     while (head := _CHUNK.match(body, position)) and (size := int(head[1], 16)):

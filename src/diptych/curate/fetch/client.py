@@ -79,7 +79,7 @@ class Resolver(AbstractResolver):
             raise BadSampleError(Reason.FORBIDDEN_ADDRESS, "the address is not public", found=ip)
 
     async def close(self) -> None:
-        """Do nothing: the resolver holds nothing open."""
+        """Close nothing."""
 
 
 async def system_lookup(host: str, *, threads: ThreadPoolExecutor) -> Sequence[str]:

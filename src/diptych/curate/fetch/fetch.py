@@ -48,7 +48,6 @@ class _Row:
     response: Response | None = None
 
     def finish(self, image: bytes, result: DecodeResult, digest: str) -> None:
-        """Set the columns that tell of the image."""
         self.values["sha256"] = digest
         reason = Reason.HASH_MISMATCH if self.expected_sha256 not in ("", digest) else result.reason
         if reason is not None:
@@ -73,7 +72,7 @@ class _Row:
 def fetch_partition(
     table: pa.Table, settings: FetchSettings, *, lookup: Lookup | None = None
 ) -> tuple[pa.Table, Counts]:
-    """Fetch, check and, if asked, resize the images of a partition.
+    """Fetch, check and, if asked, resize the images of a partition: `columns.FETCHED`, row for row, and counts.
 
     The same responses of the servers give the same bytes, whatever the order they come in. (One thing depends
     on time: a host that asks with Retry-After to be left alone for longer than `deadline_seconds` is, and
@@ -84,9 +83,6 @@ def fetch_partition(
             are under way at once, so a partition should not hold more than some 10,000.
         settings: how.
         lookup: None asks the system.
-
-    Returns:
-        `columns.FETCHED`, row for row, and the counts.
 
     Raises:
         SettingsError: there is something to request on the public web, and no contact to give.
