@@ -70,7 +70,7 @@ def caption_signatures(
 ) -> Signatures:
     """Return (N, MIN_HASHES) uint32 MinHash signatures of (N,) captions; all ones where there are no words.
 
-    The share of equal places of two rows estimates the Jaccard similarity of their shingles within about 0.06.
+    The share of equal places of two rows estimates the Jaccard similarity of their shingles within 0.06.
 
     >>> a, b, c = caption_signatures(pa.array(["A red dog runs.", "a RED dog, runs", "two green cats"]))
     >>> float((a == b).mean()), float((a == c).mean())

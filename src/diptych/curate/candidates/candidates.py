@@ -168,6 +168,7 @@ def _partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Pa
 
 
 def source_columns(settings: CandidatesSettings) -> Columns:
+    """Return the columns as sources take them."""
     return Columns(settings.columns.image, settings.columns.caption, settings.columns.key)
 
 

@@ -72,7 +72,7 @@ class _Row:
 def fetch_partition(
     table: pa.Table, settings: FetchSettings, *, lookup: Lookup | None = None
 ) -> tuple[pa.Table, Counts]:
-    """Fetch, check and, if asked, resize the images of a partition: `columns.FETCHED`, row for row, and counts.
+    """Fetch, check and, if asked, resize the images of a partition: `columns.FETCHED`, row for row.
 
     The same responses of the servers give the same bytes, whatever the order they come in. (One thing depends
     on time: a host that asks with Retry-After to be left alone for longer than `deadline_seconds` is, and
