@@ -23,7 +23,7 @@ SIGNALS = (*TAGS, USAGE, SIGNAL, RESERVATION)
 
 # Directives with a colon of their own, which names no crawler.
 _VALUED_TAGS = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-# The category that decides, and the wider one that decides where nothing is said about it.
+# The category that decides, and the wider one that decides where nothing is usage about it.
 _DICTIONARIES = {USAGE: (("train-ai", "bots"), "n"), SIGNAL: (("ai-train",), "no")}
 
 _RULES = ("allow", "disallow")
@@ -87,8 +87,8 @@ class Robots:
             for value in (value for name, value in self.records if name == wanted):
                 first, _, rest = value.partition(" ")
                 # Without a path it speaks of all.
-                rule, said = (_comparable(first), rest.strip()) if first.startswith("/") else (b"/", value)
-                matching += [(len(rule), said)] if _matches(rule, path) else []
+                rule, usage = (_comparable(first), rest.strip()) if first.startswith("/") else (b"/", value)
+                matching += [(len(rule), usage)] if _matches(rule, path) else []
             longest = max((length for length, _ in matching), default=0)
             preferences += [(wanted, value) for length, value in matching if length == longest]
         return tuple(preferences)
