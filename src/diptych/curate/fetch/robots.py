@@ -23,7 +23,7 @@ SIGNALS = (*TAGS, USAGE, SIGNAL, RESERVATION)
 
 # Directives with a colon of their own, which names no crawler.
 _VALUED_TAGS = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
-# The category that decides, and the wider one that decides where nothing is usage about it.
+# The category that decides, and the wider one that decides where nothing is said about it.
 _DICTIONARIES = {USAGE: (("train-ai", "bots"), "n"), SIGNAL: (("ai-train",), "no")}
 
 _RULES = ("allow", "disallow")
