@@ -11,7 +11,7 @@ from PIL import Image
 from tests.export.small import small_model
 
 import diptych as package
-from diptych.core.errors import ArrayError, SettingsError, UsageError
+from diptych.core.errors import SettingsError, UsageError
 from diptych.models.encode import encode_images, encode_texts
 from diptych.models.model import Model
 
@@ -105,10 +105,3 @@ def test_what_python_has_for_lists_of_texts_and_images_is_taken(model: Any) -> N
     image = Image.fromarray(SMALL)
     assert len(model.encode((image for _ in range(3)), batch_size=np.int64(2))) == 3
     assert np.array_equal(model.encode_image(PIXELS.numpy()), model.encode_image(PIXELS))
-
-
-@pytest.mark.parametrize("shapes", [((3,), (3,)), ((3, 4), (2, 4)), ((3, 4), (3, 5)), ((0, 4), (0, 4))])
-def test_the_loss_pairs_rows_of_two_tables(shapes: tuple[tuple[int, ...], ...]) -> None:
-    one, other = (torch.zeros(shape) for shape in shapes)
-    with pytest.raises(ArrayError, match="cannot pair"):
-        diptych.contrastive_loss(one, other, torch.tensor(1.0))

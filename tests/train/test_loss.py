@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diptych.core.errors import ArrayError
 from diptych.models.towers.numerics import numerics
 from diptych.train import loss as loss_module
 from diptych.train.loss import contrastive_loss
@@ -58,10 +59,10 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield str(request.param)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 33, 64, 97, 300])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 14.285714, 100.0])
-def test_loss_equals_float64_formula(path: str, count: int, scale: float) -> None:
-    agree(unit(count, seed=1), unit(count, seed=2), scale)
+def test_loss_equals_float64_formula(path: str, scale: float) -> None:
+    for count in (1, 2, 3, 31, 32, 33, 64, 97, 300):
+        agree(unit(count, seed=1), unit(count, seed=2), scale)
 
 
 @pytest.mark.parametrize("scale", [14.285714, 100.0])
@@ -129,7 +130,7 @@ def test_no_square_matrix_is_kept_for_many_pairs() -> None:
     assert found.row_lse.shape == (3000,)
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((0, 3), (0, 3)), ((3,), (3,))])
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((3, 4), (3, 5)), ((0, 3), (0, 3)), ((3,), (3,))])
 def test_wrong_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match="expected two"):
+    with pytest.raises(ArrayError, match=r"cannot pair[\s\S]*expected two"):
         contrastive_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]), torch.tensor(1.0))

@@ -17,6 +17,8 @@ from diptych.core.files.durable import TEMP_PREFIX, sha256_file
 from diptych.core.manifest import verify
 
 Start = Callable[..., BaseProcess]
+# A seed that kills a run inside a save first and between steps then; more of them
+SEEDS = (4, *(pytest.param(seed, marks=pytest.mark.deep) for seed in range(100, 110)))
 TIMES = ("samples_per_second", "data_wait_fraction", "cpu_wait_fraction")
 PATIENCE_SECONDS = 250  # seconds on a free machine; the tests also pass on a starved one
 
@@ -76,7 +78,7 @@ def kill_twice_and_finish(work: Path, start: Start, run: Path, dice: random.Rand
     assert finish(start(tiny_run.run, work, run, resume=True, workers=2)) == 0
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_killed_run_equals_uninterrupted_run(
     work: Path, start: Start, fast_path: Path, uninterrupted: Path, seed: int
 ) -> None:
@@ -84,14 +86,10 @@ def test_killed_run_equals_uninterrupted_run(
     assert_same_run(fast_path / "run", uninterrupted)
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("seed", range(100, 110))
-def test_twenty_kills(work: Path, start: Start, fast_path: Path, uninterrupted: Path, seed: int) -> None:
-    kill_twice_and_finish(work, start, fast_path / "run", random.Random(seed))
-    assert_same_run(fast_path / "run", uninterrupted)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.deep)],
+)
 def test_signal_saves_and_the_resumed_run_is_the_same(
     work: Path, start: Start, fast_path: Path, uninterrupted: Path, number: signal.Signals, code: int
 ) -> None:

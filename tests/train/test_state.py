@@ -16,18 +16,16 @@ from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError
 from diptych.core.files.durable import KILLED, TEMP_PREFIX, operations
 from diptych.core.manifest import verify
 from diptych.train import state
-from diptych.train.optimizer import AdamWSettings, adamw, set_learning_rate
+from diptych.train.optimizer import adamw
 from diptych.train.state import Counters, Facts
 
 
-def stepped(seed: int, steps: int, *, channels_last: bool = True) -> tuple[nn.Module, torch.optim.AdamW]:
+def stepped(seed: int, steps: int) -> tuple[nn.Module, torch.optim.AdamW]:
     """A small network with BatchNorm after some steps."""
     torch.manual_seed(seed)
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
-    if channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = adamw(module, AdamWSettings())
-    set_learning_rate(optimizer, 0.01)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = adamw(module)
     for number in range(steps):
         advance(module, optimizer, number)
     return module, optimizer
@@ -37,17 +35,16 @@ def advance(module: nn.Module, optimizer: torch.optim.AdamW, number: int) -> flo
     generator = torch.Generator().manual_seed(number)
     loss = module(torch.randn(5, 3, 4, 4, generator=generator)).square().mean()
     loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
     optimizer.step()
     optimizer.zero_grad()
     return float(loss.item())
 
 
 def facts(step: int) -> Facts:
-    return Facts(
-        Counters(step=step, losses=(0.1, 1 / 3)),
-        {"train": {"seed": 1}},
-        state.machine_facts(torch.device("cpu")),
-    )
+    machine = state.machine_facts(torch.device("cpu"))
+    return Facts(Counters(step=step, losses=(0.1, 1 / 3)), {"train": {"seed": 1}}, machine)
 
 
 def quiet(_: str) -> None:
@@ -65,18 +62,13 @@ def save_three(folder: Path, failpoint: str) -> None:
 def test_restored_network_goes_on_bit_by_bit(tmp_path: Path) -> None:
     module, optimizer = stepped(0, 3)
     saved = state.save(tmp_path, module, optimizer, facts(3), keep=2)
+    assert state.load_facts(saved) == facts(3)
     other, other_optimizer = stepped(9, 0)
     state.restore(saved, other, other_optimizer)
     for number in range(3, 7):
-        set_learning_rate(other_optimizer, 0.01)
         assert advance(module, optimizer, number) == advance(other, other_optimizer, number)
     for (name, mine), theirs in zip(module.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), name
-
-
-def test_facts_come_back_as_they_went(tmp_path: Path) -> None:
-    saved = state.save(tmp_path, *stepped(0, 1), facts(5), keep=2)
-    assert state.load_facts(saved) == facts(5)
 
 
 def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
@@ -86,7 +78,7 @@ def test_only_the_newest_states_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-0000011", "step-0000100"]
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.deep)])
 def test_every_crash_point_leaves_a_whole_state(
     fast_path: Path, start: Callable[..., BaseProcess], every: int
 ) -> None:
@@ -149,7 +141,7 @@ def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     saved = state.save(tmp_path, *stepped(0, 1), facts(1), keep=2)
     other = nn.Sequential(nn.Conv2d(3, 5, 3))
     with pytest.raises(IntegrityError, match="not one of this model") as caught:
-        state.restore(saved, other, adamw(other, AdamWSettings()))
+        state.restore(saved, other, adamw(other))
     assert "weights/0.weight" in str(caught.value)
 
 
@@ -168,8 +160,7 @@ def test_full_disk_keeps_the_states_before(tmp_path: Path, monkeypatch: pytest.M
 def test_difference_is_named() -> None:
     saved = {"train": {"seed": 1, "batch_size": 8}, "data": {"digest": "a"}}
     state.require_same(saved, {"data": {"digest": "a"}, "train": {"batch_size": 8, "seed": 1}}, where="run")
+    other = {"train": {"seed": 2, "batch_size": 8}, "data": {"digest": "a"}}
     with pytest.raises(SettingsError, match=r"another train\.seed") as caught:
-        state.require_same(
-            saved, {"train": {"seed": 2, "batch_size": 8}, "data": {"digest": "a"}}, where="run"
-        )
+        state.require_same(saved, other, where="run")
     assert "found train.seed = 2, expected train.seed = 1" in str(caught.value)

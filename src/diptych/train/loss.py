@@ -9,7 +9,7 @@ one constant shift keeps all of exp(logit - shift) inside float32's range. Where
 row far below the bound), the sums reveal it and the exact path with a maximum per tile takes over.
 Accelerators always take the exact path: the host reads nothing of it, so a training step does not wait there.
 
-Source: Radford et al. 2021, section 2.3 and figure 3.
+Source: Radford et al. 2021, section 2.3 and figure 3. Not in the paper: the tiles.
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ class _Statistics:
     row_lse: Tensor
     column_lse: Tensor
     shift: float
-    shared: bool
-    """Whether one exponential with the constant shift serves rows and columns."""
-    exponentials: Tensor | None
-    """exp(logits - shift), (N, N), kept only for small N."""
+    shared: bool  # whether one exponential with the constant shift serves rows and columns
+    exponentials: Tensor | None  # exp(logits - shift), (N, N), kept only for small N
 
 
 def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -> Tensor:
@@ -65,19 +63,14 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -
     Raises:
         ArrayError: The shapes do not belong together, or there are no pairs.
 
-    Source:
-        Radford et al. 2021, figure 3. Not in the paper: the tiles.
-
     >>> same = torch.ones(4, 2)
     >>> round(contrastive_loss(same, same, torch.tensor(5.0)).item(), 4), round(math.log(4), 4)
     (1.3863, 1.3863)
     """
     if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape or not len(image_embeds):
-        raise ArrayError(
-            "contrastive_loss cannot pair these",
-            found=f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}",
-            expected="two (N, E) tensors of one shape with N ≥ 1",
-        )
+        found = f"{tuple(image_embeds.shape)} and {tuple(text_embeds.shape)}"
+        expected = "two (N, E) tensors of one shape with N ≥ 1"
+        raise ArrayError("contrastive_loss cannot pair these", found=found, expected=expected)
     with torch.autocast(image_embeds.device.type, enabled=False):
         loss: Tensor = _ContrastiveLoss.apply(  # type: ignore[no-untyped-call]
             image_embeds.float(), text_embeds.float(), scale.float()
@@ -86,8 +79,6 @@ def contrastive_loss(image_embeds: Tensor, text_embeds: Tensor, scale: Tensor) -
 
 
 class _ContrastiveLoss(torch.autograd.Function):
-    """Two passes over tiles of logits."""
-
     @staticmethod
     def forward(ctx: Any, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
         scaled = image * scale
@@ -109,7 +100,6 @@ class _ContrastiveLoss(torch.autograd.Function):
 
 
 def _tiles(count: int) -> Iterator[tuple[slice, slice]]:
-    """Yield (rows, columns) of every tile; the columns run fastest."""
     for row in range(0, count, TILE):
         for column in range(0, count, TILE):
             yield slice(row, min(row + TILE, count)), slice(column, min(column + TILE, count))
@@ -122,20 +112,16 @@ def _statistics(scaled: Tensor, text: Tensor) -> _Statistics:
     count = len(scaled)
     bound = float(torch.linalg.vector_norm(scaled, dim=1).max() * torch.linalg.vector_norm(text, dim=1).max())
     shift = max(0.0, bound - EXPONENT_ROOM) if math.isfinite(bound) else 0.0
-    exponentials = None
-    if count <= DIRECT_SIZE:
-        exponentials = _exponentials(scaled, text, shift, torch.empty(0))
-        rows, columns = exponentials.sum(dim=1), exponentials.sum(dim=0)
-    else:
-        rows, columns = scaled.new_zeros(count), scaled.new_zeros(count)
-        memory = scaled.new_empty(TILE * TILE)
-        for at_rows, at_columns in _tiles(count):
-            tile = _exponentials(scaled[at_rows], text[at_columns], shift, memory)
-            rows[at_rows] += tile.sum(dim=1)
-            columns[at_columns] += tile.sum(dim=0)
+    rows, columns = scaled.new_zeros(count), scaled.new_zeros(count)
+    memory = scaled.new_empty(min(count, TILE) ** 2)
+    for at_rows, at_columns in _tiles(count):
+        tile = _exponentials(scaled[at_rows], text[at_columns], shift, memory)
+        rows[at_rows] += tile.sum(dim=1)
+        columns[at_columns] += tile.sum(dim=0)
+    kept = tile if count <= DIRECT_SIZE else None
     least = count * SMALLEST_NORMAL / LOST_FRACTION
     if bool(torch.minimum(rows, columns).min() >= least):
-        return _Statistics(rows.log_().add_(shift), columns.log_().add_(shift), shift, True, exponentials)
+        return _Statistics(rows.log_().add_(shift), columns.log_().add_(shift), shift, True, kept)
     return _exact_statistics(scaled, text)
 
 
@@ -162,7 +148,8 @@ def _gradient_sums(
     """Return P @ text and P.T @ image, P = row softmax + column softmax - 2·identity, tile by tile."""
     count = len(image)
     if statistics.exponentials is not None:
-        weights = _weights(statistics.exponentials, slice(0, count), slice(0, count), statistics, None)
+        whole, memory = slice(0, count), image.new_empty(count * count)
+        weights = _weights(statistics.exponentials, whole, whole, statistics, memory)
         return _product(weights, text.T), _product(weights.T, image.T)
     image_sum, text_sum = torch.zeros_like(image), torch.zeros_like(text)
     memory = image.new_empty(2, TILE * TILE)
@@ -178,42 +165,35 @@ def _gradient_sums(
 
 
 def _exponentials(scaled: Tensor, text: Tensor, shift: float, memory: Tensor) -> Tensor:
-    """Return exp(scaled @ text.T - shift), in `memory` where that holds enough."""
-    shape = (len(scaled), len(text))
-    size = shape[0] * shape[1]
-    out = memory[:size].view(shape) if memory.numel() >= size else scaled.new_empty(shape)
-    out = _product(scaled, text, out)
+    """Return exp(scaled @ text.T - shift), in `memory` where the processor's engine can write there."""
+    shape = len(scaled), len(text)
+    out = _product(scaled, text, memory[: shape[0] * shape[1]].view(shape))
     if shift:
         out.sub_(shift)
     return out.exp_()
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return left @ right.T; in `out` where the processor's engine can write there."""
+    """Return left @ right.T."""
     if current_engine() == "onednn":
         return linear(left.contiguous(), right.contiguous(), None)
     return torch.mm(left, right.T, out=out)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to `total`."""
     if current_engine() == "onednn":
         total.add_(linear(left.contiguous(), right.T.contiguous(), None))
     else:
         total.addmm_(left, right)
 
 
-def _weights(
-    tile: Tensor, rows: slice, columns: slice, statistics: _Statistics, memory: Tensor | None
-) -> Tensor:
+def _weights(tile: Tensor, rows: slice, columns: slice, statistics: _Statistics, memory: Tensor) -> Tensor:
     """Turn a tile of exponentials (on the exact path: of logits) into row + column softmax - 2·identity."""
     row_lse, column_lse = statistics.row_lse[rows, None], statistics.column_lse[None, columns]
     if statistics.shared:
         # exp(logit - lse) = exp(logit - shift) · exp(shift - lse): one exponential per row and per column
         factors = (statistics.shift - row_lse).exp_(), (statistics.shift - column_lse).exp_()
-        out = tile.new_empty(tile.shape) if memory is None else memory[: tile.numel()].view(tile.shape)
-        torch.add(*factors, out=out)
-        weights = out.mul_(tile)
+        weights = torch.add(*factors, out=memory[: tile.numel()].view(tile.shape)).mul_(tile)
     else:
         weights = (tile - row_lse).exp_().add_((tile - column_lse).exp_())
     if rows == columns:

@@ -30,17 +30,17 @@ def evaluations(path: Path, step: int) -> tuple[Metric, ...]:
     """Return the numbers that `metrics.jsonl` holds for a step; a missing file holds none."""
     if not path.exists():
         return ()
-    lines = [json.loads(line) for line in _lines(path) if _step_of(line) == step]
+    held = [json.loads(line) for line in _lines(path) if _step_of(line) == step]
+    metrics = [metric for line in held for metric in line.get("metrics", ())]
     return tuple(
         Metric(
             metric["task"],
             metric["metric"],
             math.nan if metric["value"] is None else metric["value"],
-            None if metric["ci95"] is None else (metric["ci95"][0], metric["ci95"][1]),
+            metric["ci95"] and tuple(metric["ci95"]),
             metric["n"],
         )
-        for line in lines
-        for metric in line.get("metrics", ())
+        for metric in metrics
     )
 
 
@@ -56,7 +56,7 @@ class MetricsLog:
         self.losses: list[float] = []
         self._path, self._progress = path, progress
         self._every, self._last_step, self._warmup_steps = every, last_step, warmup_steps
-        self._warned = self._warned_of_load = False
+        self._warnings: set[str] = set()
         self._open_window()
 
     def begin(self, step: int) -> None:
@@ -78,23 +78,39 @@ class MetricsLog:
         if result.finite:
             self.losses.append(result.loss)
         else:
-            self._progress.log(
-                f"step {step} skipped: loss {result.loss}, gradient norm {result.gradient_norm}"
-            )
-        ln_n = math.log(pairs)
+            norm = result.gradient_norm
+            self._progress.log(f"step {step} skipped: loss {result.loss}, gradient norm {norm}")
         seconds = max(time.monotonic() - self._since, 1e-9)
-        queued = self._queued_fraction(seconds)
+        data_wait, cpu_wait = self._waited / seconds, self._cpu_wait(seconds)
         figures = {
             "loss": round(result.loss, 4),
-            "ln N": round(ln_n, 4),
+            "ln N": round(math.log(pairs), 4),
             "scale": round(result.scale, 2),
-            "data wait": f"{self._waited / seconds:.0%}",
+            "data wait": f"{data_wait:.0%}",
         }
-        if queued is not None and queued >= BUSY_FRACTION:
-            figures["CPU wait"] = f"{queued:.0%}"
+        if cpu_wait is not None and cpu_wait >= BUSY_FRACTION:
+            figures["CPU wait"] = f"{cpu_wait:.0%}"
         self._progress.advance(pairs, **figures)
-        if step % self._every == 0 or step == self._last_step:
-            self._write_step(step, batch, result, seconds=seconds, queued=queued, skipped=skipped)
+        if step % self._every and step != self._last_step:
+            return
+        line = {
+            "step": step,
+            "samples_seen": batch.samples_seen,
+            "epoch": batch.epoch,
+            "loss": math.fsum(self.losses) / len(self.losses) if self.losses else None,
+            "ln_n": math.log(pairs),
+            "scale": result.scale,
+            "lr": result.rate,
+            "grad_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,
+            "samples_per_second": round(self._pairs / seconds, 2),
+            "data_wait_fraction": round(data_wait, 4),
+            "cpu_wait_fraction": None if cpu_wait is None else round(cpu_wait, 4),
+            "skipped": skipped,
+        }
+        self._write(line)
+        self._warn(line)
+        self.losses.clear()
+        self._open_window()
 
     def write_evaluation(self, step: int, name: str, metrics: Sequence[Metric]) -> None:
         """Write one evaluator's numbers."""
@@ -111,69 +127,39 @@ class MetricsLog:
         finally:
             self._since += time.monotonic() - begun
 
-    def _queued_fraction(self, seconds: float) -> float | None:
+    def _cpu_wait(self, seconds: float) -> float | None:
         """Return the share of the time since the last line that went by waiting for a processor."""
         queued = seconds_waited()
         if queued is None or self._queued is None:
             return None
         return min(1.0, (queued - self._queued) / seconds)
 
-    def _write_step(
-        self,
-        step: int,
-        batch: Batch,
-        result: StepResult,
-        *,
-        seconds: float,
-        queued: float | None,
-        skipped: int,
-    ) -> None:
-        loss = math.fsum(self.losses) / len(self.losses) if self.losses else None
-        ln_n = math.log(len(batch.indices))
-        self._write(
-            {
-                "step": step,
-                "samples_seen": batch.samples_seen,
-                "epoch": batch.epoch,
-                "loss": loss,
-                "ln_n": ln_n,
-                "scale": result.scale,
-                "lr": result.rate,
-                "grad_norm": result.gradient_norm if math.isfinite(result.gradient_norm) else None,
-                "samples_per_second": round(self._pairs / seconds, 2),
-                "data_wait_fraction": round(self._waited / seconds, 4),
-                "cpu_wait_fraction": None if queued is None else round(queued, 4),
-                "skipped": skipped,
-            }
-        )
-        if queued is not None and queued >= BUSY_FRACTION and not self._warned_of_load:
-            self._warned_of_load = True
-            self._progress.log(
-                f"the machine is busy: {queued:.0%} of the time the training waits for a processor "
+    def _warn(self, line: dict[str, Any]) -> None:
+        """Say once that the machine is busy, and once that nothing is learnt."""
+        busy, loss, ln_n = line["cpu_wait_fraction"], line["loss"], line["ln_n"]
+        warnings = {}
+        if busy is not None and busy >= BUSY_FRACTION:
+            warnings["busy"] = (
+                f"the machine is busy: {busy:.0%} of the time the training waits for a processor "
                 f"that other programs use"
             )
-        if loss is not None and loss > STALL_FRACTION * ln_n:
-            self._warn_of_stall(step, loss, ln_n)
-        self.losses.clear()
-        self._open_window()
-
-    def _warn_of_stall(self, step: int, loss: float, ln_n: float) -> None:
-        if self._warned or step < self._warmup_steps + STALL_STEPS:
-            return
-        self._warned = True
-        self._progress.log(
-            f"the loss is {loss:.3f} and ln N, what chance gives, {ln_n:.3f}: nothing is being learnt. "
-            f"Is the learning rate too high (try a third)? Do the captions belong to their images?"
-        )
+        late = line["step"] >= self._warmup_steps + STALL_STEPS
+        if late and loss is not None and loss > STALL_FRACTION * ln_n:
+            warnings["stall"] = (
+                f"the loss is {loss:.3f} and ln N, what chance gives, {ln_n:.3f}: nothing is being learnt. "
+                f"Is the learning rate too high (try a third)? Do the captions belong to their images?"
+            )
+        for kind, text in warnings.items():
+            if kind not in self._warnings:
+                self._progress.log(text)
+        self._warnings |= warnings.keys()
 
     def _write(self, line: dict[str, Any]) -> None:
         append_line(self._path, json.dumps(line, allow_nan=False))
 
     def _open_window(self) -> None:
-        self._since = time.monotonic()
-        self._queued = seconds_waited()
-        self._pairs = 0
-        self._waited = 0.0
+        self._since, self._queued = time.monotonic(), seconds_waited()
+        self._pairs, self._waited = 0, 0.0
 
 
 def _lines(path: Path) -> list[str]:

@@ -4,7 +4,6 @@ Source: Radford et al. 2021, section 2.5 and table 18; Loshchilov & Hutter 2019.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,16 +11,6 @@ from torch import Tensor, nn
 
 # Gains, biases, the class embedding and the logit scale have fewer dimensions; weights have at least two
 DECAYED_DIMENSIONS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class AdamWSettings:
-    """AdamW's constants; the learning rate comes from the schedule, step by step."""
-
-    weight_decay: float = 0.2
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-6
 
 
 def paper_constants(vision: Literal["vit", "resnet", "siglip"]) -> tuple[float, float]:
@@ -36,41 +25,25 @@ def paper_constants(vision: Literal["vit", "resnet", "siglip"]) -> tuple[float, 
     return {"vit": (0.98, 1e-6), "resnet": (0.999, 1e-8), "siglip": (0.95, 1e-8)}[vision]
 
 
-def split_by_decay(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the trained parameters that decay and those that do not (gains, biases, the logit scale).
-
-    >>> [[tuple(p.shape) for p in group] for group in split_by_decay(nn.Linear(3, 2))]
-    [[(2, 3)], [(2,)]]
-    """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    decayed: list[Tensor] = [p for p in trained if p.ndim >= DECAYED_DIMENSIONS]
-    others: list[Tensor] = [p for p in trained if p.ndim < DECAYED_DIMENSIONS]
-    return decayed, others
-
-
-def adamw(module: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
-    """Return the optimizer of a model; its learning rate is 0 until `set_learning_rate`.
+def adamw(
+    module: nn.Module,
+    *,
+    weight_decay: float = 0.2,
+    beta1: float = 0.9,
+    beta2: float = 0.98,
+    epsilon: float = 1e-6,
+) -> torch.optim.AdamW:
+    """Return the optimizer of a model's trained parameters; its learning rate is 0 until it is set.
 
     One kernel updates everything (fused): 0.06 s instead of 0.46 s a step for ViT-B/32 on two cores.
     """
-    decayed, others = split_by_decay(module)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= DECAYED_DIMENSIONS], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < DECAYED_DIMENSIONS], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=0.0,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        fused=True,
-    )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every group for the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=epsilon, fused=True)
 
 
 @torch.no_grad()

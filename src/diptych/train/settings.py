@@ -7,13 +7,19 @@ from typing import Literal
 import torch
 
 from diptych.core.errors import SettingsError
+from diptych.core.machine import multiplies_bfloat16
 from diptych.models.towers.numerics import device_of
-from diptych.train.optimizer import AdamWSettings, paper_constants
+from diptych.train.optimizer import paper_constants
 
 Precision = Literal["float32", "bfloat16"]
 
 # Settings that may change when a run is resumed: they do not change what is computed
 RESUME_IGNORED_FIELDS = ("device", "log_every", "save_every_steps", "evaluate_every_steps", "keep")
+
+POSITIVE = (
+    *("steps", "epochs", "samples", "stop_after_samples", "batch_size", "learning_rate", "max_grad_norm"),
+    *("log_every", "save_every_steps", "evaluate_every_steps", "keep"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +83,12 @@ class TrainSettings:
         lengths = {"steps": self.steps, "epochs": self.epochs, "samples": self.samples}
         given = {name: value for name, value in lengths.items() if value is not None}
         if len(given) != 1:
-            raise SettingsError(
-                "the length of a run is given once",
-                where="train",
-                found=", ".join(f"{name} = {value}" for name, value in given.items()) or "none",
-                expected="exactly one of steps, epochs, samples",
-            )
-        positive = {
-            **given,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-            "log_every": 1 if self.log_every is None else self.log_every,
-            "save_every_steps": self.save_every_steps,
-            "keep": self.keep,
-            "evaluate_every_steps": 1 if self.evaluate_every_steps is None else self.evaluate_every_steps,
-            "max_grad_norm": 1.0 if self.max_grad_norm is None else self.max_grad_norm,
-            "stop_after_samples": 1 if self.stop_after_samples is None else self.stop_after_samples,
-        }
-        for name, value in positive.items():
-            if not value > 0:
+            found = ", ".join(f"{name} = {value}" for name, value in given.items()) or "none"
+            what, expected = "the length of a run is given once", "exactly one of steps, epochs, samples"
+            raise SettingsError(what, where="train", found=found, expected=expected)
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 what, where = "a setting of the run is too small", f"train.{name}"
                 raise SettingsError(what, where=where, found=value, expected="more than 0")
 
@@ -105,19 +98,13 @@ class TrainSettings:
         >>> TrainSettings(epochs=1.5, batch_size=100, warmup_steps=2).total_steps(1000)
         15
         """
-        if self.steps is not None:
-            steps = self.steps
-        else:
-            samples = self.samples if self.samples is not None else math.ceil((self.epochs or 0.0) * count)
-            steps = math.ceil(samples / self.batch_size)
+        samples = self.samples if self.samples is not None else math.ceil((self.epochs or 0.0) * count)
+        steps = self.steps if self.steps is not None else math.ceil(samples / self.batch_size)
         if self.warmup(steps) >= steps:
-            raise SettingsError(
-                "the run ends before its warm-up",
-                where="train.warmup_steps",
-                found=f"{self.warmup_steps} steps of warm-up in a run of {steps}",
-                expected=f"fewer than {steps}",
-                fix="leave warmup_steps out (a twentieth of the run), shorten it, or lengthen the run",
-            )
+            found = f"{self.warmup_steps} steps of warm-up in a run of {steps}"
+            what, where = "the run ends before its warm-up", "train.warmup_steps"
+            fix = "leave warmup_steps out (a twentieth of the run), shorten it, or lengthen the run"
+            raise SettingsError(what, where=where, found=found, expected=f"fewer than {steps}", fix=fix)
         return steps
 
     def warmup(self, total_steps: int) -> int:
@@ -147,15 +134,15 @@ class TrainSettings:
             return end
         return min(end, math.ceil(self.stop_after_samples / self.batch_size))
 
-    def adamw(self, vision: Literal["vit", "resnet", "siglip"]) -> AdamWSettings:
+    def adamw(self, vision: Literal["vit", "resnet", "siglip"]) -> dict[str, float]:
         """Return the optimizer's constants, those left open filled in for the kind of image tower."""
         beta2, epsilon = paper_constants(vision)
-        return AdamWSettings(
-            weight_decay=self.weight_decay,
-            beta1=self.beta1,
-            beta2=beta2 if self.beta2 is None else self.beta2,
-            epsilon=epsilon if self.epsilon is None else self.epsilon,
-        )
+        return {
+            "weight_decay": self.weight_decay,
+            "beta1": self.beta1,
+            "beta2": beta2 if self.beta2 is None else self.beta2,
+            "epsilon": epsilon if self.epsilon is None else self.epsilon,
+        }
 
     def resolved_device(self) -> torch.device:
         """Return the device."""
@@ -165,19 +152,11 @@ class TrainSettings:
         return device_of(self.device, where="train.device", fix=fix)
 
     def resolved_precision(self, device: torch.device) -> Precision:
-        """Return the precision of the towers on a device."""
+        """Return the precision of the towers; "auto": bfloat16 where the device does not emulate it."""
         if self.precision != "auto":
             return self.precision
-        return "bfloat16" if _multiplies_bfloat16(device) else "float32"
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Say whether a device multiplies bfloat16 in hardware; emulated, it is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "sve_bf16", "bf16"))
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = device.type == "cpu" and multiplies_bfloat16()
+        return "bfloat16" if native else "float32"

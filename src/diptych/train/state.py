@@ -32,45 +32,30 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what torch's AdamW keeps for ever
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Where a run stands.
-
-    Attributes:
-        samples_seen: the loader's position.
-        skipped_steps: left out because loss or gradients were not finite; skipped_in_row of them just now.
-        losses: of the steps since the last line of metrics.
-        seconds: of the run so far, over all its sessions.
-        samples: what the loader used and dropped, as `Counts.as_dict` gives it.
-    """
+    """Where a run stands."""
 
     step: int = 0
-    samples_seen: int = 0
-    skipped_steps: int = 0
-    skipped_in_row: int = 0
-    losses: tuple[float, ...] = ()
-    seconds: float = 0.0
-    samples: Mapping[str, Any] = field(default_factory=dict)
+    samples_seen: int = 0  # the loader's position
+    skipped_steps: int = 0  # left out because loss or gradients were not finite
+    skipped_in_row: int = 0  # of them just now
+    losses: tuple[float, ...] = ()  # of the steps since the last line of metrics
+    seconds: float = 0.0  # of the run so far, over all its sessions
+    samples: Mapping[str, Any] = field(default_factory=dict)  # used and dropped, by `Counts.as_dict`
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The content of state.json.
-
-    Attributes:
-        identity: settings, architecture and data: what must be the same for a resumed run to be the same run.
-        machine: torch version and threads: bits may differ where these do.
-    """
+    """The content of state.json."""
 
     counters: Counters
-    identity: Mapping[str, Any]
-    machine: Mapping[str, Any]
+    identity: Mapping[str, Any]  # settings, architecture, data: what a resumed run must share
+    machine: Mapping[str, Any]  # see `machine_facts`
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
     """Return what decides the last bits of the arithmetic."""
-    facts = {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
-    if device.type == "cuda":
-        return facts | {"device": torch.cuda.get_device_name(device)}
-    return facts | {"device": device.type}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "device": name}
 
 
 def save(
@@ -106,25 +91,18 @@ def latest(folder: Path, log: Callable[[str], None]) -> Path | None:
             problem = error
     if problem is None:
         return None
-    raise IntegrityError(
-        "every saved state of this run is damaged",
-        where=folder,
-        found=str(problem),
-        fix="restore one from a copy, or start the run again in another folder",
-    ) from problem
+    fix = "restore one from a copy, or start the run again in another folder"
+    what = "every saved state of this run is damaged"
+    raise IntegrityError(what, where=folder, found=str(problem), fix=fix) from problem
 
 
 def load_facts(state: Path) -> Facts:
     """Read the counters and the identity of a state that `latest` returned."""
     version = read_manifest(state).format
     if version != FORMAT:
-        raise UsageError(
-            "the run was begun by another version of diptych",
-            where=state,
-            found=f"format {version}",
-            expected=f"format {FORMAT}",
-            fix="finish it with that version, or begin again in another folder",
-        )
+        what = "the run was begun by another version of diptych"
+        fix = "finish it with that version, or begin again in another folder"
+        raise UsageError(what, where=state, found=f"format {version}", expected=f"format {FORMAT}", fix=fix)
     return from_mapping(Facts, with_current_names(read_json(state / FACTS)), where=state / FACTS)
 
 
@@ -135,7 +113,7 @@ def restore(state: Path, module: nn.Module, optimizer: torch.optim.Optimizer) ->
         tensors = load_tensors((state / TENSORS).read_bytes())
     except (OSError, SafetensorError) as error:
         raise IntegrityError("cannot read the state", where=state, found=str(error)[:200]) from error
-    for name, tensor in _weights(module):
+    for name, tensor in module.state_dict().items():
         tensor.copy_(_tensor_like(tensors, f"weights/{name}", tensor, state))
     for name, parameter in module.named_parameters():
         if f"step/{name}" not in tensors:  # frozen, or never stepped
@@ -157,13 +135,10 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: obj
     old, new = dict(_flat(saved)), dict(_flat(now))
     other = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     if other:
-        raise SettingsError(
-            f"a run cannot be resumed with another {', '.join(other)}",
-            where=where,
-            found=", ".join(f"{name} = {new.get(name)}" for name in other),
-            expected=", ".join(f"{name} = {old.get(name)}" for name in other) + ", as the run was started",
-            fix="resume with the settings and the data it was started with, or start a new run",
-        )
+        what = f"a run cannot be resumed with another {', '.join(other)}"
+        found, expected = (", ".join(f"{name} = {of.get(name)}" for name in other) for of in (new, old))
+        fix = "resume with the settings and the data it was started with, or start a new run"
+        raise SettingsError(what, where=where, found=found, expected=f"{expected}, as it began", fix=fix)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -171,33 +146,21 @@ def _states(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
 
 
-def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
 def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in _weights(module):
-        yield f"weights/{name}", _storable(tensor)
+    for name, tensor in module.state_dict().items():
+        yield f"weights/{name}", tensor.cpu().contiguous()
     for name, parameter in module.named_parameters():
         for moment in MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
-                yield f"{moment}/{name}", _storable(optimizer.state[parameter][moment])
-
-
-def _storable(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
+                yield f"{moment}/{name}", optimizer.state[parameter][moment].cpu().contiguous()
 
 
 def _tensor_like(tensors: Mapping[str, Tensor], name: str, like: Tensor, state: Path) -> Tensor:
     saved = tensors.get(name)
     if saved is None or saved.shape != like.shape or saved.dtype != like.dtype:
-        raise IntegrityError(
-            "the state is not one of this model",
-            where=f"{state / TENSORS}: {name}",
-            found="no such tensor" if saved is None else f"{saved.dtype} {tuple(saved.shape)}",
-            expected=f"{like.dtype} {tuple(like.shape)}",
-        )
+        what, where = "the state is not one of this model", f"{state / TENSORS}: {name}"
+        found = "no such tensor" if saved is None else f"{saved.dtype} {tuple(saved.shape)}"
+        raise IntegrityError(what, where=where, found=found, expected=f"{like.dtype} {tuple(like.shape)}")
     return saved
 
 

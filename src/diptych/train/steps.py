@@ -18,7 +18,7 @@ from diptych.core.seeds import derive
 from diptych.data.loader import Batch, Loader
 from diptych.models.model import Model
 from diptych.models.towers.blocks import Block
-from diptych.train.optimizer import adamw, clip_gradients, set_learning_rate
+from diptych.train.optimizer import adamw, clip_gradients
 from diptych.train.schedule import learning_rate
 from diptych.train.settings import TrainSettings
 
@@ -30,19 +30,12 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Result of one step.
-
-    Attributes:
-        scale: after the update.
-        rate: learning rate used.
-        gradient_norm: over all parameters, before clipping.
-        finite: whether loss and gradients were; if not, nothing was updated.
-    """
+    """Result of one step; nothing was updated where it is not `finite`."""
 
     loss: float
-    scale: float
-    rate: float
-    gradient_norm: float
+    scale: float  # after the update
+    rate: float  # learning rate used
+    gradient_norm: float  # over all parameters, before clipping
     finite: bool
 
 
@@ -60,7 +53,7 @@ class TrainStep:
             for block in filter(lambda part: isinstance(part, Block), model.clip.modules()):
                 block.compile()  # in place: names in checkpoints stay
         model.clip.train()
-        self.optimizer = adamw(model.clip, settings.adamw(model.config.vision.kind))
+        self.optimizer = adamw(model.clip, **settings.adamw(model.config.vision.kind))
         self._parameters = [p for p in model.clip.parameters() if p.requires_grad]
         self._buffers = list(model.clip.buffers())
         self._buffers_before = [torch.empty_like(buffer) for buffer in self._buffers]
@@ -77,7 +70,8 @@ class TrainStep:
             total_steps=self.total_steps,
             min_lr_ratio=settings.min_lr_ratio,
         )
-        set_learning_rate(self.optimizer, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         # Randomness inside a model is a function of the step: resuming needs no generator's state.
         torch.manual_seed(derive(settings.seed, "step", number))
         self._save_buffers()

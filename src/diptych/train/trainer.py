@@ -6,12 +6,15 @@ Writes, in the run folder: `metrics.jsonl`, `state/`, `model/` (the checkpoint),
 Source: Radford et al. 2021, sections 2.3 to 2.5, figure 3 and table 18.
 """
 
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from diptych.core.errors import EnvironmentFault, IntegrityError, SettingsError, UsageError
 from diptych.core.files.durable import make_folder
@@ -29,33 +32,25 @@ from diptych.train import state
 from diptych.train.loss import contrastive_loss
 from diptych.train.metrics_log import MetricsLog, evaluations
 from diptych.train.settings import RESUME_IGNORED_FIELDS, TrainSettings
-from diptych.train.signals import StopSignal
 from diptych.train.state import Counters, Facts
 from diptych.train.steps import Loss, TrainStep
 
 # So many saves in a row may fail (a full disk that is being cleared) before the run gives up
 FAILED_SAVES = 3
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run ended.
-
-    Attributes:
-        skipped_steps: left out because loss or gradients were not finite.
-        seconds: of the whole run, over all its sessions.
-        metrics: of the last evaluation.
-        model_folder: the checkpoint; None if the run was stopped before its end.
-        stopped_by: number of the signal that stopped it, or None.
-    """
+    """How a run ended."""
 
     steps: int
     samples_seen: int
-    skipped_steps: int
-    seconds: float
-    metrics: tuple[Metric, ...]
-    model_folder: Path | None
-    stopped_by: int | None
+    skipped_steps: int  # left out because loss or gradients were not finite
+    seconds: float  # of the whole run, over all its sessions
+    metrics: tuple[Metric, ...]  # of the last evaluation
+    model_folder: Path | None  # the checkpoint; None if the run was stopped before its end
+    stopped_by: int | None  # number of the signal that stopped it
 
     @property
     def exit_code(self) -> int:
@@ -98,14 +93,36 @@ def train(
     total = settings.batch_size * run.last_step
     with (
         locked(make_folder(run_folder)),
-        StopSignal() as stop,
+        stop_signals() as signals,
         Progress("training", total=total) as progress,
     ):
         run.begin(progress, resume=resume)
         with closing(run.batches):
-            while run.step < run.last_step and stop.number is None:
+            while run.step < run.last_step and not signals:
                 run.advance()
-            return run.finish(stop.number)
+            return run.finish(signals[0] if signals else None)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Catch SIGTERM and SIGINT: the list receives the first one's number, a second one ends the process.
+
+    Outside the main thread, where Python delivers no signals, it does nothing.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for caught in CAUGHT:
+            signal.signal(caught, signal.SIG_DFL)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {caught: signal.signal(caught, note) for caught in CAUGHT if main}
+    try:
+        yield received
+    finally:
+        for caught, handler in before.items():
+            signal.signal(caught, handler)
 
 
 class Trainer:
@@ -120,7 +137,12 @@ class Trainer:
         evaluators: Sequence[Evaluator],
         loss: Loss,
     ) -> None:
-        _check_loader(loader, settings)
+        for name in ("batch_size", "seed"):
+            theirs, ours = getattr(loader.settings, name), getattr(settings, name)
+            if theirs != ours:
+                what, where = f"loader and run disagree on {name}", f"train.{name}"
+                expected, fix = f"{ours} as in the run", "give both the same"
+                raise SettingsError(what, where=where, found=f"{theirs}", expected=expected, fix=fix)
         require_loss(model.config, loss)
         self.model, self.loader, self.settings, self.folder = model, loader, settings, folder
         prepare_loader(loader, model.to(settings.resolved_device()))
@@ -140,11 +162,8 @@ class Trainer:
         self.progress = progress
         held = (self.folder / "state").exists() or (self.folder / "metrics.jsonl").exists()
         if held and not resume:
-            raise UsageError(
-                "the folder holds a run already",
-                where=self.folder,
-                fix="go on with it (--resume), or choose another folder",
-            )
+            fix = "go on with it (--resume), or choose another folder"
+            raise UsageError("the folder holds a run already", where=self.folder, fix=fix)
         latest = state.latest(self.folder / "state", progress.log) if resume else None
         self.metrics_log = MetricsLog(
             self.folder / "metrics.jsonl",
@@ -169,16 +188,13 @@ class Trainer:
         state.require_same(saved, self._identity(), where=folder)
         machine = state.machine_facts(self.model.device)
         if facts.machine != machine:
-            self.progress.log(
-                f"saved with {dict(facts.machine)}, resumed with {machine}: the last bits may differ"
-            )
+            then = dict(facts.machine)
+            self.progress.log(f"saved with {then}, resumed with {machine}: the last bits may differ")
         state.restore(folder, self.model.clip, self.train_step.optimizer)
         counters = facts.counters
         self.step, self.samples_seen = counters.step, counters.samples_seen
-        self.train_step.skipped_steps, self.train_step.skipped_in_row = (
-            counters.skipped_steps,
-            counters.skipped_in_row,
-        )
+        self.train_step.skipped_steps = counters.skipped_steps
+        self.train_step.skipped_in_row = counters.skipped_in_row
         self.metrics_log.losses = list(counters.losses)
         self.loader.counts = Counts.from_dict(counters.samples)
         self._seconds_before = counters.seconds
@@ -194,9 +210,8 @@ class Trainer:
         result = self.train_step.step(batch, self.step)
         self.step += 1
         self.samples_seen = batch.samples_seen
-        self.metrics_log.log_step(
-            self.step, batch, result, waited=waited, skipped=self.train_step.skipped_steps
-        )
+        skipped = self.train_step.skipped_steps
+        self.metrics_log.log_step(self.step, batch, result, waited=waited, skipped=skipped)
         if not result.finite:
             self.train_step.require_progress(self.step, batch, self.loader, self.folder)
         every = self.settings.evaluate_every_steps
@@ -252,13 +267,8 @@ class Trainer:
         facts = Facts(counters, self._identity(), state.machine_facts(self.model.device))
         try:
             with self.metrics_log.paused():
-                state.save(
-                    self.folder / "state",
-                    self.model.clip,
-                    self.train_step.optimizer,
-                    facts,
-                    keep=self.settings.keep,
-                )
+                optimizer, keep = self.train_step.optimizer, self.settings.keep
+                state.save(self.folder / "state", self.model.clip, optimizer, facts, keep=keep)
         except EnvironmentFault as fault:
             self._failed_saves += 1
             if required or self._failed_saves >= FAILED_SAVES:
@@ -325,29 +335,9 @@ def prepare_loader(loader: Loader, model: Model) -> None:
 
 
 def require_loss(config: ClipConfig, loss: Loss = contrastive_loss) -> None:
-    """Refuse to train a model of the sigmoid loss with the softmax loss, which leaves its bias as it is.
-
-    Raises:
-        SettingsError: the model has a bias, and the loss knows none.
-    """
+    """Refuse to train a model of the sigmoid loss with the softmax loss, which leaves its bias as it is."""
     if config.logit_bias_init is not None and loss is contrastive_loss:
-        raise SettingsError(
-            "this model is made for the sigmoid loss, which is not here yet",
-            where="model.preset",
-            found="a model with a logit bias (SigLIP)",
-            expected="one that is trained with the softmax loss",
-            fix="choose a CLIP preset, such as ViT-B-32 or resnet-mini-64",
-        )
-
-
-def _check_loader(loader: Loader, settings: TrainSettings) -> None:
-    for name in ("batch_size", "seed"):
-        theirs, ours = getattr(loader.settings, name), getattr(settings, name)
-        if theirs != ours:
-            raise SettingsError(
-                f"loader and run disagree on {name}",
-                where=f"train.{name}",
-                found=f"{theirs} in the loader",
-                expected=f"{ours} as in the run",
-                fix="give both the same",
-            )
+        what, where = "this model is made for the sigmoid loss, which is not here yet", "model.preset"
+        found, expected = "a model with a logit bias (SigLIP)", "one that is trained with the softmax loss"
+        fix = "choose a CLIP preset, such as ViT-B-32 or resnet-mini-64"
+        raise SettingsError(what, where=where, found=found, expected=expected, fix=fix)
