@@ -30,12 +30,6 @@ SYNSETS = [
     ("n", ["frying pan"], "a pan used for frying foods", []),
 ]
 
-QUERIES = {
-    "dog": "words", "cat": "words", "brown": "words", "black": "words", "a": "words", "is": "words",
-    "brown dog": "bigrams", "black cat": "bigrams", "hot dog": "titles",
-    "domestic dog": "wordnet", "frying pan": "wordnet",
-}  # fmt: skip
-
 
 def recipe(**parts: Any) -> CurateRecipe:
     """Settings that fit a small world."""

@@ -49,10 +49,10 @@ class Rate:
 
 def estimate(folder: Path, settings: EstimateSettings) -> dict[str, Any]:
     """Estimate larger curations like the finished one in a folder: machines, measured rates, table."""
-    manifests = [read_manifest(folder / STAGES_FOLDER / name) for name in FLOW]
+    manifests = {name: read_manifest(folder / STAGES_FOLDER / name) for name in FLOW}
     try:
-        candidates = max(1, int(manifests[0].counts["in"]))
-        rates = [_rate(name, one, candidates) for name, one in zip(FLOW, manifests, strict=True)]
+        candidates = max(1, int(manifests[FLOW[0]].counts["in"]))
+        rates = [_rate(name, manifest, candidates) for name, manifest in manifests.items()]
     except (KeyError, TypeError, ValueError) as error:
         what = "the manifests of a curation lack counts or seconds"
         raise IntegrityError(what, where=folder, found=repr(error)[:200]) from error
@@ -60,12 +60,14 @@ def estimate(folder: Path, settings: EstimateSettings) -> dict[str, Any]:
     return {"settings": asdict(settings), "rates": [asdict(rate) for rate in rates], "table": rows}
 
 
-def hours(rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings) -> float:
-    """Return how long a curation of so many candidate pairs takes.
+def estimate_row(
+    rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings
+) -> dict[str, Any]:
+    """Return the hours of a curation of so many candidate pairs, and the dollars for all machines together.
 
     >>> one = Rate("match", 1.0, 0.001, 0.0)
-    >>> round(hours([one], 57_600_000, 1, EstimateSettings(cores=16)), 3)
-    1.0
+    >>> estimate_row([one], 57_600_000, 1, EstimateSettings(cores=16, dollars_per_hour=0.5))
+    {'pairs': 57600000, 'machines': 1, 'hours': 1.0, 'dollars': 0.5}
     """
     seconds = 0.0
     for rate in rates:
@@ -75,16 +77,13 @@ def hours(rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSe
             bits = here * settings.image_kilobytes * 8e3
             work = max(work, bits / (machines * settings.network_megabits * 1e6))
         seconds += work + here * rate.alone_seconds_per_pair
-    return seconds / 3600
-
-
-def estimate_row(
-    rates: Sequence[Rate], pairs: int, machines: int, settings: EstimateSettings
-) -> dict[str, Any]:
-    """Return the hours of a curation, and the dollars for all machines together."""
-    took = hours(rates, pairs, machines, settings)
-    dollars = took * machines * settings.dollars_per_hour
-    return {"pairs": pairs, "machines": machines, "hours": round(took, 2), "dollars": round(dollars, 2)}
+    dollars = seconds / 3600 * machines * settings.dollars_per_hour
+    return {
+        "pairs": pairs,
+        "machines": machines,
+        "hours": round(seconds / 3600, 2),
+        "dollars": round(dollars, 2),
+    }
 
 
 def _rate(name: str, manifest: Manifest, candidates: int) -> Rate:
