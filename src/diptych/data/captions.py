@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from diptych.core.errors import BadSampleError, Reason
 from diptych.core.files.reading import decode_text
-from diptych.core.records import Field
+from diptych.core.records import Field, Need
 
 MAX_BYTES_BESIDE = 2**20  # a hundred times the longest honest caption file
 MAX_CAPTION_CHARACTERS = 16_384  # 77 tokens are kept; a longer "caption" is a page of text or an attack
@@ -33,6 +33,12 @@ class Columns:
     caption: str = "caption"
     key: str = "id"
     one_value: tuple[str, ...] = ()
+
+    def needed(self, need: Need) -> tuple[str, ...]:
+        """Return the columns that a table must have: those that are needed, and those that were named."""
+        image = need != Need.CAPTION or self.image != DEFAULT_COLUMNS.image
+        caption = Need.CAPTION in need or self.caption != DEFAULT_COLUMNS.caption
+        return (self.image,) * image + (self.caption,) * caption
 
 
 DEFAULT_COLUMNS = Columns()

@@ -7,7 +7,7 @@ image with several captions the rows are `key#0`, `key#1`, …: later stages mat
 
 import glob
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,15 +28,8 @@ from diptych.data.captions import captions_of, fields_of
 from diptych.data.shards.reader import ShardSet
 from diptych.data.sources.open import Columns, ScenesSource, ShardSource, Source, open_source
 from diptych.data.sources.rows import SCENES, image_path, read_image, require_downloaded
-from diptych.data.sources.table_rows import missing_column
-from diptych.data.sources.tables import (
-    ARROW_SUFFIXES,
-    ParquetSource,
-    image_column,
-    open_parquet,
-    parquet_rows,
-    plain_columns,
-)
+from diptych.data.sources.table_rows import check_columns, missing_column
+from diptych.data.sources.tables import ARROW_SUFFIXES, ColumnarFile, ParquetSource
 
 Kind = Literal["wat", "warc", "parquet", "source"]
 
@@ -179,16 +172,15 @@ def _shards(source: Source) -> ShardSet | None:
 
 def _parquet_partitions(path: str, prefix: str, settings: CandidatesSettings) -> list[Partition]:
     """Put row groups together until a partition is full; a group is never cut."""
-    with open_parquet(Path(path)) as file:
-        metadata = file.metadata
+    with ColumnarFile(Path(path)) as file:
+        groups = file.group_rows
     partitions, first, rows = [], 0, 0
-    for group in range(metadata.num_row_groups):
-        group_rows = metadata.row_group(group).num_rows
+    for group, group_rows in enumerate(groups):
         if rows and rows + group_rows > settings.partition_rows:
             partitions.append(Partition("parquet", path, first, group, prefix))
             first, rows = group, 0
         rows += group_rows
-    return [*partitions, Partition("parquet", path, first, metadata.num_row_groups, prefix)]
+    return [*partitions, Partition("parquet", path, first, len(groups), prefix)]
 
 
 def _source_rows(partition: Partition, settings: CandidatesSettings, counts: Counts) -> Iterator[Candidate]:
@@ -226,18 +218,15 @@ def _span(source: Source, partition: Partition, counts: Counts) -> Iterator[Pair
 
 def _parquet_rows(partition: Partition, columns: CandidateColumns) -> Iterator[Candidate | BadSampleError]:
     path = Path(partition.path)
-    with open_parquet(path, (columns.caption,)) as file:
-        image = image_column(file, columns.image)
-        names = plain_columns(file, (*astuple(columns), image))
-        if columns.url not in names and image not in names:
-            raise missing_column(columns.url, names, path)
-        first = sum(file.metadata.row_group(group).num_rows for group in range(partition.first))
-        rows = parquet_rows(file, names, path, row_groups=list(range(partition.first, partition.last)))
-        keys = [columns.image if name == image else name for name in names]
-        for number, cells in enumerate(rows, first):
+    with ColumnarFile(path) as file:
+        check_columns(file.names, (columns.caption,), path)
+        columns = replace(columns, image=file.columns(Columns(columns.image)).image)
+        if not any(file.names.count(name) == 1 for name in (columns.url, columns.image)):
+            raise missing_column(columns.url, file.names, path)
+        rows = file.rows(astuple(columns), groups=list(range(partition.first, partition.last)))
+        for number, cells in enumerate(rows, sum(file.group_rows[: partition.first])):
             try:
-                row = dict(zip(keys, cells, strict=True))
-                yield from _of_cells(row, columns, path.parent, partition.prefix)
+                yield from _of_cells(cells, columns, path.parent, partition.prefix)
             except BadSampleError as error:
                 error.where = f"{path.name} row {number}"
                 yield error

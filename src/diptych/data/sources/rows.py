@@ -6,6 +6,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol
 
@@ -63,6 +64,22 @@ class Row(NamedTuple):
     fields: Mapping[str, Field]
     path: str = ""
 
+    def pair(self, key: str, need: Need) -> Pair:
+        """Read the image and make a pair, or raise BadSampleError if it lacks what is needed."""
+        if isinstance(self.captions, BadSampleError) and Need.CAPTION in need:
+            raise self.captions
+        captions = () if isinstance(self.captions, BadSampleError) else self.captions
+        path = str(self.image) if isinstance(self.image, Path) else self.path
+        try:
+            if isinstance(self.image, BadSampleError):
+                raise self.image
+            image = read_image(self.image) if isinstance(self.image, Path) else self.image
+        except BadSampleError as error:
+            if Need.IMAGE in need:
+                raise
+            return Pair(key, b"", captions, self.fields, path, error.reason)
+        return Pair(key, image, captions, self.fields, path)
+
 
 class RowSource:
     """Base of the sources that are read row by row; a bad row is counted by its reason."""
@@ -77,40 +94,16 @@ class RowSource:
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs; see Source."""
         keys: set[str] = set()
-        return unique(self._built(counts, keys), counts, keys)
 
-    def _built(self, counts: Counts, keys: set[str]) -> Iterator[Pair]:
-        for row in self.rows(counts):
-            key = next((key for key in row.keys if key not in keys), row.keys[-1])
-            try:
-                yield build_pair(self.need, key, row.image, row.captions, row.fields, row.path)
-            except BadSampleError as error:
-                drop(counts, error, row.where)
+        def built() -> Iterator[Pair]:
+            for row in self.rows(counts):
+                key = next((key for key in row.keys if key not in keys), row.keys[-1])
+                try:
+                    yield row.pair(key, self.need)
+                except BadSampleError as error:
+                    drop(counts, error, row.where)
 
-
-def build_pair(
-    need: Need,
-    key: str,
-    image: bytes | Path | BadSampleError,
-    captions: tuple[str, ...] | BadSampleError,
-    fields: Mapping[str, Field],
-    path: str = "",
-) -> Pair:
-    """Make a pair of what a row holds, or raise BadSampleError; `path` holds the image's bytes."""
-    if isinstance(captions, BadSampleError):
-        if Need.CAPTION in need:
-            raise captions
-        captions = ()
-    path = str(image) if isinstance(image, Path) else path
-    try:
-        if isinstance(image, BadSampleError):
-            raise image
-        data = read_image(image) if isinstance(image, Path) else image
-    except BadSampleError as error:
-        if Need.IMAGE in need:
-            raise
-        return Pair(key, b"", captions, fields, path, error.reason)
-    return Pair(key, data, captions, fields, path)
+        return unique(built(), counts, keys)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -168,9 +161,9 @@ def unique(pairs: Iterable[Pair], counts: Counts, keys: set[str] | None = None) 
     for pair in pairs:
         if pair.key in keys:
             counts.drop(Reason.DUPLICATE_KEY, plain(pair.key[:_SHOWN]))
-            continue
-        keys.add(pair.key)
-        yield pair
+        else:
+            keys.add(pair.key)
+            yield pair
 
 
 def drop(counts: Counts, error: BadSampleError, where: str) -> None:
@@ -187,11 +180,9 @@ def digest_files(name: str, paths: Iterable[Path], *, root: Path) -> tuple[FileE
     entries: list[FileEntry] = []
     for path in dict.fromkeys(paths):
         relative = path.relative_to(root) if path.is_relative_to(root) else path
-        try:
+        with suppress(OSError):
             if path.is_file():  # a pipe would hang, /dev/zero never end
                 entries.append(FileEntry(plain(relative.as_posix()), path.stat().st_size, sha256_file(path)))
-        except OSError:
-            continue
     if len(entries) <= _LISTED_INPUTS:
         return tuple(entries)
     listing = hashlib.sha256()

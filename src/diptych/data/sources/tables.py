@@ -1,7 +1,7 @@
 """Pairs from tables: CSV, TSV and JSON, Parquet and Arrow."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,13 +23,14 @@ from diptych.data.sources.table_rows import TableRow, check_columns, table_heade
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 _BATCH_ROWS = 64  # rows of Parquet held as Python objects at a time: 64 images of the largest size are 1.3 GB
 ARROW_SUFFIXES = (".arrow", ".feather")
 COLUMNAR_SUFFIXES = (".parquet", *ARROW_SUFFIXES)
 _BYTES = ("binary", "large_binary", "binary_view")
 _BROKEN = object()  # stands for a cell whose bytes are not what its column says
+# What pyarrow raises for a value: text that is not UTF-8, dates out of range, unknown time zones.
+_UNREADABLE = (ValueError, ArithmeticError, LookupError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class TableSource(RowSource):
 
     def lists_images(self) -> bool:
         """Tell whether the first file has the columns that make it a list of images."""
-        return {*needed_columns(self.columns, self.need)} <= {*table_header(self.paths[0], self.columns)}
+        return {*self.columns.needed(self.need)} <= {*table_header(self.paths[0], self.columns)}
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest the files, and the images that the rows name; see Source."""
@@ -56,8 +57,7 @@ class TableSource(RowSource):
     def rows(self, counts: Counts) -> Iterator[Row]:
         """Yield one row an image, in the order of first appearance."""
         groups = self._groups(counts)
-        for name, short in zip(groups, short_names(list(groups)), strict=True):
-            group = groups[name]
+        for (name, group), short in zip(groups.items(), short_names(list(groups)), strict=True):
             where = f"{self.paths[0].name} row {group.line}: {name[:80]}"
             captions = tuple(group.captions) or BadSampleError(Reason.MISSING_CAPTION)
             yield Row(where, (group.key or short,), group.path, captions, group.fields)
@@ -69,7 +69,7 @@ class TableSource(RowSource):
     def _groups(self, counts: Counts) -> "dict[str, _Group]":
         """Read all rows; the images are read later, one at a time."""
         path, groups = self.paths[0], dict[str, _Group]()
-        for row in table_rows(path, self.columns, tuple(needed_columns(self.columns, self.need))):
+        for row in table_rows(path, self.columns, self.columns.needed(self.need)):
             try:
                 self._add(groups, row)
             except BadSampleError as error:
@@ -90,7 +90,7 @@ class TableSource(RowSource):
         name = str(name or f"row {row.line}")  # so that rows without an image are not taken for one
         if name not in groups:
             key = plain(str(cells.pop(self.columns.key, "")))
-            groups[name] = _Group(path, row.line, key, [], fields_of(cells))
+            groups[name] = _Group(path, row.line, key, fields_of(cells))
         group, fields = groups[name], fields_of(cells)
         for column in self.columns.one_value:
             first, other = group.fields.get(column), fields.get(column)
@@ -113,16 +113,8 @@ class _Group:
     path: Path | BadSampleError
     line: int
     key: str
+    fields: dict[str, Field]
     captions: list[str] = field(default_factory=list)
-    fields: dict[str, Field] = field(default_factory=dict)
-
-
-def needed_columns(columns: Columns, need: Need) -> Iterator[str]:
-    """Name the columns that a table must have: those that are needed, and those that were named."""
-    if need != Need.CAPTION or columns.image != Columns().image:
-        yield columns.image
-    if Need.CAPTION in need or columns.caption != Columns().caption:
-        yield columns.caption
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,155 +125,152 @@ class ParquetSource(TableSource):
 
     def lists_images(self) -> bool:
         """Tell whether the first file has the columns that make it a list of images."""
-        with open_parquet(self.paths[0]) as file:
-            columns = replace(self.columns, image=image_column(file, self.columns.image))
-            return {*needed_columns(columns, self.need)} <= {*file.schema_arrow.names}
+        with ColumnarFile(self.paths[0]) as file:
+            return {*file.columns(self.columns).needed(self.need)} <= {*file.names}
 
     def rows(self, counts: Counts) -> Iterator[Row]:
         """Yield the rows in their order."""
-        for number, (path, cells) in enumerate(self._cells()):
-            where = f"{path.name} row {number}"
-            try:
-                yield self._row(cells, path, number, where)
-            except BadSampleError as error:
-                drop(counts, error, where)
+        number = 0
+        for file, columns in self._files():
+            for cells in file.rows((columns.image, columns.caption, columns.key)):
+                where = f"{file.path.name} row {number}"
+                try:
+                    yield _row(cells, columns, file.path, number, where)
+                except BadSampleError as error:
+                    drop(counts, error, where)
+                number += 1
 
     def _images(self) -> Iterator[Path]:
-        for path, cells in self._cells(only_paths=True):
-            location = cells[self.columns.image]
-            if isinstance(location, dict):
-                location = location.get("path") if location.get("bytes") is None else None
-            if isinstance(location, str):
-                with suppress(BadSampleError):
-                    yield image_path(location, path.parent)
+        for file, columns in self._files():
+            if columns.image not in file.names or file.kinds[columns.image] in _BYTES:
+                continue  # holds no paths
+            for cells in file.rows((columns.image,), others=False):
+                location = cells[columns.image]
+                if isinstance(location, dict):
+                    location = location.get("path") if location.get("bytes") is None else None
+                if isinstance(location, str):
+                    with suppress(BadSampleError):
+                        yield image_path(location, file.path.parent)
 
-    def _cells(self, *, only_paths: bool = False) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Yield the rows as values by column; `only_paths`: their images, of files that may hold paths."""
-        columns = self.columns
+    def _files(self) -> "Iterator[tuple[ColumnarFile, Columns]]":
         for path in self.paths:
-            with open_parquet(path) as file:
-                image = image_column(file, columns.image)
-                needed = tuple(needed_columns(replace(columns, image=image), self.need))
-                schema = file.schema_arrow
-                check_columns(schema.names, needed, path)
-                if only_paths and (image not in schema.names or str(schema.field(image).type) in _BYTES):
-                    continue  # holds no paths
-                wanted = (*needed, columns.caption, columns.key)
-                names = [image] if only_paths else plain_columns(file, wanted)
-                keys = [columns.image if name == image else name for name in names]
-                for cells in parquet_rows(file, names, path):
-                    yield path, dict(zip(keys, cells, strict=True))
-
-    def _row(self, cells: dict[str, Any], path: Path, number: int, where: str) -> Row:
-        key = cells.pop(self.columns.key, cells.get("key"))  # img2dataset's name for it
-        image = cells.pop(self.columns.image, None)
-        if image is None:
-            require_downloaded(cells)
-        captions = attempt(lambda: captions_of(cells.pop(self.columns.caption, None)))
-        stem = ""
-        if isinstance(image, dict):
-            location = image.get("path")
-            stem = Path(location).stem if isinstance(location, str) else ""
-            image = location if image.get("bytes") is None else image["bytes"]
-        if not isinstance(image, bytes):
-            image = attempt(lambda: image_path(image, path.parent))
-            stem = image.stem if isinstance(image, Path) else stem
-        row = f"{number:08d}"  # sorts as numbers up to 100 million rows
-        keys = [plain(stem) or row, row, f"{row}-{plain(stem)}"]  # another stem may be this row's number
-        if isinstance(key, str | int) and str(key):
-            keys = [plain(str(key))]
-        return Row(where, tuple(keys), image, captions, fields_of(cells), str(path))
+            with ColumnarFile(path) as file:
+                columns = file.columns(self.columns)
+                check_columns(file.names, columns.needed(self.need), path)
+                yield file, columns
 
 
-class _ArrowFile:
-    """An Arrow file or stream, read as `ParquetFile` reads Parquet."""
+def _row(cells: dict[str, Any], columns: Columns, path: Path, number: int, where: str) -> Row:
+    key = cells.pop(columns.key, cells.get("key"))  # img2dataset's name for it
+    image = cells.pop(columns.image, None)
+    if image is None:
+        require_downloaded(cells)
+    captions = attempt(lambda: captions_of(cells.pop(columns.caption, None)))
+    stem = ""
+    if isinstance(image, dict):
+        location = image.get("path")
+        stem = Path(location).stem if isinstance(location, str) else ""
+        image = location if image.get("bytes") is None else image["bytes"]
+    if not isinstance(image, bytes):
+        image = attempt(lambda: image_path(image, path.parent))
+        stem = image.stem if isinstance(image, Path) else stem
+    row = f"{number:08d}"  # sorts as numbers up to 100 million rows
+    keys = [plain(stem) or row, row, f"{row}-{plain(stem)}"]  # another stem may be this row's number
+    if isinstance(key, str | int) and str(key):
+        keys = [plain(str(key))]
+    return Row(where, tuple(keys), image, captions, fields_of(cells), str(path))
+
+
+class ColumnarFile(AbstractContextManager["ColumnarFile"]):
+    """A Parquet file, or an Arrow file or stream; few of its rows are held at a time.
+
+    Attributes:
+        names: of the columns.
+        kinds: Arrow's types by name.
+        metadata: what the schema carries.
+        group_rows: rows of each row group; of Arrow there is none.
+    """
 
     def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-
-        self._file = pa.memory_map(str(path))
         try:
-            self._reader = pa.ipc.open_stream(self._file)
-            self._batches = iter(self._reader)
-        except pa.ArrowInvalid:  # the random-access form begins with a mark that no stream has
-            self._file.seek(0)
-            self._reader = pa.ipc.open_file(self._file)
-            self._batches = map(self._reader.get_batch, range(self._reader.num_record_batches))
-        self.schema_arrow = self._reader.schema
-
-    def __enter__(self) -> "_ArrowFile":
-        return self
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+        except ImportError:
+            fix = "pip install 'diptych[data]'"
+            raise MissingPackageError("reading Parquet needs pyarrow", where=path, fix=fix) from None
+        self.path, self.group_rows = path, list[int]()
+        try:
+            if path.suffix in ARROW_SUFFIXES:
+                self._file = pa.memory_map(str(path))
+                self._schema, self._batches = _arrow_batches(self._file)
+            else:
+                self._file = pq.ParquetFile(path)
+                self._schema, groups = self._file.schema_arrow, self._file.metadata
+                self.group_rows = [groups.row_group(n).num_rows for n in range(groups.num_row_groups)]
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(error) from None
+        self.names: list[str] = self._schema.names
+        self.kinds = {column.name: str(column.type) for column in self._schema}
+        self.metadata: dict[bytes, bytes] = self._schema.metadata or {}
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
-    def iter_batches(self, *, batch_size: int, columns: list[str], **_: object) -> Iterator["pa.RecordBatch"]:
-        for batch in self._batches:
-            chosen = batch.select(columns)
-            chosen.validate(full=True)  # Arrow itself trusts the offsets
-            for first in range(0, len(chosen), batch_size):
-                yield chosen.slice(first, batch_size)
+    def columns(self, wanted: Columns) -> Columns:
+        """Return the columns, with that of images which img2dataset writes if there is none of its name."""
+        written = (name for name in ("jpg", "png", "webp") if self.kinds.get(name) == "binary")
+        return wanted if wanted.image in self.names else replace(wanted, image=next(written, wanted.image))
 
+    def rows(
+        self, wanted: Sequence[str], *, others: bool = True, groups: list[int] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the rows, of all row groups or of some: the wanted columns, and others of one plain value.
 
-def open_parquet(path: Path, needed: Sequence[str] = ()) -> "pq.ParquetFile":
-    """Open a Parquet or Arrow file, which must have the columns that are needed."""
-    try:
+        What nobody asked for must not stop the reading: columns of one name, lists and bytes are left out.
+        """
         import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        fix = "pip install 'diptych[data]'"
-        raise MissingPackageError("reading Parquet needs pyarrow", where=path, fix=fix) from None
-    try:
-        file = _ArrowFile(path) if path.suffix in ARROW_SUFFIXES else pq.ParquetFile(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    check_columns(file.schema_arrow.names, needed, path)
-    return file
+
+        names = [
+            column.name
+            for column in self._schema
+            if column.name in wanted
+            or (others and not column.type.num_fields and str(column.type) not in _BYTES)
+        ]
+        names = [name for name in names if self.names.count(name) == 1]
+        try:
+            for batch in self._record_batches(names, groups):
+                for cells in zip(*(_values(batch.column(name)) for name in names), strict=True):
+                    yield dict(zip(names, cells, strict=True))
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    def _record_batches(self, names: list[str], groups: list[int] | None) -> "Iterator[pa.RecordBatch]":
+        if self.path.suffix not in ARROW_SUFFIXES:
+            yield from self._file.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=names)
+            return
+        for batch in self._batches:
+            chosen = batch.select(names)
+            chosen.validate(full=True)  # Arrow itself trusts the offsets
+            for first in range(0, len(chosen), _BATCH_ROWS):
+                yield chosen.slice(first, _BATCH_ROWS)
+
+    def _damaged(self, error: Exception) -> IntegrityError:
+        what = f"{'an Arrow' if self.path.suffix in ARROW_SUFFIXES else 'a Parquet'} file is damaged"
+        found = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        fix = "fetch or write this file again"
+        return IntegrityError(what, where=self.path, found=found, expected="a whole file", fix=fix)
 
 
-def plain_columns(file: "pq.ParquetFile", wanted: Sequence[str]) -> list[str]:
-    """Return the columns to read: those that are wanted, and others that hold one plain value a row.
-
-    What nobody asked for must not stop the reading: columns of one name, lists and bytes are left out.
-    """
-    names = file.schema_arrow.names
-    return [
-        column.name
-        for column in file.schema_arrow
-        if names.count(column.name) == 1
-        and (column.name in wanted or not (column.type.num_fields or str(column.type) in _BYTES))
-    ]
-
-
-def image_column(file: "pq.ParquetFile", wanted: str) -> str:
-    """Return the column of images: the one that is wanted, or the one that img2dataset writes them to."""
-    kinds = {column.name: str(column.type) for column in file.schema_arrow}
-    written = (name for name in ("jpg", "png", "webp") if kinds.get(name) == "binary")
-    return wanted if wanted in kinds else next(written, wanted)
-
-
-def parquet_rows(
-    file: "pq.ParquetFile", names: list[str], path: Path, *, row_groups: list[int] | None = None
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows, of all row groups or of some, as tuples of Python values; few are held at a time."""
+def _arrow_batches(file: Any) -> "tuple[pa.Schema, Iterator[pa.RecordBatch]]":
     import pyarrow as pa
 
     try:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=row_groups, columns=names):
-            yield from zip(*(_values(batch.column(name)) for name in names), strict=True)
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> IntegrityError:
-    what = f"{'an Arrow' if path.suffix in ARROW_SUFFIXES else 'a Parquet'} file is damaged"
-    found = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-    fix = "fetch or write this file again"
-    return IntegrityError(what, where=path, found=found, expected="a whole file", fix=fix)
-
-
-# What pyarrow raises for a value: text that is not UTF-8, dates out of range, unknown time zones.
-_UNREADABLE = (ValueError, ArithmeticError, LookupError, NotImplementedError)
+        stream = pa.ipc.open_stream(file)
+        return stream.schema, iter(stream)
+    except pa.ArrowInvalid:  # the random-access form begins with a mark that no stream has
+        file.seek(0)
+        whole = pa.ipc.open_file(file)
+        return whole.schema, map(whole.get_batch, range(whole.num_record_batches))
 
 
 def _values(column: "pa.Array") -> list[Any]:

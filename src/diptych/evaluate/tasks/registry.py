@@ -20,7 +20,7 @@ from diptych.core.manifest import FileEntry
 from diptych.core.records import Counts, Need, Pair
 from diptych.core.settings import from_mapping, load_toml
 from diptych.data.captions import attempt
-from diptych.data.sources.rows import build_pair
+from diptych.data.sources.rows import Row
 from diptych.evaluate.prompts.sets import PromptSet, folded, prompt_set
 from diptych.evaluate.prompts.templates import Templates
 from diptych.evaluate.tasks.readers import Example, Label, Reader, image_bytes
@@ -196,7 +196,8 @@ class Task:
             if self.row.kind == "classification":
                 fields[LABEL] = self.class_names[int(item.labels[0])]
             path = str(item.image) if isinstance(item.image, Path) else ""
-            yield build_pair(Need.NOTHING, item.key, _image(item), item.captions, fields, path)
+            row = Row(item.key, (item.key,), _image(item), item.captions, fields, path)
+            yield row.pair(item.key, Need.NOTHING)
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest every image with its labels and captions; see Source."""

@@ -23,7 +23,7 @@ from diptych.data.captions import captions_of, fields_of
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.sources.rows import image_path
 from diptych.data.sources.table_rows import check_columns, missing_column
-from diptych.data.sources.tables import open_parquet, parquet_rows, plain_columns
+from diptych.data.sources.tables import ColumnarFile
 from diptych.evaluate.tasks.readers import (
     VIDEO_SUFFIXES,
     Example,
@@ -227,9 +227,9 @@ class ParquetReader(Reader):
 
     def class_names(self, root: Path, split: str) -> tuple[str, ...]:
         """Return the names that the `datasets` library writes into the schema; see Reader."""
-        with open_parquet(_parquet_files(root, split)[0]) as file:
-            column = _column(self.label, LABELS, file.schema_arrow.names)
-            metadata = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        with ColumnarFile(_parquet_files(root, split)[0]) as file:
+            column = _column(self.label, LABELS, file.names)
+            metadata = file.metadata.get(b"huggingface", b"{}")
         try:
             feature = json.loads(metadata)["info"]["features"][column]
         except (ValueError, KeyError, TypeError):
@@ -242,17 +242,15 @@ class ParquetReader(Reader):
     def _examples(self, root: Path, split: str) -> Iterator[Example]:
         number = 0
         for path in _parquet_files(root, split):
-            with open_parquet(path) as file:
-                names = list(file.schema_arrow.names)
+            with ColumnarFile(path) as file:
+                names = file.names
                 image = _column(self.image, IMAGES, names)
                 if not image:
                     raise unknown_name("column of images", self.image or IMAGES[0], names, where=path)
                 label = _column(self.label, LABELS, names)
                 caption = _column(self.caption, CAPTIONS, names)
                 check_columns(names, [name for name in (image, label, caption) if name], path)
-                names = plain_columns(file, (image, label, caption))
-                for cells in parquet_rows(file, names, path):
-                    row = dict(zip(names, cells, strict=True))
+                for row in file.rows((image, label, caption)):
                     labels = _labels(row.pop(label, None), f"{path} row {number}")
                     captions = _captions(row.pop(caption, None))
                     content = _image(row.pop(image), path.parent)
