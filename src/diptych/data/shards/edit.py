@@ -29,7 +29,7 @@ from diptych.core.manifest import (
     write_manifest,
 )
 from diptych.data.shards import tar
-from diptych.data.shards.index import INDEX_NAME, KIND, Index, range_digest, shard_name, write_index
+from diptych.data.shards.index import KIND, Index, Shard, range_digest, shard_name, shards_of, write_index
 from diptych.data.shards.reader import ShardSet
 
 _SHOWN = 3  # keys or files in a message
@@ -86,8 +86,9 @@ def _remove(final: Path, wanted: set[str], reason: str, *, drop_others: bool) ->
         raise DataError(what, where=final, found=f"{len(gone)} samples, all named", fix=fix)
     record = {"count": len(removed), "reason": reason, "keys_sha256": sorted(map(_key_digest, removed))}
     with staging_folder(final, replace=True) as staging:
-        entries, samples = _rewrite(final, staging, before, gone)
-        after = _recorded(before, entries, samples, record)
+        kept = _rewrite(final, staging, before, gone)
+        index = write_index([rows for _, rows in kept], staging)
+        after = _recorded(before, kept, index, record)
         write_manifest(staging, replace(after, seconds=round(time.monotonic() - started, 3)))
     return read_manifest(final, KIND)
 
@@ -128,27 +129,23 @@ def _key_digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _rewrite(
-    folder: Path, staging: Path, manifest: Manifest, gone: npt.NDArray[np.bool_]
-) -> tuple[list[FileEntry], list[int]]:
-    """Write the set again without the samples that are gone; returns files and samples of each shard."""
-    index = np.load(folder / INDEX_NAME, allow_pickle=False)
-    entries: list[FileEntry] = []
-    parts: list[Index] = []
-    for number, entry in enumerate(entry for entry in manifest.outputs if entry.name != INDEX_NAME):
-        here = index["shard"] == number
-        kept = index[here & ~gone]
-        if not len(kept):
+def _rewrite(folder: Path, staging: Path, manifest: Manifest, gone: npt.NDArray[np.bool_]) -> list[Shard]:
+    """Write the shards again without the samples that are gone."""
+    shards: list[Shard] = []
+    first = 0
+    for entry, rows in shards_of(folder, manifest):
+        here = gone[first : first + len(rows)]
+        first += len(rows)
+        if here.all():
             continue
-        name = shard_name(len(entries))
-        kept["shard"] = len(entries)
-        if (here & gone).any():
-            entries.append(_copy_samples(folder / entry.name, staging / name, kept))
+        kept, name = rows[~here], shard_name(len(shards))
+        kept["shard"] = len(shards)
+        if here.any():
+            entry = _copy_samples(folder / entry.name, staging / name, kept)
         else:
             link(folder / entry.name, staging / name)
-            entries.append(FileEntry(name, entry.bytes, entry.sha256))
-        parts.append(kept)
-    return [*entries, write_index(np.concatenate(parts), staging)], list(map(len, parts))
+        shards.append((replace(entry, name=name), kept))
+    return shards
 
 
 def _copy_samples(source: Path, target: Path, rows: Index) -> FileEntry:
@@ -171,16 +168,14 @@ def _copy_samples(source: Path, target: Path, rows: Index) -> FileEntry:
     return FileEntry(target.name, size, digest.hexdigest())
 
 
-def _recorded(
-    before: Manifest, entries: list[FileEntry], samples: list[int], record: dict[str, Any]
-) -> Manifest:
+def _recorded(before: Manifest, shards: list[Shard], index: FileEntry, record: dict[str, Any]) -> Manifest:
     """Return the next manifest: version, record, and counts that no longer quote what may be removed."""
-    counts = dict(before.counts)
-    removed = record["count"]
+    counts, removed = dict(before.counts), record["count"]
     if counts:
         dropped = Counter(counts.get("dropped", {}))
         dropped[str(Reason.REMOVED)] += removed
         counts |= {"out": counts["out"] - removed, "dropped": dict(dropped)}
+    samples = [len(rows) for _, rows in shards]
     extra = {
         **before.extra,
         "samples": sum(samples),
@@ -188,4 +183,5 @@ def _recorded(
         "version": before.extra.get("version", 1) + 1,
         "removals": [*before.extra.get("removals", ()), record],
     }
-    return replace(before, outputs=tuple(entries), counts=counts, extra=extra, created_by=created_by())
+    outputs = (*(entry for entry, _ in shards), index)
+    return replace(before, outputs=outputs, counts=counts, extra=extra, created_by=created_by())

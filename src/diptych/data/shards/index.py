@@ -7,7 +7,7 @@ ends at the first dot of the base name (webdataset README, "The WebDataset Forma
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, product
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from diptych.core.errors import DataError, IntegrityError, Reason, UsageError
 from diptych.core.files.durable import write_bytes
 from diptych.core.files.reading import is_data
-from diptych.core.manifest import FileEntry
+from diptych.core.manifest import FileEntry, Manifest
 from diptych.core.records import Counts
 from diptych.data.images.formats import IMAGE_EXTENSIONS
 from diptych.data.shards.tar import Member, read_members
@@ -41,6 +41,7 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 Index = npt.NDArray[np.void]
+Shard = tuple[FileEntry, Index]  # a shard's file, and the rows of its samples
 
 MAX_SAMPLE_BYTES = 2**32 - 1  # what the 32-bit lengths of the index can say
 MAX_BRACE_NAMES = 1_000_000  # a typing mistake such as {0..999999999} must not fill the memory
@@ -59,10 +60,18 @@ def shard_name(number: int) -> str:
     return f"{number:05d}.tar"
 
 
-def write_index(index: Index, folder: Path) -> FileEntry:
-    """Write the index of a shard set durably."""
+def shards_of(folder: Path, manifest: Manifest) -> Iterator[Shard]:
+    """Yield the shards of a set in their order."""
+    index = np.load(folder / INDEX_NAME, allow_pickle=False)
+    entries = (entry for entry in manifest.outputs if entry.name != INDEX_NAME)
+    ends = np.cumsum(manifest.extra["shard_samples"])
+    yield from zip(entries, np.split(index, ends[:-1]), strict=True)
+
+
+def write_index(rows: Sequence[Index], folder: Path) -> FileEntry:
+    """Write the index of a shard set, given by shard, durably."""
     buffer = io.BytesIO()
-    np.save(buffer, index, allow_pickle=False)
+    np.save(buffer, np.concatenate(rows).astype(INDEX_DTYPE), allow_pickle=False)
     data = buffer.getvalue()
     write_bytes(folder / INDEX_NAME, data)
     return FileEntry(INDEX_NAME, len(data), hashlib.sha256(data).hexdigest())

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,12 +26,12 @@ from diptych.data.shards import tar
 from diptych.data.shards.index import (
     FORMAT,
     INDEX_DTYPE,
-    INDEX_NAME,
     KIND,
     MAX_SAMPLE_BYTES,
-    Index,
+    Shard,
     range_digest,
     shard_name,
+    shards_of,
     write_index,
 )
 
@@ -89,16 +89,13 @@ def write_shards(
                 writer.add(pair, counts)
             writer.close()
         counts.check(settings.max_bad_fraction)
-        if not writer.rows:
+        if not writer.shards:
             found = f"{counts.seen} seen, all dropped ({counts.reasons()})" if counts.seen else "none seen"
             what, fix = "no pair is left to write", f"repair the source{counts.settings()}"
             raise DataError(what, where=final, found=found, expected="at least one", fix=fix)
-        index = np.array(writer.rows, dtype=INDEX_DTYPE)
         return _finish(
             staging,
-            writer.entries,
-            writer.samples,
-            index,
+            writer.shards,
             settings=dict(recorded) if recorded is not None else to_mapping(settings),
             inputs=inputs,
             counts=counts.as_dict(),
@@ -107,11 +104,10 @@ def write_shards(
         )
 
 
-def _finish(
-    folder: Path, shards: list[FileEntry], samples: list[int], index: Index, **manifest_fields: Any
-) -> Manifest:
+def _finish(folder: Path, shards: Sequence[Shard], **manifest_fields: Any) -> Manifest:
     """Write index and manifest of a folder whose shards are written."""
-    outputs = (*shards, write_index(index, folder))
+    outputs = (*(entry for entry, _ in shards), write_index([rows for _, rows in shards], folder))
+    samples = [len(rows) for _, rows in shards]
     extra = {"samples": sum(samples), "shard_samples": samples}
     manifest = Manifest(KIND, format=FORMAT, outputs=outputs, extra=extra, **manifest_fields)
     write_manifest(folder, manifest)
@@ -123,13 +119,15 @@ class _Writer:
 
     def __init__(self, folder: Path, settings: ShardSettings, stack: ExitStack) -> None:
         self.folder, self.settings, self.stack = folder, settings, stack
-        self.rows: list[tuple[int, ...]] = []
-        self.entries: list[FileEntry] = []
-        self.samples: list[int] = []
+        self.shards: list[Shard] = []
         self._names: set[bytes] = set()
         self._file: IO[bytes] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rows: list[tuple[int, ...]] = []
         self._last = b""
-        self._sha256, self._size, self._count = hashlib.sha256(), 0, 0
+        self._sha256, self._size = hashlib.sha256(), 0
 
     def add(self, pair: Pair, counts: Counts) -> None:
         where = pair.key[:_MAX_KEY_BYTES].encode("utf-8", "backslashreplace").decode()
@@ -147,28 +145,27 @@ class _Writer:
         self._names.add(digest)
         counts.keep()
         full = self._size + len(blob) + len(tar.END) > self.settings.max_bytes
-        if full or self._count >= self.settings.max_samples:
+        if full or len(self._rows) >= self.settings.max_samples:
             self.close()
         if self._file is None:
-            path = self.folder / shard_name(len(self.entries))
+            path = self.folder / shard_name(len(self.shards))
             self._file = self.stack.enter_context(files.writing(path))
-        self.rows.append((len(self.entries), self._size, len(blob), *spans, range_digest(blob)))
+        self._rows.append((len(self.shards), self._size, len(blob), *spans, range_digest(blob)))
         self._write(self._file, blob)
         self._last = blob
-        self._count += 1
 
     def close(self) -> None:
         """End the current shard, if one is begun."""
         if self._file is None:
             return
-        last, row = self._last + tar.END, self.rows[-1]
-        self.rows[-1] = (*row[:2], len(last), *row[3:-1], range_digest(last))
+        last, row = self._last + tar.END, self._rows[-1]
+        self._rows[-1] = (*row[:2], len(last), *row[3:-1], range_digest(last))
         self._write(self._file, tar.END)
         self._file = None
         self.stack.close()
-        self.entries.append(FileEntry(shard_name(len(self.entries)), self._size, self._sha256.hexdigest()))
-        self.samples.append(self._count)
-        self._sha256, self._size, self._count = hashlib.sha256(), 0, 0
+        entry = FileEntry(shard_name(len(self.shards)), self._size, self._sha256.hexdigest())
+        self.shards.append((entry, np.array(self._rows, dtype=INDEX_DTYPE)))
+        self._begin()
 
     def _write(self, file: IO[bytes], data: bytes) -> None:
         file.write(data)
@@ -239,21 +236,13 @@ def join_shards(parts: Sequence[Path], folder: Path, **manifest_fields: Any) -> 
     `manifest_fields` (settings, inputs, counts, seed, seconds) go into the manifest.
     """
     files.make_folder(folder)
-    entries: list[FileEntry] = []
-    samples: list[int] = []
-    rows = []
+    shards: list[Shard] = []
     for part in parts:
-        manifest = read_manifest(part, KIND)
-        index = np.load(part / INDEX_NAME, allow_pickle=False)
-        index["shard"] += len(entries)
-        rows.append(index)
-        samples += manifest.extra["shard_samples"]
-        for entry in manifest.outputs:
-            if entry.name != INDEX_NAME:
-                name = shard_name(len(entries))
-                files.link(part / entry.name, folder / name)
-                entries.append(FileEntry(name, entry.bytes, entry.sha256))
-    if not entries:
+        for entry, rows in shards_of(part, read_manifest(part, KIND)):
+            rows["shard"], name = len(shards), shard_name(len(shards))
+            files.link(part / entry.name, folder / name)
+            shards.append((replace(entry, name=name), rows))
+    if not shards:
         fix = "look at the reasons why pairs were dropped"
         raise DataError("no pair is left to write", where=folder, fix=fix)
-    return _finish(folder, entries, samples, np.concatenate(rows).astype(INDEX_DTYPE), **manifest_fields)
+    return _finish(folder, shards, **manifest_fields)

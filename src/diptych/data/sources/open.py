@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from diptych.core import checks
 from diptych.core.errors import BadSampleError, DiptychError, Reason, UsageError, unknown_name
 from diptych.core.files.reading import UTF16, is_data, read_json
 from diptych.core.manifest import FileEntry, is_done
-from diptych.core.records import Counts, Field, Need, Pair
+from diptych.core.records import Counts, Need, Pair
 from diptych.data.captions import DEFAULT_COLUMNS, MAX_BYTES_BESIDE, Columns, plain, texts_beside
 from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.index import KIND, is_packed, is_tar, tar_paths
@@ -40,7 +41,8 @@ from diptych.data.sources.tables import COLUMNAR_SUFFIXES, ParquetSource, TableS
 __all__ = ["Columns", "Need", "Source", "open_source"]
 
 LABEL = "label"
-_SCENE_DEFAULTS = {"count": 10_000, "seed": 0, "size": 64}
+_SCENE_SETTINGS = ("count", "seed", "size")
+_BESIDE = (".txt", ".json")  # of the files that hold an image's captions and fields
 _SHOWN = 5  # names of files in a message
 _PARQUET_MAGIC = b"PAR1"
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # of Hugging Face's save_to_disk
@@ -95,7 +97,7 @@ def _open_folder(folder: Path, columns: Columns, need: Need) -> Source:
         with suppress(DiptychError):
             listing += [table] if table.lists_images() else []
     first = next(images.images(), folder)
-    captioned = any(first.with_suffix(suffix).is_file() for suffix in (".txt", ".json"))
+    captioned = any(first.with_suffix(suffix).is_file() for suffix in _BESIDE)
     if not listing and (not count or (Need.CAPTION in need and not captioned)):
         listing = tables  # reading it says what it lacks
     if len(listing) > 1:
@@ -148,8 +150,8 @@ def _saved_files(folder: Path) -> tuple[Path, ...]:
     if not (folder / _STATE).is_file():
         return ()
     files = read_json(folder / _STATE).get("_data_files")
-    objects = [file for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-    listed = [str(file.get("filename", "")) for file in objects]
+    objects = files if isinstance(files, list) else []
+    listed = [str(file.get("filename", "")) for file in objects if isinstance(file, dict)]
     if not listed or any(not name or Path(name).name != name for name in listed):
         what = "this folder names no files of a data set"
         raise UsageError(what, where=folder / _STATE, expected="_data_files in it")
@@ -176,17 +178,16 @@ def _open_scenes(ref: str) -> "ScenesSource":
     from diptych.data.synthetic.dataset import SPLITS
 
     parts = urlsplit(ref)
-    settings = dict(_SCENE_DEFAULTS)
+    split, settings = parts.path or "train", {}
+    if split not in (*SPLITS, "crawl"):
+        raise unknown_name("split", split, (*SPLITS, "crawl"), where=ref)
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in settings:
-            raise unknown_name("setting of scenes", name, settings, where=ref)
+        if name not in _SCENE_SETTINGS:
+            raise unknown_name("setting of scenes", name, _SCENE_SETTINGS, where=ref)
         if not value.isdecimal() or len(value) > 18:
             what, found = f"{name} is not a number", repr(value[:40])
             raise UsageError(what, where=ref, found=found, expected="a whole number")
         settings[name] = int(value)
-    split = parts.path or "train"
-    if split not in (*SPLITS, "crawl"):
-        raise unknown_name("split", split, (*SPLITS, "crawl"), where=ref)
     return ScenesSource(split, **settings)
 
 
@@ -212,7 +213,7 @@ class FolderSource(RowSource):
     def inputs(self) -> tuple[FileEntry, ...]:
         """Digest images and side-cars; see Source."""
         images = list(self.images())
-        sidecars = [image.with_suffix(suffix) for image in images for suffix in (".txt", ".json")]
+        sidecars = [image.with_suffix(suffix) for image in images for suffix in _BESIDE]
         return digest_files("images and captions", [*images, *sidecars], root=self.folder)
 
     def images(self) -> Iterator[Path]:
@@ -228,16 +229,14 @@ class FolderSource(RowSource):
         images = list(self.images())
         names = [image.relative_to(self.folder).as_posix() for image in images]
         for image, name, key in zip(images, names, short_names(names), strict=True):
-            captions, fields = self._beside(image)
+            captions: tuple[str, ...] | BadSampleError
+            try:
+                text, record = (_read_beside(image.with_suffix(suffix)) for suffix in _BESIDE)
+                captions, fields = texts_beside(text, record, self.columns)
+            except BadSampleError as error:
+                captions, fields = error, {}
             label, slash, _ = name.partition("/")
             yield Row(name, (key,), image, captions, {LABEL: plain(label), **fields} if slash else fields)
-
-    def _beside(self, image: Path) -> tuple[tuple[str, ...] | BadSampleError, dict[str, Field]]:
-        try:
-            text, record = _read_beside(image.with_suffix(".txt")), _read_beside(image.with_suffix(".json"))
-        except BadSampleError as error:
-            return error, {}
-        return texts_beside(text, record, self.columns)
 
 
 def _read_beside(path: Path) -> bytes | None:
@@ -258,8 +257,10 @@ class ShardSource:
 
     def pairs(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs in order; see Source."""
-        pairs = self._of_packed(counts) if self.packed() else self._of(ShardSet.open(self.name), counts)
-        return unique(pairs, counts)
+        if self.packed():
+            yield from unique(self._unpacked(counts), counts)
+        else:
+            yield from unique(self._of(ShardSet.open(self.name), counts), counts)
 
     def packed(self) -> bool:
         """Tell whether some of the tars are compressed, so that there is no random access."""
@@ -270,7 +271,7 @@ class ShardSource:
         counts.merge(shards.counts)
         return shards.pairs(counts, on_damage="skip", need=self.need, columns=self.columns)
 
-    def _of_packed(self, counts: Counts) -> Iterator[Pair]:
+    def _unpacked(self, counts: Counts) -> Iterator[Pair]:
         """Yield the pairs of tars of which some are compressed; those are unpacked for the time being."""
         with TemporaryDirectory(prefix="diptych-") as scratch:
             given = {}
@@ -291,9 +292,9 @@ class ScenesSource:
     """Synthetic scenes; the reference holds all of their settings."""
 
     split: str
-    count: int
-    seed: int
-    size: int
+    count: int = 10_000
+    seed: int = 0
+    size: int = 64
 
     @property
     def name(self) -> str:
@@ -310,11 +311,9 @@ class ScenesSource:
         from diptych.data.synthetic.crawl import crawled
         from diptych.data.synthetic.dataset import scene_pair
 
+        draw = crawled if self.split == "crawl" else partial(scene_pair, split=self.split)
         for index in range(first, min(last, self.count)):
-            if self.split == "crawl":
-                yield crawled(index, seed=self.seed, size=self.size)
-            else:
-                yield scene_pair(index, seed=self.seed, split=self.split, size=self.size)
+            yield draw(index, seed=self.seed, size=self.size)
 
     def inputs(self) -> tuple[FileEntry, ...]:
         """Name the images; see Source."""

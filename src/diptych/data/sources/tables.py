@@ -142,15 +142,13 @@ class ParquetSource(TableSource):
 
     def _images(self) -> Iterator[Path]:
         for file, columns in self._files():
-            if columns.image not in file.names or file.kinds[columns.image] in _BYTES:
-                continue  # holds no paths
-            for cells in file.rows((columns.image,), others=False):
+            holds_bytes = file.kinds.get(columns.image, _BYTES[0]) in _BYTES
+            for cells in () if holds_bytes else file.rows((columns.image,), others=False):
                 location = cells[columns.image]
                 if isinstance(location, dict):
                     location = location.get("path") if location.get("bytes") is None else None
-                if isinstance(location, str):
-                    with suppress(BadSampleError):
-                        yield image_path(location, file.path.parent)
+                with suppress(BadSampleError):
+                    yield image_path(location, file.path.parent)
 
     def _files(self) -> "Iterator[tuple[ColumnarFile, Columns]]":
         for path in self.paths:
