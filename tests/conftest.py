@@ -2,11 +2,25 @@
 
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def toml_of(plain: Mapping[str, Any]) -> str:
+    """Write plain values as TOML, which has no word for None."""
+
+    def without_none(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: without_none(item) for name, item in value.items() if item is not None}
+        return [without_none(item) for item in value] if isinstance(value, list) else value
+
+    return tomli_w.dumps(without_none(plain))
 
 
 @pytest.fixture(autouse=True)

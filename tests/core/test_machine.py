@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from diptych.core import machine
-from diptych.core.machine import keep_freed_memory, seconds_waited, sleep_where_contended
+from diptych.core.machine import (
+    keep_freed_memory,
+    processor,
+    processor_fact,
+    seconds_waited,
+    sleep_where_contended,
+)
 
 LARGE_BYTES = 64 * 2**20  # twice the size from which glibc maps a block afresh whatever its tuning
 
@@ -42,16 +48,10 @@ def test_a_large_freed_block_stays_in_the_process() -> None:
     assert (kept, huge_pages, torch_came) == ("True", "1", "False")
 
 
-def test_elsewhere_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_nothing_is_changed_nor_what_the_user_chose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     assert keep_freed_memory() is False
-
-
-def test_the_users_own_choice_of_pages_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    keep_freed_memory()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
 
 
@@ -61,17 +61,13 @@ def no_wait_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY")
 
 
-@pytest.mark.parametrize(
-    ("load", "cores", "sleeps"),
-    [(0.0, 2, False), (0.9, 2, False), (1.0, 2, True), (9.0, 2, True), (9.0, 64, False)],
-)
 @pytest.mark.usefixtures("no_wait_policy")
-def test_threads_sleep_where_others_want_the_cores(load: float, cores: int, sleeps: bool) -> None:
-    assert sleep_where_contended(load=load, cores=cores) is sleeps
-    assert (os.environ.get("OMP_WAIT_POLICY") == "passive") is sleeps
-
-
-def test_what_the_user_said_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_sleep_where_others_want_the_cores_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for load, cores, sleeps in ((0.0, 2, False), (0.9, 2, False), (9.0, 64, False), (1.0, 2, True)):
+        assert sleep_where_contended(load=load, cores=cores) is sleeps
+        assert (os.environ.get("OMP_WAIT_POLICY") == "passive") is sleeps
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert not sleep_where_contended(load=9.0, cores=2)
     assert os.environ["OMP_WAIT_POLICY"] == "active"
@@ -87,11 +83,14 @@ def test_every_command_chooses_before_torch_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def test_waiting_is_read_off_the_scheduler_where_it_says(
+def test_the_processor_and_waiting_for_it_are_read_where_the_system_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "schedstat"
-    monkeypatch.setattr(machine, "SCHEDULER", path)
-    assert seconds_waited() is None
-    path.write_text("586129 2500000000 1\n", encoding="ascii")
-    assert seconds_waited() == 2.5
+    monkeypatch.setattr(machine, "SCHEDULER", tmp_path / "schedstat")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert (seconds_waited(), processor_fact("vendor_id")) == (None, "")
+    (tmp_path / "schedstat").write_text("586129 2500000000 1\n", encoding="ascii")
+    listed = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: Some CPU\nflags\t\t: fpu avx512_bf16\n"
+    (tmp_path / "cpuinfo").write_text(listed * 2)
+    assert (seconds_waited(), processor_fact("vendor_id"), processor()) == (2.5, "AuthenticAMD", "Some CPU")
+    assert machine.processor_flags.__wrapped__() == {"fpu", "avx512_bf16"}

@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.core.errors import IntegrityError, Reason, TooMuchBadDataError
-from diptych.core.records import EXAMPLES_PER_REASON, Counts, Metric, Pair
+from diptych.core.records import EXAMPLES_PER_REASON, Counts, Metric
 
 EVENTS = st.lists(st.one_of(st.none(), st.sampled_from(list(Reason))), max_size=50)
 
@@ -23,6 +23,7 @@ def counted(events: list[Reason | None]) -> Counts:
     return counts
 
 
+@settings(max_examples=50)
 @given(EVENTS, EVENTS)
 def test_in_is_out_plus_dropped_also_after_merging(
     one: list[Reason | None], two: list[Reason | None]
@@ -34,24 +35,20 @@ def test_in_is_out_plus_dropped_also_after_merging(
     assert plain["in"] == len(one) + len(two) == plain["out"] + sum(plain["dropped"].values())
     assert plain["dropped"] == counted(one + two).as_dict()["dropped"]
     assert all(len(places) <= EXAMPLES_PER_REASON for places in plain["examples"].values())
-    assert json.loads(json.dumps(plain)) == plain
+    assert Counts.from_dict(json.loads(json.dumps(plain))) == total
 
 
-def test_reasons_are_their_names_in_lower_case() -> None:
-    assert all(reason.value == reason.name.lower() for reason in Reason)
+def test_the_first_examples_are_kept_and_kept_short() -> None:
+    """Examples are of untrusted data."""
+    counts = counted([Reason.BAD_ROW] * 9)
+    counts.drop(Reason.DUPLICATE_KEY, "k" * 3_000_000)
+    examples = {"bad_row": ["row 0", "row 1", "row 2", "row 3", "row 4"], "duplicate_key": ["k" * 300]}
+    assert counts.as_dict()["examples"] == examples
 
 
-def test_the_first_examples_are_kept() -> None:
-    examples = counted([Reason.BAD_ROW] * 9).as_dict()["examples"]
-    assert examples == {"bad_row": ["row 0", "row 1", "row 2", "row 3", "row 4"]}
-
-
-def test_check_allows_exactly_the_rate() -> None:
+def test_check_allows_exactly_the_rate_and_names_number_rate_reason_and_place() -> None:
     counted([None] * 9 + [Reason.DAMAGED]).check(0.1)
     Counts().check(0.0)
-
-
-def test_check_names_number_rate_reason_and_place() -> None:
     with pytest.raises(TooMuchBadDataError) as caught:
         counted([None] * 8 + [Reason.DAMAGED, Reason.DAMAGED]).check(0.1)
     message = str(caught.value)
@@ -64,29 +61,11 @@ def test_check_asserts_the_balance() -> None:
         Counts(seen=5, kept=3).check(1.0)
 
 
-def test_pairs_are_frozen_and_need_no_fields() -> None:
-    pair = Pair("a", b"", ("x",))
-    assert pair.fields == {}
-    with pytest.raises(AttributeError):
-        pair.key = "b"  # type: ignore[misc]
-
-
 def test_metrics_are_plain_json() -> None:
     metric = Metric("zeroshot", "top1", 0.5, (0.4, 0.6), 100)
-    assert metric.as_dict() == {
-        "task": "zeroshot",
-        "metric": "top1",
-        "value": 0.5,
-        "ci95": [0.4, 0.6],
-        "n": 100,
-    }
+    plain = {"task": "zeroshot", "metric": "top1", "value": 0.5, "ci95": [0.4, 0.6], "n": 100}
+    assert metric.as_dict() == plain
     assert Metric("t", "m", float("nan"), None, 0).as_dict()["value"] is None
-
-
-def test_an_example_of_untrusted_data_is_kept_short() -> None:
-    counts = Counts()
-    counts.drop(Reason.DUPLICATE_KEY, "k" * 3_000_000)
-    assert len(counts.examples[Reason.DUPLICATE_KEY][0]) == 300
 
 
 @pytest.mark.parametrize(
@@ -95,7 +74,7 @@ def test_an_example_of_untrusted_data_is_kept_short() -> None:
         {"in": "many"},
         {"in": [1]},
         {"dropped": 7},
-        {"dropped": {"no_such_reason": 1}},
+        {"dropped": {"no": 1}},
         {"examples": {"robots": 7}},
     ],
 )

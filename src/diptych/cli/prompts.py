@@ -22,7 +22,7 @@ from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files.durable import write_text
 from diptych.core.machine import keep_freed_memory
 from diptych.core.records import Need
-from diptych.core.settings import dumps_toml, load_toml, to_mapping
+from diptych.core.settings import load_toml, to_mapping
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Columns
@@ -59,6 +59,8 @@ def prompts(
         all_kinds: say of every name what it is a kind of, not only of the ambiguous ones.
         json: where the choices go: a file, or - for stdout.
     """
+    import tomli_w
+
     from diptych.data.wordnet import read_wordnet
     from diptych.evaluate.prompts.templates import PHOTO
     from diptych.evaluate.prompts.word_senses import disambiguate
@@ -75,7 +77,7 @@ def prompts(
             if choice.phrase != choice.name and (choice.ambiguous or all_kinds)
         }
         decided = ", ".join(sorted({choice.decided_by for choice in choices}))
-        table = dumps_toml({"templates": list(PHOTO.templates), "names": cleaned})
+        table = tomli_w.dumps({"templates": list(PHOTO.templates), "names": cleaned})
         write_text(out, HEAD.format(decided=decided) + table)
     return print_json([_record(choice) for choice in choices], json)
 

@@ -34,10 +34,8 @@ def fraction(value: Any, name: str, *, zero: bool = False) -> float:
     """Return a number between 0 and 1, both excluded; `zero`: 0 is allowed."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not is_number or not (0 < value < 1 or (zero and value == 0)):
-        actual = value if is_number else type(value).__name__
-        raise UsageError(
-            f"{name} is not a fraction", found=actual, expected=f"{'0, or ' * zero}between 0 and 1"
-        )
+        actual, wanted = value if is_number else type(value).__name__, f"{'0, or ' * zero}between 0 and 1"
+        raise UsageError(f"{name} is not a fraction", found=actual, expected=wanted)
     return float(value)
 
 
@@ -53,14 +51,13 @@ def texts(values: Any, name: str) -> list[str]:
     >>> texts(("a cat", "a dog"), "texts")
     ['a cat', 'a dog']
     """
+    what = f"{name} has to be a list of texts"
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise UsageError(
-            f"{name} has to be a list of texts", found=type(values).__name__, fix='write ["a cat"] for one'
-        )
+        raise UsageError(what, found=type(values).__name__, fix='write ["a cat"] for one')
     result = list(values)
     for position, item in enumerate(result):
         if not isinstance(item, str):
-            what, where = f"{name} has to be a list of texts", f"{name}, item {position}"
+            where = f"{name}, item {position}"
             raise UsageError(what, where=where, found=type(item).__name__, expected="str")
     return result
 
@@ -109,13 +106,13 @@ def rows(
     missing: bool = False,
     unit: bool = False,
 ) -> NDArray[np.floating]:
-    """Return (N, E) float32 or float64.
+    """Return (N, E) float32 or float64, with at least so many rows.
 
     Args:
         values: what numpy can read.
         name: of the argument.
         width: E.
-        least: rows.
+        least: N.
         missing: rows of NaN are allowed: they stand for unreadable images.
         unit: rows have unit length.
     """
@@ -124,10 +121,8 @@ def rows(
         result = result.astype(np.float32 if result.dtype == np.float16 else np.float64)
     for axis, (what, needed) in enumerate((("sample", least), ("feature", 1))):
         if result.shape[axis] < needed:
-            raise ArrayError(
-                f"Found array with 0 {what}(s) (shape={result.shape}) while a minimum of 1 is required.",
-                where=name,
-            )
+            empty = f"Found array with 0 {what}(s) (shape={result.shape})"
+            raise ArrayError(f"{empty} while a minimum of 1 is required.", where=name)
     if width is not None and result.shape[1] != width:
         raise ArrayError(f"{name} has another width", found=f"{result.shape[1]} columns", expected=width)
     lengths = np.einsum("ne,ne->n", result, result)
@@ -156,10 +151,8 @@ def classes(
     if result.dtype.kind == "f" and (result != np.floor(result)).any():
         raise ArrayError(f"{name} are not class numbers: continuous is not supported")
     if len(result) and not (least <= result.min() and result.max() < class_count):
-        expected = f"{least} to {class_count - 1}"
-        raise ArrayError(
-            f"{name} hold unknown classes", found=f"{result.min()} to {result.max()}", expected=expected
-        )
+        actual, expected = f"{result.min()} to {result.max()}", f"{least} to {class_count - 1}"
+        raise ArrayError(f"{name} hold unknown classes", found=actual, expected=expected)
     return result.astype(np.int64)
 
 
@@ -174,9 +167,5 @@ def flags(values: Any, name: str, *, length: int | None = None) -> NDArray[np.bo
 def same_length(rows: NDArray[Any], name: str, length: int | None) -> None:
     """Refuse arrays of which each row belongs to a row of another, and that are longer or shorter."""
     if length is not None and len(rows) != length:
-        raise ArrayError(
-            "Found input variables with inconsistent numbers of samples",
-            where=name,
-            found=len(rows),
-            expected=length,
-        )
+        what = "Found input variables with inconsistent numbers of samples"
+        raise ArrayError(what, where=name, found=len(rows), expected=length)

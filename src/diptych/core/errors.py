@@ -28,14 +28,10 @@ SHOWN_NAMES = 12  # a message lists at most this many known names: more is a wal
 
 
 class Reason(StrEnum):
-    """Why a sample was dropped.
-
-    NOT_DOWNLOADED stands for rows that the table itself records as failed downloads (img2dataset's `status`):
-    they are counted, and are no damage of the table.
-    """
+    """Why a sample was dropped."""
 
     MISSING_IMAGE = "missing_image"
-    NOT_DOWNLOADED = "not_downloaded"
+    NOT_DOWNLOADED = "not_downloaded"  # so the table itself records (img2dataset's `status`): no damage of it
     REMOTE_IMAGE = "remote_image"
     UNREADABLE_IMAGE = "unreadable_image"
     TRUNCATED_IMAGE = "truncated_image"
@@ -161,11 +157,9 @@ class ArrayError(DataError, ValueError):
 
 
 class BadInputsError(DataError):
-    """Some inputs of one call cannot be used; nothing of the others is lost.
+    """Some inputs of one call cannot be used: `reasons` by position; nothing of the others is lost.
 
-    Attributes:
-        reasons: position of every bad input -> why.
-        embeddings: (N, E) float32, the rows of the others; a row of NaN for each bad one.
+    `embeddings` are (N, E) float32, the rows of the others; a row of NaN for each bad one.
     """
 
     def __init__(

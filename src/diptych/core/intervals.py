@@ -12,12 +12,7 @@ _STEPS = 10_000  # the fraction needs about the square root of the larger parame
 
 
 def exact_interval(hits: int, count: int, *, level: float) -> tuple[float, float]:
-    """Return the exact interval of a share: every probability that both one-sided tests let stand.
-
-    Args:
-        hits: in [0, count].
-        count: trials; none say nothing, so the interval is [0, 1].
-        level: of confidence, in (0, 1).
+    """Return the exact interval of `hits` of `count` trials at a level of confidence; of no trials, [0, 1].
 
     >>> low, high = exact_interval(0, 10, level=0.95)
     >>> low, round(high, 4)
@@ -48,11 +43,6 @@ def beta_quantile(share: float, a: float, b: float) -> float:
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
     """Return the regularized incomplete beta function I_x(a, b): the upper tail of a binomial, among others.
-
-    Args:
-        a: above 0.
-        b: above 0.
-        x: in [0, 1].
 
     >>> round(incomplete_beta(2, 3, 0.5), 6)
     0.6875

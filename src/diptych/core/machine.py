@@ -12,6 +12,7 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 NEVER_TRIM = 2**31 - 1
 CONTENDED_LOAD = 0.5  # runnable programs per core from which on a core is likely to be wanted by two
+CPUINFO = Path("/proc/cpuinfo")
 SCHEDULER = Path("/proc/self/schedstat")  # nanoseconds on a processor, nanoseconds waiting for one, turns
 
 
@@ -40,15 +41,19 @@ def core_count() -> int:
     return max(1, min(cores, int(wanted))) if wanted.isdigit() else cores
 
 
+def processor_fact(*names: str) -> str:
+    """Return what the kernel lists under one of some names, such as "vendor_id"; nothing outside Linux."""
+    with suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(names):
+                return line.partition(":")[2].strip()
+    return ""
+
+
 @cache
-def processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return what the kernel says the processor can do; nothing where it does not say (not Linux)."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    listed = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
-    return frozenset(next(listed, "").split())
+def processor_flags() -> frozenset[str]:
+    """Return what the kernel says the processor can do."""
+    return frozenset(processor_fact("flags", "Features").split())
 
 
 def multiplies_bfloat16() -> bool:
@@ -66,13 +71,9 @@ def warn_of_emulated_bfloat16() -> None:
         )
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def processor() -> str:
     """Return the processor's name."""
-    with suppress(OSError):
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return processor_fact("model name") or platform.processor() or platform.machine()
 
 
 def sleep_where_contended(*, load: float | None = None, cores: int | None = None) -> bool:
@@ -80,14 +81,8 @@ def sleep_where_contended(*, load: float | None = None, cores: int | None = None
 
     Threads that spin keep a core from the very thread that they wait for. Measured on 2 virtual cores with
     eight other jobs (load 9 to 11), training resnet-mini-64 in float32: 1.9 and 3.5 pairs/s spinning, 34 and
-    80 sleeping; otherwise idle: 382 spinning, 328 sleeping. What the user set in OMP_WAIT_POLICY stays.
-
-    Args:
-        load: programs that run or want to; None asks the system.
-        cores: that this process may use; None asks the system.
-
-    Returns:
-        Whether they sleep now.
+    80 sleeping; otherwise idle: 382 spinning, 328 sleeping. What the user set in OMP_WAIT_POLICY stays. Load
+    and cores that are not given are the system's. Returns whether the threads sleep now.
     """
     if load is None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

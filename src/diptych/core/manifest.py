@@ -7,7 +7,7 @@ that a changed manifest is as loud as a changed file.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from diptych.core.errors import IntegrityError, SettingsError, UsageError
 from diptych.core.files.durable import sha256_file, write_json
 from diptych.core.files.reading import read_json
-from diptych.core.settings import from_mapping
+from diptych.core.settings import from_mapping, to_mapping
 
 MANIFEST_NAME = "manifest.json"
 MAX_BYTES = 2**28  # 100,000 shards take 20 MB
@@ -47,16 +47,13 @@ class Manifest:
 
     Attributes:
         kind: what the folder is: "shards", "checkpoint", "run", …
-        format: version of that kind's layout.
         inputs: the files that it read; names as the user gave them.
         outputs: the files that it wrote; names relative to the folder.
-        counts: in, out, dropped by reason.
-        seed: None where nothing is random.
         extra: whatever else the kind needs, plain values.
     """
 
     kind: str
-    format: int = 1
+    format: int = 1  # version of that kind's layout
     created_by: str = field(default_factory=created_by)
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[FileEntry, ...] = ()
@@ -85,11 +82,8 @@ def content_digest(manifest: Manifest) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest: the last and atomic step of a stage."""
-    body = {column.name: getattr(manifest, column.name) for column in fields(manifest)}
-    body["inputs"] = [asdict(entry) for entry in manifest.inputs]
-    body["outputs"] = [asdict(entry) for entry in manifest.outputs]
     # Through JSON and back first: the digest must be over what a reader will see (tuples, number keys).
-    body = json.loads(json.dumps(body, allow_nan=False))
+    body = json.loads(json.dumps(to_mapping(manifest), allow_nan=False))
     write_json(Path(folder) / MANIFEST_NAME, {**body, "sha256": _digest(body)})
 
 
@@ -98,15 +92,13 @@ def read_manifest(folder: Path, kind: str | None = None) -> Manifest:
 
     Raises:
         UsageError: there is none (the stage never finished), or it is of another kind.
-        IntegrityError: it was changed or damaged after it was written.
+        IntegrityError: it was changed after it was written.
     """
     path = Path(folder) / MANIFEST_NAME
     if not path.is_file():
-        raise UsageError(
-            f"not a {kind or 'finished'} folder: it has no {MANIFEST_NAME}",
-            where=folder,
-            fix="give a folder that a finished command wrote; run a command that was cut off again",
-        )
+        fix = "give a folder that a finished command wrote; run a command that was cut off again"
+        what = f"not a {kind or 'finished'} folder: it has no {MANIFEST_NAME}"
+        raise UsageError(what, where=folder, fix=fix)
     body = read_json(path, max_bytes=MAX_BYTES, fix=REMEDY)
     stated, actual = body.pop("sha256", None), _digest(body)
     if stated != actual:
@@ -129,11 +121,7 @@ def is_done(folder: Path, kind: str) -> bool:
 
 
 def verify(folder: Path, manifest: Manifest | None = None) -> Manifest:
-    """Hold every file that a stage wrote against its manifest, which is read unless it is given.
-
-    Raises:
-        IntegrityError: a file is missing, or has another size or digest; names it with both.
-    """
+    """Hold every file that a stage wrote against its manifest, read unless given; see `check_file`."""
     manifest = manifest or read_manifest(folder)
     for entry in manifest.outputs:
         check_file(Path(folder), entry)
@@ -148,11 +136,9 @@ def check_file(folder: Path, entry: FileEntry) -> Path:
     """
     _check_name(folder / MANIFEST_NAME, entry.name)
     path = folder / entry.name
-    if not path.is_file():
-        raise _damaged(path, found="no such file", expected=f"{entry.bytes:,} bytes")
-    size = path.stat().st_size
-    if size != entry.bytes:
-        raise _damaged(path, found=f"{size:,} bytes", expected=f"{entry.bytes:,} bytes")
+    size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
+    if size != f"{entry.bytes:,} bytes":
+        raise _damaged(path, found=size, expected=f"{entry.bytes:,} bytes")
     actual = sha256_file(path)
     if actual != entry.sha256:
         raise _damaged(path, found=f"sha256 {actual}", expected=entry.sha256)
@@ -167,9 +153,8 @@ def _check_name(path: Path, name: str) -> None:
         raise _damaged(path, found=f"the file name {shown!r}", expected="a name inside the folder")
 
 
-def _damaged(path: Path, *, found: str, expected: str) -> IntegrityError:
-    what = "the file is not what was written"
-    return IntegrityError(what, where=path, found=found, expected=expected, fix=REMEDY)
+def _damaged(path: Path, **parts: str) -> IntegrityError:
+    return IntegrityError("the file is not what was written", where=path, fix=REMEDY, **parts)
 
 
 def _digest(value: Any) -> str:

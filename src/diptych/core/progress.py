@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import Progress as Bar
 
 PLAIN_SECONDS = 5.0  # between two plain lines: a log of an hour stays under a thousand lines
 SECONDS_PER_MINUTE, SECONDS_PER_HOUR = 60, 3600
@@ -36,15 +35,19 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._started = self._spoken = clock()
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> "Progress":
         """Begin; the clock for the rate starts here."""
         self._started = self._spoken = self._clock()
         if is_live(self._stream):
-            self._bar = _live_bar(self._stream)
-            self._task = self._bar.add_task(self.title, total=self.total, figures="")
+            from rich.console import Console  # rich takes 50 ms to import: only where something is drawn
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = BarColumn(bar_width=24), TextColumn("{task.description}", markup=False)
+            self._bar = Bar(*columns, console=Console(file=self._stream))
+            self._bar.add_task(self.line(), total=self.total)
             self._bar.start()
         return self
 
@@ -53,27 +56,29 @@ class Progress:
     ) -> None:
         """End with one last state, also after an error."""
         if self._bar is not None:
-            self._show_live()
+            self._show(self._bar)
             self._bar.stop()
             self._bar = None
         elif self.done:
-            self._say(self.line())
+            self.log(self.line())
 
     def advance(self, n: int = 1, /, **figures: object) -> None:
         """Count `n` more items as done and remember the newest figures by name."""
         self.done += n
         self._figures.update(figures)
         if self._bar is not None:
-            self._show_live()
+            self._show(self._bar)
         elif self._clock() - self._spoken >= PLAIN_SECONDS:
-            self._say(self.line())
+            self.log(self.line())
 
     def log(self, text: str) -> None:
         """Say one line that stays."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            self._say(text)
+            self._spoken = self._clock()
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
     def line(self) -> str:
         """Return the state as one plain line."""
@@ -86,47 +91,17 @@ class Progress:
             parts.append(f"{_duration((self.total - self.done) / rate)} left" if rate > 0 else "")
         else:
             parts.append(_duration(seconds))
-        return f"{self.title}: " + "  ".join(part for part in (*parts, self._figure_text()) if part)
+        parts += [f"{name} {_number(value)}" for name, value in self._figures.items()]
+        return f"{self.title}: " + "  ".join(filter(None, parts))
 
-    def _figure_text(self) -> str:
-        return "  ".join(f"{name} {_number(value)}" for name, value in self._figures.items())
-
-    def _show_live(self) -> None:
-        assert self._bar is not None and self._task is not None
-        self._bar.update(self._task, completed=self.done, total=self.total, figures=self._figure_text())
-
-    def _say(self, text: str) -> None:
-        self._spoken = self._clock()
-        self._stream.write(text + "\n")
-        self._stream.flush()
+    def _show(self, bar: "Bar") -> None:
+        bar.update(bar.task_ids[0], completed=self.done, total=self.total, description=self.line())
 
 
 def is_live(stream: TextIO) -> bool:
     """Tell whether a live bar may be drawn: on a terminal that was not asked to stay plain (no-color.org)."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()
-
-
-def _live_bar(stream: TextIO) -> "RichProgress":
-    from rich.console import Console  # rich takes 50 ms to import: only where something is drawn
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bar
-
-    return Bar(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("[dim]{task.fields[figures]}"),
-        console=Console(file=stream),
-    )
 
 
 def _number(value: object) -> str:

@@ -26,8 +26,7 @@ SETTING_OF: Mapping[Reason, str] = {
 class Need(Flag):
     """What a sample must have to be of use; a source drops and counts one that lacks it.
 
-    Training and curation need a PAIR, search an IMAGE, a tokenizer a CAPTION. An evaluation needs NOTHING: a
-    sample whose image cannot be read stays, and counts as wrong.
+    An evaluation needs NOTHING: a sample whose image cannot be read stays, and counts as wrong.
     """
 
     NOTHING = 0
@@ -41,12 +40,11 @@ class Pair:
     """One image with its captions, as encoded bytes and text.
 
     Attributes:
-        key: name of the sample, unique in its source.
-        image: the encoded file (JPEG, PNG, …), not yet decoded; empty if it could not be read.
-        captions: texts that describe the image; there are some wherever captions were needed.
+        key: unique in its source.
+        image: the encoded file (JPEG, PNG, …); empty if it could not be read, for the reason in `fault`.
+        captions: there are some wherever captions were needed.
         fields: further columns (labels, sizes, …) by name.
         path: the file that the image was read from, or that holds it; empty if there is none.
-        fault: why `image` is empty.
     """
 
     key: str
@@ -119,41 +117,28 @@ class Counts:
         >>> Counts(dropped=Counter({Reason.TOO_MANY_PIXELS: 1})).settings()
         '; too_many_pixels: set DIPTYCH_MAX_PIXELS=N in the environment'
         """
-        return "".join(
-            f"; {reason}: set {SETTING_OF[reason]}" for reason in self.dropped if reason in SETTING_OF
-        )
+        return "".join(f"; {name}: set {SETTING_OF[name]}" for name in self.dropped if name in SETTING_OF)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Counts":
-        """Read what `as_dict` wrote into a manifest; nothing was seen where nothing was written.
-
-        >>> counts = Counts(seen=1)
-        >>> counts.drop(Reason.DAMAGED, "row 7")
-        >>> Counts.from_dict(counts.as_dict()) == counts
-        True
-        """
+        """Read what `as_dict` wrote into a manifest; nothing was seen where nothing was written."""
         try:
+            dropped, examples = plain.get("dropped", {}), plain.get("examples", {})
             return cls(
                 int(plain.get("in", 0)),
                 int(plain.get("out", 0)),
-                Counter({Reason(reason): int(count) for reason, count in plain.get("dropped", {}).items()}),
-                {
-                    Reason(reason): [*map(str, examples)]
-                    for reason, examples in plain.get("examples", {}).items()
-                },
+                Counter({Reason(reason): int(count) for reason, count in dropped.items()}),
+                {Reason(reason): [*map(str, names)] for reason, names in examples.items()},
             )
         except (ValueError, TypeError, AttributeError) as error:
-            raise IntegrityError(
-                "counts of samples cannot be read", found=str(error)[:EXAMPLE_CHARACTERS],
-                expected="in, out, dropped by reason, examples", fix="run the command that wrote them again",
-            ) from error  # fmt: skip
+            what, fix = "counts of samples cannot be read", "run the command that wrote them again"
+            actual, wanted = str(error)[:EXAMPLE_CHARACTERS], "in, out, dropped by reason, examples"
+            raise IntegrityError(what, found=actual, expected=wanted, fix=fix) from error
 
     def check(self, max_bad_fraction: float, *, setting: str = MAX_BAD_SETTING) -> None:
-        """Raise a `TooMuchBadDataError` if more than a share of the seen samples was dropped.
+        """Raise a `TooMuchBadDataError` if more than a share of the seen samples, in [0, 1], was dropped.
 
-        Args:
-            max_bad_fraction: the share, in [0, 1]; rows that were not downloaded are not part of it.
-            setting: its name for the user.
+        Rows that were not downloaded are no part of it; `setting` is the share's name for the user.
         """
         dropped = self.dropped.total()
         assert self.seen == self.kept + dropped, f"{self.seen} in is not {self.kept} out + {dropped} dropped"
@@ -172,12 +157,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measured number with its interval.
+    """One measured number: a fraction in [0, 1] unless its name says otherwise, the average over `n` items.
 
-    Attributes:
-        value: fractions in [0, 1] unless the metric's name says otherwise.
-        ci95: 95 % confidence interval, or None where none can be given.
-        n: number of items that the value is an average over.
+    `ci95` is its 95 % confidence interval, or None where none can be given.
     """
 
     task: str
@@ -188,13 +170,9 @@ class Metric:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, which has no word for NaN: that becomes null."""
-        return {
-            "task": self.task,
-            "metric": self.metric,
-            "value": self.value if math.isfinite(self.value) else None,
-            "ci95": list(self.ci95) if self.ci95 is not None else None,
-            "n": self.n,
-        }
+        value = self.value if math.isfinite(self.value) else None
+        ci95 = list(self.ci95) if self.ci95 is not None else None
+        return {"task": self.task, "metric": self.metric, "value": value, "ci95": ci95, "n": self.n}
 
 
 class Evaluator(Protocol):

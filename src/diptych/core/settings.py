@@ -32,8 +32,6 @@ SHOWN_CHARACTERS = 60  # of a wrong value in a message
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Location:
-    """Where a value stands: the file or command, and the dotted name inside it."""
-
     where: str
     path: tuple[str, ...] = ()
 
@@ -41,17 +39,12 @@ class _Location:
         return _Location(self.where, (*self.path, str(name)))
 
     def __str__(self) -> str:
-        dotted = ".".join(self.path)
-        return f"{self.where}: {dotted}" if self.where and dotted else self.where or dotted
-
-    def error(self, what: str, *, found: str = "", expected: str = "", fix: str = "") -> SettingsError:
-        return SettingsError(what, where=self, found=found, expected=expected, fix=fix)
-
-    def unsupported(self, what: str, *, found: str = "", expected: str, fix: str) -> UnsupportedError:
-        return UnsupportedError(what, where=self, found=found, expected=expected, fix=fix)
+        return ": ".join(filter(None, (self.where, ".".join(self.path))))
 
     def wrong(self, value: object, expected: str) -> SettingsError:
-        return self.error("a setting has a wrong value", found=_shown(value), expected=expected)
+        return SettingsError(
+            "a setting has a wrong value", where=self, found=_shown(value), expected=expected
+        )
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = "") -> T:
@@ -59,7 +52,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: object = ""
 
     Args:
         cls: a dataclass; fields may be dataclasses, tuples, lists, dicts, Optionals, unions, Literals, enums,
-            paths. A union of dataclasses is chosen by `kind`, optional where its metadata says implied.
+            paths. A union of dataclasses is chosen by the Literal `kind` of each, which may be left out for
+            the one where that field's metadata says implied.
         mapping: plain values by field name; fields with a default may be missing.
         where: the file or command that they come from, for messages.
 
@@ -86,21 +80,30 @@ def wrong_type(where: str, value: object, expected: str) -> SettingsError:
 
 def to_mapping(settings: Any) -> dict[str, Any]:
     """Turn a settings dataclass into plain values; `from_mapping` gives the equal dataclass back."""
-    assert dataclasses.is_dataclass(settings), type(settings)
-    plain: dict[str, Any] = _plain(settings)
-    return plain
+    return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file; a `SettingsError` names the line that is none."""
     try:
         return tomllib.loads(read_text(path))
-    except FileNotFoundError as error:
-        raise UsageError("no such file", where=path, expected="a TOML file", fix="check the path") from error
-    except IsADirectoryError as error:
-        raise UsageError(
-            "this is a folder", where=path, expected="a TOML file", fix="give the file itself"
-        ) from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what, fix = "no such file", "check the path"
+        if Path(path).is_dir():
+            what, fix = "this is a folder", "give the file itself"
+        raise UsageError(what, where=path, expected="a TOML file", fix=fix) from error
     except OSError as error:
         raise EnvironmentFault("cannot read the file", where=path, found=error.strerror or error) from error
     except (ValueError, RecursionError) as error:
@@ -122,19 +125,33 @@ def override(mapping: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
         name, equals, text = assignment.partition("=")
         location = _Location("--set", (assignment,))
         if not equals or not name.strip():
-            raise location.error(
-                "a setting cannot be read", expected="name=value", fix="e.g. --set train.steps=100"
-            )
+            what, fix = "a setting cannot be read", "e.g. --set train.steps=100"
+            raise SettingsError(what, where=location, expected="name=value", fix=fix)
         *above, last = name.strip().split(".")
         table: Any = changed
         for part in above:
             table = _step_into(table, part, location)
         if not isinstance(table, dict):
-            raise location.error(
-                f"{name!r} is not a setting", found=_shown(table), expected="a table above it"
-            )
+            what, wanted = f"{name!r} is not a setting", "a table above it"
+            raise SettingsError(what, where=location, found=_shown(table), expected=wanted)
         table[last] = _toml_value(text.strip())
     return changed
+
+
+def _step_into(table: Any, part: str, location: _Location) -> Any:
+    if isinstance(table, list) and part.isdigit() and int(part) < len(table):
+        return table[int(part)]
+    if not isinstance(table, dict):
+        raise SettingsError(f"{part!r} is not inside a table", where=location, found=_shown(table))
+    return table.setdefault(part, {})
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def with_current_names(value: Any) -> Any:
@@ -148,33 +165,10 @@ def with_current_names(value: Any) -> Any:
     return [with_current_names(item) for item in value] if isinstance(value, list) else value
 
 
-def dumps_toml(mapping: Mapping[str, Any]) -> str:
-    """Write plain values as TOML. None is left out: TOML has no word for it.
-
-    >>> print(dumps_toml({"seed": 0, "train": {"rate": 0.5, "steps": None}}))
-    seed = 0
-    <BLANKLINE>
-    [train]
-    rate = 0.5
-    <BLANKLINE>
-    """
-    import tomli_w
-
-    def without_none(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: without_none(item) for name, item in value.items() if item is not None}
-        return [without_none(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return tomli_w.dumps(without_none(mapping))
-
-
 def _shown(value: object) -> str:
     text = repr(value)
     text = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
     return f"{text} ({type(value).__name__})"
-
-
-# --- plain values -> dataclasses ------------------------------------------------------------------
 
 
 @functools.cache
@@ -194,22 +188,23 @@ def _dataclass(cls: Any, value: Any, location: _Location) -> Any:
             fix = f"did you mean {guess!r}?" if guess else ""
             if RENAMED.get(name) in known:
                 fix = f"write {RENAMED[name]}: the setting was renamed"
-            raise (location / name).unsupported(
-                "unknown setting", expected=f"one of {', '.join(sorted(known))}", fix=fix
+            names = ", ".join(sorted(known))
+            raise UnsupportedError(
+                "unknown setting", where=location / name, expected=f"one of {names}", fix=fix
             )
     built = {name: _convert(_hints(cls)[name], item, location / name) for name, item in value.items()}
     for name, field in known.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if name not in built and required:
-            raise (location / name).error("a setting is missing", expected=_type_name(_hints(cls)[name]))
+            wanted = _type_name(_hints(cls)[name])
+            raise SettingsError("a setting is missing", where=location / name, expected=wanted)
     try:
         return cls(**built)
     except (ValueError, OverflowError) as error:
-        raise location.error("the settings do not fit together", found=str(error)) from error
+        raise SettingsError("the settings do not fit together", where=location, found=error) from error
 
 
 def _convert(wanted: Any, value: Any, location: _Location) -> Any:
-    """Turn one plain value into the wanted type, by the form of that type."""
     origin = get_origin(wanted)
     if origin in (Union, types.UnionType):
         return _union(get_args(wanted), value, location)
@@ -248,8 +243,9 @@ def _one_of(allowed: tuple[Any, ...], value: Any, location: _Location) -> Any:
     names = [choice for choice in allowed if isinstance(choice, str)]
     guess = nearest(value, names) if isinstance(value, str) else None
     fits = any(type(choice) is type(value) for choice in allowed)
-    raise (location.unsupported if fits else location.error)(
+    raise (UnsupportedError if fits else SettingsError)(
         "a setting has a wrong value",
+        where=location,
         found=_shown(value),
         expected=f"one of {', '.join(repr(choice) for choice in allowed)}",
         fix=f"did you mean {guess!r}?" if guess else "",
@@ -301,27 +297,14 @@ def _union(members: tuple[Any, ...], value: Any, location: _Location) -> Any:
 def _by_kind(classes: list[Any], value: Mapping[str, Any], location: _Location) -> Any:
     if len(classes) == 1:
         return classes[0]
-    kinds = {kind: cls for cls in classes for kind in _kinds(cls)}
-    if "kind" not in value:
-        for cls in classes:
-            if any(field.metadata.get("implied") for field in dataclasses.fields(cls)):
-                return cls
-        raise (location / "kind").error(
-            "a setting is missing", expected=f"one of {', '.join(map(repr, kinds))}"
-        )
-    return kinds[_one_of(tuple(kinds), value["kind"], location / "kind")]
-
-
-def _kinds(cls: Any) -> tuple[str, ...]:
-    """Return the kinds that a dataclass answers to: its `kind` Literal, or that field's default."""
-    hint = _hints(cls).get("kind")
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return tuple(
-        field.default
-        for field in dataclasses.fields(cls)
-        if field.name == "kind" and isinstance(field.default, str)
-    )
+    kinds = {kind: cls for cls in classes for kind in get_args(_hints(cls)["kind"])}
+    if "kind" in value:
+        return kinds[_one_of(tuple(kinds), value["kind"], location / "kind")]
+    for cls in classes:
+        if cls.__dataclass_fields__["kind"].metadata.get("implied"):
+            return cls
+    expected = f"one of {', '.join(map(repr, kinds))}"
+    raise SettingsError("a setting is missing", where=location / "kind", expected=expected)
 
 
 def _type_name(wanted: Any) -> str:
@@ -333,34 +316,3 @@ def _type_name(wanted: Any) -> str:
     if get_origin(wanted) is not None:
         return str(wanted).replace("typing.", "")
     return names.get(wanted) or str(getattr(wanted, "__name__", wanted))
-
-
-# --- dataclasses -> plain values -> TOML ----------------------------------------------------------
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _step_into(table: Any, part: str, location: _Location) -> Any:
-    if isinstance(table, list) and part.isdigit() and int(part) < len(table):
-        return table[int(part)]
-    if not isinstance(table, dict):
-        raise location.error(f"{part!r} is not inside a table", found=_shown(table))
-    return table.setdefault(part, {})
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text

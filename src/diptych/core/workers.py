@@ -4,8 +4,8 @@ A worker is the command ``python -m diptych.core.workers``, joined by a socket p
 calls it with the pool's settings, and gives every request, a list of byte strings, to what that returned. A
 worker that dies or passes its deadline is killed; the next request starts another.
 
-Own processes rather than ``multiprocessing``: forking a process with threads (pyarrow has them) can lock up,
-and spawning runs the user's script again. Nothing but bytes crosses the socket, so nothing is ever unpickled.
+Own processes rather than ``multiprocessing``'s: forking a process with threads (pyarrow has them) can lock
+up, and spawning runs the user's script again. Only bytes cross its `Connection`, nothing is ever unpickled.
 """
 
 import json
@@ -13,13 +13,12 @@ import os
 import queue
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from multiprocessing.connection import Connection
 from typing import Any
 
 from diptych.core.errors import EnvironmentFault
@@ -28,8 +27,6 @@ Blobs = Sequence[bytes]
 Handler = Callable[[list[bytes]], Blobs]  # what a task makes of its settings: it answers requests
 
 START_SECONDS = 60.0  # importing Pillow takes 0.2 s; a busy network disk may take far longer
-_LENGTH = struct.Struct("<Q")
-_COUNT = struct.Struct("<I")
 
 
 class WorkerDiedError(Exception):
@@ -116,10 +113,11 @@ class WorkerPool:
 
 
 class _Worker:
-    """One worker process and the socket to it."""
+    """One worker process and the connection to it."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.socket, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
+        self.wire = Connection(ours.detach())
         path = os.pathsep.join(entry for entry in sys.path if entry)
         with theirs:
             self.process = subprocess.Popen(
@@ -131,7 +129,6 @@ class _Worker:
             )
 
     def greet(self, greeting: Blobs) -> None:
-        """Send task and settings, and wait until the worker stands ready."""
         try:
             self.ask(greeting, START_SECONDS)
         except (OSError, EOFError) as error:
@@ -143,55 +140,31 @@ class _Worker:
             ) from None
 
     def ask(self, request: Blobs, seconds: float | None) -> list[bytes]:
-        """Send a request with its time limit, and return the answer."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        _send(self.socket, [json.dumps(seconds).encode(), *request], deadline)
-        return _receive(self.socket, deadline)
+        _send(self.wire, [json.dumps(seconds).encode(), *request])
+        if not self.wire.poll(seconds):
+            raise TimeoutError
+        return _receive(self.wire)
 
     def stop(self) -> int:
-        """End the process at once; return its exit status."""
         self.process.kill()
         status = self.process.wait()
-        self.socket.close()
+        self.wire.close()
         return status
 
 
-def _send(wire: socket.socket, blobs: Blobs, deadline: float | None) -> None:
-    lengths = b"".join(_LENGTH.pack(len(blob)) for blob in blobs)
-    _limit(wire, deadline)
-    wire.sendall(b"".join((_COUNT.pack(len(blobs)), lengths, *blobs)))
+def _send(wire: "Connection[bytes, bytes]", blobs: Blobs) -> None:
+    wire.send_bytes(b"%d" % len(blobs))
+    for blob in blobs:
+        wire.send_bytes(blob)
 
 
-def _limit(wire: socket.socket, deadline: float | None) -> None:
-    wire.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+def _receive(wire: "Connection[bytes, bytes]") -> list[bytes]:
+    return [wire.recv_bytes() for _ in range(int(wire.recv_bytes()))]
 
 
-def _receive(wire: socket.socket, deadline: float | None) -> list[bytes]:
-    count = _COUNT.unpack(_exactly(wire, _COUNT.size, deadline))[0]
-    lengths = [size for (size,) in _LENGTH.iter_unpack(_exactly(wire, count * _LENGTH.size, deadline))]
-    body = memoryview(_exactly(wire, sum(lengths), deadline))
-    blobs: list[bytes] = []
-    for size in lengths:
-        blobs.append(bytes(body[:size]))
-        body = body[size:]
-    return blobs
-
-
-def _exactly(wire: socket.socket, size: int, deadline: float | None) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    while view:
-        _limit(wire, deadline)
-        received = wire.recv_into(view)
-        if not received:
-            raise EOFError
-        view = view[received:]
-    return buffer
-
-
-def serve(wire: socket.socket) -> None:
+def serve(wire: "Connection[bytes, bytes]") -> None:
     """Answer requests until the other side closes; what a worker process does."""
-    _, greeting = _receive(wire, None)
+    _, greeting = _receive(wire)
     task, settings, memory_bytes = json.loads(greeting)
     if sys.platform == "linux":
         import resource
@@ -200,24 +173,20 @@ def serve(wire: socket.socket) -> None:
         if memory_bytes:
             resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     handler = handler_of(task, settings)
-    _send(wire, [b"ready"], None)
+    _send(wire, [b"ready"])
     while True:
         try:
-            limit, *request = _receive(wire, None)
+            limit, *request = _receive(wire)
         except (EOFError, ConnectionError):
             return
         # The parent kills a worker that hangs; this timer ends it when the parent was killed itself.
         signal.setitimer(signal.ITIMER_REAL, 2 * (json.loads(limit) or 0))
         reply = handler(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _send(wire, reply, None)
-
-
-def _main() -> None:
-    with socket.socket(fileno=os.dup(0)) as wire:
-        os.dup2(2, 1)  # what a library prints must not mix with the answers
-        serve(wire)
+        _send(wire, reply)
 
 
 if __name__ == "__main__":
-    _main()
+    with Connection(os.dup(0)) as parent:
+        os.dup2(2, 1)  # what a library prints must not mix with the answers
+        serve(parent)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import toml_of
 from tests.curate import crawl_files, miniatures, worlds
 from tests.curate.fault_server import FaultServer, jpeg
 
@@ -27,7 +28,7 @@ from diptych.core.errors import DataError, EnvironmentFault, UsageError
 from diptych.core.files.durable import TEMP_PREFIX, operations
 from diptych.core.manifest import read_manifest
 from diptych.core.records import Counts
-from diptych.core.settings import dumps_toml, to_mapping
+from diptych.core.settings import to_mapping
 from diptych.curate.pipeline.recipe import SETTING_OF, CurateRecipe
 from diptych.curate.pipeline.run import FORMAT, STAGES, curate, partition_on_ray
 from diptych.curate.pipeline.stages import read_table
@@ -201,7 +202,7 @@ def test_a_crawl_with_addresses_is_fetched_and_curated_by_one_command(tmp_path: 
             candidates={"sources": [str(crawl_files.write_wat(tmp_path / "CC-MAIN.warc.wat.gz", pages))]},
             fetch={"allow_ports": [server.port]},
         )
-        (tmp_path / "world.toml").write_text(dumps_toml(to_mapping(recipe)))
+        (tmp_path / "world.toml").write_text(toml_of(to_mapping(recipe)))
         words = ["curate", str(tmp_path / "world.toml"), "--out", str(tmp_path / "out"), "--workers", "1"]
         assert main(words) == 0
     stages = json.loads(capsys.readouterr().out)
@@ -233,7 +234,7 @@ def test_a_task_of_ray_answers_with_counts_or_an_error(small: Small) -> None:
 def test_two_nodes_of_ray_make_the_same_bytes(small: Small, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     recipe, out = tmp_path / "small.toml", tmp_path / "out"
-    recipe.write_text(dumps_toml(to_mapping(small[0])))
+    recipe.write_text(toml_of(to_mapping(small[0])))
     paths = {"PYTHONPATH": os.pathsep.join(sys.path), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     subprocess.run([sys.executable, "-c", TWO_NODES, recipe, out], env={**os.environ, **paths}, check=True)
     assert digests(out) == digests(small[1])
@@ -348,7 +349,7 @@ def test_a_fault_at_a_durable_step_costs_nothing_but_time(
 def test_kills_at_random_moments_cost_nothing_but_time(small: Small, tmp_path: Path) -> None:
     """Fifty SIGKILLs to a command and its two workers, at any moment of it."""
     path, dice, kills, turn = tmp_path / "small.toml", random.Random(11), 0, 0
-    path.write_text(dumps_toml(to_mapping(small[0])))
+    path.write_text(toml_of(to_mapping(small[0])))
     while kills < 50:
         turn += 1
         out, killed = tmp_path / f"out{turn}", True

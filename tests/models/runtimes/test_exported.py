@@ -25,7 +25,6 @@ from diptych.core.errors import (
     UnknownNameError,
     UsageError,
 )
-from diptych.core.machine import processor_flags
 from diptych.core.manifest import Manifest, file_entry, read_manifest, write_manifest
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.evaluate.classifier import build_classifier
@@ -316,12 +315,6 @@ def test_backends_that_are_not_there_are_told(written: Path, monkeypatch: pytest
 def test_no_other_folder_is_taken_for_an_export(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="export"):
         load_exported(tmp_path)
-
-
-def test_processor_facts_are_read_from_the_kernel(tmp_path: Path) -> None:
-    (tmp_path / "cpuinfo").write_text("model name\t: Some CPU\nflags\t\t: fpu avx512_bf16\n")
-    assert "avx512_bf16" in processor_flags(tmp_path / "cpuinfo")
-    assert processor_flags(tmp_path / "none") == frozenset()
 
 
 def test_threads_follow_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,27 +86,20 @@ def test_other_types_empty_inputs_and_autocast_fall_back(engine: Engine) -> None
 def test_the_processor_decides(
     vendor: str, flag: str, engine: str, monkeypatch: pytest.MonkeyPatch, fresh_choice: None
 ) -> None:
-    monkeypatch.setattr(engines, "_vendor", lambda: vendor)
+    monkeypatch.setattr(engines, "processor_fact", lambda *names: vendor)
     monkeypatch.setattr(engines, "processor_flags", lambda: frozenset({flag}))
     monkeypatch.setattr(engines, "onednn_available", lambda: True)
     assert default_engine() == engine
 
 
 def test_without_the_operator_amd_uses_mkl(monkeypatch: pytest.MonkeyPatch, fresh_choice: None) -> None:
-    monkeypatch.setattr(engines, "_vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(engines, "processor_fact", lambda *names: "AuthenticAMD")
     monkeypatch.setattr(engines, "processor_flags", lambda: frozenset({"avx512f"}))
     monkeypatch.setattr(engines, "onednn_available", lambda: False)
     assert default_engine() == "mkl"
     x, weight, bias = (tensor.detach() for tensor in operands(6, 24))
     with numerics("onednn"):
         assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
-
-
-def test_the_vendor_is_read_from_the_kernels_list(tmp_path: Path) -> None:
-    listing = tmp_path / "cpuinfo"
-    listing.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\n")
-    assert engines._vendor(listing) == "AuthenticAMD"
-    assert engines._vendor(tmp_path / "missing") == ""
 
 
 def test_an_unknown_engine_is_refused_and_the_override_ends_with_its_block() -> None:

@@ -67,7 +67,6 @@ def failpoint(operation: str) -> None:
 
 @contextmanager
 def _disk(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn an OSError of a durable step into a fault that names the path and the free space."""
     try:
         yield
     except OSError as error:

@@ -104,9 +104,5 @@ def _is(path: Path, descriptor: int) -> bool:
 
 
 def _busy(folder: Path, owner: str) -> UsageError:
-    return UsageError(
-        "another command is working in this folder",
-        where=folder,
-        found=owner,
-        fix="wait until it has ended, or choose another folder",
-    )
+    fix = "wait until it has ended, or choose another folder"
+    return UsageError("another command is working in this folder", where=folder, found=owner, fix=fix)

@@ -10,10 +10,7 @@ Field = tuple[int, int, int, int]
 
 
 def fields(data: bytes | mmap.mmap, at: int, end: int) -> Iterator[Field]:
-    """Yield the fields of the message between two positions.
-
-    Raises:
-        ValueError: the message is cut off or is none.
+    """Yield the fields of the message between two positions; a `ValueError` says that it is cut off or none.
 
     >>> list(fields(bytes([8, 150, 1, 18, 2, 104, 105]), 0, 7))
     [(1, 0, 1, 3), (2, 3, 5, 7)]
@@ -37,11 +34,7 @@ def fields(data: bytes | mmap.mmap, at: int, end: int) -> Iterator[Field]:
 
 
 def read_varint(data: bytes | mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """Return the number in base 128 at a position, and the position behind it.
-
-    Raises:
-        ValueError: it does not end, or has more than 64 bits.
-    """
+    """Return the number in base 128 at a position, and the position behind it; or a `ValueError`."""
     value = 0
     for shift in range(0, 64, 7):
         if at >= end:

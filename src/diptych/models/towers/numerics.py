@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diptych.core.errors import SettingsError, UsageError, unknown_name
-from diptych.core.machine import multiplies_bfloat16, processor_flags
+from diptych.core.machine import multiplies_bfloat16, processor_fact, processor_flags
 
 Engine = Literal["onednn", "mkl"]
 ENGINES: tuple[Engine, ...] = ("onednn", "mkl")
@@ -58,7 +57,7 @@ def device_of(name: str | torch.device, *, where: str = "device", fix: str = "")
 @cache
 def default_engine() -> Engine:
     """Return the engine: oneDNN on AMD processors with AVX-512, MKL elsewhere or without the operator."""
-    wide = _vendor() == "AuthenticAMD" and "avx512f" in processor_flags()
+    wide = processor_fact("vendor_id") == "AuthenticAMD" and "avx512f" in processor_flags()
     return "onednn" if wide and onednn_available() else "mkl"
 
 
@@ -67,15 +66,6 @@ def onednn_available() -> bool:
     """Say whether torch was built with oneDNN and still has the operator that `linear` calls."""
     available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(available) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def _vendor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    vendors = (line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id"))
-    return next(vendors, "")
 
 
 def current_engine() -> Engine:
