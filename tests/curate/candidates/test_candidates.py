@@ -16,7 +16,6 @@ from tests.data.source_files import images, make_image, write_parquet, write_tar
 
 from diptych.core.errors import IntegrityError, Reason, SettingsError, UnknownNameError, UsageError
 from diptych.core.records import Counts, Pair
-from diptych.core.settings import from_mapping, to_mapping
 from diptych.curate.candidates.candidates import (
     CandidateColumns,
     CandidatesSettings,
@@ -30,11 +29,11 @@ from diptych.data.synthetic.dataset import scene_pairs
 URL = "https://a.example/{}.jpg"
 
 
-def read(settings: CandidatesSettings) -> tuple[list[dict[str, Any]], Counts]:
-    """Read all partitions one by one."""
-    rows, counts = [], Counts()
-    for partition in partitions_of(settings):
-        table, more = candidates_of(partition, settings)
+def read(*sources: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], Counts]:
+    """Read all partitions of the sources one by one."""
+    rows, counts, whole = [], Counts(), CandidatesSettings(tuple(map(str, sources)), **settings)
+    for partition in partitions_of(whole):
+        table, more = candidates_of(partition, whole)
         assert table.schema.equals(CANDIDATES)
         assert more.kept == len(table)
         rows += table.to_pylist()
@@ -52,13 +51,12 @@ def url_file(path: Path, rows: int = 10, group: int = 3) -> Path:
 
 def test_a_table_of_addresses_is_cut_between_row_groups(tmp_path: Path) -> None:
     path = url_file(tmp_path / "a.parquet")
-    settings = CandidatesSettings((str(path),), partition_rows=6)
-    assert [(partition.first, partition.last) for partition in partitions_of(settings)] == [(0, 2), (2, 4)]
-    rows, _ = read(settings)
-    assert rows == read(CandidatesSettings((str(path),)))[0]
+    parts = partitions_of(CandidatesSettings((str(path),), partition_rows=6))
+    assert [(partition.first, partition.last) for partition in parts] == [(0, 2), (2, 4)]
+    rows, _ = read(path, partition_rows=6)
+    assert rows == read(path)[0]
     assert [row["url"] for row in rows] == [URL.format(n) for n in range(10)]
-    assert rows[3]["license"] == "by"
-    assert json.loads(rows[3]["fields"]) == {"width": 3}
+    assert (rows[3]["license"], json.loads(rows[3]["fields"])) == ("by", {"width": 3})
     assert all(re.fullmatch(r"[0-9a-f]{32}", row["key"]) for row in rows)
 
 
@@ -82,7 +80,7 @@ def test_rows_that_are_no_pairs_are_counted_by_reason(tmp_path: Path) -> None:
     # Bytes that are not UTF-8 under the name of text, as careless writers leave them.
     text = pa.Array.from_buffers(pa.string(), len(held), held.buffers())
     path = write_parquet(tmp_path / "a.parquet", url=urls, caption=text)
-    rows, counts = read(CandidatesSettings((str(path),)))
+    rows, counts = read(path)
     assert [row["caption"] for row in rows] == [f"good {n}" for n in range(100)]
     assert counts.dropped == Counter([reason for *_, reason in faults] * 100)
     assert (counts.seen, counts.kept) == (1100, 100)
@@ -92,24 +90,25 @@ def test_columns_have_the_names_that_the_settings_say(tmp_path: Path) -> None:
     path = tmp_path / "laion.parquet"
     write_parquet(path, URL=[URL.format(1)], TEXT=["a dog"], hash=[-7], LICENSE=["?"])
     columns = CandidateColumns(url="URL", caption="TEXT", key="hash", license="LICENSE")
-    rows, _ = read(CandidatesSettings((str(path),), columns=columns))
+    rows, _ = read(path, columns=columns)
     assert [(row["key"], row["url"], row["license"]) for row in rows] == [("-7", URL.format(1), "?")]
     with pytest.raises(UnknownNameError, match="caption"):
-        read(CandidatesSettings((str(path),)))
+        read(path)
 
 
 def test_images_in_parquet_have_a_row_for_each_caption(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"from a file")
-    images = [{"bytes": b"inside", "path": None}, {"bytes": None, "path": "b.png"}, None]
-    captions = [["one", "two"], ["three"], ["four"]]
-    path = write_parquet(tmp_path / "a.parquet", id=["x", "y", "z"], image=images, caption=captions)
-    rows, counts = read(CandidatesSettings((str(path),)))
+    images = [{"bytes": b"inside", "path": None}, {"bytes": None, "path": "b.png"}, None,
+              {"bytes": None, "path": None}]  # fmt: skip
+    captions = [["one", "two"], ["three"], ["four"], ["five"]]
+    path = write_parquet(tmp_path / "a.parquet", id=["x", "y", "z", "0"], image=images, caption=captions)
+    rows, counts = read(path)
     assert [(row["key"], row["image"], row["caption"], row["url"]) for row in rows] == [
         ("x#0", b"inside", "one", None),
         ("x#1", b"inside", "two", None),
         ("y", b"from a file", "three", None),
     ]
-    assert counts.dropped == {Reason.MISSING_IMAGE: 1}
+    assert counts.dropped == {Reason.MISSING_IMAGE: 2}
 
 
 def downloaded_rows(image: str) -> dict[str, list[Any]]:
@@ -131,13 +130,13 @@ def test_what_img2dataset_downloaded_is_not_asked_for_again(tmp_path: Path, imag
     path = tmp_path / "00000.parquet"
     table = pa.table(downloaded_rows(image))
     pq.write_table(table, path)
-    rows, counts = read(CandidatesSettings((str(path),)))
+    rows, counts = read(path)
     assert [(row["image"], row["url"]) for row in rows] == [(b"inside", URL.format(0))]
     assert counts.dropped == {Reason.NOT_DOWNLOADED: 2}
     counts.check(0.0)  # no damage of the table
     # Its metadata alone are addresses: nothing says that the images were kept.
     pq.write_table(table.drop_columns([image, "txt"]), path)
-    rows, counts = read(CandidatesSettings((str(path),)))
+    rows, counts = read(path)
     assert [(row["image"], row["url"]) for row in rows] == [(None, URL.format(n)) for n in range(3)]
 
 
@@ -157,23 +156,15 @@ def test_a_lone_surrogate_spoils_its_own_caption_at_most(
     for name, data in files:
         (tmp_path / name).write_bytes(data)
     source = write_tar(tmp_path / "a.tar", files) if kind == "tar" else tmp_path
-    rows, counts = read(CandidatesSettings((str(source),)))
+    rows, counts = read(source)
     assert [json.loads(row["fields"]) for row in rows] == ([expected] if expected else [])
     assert counts.dropped == ({} if expected else {Reason.CAPTION_NOT_TEXT: 1})
-
-
-def test_an_image_without_bytes_and_path_is_missing(tmp_path: Path) -> None:
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    images = pa.array([{"bytes": None, "path": None}], kind)
-    path = write_parquet(tmp_path / "a.parquet", image=images, caption=["a dog"])
-    assert read(CandidatesSettings((str(path),)))[1].dropped == {Reason.MISSING_IMAGE: 1}
 
 
 def test_sources_may_name_their_pairs_alike(tmp_path: Path) -> None:
     urls = [URL.format(1), URL.format(2)]
     paths = [write_parquet(tmp_path / f"{n}.parquet", id=[1, 2], url=urls, caption=[n, n]) for n in "ab"]
-    both = CandidatesSettings(tuple(map(str, paths)))
-    assert [row["key"] for row in read(both)[0]] == ["0-1", "0-2", "1-1", "1-2"]
+    assert [row["key"] for row in read(*paths)[0]] == ["0-1", "0-2", "1-1", "1-2"]
 
 
 def test_crawl_files_are_found_by_pattern_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -181,42 +172,36 @@ def test_crawl_files_are_found_by_pattern_in_the_order_of_their_names(tmp_path: 
     for name in "ba":
         write_wat(tmp_path / f"{name}.warc.wat.gz", [WebPage(page, [(f"{name}.jpg", f"A {name}")])])
     write_warc(tmp_path / "c.warc.gz", [WebPage(page, [("c.jpg", "A c"), ("c.jpg", "A c")])])
-    sources = (str(tmp_path / "*.wat.gz"), str(tmp_path / "c.warc.gz"))
-    rows, counts = read(CandidatesSettings(sources))
+    rows, counts = read(tmp_path / "*.wat.gz", tmp_path / "c.warc.gz")
     assert [row["caption"] for row in rows] == ["A a", "A b", "A c"]
     assert [row["page"] for row in rows] == [page] * 3
     assert counts.dropped == {Reason.DUPLICATE_KEY: 1}
 
 
-def shard_pairs(count: int) -> list[Pair]:
-    fields = {"page": "https://a.example/", "n": 1}
-    images = [pair.image for pair in scene_pairs(count, seed=1, size=16)]
-    captions = [(f"caption {n}", "other")[: 1 + n % 2] for n in range(count)]
-    return [Pair(f"k{n}", images[n], captions[n], fields) for n in range(count)]
-
-
 def test_shards_are_cut_anywhere(tmp_path: Path) -> None:
-    write_shards(shard_pairs(10), tmp_path / "s")
-    whole, _ = read(CandidatesSettings((str(tmp_path / "s"),)))
-    parts, _ = read(CandidatesSettings((str(tmp_path / "s"),), partition_rows=3))
-    assert whole == parts
+    images, fields = (
+        [pair.image for pair in scene_pairs(10, seed=1, size=16)],
+        {"page": "https://a.example/", "n": 1},
+    )
+    pairs = [Pair(f"k{n}", images[n], (f"caption {n}", "other")[: 1 + n % 2], fields) for n in range(10)]
+    write_shards(pairs, tmp_path / "s")
+    whole, _ = read(tmp_path / "s")
+    assert whole == read(tmp_path / "s", partition_rows=3)[0]
     assert [row["key"] for row in whole[:4]] == ["k0", "k1#0", "k1#1", "k2"]
     assert (whole[0]["page"], whole[0]["fields"]) == ("https://a.example/", '{"n":1}')
-    assert whole[3]["image"] == shard_pairs(10)[2].image
+    assert whole[3]["image"] == images[2]
 
 
 def test_a_folder_is_cut_with_each_bad_row_counted_once(tmp_path: Path) -> None:
     for number in range(9):
         (tmp_path / f"{number}.jpg").write_bytes(b"x%d" % number)
         (tmp_path / f"{number}.txt").write_text("" if number in (0, 4, 8) else f"caption {number}")
-    whole = read(CandidatesSettings((str(tmp_path),)))
-    settings = CandidatesSettings((str(tmp_path),), partition_rows=2)
-    spans = [(partition.first, partition.last) for partition in partitions_of(settings)]
-    assert spans == [(0, 2), (2, 4), (4, -1)]
-    parts = read(settings)
-    assert parts[0] == whole[0]
-    assert parts[1].as_dict() == whole[1].as_dict()
-    assert parts[1].dropped == {Reason.EMPTY_CAPTION: 3}
+    parts = partitions_of(CandidatesSettings((str(tmp_path),), partition_rows=2))
+    assert [(partition.first, partition.last) for partition in parts] == [(0, 2), (2, 4), (4, -1)]
+    rows, counts = read(tmp_path, partition_rows=2)
+    whole, all_counts = read(tmp_path)
+    assert (rows, counts.as_dict()) == (whole, all_counts.as_dict())
+    assert counts.dropped == {Reason.EMPTY_CAPTION: 3}
 
 
 def _write_files_of_img2dataset(folder: Path) -> None:
@@ -241,34 +226,28 @@ def _write_tar_below(folder: Path) -> None:
 
 def _write_tgz(folder: Path) -> None:
     _write_tar_below(folder)
-    tar = folder / "wds" / "0.tar"
-    (folder / "0.tgz").write_bytes(gzip.compress(tar.read_bytes()))
-    tar.unlink()
+    (folder / "0.tgz").write_bytes(gzip.compress((folder / "wds" / "0.tar").read_bytes()))
+    (folder / "wds" / "0.tar").unlink()
 
 
 @pytest.mark.filterwarnings("ignore:.*not read")
 @pytest.mark.parametrize(
     ("write", "caption"),
-    [
-        (_write_files_of_img2dataset, "caption"),
-        (_write_arrow, "caption"),
-        (_write_tgz, "title"),
-        (_write_tar_below, "title"),
-    ],
-)
+    [(_write_files_of_img2dataset, "caption"), (_write_arrow, "caption"), (_write_tgz, "title"),
+     (_write_tar_below, "title")],
+)  # fmt: skip
 def test_whatever_sources_open_gives_candidates(
     tmp_path: Path, write: Callable[[Path], None], caption: str
 ) -> None:
     write(tmp_path)
-    columns = CandidateColumns(caption=caption)
-    rows, counts = read(CandidatesSettings((str(tmp_path),), columns=columns, partition_rows=1))
+    rows, counts = read(tmp_path, columns=CandidateColumns(caption=caption), partition_rows=1)
     expected = [(f"k{n}", f"c{n}", make_image(n)) for n in range(2)]
     assert [(row["key"], row["caption"], row["image"]) for row in rows] == expected
     assert not counts.dropped
 
 
 def test_scenes_are_a_source_like_others() -> None:
-    rows, _ = read(CandidatesSettings(("scenes:crawl?count=30&seed=1&size=16",), partition_rows=20))
+    rows, _ = read("scenes:crawl?count=30&seed=1&size=16", partition_rows=20)
     keys = [row["key"].partition("#")[0] for row in rows]
     assert list(dict.fromkeys(keys)) == [f"crawl-{n:07d}" for n in range(30)]
     assert rows[0]["page"].startswith("https://site")
@@ -276,26 +255,21 @@ def test_scenes_are_a_source_like_others() -> None:
 
 def test_the_real_titles_are_all_candidates(shared_data: Path) -> None:
     path = shared_data / "fashion" / "test.parquet"
-    rows, counts = read(CandidatesSettings((str(path),), partition_rows=1000))
+    rows, counts = read(path, partition_rows=1000)
     table = pq.read_table(path)
     assert [row["key"] for row in rows] == [str(key) for key in table["id"].to_pylist()]
     assert [row["caption"] for row in rows] == [text.strip() for text in table["caption"].to_pylist()]
     assert counts.dropped == {}
 
 
-@pytest.mark.parametrize("ref", ["no/such/*.wat.gz", "no/such.parquet", "no/such.warc.gz", "no/such"])
-def test_what_is_not_there_is_told_before_anything_is_read(ref: str) -> None:
-    with pytest.raises(UsageError):
-        partitions_of(CandidatesSettings((ref,)))
-
-
-def test_settings_are_checked() -> None:
+def test_what_is_not_there_is_told_before_anything_is_read() -> None:
+    for ref in ("no/such/*.wat.gz", "no/such.parquet", "no/such.warc.gz", "no/such"):
+        with pytest.raises(UsageError):
+            read(ref)
     with pytest.raises(UsageError, match="no source"):
-        partitions_of(CandidatesSettings())
+        read()
     with pytest.raises(SettingsError, match="needs rows"):
-        CandidatesSettings(("a",), partition_rows=0)
-    settings = CandidatesSettings(("a", "b"), kind="wat")
-    assert from_mapping(CandidatesSettings, to_mapping(settings)) == settings
+        read("a", partition_rows=0)
 
 
 def test_a_damaged_parquet_file_is_no_bad_row(tmp_path: Path) -> None:

@@ -41,10 +41,6 @@ EXPECTED = [
 ]
 
 
-def shown(rows: list[Candidate]) -> list[tuple[str | None, ...]]:
-    return [(row.url, row.caption, row.page, row.license) for row in rows]
-
-
 def read(path: Path, *captions: Any) -> tuple[list[Candidate], Counts]:
     """Read the pairs of a file, those that share a key too, and count the rest."""
     counts, rows = Counts(), pairs_of_crawl(path, CrawlSettings(captions) if captions else CrawlSettings())
@@ -52,32 +48,29 @@ def read(path: Path, *captions: Any) -> tuple[list[Candidate], Counts]:
     return cast(list[Candidate], pairs), counts
 
 
-def of_page(tmp_path: Path, html: str | bytes, *captions: str, **more: Any) -> tuple[list[Candidate], Counts]:
+def read_html(
+    tmp_path: Path, html: str | bytes, *captions: str, **more: Any
+) -> tuple[list[Candidate], Counts]:
     body = html.encode() if isinstance(html, str) else html
     page = WebPage("https://a.example/dir/p.html", html=body, **more)
     return read(write_warc(tmp_path / "p.warc.gz", [page]), *captions)
 
 
-def test_wat_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
-    rows, counts = read(write_wat(tmp_path / "a.warc.wat.gz", PAGES))
-    assert shown(rows) == EXPECTED
-    assert counts.as_dict()["dropped"] == {}
+@pytest.mark.parametrize("name", ["a.warc.wat.gz", "a.warc.gz", "a.warc", "whole.warc.gz"])
+def test_crawl_files_give_the_pairs_of_their_pages(name: str, tmp_path: Path) -> None:
+    """WAT, WARC, WARC without compression, and one compressed as a whole."""
+    if ".wat" in name:
+        path = write_wat(tmp_path / name, PAGES)
+    else:
+        # The pages of a WARC file escape for themselves.
+        pages = [*PAGES[:2], WebPage(PAGES[2].url, [("z.jpg", "Zebra & foal")], base=PAGES[2].base)]
+        path = write_warc(tmp_path / name, pages, plain=name in ("a.warc", "whole.warc.gz"))
+        if name == "whole.warc.gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    rows, counts = read(path)
+    assert [(row.url, row.caption, row.page, row.license) for row in rows] == EXPECTED
+    assert counts.dropped == {}
     assert json.loads(rows[0].fields or "") == {"caption_from": "alt"}
-
-
-def test_warc_gives_the_pairs_of_its_pages(tmp_path: Path) -> None:
-    unescaped = [*PAGES[:2], WebPage(PAGES[2].url, [("z.jpg", "Zebra & foal")], base=PAGES[2].base)]
-    rows, counts = read(write_warc(tmp_path / "a.warc.gz", unescaped))
-    assert shown(rows) == EXPECTED
-    assert counts.as_dict()["dropped"] == {}
-
-
-def test_a_file_without_compression_or_in_one_member_reads_the_same(tmp_path: Path) -> None:
-    plain = write_warc(tmp_path / "a.warc", PAGES, plain=True)
-    whole = tmp_path / "b.warc.gz"
-    whole.write_bytes(gzip.compress(plain.read_bytes()))
-    assert len(read(plain)[0]) == 4
-    assert read(plain)[0] == read(whole)[0]
 
 
 def test_a_pair_has_the_same_key_wherever_it_is_found(tmp_path: Path) -> None:
@@ -87,22 +80,18 @@ def test_a_pair_has_the_same_key_wherever_it_is_found(tmp_path: Path) -> None:
     assert rows[0].key != pair_key("https://c.example/x.jpg", "Y")
 
 
-@pytest.mark.parametrize("middle", ["\\n", "\n", "\0", " ", "25 ", ""])
-def test_a_key_tells_where_the_image_ends_and_the_caption_begins(middle: str) -> None:
-    address, caption = "https://c.example/x.jpg", "a dog"
-    whole = f"{address}{middle}{caption}"
-    keys = {pair_key(whole[:end], whole[end:]) for end in range(len(whole))}
-    keys |= {pair_key(whole[:end].encode() + b"\xff", whole[end:]) for end in range(len(whole))}
-    assert len(keys) == 2 * len(whole)
-    joined = (address + middle, caption), (address, middle + caption), (address, f"x{middle}{caption}")
-    assert len({pair_key(*pair) for pair in joined}) == 2 + (middle != "")
+def test_a_key_tells_where_the_image_ends_and_the_caption_begins() -> None:
+    for middle in ("\\n", "\n", "\0", " ", "25 ", ""):
+        whole = f"https://c.example/x.jpg{middle}a dog"
+        keys = {pair_key(whole[:end], whole[end:]) for end in range(len(whole))}
+        keys |= {pair_key(whole[:end].encode() + b"\xff", whole[end:]) for end in range(len(whole))}
+        assert len(keys) == 2 * len(whole)
 
 
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        ({"src": "a.jpg"}, Reason.MISSING_CAPTION),
-        ({"src": "a.jpg", "alt": " \n "}, Reason.EMPTY_CAPTION),
+        ({"src": "a.jpg"}, Reason.MISSING_CAPTION), ({"src": "a.jpg", "alt": " \n "}, Reason.EMPTY_CAPTION),
         ({"src": "a.jpg", "alt": "x" * 20_000}, Reason.CAPTION_TOO_LONG),
         ({"src": "a.jpg", "alt": "a\0b"}, Reason.CAPTION_NOT_TEXT),
         ({"src": "a.jpg", "alt": "caf\ufffd"}, Reason.CAPTION_NOT_TEXT),
@@ -133,11 +122,11 @@ def test_captions_come_from_the_first_place_that_has_one(tmp_path: Path) -> None
       <img src=1.jpg alt="" title="The title">
       <figcaption>The <b>fig</b>ure<br>caption</figcaption></figure></a>
       <a href=/y><img src=2.jpg> Text of the <i>link</i></a><img src=3.jpg>"""
-    rows, _ = of_page(tmp_path, html, "alt", "figcaption", "link", "page")
+    rows, _ = read_html(tmp_path, html, "alt", "figcaption", "link", "page")
     captions = ["The figure caption", "Text of the link", "The page"]
     assert [row.caption for row in rows] == captions
     assert [json.loads(row.fields or "")["caption_from"] for row in rows] == ["figcaption", "link", "page"]
-    rows, counts = of_page(tmp_path, html)
+    rows, counts = read_html(tmp_path, html)
     assert [row.caption for row in rows] == ["The title"]
     assert counts.dropped == {Reason.MISSING_CAPTION: 2}
 
@@ -168,18 +157,16 @@ def test_pages_are_decoded_in_their_encoding(
     caption: str, encoding: str, header: str, meta: str, tmp_path: Path
 ) -> None:
     html = f'<html><head>{meta}</head><img src=a.jpg alt="{caption}">'
-    rows, _ = of_page(tmp_path, html.encode(encoding), headers={"Content-Type": f"text/html{header}"})
+    rows, _ = read_html(tmp_path, html.encode(encoding), headers={"Content-Type": f"text/html{header}"})
     assert [row.caption for row in rows] == [caption]
 
 
-def test_a_page_that_breaks_off_in_a_letter_is_still_utf8(tmp_path: Path) -> None:
-    rows, _ = of_page(tmp_path, '<img src=a.jpg alt="Ein großer Hund">é'.encode()[:-1])
+def test_wrong_bytes_spoil_their_caption_only(tmp_path: Path) -> None:
+    """A page that breaks off in a letter is UTF-8 all the same."""
+    rows, _ = read_html(tmp_path, '<img src=a.jpg alt="Ein großer Hund">é'.encode()[:-1])
     assert rows[0].caption == "Ein großer Hund"
-
-
-def test_bytes_that_are_wrong_in_their_encoding_make_no_caption(tmp_path: Path) -> None:
     headers = {"Content-Type": "text/html; charset=utf-8"}
-    rows, counts = of_page(tmp_path, b"<img src=a.jpg alt='caf\xe9'>", headers=headers)
+    rows, counts = read_html(tmp_path, b"<img src=a.jpg alt='caf\xe9'>", headers=headers)
     assert (rows, counts.dropped) == ([], {Reason.CAPTION_NOT_TEXT: 1})
 
 
@@ -190,11 +177,11 @@ def test_bytes_that_are_wrong_in_their_encoding_make_no_caption(tmp_path: Path) 
 )  # fmt: skip
 def test_only_pages_that_were_served_are_read(kind: str, status: str, count: int, tmp_path: Path) -> None:
     html = "<img src=a.jpg alt='A dog'>"
-    assert len(of_page(tmp_path, html, status=status, headers={"Content-Type": kind})[0]) == count
+    assert len(read_html(tmp_path, html, status=status, headers={"Content-Type": kind})[0]) == count
 
 
 def test_a_body_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
-    rows, counts = of_page(tmp_path, bytes(range(256)), headers={"Content-Encoding": "br"})
+    rows, counts = read_html(tmp_path, bytes(range(256)), headers={"Content-Encoding": "br"})
     assert (rows, counts.dropped) == ([], {Reason.BAD_RECORD: 1})
     assert "'br'" in counts.examples[Reason.BAD_RECORD][0]
 
@@ -253,12 +240,8 @@ def test_a_record_larger_than_memory_is_passed_over(tmp_path: Path) -> None:
 def test_arc_files_are_refused_by_name(tmp_path: Path) -> None:
     """The format before WARC: each of its records was counted as a damaged one."""
     head = b"filedesc://a.arc 0.0.0.0 20040101000000 text/plain 69\n1 0 Alexa Internet\n"
-    for name, data in (
-        ("a.arc", head),
-        ("a.arc.gz", gzip.compress(head)),
-        ("b.warc.gz", gzip.compress(head)),
-    ):
-        (tmp_path / name).write_bytes(data)
+    for name in ("a.arc", "a.arc.gz", "b.warc.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(head) if name.endswith(".gz") else head)
         with pytest.raises(UsageError, match=r"ARC(.|\n)*warcio recompress"):
             read(tmp_path / name)
 
@@ -269,17 +252,10 @@ def test_no_mutation_of_a_file_stops_its_reading(tmp_path: Path) -> None:
     whole = write_warc(path, PAGES * 3).read_bytes()
     known = {record.body for record in read_records(path) if isinstance(record, Record)}
     for _ in range(300):
-        data, place = bytearray(whole), rng.randrange(len(whole))
-        length = rng.choice((1, 4, 50, 400))
-        change = rng.randrange(4)
-        if change == 0:
-            data[place] ^= 1 << rng.randrange(8)
-        elif change == 1:
-            del data[place : place + length]
-        elif change == 2:
-            data[place:place] = data[place : place + length]
-        else:
-            data[place : place + length] = bytes(len(data[place : place + length]))
+        place, length = rng.randrange(len(whole)), rng.choice((1, 4, 50, 400))
+        start, piece, end = whole[:place], whole[place : place + length], whole[place + length :]
+        flipped = bytes([piece[0] ^ 1 << rng.randrange(8)]) + piece[1:]
+        data = start + rng.choice((flipped, b"", piece + piece, bytes(len(piece)))) + end
         path.write_bytes(data)
         records = list(read_records(path))
         assert {record.body for record in records if isinstance(record, Record)} <= known

@@ -69,9 +69,8 @@ def card(rng: random.Random) -> str:
 
 
 def luhn(number: str) -> bool:
-    total = 0
-    for place, digit in enumerate(number[::-1]):
-        total += int(digit) if place % 2 == 0 else (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)[int(digit)]
+    doubled = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+    total = sum(int(c) if place % 2 == 0 else doubled[int(c)] for place, c in enumerate(number[::-1]))
     return total % 10 == 0
 
 
@@ -104,37 +103,28 @@ AROUND = (
 @pytest.mark.parametrize("kind", MAKERS)
 def test_nearly_all_personal_data_is_found(kind: str) -> None:
     """Of 400 labelled captions of each kind at least 95 % lose all of their secret."""
-    rng, hits, missed = random.Random(7), 0, []
+    rng, missed = random.Random(7), []
     for _ in range(400):
         secret = MAKERS[kind](rng)
         caption = rng.choice(AROUND).format(secret)
         text, counts = scrubbed(caption)
         left = sum(c.isdigit() for c in caption) - sum(c.isdigit() for c in secret)
-        if counts[kind] and secret not in text and sum(c.isdigit() for c in text) <= left:
-            hits += 1
-        else:
+        if not counts[kind] or secret in text or sum(c.isdigit() for c in text) > left:
             missed.append((caption, text))
-    assert hits >= RECALL * 400, missed[:20]
+    assert len(missed) <= (1 - RECALL) * 400, missed[:20]
 
 
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("write to jo.doe@example.org.", "write to [email]."),
-        ("Jo <jo@example.org>, 2019", "Jo <[email]>, 2019"),
-        ("jo (at) example (dot) org", "[email]"),
-        ("call (212) 555-0187 now", "call [phone] now"),
-        ("+44 20 7946 0958, London", "[phone], London"),
-        ("4111 1111 1111 1111", "[card]"),
-        ("IBAN GB82 WEST 1234 5698 7654 32 thanks", "IBAN [iban] thanks"),
-        ("server at 93.184.216.34:80", "server at [ip]"),
-        ("2001:db8::8a2e:370:7334 is up", "[ip] is up"),
-        ("a@b.example c@d.example", "[email] [email]"),
-        ("犬 tel:+81-3-1234-5678 東京", "犬 tel:[phone] 東京"),
-    ],
-)
-def test_what_was_there_is_said_and_the_rest_stays(caption: str, expected: str) -> None:
-    assert scrubbed(caption)[0] == expected
+def test_what_was_there_is_said_and_the_rest_stays() -> None:
+    expected = {
+        "write to jo.doe@example.org.": "write to [email].", "jo (at) example (dot) org": "[email]",
+        "Jo <jo@example.org>, 2019": "Jo <[email]>, 2019", "call (212) 555-0187 now": "call [phone] now",
+        "+44 20 7946 0958, London": "[phone], London", "4111 1111 1111 1111": "[card]",
+        "IBAN GB82 WEST 1234 5698 7654 32 thanks": "IBAN [iban] thanks",
+        "2001:db8::8a2e:370:7334 is up": "[ip] is up",
+        "server at 93.184.216.34:80": "server at [ip]", "a@b.example c@d.example": "[email] [email]",
+        "犬 tel:+81-3-1234-5678 東京": "犬 tel:[phone] 東京"
+    }  # fmt: skip
+    assert {caption: scrubbed(caption)[0] for caption in expected} == expected
 
 
 CLEAN = (
@@ -158,12 +148,7 @@ CLEAN = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("caption", CLEAN)
-def test_captions_that_only_look_like_it_stay(caption: str) -> None:
-    assert scrubbed(caption) == (caption, {})
-
-
-def test_numbers_of_things_stay_in_a_thousand_captions() -> None:
+def test_numbers_of_things_stay() -> None:
     forms = (
         "{n} size ###x###", "{n} 19## to 20##", "{n} $#,###.##", "{n} item ######",
         "{n} ISBN 978-#-##-######-#", "{n} model N##-####", "{n} #### x ####", "{n} 20##-0N-1#",
@@ -174,7 +159,7 @@ def test_numbers_of_things_stay_in_a_thousand_captions() -> None:
     )  # fmt: skip
     names = ("Red car", "Two dogs at home", "Phone case", "Vintage telephone", "Cell tower", "Text art")
     rng = random.Random(9)
-    captions = [digits(rng, rng.choice(forms)).format(n=rng.choice(names)) for _ in range(1000)]
+    captions = [*CLEAN, *(digits(rng, rng.choice(forms)).format(n=rng.choice(names)) for _ in range(1000))]
     assert [(caption, scrubbed(caption)[0]) for caption in captions if scrubbed(caption)[1]] == []
 
 

@@ -19,15 +19,14 @@ VECTORS: dict[Reason, list[str]] = {
             "127.0.0.1", "127.255.0.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1",
             "169.254.169.254", "100.64.0.1", "100.100.100.200", "192.0.0.1", "192.0.0.192", "192.0.2.1",
             "192.88.99.1", "198.18.0.1", "198.19.255.255", "198.51.100.1", "203.0.113.1", "224.0.0.1",
-            "239.255.255.250", "240.0.0.1", "255.255.255.255", "168.63.129.16",
-            "[::]", "[::1]", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]",
+            "239.255.255.250", "240.0.0.1", "255.255.255.255", "168.63.129.16", "[::]", "[::1]",
+            "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]",
             "[::ffff:9.9.9.9]", "[64:ff9b::7f00:1]", "[64:ff9b::127.0.0.1]", "[64:ff9b:1::1]",
             "[2002:7f00:1::]", "[2001:0:7f00:1::]", "[2001:db8::1]", "[3fff::1]", "[fc00::1]",
-            "[fd00:ec2::254]", "[fe80::1]", "[fec0::1]", "[ff02::1]", "[100::1]", "[5f00::1]", "[2001:20::1]",
-            "localhost", "LOCALHOST", "metadata", "intranet", "metadata.google.internal", "router.lan",
-            "nas.local", "a.localhost", "x.test", "x.invalid", "x.onion", "printer.home.arpa",
-            "1.0.0.127.in-addr.arpa",
-            "①②⑦.⓪.⓪.①", "127。0。0。1", "１２７.0.0.1", "ｌocalhost"
+            "[fd00:ec2::254]", "[fe80::1]", "[fec0::1]", "[ff02::1]", "[100::1]", "[5f00::1]",
+            "[2001:20::1]", "localhost", "LOCALHOST", "metadata", "intranet", "metadata.google.internal",
+            "router.lan", "nas.local", "a.localhost", "x.test", "x.invalid", "x.onion", "printer.home.arpa",
+            "1.0.0.127.in-addr.arpa", "①②⑦.⓪.⓪.①", "127。0。0。1", "１２７.0.0.1", "ｌocalhost"
         )),
         "http://127.0.0.1#@example.org/", "http://127.0.0.1?@example.org/", "HTTP://127.0.0.1:80/",
         "http://example.org:22/", "http://example.org:6379/", "http://example.org:8080/", "https://example.org:0/",
@@ -56,18 +55,12 @@ ALL = [(reason, url) for reason, urls in VECTORS.items() for url in urls]
 
 
 @pytest.mark.parametrize(("reason", "url"), ALL)
-def test_hostile_urls_are_refused(reason: Reason, url: str) -> None:
+def test_hostile_urls_are_refused_and_redirects_to_them(reason: Reason, url: str) -> None:
     with pytest.raises(BadSampleError) as refused:
         checked_url(url)
     assert refused.value.reason is reason
-
-
-@pytest.mark.parametrize(("reason", "url"), ALL)
-def test_redirects_to_hostile_urls_are_refused(reason: Reason, url: str) -> None:
-    """Those that are relative stay on the host that was asked, as a browser reads them."""
-    start = checked_url("http://example.org/a/b.jpg")
-    try:
-        assert next_address(start, url).host in ("example.org", "")
+    try:  # those that are relative stay on the host that was asked, as a browser reads them
+        assert next_address(checked_url("http://example.org/a/b.jpg"), url).host in ("example.org", "")
     except BadSampleError as error:
         assert error.reason in (BAD, FORBIDDEN)
 
@@ -111,22 +104,15 @@ def test_networks_that_are_allowed_by_name_may_be_asked() -> None:
     for host in ("127.0.0.2:8000", "127.0.0.1", "[::ffff:127.0.0.1]:8000", "127.1:8000"):
         with pytest.raises(BadSampleError):
             checked_url(f"http://{host}/", rules)
+    for ports, networks in (((0,), ()), ((70000,), ()), ((80,), ("x",))):
+        with pytest.raises(SettingsError):
+            AddressRules(ports, networks)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"allow_ports": (0,)}, {"allow_ports": (70000,)}, {"allow_networks": ("x",)}]
-)
-def test_rules_that_mean_nothing_are_refused(wrong: dict[str, tuple[str, ...]]) -> None:
-    with pytest.raises(SettingsError):
-        AddressRules(**wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "ip", ["1.1.1.1", "9.9.9.9", "172.32.0.1", "172.15.255.255", "100.128.0.1", "198.20.0.1", "192.0.1.1",
-           "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888"]
-)  # fmt: skip
-def test_neighbors_of_special_networks_are_public(ip: str) -> None:
-    assert is_public(ip_address(ip))
+def test_neighbors_of_special_networks_are_public() -> None:
+    ips = ("1.1.1.1", "9.9.9.9", "172.32.0.1", "172.15.255.255", "100.128.0.1", "198.20.0.1", "192.0.1.1",
+           "223.255.255.255", "2606:4700::1111", "2a00:1450::1", "2001:4860::8888")  # fmt: skip
+    assert [ip for ip in ips if not is_public(ip_address(ip))] == []
 
 
 @pytest.mark.parametrize(
