@@ -340,7 +340,7 @@ def _siglip_vision_cfg(config: ClipConfig) -> dict[str, Any]:
         raise _no_image_tower(found, f"siglip with {TRUNK_EPS:g}")
     return {
         "image_size": _side_or_sides(vision.image_size),
-        "timm_model_name": trunk_name(vision, config.activation, TRUNKS),
+        "timm_model_name": trunk_name(vision, config.activation),
         "timm_model_pretrained": False,
         "timm_pool": "map",
         "timm_proj": "none",

@@ -77,8 +77,8 @@ class ResNetConfig:
         if len(self.layers) != RESNET_STAGES:
             expected = "four block counts, for example (3, 4, 6, 3)"
             raise _wrong("a ResNet tower needs four stages", "vision.layers", self.layers, expected)
-        _require_positive("vision", **{f"layers[{i}]": count for i, count in enumerate(self.layers)})
-        _require_positive("vision", width=self.width // 2)
+        counts = {f"layers[{i}]": count for i, count in enumerate(self.layers)}
+        _require_positive("vision", **counts, width=self.width // 2)
         _require_heads("vision", self.output_width, self.heads)
         _require_grid(self.image_size, self.stride)
 
@@ -188,9 +188,9 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         _require_positive("model", embed_dim=self.embed_dim, logit_scale_max=self.logit_scale_max)
-        for name, activation in (("activation", self.activation), ("text_activation", self.text_activation)):
-            if activation is not None and activation not in ACTIVATIONS:
-                raise unknown_name("activation", str(activation), ACTIVATIONS, where=name)
+        for name in ("activation", "text_activation"):
+            if getattr(self, name) not in (*ACTIVATIONS, None):
+                raise unknown_name("activation", str(getattr(self, name)), ACTIVATIONS, where=name)
         if isinstance(self.vision, SiglipVisionConfig):
             _require_same_width("vision", self.vision.width, self.embed_dim)
         if isinstance(self.text, SiglipTextConfig) and not self.text.head:
@@ -268,11 +268,8 @@ def _require_text(text: AnyTextConfig, **ids: int) -> None:
     _require_heads("text", text.width, text.heads, text.mlp_ratio)
     for name, token_id in ids.items():
         if token_id != NO_TOKEN and not 0 <= token_id < text.vocab_size:
-            what, fix = (
-                f"{name} lies outside the vocabulary",
-                "take vocab_size and all ids from one tokenizer",
-            )
-            raise _wrong(what, f"text.{name}", token_id, f"0 to {text.vocab_size - 1}", fix)
+            expected, fix = f"0 to {text.vocab_size - 1}", "take vocab_size and all ids from one tokenizer"
+            raise _wrong(f"{name} lies outside the vocabulary", f"text.{name}", token_id, expected, fix)
 
 
 def _require_same_width(part: str, width: int, embed_dim: int) -> None:
@@ -292,10 +289,6 @@ def _require_heads(part: str, width: int, heads: int, mlp_ratio: float = 1.0) ->
 
 def _require_grid(image_size: tuple[int, int], stride: int) -> None:
     if len(image_size) != 2 or any(side < stride or side % stride for side in image_size):
-        raise UnsupportedError(
-            "the image size does not fit the tower",
-            where="vision.image_size",
-            found=str(image_size),
-            expected=f"(height, width), both multiples of {stride}",
-            fix="round image_size to such multiples",
-        )
+        what, where = "the image size does not fit the tower", "vision.image_size"
+        expected, fix = f"(height, width), both multiples of {stride}", "round image_size to such multiples"
+        raise UnsupportedError(what, where=where, found=str(image_size), expected=expected, fix=fix)

@@ -8,8 +8,8 @@ Source: Radford et al. 2021; open_clip 3.3 ``model_configs``; Zhai et al. 2023 f
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from diptych.core.errors import SettingsError, unknown_name
 from diptych.models.towers.config import (
@@ -28,8 +28,7 @@ from diptych.models.towers.config import (
 TRUNK_EPS = 1e-6  # every LayerNorm of timm's vision Transformers
 
 
-@dataclass(frozen=True, slots=True)
-class Trunk:
+class Trunk(NamedTuple):
     """One row: pixels per side, patch, width, blocks, heads, activation, widening of the MLP."""
 
     image_size: int
@@ -41,25 +40,20 @@ class Trunk:
     mlp_ratio: float = 4.0
 
 
-_SO400M = (1152, 27, 16)  # width, layers, heads
+_BASE, _LARGE_TRUNK, _SO400M, _GIANT = (768, 12, 12), (1024, 24, 16), (1152, 27, 16), (1536, 40, 16)
 
-TRUNKS: dict[str, Trunk] = {
-    "vit_base_patch32_siglip_256": Trunk(256, 32, 768, 12, 12, "gelu_tanh"),
-    **{f"vit_base_patch16_siglip_{size}": Trunk(size, 16, 768, 12, 12) for size in (224, 256, 384, 512)},
-    **{f"vit_large_patch16_siglip_{size}": Trunk(size, 16, 1024, 24, 16) for size in (256, 384)},
-    "vit_large_patch16_siglip_512": Trunk(512, 16, 1024, 24, 16, "gelu_tanh"),
-    **{
-        f"vit_so400m_patch14_siglip_{size}": Trunk(size, 14, *_SO400M, "gelu", 3.7362)
-        for size in (224, 378, 384)
-    },
-    **{
-        f"vit_so400m_patch16_siglip_{size}": Trunk(size, 16, *_SO400M, "gelu_tanh", 3.7362)
-        for size in (256, 384, 512)
-    },
-    **{
-        f"vit_giantopt_patch16_siglip_{size}": Trunk(size, 16, 1536, 40, 16, "gelu_tanh")
-        for size in (256, 384)
-    },
+TRUNKS = {
+    f"vit_{name}_siglip_{size}": Trunk(size, int(name[-2:]), *shape, activation, ratio)  # type: ignore[arg-type]
+    for name, sizes, shape, activation, ratio in (
+        ("base_patch32", (256,), _BASE, "gelu_tanh", 4.0),
+        ("base_patch16", (224, 256, 384, 512), _BASE, "gelu", 4.0),
+        ("large_patch16", (256, 384), _LARGE_TRUNK, "gelu", 4.0),
+        ("large_patch16", (512,), _LARGE_TRUNK, "gelu_tanh", 4.0),
+        ("so400m_patch14", (224, 378, 384), _SO400M, "gelu", 3.7362),
+        ("so400m_patch16", (256, 384, 512), _SO400M, "gelu_tanh", 3.7362),
+        ("giantopt_patch16", (256, 384), _GIANT, "gelu_tanh", 4.0),
+    )
+    for size in sizes
 }
 
 # Heads of 8: with few wide heads every head settles on the words that pay first (colors), and the others
@@ -208,35 +202,27 @@ def preset(name: str) -> ClipConfig:
     return PRESETS[name]
 
 
-def trunk_name(vision: SiglipVisionConfig, activation: Activation, trunks: Mapping[str, Trunk]) -> str:
+def trunk_name(vision: SiglipVisionConfig, activation: Activation) -> str:
     """Return the name under which timm builds this tower.
 
-    >>> trunk_name(SiglipVisionConfig(), "gelu", TRUNKS)
+    >>> trunk_name(SiglipVisionConfig(), "gelu")
     'vit_base_patch16_siglip_224'
     """
-    alike = {name: trunk for name, trunk in trunks.items() if _shape(trunk) == _shape(vision)}
-    for name, trunk in alike.items():
-        if trunk.activation == activation:
-            return name
+    hidden = int(vision.width * vision.mlp_ratio)
+    shape = vision.image_size, vision.patch_size, vision.width, vision.layers, vision.heads, hidden
+    alike = {
+        trunk.activation: name
+        for name, trunk in TRUNKS.items()
+        if shape == ((trunk.image_size,) * 2, *trunk[1:5], int(trunk.width * trunk.mlp_ratio))
+    }
+    if activation in alike:
+        return alike[activation]
     if not alike:
-        raise SettingsError(
-            "timm, and so open_clip, builds no such image tower",
-            where="vision",
-            found=str(vision),
-            expected=f"one of {', '.join(trunks)}",
-            fix="convert to transformers or diptych",
-        )
-    name, trunk = next(iter(alike.items()))
-    raise SettingsError(
-        "timm, and so open_clip, builds this image tower with another activation",
-        where="activation",
-        found=activation,
-        expected=f"{trunk.activation}, as in {name}",
-        fix="convert to transformers or diptych; or replace the activation: the embeddings change a little",
-    )
-
-
-def _shape(tower: Trunk | SiglipVisionConfig) -> tuple[object, ...]:
-    size, hidden = tower.image_size, int(tower.width * tower.mlp_ratio)
-    sides = size if isinstance(size, tuple) else (size, size)
-    return sides, tower.patch_size, tower.width, tower.layers, tower.heads, hidden
+        what, expected = "timm, and so open_clip, builds no such image tower", f"one of {', '.join(TRUNKS)}"
+        fix = "convert to transformers or diptych"
+        raise SettingsError(what, where="vision", found=str(vision), expected=expected, fix=fix)
+    known, name = next(iter(alike.items()))
+    what = "timm, and so open_clip, builds this image tower with another activation"
+    fix = "convert to transformers or diptych; or replace the activation: the embeddings change a little"
+    expected = f"{known}, as in {name}"
+    raise SettingsError(what, where="activation", found=activation, expected=expected, fix=fix)

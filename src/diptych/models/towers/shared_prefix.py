@@ -2,14 +2,15 @@
 
 A classifier's prompts are a few templates filled with many names. Attention is causal, so the keys and values
 of "a photo of a" do not depend on what follows: they are computed once for all names, and each text pays only
-for the tokens behind. The numbers are those of `TextTransformer.forward` up to rounding.
+for the tokens behind. The numbers are those of `TextTransformer.forward` up to rounding. A classifier of 30
+classes x 80 templates takes half of the time (ViT-B/32, one core: 9.9 and 11.8 s; encoded each by itself 21.1
+and 20.6).
 
 Source: the key-value cache of autoregressive decoding, e.g. Pope et al. 2022, section 2.1.
 """
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -75,16 +76,18 @@ def plan_sharing(tokens: Ids, end_id: int) -> SharingPlan:
 def read_shared(tower: TextTransformer, tokens: Ids, plan: SharingPlan) -> Tensor:
     """Return (B, E) features of texts (B, L) on the CPU, by the plan that was made for them."""
     known = _keys_and_values(tower, plan.beginnings)
+    shared = known.lengths[plan.owner]
+    own = plan.ends - shared
+    order = np.lexsort((plan.owner, shared, own))
     features = tower.text_projection.new_empty((len(tokens), tower.text_projection.shape[1]))
-    for batch in _batches(plan):
+    for batch in np.split(order, np.flatnonzero(np.diff(np.cumsum(own[order]) // ROWS)) + 1):
         features[torch.from_numpy(batch)] = _read(tower, tokens, plan, batch, known).to(features.dtype)
     return features
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    keys: list[Tensor]
-    values: list[Tensor]
+    layers: list[tuple[Tensor, Tensor]]  # keys and values of each block, the beginnings behind one another
     starts: Ids
     lengths: Ids
 
@@ -97,77 +100,61 @@ def _keys_and_values(tower: TextTransformer, beginnings: tuple[tuple[int, ...], 
     ids = torch.tensor([token for which in order for token in beginnings[int(which)]])
     positions = torch.cat([torch.arange(length).repeat(count) for count, length in groups])
     rows = tower.token_embedding(ids) + F.embedding(positions, tower.positional_embedding)
-    keys, values = [], []
+    layers = []
     for block in cast(list[Block], list(tower.blocks)):
         inner = block.ln_1(rows)
-        keys.append(block.attn.k_proj(inner))
-        values.append(block.attn.v_proj(inner))
+        layers.append((block.attn.k_proj(inner), block.attn.v_proj(inner)))
         rows = block(rows, groups)
     starts = np.empty_like(lengths)
     starts[order] = np.cumsum(lengths[order]) - lengths[order]
-    return _Known(keys, values, starts, lengths)
-
-
-def _batches(plan: SharingPlan) -> Iterator[Ids]:
-    shared = np.array([len(tokens) for tokens in plan.beginnings])[plan.owner]
-    own = plan.ends - shared
-    order = np.lexsort((plan.owner, shared, own))
-    part = np.cumsum(own[order]) // ROWS
-    for number in range(int(part[-1]) + 1):
-        batch = order[part == number]
-        if len(batch):
-            yield batch
+    return _Known(layers, starts, lengths)
 
 
 def _read(tower: TextTransformer, tokens: Ids, plan: SharingPlan, batch: Ids, known: _Known) -> Tensor:
-    shared, ends = known.lengths[plan.owner[batch]], plan.ends[batch]
-    own = ends - shared
+    owner = plan.owner[batch]
+    shared = known.lengths[owner]
+    own = plan.ends[batch] - shared
     starts = np.cumsum(own) - own
     positions = np.arange(int(own.sum())) - np.repeat(starts - shared, own)
-    ids = torch.from_numpy(tokens[np.repeat(batch, own), positions])
-    rows = tower.token_embedding(ids)
+    rows = tower.token_embedding(torch.from_numpy(tokens[np.repeat(batch, own), positions]))
     rows = rows + F.embedding(torch.from_numpy(positions), tower.positional_embedding)
     eot_positions = torch.from_numpy(starts + own - 1)
-    shapes = list(_shapes(own, shared, known.starts[plan.owner[batch]]))
-    layers = cast(list[Block], list(tower.blocks))
-    for number, block in enumerate(layers):
-        inner = block.ln_1(rows)
-        keys, values = block.attn.k_proj(inner), block.attn.v_proj(inner)
-        last = number == len(layers) - 1
+    # Runs of texts with as many tokens of their own behind as many shared ones: (texts, own tokens, rows of
+    # the shared ones)
+    edges = np.flatnonzero(np.r_[True, (np.diff(own) != 0) | (np.diff(shared) != 0), True])
+    runs = [
+        (int(end - begin), int(own[begin]), known.starts[owner[begin:end], None] + np.arange(shared[begin]))
+        for begin, end in pairwise(edges)
+    ]
+    blocks = cast(list[Block], list(tower.blocks))
+    for block, before in zip(blocks, known.layers, strict=True):
+        inner, last = block.ln_1(rows), block is blocks[-1]
+        keys_values = block.attn.k_proj(inner), block.attn.v_proj(inner)
         if last:
             inner, rows = inner.index_select(0, eot_positions), rows.index_select(0, eot_positions)
-        queries = block.attn.q_proj(inner)
-        before = (known.keys[number], known.values[number])
-        mixed = _attend(block.attn, (queries, keys, values), before, shapes, last=last)
+        mixed = _attend(block.attn, block.attn.q_proj(inner), keys_values, before, runs, last=last)
         rows = rows + block.attn.out_proj(mixed)
         rows = rows + block.mlp(block.ln_2(rows))
     return cast(Tensor, tower.ln_final(rows) @ tower.text_projection)
 
 
-def _shapes(own: Ids, shared: Ids, starts: Ids) -> Iterator[tuple[int, int, Tensor]]:
-    edges = np.flatnonzero(np.r_[True, (own[1:] != own[:-1]) | (shared[1:] != shared[:-1]), True])
-    for begin, end in itertools.pairwise(edges):
-        rows = starts[begin:end, None] + np.arange(shared[begin])
-        yield int(end - begin), int(own[begin]), torch.from_numpy(rows)
-
-
 def _attend(
     layer: Attention,
-    mine: tuple[Tensor, Tensor, Tensor],
+    queries: Tensor,
+    mine: tuple[Tensor, Tensor],
     before: tuple[Tensor, Tensor],
-    shapes: list[tuple[int, int, Tensor]],
+    runs: list[tuple[int, int, Ids]],
     *,
     last: bool,
 ) -> Tensor:
-    queries, keys, values = mine
     mixed, asked, held = [], 0, 0
-    for count, length, rows in shapes:
+    for count, length, rows in runs:
         asking = 1 if last else length
         q = queries[asked : asked + count * asking].view(count, asking, layer.heads, -1)
         parts = []
-        for own, known in zip((keys, values), before, strict=True):
+        for own, known in zip(mine, before, strict=True):
             tail = own[held : held + count * length].view(count, length, -1)
-            whole = torch.cat([known[rows].to(tail.dtype), tail], dim=1)
+            whole = torch.cat([known[torch.from_numpy(rows)].to(tail.dtype), tail], dim=1)
             parts.append(whole.view(count, whole.shape[1], layer.heads, -1).transpose(1, 2))
         later = None
         if asking > 1:
