@@ -20,31 +20,20 @@ CASES = [
 
 
 @pytest.mark.parametrize(("hits", "n"), CASES)
-@pytest.mark.parametrize("probability", [1e-6, 0.01, 0.3, 0.5, 0.577, 0.99])
-def test_the_test_is_the_exact_binomial_one(hits: int, n: int, probability: float) -> None:
-    expected = stats.binomtest(hits, n, probability, alternative="greater").pvalue
-    assert binomial_greater(hits, n, probability) == pytest.approx(expected, rel=1e-7, abs=1e-250)
-
-
-@pytest.mark.parametrize(("hits", "n"), CASES)
-@pytest.mark.parametrize("level", [0.9, 0.95, 0.995])
-def test_the_interval_is_clopper_and_pearsons(hits: int, n: int, level: float) -> None:
-    expected = stats.binomtest(hits, n).proportion_ci(level, method="exact")
-    assert clopper_pearson(hits, n, level=level) == pytest.approx((expected.low, expected.high), rel=1e-8)
+def test_the_test_and_the_interval_are_scipys(hits: int, n: int) -> None:
+    for probability in (1e-6, 0.01, 0.3, 0.5, 0.577, 0.99):
+        expected = stats.binomtest(hits, n, probability, alternative="greater").pvalue
+        assert binomial_greater(hits, n, probability) == pytest.approx(expected, rel=1e-7, abs=1e-250)
+    for level in (0.9, 0.95, 0.995):
+        both = stats.binomtest(hits, n).proportion_ci(level, method="exact")
+        assert clopper_pearson(hits, n, level=level) == pytest.approx((both.low, both.high), rel=1e-8)
 
 
 def test_the_beta_function_holds_everywhere() -> None:
     rng = np.random.default_rng(0)
-    for a, b, x in zip(
-        10 ** rng.uniform(-1, 6, 300), 10 ** rng.uniform(-1, 6, 300), rng.random(300), strict=True
-    ):
+    for a, b, x in zip(*(10 ** rng.uniform(-1, 6, (2, 300))), rng.random(300), strict=True):
         assert incomplete_beta(a, b, x) == pytest.approx(betainc(a, b, x), rel=1e-6, abs=1e-200)
     assert (incomplete_beta(2, 3, 0.0), incomplete_beta(2, 3, 1.0)) == (0.0, 1.0)
-
-
-def test_small_tails_are_sums_of_the_binomials_own_terms() -> None:
-    exact = sum(math.comb(12, k) * 0.25**k * 0.75 ** (12 - k) for k in range(9, 13))
-    assert binomial_greater(9, 12, 0.25) == pytest.approx(exact, rel=1e-12)
 
 
 def test_a_contaminated_set_by_hand() -> None:
@@ -75,18 +64,10 @@ def test_sets_without_a_seen_or_a_clean_image_say_so() -> None:
         overlap_report(np.zeros(3, bool), correct)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(2)
-    hits = rng.binomial(60, 0.83, 2000)
-    covered = [low <= 0.83 <= high for low, high in (clopper_pearson(int(h), 60, level=0.9) for h in hits)]
-    assert np.mean(covered) >= 0.9
-
-
 def test_the_table_holds_every_set_the_most_contaminated_first() -> None:
     correct = np.arange(50) % 3 > 0
     reports = [overlap_report(np.arange(50) < n, correct, task=f"<set {n}>") for n in (0, 20, 5)]
     page = environment().get_template("macros.html").module.overlap_table(reports)
-    assert [page.index(f"&lt;set {n}&gt;") for n in (20, 5, 0)] == sorted(
-        page.index(f"&lt;set {n}&gt;") for n in (20, 5, 0)
-    )
+    places = [page.index(f"&lt;set {n}&gt;") for n in (20, 5, 0)]
+    assert places == sorted(places)
     assert "<set" not in page and page.count("<tr") == 4

@@ -8,7 +8,7 @@ Source: Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index Hash
 of their hashes).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Bools
 from diptych.core.errors import ArrayError
-from diptych.data.near_copies.fingerprints import FINGERPRINTS, WINDOWS, column_bytes, hashes_of
-from diptych.data.near_copies.kernels import join_neighbors, join_rows, resembling, root_of
+from diptych.data.near_copies.fingerprints import FINGERPRINTS, column_bytes, hashes_of
+from diptych.data.near_copies.kernels import join_neighbors, join_rows, resembling
 
 Rows = NDArray[np.int64]
 Words64 = NDArray[np.uint64]
 
+DIGESTS = ("sha256", "pixels")
 HASH_PARTS = 8
 """A 64-bit hash is eight bytes; a table's key is one, two or three of them, so that buckets stay small."""
-
 ONE_PART, TWO_PARTS = 1 << 17, 1 << 24
 """Up to so many hashes keys of one byte (8 tables; all pairs within 7 bits are found), of two (28; 6), else
 of three (56; 5). Most pairs beyond are found too: a pair has eleven chances."""
@@ -69,7 +69,7 @@ DEFAULT_SETTINGS = DedupSettings()
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Who is a copy of whom.
+    """Which row is a copy of which.
 
     Attributes:
         representative: (N,) int64, the row that stays for each row: itself, if it stays.
@@ -78,12 +78,6 @@ class Groups:
 
     representative: Rows
     equal: Bools
-
-    @property
-    def copies(self) -> Bools:
-        """(N,) bool, the rows that go."""
-        gone: Bools = self.representative != np.arange(len(self.representative))
-        return gone
 
 
 def duplicate_groups(
@@ -99,21 +93,22 @@ def duplicate_groups(
         settings: what counts as a copy.
         keys: (N,) unique names. The image with the lowest key stays, in whatever order the tables come.
             Without keys the first row stays.
-
-    Returns:
-        The groups.
     """
     table = _together(fingerprints)
-    order = _rows_by_key(keys, len(table))
-    table = table.take(pa.array(order)) if keys is not None else table
+    order: Rows = np.arange(len(table))
+    if keys is not None:
+        if len(keys) != len(table):
+            raise ArrayError("every row needs a key", found=f"{len(keys)} keys", expected=f"{len(table)}")
+        order = pc.sort_indices(keys).to_numpy().astype(np.int64)
+        table = table.take(pa.array(order))
     first = _first_equal(table)
     representative = first
     if settings.near:
-        kept = np.flatnonzero((first == np.arange(len(first))) & _column_is_valid(table, "hashes"))
+        kept = np.flatnonzero(first == np.arange(len(first)))
         hashes, thumbnails = hashes_of(table)[kept], column_bytes(table, "thumbnail")[kept]
-        leaders = _neighbors(hashes, thumbnails, settings)
+        roots = _joined(hashes, thumbnails, np.arange(len(kept)), settings)
         near = np.arange(len(first))
-        near[kept] = kept[leaders]
+        near[kept] = kept[_stars(roots, hashes, thumbnails, settings)]
         representative = near[first]
     equal = (representative == first) & (first != np.arange(len(first)))
     result, flags = np.empty_like(first), np.empty_like(equal)
@@ -136,9 +131,16 @@ def in_both(
     """
     there = np.zeros(len(evaluation), np.bool_)
     here = [np.zeros(0, np.bool_)]
-    for table in training:
-        both = pa.concat_tables([evaluation.select(FINGERPRINTS.names), table.select(FINGERPRINTS.names)])
-        found = _crossing(both, len(evaluation), settings)
+    for part in training:
+        table = _together([evaluation, part])
+        sides = (np.arange(len(table)) >= len(evaluation)).astype(np.int64)
+        groups = [_digest_numbers(table, name) for name in DIGESTS]
+        if settings.near:
+            groups.append(_joined(hashes_of(table), column_bytes(table, "thumbnail"), sides, settings))
+        found = np.zeros(len(table), np.bool_)
+        for numbers in groups:
+            left, right = (np.isin(numbers, numbers[sides == side]) for side in (0, 1))
+            found |= left & right & (numbers >= 0)
         there |= found[: len(evaluation)]
         here.append(found[len(evaluation) :])
     return np.concatenate(here), there
@@ -149,103 +151,52 @@ def _together(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.concat_tables(parts).combine_chunks() if parts else FINGERPRINTS.empty_table()
 
 
-def _column_is_valid(table: pa.Table, name: str) -> Bools:
-    valid: Bools = pc.is_valid(table.column(name)).to_numpy()
-    return valid
+def _digest_numbers(table: pa.Table, name: str) -> Rows:
+    """Return (N,) numbers, equal where the digests are; -1 where there is none."""
+    numbers: Rows = table.column(name).combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    return numbers.astype(np.int64)
 
 
 def _first_equal(table: pa.Table) -> Rows:
     """Return for each row the first one with its bytes or its pixels."""
     parents = np.arange(len(table))
-    for name in ("sha256", "pixels"):
-        rows = np.flatnonzero(_column_is_valid(table, name))
-        digests = column_bytes(table, name)[rows]
-        # 128 bits of a cryptographic digest: no two files share them by chance.
-        halves = np.ascontiguousarray(digests[:, :16]).view(np.uint64)
-        order = np.lexsort((rows, halves[:, 1], halves[:, 0]))
-        same = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
-        for place in np.flatnonzero(same):
-            join_rows(parents, int(rows[order[place]]), int(rows[order[place + 1]]))
-    return np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
+    for name in DIGESTS:
+        numbers = _digest_numbers(table, name)
+        rows = np.flatnonzero(numbers >= 0)
+        first = np.empty(len(table), np.int64)
+        first[numbers[rows[::-1]]] = rows[::-1]  # of several the last assignment stays: the lowest row's
+        for row, leader in zip(rows, first[numbers[rows]], strict=True):
+            if row != leader:
+                join_rows(parents, int(row), int(leader))
+    return _roots(parents)
 
 
-def _neighbors(hashes: Words64, thumbnails: NDArray[np.uint8], settings: DedupSettings) -> Rows:
+def _joined(hashes: Words64, thumbnails: NDArray[np.uint8], sides: Rows, settings: DedupSettings) -> Rows:
+    """Join near rows of different sides through every table of keys; return the first row of each group.
+
+    Images without structure, whose hashes are zero, are near to none.
+    """
     parents = np.arange(len(hashes))
-    _join_tables(hashes, thumbnails, np.zeros(0, np.uint8), parents, settings)
-
-    def alike(one: int, others: Rows) -> Bools:
-        found: Bools = resembling(one, others, hashes, thumbnails, settings.limits)
-        return found
-
-    return _stars(parents, alike)
-
-
-def _crossing(table: pa.Table, boundary: int, settings: DedupSettings) -> Bools:
-    """Tell which rows of either side of a boundary have a copy on the other."""
-    sides = (np.arange(len(table)) >= boundary).astype(np.uint8)
-    found = np.zeros(len(table), np.bool_)
-    for name in ("sha256", "pixels"):
-        digests = column_bytes(table, name)
-        valid = _column_is_valid(table, name)
-        halves = np.ascontiguousarray(digests[:, :16]).view(np.uint64)
-        mixed = halves[:, 0]
-        found |= valid & np.where(sides == 0, np.isin(mixed, mixed[(sides == 1) & valid]), False)
-        found |= valid & np.where(sides == 1, np.isin(mixed, mixed[(sides == 0) & valid]), False)
-    if settings.near:
-        parents = np.arange(len(table))
-        _join_tables(hashes_of(table), column_bytes(table, "thumbnail"), sides, parents, settings)
-        roots = np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
-        found |= np.bincount(roots, minlength=len(roots))[roots] > 1  # all joins cross the boundary
-    return found
-
-
-def _join_tables(
-    hashes: Words64,
-    thumbnails: NDArray[np.uint8],
-    sides: NDArray[np.uint8],
-    parents: Rows,
-    settings: DedupSettings,
-) -> None:
-    """Join near rows through every table of keys; images without structure are near to none."""
-    entries = np.flatnonzero(hashes.reshape(-1))
-    if not len(entries):
-        return
+    entries = np.flatnonzero(hashes)
     values = hashes.reshape(-1)[entries]
     parts = 1 if len(entries) <= ONE_PART else 2 if len(entries) <= TWO_PARTS else 3
     for chosen in combinations(range(HASH_PARTS), parts):
-        mask = np.uint64(sum(0xFF << (8 * part) for part in chosen))
-        rows, keys = _buckets(values & mask, entries)
+        keys = values & np.uint64(sum(0xFF << (8 * part) for part in chosen))
+        order = np.argsort(keys, kind="stable")
+        rows, keys = entries[order], keys[order]
         join_neighbors(rows, keys, hashes, np.ascontiguousarray(thumbnails), sides, parents, settings.limits)
+    return _roots(parents)
 
 
-assert len(WINDOWS) * HASH_PARTS == FINGERPRINTS.field("hashes").type.byte_width
+def _roots(parents: Rows) -> Rows:
+    while not np.array_equal(above := parents[parents], parents):
+        parents = above
+    return parents
 
 
-def _rows_by_key(keys: pa.Array | pa.ChunkedArray | None, size: int) -> Rows:
-    """Return the rows by rising key."""
-    if keys is None:
-        return np.arange(size)
-    if len(keys) != size:
-        raise ArrayError("every row needs a key", found=f"{len(keys)} keys", expected=f"{size}")
-    order: Rows = pc.sort_indices(keys).to_numpy().astype(np.int64)
-    return order
-
-
-def _buckets(keys: Words64, entries: Rows) -> tuple[Rows, Words64]:
-    """Sort entries by key; those of one key stay in their order, and keys that stand alone are left out."""
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    twice = np.zeros(len(keys), np.bool_)
-    same = keys[1:] == keys[:-1]
-    twice[1:] |= same
-    twice[:-1] |= same
-    return entries[order][twice], keys[twice]
-
-
-def _stars(parents: Rows, alike: Callable[[int, Rows], Bools]) -> Rows:
+def _stars(roots: Rows, hashes: Words64, thumbnails: NDArray[np.uint8], settings: DedupSettings) -> Rows:
     """Cut components into stars: the first row leads all that it resembles, then the first of those left."""
-    roots = np.array([root_of(parents, row) for row in range(len(parents))], np.int64)
-    representative = np.arange(len(parents))
+    representative = np.arange(len(roots))
     order = np.argsort(roots, kind="stable")
     starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
@@ -253,7 +204,7 @@ def _stars(parents: Rows, alike: Callable[[int, Rows], Bools]) -> Rows:
         members = order[start : start + size]
         while len(members) > 1:
             leader, members = members[0], members[1:]
-            near = alike(int(leader), members)
+            near = resembling(leader, members, hashes, thumbnails, settings.limits)
             representative[members[near]] = leader
             members = members[~near]
     return representative

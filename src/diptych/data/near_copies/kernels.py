@@ -13,31 +13,21 @@ from diptych.data.near_copies.fingerprints import THUMBNAIL
 
 WINDOW = 4096  # in a crowded bucket an entry is compared with this many that follow it: time stays linear
 
-FAILED_BITS = 20
-"""Pairs that were looked at and are none are remembered in a million slots: other tables bring them again."""
-
 WHITE = 255.0
-NEARLY_WHITE = 247.0
-"""Where the lighter of two images is as bright as this, it may have been cut off at white."""
-
+NEARLY_WHITE = 247.0  # where the lighter of two images is as bright, it may have been cut off at white
 CLEAR_PIXELS = 16  # fewer pixels than this below white cannot tell how much lighter one image is
-
-MAX_GAIN = 1.6  # A copy is at most so much lighter; beyond it, a black shoe would be a copy of a white one
+MAX_GAIN = 1.6  # a copy is at most so much lighter; beyond it, a black shoe would be a copy of a white one
 
 SHIFTS = 5
 SHIFT = 0.02  # an edge may have moved by up to twice this share of a side
-
 INNER = THUMBNAIL - 2
 """The outermost ring of a thumbnail is not compared: its pixels are mixed with what lies beyond an edge."""
-
 HOPELESS = 0.4
 """What is this far from agreeing under the best even frame is not looked at closely; after a round, half."""
 
 STRICT_SIMILARITY = 0.97  # where the chroma does not agree, the luminance has to
-
 CLIPPED_CHROMA = 0.4
 """Lightening that runs into white changes the chroma so far; what agrees less is another image."""
-
 GRAY = 4.0  # root mean square of Cb and Cr about neutral, below which an image counts as gray
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -71,92 +61,55 @@ def differing_bits(one: Any, other: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def nearest_hash(one: Any, other: Any) -> int:
-    """Return the fewest differing bits between the windows of two images, one of them whole.
-
-    Args:
-        one: (W,) uint64, the first of the whole image.
-        other: (W,) uint64.
-    """
-    best = differing_bits(one[0], other[0])
-    for window in range(1, len(one)):
-        best = min(best, differing_bits(one[0], other[window]), differing_bits(one[window], other[0]))
-    return best
-
-
-@njit(cache=True, nogil=True)
 def join_neighbors(
     entries: Any, keys: Any, hashes: Any, thumbnails: Any, sides: Any, parents: Any, limits: Any
-) -> int:
+) -> None:
     """Join the rows of one table's buckets whose hashes are near and whose thumbnails agree.
 
     Args:
         entries: (M,) int64, row * W + window, sorted by key and then by itself.
         keys: (M,) the sorted keys; equal ones are a bucket.
-        hashes: (N, W) uint64.
+        hashes: (N, W) uint64; one of each pair is of the whole image, the first.
         thumbnails: (N, S) uint8.
-        sides: (N,) uint8; rows of one side are not compared; empty where all are.
+        sides: (N,) int64; rows of one side are not compared.
         parents: (N,) int64 union-find, changed.
         limits: most differing bits, least agreement of the thumbnails, least agreement of their chroma.
-
-    Returns:
-        How many pairs of thumbnails were compared.
     """
-    looked = 0
-    failed = np.full(1 << FAILED_BITS, -1, np.int64)
-    start = 0
-    while start < len(entries):
-        end = bucket_end(keys, start)
-        for place in range(start, end):
-            for other in range(place + 1, min(end, place + 1 + WINDOW)):
-                pair = (entries[place], entries[other])
-                looked += _join_pair(pair, hashes, thumbnails, sides, parents, failed, limits)
-        start = end
-    return looked
-
-
-@njit(cache=True, nogil=True)
-def bucket_end(keys: Any, start: int) -> int:
-    """Return where the keys equal to the one at `start` end."""
-    end = start + 1
-    while end < len(keys) and keys[end] == keys[start]:
-        end += 1
-    return end
+    for place in range(len(entries)):
+        for other in range(place + 1, min(len(entries), place + 1 + WINDOW)):
+            if keys[other] != keys[place]:
+                break
+            _join_pair(entries[place], entries[other], hashes, thumbnails, sides, parents, limits)
 
 
 @njit(cache=True, nogil=True)
 def _join_pair(
-    entries: Any, hashes: Any, thumbnails: Any, sides: Any, parents: Any, failed: Any, limits: Any
-) -> int:
-    """Join the rows of two entries if they are near; return 1 if their thumbnails had to be compared."""
+    entry: int, other_entry: int, hashes: Any, thumbnails: Any, sides: Any, parents: Any, limits: Any
+) -> None:
     windows = hashes.shape[1]
-    one, window = entries[0] // windows, entries[0] % windows
-    other, other_window = entries[1] // windows, entries[1] % windows
-    if window > 0 and other_window > 0:
-        return 0
+    one, window = entry // windows, entry % windows
+    other, other_window = other_entry // windows, other_entry % windows
+    if (window > 0 and other_window > 0) or sides[one] == sides[other]:
+        return
     if differing_bits(hashes[one, window], hashes[other, other_window]) > limits[0]:
-        return 0
-    if one == other or (len(sides) > 0 and sides[one] == sides[other]):
-        return 0
-    pair = one * len(hashes) + other
-    slot = np.int64((np.uint64(pair) * MULTIPLIER) >> np.uint64(64 - FAILED_BITS))
-    if failed[slot] == pair or root_of(parents, one) == root_of(parents, other):
-        return 0
-    if same_image(thumbnails[one], thumbnails[other], limits[1], limits[2]):
+        return
+    if root_of(parents, one) != root_of(parents, other) and same_image(
+        thumbnails[one], thumbnails[other], limits[1], limits[2]
+    ):
         join_rows(parents, one, other)
-    else:
-        failed[slot] = pair
-    return 1
 
 
 @njit(cache=True, nogil=True)
 def resembling(one: int, others: Any, hashes: Any, thumbnails: Any, limits: Any) -> Any:
-    """Tell which other rows resemble a row directly."""
-    distance, similarity, chroma = limits
+    """Tell which other rows resemble a row directly: (M,) bool."""
     found = np.zeros(len(others), np.bool_)
     for place, other in enumerate(others):
-        near = nearest_hash(hashes[one], hashes[other]) <= distance
-        found[place] = near and same_image(thumbnails[one], thumbnails[other], similarity, chroma)
+        bits = differing_bits(hashes[one, 0], hashes[other, 0])
+        for window in range(1, hashes.shape[1]):
+            bits = min(bits, differing_bits(hashes[one, 0], hashes[other, window]))
+            bits = min(bits, differing_bits(hashes[one, window], hashes[other, 0]))
+        near = bits <= limits[0]
+        found[place] = near and same_image(thumbnails[one], thumbnails[other], limits[1], limits[2])
     return found
 
 
@@ -180,9 +133,7 @@ def same_image(one: Any, other: Any, similarity: float, chroma: float) -> bool:
         return True
     if max(inner, outer) < least - HOPELESS:
         return False
-    if inner >= outer:
-        return _aligned(one, other, inset, least) or _aligned(other, one, outset, least)
-    return _aligned(other, one, outset, least) or _aligned(one, other, inset, least)
+    return _aligned(one, other, inset, least) or _aligned(other, one, outset, least)
 
 
 @njit(cache=True, nogil=True)

@@ -5,8 +5,7 @@ without. What contamination adds to the score of all images (All) is the differe
 Overlap is answered better than Clean is tested, and its accuracy gets an interval, for it is often small.
 
 Source: Radford et al. 2021, section 5 and figure 17 (binomial test of Overlap against the accuracy on Clean,
-one-sided greater; 99.5 % Clopper-Pearson intervals); Clopper and Pearson 1934; the incomplete beta function
-by Lentz's continued fraction, Abramowitz and Stegun 26.5.8.
+one-sided greater; 99.5 % Clopper-Pearson intervals).
 """
 
 import math
@@ -20,26 +19,19 @@ from diptych.core.errors import ArrayError
 from diptych.core.intervals import exact_interval, incomplete_beta
 
 LEVEL = 0.995  # level of the intervals in the paper's figure 17
-
 SIGNIFICANT = 0.05
 """One-sided level of the binomial test; the paper also states it after a Bonferroni correction."""
 
 
 @dataclass(frozen=True, slots=True)
 class OverlapReport:
-    """One evaluation set, with and without what training has seen of it.
+    """One evaluation set, with and without what training has seen of it; accuracies of no images are NaN.
 
     Attributes:
-        task: name of the evaluation set.
-        n: images in it.
-        n_overlap: of these with a copy in the training set.
-        all_accuracy: share of right answers among all.
-        overlap_accuracy: among those with a copy; NaN where there are none.
-        clean_accuracy: among those without; NaN where there are none.
+        n: images in it, `n_overlap` of these with a copy in the training set.
         difference: all_accuracy - clean_accuracy, what contamination adds; NaN where nothing is clean.
         overlap_interval: Clopper-Pearson interval of overlap_accuracy at `level`.
         p_value: chance of so many right answers on Overlap, or more, at the accuracy of Clean.
-        level: of the interval.
     """
 
     task: str
@@ -68,19 +60,13 @@ class OverlapReport:
         }
 
 
-def overlap_report(
-    is_overlap: Bools, correct: Bools, *, task: str = "", level: float = LEVEL
-) -> OverlapReport:
+def overlap_report(is_overlap: Bools, correct: Bools, *, task: str = "") -> OverlapReport:
     """Compare the images that training has seen with those that it has not.
 
     Args:
-        is_overlap: (N,) bool, who has a copy in the training set.
-        correct: (N,) bool, who was answered right.
+        is_overlap: (N,) bool, which have a copy in the training set.
+        correct: (N,) bool, which were answered right.
         task: name of the evaluation set.
-        level: of the interval, in (0, 1).
-
-    Returns:
-        The report.
 
     Raises:
         ArrayError: the arrays do not fit each other.
@@ -92,44 +78,34 @@ def overlap_report(
     """
     seen, right = np.asarray(is_overlap, np.bool_), np.asarray(correct, np.bool_)
     if seen.ndim != 1 or seen.shape != right.shape:
-        raise ArrayError(
+        what, actual = (
             "`is_overlap` and `correct` must have one value for each image",
-            found=f"{seen.shape} and {right.shape}",
-            expected="(N,) and (N,)",
+            (seen.shape, right.shape),
         )
+        raise ArrayError(what, found=f"{actual[0]} and {actual[1]}", expected="(N,) and (N,)")
     n_overlap, hits = int(seen.sum()), int((seen & right).sum())
-    overall, clean = _share(right), _share(right[~seen])
+    overall, on_overlap, clean = (
+        float(part.mean()) if len(part) else math.nan for part in (right, right[seen], right[~seen])
+    )
     return OverlapReport(
         task=task,
         n=len(seen),
         n_overlap=n_overlap,
         all_accuracy=overall,
-        overlap_accuracy=_share(right[seen]),
+        overlap_accuracy=on_overlap,
         clean_accuracy=clean,
         difference=overall - clean,
-        overlap_interval=exact_interval(hits, n_overlap, level=level),
+        overlap_interval=exact_interval(hits, n_overlap, level=LEVEL),
         p_value=binomial_greater(hits, n_overlap, clean) if n_overlap else math.nan,
-        level=level,
     )
 
 
 def binomial_greater(hits: int, n: int, probability: float) -> float:
-    """Return the chance of at least so many hits in n trials: the one-sided binomial test.
-
-    Args:
-        hits: in [0, n].
-        n: trials.
-        probability: of a hit, in [0, 1]; NaN gives NaN.
+    """Return the chance of at least so many hits in n trials, the one-sided binomial test; NaN gives NaN.
 
     >>> round(binomial_greater(3, 3, 0.5), 12)
     0.125
     """
     if math.isnan(probability):
         return math.nan
-    if hits <= 0:
-        return 1.0
-    return incomplete_beta(hits, n - hits + 1, probability)
-
-
-def _share(right: Bools) -> float:
-    return float(right.mean()) if len(right) else math.nan
+    return 1.0 if hits <= 0 else incomplete_beta(hits, n - hits + 1, probability)
