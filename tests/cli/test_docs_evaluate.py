@@ -16,7 +16,7 @@ from tests.evaluate import miniatures
 from diptych.core.records import Counts
 from diptych.data.sources.open import open_source
 from diptych.evaluate.suite.plan import ProtocolName, TaskSpec
-from diptych.evaluate.tasks.registry import suite_names
+from diptych.evaluate.tasks.registry import registry
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
 
@@ -90,7 +90,7 @@ def test_the_python_runs(
 def test_the_tables_are_whole() -> None:
     assert sorted(table("entry")) == sorted(field.name for field in dataclasses.fields(TaskSpec))
     assert table("protocol") == list(get_args(ProtocolName))
-    assert all(f"`{name}`" in PAGE for name in suite_names())
+    assert all(f"`{name}`" in PAGE for name in registry().suites)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def build_report(
 def _source_report(model: "Model", suite: SourceResult, queries: Sequence[str]) -> Report:
     embedded = suite.embedded
     searches = []
-    for query, text in zip(queries, encode_texts(model, list(queries)), strict=True):
+    for query, text in zip(queries, encode_texts(model, queries) if queries else (), strict=True):
         rows = nearest(text, embedded.image_embeds, SHOWN_IMAGES).tolist()
         searches.append(TextQuery(query, tuple(ImageExample(row=row) for row in rows)))
     tasks = [task_report(task.metric.task, task.extra, task.labels, task.arrays) for task in suite.results]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.core.errors import DataError
+from diptych.core.errors import DataError, IntegrityError
 from diptych.core.records import Counts
 from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.suite import caption_choice as ours
@@ -158,10 +158,10 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 
     assert open_task("sugarcrepe", tmp_path) is None
     (tmp_path / "swap_obj.json").write_text('{"0": {"filename": "a.jpg"}}')
-    with pytest.raises(DataError, match="negative_caption"):
+    with pytest.raises(IntegrityError, match=r"swap_obj[\s\S]*row 0: KeyError: 'caption'"):
         read()
     (tmp_path / "swap_obj.json").write_text("{")
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(IntegrityError, match="damaged"):
         read()
 
 

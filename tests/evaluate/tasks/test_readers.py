@@ -95,7 +95,7 @@ def test_a_list_or_table_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 def test_further_columns_become_fields(tmp_path: Path) -> None:
     (tmp_path / "t.tsv").write_text("file\tlabel\tgender\nx/a.jpg\tcat\tf\n")
-    table = TableReader("t.tsv", "label", "{file}", delimiter="\t")
+    table = TableReader("t.tsv", "label", "{file}")
     assert list(table.examples(tmp_path, "test")) == [
         Example("x/a.jpg", tmp_path / "x/a.jpg", ("cat",), fields={"file": "x/a.jpg", "gender": "f"})
     ]

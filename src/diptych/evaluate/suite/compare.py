@@ -25,7 +25,7 @@ from diptych.data.near_copies.overlap import OverlapReport, overlap_report
 from diptych.evaluate.metrics.intervals import mcnemar, paired_bootstrap
 from diptych.evaluate.metrics.robustness import Shift, shifts
 from diptych.evaluate.suite.run import SuiteOutcome
-from diptych.evaluate.tasks.registry import suite_tasks, task_rows
+from diptych.evaluate.tasks.registry import registry, task_rows
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
@@ -85,7 +85,7 @@ def natural_shifts(outcome: SuiteOutcome, table: Mapping[str, Mapping[str, float
     The line is that of the table's models, which are contrastive ones too: it says whether this model is more
     robust than others of its kind, not than models trained on ImageNet.
     """
-    columns = {name: task_rows()[name].column for name in suite_tasks("imagenet_shift")}
+    columns = {name: task_rows()[name].column for name in registry().suites["imagenet_shift"]}
     values = {
         result["task"]: result["protocols"]["zeroshot"]["value"]
         for result in outcome.results

@@ -39,8 +39,7 @@ from diptych.evaluate.tasks.registry import (
     Task,
     TaskRow,
     open_task,
-    suite_names,
-    suite_tasks,
+    registry,
     task_rows,
 )
 
@@ -162,9 +161,10 @@ def load_plan(suite: str, *, protocols: tuple[ProtocolName, ...] = ()) -> Plan:
     """
     if suite.endswith(".toml"):
         return _from_file(Path(suite))
-    if suite not in task_rows() and suite not in suite_names():
-        raise unknown_name("suite", suite, [*suite_names(), *task_rows()], where="--suite")
-    names = (suite,) if suite in task_rows() else suite_tasks(suite)
+    rows, suites = task_rows(), registry().suites
+    if suite not in rows and suite not in suites:
+        raise unknown_name("suite", suite, [*suites, *rows], where="--suite")
+    names = (suite,) if suite in rows else suites[suite]
     return Plan(suite, tuple(TaskSpec(name, task=name, protocols=protocols) for name in names))
 
 

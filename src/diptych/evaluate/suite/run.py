@@ -37,7 +37,7 @@ from diptych.evaluate.suite.results import read_answers, read_result, record, wr
 from diptych.evaluate.suite.retrieval import retrieval
 from diptych.evaluate.suite.scoring import ProtocolResult, TaskRunner
 from diptych.evaluate.suite.zeroshot import zeroshot
-from diptych.evaluate.tasks.registry import task_models
+from diptych.evaluate.tasks.registry import registry
 from diptych.models.encode import Precision
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def run_suite(
         clean_temporaries(settings.out)
     # The public name is known by the digests of the model's files, or by what the user typed.
     published = str(getattr(model, "provenance", {}).get("published_as", ""))
-    public = published or (name if name in task_models() else "")
+    public = published or (name if name in registry().models else "")
     facts = {"name": name, "digest": model.digest, "public": public}
     results = [_score_task(model, one, settings, facts=facts, log=log) for one in opened]
     summary = _summary(plan, facts, results, missing)

@@ -24,30 +24,17 @@ from diptych.data.sources.rows import Row
 from diptych.evaluate.prompts.sets import PromptSet, folded, prompt_set
 from diptych.evaluate.prompts.templates import Templates
 from diptych.evaluate.tasks.readers import Example, Label, Reader, image_bytes
-from diptych.evaluate.tasks.readers.arrays import CifarReader, Hdf5Reader, IdxReader, StlReader
-from diptych.evaluate.tasks.readers.captions import (
-    AroReader,
-    CocoReader,
-    KarpathyReader,
-    SugarCrepeReader,
-    WinogroundReader,
-    Xm3600Reader,
-)
-from diptych.evaluate.tasks.readers.originals import (
-    CarsReader,
-    ClevrReader,
-    FlowersReader,
-    KittiReader,
-    ObjectNetReader,
-    VocReader,
-)
-from diptych.evaluate.tasks.readers.tables import FolderReader, ListReader, ParquetReader, TableReader
+from diptych.evaluate.tasks.readers.arrays import ArrayReader
+from diptych.evaluate.tasks.readers.captions import CaptionReader
+from diptych.evaluate.tasks.readers.originals import OriginalReader
+from diptych.evaluate.tasks.readers.tables import ListingReader, ParquetReader
 from diptych.evaluate.tasks.readers.webdataset import WebDatasetReader
 
 TABLE = Path(__file__).with_name("tasks.toml")
 
 # A list of class names is ours, spelled differently here and there, if we know this share of its names.
 KNOWN_NAMES = 0.9
+USE_ANOTHER = "use a split with published labels"
 
 # Fields of a pair: the class's first name; the numbers of all its classes; those that could not be told.
 LABEL, LABELS, IGNORED = "label", "labels", "ignored"
@@ -57,12 +44,7 @@ MetricName = Literal[
     "accuracy", "mean_per_class", "mean_top1_top5", "map_11pt", "roc_auc", "macro_f1", "worst_group_accuracy",
     "worst_group_top5", "recall", "mean_per_group", "group_score",
 ]  # fmt: skip
-Layout = (
-    FolderReader | ListReader | TableReader | WebDatasetReader | ParquetReader | IdxReader | StlReader
-    | CifarReader | Hdf5Reader | CarsReader | FlowersReader | VocReader | KittiReader | ClevrReader
-    | ObjectNetReader | KarpathyReader | CocoReader | Xm3600Reader | SugarCrepeReader
-    | WinogroundReader | AroReader
-)  # fmt: skip
+Layout = ListingReader | WebDatasetReader | ArrayReader | CaptionReader | OriginalReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,54 +81,32 @@ class TaskRow:
 
     def published(self, model: str) -> float | None:
         """Return the paper's zero-shot result of a model in per cent, or None."""
-        known = dict(zip(task_models(), self.zero_shot, strict=False)) | dict(self.expected)
+        known = dict(zip(registry().models, self.zero_shot, strict=False)) | dict(self.expected)
         return known.get(model)
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
-    models: tuple[str, ...]
+class Registry:
+    """What `tasks.toml` holds: the models of the paper's table, the published suites, a row a task."""
+
+    models: tuple[str, ...]  # in the order of `TaskRow.zero_shot`
     suites: Mapping[str, tuple[str, ...]]
     tasks: Mapping[str, TaskRow]
 
 
 @cache
-def _table() -> _Table:
-    return from_mapping(_Table, load_toml(TABLE), where=TABLE.name)
+def registry() -> Registry:
+    """Read `tasks.toml`, once.
+
+    >>> registry().tasks["voc2007"].metric, len(registry().suites["paper27"])
+    ('map_11pt', 27)
+    """
+    return from_mapping(Registry, load_toml(TABLE), where=TABLE.name)
 
 
 def task_rows() -> Mapping[str, TaskRow]:
-    """Return every row by its name.
-
-    >>> task_rows()["voc2007"].metric
-    'map_11pt'
-    """
-    return _table().tasks
-
-
-def task_models() -> tuple[str, ...]:
-    """Return the models of the paper's table, in the order of `TaskRow.zero_shot`."""
-    return _table().models
-
-
-def suite_tasks(name: str) -> tuple[str, ...]:
-    """Return the names of the tasks of a suite.
-
-    >>> len(suite_tasks("paper27"))
-    27
-    """
-    if name not in _table().suites:
-        raise unknown_name("suite", name, suite_names())
-    return _table().suites[name]
-
-
-def suite_names() -> tuple[str, ...]:
-    """Return the names of the published suites.
-
-    >>> suite_names()
-    ('paper27', 'datacomp38', 'imagenet_shift', 'retrieval', 'compositional')
-    """
-    return tuple(_table().suites)
+    """Return every row by its name."""
+    return registry().tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,17 +179,13 @@ class Task:
             "multilabel": ("", True),
         }[self.row.kind]
         if not fits:
-            raise DataError(
-                "an image of an evaluation set has no answer",
-                where=f"{self.root}: {key}",
-                found=f"{len(labels)} classes, {len(captions)} captions",
-                expected=expected,
-                fix="use a split with published labels",
-            )
+            what, where = "an image of an evaluation set has no answer", f"{self.root}: {key}"
+            found = f"{len(labels)} classes, {len(captions)} captions"
+            raise DataError(what, where=where, found=found, expected=expected, fix=USE_ANOTHER)
 
     def _number(self, label: Label, numbers: Mapping[str, int], key: str) -> int:
         """Turn what the files say into a class number."""
-        where = f"{self.root}: {key}"
+        where, count = f"{self.root}: {key}", len(self.prompts.class_names)
         if isinstance(label, str):
             number = numbers.get(folded(label))
             if number is not None:
@@ -237,12 +193,9 @@ class Task:
             if not label.isdecimal():
                 raise unknown_name("class", label, self.prompts.labels, where=where)
             label = int(label)
-        count = len(self.prompts.class_names)
         if not 0 <= label < count:
-            raise DataError(
-                "a class number is out of range", where=where, found=label, expected=f"0 to {count - 1}",
-                fix="use a split with published labels",
-            )  # fmt: skip
+            what, expected = "a class number is out of range", f"0 to {count - 1}"
+            raise DataError(what, where=where, found=label, expected=expected, fix=USE_ANOTHER)
         return label
 
 
@@ -291,20 +244,15 @@ def open_task(
     return Task(name, row, root, split, reader, stored, agreed)
 
 
-def _readers(row: TaskRow) -> list[Reader]:
-    """Return the forms of a data set: its authors', WebDataset and Parquet."""
-    own = {layout.kind for layout in row.layouts}
-    return [
-        *row.layouts,
-        *(reader for reader in (WebDatasetReader(), ParquetReader()) if reader.kind not in own),
-    ]
-
-
 def _form(row: TaskRow, root: Path, split: str) -> tuple[Reader, str] | None:
-    """Return the first form in which the data set is there, and the split's name in it."""
-    own = row.splits[split]
+    """Return the first form in which the data set is there, and the split's name in it.
+
+    The forms are its authors', WebDataset and Parquet.
+    """
+    own, kinds = row.splits[split], {layout.kind for layout in row.layouts}
     copies = ("validation", "valid") if own == "val" else ()  # what copies of a set call this split
-    for reader in _readers(row) if root.is_dir() else ():
+    others = (reader for reader in (WebDatasetReader(), ParquetReader()) if reader.kind not in kinds)
+    for reader in (*row.layouts, *others) if root.is_dir() else ():
         names = (own, split, *copies) if reader.kind in ("webdataset", "parquet") else (own,)
         stored = next((name for name in dict.fromkeys(names) if reader.present(root, name)), None)
         if stored is not None:
@@ -332,12 +280,9 @@ def _agree(prompts: PromptSet, stated: Sequence[str], root: Path) -> PromptSet:
     """
     if not stated:
         if not prompts.class_names:
-            raise DataError(
-                "nobody says what the classes are called",
-                where=root,
-                expected="classnames.txt, names in the schema of Parquet, or prompts with class names",
-                fix="give prompts with class names",
-            )
+            what, fix = "nobody says what the classes are called", "give prompts with class names"
+            expected = "classnames.txt, names in the schema of Parquet, or prompts with class names"
+            raise DataError(what, where=root, expected=expected, fix=fix)
         return prompts
     known, names = _numbers(prompts), [folded(name) for name in stated]
     order = [known.get(name, -1) if names.count(name) == 1 else -1 for name in names]

@@ -3,10 +3,14 @@
 An image that is missing or damaged is still an example: it counts as wrong, and never leaves the denominator.
 """
 
+import csv
 import glob
 import io
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from pathlib import Path
@@ -19,8 +23,10 @@ from PIL import Image
 from diptych.core.errors import BadSampleError, IntegrityError, MissingPackageError, Reason, UsageError
 from diptych.core.files.reading import read_json, read_text
 from diptych.core.records import Field
+from diptych.data.captions import Columns
 from diptych.data.images.limits import MAX_PIXELS
 from diptych.data.sources.rows import image_path, read_image
+from diptych.data.sources.table_rows import table_rows
 
 MAX_JSON_BYTES = 2**30  # CLEVR's training scenes take 260 MB
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mkv", ".webm"})
@@ -30,23 +36,14 @@ Label = int | str  # a class number from 0, or what the data set's files call th
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image with what is known about it.
+    """One image with what is known about it."""
 
-    Attributes:
-        key: its name, unique in the split.
-        image: the encoded file, or the path of an image or video.
-        labels: its classes: one, in multi-label sets any number, in retrieval sets none.
-        ignored: classes of which the annotators could not tell (Pascal VOC's "difficult").
-        captions: its texts, in retrieval sets; in sets of caption choices the first one is right.
-        fields: further columns, such as groups to slice a score by.
-    """
-
-    key: str
-    image: bytes | Path
-    labels: tuple[Label, ...] = ()
-    ignored: tuple[Label, ...] = ()
-    captions: tuple[str, ...] = ()
-    fields: Mapping[str, Field] = field(default_factory=dict)
+    key: str  # its name, unique in the split
+    image: bytes | Path  # the encoded file, or the path of an image or video
+    labels: tuple[Label, ...] = ()  # its classes: one, in multi-label sets any number, in retrieval sets none
+    ignored: tuple[Label, ...] = ()  # classes of which the annotators could not tell (VOC's "difficult")
+    captions: tuple[str, ...] = ()  # in retrieval sets; in sets of caption choices the first one is right
+    fields: Mapping[str, Field] = field(default_factory=dict)  # further columns, such as groups to slice by
 
 
 class Reader(ABC):
@@ -80,12 +77,11 @@ class Reader(ABC):
 def need(path: Path) -> Path:
     """Return a path that must exist."""
     if not path.exists():
-        raise UsageError(
+        what, expected = (
             "a file of the data set is missing",
-            where=path,
-            expected="the data set as its authors publish it, unpacked",
-            fix="check --root, or fetch the data set again",
+            "the data set as its authors publish it, unpacked",
         )
+        raise UsageError(what, where=path, expected=expected, fix="check --root, or fetch the data set again")
     return path
 
 
@@ -106,6 +102,25 @@ def text_lines(path: Path, *, empty: bool = False) -> list[str]:
 def annotations_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a data set."""
     return read_json(need(path), max_bytes=MAX_JSON_BYTES, fix="fetch this file again")
+
+
+def rows_of(path: Path, column: str = "image") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a CSV table, which has this column, or of lines of JSON, each with its line."""
+    for line, cells, _ in table_rows(need(path), Columns(column), ()):
+        if isinstance(cells, BadSampleError):
+            raise damaged(path, f"line {line}: {cells.found}", "a table of whole rows")
+        yield f"line {line}", {name.strip(): value for name, value in cells.items()}
+
+
+@contextmanager
+def reading(path: Path, expected: str, at: str = "") -> Iterator[None]:
+    """Turn what a damaged file makes its reader trip over into the error for it; `at` says where in it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, EOFError, zlib.error, struct.error,
+            csv.Error) as error:  # fmt: skip
+        found = f"{type(error).__name__}: {error}"
+        raise damaged(path, f"{at}: {found}" if at else found, expected) from None
 
 
 def damaged(path: Path, found: object, expected: object = "") -> IntegrityError:
@@ -129,7 +144,13 @@ def image_bytes(image: bytes | Path) -> bytes:
     if isinstance(image, Path) and image.suffix.lower() in VIDEO_SUFFIXES:
         return middle_frame(image)
     data = read_image(image) if isinstance(image, Path) else image
-    return _from_ppm(data) if data.startswith(b"P6") else data
+    if data.startswith(b"P6"):
+        try:
+            with Image.open(io.BytesIO(data), formats=("PPM",)) as opened:
+                return png(np.asarray(opened)) if opened.width * opened.height <= MAX_PIXELS else data
+        except (OSError, ValueError, Image.DecompressionBombError):
+            pass  # left as it is, and refused by the decoder
+    return data
 
 
 def middle_frame(path: Path) -> bytes:
@@ -150,12 +171,3 @@ def middle_frame(path: Path) -> bytes:
     except (av.FFmpegError, IndexError, ValueError, StopIteration) as error:
         found = str(error) or "a video without frames"
         raise BadSampleError(Reason.UNREADABLE_IMAGE, where=path, found=found) from None
-
-
-def _from_ppm(data: bytes) -> bytes:
-    """Turn a binary PPM of 8 bits into PNG; anything else is left as it is and refused by the decoder."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PPM",)) as image:
-            return png(np.asarray(image)) if image.width * image.height <= MAX_PIXELS else data
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return data

@@ -7,7 +7,6 @@ only, which are recognized by the names they are written with.
 
 import gzip
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.core.errors import MissingPackageError
-from diptych.evaluate.tasks.readers import Example, Reader, damaged, need, png
+from diptych.evaluate.tasks.readers import Example, Reader, damaged, need, png, reading
 from diptych.models.formats.torchscript_pickle import Call, RefusedError, interpret, is_size
 
 MAX_IDX_BYTES = 2**28  # EMNIST, the largest of its kind, takes 550 MB in ten files
@@ -40,6 +39,18 @@ class IdxReader(Reader):
         yield from _numbered(images, labels, path)
 
 
+def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    packed = path.with_name(f"{path.name}.gz")
+    path = need(path) if path.is_file() or not packed.is_file() else packed
+    with reading(path, "a whole file"), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        data = file.read(MAX_IDX_BYTES)
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(data[4:start], ">u4").tolist() if len(data) >= start else []
+    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - start != math.prod(shape):
+        raise damaged(path, f"{data[:4]!r} and {len(data)} bytes", f"an IDX file of {dimensions} dimensions")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class StlReader(Reader):
     """STL-10: `stl10_binary/SPLIT_X.bin` and `SPLIT_y.bin`; class numbers from 1 in the file."""
@@ -49,14 +60,19 @@ class StlReader(Reader):
 
     def _examples(self, root: Path, split: str) -> Iterator[Example]:
         folder = _below(root, "stl10_binary")
-        path = need(folder / f"{split}_X.bin")
+        path, size = folder / f"{split}_X.bin", math.prod(_STL_SHAPE)
         labels = np.fromfile(need(folder / f"{split}_y.bin"), np.uint8).astype(np.int64) - 1
-        if path.stat().st_size % math.prod(_STL_SHAPE):
-            raise damaged(path, f"{path.stat().st_size} bytes", "a multiple of 27,648")
-        if not path.stat().st_size:
-            return
-        images = np.memmap(path, np.uint8, "r").reshape(-1, *_STL_SHAPE)
+        images = _rows(path, size).reshape(-1, *_STL_SHAPE)
         yield from _numbered(images.transpose(0, 3, 2, 1), labels, path)  # stored column by column
+
+
+def _rows(path: Path, length: int) -> NDArray[np.uint8]:
+    """Map a file of rows of bytes (N, length)."""
+    size = need(path).stat().st_size
+    if size % length:
+        raise damaged(path, f"{size} bytes", f"a multiple of {length:,}")
+    rows = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    return rows.reshape(-1, length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +106,7 @@ class CifarReader(Reader):
 
     def _binary(self, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
         before = 1 if self.classes == 10 else 2  # CIFAR-100 has the coarse label first
-        rows = np.fromfile(path, np.uint8)
-        length = before + math.prod(_CIFAR_SHAPE)
-        if rows.size % length:
-            raise damaged(path, f"{rows.size} bytes", f"a multiple of {length}")
-        rows = rows.reshape(-1, length)
+        rows = _rows(path, before + math.prod(_CIFAR_SHAPE))
         return rows[:, before:], rows[:, before - 1]
 
     def _pickled(self, path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -123,21 +135,17 @@ class Hdf5Reader(Reader):
             fix = "pip install 'diptych[hdf5]'"
             raise MissingPackageError("reading HDF5 needs h5py", where=path, fix=fix) from None
         labels_path = need(root / self.labels.format(split=split))
-        try:
-            with h5py.File(path, "r") as images, h5py.File(labels_path, "r") as labels:
-                yield from _numbered(images["x"], np.asarray(labels["y"]).reshape(-1), path)
-        except (OSError, KeyError) as error:
-            raise damaged(path, error, "an HDF5 file with x or y") from None
+        damage = reading(path, "an HDF5 file with x or y")
+        with damage, h5py.File(path, "r") as images, h5py.File(labels_path, "r") as labels:
+            yield from _numbered(images["x"], np.asarray(labels["y"]).reshape(-1), path)
 
 
 def read_batch(path: Path) -> dict[str, Any]:
     """Return what a pickle of CIFAR holds: arrays of bytes, lists and texts by name."""
     if need(path).stat().st_size > MAX_PICKLE_BYTES:
         raise damaged(path, f"{path.stat().st_size} bytes", f"at most {MAX_PICKLE_BYTES}")
-    try:
+    with reading(path, "a table of texts, numbers and byte arrays"):
         batch = interpret(path.read_bytes(), _NAMES.__getitem__)
-    except RefusedError as error:
-        raise damaged(path, error, "a table of texts, numbers and byte arrays") from None
     if not isinstance(batch, dict):
         raise damaged(path, type(batch).__name__, "a table")
     return {
@@ -194,16 +202,4 @@ def _below(root: Path, folder: str) -> Path:
     return root / folder if (root / folder).is_dir() else root
 
 
-def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    packed = path.with_name(f"{path.name}.gz")
-    path = need(path) if path.is_file() or not packed.is_file() else packed
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(MAX_IDX_BYTES)
-    except (OSError, EOFError, zlib.error) as error:
-        raise damaged(path, error) from None
-    start = 4 + 4 * dimensions
-    shape = np.frombuffer(data[4:start], ">u4").tolist() if len(data) >= start else []
-    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) - start != math.prod(shape):
-        raise damaged(path, f"{data[:4]!r} and {len(data)} bytes", f"an IDX file of {dimensions} dimensions")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+ArrayReader = IdxReader | StlReader | CifarReader | Hdf5Reader

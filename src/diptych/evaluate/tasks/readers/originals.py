@@ -27,6 +27,7 @@ from diptych.evaluate.tasks.readers import (
     damaged,
     inside,
     need,
+    reading,
     text_lines,
 )
 
@@ -84,12 +85,12 @@ class FlowersReader(Reader):
 class VocReader(Reader):
     """Pascal VOC's classification task: `ImageSets/Main/CLASS_SPLIT.txt` with 1, 0 (difficult) and -1."""
 
-    folder: str = "VOCdevkit/VOC2007"
     kind: Literal["voc"] = "voc"
-    markers: ClassVar = ("{folder}/ImageSets/Main/{split}.txt",)
+    markers: ClassVar = ("VOCdevkit/VOC2007/ImageSets/Main/{split}.txt",)
 
     def _examples(self, root: Path, split: str) -> Iterator[Example]:
-        lists = root / self.folder / "ImageSets" / "Main"
+        folder = root / "VOCdevkit" / "VOC2007"
+        lists = folder / "ImageSets" / "Main"
         names = [line.split()[0] for line in text_lines(lists / f"{split}.txt")]
         marks: dict[str, dict[str, str]] = {}
         for of_class in prompt_set("voc2007").labels:
@@ -101,7 +102,7 @@ class VocReader(Reader):
         for name in names:
             labels = tuple(of_class for of_class in marks if marks[of_class][name] == "1")
             ignored = tuple(of_class for of_class in marks if marks[of_class][name] == "0")
-            yield Example(name, root / self.folder / "JPEGImages" / f"{name}.jpg", labels, ignored)
+            yield Example(name, folder / "JPEGImages" / f"{name}.jpg", labels, ignored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,9 @@ class KittiReader(Reader):
     """KITTI's objects, turned into the distance of the nearest car, van or truck, as VTAB does.
 
     The labeled images are parted by video: a tenth of the videos is for testing, drawn as TFDS draws them,
-    which gives the paper's 711 images. `mapping` is the folder of that name of the object devkit.
+    which gives the paper's 711 images. The folder `mapping` is that of the object devkit.
     """
 
-    mapping: str = "mapping"
     kind: Literal["kitti"] = "kitti"
     markers: ClassVar = ("training/label_2",)
 
@@ -131,25 +131,18 @@ class KittiReader(Reader):
 
     def _videos(self, root: Path) -> list[str]:
         """Return the video of every labeled image."""
-        order = root / self.mapping / "train_rand.txt"
-        lines = text_lines(root / self.mapping / "train_mapping.txt")
-        try:
+        order = root / "mapping" / "train_rand.txt"
+        lines = text_lines(root / "mapping" / "train_mapping.txt")
+        with reading(order, "numbers of lines of train_mapping.txt"):
             numbers = [int(number) - 1 for number in " ".join(text_lines(order)).replace(",", " ").split()]
             return [lines[number].split()[1] for number in numbers]
-        except (ValueError, IndexError) as error:
-            raise damaged(order, error, "numbers of lines of train_mapping.txt") from None
 
 
 def _distance_class(path: Path) -> int:
     """Return 0 for up to 8 m, 1 for up to 20 m, 2 for farther, 3 for no vehicle."""
-    depths = []
-    for line in text_lines(path):
-        cells = line.split()
-        try:
-            if cells[0] in ("Car", "Van", "Truck"):
-                depths.append(float(cells[13]))
-        except (IndexError, ValueError):
-            raise damaged(path, repr(line[:80]), "15 cells an object") from None
+    objects = [line.split() for line in text_lines(path)]
+    with reading(path, "15 cells an object"):
+        depths = [float(cells[13]) for cells in objects if cells[0] in ("Car", "Van", "Truck")]
     nearest = min(depths, default=1000.0)
     return sum(nearest > limit for limit in (8.0, 20.0, 999.0))
 
@@ -159,22 +152,20 @@ class ClevrReader(Reader):
     """CLEVR's scenes as VTAB asks: how many objects there are, or how near the nearest one is."""
 
     asks: Literal["count", "distance"] = "count"
-    folder: str = "CLEVR_v1.0"
     kind: Literal["clevr"] = "clevr"
-    markers: ClassVar = ("{folder}/scenes/CLEVR_{split}_scenes.json",)
+    markers: ClassVar = ("CLEVR_v1.0/scenes/CLEVR_{split}_scenes.json",)
 
     def _examples(self, root: Path, split: str) -> Iterator[Example]:
-        path = root / self.folder / "scenes" / f"CLEVR_{split}_scenes.json"
-        try:
+        folder = root / "CLEVR_v1.0"
+        path = folder / "scenes" / f"CLEVR_{split}_scenes.json"
+        with reading(path, "scenes with objects"):
             for scene in annotations_json(path)["scenes"]:
                 name, objects = str(scene["image_filename"]), scene["objects"]
                 label = len(objects) - 3
                 if self.asks == "distance":
                     nearest = min(float(item["pixel_coords"][2]) for item in objects)
                     label = sum(nearest > limit for limit in (8.0, 8.5, 9.0, 9.5, 10.0))
-                yield Example(name, inside(root / self.folder / "images" / split, name), (label,))
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise damaged(path, f"{type(error).__name__}: {error}", "scenes with objects") from None
+                yield Example(name, inside(folder / "images" / split, name), (label,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +205,9 @@ def read_mat(path: Path) -> dict[str, Any]:
     data = need(path).read_bytes()
     if len(data) < _HEADER or data[124:128] != b"\x00\x01IM":
         raise damaged(path, repr(data[:20]), "a MAT-file of level 5, little-endian")
-    try:
-        variables: dict[str, Any] = {}
-        offset = _HEADER
+    variables: dict[str, Any] = {}
+    offset = _HEADER
+    with reading(path, "a whole MAT-file"):
         while offset < len(data):
             kind, body, offset = _element(data, offset)
             if kind == _COMPRESSED:
@@ -224,9 +215,7 @@ def read_mat(path: Path) -> dict[str, Any]:
             if kind == _MATRIX:
                 name, value = _matrix(body, 0)
                 variables[name] = value
-        return variables
-    except (ValueError, struct.error, zlib.error, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}", "a whole MAT-file") from None
+    return variables
 
 
 def _element(data: bytes, offset: int) -> tuple[int, bytes, int]:
@@ -284,3 +273,6 @@ def _struct(parts: list[tuple[int, bytes]], depth: int) -> list[dict[str, Any]]:
         dict(zip(names, values[start : start + len(names)], strict=True))
         for start in range(0, len(values), len(names))
     ]
+
+
+OriginalReader = CarsReader | FlowersReader | VocReader | KittiReader | ClevrReader | ObjectNetReader

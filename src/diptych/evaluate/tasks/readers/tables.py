@@ -4,7 +4,6 @@ Reads: images in folders; text matched by a pattern; CSV and JSON lines by colum
 `SPLIT.parquet` at any depth, else the files of folders called `SPLIT`.
 """
 
-import csv
 import hashlib
 import json
 import math
@@ -13,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TextIO
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from diptych.evaluate.tasks.readers import (
     inside,
     need,
     png,
+    rows_of,
     text_lines,
 )
 
@@ -44,20 +44,16 @@ CAPTIONS = ("caption", "captions", "sentences", "raw", "txt", "text")
 
 @dataclass(frozen=True, slots=True)
 class FolderReader(Reader):
-    """Folders of images or videos, one folder a class, in `path`.
-
-    Attributes:
-        train_per_class: where the authors publish no split, so many of each class are for training, drawn by
-            the digest of their names: the same ones everywhere.
-        test_per_class: so many of the others are for testing; 0 means all of them.
-        classes: how many folders there must be; 0 does not check. Parts of a set would be easier than the
-            whole.
-    """
+    """Folders of images or videos, one folder a class, in `path`."""
 
     path: str = "{split}"
+    # Where the authors publish no split, so many of each class are for training, drawn by the digest of their
+    # names: the same ones everywhere.
     train_per_class: int = 0
-    test_per_class: int = 0
-    classes: int = 0
+    test_per_class: int = 0  # so many of the others are for testing; 0: all of them
+    classes: int = (
+        0  # how many folders there must be: parts of a set are easier than the whole; 0: any number
+    )
     kind: Literal["folder"] = "folder"
 
     def present(self, root: Path, split: str) -> bool:
@@ -69,13 +65,9 @@ class FolderReader(Reader):
         folder = need(root / self.path.format(split=split))
         classes = _folders(folder)
         if self.classes and len(classes) != self.classes:
-            raise DataError(
-                "a data set is not whole",
-                where=folder,
-                found=f"{len(classes)} folders of classes",
-                expected=f"{self.classes}",
-                fix="unpack the whole data set: with fewer classes the task would be easier",
-            )
+            what, found = "a data set is not whole", f"{len(classes)} folders of classes"
+            fix = "unpack the whole data set: with fewer classes the task would be easier"
+            raise DataError(what, where=folder, found=found, expected=f"{self.classes}", fix=fix)
         for of_class in classes:
             paths = sorted(
                 Path(parent, name)
@@ -103,20 +95,15 @@ def _folders(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class ListReader(Reader):
-    """A text file with one example a line.
-
-    Attributes:
-        pattern: regular expression for a whole line, with a group `label`; the other groups are for `image`.
-        image: the image's path, made of the groups.
-        header: lines to pass over.
-        but_not: another list of the same kind whose images are left out.
-    """
+    """A text file with one example a line."""
 
     file: str
-    pattern: str
-    image: str
-    header: int = 0
-    but_not: str = ""
+    pattern: (
+        str  # regular expression for a whole line, with a group `label`; the other groups are for `image`
+    )
+    image: str  # the image's path, made of the groups
+    header: int = 0  # lines to pass over
+    but_not: str = ""  # another list of the same kind whose images are left out
     kind: Literal["list"] = "list"
     markers: ClassVar = ("{file}",)
 
@@ -139,29 +126,24 @@ class ListReader(Reader):
 
 @dataclass(frozen=True, slots=True)
 class TableReader(Reader):
-    """A table (JSON objects in `.jsonl`, else CSV) with one example a row; further columns become fields.
-
-    Attributes:
-        image: the image's path, with columns in braces.
-        label: the column of the class; numbers count from 0.
-        pixels: a column of gray values instead of `image`, separated by spaces, of a square image.
-        where: columns that must have these values; `{split}` is replaced.
-    """
+    """A table (JSON objects in `.jsonl`, else CSV) with one example a row; further columns become fields."""
 
     file: str
-    label: str
-    image: str = ""
-    pixels: str = ""
-    delimiter: str = ","
-    where: Mapping[str, str] = field(default_factory=dict)
+    label: str  # the column of the class; numbers count from 0
+    image: str = ""  # the image's path, with columns in braces
+    pixels: str = ""  # a column of gray values instead, separated by spaces, of a square image
+    where: Mapping[str, str] = field(
+        default_factory=dict
+    )  # columns that must have these values; `{split}` too
     kind: Literal["table"] = "table"
     markers: ClassVar = ("{file}",)
 
     def _examples(self, root: Path, split: str) -> Iterator[Example]:
-        path = need(root / self.file.format(split=split))
+        path = root / self.file.format(split=split)
         wanted = {column: value.format(split=split) for column, value in self.where.items()}
-        for number, row in enumerate(self._rows(path), start=1):
-            for column in (self.label, *wanted, *((self.pixels,) if self.pixels else ())):
+        needed = (self.label, *wanted, *((self.pixels,) if self.pixels else ()))
+        for number, (_, row) in enumerate(rows_of(path, self.label), start=1):
+            for column in needed:
                 if column not in row:
                     raise missing_column(column, list(row), path)
             if any(str(row[column]).strip() != value for column, value in wanted.items()):
@@ -173,35 +155,11 @@ class TableReader(Reader):
             kept = {name: value for name, value in row.items() if name not in (self.label, self.pixels)}
             yield Example(key, image, (number_or_name,), fields=fields_of(kept))
 
-    def _rows(self, path: Path) -> Iterator[Mapping[str, Any]]:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            try:
-                yield from (
-                    _objects(file, path) if path.suffix == ".jsonl" else _cells(file, path, self.delimiter)
-                )
-            except (csv.Error, ValueError) as error:
-                raise damaged(path, error, "a table") from None
-
     def _image(self, row: Mapping[str, Any], path: Path) -> str:
         try:
             return self.image.format(**row)
         except KeyError as error:
             raise missing_column(str(error.args[0]), list(row), path) from None
-
-
-def _objects(file: TextIO, path: Path) -> Iterator[Mapping[str, Any]]:
-    for row in map(json.loads, file):
-        if not isinstance(row, dict):
-            raise damaged(path, type(row).__name__, "one JSON object a line")
-        yield row
-
-
-def _cells(file: TextIO, path: Path, delimiter: str) -> Iterator[Mapping[str, Any]]:
-    reader = csv.DictReader(file, delimiter=delimiter, restkey="", strict=True)
-    for row in reader:
-        if None in row.values() or "" in row:
-            raise damaged(path, f"line {reader.line_num}", f"{len(reader.fieldnames or ())} cells")
-        yield {name.strip(): value for name, value in row.items()}
 
 
 def _square(text: str, path: Path, number: int) -> bytes:
@@ -214,11 +172,9 @@ def _square(text: str, path: Path, number: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ParquetReader(Reader):
-    """Parquet with images as structs {bytes, path}; a column that is not named takes a usual name."""
+    """Parquet with images as structs {bytes, path}, in columns of a usual name."""
 
-    image: str = ""
     label: str = ""
-    caption: str = ""
     kind: Literal["parquet"] = "parquet"
 
     def present(self, root: Path, split: str) -> bool:
@@ -244,11 +200,10 @@ class ParquetReader(Reader):
         for path in _parquet_files(root, split):
             with ColumnarFile(path) as file:
                 names = file.names
-                image = _column(self.image, IMAGES, names)
+                image, caption = _column("", IMAGES, names), _column("", CAPTIONS, names)
                 if not image:
-                    raise unknown_name("column of images", self.image or IMAGES[0], names, where=path)
+                    raise unknown_name("column of images", IMAGES[0], names, where=path)
                 label = _column(self.label, LABELS, names)
-                caption = _column(self.caption, CAPTIONS, names)
                 check_columns(names, [name for name in (image, label, caption) if name], path)
                 for row in file.rows((image, label, caption)):
                     labels = _labels(row.pop(label, None), f"{path} row {number}")
@@ -294,3 +249,6 @@ def _image(value: Any, folder: Path) -> bytes | Path:
         return image_path(value, folder)
     except BadSampleError:
         return b""
+
+
+ListingReader = FolderReader | ListReader | TableReader | ParquetReader

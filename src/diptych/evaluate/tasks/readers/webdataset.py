@@ -22,7 +22,7 @@ from diptych.data.images.formats import IMAGE_SUFFIXES
 from diptych.data.shards.tar import read_members
 from diptych.data.sources.rows import MAX_FILE_BYTES
 from diptych.evaluate.prompts.templates import PLACEHOLDER
-from diptych.evaluate.tasks.readers import Example, Label, Reader, damaged, need, text_lines
+from diptych.evaluate.tasks.readers import Example, Reader, damaged, need, reading, text_lines
 
 MAX_BESIDE_BYTES = 2**20  # a label, captions or metadata of one image
 
@@ -83,18 +83,14 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def _example(key: str, parts: dict[str, bytes], path: Path) -> Example:
     image = next((parts[suffix] for suffix in sorted(parts) if suffix in IMAGE_SUFFIXES), b"")
-    labels: tuple[Label, ...] = ()
     numbers: list[float] = []
-    try:
+    with reading(path, "a class number, marks or captions", key):
         fields = fields_of(json.loads(parts[".json"])) if ".json" in parts else {}
         if ".npy" in parts:
             numbers = np.load(io.BytesIO(parts[".npy"]), allow_pickle=False).reshape(-1).tolist()
+        labels = tuple(column for column, number in enumerate(numbers) if number > 0)
         if ".cls" in parts:
             labels = (int(parts[".cls"]),)
             fields |= {f"metadata_{column}": number for column, number in enumerate(numbers)}
-        else:
-            labels = tuple(column for column, number in enumerate(numbers) if number > 0)
         lines = [line for line in decode_text(parts.get(".txt", b"")).splitlines() if line.strip()]
-    except (ValueError, AttributeError, EOFError) as error:
-        raise damaged(path, f"{key}: {error}", "a class number, marks or captions") from None
     return Example(key, image, labels, captions=captions_of(lines) if lines else (), fields=fields)
