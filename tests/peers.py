@@ -25,8 +25,8 @@ def require_peers_python() -> str:
 
 
 def peers_environment() -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return {**environment, "HF_HUB_OFFLINE": "1"}
+    stub = Path(__file__).parent / "data" / "peers"  # torchvision_stub
+    return {**os.environ, "PYTHONPATH": str(stub), "HF_HUB_OFFLINE": "1"}
 
 
 def run_peer(script: Path, *arguments: str | Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models.families import write
 from tests.models.published import ALONE, WORDS, open_clip_folder, openai_clip, theirs, write_archive
 from tests.models.test_transformers_files import clip_model, saved
 
@@ -17,7 +16,6 @@ from diptych.models.formats.convert import convert
 from diptych.models.load import load
 
 CONFIG, OPEN_CLIP_CONFIG, PROCESSOR = "config.json", "open_clip_config.json", "processor_config.json"
-SIGLIP_PROCESSOR = "preprocessor_config.json"
 INDEX = "model.safetensors.index.json"
 
 
@@ -102,13 +100,6 @@ def transformers_sharded(folder: Path) -> Made:
     listed = json.loads((folder / "hf" / INDEX).read_text())["weight_map"]
     shard = listed["visual_projection.weight"]
     return Made("hf", f"hf/{shard}", {}, (f"hf/{CONFIG}", f"hf/{PROCESSOR}"), "hf/tokenizer.json")
-
-
-def siglip(folder: Path) -> Made:
-    write("SigLIP", "transformers", folder / "by")
-    (folder / "by" / "model").rename(folder / "siglip")
-    configs = (f"siglip/{CONFIG}", f"siglip/{SIGLIP_PROCESSOR}")
-    return Made("siglip", "siglip/model.safetensors", {}, configs, "siglip/spiece.model")
 
 
 FORMATS = {

@@ -20,11 +20,10 @@ from tests.models.every_format import (
     OPEN_CLIP_CONFIG,
     PICKLES,
     PROCESSOR,
-    SIGLIP_PROCESSOR,
     WITHOUT_CONFIG,
     Made,
 )
-from tests.models.published import OpenaiClip, Payload, openai_clip, theirs, write_archive
+from tests.models.published import Payload, openai_clip, theirs, write_archive
 from tests.models.test_checkpoint import forge
 
 from diptych.core.errors import DiptychError
@@ -54,11 +53,10 @@ def cleaned() -> Any:
 Damage = Callable[[Path, Made], str]
 
 
-def cut(share: float) -> Damage:
+def bytes_of(change: Callable[[bytes], bytes]) -> Damage:
     def damage(folder: Path, made: Made) -> str:
         path = folder / made.weights
-        data = path.read_bytes()
-        path.write_bytes(data[: min(int(len(data) * share), len(data) - 1)])
+        path.write_bytes(change(path.read_bytes()))
         return path.name
 
     return damage
@@ -78,11 +76,6 @@ def flip(folder: Path, made: Made) -> str:
     return path.name
 
 
-def text_file(folder: Path, made: Made) -> str:
-    (folder / made.weights).write_text("<!DOCTYPE html><title>404: not found</title>")
-    return Path(made.weights).name
-
-
 def rewrite(change: Callable[[dict[str, Any]], object]) -> Damage:
     def damage(folder: Path, made: Made) -> str:
         path = folder / made.weights
@@ -99,25 +92,14 @@ def rewrite(change: Callable[[dict[str, Any]], object]) -> Damage:
     return damage
 
 
-def _renamed(state: dict[str, Any]) -> None:
-    state["another.weight"] = state.pop(sorted(state)[-1])
+def archived(change: Callable[[Any], object]) -> Damage:
+    def damage(folder: Path, made: Made) -> str:
+        model = openai_clip()
+        change(model)
+        write_archive(folder / made.weights, model)
+        return made.weights
 
-
-def missing_in_archive(folder: Path, made: Made) -> str:
-    model = openai_clip()
-    model.ln_final = torch.nn.Identity()  # type: ignore[assignment]
-    return _archived(folder, made, model)
-
-
-def extra_in_archive(folder: Path, made: Made) -> str:
-    model = openai_clip()
-    model.register_buffer("adapter", torch.zeros(3))
-    return _archived(folder, made, model)
-
-
-def _archived(folder: Path, made: Made, model: OpenaiClip) -> str:
-    write_archive(folder / made.weights, model)
-    return made.weights
+    return damage
 
 
 def payload(form: str) -> Damage:
@@ -127,24 +109,22 @@ def payload(form: str) -> Damage:
         path, evil = folder / made.weights, Payload(folder / "canary")
         if form == "bare":
             path.write_bytes(pickle.dumps(evil, protocol=2))
-        elif form == "tensor":
-            torch.save({**theirs(), "logit_scale": evil}, path)
         else:
-            torch.save({"state_dict": theirs(), "optimizer": evil}, path)
-        return path.name
+            saved = {**theirs(), "logit_scale": evil}
+            saved = {"state_dict": theirs(), "optimizer": evil} if form == "beside" else saved
+            torch.save(saved, path, _use_new_zipfile_serialization=path.name != "old.bin")
+        return path.name if path.suffix == ".safetensors" else "mkdir"
 
     return damage
 
 
 def signed(folder: Path) -> None:
-    """Give a checkpoint of ours a receipt that fits the changed files: digests must not be all that helps."""
+    """Give a checkpoint of ours a manifest that fits the changed files: digests must not be all there is."""
     if (folder / "reference_outputs.safetensors").is_file():
         forge(folder)
 
 
 def put(name: str, content: bytes) -> Damage:
-    """Replace a file's content."""
-
     def damage(folder: Path, made: Made) -> str:
         (folder / made.ref / name).write_bytes(content)
         signed(folder / made.ref)
@@ -154,19 +134,18 @@ def put(name: str, content: bytes) -> Damage:
 
 
 def setting(name: str, dotted: str, value: object) -> Damage:
-    """Change one setting of a JSON file."""
+    """Change one setting of a JSON file; the message names it, or what is wrong with it."""
 
     def damage(folder: Path, made: Made) -> str:
-        path = folder / made.ref / name
-        document = json.loads(path.read_text())
+        document = json.loads((folder / made.ref / name).read_text())
         table = document
         *above, last = dotted.split(".")
         for part in above:
             table = table[part]
         table[last] = value
-        path.write_text(json.dumps(document))
+        (folder / made.ref / name).write_text(json.dumps(document))
         signed(folder / made.ref)
-        return f"{name}|{Path(made.weights).name}" if dotted.endswith("embed_dim") else name
+        return "|".join((last, *CALLED_OTHERWISE.get(last, ())))
 
     return damage
 
@@ -182,13 +161,10 @@ def index(change: Callable[[dict[str, str]], object]) -> Damage:
     return damage
 
 
-def gone(name: str) -> Damage:
-    def damage(folder: Path, made: Made) -> str:
-        target = folder / (getattr(made, name))
-        target.unlink()
-        return target.name if made.ref == "run" or "-of-" in target.name else made.ref
-
-    return damage
+def gone(folder: Path, made: Made) -> str:
+    target = folder / made.weights
+    target.unlink()
+    return target.name if made.ref == "run" or "-of-" in target.name else made.ref
 
 
 def other_words(folder: Path, made: Made) -> str:
@@ -216,39 +192,56 @@ RUBBISH = {
     "not a number": b'{"model_type": "clip", "projection_dim": NaN}',
     "long number": b'{"image_processor": ' + HUGE + b"0}",
 }  # fmt: skip
-VALUES: dict[str, list[tuple[str, str, object]]] = {
-    "own": [
-        (CONFIG, "model.vision.layers", 10**9), (CONFIG, "model.vision.width", "64"),
-        (CONFIG, "model.dropout", 0.1), (CONFIG, "preprocess.mean", [9]), (CONFIG, "format", 10**400),
-    ],
-    "open_clip": [
-        (OPEN_CLIP_CONFIG, "model_cfg.vision_cfg.layers", 10**400),
-        (OPEN_CLIP_CONFIG, "model_cfg.text_cfg.vocab_size", 2**62),
-        (OPEN_CLIP_CONFIG, "model_cfg.text_cfg.context_length", -1),
-        (OPEN_CLIP_CONFIG, "model_cfg.embed_dim", "24"), (OPEN_CLIP_CONFIG, "model_cfg.embed_dim", 10**12),
-        (OPEN_CLIP_CONFIG, "model_cfg.embed_dim", True), (OPEN_CLIP_CONFIG, "model_cfg.vision_cfg", [1]),
-        (OPEN_CLIP_CONFIG, "model_cfg.vision_cfg.patch_size", 0),
-        (OPEN_CLIP_CONFIG, "model_cfg.vision_cfg.image_size", 2**40),
-        (OPEN_CLIP_CONFIG, "model_cfg.__class__", "os.system"), (OPEN_CLIP_CONFIG, "model_cfg.quick_gelu", 1),
-        (OPEN_CLIP_CONFIG, "preprocess_cfg.mean", [1e400] * 3), (OPEN_CLIP_CONFIG, "preprocess_cfg", 7),
-        (OPEN_CLIP_CONFIG, "preprocess_cfg.interpolation", "nearest"),
-    ],
-    "transformers": [
-        (CONFIG, "vision_config.num_hidden_layers", 10**400), (CONFIG, "text_config.vocab_size", 2**62),
-        (CONFIG, "vision_config.image_size", 2**40), (CONFIG, "vision_config.patch_size", 0),
-        (CONFIG, "text_config.max_position_embeddings", -1), (CONFIG, "projection_dim", "40"),
-        (CONFIG, "text_config", [1]), (CONFIG, "vision_config.layer_norm_eps", "1e-5"),
-        (CONFIG, "vision_config.intermediate_size", 10**30), (CONFIG, "model_type", {"a": 1}),
-        (PROCESSOR, "image_processor.image_std", [0, 0, 0]), (PROCESSOR, "image_processor.size", 10**30),
-        (PROCESSOR, "image_processor.image_mean", [[1]]), (PROCESSOR, "image_processor.resample", "3"),
-    ],
-    "siglip": [
-        (CONFIG, "vision_config.num_hidden_layers", 10**12), (CONFIG, "text_config.vocab_size", 2**62),
-        (CONFIG, "text_config.num_hidden_layers", 10**400), (CONFIG, "vision_config.image_size", [48]),
-        (CONFIG, "vision_config.hidden_size", "96"), (CONFIG, "text_config.hidden_act", ["gelu"]),
-        (CONFIG, "model_type", "siglip2"), (SIGLIP_PROCESSOR, "image_mean", None),
-        (SIGLIP_PROCESSOR, "size", {"height": 48}), (SIGLIP_PROCESSOR, "do_normalize", False),
-    ],
+# By format, file and the table in it: values that no such setting has, or none that our towers have.
+VALUES: dict[tuple[str, str, str], dict[str, list[object]]] = {
+    ("own", CONFIG, ""): {
+        "model.vision.layers": [10**9], "model.vision.width": ["64"], "model.dropout": [0.1],
+        "preprocess.mean": [[9]], "format": [10**400],
+    },
+    ("open_clip", OPEN_CLIP_CONFIG, ""): {"preprocess_cfg": [7]},
+    ("open_clip", OPEN_CLIP_CONFIG, "model_cfg."): {
+        "embed_dim": ["24", 10**12, True], "quick_gelu": ["yes", 1], "multimodal_cfg": [{"layers": 2}],
+        "__class__": ["os.system"], "vision_cfg": [[1]],
+    },
+    ("open_clip", OPEN_CLIP_CONFIG, "model_cfg.vision_cfg."): {
+        "no_ln_pre": [True], "ls_init_value": [0.1], "qk_norm": [True], "pool_type": ["avg"],
+        "timm_model_name": ["convnext_base"], "layers": [10**9, 10**400, -1], "width": [10**30],
+        "head_width": [0], "mlp_ratio": [1e300], "patch_size": [0], "norm_kwargs": [{"eps": 1e-6}],
+        "image_size": [[32, 32, 32], {"a": 1}, 2**40], "act_kwargs": [{"inplace": True}],
+    },
+    ("open_clip", OPEN_CLIP_CONFIG, "model_cfg.text_cfg."): {
+        "hf_model_name": ["roberta-base"], "tokenizer_mode": ["clips"], "no_causal_mask": [True],
+        "pool_type": ["last"], "eos_id": ["__import__('os')"], "__class__": ["os.system"],
+        "vocab_size": [2**62], "context_length": [-1],
+    },
+    ("open_clip", OPEN_CLIP_CONFIG, "preprocess_cfg."): {
+        "resize_mode": ["longest"], "mean": [[0.5], [1e400] * 3], "std": [[0.5, 0.5, 0.0]], "mode": ["L"],
+        "interpolation": ["nearest"], "crop_pct": [0.9],
+    },
+    ("transformers", CONFIG, ""): {
+        "model_type": ["bert", ["clip"], {"a": 1}], "projection_dim": [True, "40"],
+        "vision_config": [None], "text_config": [[1]],
+    },
+    ("transformers", CONFIG, "text_config."): {
+        "hidden_act": ["relu", "gelu"], "num_hidden_layers": [1e3], "eos_token_id": [10**6, [1, 2]],
+        "vocab_size": [2**62], "max_position_embeddings": [-1],
+    },
+    ("transformers", CONFIG, "vision_config."): {
+        "layer_norm_eps": [1e-3, "1e-5"], "num_channels": [4], "hidden_size": ["48", 0],
+        "num_hidden_layers": [10**9, 10**400], "image_size": [2**40], "patch_size": [0],
+        "intermediate_size": [10**30],
+    },
+    ("transformers", PROCESSOR, ""): {"image_processor": [[]]},
+    ("transformers", PROCESSOR, "image_processor."): {
+        "size": [{"shortest_edge": 40}, {"longest_edge": 36}, 10**30], "do_center_crop": [False],
+        "image_mean": ["0.5", [[1]]], "image_std": [[0, 0, 0]], "resample": ["3"], "do_pad": [True],
+    },
+}  # fmt: skip
+CALLED_OTHERWISE = {
+    "hidden_size": ("heads",), "num_hidden_layers": ("layers",), "eos_token_id": ("end_id",),
+    "max_position_embeddings": ("context_length",), "intermediate_size": ("mlp_ratio",),
+    "do_center_crop": ("size",), "image_std": ("std",), "embed_dim": ("open_clip_model.safetensors",),
+    "mean": ("not a finite number",),
 }  # fmt: skip
 UP = "../secret.safetensors"
 SHARDS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -262,76 +255,69 @@ SHARDS: dict[str, Callable[[dict[str, Any]], object]] = {
     "nothing": lambda listed: listed.clear(),
     "too little": lambda listed: listed.pop("logit_scale"),
 }
+WEIGHTS: dict[str, Damage] = {
+    "empty": bytes_of(lambda data: b""),
+    "cut in half": bytes_of(lambda data: data[: len(data) // 2]),
+    "cut by a byte": bytes_of(lambda data: data[:-1]),
+    "an error page": bytes_of(lambda data: b"<!DOCTYPE html><title>404: not found</title>"),
+    "bit flipped": flip,
+    "gone": gone,
+}
+TENSORS: dict[str, Damage] = {
+    "missing": rewrite(lambda state: state.pop(sorted(state)[-1])),
+    "extra": rewrite(lambda state: state.update({"adapter.weight": torch.zeros(3)})),
+    "renamed": rewrite(lambda state: state.update({"another.weight": state.pop(sorted(state)[-1])})),
+    "of another shape": rewrite(lambda state: state.update({sorted(state)[-1]: torch.zeros(2, 2, 2)})),
+    "of integers": rewrite(lambda state: state.update({k: v.to(torch.int64) for k, v in state.items()})),
+}
+ARCHIVED: dict[str, Damage] = {
+    "missing": archived(lambda model: setattr(model, "ln_final", torch.nn.Identity())),
+    "extra": archived(lambda model: model.register_buffer("adapter", torch.zeros(3))),
+}
+FILES = {
+    "own": [CONFIG], "open_clip": [OPEN_CLIP_CONFIG], "transformers": [CONFIG, PROCESSOR],
+}  # fmt: skip
 
 
-def cases() -> dict[str, tuple[str, Damage]]:
-    """Return every combination that has a meaning: what happens to which format."""
-    actual: dict[str, tuple[str, Damage]] = {}
-    for name in FORMATS:
-        actual |= {
-            f"{name}: weights {what}": (name, damage)
-            for what, damage in {
-                "empty": cut(0), "cut in half": cut(0.5), "cut by a byte": cut(1), "bit flipped": flip,
-                "an error page": text_file, "gone": gone("weights"),
-            }.items()
-        }  # fmt: skip
-        if name == "archive":
-            tensors = {"missing": missing_in_archive, "extra": extra_in_archive}
-        else:
-            tensors = {
-                "missing": rewrite(lambda state: state.pop(sorted(state)[-1])),
-                "extra": rewrite(lambda state: state.update({"adapter.weight": torch.zeros(3)})),
-                "renamed": rewrite(_renamed),
-                "of another shape": rewrite(
-                    lambda state: state.update({sorted(state)[-1]: torch.zeros(2, 2, 2)})
-                ),
-                "of integers": rewrite(
-                    lambda state: state.update({k: v.to(torch.int64) for k, v in state.items()})
-                ),
-            }
-        actual |= {f"{name}: tensor {what}": (name, damage) for what, damage in tensors.items()}
-        if name in PICKLES:
-            for form in ("bare", "tensor", "beside"):
-                actual[f"{name}: payload {form}"] = (name, payload(form))
-        else:
-            actual[f"{name}: payload under a safe name"] = (name, payload("bare"))
-        actual |= _told(name)
-        family = next((key for key in VALUES if name.startswith(key)), "")
-        files = {
-            "own": [CONFIG], "open_clip": [OPEN_CLIP_CONFIG], "transformers": [CONFIG, PROCESSOR],
-            "siglip": [CONFIG, SIGLIP_PROCESSOR],
-        }  # fmt: skip
-        for file in [*files.get(family, ()), *([INDEX] if name in INDEXED else ())]:
-            actual |= {f"{name}: {file} {what}": (name, put(file, data)) for what, data in RUBBISH.items()}
-        for file, dotted, value in VALUES.get(name, ()):
-            actual[f"{name}: {dotted} = {str(value)[:20]}"] = (name, setting(file, dotted, value))
-        if name in INDEXED:
-            actual |= {f"{name}: index of {what}": (name, index(change)) for what, change in SHARDS.items()}
-    return actual
+def damages(name: str) -> dict[str, Damage]:
+    """Return every damage that has a meaning for a format."""
+    found = {f"weights {what}": damage for what, damage in WEIGHTS.items()}
+    tensors = ARCHIVED if name == "archive" else TENSORS
+    found |= {f"tensor {what}": damage for what, damage in tensors.items()}
+    forms = ("bare", "tensor", "beside") if name in PICKLES else ("bare",)
+    found |= {f"payload {form}": payload(form) for form in forms}
+    found |= contradictions(name)
+    files = next((files for kind, files in FILES.items() if name.startswith(kind)), [])
+    for file in [*files, *([INDEX] if name in INDEXED else ())]:
+        found |= {f"{file} {what}": put(file, data) for what, data in RUBBISH.items()}
+    for (kind, file, table), rows in VALUES.items():
+        for key, value in [(table + key, value) for key, values in rows.items() for value in values]:
+            found |= {f"{file}: {key} = {str(value)[:20]}": setting(file, key, value)} if kind == name else {}
+    if name in INDEXED:
+        found |= {f"index of {what}": index(change) for what, change in SHARDS.items()}
+    return found
 
 
-def _told(name: str) -> dict[str, tuple[str, Damage]]:
+def contradictions(name: str) -> dict[str, Damage]:
     """Return the cases in which words contradict the files, or leave out what the files do not say."""
-    actual: dict[str, Damage] = {"wrong tokenizer": telling(tokenizer=OTHER_WORDS)}
+    found: dict[str, Damage] = {"wrong tokenizer": telling(tokenizer=OTHER_WORDS)}
+    if name not in WITHOUT_CONFIG or name == "archive":
+        found["wrong activation"] = telling(activation="gelu")
+        found["wrong preprocessing"] = telling(preprocess="siglip")
     if name == "archive":
-        actual |= {"wrong activation": telling(activation="gelu")}
-        actual |= {"wrong preprocessing": telling(preprocess="siglip")}
-    elif name in WITHOUT_CONFIG:
-        actual |= {"no configuration": telling(config=None), "no such activation": telling(activation="relu")}
-        actual |= {"no preprocessing": telling(preprocess=None), "no words": telling(tokenizer="no/folder")}
-    else:
-        siglip = name == "siglip"
-        actual |= {"wrong activation": telling(activation="quick_gelu" if siglip else "gelu")}
-        actual |= {"wrong preprocessing": telling(preprocess="clip" if siglip else "siglip")}
-        actual |= {"no preset": telling(preprocess="sigl1p")}
-        actual |= {} if siglip else {"other words beside": other_words}
-        rubbish = {key: data for key, data in RUBBISH.items() if key not in ("endless", "not a number")}
-        words = "spiece.model" if siglip else "tokenizer.json"
-        actual |= {f"words {what}": put(words, data) for what, data in rubbish.items()}
-    return {f"{name}: {what}": (name, damage) for what, damage in actual.items()}
+        return found
+    if name in WITHOUT_CONFIG:
+        found |= {"no configuration": telling(config=None), "no such activation": telling(activation="relu")}
+        return found | {
+            "no preprocessing": telling(preprocess=None),
+            "no words": telling(tokenizer="no/folder"),
+        }
+    found |= {"no preset": telling(preprocess="sigl1p"), "other words beside": other_words}
+    rubbish = {key: data for key, data in RUBBISH.items() if key not in ("endless", "not a number")}
+    return found | {f"words {what}": put("tokenizer.json", data) for what, data in rubbish.items()}
 
 
-CASES = cases()
+CASES = {f"{name}: {what}": (name, damage) for name in FORMATS for what, damage in damages(name).items()}
 
 
 @pytest.mark.parametrize("name", FORMATS)

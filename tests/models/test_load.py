@@ -25,7 +25,7 @@ from tests.models.published import (
     write_archive,
 )
 
-from diptych.core.errors import DataError, DiptychError, IntegrityError, UsageError
+from diptych.core.errors import DataError, IntegrityError, UsageError
 from diptych.data.images.transforms import Preprocess
 from diptych.data.tokenizers import vocabulary
 from diptych.data.tokenizers.clip import Tokenizer
@@ -228,50 +228,6 @@ def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another preprocessing"):
         load(tmp_path / "model", preprocess="siglip")
     agrees(load(tmp_path / "model", activation="quick_gelu", preprocess="clip"))
-
-
-@pytest.mark.parametrize(
-    ("part", "key", "value", "stated"),
-    [
-        ("model_cfg", "quick_gelu", "yes", "quick_gelu"),
-        ("model_cfg", "multimodal_cfg", {"layers": 2}, "multimodal_cfg"),
-        ("vision_cfg", "no_ln_pre", True, "no_ln_pre"),
-        ("vision_cfg", "ls_init_value", 0.1, "ls_init_value"),
-        ("vision_cfg", "pool_type", "avg", "pool_type"),
-        ("vision_cfg", "timm_model_name", "convnext_base", "timm_model_name"),
-        ("vision_cfg", "qk_norm", True, "qk_norm"),
-        ("vision_cfg", "layers", 10**9, "layers"),
-        ("vision_cfg", "layers", -1, "layers"),
-        ("vision_cfg", "width", 10**30, "width"),
-        ("vision_cfg", "head_width", 0, "head_width"),
-        ("vision_cfg", "mlp_ratio", 1e300, "mlp_ratio"),
-        ("vision_cfg", "image_size", [32, 32, 32], "image_size"),
-        ("vision_cfg", "image_size", {"a": 1}, "image_size"),
-        ("vision_cfg", "norm_kwargs", {"eps": 1e-6}, "norm_kwargs"),
-        ("vision_cfg", "act_kwargs", {"inplace": True}, "act_kwargs"),
-        ("text_cfg", "hf_model_name", "roberta-base", "hf_model_name"),
-        ("text_cfg", "tokenizer_mode", "clips", "tokenizer_mode"),
-        ("text_cfg", "no_causal_mask", True, "no_causal_mask"),
-        ("text_cfg", "pool_type", "last", "pool_type"),
-        ("text_cfg", "eos_id", "__import__('os')", "eos_id"),
-        ("text_cfg", "__class__", "os.system", "__class__"),
-        ("preprocess_cfg", "resize_mode", "longest", "resize_mode"),
-        ("preprocess_cfg", "mean", [0.5], "mean"),
-        ("preprocess_cfg", "std", [0.5, 0.5, 0.0], "std"),
-        ("preprocess_cfg", "mode", "L", "mode"),
-    ],
-)
-def test_an_open_clip_config_that_asks_for_something_else_is_refused(
-    part: str, key: str, value: object, stated: str, tmp_path: Path
-) -> None:
-    def change(document: dict[str, Any]) -> None:
-        (document.get(part) or document["model_cfg"][part])[key] = value
-
-    folder = open_clip_folder(tmp_path / "model", change)
-    with pytest.raises(DiptychError) as error:
-        load(folder)
-    assert "open_clip_config.json" in str(error.value) and stated in str(error.value)
-    assert "to do: " in str(error.value)
 
 
 def test_what_matters_only_in_training_is_no_reason_to_refuse(tmp_path: Path) -> None:

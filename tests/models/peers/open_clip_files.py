@@ -10,30 +10,20 @@ read: loads `model/` with open_clip's own loader, or `model/model.pt` with its l
 Both write out.safetensors: pixels of image_*.png, tokens of captions.json, features of both.
 """
 
-import contextlib
 import json
 import shutil
 import sys
 from pathlib import Path
 
 import torch
+import torchvision_stub  # noqa: F401 — before open_clip
+from open_clip import create_model_and_transforms, get_tokenizer, load_openai_model
+from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg
+from open_clip.push_to_hf_hub import save_for_hf
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from safetensors.torch import save_file
-
-# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    with contextlib.suppress(RuntimeError):
-        _library.define(_signature)
-
-import open_clip  # noqa: E402
-from open_clip.model import CLIP, CustomTextCLIP, set_model_preprocess_cfg  # noqa: E402
-from open_clip.push_to_hf_hub import save_for_hf  # noqa: E402
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer  # noqa: E402
-from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict  # noqa: E402
 
 HALF = ("conv", "proj", "c_fc", "downsample")
 
@@ -100,9 +90,7 @@ def write(folder: Path) -> None:
 
 def read(folder: Path) -> None:
     if (folder / "model" / "model.pt").is_file():
-        model = open_clip.load_openai_model(
-            str(folder / "model" / "model.pt"), precision="fp32", device="cpu"
-        )
+        model = load_openai_model(str(folder / "model" / "model.pt"), precision="fp32", device="cpu")
         cfg = PreprocessCfg(size=model.visual.image_size)
         transform = image_transform_v2(cfg, is_train=False)
         tokenizer = SimpleTokenizer(context_length=model.context_length)
@@ -110,8 +98,8 @@ def read(folder: Path) -> None:
         name = f"local-dir:{folder / 'model'}"
         forced = folder / "force_image_size"
         size = int(forced.read_text()) if forced.is_file() else None
-        model, _, transform = open_clip.create_model_and_transforms(name, force_image_size=size)
-        tokenizer = open_clip.get_tokenizer(name)
+        model, _, transform = create_model_and_transforms(name, force_image_size=size)
+        tokenizer = get_tokenizer(name)
     answer(folder, model.eval(), transform, tokenizer)
 
 

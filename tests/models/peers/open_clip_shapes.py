@@ -5,24 +5,14 @@ writes shapes.json: for each its configuration, its tensors' shapes, and what th
 heads and LayerNorm constants. The models are built without memory.
 """
 
-import contextlib
 import json
 import sys
 from pathlib import Path
 
 import torch
-
-# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    with contextlib.suppress(RuntimeError):
-        _library.define(_signature)
-
-from open_clip.factory import get_model_config  # noqa: E402
-from open_clip.model import CLIP, CustomTextCLIP  # noqa: E402
+import torchvision_stub  # noqa: F401 — before open_clip
+from open_clip.factory import get_model_config
+from open_clip.model import CLIP, CustomTextCLIP
 
 
 def told(model: torch.nn.Module, part: str) -> dict[str, list[object]]:

@@ -4,26 +4,16 @@ Usage: python open_clip_side.py FOLDER. Reads setup.json, weights.safetensors, b
 out.safetensors with features before training and the losses of the AdamW steps.
 """
 
-import contextlib
 import json
 import math
 import sys
 from pathlib import Path
 
 import torch
+import torchvision_stub  # noqa: F401 — before open_clip
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
-
-# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    with contextlib.suppress(RuntimeError):
-        _library.define(_signature)
-
-from open_clip.loss import ClipLoss  # noqa: E402
-from open_clip.model import CLIP  # noqa: E402
 
 
 def main(folder: Path) -> None:

@@ -7,25 +7,15 @@ features.safetensors.
 - read: open_clip's own loader opens FOLDER, in which the other side wrote a checkpoint.
 """
 
-import contextlib
 import json
 import sys
 from pathlib import Path
 
 import torch
+import torchvision_stub  # noqa: F401 — before open_clip
+from open_clip import create_model
+from open_clip.model import CustomTextCLIP
 from safetensors.torch import load_file, save_file
-
-# Builds of torchvision without its C++ operators still import open_clip if these two names exist.
-_library = torch.library.Library("torchvision", "DEF")
-for _signature in (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-):
-    with contextlib.suppress(RuntimeError):
-        _library.define(_signature)
-
-import open_clip  # noqa: E402
-from open_clip.model import CustomTextCLIP  # noqa: E402
 
 
 def lively(model: torch.nn.Module) -> None:
@@ -49,7 +39,7 @@ def written(folder: Path) -> torch.nn.Module:
 
 
 def main(what: str, folder: Path) -> None:
-    model = written(folder) if what == "write" else open_clip.create_model(f"local-dir:{folder}")
+    model = written(folder) if what == "write" else create_model(f"local-dir:{folder}")
     model.eval()
     batch = load_file(folder / "batch.safetensors")
     with torch.no_grad():
