@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,22 +47,6 @@ def forge(folder: Path) -> None:
     write_manifest(folder, type(old)(kind=old.kind, format=old.format, outputs=outputs))
 
 
-def edit_config(folder: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    change(config)
-    path.write_text(json.dumps(config))
-    forge(folder)
-
-
-def test_a_scale_that_is_no_number_is_refused(copied: Path) -> None:
-    state = load_file(copied / "model.safetensors")
-    save_file(state | {"logit_scale": torch.tensor(float("nan"))}, copied / "model.safetensors")
-    forge(copied)
-    with pytest.raises(IntegrityError, match=r"model\.safetensors: logit_scale"):
-        load(copied)
-
-
 @pytest.mark.parametrize("vision", ["vit", "resnet"])
 def test_a_model_comes_back_bit_for_bit(vision: str, tmp_path: Path) -> None:
     one = model(vision=vision)
@@ -79,36 +64,27 @@ def test_a_model_comes_back_bit_for_bit(vision: str, tmp_path: Path) -> None:
     assert all(parameter.requires_grad for parameter in other.clip.parameters())
 
 
-def test_digest_tells_models_apart() -> None:
-    assert model(seed=0).digest == model(seed=0).digest
-    assert model(seed=0).digest != model(seed=1).digest
-
-
 def test_an_existing_checkpoint_is_replaced_only_on_request(copied: Path) -> None:
     with pytest.raises(UsageError):
         save(copied, model(seed=1))
     save(copied, model(seed=1), replace=True)
-    assert load(copied).digest == model(seed=1).digest
+    assert load(copied).digest == model(seed=1).digest != model(seed=0).digest
 
 
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "config.json", "reference_outputs.safetensors", "tokenizer.json"]
 )
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_every_damaged_file_is_named(copied: Path, name: str, damage: str) -> None:
+def test_every_damaged_file_is_named(copied: Path, name: str) -> None:
     path = copied / name
-    data = bytearray(path.read_bytes())
-    if damage == "flip":
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-    elif damage == "truncate":
-        path.write_bytes(data[:-1])
-    else:
+    data = path.read_bytes()
+    place = len(data) // 2
+    for damaged in (data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], data[:-1], None):
         path.unlink()
-    with pytest.raises(IntegrityError) as error:
-        load(copied)
-    assert name in str(error.value)
-    assert "to do:" in str(error.value)
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(IntegrityError) as error:
+            load(copied)
+        assert name in str(error.value) and "to do:" in str(error.value)
 
 
 def test_a_checkpoint_with_the_older_name_of_its_reference_outputs_loads(copied: Path) -> None:
@@ -122,29 +98,25 @@ def test_a_checkpoint_with_the_older_name_of_its_reference_outputs_loads(copied:
         load(copied)
 
 
-def test_a_folder_without_manifest_is_no_checkpoint(copied: Path) -> None:
-    (copied / "manifest.json").unlink()
-    with pytest.raises(UsageError, match="checkpoint"):
-        load(copied)
-
-
-def test_the_wrong_activation_is_refused_even_under_a_fresh_manifest(copied: Path) -> None:
-    edit_config(copied, lambda config: config["model"].update(activation="gelu"))
-    with pytest.raises(IntegrityError, match="tower no longer gives"):
-        load(copied)
-
-
 @pytest.mark.parametrize(
-    ("setting", "value", "part"),
+    ("table", "setting", "value", "part"),
     [
-        ("mean", [0.5, 0.5, 0.5], "image tower"),
-        ("resize", "squash", "preprocessing"),
-        ("interpolation", "bilinear", "preprocessing"),
-        ("size", [48, 32], "do not fit together"),
+        ("model", "activation", "gelu", "tower no longer gives"),
+        ("model", "dropout", 0.1, "dropout"),
+        ("preprocess", "mean", [0.5, 0.5, 0.5], "image tower"),
+        ("preprocess", "resize", "squash", "preprocessing"),
+        ("preprocess", "interpolation", "bilinear", "preprocessing"),
+        ("preprocess", "size", [48, 32], "do not fit together"),
     ],
 )
-def test_the_wrong_transform_is_refused(copied: Path, setting: str, value: object, part: str) -> None:
-    edit_config(copied, lambda config: config["preprocess"].update({setting: value}))
+def test_another_setting_is_refused_even_under_a_fresh_manifest(
+    copied: Path, table: str, setting: str, value: object, part: str
+) -> None:
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    config[table][setting] = value
+    path.write_text(json.dumps(config))
+    forge(copied)
     with pytest.raises(IntegrityError, match=part):
         load(copied)
 
@@ -157,32 +129,33 @@ def test_another_tokenizer_is_refused_under_a_fresh_manifest(copied: Path) -> No
         load(copied)
 
 
-@pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype", "value"])
-def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str) -> None:
+NAME = "text.blocks.0.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "stated"),
+    [
+        (lambda state: state.pop(NAME), NAME),
+        (lambda state: state.update({"text.blocks.9.mlp.c_fc.weight": torch.zeros(2)}), "blocks.9"),
+        (lambda state: state.update({NAME: state[NAME].t().contiguous()}), NAME),
+        (lambda state: state.update({NAME: state[NAME].half()}), NAME),
+        (lambda state: state[NAME].mul_(1.1), "text tower"),
+        (
+            lambda state: state.update(logit_scale=torch.tensor(float("nan"))),
+            "model.safetensors: logit_scale",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    copied: Path, change: Callable[[Any], object], stated: str
+) -> None:
     tensors = load_file(copied / "model.safetensors")
-    name = "text.blocks.0.mlp.c_fc.weight"
-    if change == "missing":
-        del tensors[name]
-    elif change == "extra":
-        tensors["text.blocks.9.mlp.c_fc.weight"] = torch.zeros(2)
-    elif change == "shape":
-        tensors[name] = tensors[name].t().contiguous()
-    elif change == "dtype":
-        tensors[name] = tensors[name].half()
-    else:
-        tensors[name] *= 1.1
+    change(tensors)
     save_file(tensors, copied / "model.safetensors")
     forge(copied)
     with pytest.raises(IntegrityError) as error:
         load(copied)
-    expected = {"value": "text tower", "extra": "blocks.9"}.get(change, name)
-    assert expected in str(error.value)
-
-
-def test_unknown_settings_are_refused(copied: Path) -> None:
-    edit_config(copied, lambda config: config["model"].update(dropout=0.1))
-    with pytest.raises(IntegrityError, match="dropout"):
-        load(copied)
+    assert stated in str(error.value)
 
 
 def test_rubbish_weights_under_a_fresh_manifest_are_refused(copied: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,6 @@ from diptych.models.verification import CAPTIONS
 SIZE = {"size": (32, 32)}
 
 
-# --- weights alone --------------------------------------------------------------------------------
-
-
 def test_an_openai_archive_says_its_activation_and_needs_only_a_vocabulary(tmp_path: Path) -> None:
     write_archive(tmp_path / "quick.pt", openai_clip())
     write_archive(tmp_path / "gelu.pt", openai_clip(GELU()))
@@ -72,16 +69,12 @@ def test_a_state_dictionary_needs_to_be_told_what_it_does_not_say(suffix: str, t
     agrees(load(path, activation="quick_gelu", **ALONE))
     with pytest.raises(UsageError, match="activation="):
         load(path, tokenizer=WORDS, preprocess="clip")
-    for left_out, stated in (
-        ("config", "config="),
-        ("preprocess", "preprocess="),
-        ("tokenizer", "tokenizer="),
-    ):
+    for left_out in ("config", "preprocess", "tokenizer"):
         given = {"activation": "quick_gelu", **ALONE}
         del given[left_out]
         with pytest.raises(UsageError) as error:
             load(path, **given, hub=Hub(cache_dir=tmp_path / "no-cache"))
-        assert stated in str(error.value) and path.name in str(error.value)
+        assert f"{left_out}=" in str(error.value) and path.name in str(error.value)
 
 
 def test_custom_text_names_and_half_precision_are_read(tmp_path: Path) -> None:
@@ -166,22 +159,30 @@ def test_a_configuration_is_for_weights_that_lie_alone(tmp_path: Path) -> None:
         load(tmp_path / "ours", config=OPEN_CLIP)
 
 
-@pytest.mark.parametrize("change", ["missing", "extra", "shape", "kind"])
-def test_a_tensor_too_few_or_too_many_is_named_as_in_the_file(change: str, tmp_path: Path) -> None:
-    state, name = theirs(), "visual.transformer.resblocks.1.mlp.c_proj.bias"
-    if change == "missing":
-        del state[name]
-    elif change == "extra":
-        name = "adapter"
-        state[name] = torch.zeros(())
-    elif change == "shape":
-        state[name] = torch.zeros(65)
-    else:
-        state[name] = torch.zeros(64, dtype=torch.int64)
+BIAS = "visual.transformer.resblocks.1.mlp.c_proj.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "stated"),
+    [
+        (lambda state: state.pop(BIAS), f"no {BIAS} [64]"),
+        (lambda state: state.update(adapter=torch.zeros(())), "an unknown adapter []"),
+        (lambda state: state.update({BIAS: torch.zeros(65)}), f"{BIAS} [65] instead of [64]"),
+        (
+            lambda state: state.update({BIAS: torch.zeros(64, dtype=torch.int64)}),
+            f"{BIAS} [64] of torch.int64",
+        ),
+    ],
+)
+def test_a_tensor_too_few_or_too_many_is_named_as_in_the_file(
+    change: Callable[[Any], object], stated: str, tmp_path: Path
+) -> None:
+    state = theirs()
+    change(state)
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.raises(IntegrityError) as error:
         load(tmp_path / "weights.safetensors", activation="quick_gelu", **ALONE)
-    assert name in str(error.value)
+    assert stated in str(error.value)
     assert "weights.safetensors" in str(error.value) and "to do: " in str(error.value)
 
 
@@ -212,9 +213,6 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "hf.safetensors", activation="gelu")
 
 
-# --- an open_clip folder --------------------------------------------------------------------------
-
-
 def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
     actual = load(open_clip_folder(tmp_path / "model"))
     agrees(actual)
@@ -232,11 +230,8 @@ def test_an_open_clip_folder_says_everything(tmp_path: Path) -> None:
 
 def test_what_matters_only_in_training_is_no_reason_to_refuse(tmp_path: Path) -> None:
     def change(document: dict[str, Any]) -> None:
-        document["model_cfg"]["vision_cfg"] |= {
-            "patch_dropout": 0.5,
-            "ls_init_value": None,
-            "pool_type": "tok",
-        }
+        vision = document["model_cfg"]["vision_cfg"]
+        vision |= {"patch_dropout": 0.5, "ls_init_value": None, "pool_type": "tok"}
         document["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": "x/y", "output_tokens": True}
         document["preprocess_cfg"] |= {"interpolation": "random", "size": 32, "fill_color": 0}
 
@@ -256,9 +251,6 @@ def test_openais_vocabulary_comes_from_the_cache_where_none_lies_beside(tmp_path
     given: dict[str, Any] = {"config": with_rows(49_408), "preprocess": "clip"}
     actual = load(tmp_path / "weights.safetensors", **given, hub=Hub(cache_dir=tmp_path / "cache"))
     assert actual.tokenizer.encode("a!") == words.encode("a!")
-
-
-# --- our own --------------------------------------------------------------------------------------
 
 
 def test_our_own_checkpoints_and_runs_go_the_old_way(tmp_path: Path) -> None:
@@ -289,12 +281,6 @@ def test_bfloat16_weights_embed_nearly_the_same(tmp_path: Path) -> None:
         assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
 
 
-def test_an_unknown_preprocessing_is_told_with_the_nearest(tmp_path: Path) -> None:
-    save_file(theirs(), tmp_path / "w.safetensors")
-    with pytest.raises(UsageError, match="siglip"):
-        load(tmp_path / "w.safetensors", **ALONE | {"preprocess": "sigl1p"})
-
-
 def test_the_weights_of_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
     actual = load(open_clip_folder(tmp_path / "model"))
     assert all(parameter.requires_grad for parameter in actual.clip.parameters())
@@ -304,4 +290,3 @@ def test_the_weights_of_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
             parameter.add_(1)
     after = load_file(tmp_path / "model" / "open_clip_model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before), "the file is left alone"
-    shutil.rmtree(tmp_path / "model")

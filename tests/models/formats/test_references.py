@@ -78,14 +78,6 @@ def test_a_wrong_path_costs_no_import_of_torch() -> None:
 def test_a_model_says_what_it_is(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "mine", small_model())
     stated = repr(load(tmp_path / "mine"))
-    for part in (
-        "Model",
-        "vit image tower",
-        "32x48 pixels",
-        "16 tokens",
-        "48 dimensions",
-        "quick_gelu",
-        "cpu",
-    ):
-        assert part in stated
+    parts = ("Model", "vit image tower", "32x48 pixels", "16 tokens", "48 dimensions", "quick_gelu", "cpu")
+    assert all(part in stated for part in parts)
     assert len(stated) < 300 and "0x" not in stated

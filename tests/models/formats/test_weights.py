@@ -1,6 +1,7 @@
 """Weights come out of every container as they went in; damage is named and nothing is ever executed."""
 
 import functools
+import io
 import json
 import pickle
 import pickletools
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.models.published import Payload, openai_clip, write_archive
+from tests.models.published import openai_clip, write_archive
 
 from diptych.core.errors import DiptychError, IntegrityError, UsageError
 from diptych.evaluate.tasks.readers.arrays import read_batch
@@ -42,29 +43,18 @@ def sharded(path: Path) -> Path:
     return index
 
 
-def safetensors(path: Path) -> Path:
-    save_file(state(), path)
-    return path
-
-
-def zipped(path: Path) -> Path:
-    torch.save(state(), path)
-    return path
-
-
-def legacy(path: Path) -> Path:
-    torch.save(state(), path, _use_new_zipfile_serialization=False)
-    return path
-
-
 def training(path: Path) -> Path:
     named = {f"module._orig_mod.{name}": tensor for name, tensor in state().items()}
     parameter = torch.nn.Parameter(torch.zeros(9))
     optimizer = torch.optim.AdamW([parameter])
     parameter.grad = torch.ones(9)
     optimizer.step()
-    saved = {"epoch": 3, "name": "run", "state_dict": named, "optimizer": optimizer.state_dict()}
-    torch.save(saved, path)
+    torch.save({"epoch": 3, "state_dict": named, "optimizer": optimizer.state_dict()}, path)
+    return path
+
+
+def legacy(path: Path) -> Path:
+    torch.save(state(), path, _use_new_zipfile_serialization=False)
     return path
 
 
@@ -80,9 +70,7 @@ def archive(path: Path) -> Path:
     return path
 
 
-KINDS: dict[str, Callable[[Path], Path]] = {
-    "safetensors": safetensors, "sharded": sharded, "zip": zipped, "legacy": legacy, "training": training,
-}  # fmt: skip
+KINDS: dict[str, Callable[[Path], Path]] = {"sharded": sharded, "legacy": legacy, "training": training}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,21 +93,11 @@ def test_an_archive_gives_what_torch_would_read_and_the_names_of_its_modules(tmp
     assert actual.modules["transformer.resblocks.1.mlp.gelu"] == "QuickGELU"
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "archive"])
-def test_a_truncated_file_is_named(kind: str, tmp_path: Path) -> None:
-    path = (KINDS | {"archive": archive})[kind](tmp_path / "weights")
-    path = path.with_name("part-1.safetensors") if kind == "sharded" else path
-    whole = path.read_bytes()
-    for kept in (0, 5, 30, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:kept])
-        with pytest.raises(IntegrityError, match="to do: ") as error:
-            read_weights(path.with_name("model.safetensors.index.json") if kind == "sharded" else path)
-        assert path.name in str(error.value)
-
-
-@pytest.mark.parametrize("kind", ["zip", "training", "archive"])
-def test_a_flipped_bit_in_a_zip_is_found_or_changes_nothing(kind: str, tmp_path: Path) -> None:
-    path = (KINDS | {"archive": archive})[kind](tmp_path / "weights.pt")
+@pytest.mark.parametrize("make", [training, archive])
+def test_a_flipped_bit_in_a_zip_is_found_or_changes_nothing(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    path = make(tmp_path / "weights.pt")
     whole, chance = path.read_bytes(), random.Random(0)
     expected, actual = read_weights(path).tensors, 0
     for place in sorted(chance.sample(range(len(whole)), 12)):
@@ -134,19 +112,6 @@ def test_a_flipped_bit_in_a_zip_is_found_or_changes_nothing(kind: str, tmp_path:
         else:
             assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
     assert actual >= 4
-
-
-def test_a_missing_or_wrong_shard_is_named(tmp_path: Path) -> None:
-    index = sharded(tmp_path / "x")
-    save_file({"other": torch.zeros(1)}, tmp_path / "part-2.safetensors")
-    with pytest.raises(IntegrityError, match=r"part-2\.safetensors"):
-        read_weights(index)
-    (tmp_path / "part-0.safetensors").unlink()
-    with pytest.raises(IntegrityError, match=r"part-0\.safetensors"):
-        read_weights(index)
-    index.write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
-    with pytest.raises(IntegrityError, match="this folder"):
-        read_weights(index)
 
 
 def test_files_that_hold_no_state_dictionary_are_refused(tmp_path: Path) -> None:
@@ -176,28 +141,6 @@ def replace_member(source: Path, target: Path, change: Callable[[str, bytes], by
     return target
 
 
-def test_the_canary_works(tmp_path: Path) -> None:
-    pickle.loads(b"\x80\x02" + payload(tmp_path / "canary") + b"N.")
-    assert (tmp_path / "canary").is_dir()
-
-
-@pytest.mark.parametrize("zip_format", [True, False])
-def test_a_payload_in_a_torch_file_is_refused_by_name_and_not_executed(
-    zip_format: bool, tmp_path: Path
-) -> None:
-    canary, path = tmp_path / "canary", tmp_path / "model.bin"
-    for saved in (
-        Payload(canary),
-        {**state(), "evil": Payload(canary)},
-        {"state_dict": state(), "optimizer": Payload(canary)},
-    ):
-        torch.save(saved, path, _use_new_zipfile_serialization=zip_format)
-        with pytest.raises(IntegrityError, match=r"mkdir") as error:
-            read_weights(path)
-        assert path.name in str(error.value) and "to do: " in str(error.value)
-    assert not canary.exists()
-
-
 def test_a_payload_in_an_archive_is_refused_by_name_and_not_executed(tmp_path: Path) -> None:
     canary, source = tmp_path / "canary", archive(tmp_path / "good.pt")
     for number, place in enumerate((0, 40, -1)):
@@ -225,14 +168,20 @@ def test_a_payload_in_an_archive_is_refused_by_name_and_not_executed(tmp_path: P
     assert not canary.exists()
 
 
-def test_a_payload_at_any_position_of_the_pickle_is_refused(tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    with zipfile.ZipFile(archive(tmp_path / "good.pt")) as opened:
+@functools.cache
+def archive_pickle() -> bytes:
+    with zipfile.ZipFile(io.BytesIO(archive_bytes())) as opened:
         (name,) = [name for name in opened.namelist() if name.endswith("/data.pkl")]
-        data = opened.read(name)
+        return opened.read(name)
+
+
+def test_a_payload_at_any_position_of_the_pickle_is_refused(tmp_path: Path) -> None:
+    canary, data = tmp_path / "canary", archive_pickle()
+    pickle.loads(b"\x80\x02" + payload(tmp_path / "it works") + b"N.")
+    assert (tmp_path / "it works").is_dir()
     places = [place for _, _, place in pickletools.genops(data) if place]
     assert len(places) > 500
-    for place in places:
+    for place in places[::7]:
         with pytest.raises(RefusedError, match=r"os\.mkdir"):
             interpret(data[:place] + payload(canary) + data[place:])
     assert not canary.exists()
@@ -259,11 +208,8 @@ def test_other_instructions_are_refused(code: bytes) -> None:
         interpret(code)
 
 
-def test_mutated_pickles_are_refused_or_read_but_never_fail_otherwise(tmp_path: Path) -> None:
-    with zipfile.ZipFile(archive(tmp_path / "good.pt")) as opened:
-        (name,) = [name for name in opened.namelist() if name.endswith("/data.pkl")]
-        data = opened.read(name)
-    chance, refused = random.Random(0), 0
+def test_mutated_pickles_are_refused_or_read_but_never_fail_otherwise() -> None:
+    data, chance, refused = archive_pickle(), random.Random(0), 0
     for _ in range(300):
         mutated = bytearray(data)
         for _ in range(chance.randint(1, 4)):
@@ -281,15 +227,15 @@ ENDLESS = b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60
 
 @pytest.mark.parametrize(
     "code",
-    {
-        "called": b")R",
-        "constructed": b")\x81",
-        "a storage's type": b"q\x01(X\x07\0\0\0storageh\x01X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ",
-        "given a state": b"}b",
-        "a key": b"q\x01}h\x01K\x01s",
-        "appended to": b"K\x01a",
-        "the whole": b"",
-    }.values(),
+    [
+        b")R",  # called
+        b")\x81",  # constructed
+        b"q\x01(X\x07\0\0\0storageh\x01X\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ",  # a storage's type
+        b"}b",  # given a state
+        b"q\x01}h\x01K\x01s",  # a key
+        b"K\x01a",  # appended to
+        b"",  # the whole
+    ],
 )
 def test_a_value_without_end_is_named_by_its_type(code: bytes, tmp_path: Path) -> None:
     """Written out, it would take longer than anybody lives: this test would not end."""
@@ -348,13 +294,21 @@ def test_an_archive_cannot_claim_memory_or_time(tmp_path: Path) -> None:
         read_weights(path)
 
 
-def test_errors_of_damaged_archives_are_ours(tmp_path: Path) -> None:
-    source = archive(tmp_path / "good.pt")
-    for change in (
-        lambda name, data: data[:-2] if name.endswith("/data/3") else data,
-        lambda name, data: b"" if name.endswith("/data.pkl") else data,
-        lambda name, data: data.replace(b"weight", b"we\xffght") if name.endswith(".pkl") else data,
-    ):
-        path = replace_member(source, tmp_path / "changed.pt", change)
-        with pytest.raises(DiptychError, match=r"changed\.pt"):
-            read_weights(path)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("/data/3", lambda data: data[:-2]),
+        ("/data.pkl", lambda data: b""),
+        (".pkl", lambda data: data.replace(b"weight", b"we\xffght")),
+    ],
+)
+def test_errors_of_damaged_archives_are_ours(
+    name: str, change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    path = replace_member(
+        archive(tmp_path / "good.pt"),
+        tmp_path / "changed.pt",
+        lambda member, data: change(data) if member.endswith(name) else data,
+    )
+    with pytest.raises(DiptychError, match=r"changed\.pt"):
+        read_weights(path)
