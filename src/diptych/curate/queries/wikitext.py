@@ -30,8 +30,11 @@ from diptych.curate.kernels import SPACE, grown, njit
 NAME_BYTES = 16  # longest name of a tag that is told apart
 TAG_BYTES = 4096  # a "<" whose ">" is farther away is no tag
 
-NEWLINE, QUOTE, LESS, GREATER, SLASH, COLON, BAR, BANG, DASH, UNDERSCORE, DOUBLE_QUOTE = b"\n'<>/:|!-_\""
-OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET, LETTER_H, LETTER_S, LETTER_T = b"{}[]hst"
+NEWLINE, QUOTE, LESS, GREATER, SLASH, COLON, BAR, BANG, UNDERSCORE, DOUBLE_QUOTE = b"\n'<>/:|!_\""
+OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET, LETTER_H, LETTER_S = b"{}[]hs"
+COMMENT, COMMENT_END, HTTP, SCHEME_END = (
+    np.frombuffer(text, np.uint8) for text in (b"<!--", b"-->", b"http", b"://")
+)
 TEMPLATE, TABLE = 0, 1
 
 
@@ -79,9 +82,20 @@ def lines_of(text: bytes) -> pa.Array:
     return pc.split_pattern(whole, "\n").flatten()
 
 
+# All below take the bytes of one page, wikitext in UTF-8, as uint8.
+
+
 @njit(cache=True, nogil=True)
-def _at(data: Any, at: int, stop: int) -> int:
-    return data[at] if at < stop else 0
+def _at(page: Any, at: int) -> int:
+    return page[at] if at < len(page) else 0
+
+
+@njit(cache=True, nogil=True)
+def _stands(page: Any, at: int, text: Any) -> bool:
+    for place in range(len(text)):  # noqa: SIM110 — numba compiles no generators inside all()
+        if _at(page, at + place) != text[place]:
+            return False
+    return True
 
 
 @njit(cache=True, nogil=True)
@@ -95,95 +109,80 @@ def _is_letter(byte: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def _find(data: Any, at: int, stop: int, one: int, two: int, three: int) -> int:
-    """Return where three bytes follow each other, or -1."""
-    for here in range(at, stop - 2):
-        if data[here] == one and data[here + 1] == two and data[here + 2] == three:
-            return here
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def _which(data: Any, at: int, stop: int, names: Any) -> int:
+def _which(page: Any, at: int, names: Any) -> int:
     """Return which of the names stands here, whatever its case, or -1."""
     for row in range(len(names)):
         size = 0
-        while (
-            size < NAME_BYTES and names[row, size] and _lower(_at(data, at + size, stop)) == names[row, size]
-        ):
+        while size < NAME_BYTES and names[row, size] and _lower(_at(page, at + size)) == names[row, size]:
             size += 1
-        if (size == NAME_BYTES or names[row, size] == 0) and not _is_letter(_at(data, at + size, stop)):
+        if (size == NAME_BYTES or names[row, size] == 0) and not _is_letter(_at(page, at + size)):
             return row
     return -1
 
 
 @njit(cache=True, nogil=True)
-def _tag_end(data: Any, at: int, stop: int) -> int:
+def _tag_end(page: Any, at: int) -> int:
     """Return the end of the tag that opens at a "<", or 0 if it is none."""
-    first = _at(data, at + 1, stop)
-    if first == SLASH:
-        first = _at(data, at + 2, stop)
-    if not _is_letter(first):
+    name = at + 2 if _at(page, at + 1) == SLASH else at + 1
+    if not _is_letter(_at(page, name)):
         return 0
-    for here in range(at + 1, min(stop, at + TAG_BYTES)):
-        if data[here] == GREATER:
+    for here in range(at + 1, min(len(page), at + TAG_BYTES)):
+        if page[here] == GREATER:
             return here + 1
-        if data[here] == LESS:
+        if page[here] == LESS:
             return 0
     return 0
 
 
 @njit(cache=True, nogil=True)
-def _hidden_end(data: Any, at: int, stop: int, gone: Any) -> int:
+def _hidden_end(page: Any, at: int, gone: Any) -> int:
     """Return where a comment or a tag with its content ends that opens at a "<", or 0 if neither does.
 
     `gone` remembers of which tags there is no further end, so that a page is looked through once only.
     """
-    if _at(data, at + 1, stop) == BANG:
-        if _at(data, at + 2, stop) != DASH or _at(data, at + 3, stop) != DASH:
-            return 0
-        close = _find(data, at + 4, stop, DASH, DASH, GREATER)
-        return close + 3 if close >= 0 else stop
-    which = _which(data, at + 1, stop, RAW)
-    end = _tag_end(data, at, stop) if which >= 0 else 0
-    if end == 0 or data[end - 2] == SLASH or gone[which]:
+    if _stands(page, at, COMMENT):
+        for close in range(at + len(COMMENT), len(page)):
+            if _stands(page, close, COMMENT_END):
+                return close + len(COMMENT_END)
+        return len(page)
+    which = _which(page, at + 1, RAW)
+    end = _tag_end(page, at) if which >= 0 else 0
+    if end == 0 or page[end - 2] == SLASH or gone[which]:
         return end
-    for close in range(end, stop - 2):
-        if data[close] == LESS and data[close + 1] == SLASH and _which(data, close + 2, stop, RAW) == which:
-            return max(close + 2, _tag_end(data, close, stop))
+    for close in range(end, len(page) - 2):
+        if page[close] == LESS and page[close + 1] == SLASH and _which(page, close + 2, RAW) == which:
+            return max(close + 2, _tag_end(page, close))
     gone[which] = True
     return end
 
 
 @njit(cache=True, nogil=True)
-def _close_block(blocks: Any, height: int, kind: int, at: int, ends: Any, begin: int) -> int:
+def _close_block(blocks: Any, height: int, kind: int, at: int, ends: Any) -> int:
     """Close the nearest open template or table; what opened in it and never closed is dropped."""
     while height > 0:
         height -= 1
         if blocks[height] % 2 == kind:
-            ends[blocks[height] // 2 - begin] = at
+            ends[blocks[height] // 2] = at
             return height
     return height
 
 
 @njit(cache=True, nogil=True)
-def _matched(data: Any, begin: int, stop: int) -> Any:
-    """Find where the templates, tables, links, comments and raw tags of the page from `begin` to `stop` end.
+def _matched(page: Any) -> Any:
+    """Find where the templates, tables, links, comments and raw tags of a page end.
 
-    Returns (stop - begin,) int64: where one opens, the position after its end; else 0.
+    Returns (bytes,) int64: where one opens, the position after its end; else 0.
     """
-    ends = np.zeros(stop - begin, np.int64)
-    gone = np.zeros(len(RAW), np.bool_)
+    ends, gone = np.zeros(len(page), np.int64), np.zeros(len(RAW), np.bool_)
     blocks, links = np.empty(64, np.int64), np.empty(64, np.int64)
     height, depth, templates = 0, 0, 0
-    at, fresh = begin, True  # fresh: only spaces and colons on this line so far
-    while at < stop:
-        byte, after = data[at], _at(data, at + 1, stop)
+    at, fresh = 0, True  # fresh: only spaces and colons on this line so far
+    while at < len(page):
+        byte, after = page[at], _at(page, at + 1)
         step = 1
         if byte == LESS:
-            end = _hidden_end(data, at, stop, gone)
-            ends[at - begin] = end
-            step = max(1, end - at)
+            ends[at] = _hidden_end(page, at, gone)
+            step = max(1, ends[at] - at)
         elif byte == OPEN_BRACE and (after == OPEN_BRACE or (after == BAR and fresh)):
             blocks = grown(blocks, height)
             kind = TEMPLATE if after == OPEN_BRACE else TABLE
@@ -191,10 +190,10 @@ def _matched(data: Any, begin: int, stop: int) -> Any:
             templates += kind == TEMPLATE
             height, step = height + 1, 2
         elif byte == CLOSE_BRACE and after == CLOSE_BRACE and templates:
-            height = _close_block(blocks, height, TEMPLATE, at + 2, ends, begin)
+            height = _close_block(blocks, height, TEMPLATE, at + 2, ends)
             templates, step = templates - 1, 2
         elif byte == BAR and after == CLOSE_BRACE and fresh and height and blocks[height - 1] % 2 == TABLE:
-            height = _close_block(blocks, height, TABLE, at + 2, ends, begin)
+            height = _close_block(blocks, height, TABLE, at + 2, ends)
             step = 2
         elif byte == OPEN_BRACKET and after == OPEN_BRACKET:
             links = grown(links, depth)
@@ -206,7 +205,7 @@ def _matched(data: Any, begin: int, stop: int) -> Any:
             depth -= whole
             step += whole
             if whole:
-                ends[links[depth] - begin] = at + 2
+                ends[links[depth]] = at + 2
         if byte == NEWLINE or (byte != SPACE and byte != COLON):
             fresh = byte == NEWLINE
         at += step
@@ -214,82 +213,76 @@ def _matched(data: Any, begin: int, stop: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _link(data: Any, at: int, end: int, ends: Any, begin: int) -> int:
+def _link(page: Any, at: int, end: int, ends: Any) -> int:
     """Return where the visible text of a link begins; its end if nothing of it is seen."""
     start = at + 2
-    while _at(data, start, end) == SPACE:
+    while page[start] == SPACE:
         start += 1
-    bar = start
-    while bar < end - 2 and data[bar] != BAR:
-        bar = max(bar + 1, ends[bar - begin])
-    letters = start
-    while letters < end - 2 and _is_letter(data[letters]):
+    bar = letters = start
+    while bar < end - 2 and page[bar] != BAR:
+        bar = max(bar + 1, ends[bar])
+    while letters < end - 2 and _is_letter(page[letters]):
         letters += 1
-    if data[letters] == COLON:
-        if _which(data, start, end, UNSEEN) >= 0:
+    if page[letters] == COLON:
+        # The second: the same article in another language.
+        is_code = bar >= end - 2 and 2 <= letters - start <= 3 and page[start] >= 97
+        if is_code or _which(page, start, UNSEEN) >= 0:
             return end
-        if bar >= end - 2 and 2 <= letters - start <= 3 and data[start] >= 97:
-            return end  # the same article in another language
     return bar + 1 if bar < end - 2 else start
 
 
 @njit(cache=True, nogil=True)
-def _address_end(data: Any, at: int, stop: int) -> int:
+def _address_end(page: Any, at: int) -> int:
     """Return the end of the web address that begins here, or 0."""
-    size = 0
-    if _at(data, at, stop) == LETTER_H:
-        if _at(data, at + 1, stop) != LETTER_T or _at(data, at + 2, stop) != LETTER_T:
+    if page[at] == LETTER_H:
+        size = 5 if _at(page, at + 4) == LETTER_S else 4  # https, http
+        if not _stands(page, at, HTTP) or not _stands(page, at + size, SCHEME_END):
             return 0
-        size = 5 if _at(data, at + 4, stop) == LETTER_S else 4  # https, http
-        if _find(data, at + size, min(stop, at + size + 3), COLON, SLASH, SLASH) < 0:
-            return 0
-    elif _at(data, at + 1, stop) != SLASH or at == 0 or data[at - 1] != OPEN_BRACKET:
+        at += size
+    elif _at(page, at + 1) != SLASH or at == 0 or page[at - 1] != OPEN_BRACKET:
         return 0
-    at += size
-    while at < stop and data[at] > SPACE and data[at] != LESS and data[at] != GREATER:
-        if data[at] in (OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE, BAR, DOUBLE_QUOTE):
+    while at < len(page) and page[at] > SPACE and page[at] != LESS and page[at] != GREATER:
+        if page[at] in (OPEN_BRACKET, CLOSE_BRACKET, OPEN_BRACE, CLOSE_BRACE, BAR, DOUBLE_QUOTE):
             break
         at += 1
     return at
 
 
 @njit(cache=True, nogil=True)
-def _markup_end(data: Any, at: int, stop: int) -> int:
+def _markup_end(page: Any, at: int) -> int:
     """Return the end of quotes that make text bold or italic, or of a switch such as __NOTOC__, or 0."""
-    byte, end = data[at], at
-    while end < stop and data[end] == byte:
+    byte, end = page[at], at
+    while _at(page, end) == byte:
         end += 1
     if end - at < 2 or byte == QUOTE:
         return end if end - at > 1 else 0
     name = end
-    while end < stop and 65 <= data[end] <= 90:
+    while 65 <= _at(page, end) <= 90:
         end += 1
-    if end > name and _at(data, end, stop) == UNDERSCORE and _at(data, end + 1, stop) == UNDERSCORE:
-        return end + 2
-    return 0
+    is_switch = end > name and _at(page, end) == UNDERSCORE and _at(page, end + 1) == UNDERSCORE
+    return end + 2 if is_switch else 0
 
 
 @njit(cache=True, nogil=True)
-def _skip(data: Any, at: int, stop: int, ends: Any, begin: int) -> Any:
+def _skip(page: Any, at: int, ends: Any) -> Any:
     """Return where to go on if what stands here is markup (0 if it is not), and the byte that replaces it."""
-    byte, end = data[at], ends[at - begin]
-    instead = 0
+    byte, end, instead = page[at], ends[at], 0
     if byte == LESS and end:
-        instead = 0 if data[at + 1] == BANG else SPACE
+        instead = 0 if page[at + 1] == BANG else SPACE
     elif byte == LESS:
-        end = _tag_end(data, at, stop)
-        name = at + 2 if _at(data, at + 1, stop) == SLASH else at + 1
-        instead = 0 if _which(data, name, stop, INLINE) >= 0 else NEWLINE
+        end = _tag_end(page, at)
+        name = at + 2 if _at(page, at + 1) == SLASH else at + 1
+        instead = 0 if _which(page, name, INLINE) >= 0 else NEWLINE
     elif byte == OPEN_BRACE:
         instead = SPACE
     elif byte == OPEN_BRACKET and end:
-        end = _link(data, at, end, ends, begin)
-    elif byte == CLOSE_BRACKET and _at(data, at + 1, stop) == CLOSE_BRACKET:
+        end = _link(page, at, end, ends)
+    elif byte == CLOSE_BRACKET and _at(page, at + 1) == CLOSE_BRACKET:
         end = at + 2
     elif byte in (QUOTE, UNDERSCORE):
-        end = _markup_end(data, at, stop)
-    elif byte in (LETTER_H, SLASH) and (at == begin or not _is_letter(data[at - 1])):
-        end, instead = _address_end(data, at, stop), SPACE
+        end = _markup_end(page, at)
+    elif byte in (LETTER_H, SLASH) and (at == 0 or not _is_letter(page[at - 1])):
+        end, instead = _address_end(page, at), SPACE
     return end, instead
 
 
@@ -301,14 +294,13 @@ def _prose(data: Any, offsets: Any) -> Any:
     """
     out = np.empty(offsets[-1] - offsets[0] + len(offsets), np.uint8)
     size = 0
-    for page in range(len(offsets) - 1):
-        begin, stop = offsets[page], offsets[page + 1]
-        ends = _matched(data, begin, stop)
-        at = begin
-        while at < stop:
-            end, byte = _skip(data, at, stop, ends, begin)
+    for row in range(len(offsets) - 1):
+        page, at = data[offsets[row] : offsets[row + 1]], 0
+        ends = _matched(page)
+        while at < len(page):
+            end, byte = _skip(page, at, ends)
             if end == 0:
-                end, byte = at + 1, data[at]
+                end, byte = at + 1, page[at]
             at = end
             if byte == NEWLINE and (size == 0 or out[size - 1] == NEWLINE):
                 continue
