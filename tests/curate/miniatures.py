@@ -30,69 +30,49 @@ def page(title: str, text: str, *, number: int = 1, namespace: int = 0, redirect
     )
 
 
-def write_dump(path: Path, articles: Mapping[str, str], *, pages_per_stream: int = 2) -> Path:
-    """Write a dump with a talk page and a redirect after the articles.
-
-    Args:
-        path: `.xml`, `.xml.gz`, or `.xml.bz2`, which is written in several streams as Wikipedia's are.
-        articles: wikitext by title.
-        pages_per_stream: of a `.bz2`.
+def write_dump(path: Path, articles: Mapping[str, str]) -> Path:
+    """Write a dump of articles by title, a talk page and a redirect: `.xml`, `.xml.gz`, or `.xml.bz2`, in
+    several streams as Wikipedia's are.
     """
     pages = [page(title, text, number=number) for number, (title, text) in enumerate(articles.items())]
-    step = pages_per_stream
     pages.append(page("Talk:Dog", "a talk about unheard things", namespace=1))
     pages.append(page("Doggy", "#REDIRECT [[Dog]] unheard", redirect="Dog"))
+    streams = [HEADER, *("".join(pages[first : first + 2]) for first in range(0, len(pages), 2)), FOOTER]
     if path.suffix == ".bz2":
-        streams = ["".join(pages[first : first + step]) for first in range(0, len(pages), step)]
-        path.write_bytes(b"".join(bz2.compress(stream.encode()) for stream in (HEADER, *streams, FOOTER)))
+        path.write_bytes(b"".join(bz2.compress(stream.encode()) for stream in streams))
     else:
-        whole = (HEADER + "".join(pages) + FOOTER).encode()
+        whole = "".join(streams).encode()
         path.write_bytes(gzip.compress(whole) if path.suffix == ".gz" else whole)
     return path
 
 
 def write_pageviews(path: Path, rows: Sequence[tuple[str, str, int]]) -> Path:
-    """Write page views.
-
-    Args:
-        path: `pageviews-YYYYMMDD-HH0000.gz`, an hour's file, or `pageviews-YYYYMMDD-user.bz2`, a day's.
-        rows: wiki ("en", "en.m", "de"), title with underscores, views.
-    """
-    if path.suffix == ".bz2":
-        lines = [
-            f"{wiki.split('.')[0]}.wikipedia {title} {number} {'mobile-web' if '.m' in wiki else 'desktop'} "
-            f"{views} A{views}\n"
-            for number, (wiki, title, views) in enumerate(rows)
-        ]
-        path.write_bytes(bz2.compress("".join(lines).encode()))
-    else:
-        lines = [f"{wiki} {title} {views} 0\n" for wiki, title, views in rows]
-        path.write_bytes(gzip.compress("".join(lines).encode()))
+    """Write an hour of page views: wiki ("en", "en.m", "de"), title with underscores, views."""
+    lines = "".join(f"{wiki} {title} {views} 0\n" for wiki, title, views in rows)
+    path.write_bytes(gzip.compress(lines.encode()))
     return path
 
 
 def write_wndb(folder: Path, synsets: Sequence[tuple[str, Sequence[str], str, Sequence[int]]]) -> Path:
-    """Write a folder as WordNet's `dict` is: `data.*` and `index.*` of the four parts of speech.
-
-    Args:
-        folder: made if missing.
-        synsets: (pos, lemmas with spaces, gloss, numbers of its hypernyms in this list) each.
-    """
+    """Write a folder as WordNet's `dict` is, from (pos, lemmas, gloss, rows of its hypernyms) of synsets."""
     folder.mkdir(parents=True, exist_ok=True)
     offsets: list[int] = []
     lines: dict[str, list[str]] = {name: [LICENSE] for name in POS.values()}
-    for pos, _, _, hypernyms in synsets:
-        # Offsets are eight digits wide, so a line is as long before they are known as after.
-        row = _data_row(0, synsets[len(offsets)], [("00000000", pos)] * len(hypernyms))
-        offsets.append(sum(len(line.encode()) for line in lines[POS[pos]]))
-        lines[POS[pos]].append(row)
-    lines = {name: [LICENSE] for name in POS.values()}
     senses: dict[str, dict[str, list[int]]] = {name: {} for name in POS.values()}
-    for offset, synset in zip(offsets, synsets, strict=True):
-        pointers = [(f"{offsets[to]:08d}", synsets[to][0]) for to in synset[3]]
-        lines[POS[synset[0]]].append(_data_row(offset, synset, pointers))
-        for lemma in synset[1]:
-            senses[POS[synset[0]]].setdefault(lemma.lower().replace(" ", "_"), []).append(offset)
+    # Offsets are eight digits wide, so a line is as long before they are known as after.
+    for known in (False, True):
+        lines = {name: [LICENSE] for name in POS.values()}
+        for number, (pos, lemmas, gloss, hypernyms) in enumerate(synsets):
+            name = POS[pos]
+            if not known:
+                offsets.append(sum(len(line.encode()) for line in lines[name]))
+            targets = [(offsets[to] if known else 0, synsets[to][0]) for to in hypernyms]
+            words = "".join(f" {lemma.replace(' ', '_')} {place:x}" for place, lemma in enumerate(lemmas))
+            pointers = "".join(f" @ {target:08d} {kind} 0000" for target, kind in targets)
+            row = f"{offsets[number]:08d} 05 {pos} {len(lemmas):02x}{words} {len(targets):03d}{pointers}"
+            lines[name].append(f"{row} | {gloss}  \n")
+            for lemma in lemmas if known else ():
+                senses[name].setdefault(lemma.lower().replace(" ", "_"), []).append(offsets[number])
     for name, rows in lines.items():
         (folder / f"data.{name}").write_text("".join(rows))
         short = {"adj": "a", "adv": "r"}.get(name, name[0])
@@ -102,12 +82,3 @@ def write_wndb(folder: Path, synsets: Sequence[tuple[str, Sequence[str], str, Se
         ]
         (folder / f"index.{name}").write_text(LICENSE + "".join(index))
     return folder
-
-
-def _data_row(
-    offset: int, synset: tuple[str, Sequence[str], str, Sequence[int]], pointers: list[tuple[str, str]]
-) -> str:
-    pos, lemmas, gloss, _ = synset
-    words = " ".join(f"{lemma.replace(' ', '_')} {number:x}" for number, lemma in enumerate(lemmas))
-    to = "".join(f" @ {target} {kind} 0000" for target, kind in pointers)
-    return f"{offset:08d} 05 {pos} {len(lemmas):02x} {words} {len(pointers):03d}{to} | {gloss}  \n"

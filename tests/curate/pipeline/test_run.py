@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import math
 import os
 import random
 import re
@@ -37,11 +36,12 @@ from diptych.report.datacard import write_card
 
 Small = tuple[CurateRecipe, Path]
 
-PLAIN = (  # the articles of `worlds` as a reader sees them, written down by hand
-    "The dog is a pet. A brown dog barks. See a brown dog, a brown dog and a black cat.",
-    "A cat sleeps on a red sofa. A black cat purrs. A black cat runs.",
-    "Mercury is a planet. Mercury is hot.",
-)
+# Of the articles of `worlds`, counted by hand.
+QUERIES = {
+    "a": "words", "black": "words", "brown": "words", "cat": "words", "dog": "words", "is": "words",
+    "a black": "bigrams", "a brown": "bigrams", "black cat": "bigrams", "brown dog": "bigrams",
+    "hot dog": "titles", "domestic dog": "wordnet", "frying pan": "wordnet",
+}  # fmt: skip
 CAPTIONS = [
     "A (Dog), asleep", "my hot dog", "BROWN DOG running", "the black cat", "a domestic dog", "dog", "hotdogs",
     "a cat, a dog", "IMG_0001.JPG", "x", "Mercury rising", "call 555-234-5678 for a dog",
@@ -73,21 +73,9 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def expected_queries() -> dict[str, str]:
-    """Count in the plainest way there is."""
-    words = Counter(word for text in PLAIN for word in words_of(text))
-    pairs = Counter(pair for text in PLAIN for pair in itertools.pairwise(words_of(text)))
-    found = {word: "words" for word, count in words.items() if count >= 3}
-    for (one, other), count in pairs.items():
-        if count >= 3 and math.log2(count * words.total() / (words[one] * words[other])) >= 1:
-            found.setdefault(f"{one} {other}", "bigrams")
-    named = {"hot dog": "titles", "domestic dog": "wordnet", "frying pan": "wordnet"}
-    return {**named, **found}
-
-
-def expected_matches(caption: str, queries: list[str]) -> set[str]:
+def expected_matches(caption: str) -> set[str]:
     spaced = f" {' '.join(words_of(caption.replace(chr(160), ' ')))} "
-    return {query for query in queries if f" {query} " in spaced}
+    return {query for query in QUERIES if f" {query} " in spaced}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -122,14 +110,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 def test_queries_are_those_of_a_plain_count(small: Small) -> None:
     table = read_table(small[1] / "stages" / "queries" / "queries.parquet")
-    found = dict(zip(table["query"].to_pylist(), table["source"].to_pylist(), strict=True))
-    assert found == expected_queries()
-    assert {"brown dog", "black cat"} <= {name for name, source in found.items() if source == "bigrams"}
+    assert dict(zip(table["query"].to_pylist(), table["source"].to_pylist(), strict=True)) == QUERIES
 
 
 def test_every_candidate_ends_where_it_should(small: Small) -> None:
-    folder, names = small[1], list(expected_queries())
-    nothing = [text for text in CAPTIONS if not expected_matches(text, names)]
+    folder, nothing = small[1], [text for text in CAPTIONS if not expected_matches(text)]
     assert {"x", "IMG_0001.JPG"} < set(nothing)
     assert dropped(folder / "stages" / "filter") == {"boilerplate": 1, "caption_too_short": 1}
     assert dropped(folder / "stages" / "match") == {"no_query": len(nothing) - 2}
@@ -141,7 +126,7 @@ def test_matches_are_those_of_a_plain_search_the_cap_holds_and_the_tail_is_whole
     small: Small,
 ) -> None:
     """From the tables of the stages; the caption with a telephone number was scrubbed before."""
-    folder, names = small[1] / "stages", list(expected_queries())
+    folder = small[1] / "stages"
     queries = read_table(folder / "queries" / "queries.parquet")["query"].to_pylist()
     matched: Counter[int] = Counter()
     drawn: Counter[int] = Counter()
@@ -152,8 +137,8 @@ def test_matches_are_those_of_a_plain_search_the_cap_holds_and_the_tail_is_whole
         )
         ids = {row["row"]: row["ids"] for row in found}
         for row in captions:
-            expected = expected_matches(row["caption"], names)
-            assert {queries[query] for query in ids.get(row["row"], [])} == expected, row["caption"]
+            found_queries = {queries[query] for query in ids.get(row["row"], [])}
+            assert found_queries == expected_matches(row["caption"]), row["caption"]
         matched.update(itertools.chain(*(row["ids"] for row in found)))
         drawn.update(itertools.chain(*(row["ids"] for row in kept)))
     assert max(matched.values()) > 4
@@ -177,7 +162,7 @@ def test_the_card_tells_what_the_manifests_count(small: Small) -> None:
     assert card["flow"][0]["stage"] == "candidates"
     for before, after in itertools.pairwise(card["flow"]):
         assert before["out"] == after["in"], after["stage"]
-    assert card["queries"]["by_source"] == dict(sorted(Counter(expected_queries().values()).items()))
+    assert card["queries"]["by_source"] == dict(sorted(Counter(QUERIES.values()).items()))
     assert card["captions"]["words"] == sum(len(words_of(text)) for pair in pairs for text in pair.captions)
     write_card(small[1])
     page = small[1] / "datacard.html"

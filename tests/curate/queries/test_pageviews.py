@@ -24,8 +24,9 @@ def views(*paths: Path, **options: int) -> dict[str, int]:
 
 def test_hours_and_days_are_added_up_and_other_wikis_left_out(tmp_path: Path) -> None:
     hour = [("en", "Dog", 5), ("en.m", "Dog", 7), ("de", "Hund", 90), ("en.d", "dog", 8), ("enx", "Dog", 9)]
-    day = [("en", "Dog", 100), ("en.m", "Star_Wars:_Episode_I", 3), ("de", "Hund", 4)]
-    files = write_pageviews(tmp_path / HOUR, hour), write_pageviews(tmp_path / DAY, day)
+    day = b"en.wikipedia Dog 7 desktop 100 A100\nen.wikipedia Star_Wars:_Episode_I 8 mobile-web 3 A3\n"
+    (tmp_path / DAY).write_bytes(bz2.compress(day + b"de.wikipedia Hund 9 desktop 4 A4\n"))
+    files = write_pageviews(tmp_path / HOUR, hour), tmp_path / DAY
     assert views(*files) == views(*reversed(files)) == {"Dog": 112, "Star Wars: Episode I": 3}
 
 

@@ -147,12 +147,10 @@ class QueryIndex:
             settings = MatchSettings(**json.loads((path / INDEX_FILE).read_text(encoding="utf-8")))
             arrays = [np.asarray(open_memmap(path / f"{name}.npy", mode="r")) for name in ARRAYS]
         except (OSError, ValueError, TypeError) as error:
+            what, fix = "an index of queries cannot be read", "remove the folder and build the index again"
+            expected = f"{INDEX_FILE} and {', '.join(f'{name}.npy' for name in ARRAYS)}"
             raise IntegrityError(
-                "an index of queries cannot be read",
-                where=path,
-                found=str(error)[:200],
-                expected=f"{INDEX_FILE} and {', '.join(f'{name}.npy' for name in ARRAYS)}",
-                fix="remove the folder and build the index again",
+                what, where=path, found=str(error)[:200], expected=expected, fix=fix
             ) from error
         return cls(settings, *arrays)
 

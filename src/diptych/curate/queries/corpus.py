@@ -112,14 +112,12 @@ def _check_kind(part: CorpusPart) -> None:
     head, blocks = b"", _blocks(part)
     while len(head) < HEAD_BYTES and (block := next(blocks, None)):
         head += block[0]
-    kind = ""
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        kind = "text in UTF-16"
-    elif b"\0" in head:
-        kind = "NUL bytes"
-    elif _is_mediawiki(Path(part.path)) and b"<mediawiki" not in head:
-        kind = "XML that is no MediaWiki export"
-    if kind:
+    kinds = {
+        "text in UTF-16": head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+        "NUL bytes": b"\0" in head,
+        "XML that is no MediaWiki export": _is_mediawiki(Path(part.path)) and b"<mediawiki" not in head,
+    }
+    if kind := next((kind for kind, is_so in kinds.items() if is_so), ""):
         raise UsageError(
             "a corpus file is of a kind that is not read",
             where=part.path,
@@ -153,13 +151,9 @@ def _rows(part: CorpusPart, column: str) -> Iterator[pa.Array]:
         texts = [one.name for one in file.schema_arrow if one.type in (pa.string(), pa.large_string())]
         name = texts[0] if column not in texts and len(texts) == 1 else column
         if name not in texts:
-            raise UsageError(
-                "a table has no such column of texts",
-                where=part.path,
-                found=", ".join(texts) or "no column of strings",
-                expected=column,
-                fix="name the column that holds the texts",
-            )
+            what, fix = "a table has no such column of texts", "name the column that holds the texts"
+            found = ", ".join(texts) or "no column of strings"
+            raise UsageError(what, where=part.path, found=found, expected=column, fix=fix)
         for batch in file.iter_batches(row_groups=list(range(part.start, part.end)), columns=[name]):
             yield batch.column(0)
 
