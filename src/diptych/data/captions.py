@@ -65,16 +65,11 @@ def captions_of(value: object) -> tuple[str, ...]:
     ('a dog',)
     """
     texts = value if isinstance(value, list | tuple) else [value]
-    good: list[str] = []
-    fault: BadSampleError | None = None if texts else BadSampleError(Reason.MISSING_CAPTION)
-    for text in texts:
-        try:
-            good.append(caption_of(text))
-        except BadSampleError as error:
-            fault = fault or error
-    if not good and fault is not None:
-        raise fault
-    return tuple(good)
+    read = [attempt(partial(caption_of, text)) for text in texts or [None]]
+    good = tuple(caption for caption in read if isinstance(caption, str))
+    if not good and isinstance(read[0], BadSampleError):
+        raise read[0]
+    return good
 
 
 def caption_of(text: object) -> str:
@@ -95,11 +90,7 @@ def caption_of(text: object) -> str:
 
 def is_unicode(text: str) -> bool:
     """Tell whether a text has no lone surrogates, which is how Python keeps bytes that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text == plain(text)
 
 
 def fields_of(values: Mapping[str, object]) -> dict[str, Field]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing import active_children
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from diptych.core.errors import BadSampleError, EnvironmentFault, IntegrityError, Reason, SettingsError
-from diptych.core.records import Counts, Pair
+from diptych.core.records import Counts
 from diptych.core.seeds import numpy_rng
 from diptych.core.settings import to_mapping
 from diptych.data.images.limits import DEFAULT_LIMITS, ImageLimits
 from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.order import sample_at
+
+if TYPE_CHECKING:
+    from diptych.data.shards.reader import ShardSet
+    from diptych.data.tokenizers.clip import Tokenizer
 
 MAX_POSITION = 2**62  # of a sequence that has no end
 PREFETCHED_BATCHES = 2  # held ready by each worker: enough to ride out a slow image, little memory
@@ -38,24 +42,6 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 WORKER_EXIT_GRACE_SECONDS = 1.0  # how long a worker whose connection broke may take to be seen as dead
 SAMPLES_BEFORE_CHECK = 1000  # the rate of bad samples is checked against the allowed one from here on
 WHOLE_CAPTIONS = 0.5  # share of captions that lose no word (LOG.md, 2026-11-24)
-
-
-class _Pairs(Protocol):  # such as `diptych.data.shards.reader.ShardSet`
-    @property
-    def digest(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def pair(self, number: int) -> Pair: ...
-
-    def location(self, number: int) -> str: ...
-
-
-class _Tokenizer(Protocol):  # such as `diptych.data.tokenizers.clip.Tokenizer`
-    @property
-    def digest(self) -> str: ...
-
-    def tokens(self, texts: list[str]) -> npt.NDArray[np.int64]: ...  # (B, L): start, ids, end, then zeros
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +119,8 @@ class Loader:
 
     def __init__(
         self,
-        pairs: _Pairs,
-        tokenizer: _Tokenizer,
+        pairs: "ShardSet",
+        tokenizer: "Tokenizer",
         preprocess: Preprocess,
         settings: LoaderSettings,
         *,
@@ -200,7 +186,12 @@ class Loader:
         batches = _begin(loading)
         try:
             while not isinstance(batch := self._next(batches, worker_positions), EnvironmentFault):
-                self._count(batch)
+                for reason, where in batch.skipped:
+                    self.counts.drop(reason, where)
+                self.counts.keep(len(batch.indices))
+                if self.counts.seen >= SAMPLES_BEFORE_CHECK or not len(batch.indices):
+                    setting = "max_bad_fraction of the loader"
+                    self.counts.check(self.settings.max_bad_fraction, setting=setting)
                 yield batch
         finally:
             del batches  # ends the workers now, not when somebody drops the last traceback
@@ -215,13 +206,6 @@ class Loader:
             if fault is None:
                 raise
             return fault
-
-    def _count(self, batch: Batch) -> None:
-        for reason, where in batch.skipped:
-            self.counts.drop(reason, where)
-        self.counts.keep(len(batch.indices))
-        if self.counts.seen >= SAMPLES_BEFORE_CHECK or not len(batch.indices):
-            self.counts.check(self.settings.max_bad_fraction, setting="max_bad_fraction of the loader")
 
     def _dead_worker(self, worker_positions: Tensor) -> EnvironmentFault | None:
         """Return the error about dead workers, or None if all of them live."""
@@ -261,7 +245,9 @@ class Loader:
             else:
                 captions.append(caption)
                 used.append(sample)
-        tokens = torch.from_numpy(_cut(self._tokenizer.tokens(captions)))
+        rows = self._tokenizer.tokens(captions)
+        lengths = np.flatnonzero(rows.any(axis=0)) + 1  # every row ends in its end token, which is not 0
+        tokens = torch.from_numpy(np.ascontiguousarray(rows[:, : lengths[-1] if lengths.size else 0]))
         return Batch(
             pixels=torch.from_numpy(pixels[: len(used)]).permute(0, 3, 1, 2),
             tokens=tokens,
@@ -313,12 +299,6 @@ def drop_words(caption: str, largest_share: float, rng: np.random.Generator) -> 
     chances[rng.integers(len(words))] = 1.0  # this one stays
     kept = [word for word, chance in zip(words, chances.tolist(), strict=True) if chance >= share]
     return caption if len(kept) == len(words) else " ".join(kept)
-
-
-def _cut(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Cut (B, L) tokens to the longest text: every row ends in its end token, which is not 0."""
-    used = np.flatnonzero(tokens.any(axis=0))
-    return np.ascontiguousarray(tokens[:, : int(used[-1]) + 1]) if used.size else tokens[:, :0]
 
 
 def _begin(loading: DataLoader[Batch]) -> Iterator[Batch]:

@@ -21,17 +21,20 @@ from diptych.core.errors import DataError, UsageError
 
 PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 HYPERNYMS = ("@", "@i")  # pointers of WNDB to what a thing is a kind, or an instance, of
-# By number, lexnames(5WN).
-LEXFILES = (
-    "adj.all", "adj.pert", "adv.all", "noun.Tops", "noun.act", "noun.animal", "noun.artifact",
-    "noun.attribute", "noun.body", "noun.cognition", "noun.communication", "noun.event", "noun.feeling",
-    "noun.food", "noun.group", "noun.location", "noun.motive", "noun.object", "noun.person",
-    "noun.phenomenon", "noun.plant", "noun.possession", "noun.process", "noun.quantity", "noun.relation",
-    "noun.shape", "noun.state", "noun.substance", "noun.time", "verb.body", "verb.change", "verb.cognition",
-    "verb.communication", "verb.competition", "verb.consumption", "verb.contact", "verb.creation",
-    "verb.emotion", "verb.motion", "verb.perception", "verb.possession", "verb.social", "verb.stative",
-    "verb.weather", "adj.ppl",
-)  # fmt: skip
+_NOUNS = (
+    "Tops act animal artifact attribute body cognition communication event feeling food group location "
+    "motive object person phenomenon plant possession process quantity relation shape state substance time"
+)
+_VERBS = (
+    "body change cognition communication competition consumption contact creation emotion motion perception "
+    "possession social stative weather"
+)
+LEXFILES = (  # by number, lexnames(5WN)
+    *("adj.all", "adj.pert", "adv.all"),
+    *(f"noun.{name}" for name in _NOUNS.split()),
+    *(f"verb.{name}" for name in _VERBS.split()),
+    "adj.ppl",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +82,10 @@ def read_wordnet(path: str | Path) -> WordNet:
         expected = "a folder with data.noun and index.noun, or a file .xml, .xml.gz or .tsv"
         fix = "e.g. apt-get install wordnet-base, and give its folder dict or /usr/share/wordnet"
         raise UsageError("this is no WordNet", where=path, expected=expected, fix=fix)
-    errors = (
-        OSError,
-        EOFError,
-        ValueError,
-        LookupError,
-        AttributeError,
-        zlib.error,
-        csv.Error,
-        ElementTree.ParseError,
-    )
+    damage = (OSError, EOFError, ValueError, LookupError, AttributeError, zlib.error, csv.Error)
     try:
         wordnet = readers[kind](path)
-    except errors as error:
+    except (*damage, ElementTree.ParseError) as error:
         found = f"{type(error).__name__}: {error}"[:200]
         raise DataError("a WordNet cannot be read", where=path, found=found, fix="get it again") from error
     if not wordnet.synsets:
