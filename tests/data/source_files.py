@@ -6,9 +6,11 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from diptych.core.errors import EnvironmentFault
@@ -117,3 +119,10 @@ def disk_faults(fault: str, stride: int, command: Callable[[int], object]) -> It
             del os.environ["DIPTYCH_FAILPOINT"]
         yield step
     assert step > 20
+
+
+INTERRUPTIONS = [
+    pytest.param(kills, id="killed"),
+    pytest.param(partial(disk_faults, "enospc", 2), id="disk full"),
+    pytest.param(partial(disk_faults, "eio", 5), id="disk broken"),
+]

@@ -62,7 +62,7 @@ KINDS = ("folder txt", "folder json", "tar txt", "tar json", "csv", "jsonl", "pa
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CAPTIONS)
-def test_a_caption_is_kept_or_dropped_alike_in_every_source(tmp_path: Path, kind: str, name: str) -> None:
+def test_a_caption_is_kept_or_dropped_alike_in_every_source(tmp_path, kind, name):
     text, expected = CAPTIONS[name]
     pairs, dropped = read(write(kind, tmp_path / "source", text))
     actual = pairs[0].captions[0] if pairs else next(iter(dropped))
@@ -95,9 +95,7 @@ BESIDE: dict[str, tuple[bytes | None, Any, tuple[str, ...] | str]] = {
 
 @pytest.mark.parametrize("in_tar", [False, True])
 @pytest.mark.parametrize("name", BESIDE)
-def test_what_lies_beside_an_image_is_read_alike_in_folders_and_tars(
-    tmp_path: Path, name: str, in_tar: bool
-) -> None:
+def test_what_lies_beside_an_image_is_read_alike_in_folders_and_tars(tmp_path, name, in_tar):
     text, record, expected = BESIDE[name]
     beside = {} if text is None else {"k.txt": text}
     if record is not None:
@@ -110,7 +108,7 @@ def test_what_lies_beside_an_image_is_read_alike_in_folders_and_tars(
 
 
 @pytest.mark.parametrize("in_tar", [False, True])
-def test_a_named_column_is_the_caption_in_records_too(tmp_path: Path, in_tar: bool) -> None:
+def test_a_named_column_is_the_caption_in_records_too(tmp_path, in_tar):
     record = json.dumps({"title": "a crane", "caption": "IMG_1", "label": "bird"}).encode()
     source = beside_one(tmp_path / "source", {"k.txt": b"x", "k.json": record}, in_tar=in_tar)
     pairs, _ = read(source, Columns(caption="title"))
@@ -118,7 +116,7 @@ def test_a_named_column_is_the_caption_in_records_too(tmp_path: Path, in_tar: bo
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar", "jsonl"])
-def test_fields_with_half_a_character_or_no_number_are_packed(tmp_path: Path, kind: str) -> None:
+def test_fields_with_half_a_character_or_no_number_are_packed(tmp_path, kind):
     record = {"caption": "a dog", "bro\udc00ken": "x\ud800y", "score": float("nan"), "ok": 1.5}
     beside = {"k.json": json.dumps(record).encode()}
     source = beside_one(tmp_path / "source", beside, in_tar=kind == "tar")

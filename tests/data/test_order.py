@@ -9,17 +9,11 @@ from diptych.core.errors import UsageError
 from diptych.data.order import sample_at
 
 
-def test_every_epoch_of_every_small_count_holds_each_sample_once() -> None:
-    for count in range(1, 201):
-        for epoch in (0, 1, 7):
+def test_every_epoch_holds_each_sample_once():
+    for count, epochs in (*((count, (0, 1, 7)) for count in range(1, 201)), (1024, (0,)), (1_000_003, (2,))):
+        for epoch in epochs:
             order = sample_at(np.arange(epoch * count, (epoch + 1) * count), count=count, seed=3)
-            assert sorted(order.tolist()) == list(range(count)), (count, epoch)
-
-
-@pytest.mark.parametrize("count", [1023, 1024, 1025, 31_009, 1_000_003])
-def test_a_whole_epoch_of_a_large_count_is_a_bijection(count: int) -> None:
-    order = sample_at(np.arange(count), count=count, seed=5)
-    assert np.array_equal(np.bincount(order, minlength=count), np.ones(count))
+            assert np.array_equal(np.sort(order), np.arange(count)), (count, epoch)
 
 
 @settings(max_examples=100, deadline=None)
@@ -29,9 +23,7 @@ def test_a_whole_epoch_of_a_large_count_is_a_bijection(count: int) -> None:
     epoch=st.integers(0, 1),
     ranks=st.lists(st.integers(0, 2**62 - 1), min_size=1, max_size=50),
 )
-def test_indices_stay_inside_and_never_collide_at_any_size(
-    count: int, seed: int, epoch: int, ranks: list[int]
-) -> None:
+def test_indices_stay_inside_and_never_collide_at_any_size(count, seed, epoch, ranks):
     distinct = np.unique(np.array(ranks, dtype=np.int64) % count)
     order = sample_at(distinct + epoch * count, count=count, seed=seed)
     assert order.min() >= 0 and order.max() < count
@@ -46,9 +38,7 @@ def test_indices_stay_inside_and_never_collide_at_any_size(
     workers=st.sampled_from([1, 3]),
     start=st.integers(0, 10**9),
 )
-def test_the_sequence_does_not_depend_on_how_positions_are_shared_out(
-    count: int, seed: int, world: int, workers: int, start: int
-) -> None:
+def test_the_sequence_does_not_depend_on_how_positions_are_shared_out(count, seed, world, workers, start):
     positions = np.arange(start, start + 48)
     whole = sample_at(positions, count=count, seed=seed)
     parts = world * workers
@@ -58,7 +48,7 @@ def test_the_sequence_does_not_depend_on_how_positions_are_shared_out(
     assert np.array_equal(whole, shared)
 
 
-def test_one_position_gives_the_same_int_as_in_an_array_of_any_shape() -> None:
+def test_one_position_gives_the_same_int_as_in_an_array_of_any_shape():
     square = np.arange(100).reshape(10, 10)
     order = sample_at(square, count=37, seed=9)
     assert order.shape == (10, 10) and order.dtype == np.int64
@@ -66,7 +56,7 @@ def test_one_position_gives_the_same_int_as_in_an_array_of_any_shape() -> None:
     assert isinstance(sample_at(5, count=37, seed=9), int)
 
 
-def test_epochs_and_seeds_give_orders_of_their_own() -> None:
+def test_epochs_and_seeds_give_orders_of_their_own():
     count = 10_000
     first, second = sample_at(np.arange(2 * count), count=count, seed=1).reshape(2, count)
     other = sample_at(np.arange(count), count=count, seed=2)
@@ -77,7 +67,7 @@ def test_epochs_and_seeds_give_orders_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 16, 50, 257])
-def test_each_sample_is_equally_likely_at_each_position(count: int) -> None:
+def test_each_sample_is_equally_likely_at_each_position(count):
     """Chi-square of (position, sample) over many epochs stays within six standard deviations."""
     epochs = 2000
     order = sample_at(np.arange(epochs * count), count=count, seed=11).reshape(epochs, count)
@@ -90,7 +80,7 @@ def test_each_sample_is_equally_likely_at_each_position(count: int) -> None:
     assert abs(chi_square - freedom) < 6 * np.sqrt(2 * freedom)
 
 
-def test_neighbors_do_not_stay_together() -> None:
+def test_neighbors_do_not_stay_together():
     count = 100_000
     order = sample_at(np.arange(count), count=count, seed=0)
     steps = np.abs(np.diff(order))
@@ -100,7 +90,7 @@ def test_neighbors_do_not_stay_together() -> None:
     assert abs(np.corrcoef(np.arange(count), order)[0, 1]) < 0.02
 
 
-def test_an_empty_data_set_and_a_negative_position_are_refused() -> None:
+def test_an_empty_data_set_and_a_negative_position_are_refused():
     with pytest.raises(UsageError, match="no order"):
         sample_at(0, count=0, seed=0)
     with pytest.raises(UsageError, match="negative"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.data.source_files import digests, disk_faults, images, kills, make_image
+from tests.data.source_files import INTERRUPTIONS, digests, images, make_image
 
 from diptych.core.errors import (
     DataError,
@@ -59,7 +59,7 @@ broken = "no function"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Forty images in a folder: two without a caption, two that do not decode, one far too large."""
     source = tmp_path / "source"
     source.mkdir()
@@ -78,20 +78,20 @@ def settings_for(workers: int) -> PackSettings:
     return PackSettings(DecoderSettings(limits=limits), ANY_LOSS, workers=workers)
 
 
-def test_any_number_of_workers_gives_the_same_bytes_and_counts(folder: Path, tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_the_same_bytes_and_counts(folder, tmp_path):
     made = {}
-    for workers in (0, 1, 2, 4):
+    for workers in (0, 1, 3):
         manifest = pack(open_source(folder), tmp_path / f"out{workers}", settings=settings_for(workers))
         made[workers] = (digests(tmp_path / f"out{workers}"), manifest.counts)
         assert manifest.counts["in"] == 40 and manifest.counts["out"] == 35
         assert manifest.counts["dropped"]["missing_caption"] == 2
         assert manifest.counts["dropped"]["too_many_pixels"] == 1
         assert manifest.counts["examples"]["too_many_pixels"] == ["031"]
-    assert made[0] == made[1] == made[2] == made[4]
-    assert ShardSet.open(tmp_path / "out0").digest == ShardSet.open(tmp_path / "out4").digest
+    assert made[0] == made[1] == made[3]
+    assert ShardSet.open(tmp_path / "out0").digest == ShardSet.open(tmp_path / "out3").digest
 
 
-def test_what_is_packed_already_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_what_is_packed_already_is_left_alone(folder, tmp_path):
     out = tmp_path / "out"
     first = pack(open_source(folder), out, settings=settings_for(0))
     stamp = (out / "manifest.json").stat().st_mtime_ns
@@ -105,7 +105,7 @@ def test_what_is_packed_already_is_left_alone(folder: Path, tmp_path: Path) -> N
         pack(open_source(folder), out, settings=settings_for(0))
 
 
-def test_too_much_bad_data_fails_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+def test_too_much_bad_data_fails_and_leaves_nothing(folder, tmp_path):
     strict = replace(settings_for(2), shards=replace(ANY_LOSS, max_bad_fraction=0.05))
     with pytest.raises(TooMuchBadDataError, match="5 of 40 dropped"):
         pack(open_source(folder), tmp_path / "out", settings=strict)
@@ -116,7 +116,7 @@ def test_too_much_bad_data_fails_and_leaves_nothing(folder: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
-def test_large_images_are_made_smaller_when_asked(tmp_path: Path) -> None:
+def test_large_images_are_made_smaller_when_asked(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     for name, size in (("wide", (400, 200)), ("tall", (90, 300)), ("small", (40, 30))):
@@ -132,7 +132,7 @@ def test_large_images_are_made_smaller_when_asked(tmp_path: Path) -> None:
     assert digests(tmp_path / "out0") == digests(tmp_path / "out2")
 
 
-def test_without_verification_the_first_bytes_still_decide(folder: Path, tmp_path: Path) -> None:
+def test_without_verification_the_first_bytes_still_decide(folder, tmp_path):
     (folder / "000.jpg").write_bytes(b"<html>not found</html>")
     settings = replace(settings_for(0), verify_decode=False)
     manifest = pack(open_source(folder), tmp_path / "out", settings=settings)
@@ -140,7 +140,7 @@ def test_without_verification_the_first_bytes_still_decide(folder: Path, tmp_pat
 
 
 @pytest.fixture
-def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def misbehaving(tmp_path, monkeypatch):
     (tmp_path / "plugin").mkdir()
     (tmp_path / "plugin" / "misbehaving_decoder.py").write_text(MISBEHAVING)
     monkeypatch.syspath_prepend(str(tmp_path / "plugin"))
@@ -148,17 +148,9 @@ def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.timeout(120)
-def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str) -> None:
-    marks = {
-        20: b"SEGFAULT",
-        45: b"HANG",
-        70: b"EXIT",
-        71: b"HUNGRY",
-        72: b"ODD",
-        73: b"CHATTY",
-        199: b"EXIT",
-    }
-    items = [(number, make_image(number) + marks.get(number, b"")) for number in range(200)]
+def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving):
+    marks = {20: "SEGFAULT", 45: "HANG", 70: "EXIT", 71: "HUNGRY", 72: "ODD", 73: "CHATTY", 199: "EXIT"}
+    items = [(number, make_image(number) + marks.get(number, "").encode()) for number in range(200)]
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=2.0)
     results = list(decode_all(items, lambda item: item[1], settings=settings, workers=2))
     assert [item for item, _ in results] == items
@@ -172,7 +164,7 @@ def test_a_decoder_that_dies_or_hangs_costs_its_own_image_only(misbehaving: str)
     }
 
 
-def test_a_decoder_that_cannot_start_is_an_error(misbehaving: str) -> None:
+def test_a_decoder_that_cannot_start_is_an_error(misbehaving):
     settings = DecoderSettings(decoder=misbehaving.replace(":decode", ":absent"))
     with pytest.raises(EnvironmentFault, match="does not start"):
         list(decode_all([b"x"], bytes, settings=settings, workers=1))
@@ -185,7 +177,7 @@ def _children() -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
-def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -> None:
+def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving):
     before = _children()
     settings = DecoderSettings(decoder=misbehaving, timeout_seconds=60.0)
     images = [make_image(number) + b"HANG" * (number > 150) for number in range(300)]
@@ -204,32 +196,27 @@ def test_no_decoder_is_left_behind_whatever_ends_the_packing(misbehaving: str) -
     assert _children() == before
 
 
-def test_large_images_cross_the_socket_whole() -> None:
+def test_large_images_cross_the_socket_whole():
     images = [make_image(1, size=(32, 32)) + bytes(number * 500_000) for number in range(8)]
     settings = DecoderSettings(resize=16)
     results = list(decode_all(images, bytes, settings=settings, workers=2))
     assert all(result.image is not None and len(result.image) < 2000 for _, result in results)
 
 
-# 36 usable pairs: two shards.
-IN_PROCESS = PackSettings(workers=0, shards=ShardSettings(max_samples=20, max_bad_fraction=1.0))
+@pytest.mark.parametrize("interrupted", INTERRUPTIONS)
+def test_an_interruption_at_any_durable_step_leaves_nothing_half_done(interrupted, tmp_path, monkeypatch):
+    def begin(step):
+        pack(open_source(tmp_path / "source"), tmp_path / f"out{step}", settings=settings)
 
-
-@pytest.fixture
-def whole(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Digests of the pack that nothing interrupted; failpoints are switched on afterwards."""
-    pack(open_source(folder), tmp_path / "whole", settings=IN_PROCESS)
+    images(tmp_path / "source", *(f"{number}.jpg" for number in range(5)))
+    for number in range(5):
+        (tmp_path / "source" / f"{number}.txt").write_text(f"caption {number}")
+    settings = PackSettings(workers=0, shards=ShardSettings(max_samples=3))
+    begin(0)
+    whole = digests(tmp_path / "out0")
+    assert {"00000.tar", "00001.tar", "index.npy"} == set(whole)
     monkeypatch.setenv("DIPTYCH_TESTING", "1")
-    return digests(tmp_path / "whole")
-
-
-def test_a_kill_at_every_durable_step_leaves_nothing_half_done(
-    folder: Path, tmp_path: Path, whole: dict[str, str]
-) -> None:
-    def begin(step: int) -> None:
-        pack(open_source(folder), tmp_path / f"out{step}", settings=IN_PROCESS)
-
-    for step in kills(begin):
+    for step in interrupted(begin):
         out = tmp_path / f"out{step}"
         assert not out.exists() or digests(out) == whole
         begin(step)
@@ -238,20 +225,7 @@ def test_a_kill_at_every_durable_step_leaves_nothing_half_done(
         shutil.rmtree(out)
 
 
-@pytest.mark.parametrize(("fault", "stride"), [("enospc", 1), ("eio", 5)])
-def test_a_disk_that_fails_at_any_step_is_an_error_and_packing_again_works(
-    fault: str, stride: int, folder: Path, tmp_path: Path, whole: dict[str, str]
-) -> None:
-    def begin(step: int) -> None:
-        pack(open_source(folder), tmp_path / f"out{step}", settings=IN_PROCESS)
-
-    for step in disk_faults(fault, stride, begin):
-        begin(step)
-        assert digests(tmp_path / f"out{step}") == whole, step
-        assert [path for path in tmp_path.iterdir() if path.name.startswith(TEMP_PREFIX)] == [], step
-
-
-def test_a_folder_that_holds_something_else_is_never_touched(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_never_touched(folder, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
     with pytest.raises(DiptychError, match="not empty"):
@@ -259,7 +233,7 @@ def test_a_folder_that_holds_something_else_is_never_touched(folder: Path, tmp_p
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
 
 
-def test_the_fashion_titles_pack_without_a_loss(shared_data: Path, tmp_path: Path) -> None:
+def test_the_fashion_titles_pack_without_a_loss(shared_data, tmp_path):
     manifest = pack(open_source(shared_data / "fashion" / "test.parquet"), tmp_path / "out")
     assert manifest.counts["in"] == manifest.counts["out"] == 3649
     shards = ShardSet.open(tmp_path / "out")
@@ -269,15 +243,10 @@ def test_the_fashion_titles_pack_without_a_loss(shared_data: Path, tmp_path: Pat
     assert len(keys) == 3649 and not again.dropped
 
 
-@pytest.mark.parametrize(("environment", "code"), [({}, 0), ({"DIPTYCH_MAX_PIXELS": "47"}, 3)])
-def test_the_limit_of_pixels_is_a_setting_of_every_process(
-    tmp_path: Path, environment: dict[str, str], code: int
-) -> None:
+def test_the_limit_of_pixels_is_a_setting_of_every_process(tmp_path):
     images(tmp_path / "photos", "a.jpg")  # 8 by 6 pixels
     (tmp_path / "photos" / "a.txt").write_text("a photo")
-    command = [sys.executable, "-m", "diptych.cli.main", "pack"]
-    command += [str(tmp_path / "photos"), str(tmp_path / "out")]
-    environment = {**os.environ, **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    assert ("DIPTYCH_MAX_PIXELS" in done.stderr) == (code != 0)
+    command = [sys.executable, "-m", "diptych.cli.main", "pack", "photos", "out"]
+    environment = {**os.environ, "DIPTYCH_MAX_PIXELS": "47"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 3 and "DIPTYCH_MAX_PIXELS" in done.stderr, done.stderr

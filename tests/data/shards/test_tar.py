@@ -4,7 +4,7 @@ import io
 import resource
 import struct
 import tarfile
-from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -48,7 +48,7 @@ def _pax(records: bytes, flag: bytes = b"x") -> bytes:
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_reads_what_tarfile_writes(format_: int) -> None:
+def test_reads_what_tarfile_writes(format_):
     payloads = {name: bytes([number]) * (number * 300) for number, name in enumerate(NAMES)}
     if format_ == tarfile.USTAR_FORMAT:
         payloads = {name: data for name, data in payloads.items() if len(name) <= 100}
@@ -67,7 +67,7 @@ def test_reads_what_tarfile_writes(format_: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tarfile_reads_what_the_header_writes(name: str) -> None:
+def test_tarfile_reads_what_the_header_writes(name):
     data = b"hello" * 50
     raw = tar.header(name, len(data)) + data + tar.padding(len(data)) + tar.END
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
@@ -78,7 +78,7 @@ def test_tarfile_reads_what_the_header_writes(name: str) -> None:
     assert [member.name for member in _members(raw)] == [name]
 
 
-def test_a_size_beyond_eight_gibibytes_goes_into_a_pax_header() -> None:
+def test_a_size_beyond_eight_gibibytes_goes_into_a_pax_header():
     size = 9 * 2**30
     head = tar.header("big.bin", size)
     entry = tarfile.TarInfo.frombuf(head[-512:], "utf-8", "strict")
@@ -87,7 +87,7 @@ def test_a_size_beyond_eight_gibibytes_goes_into_a_pax_header() -> None:
         _members(head + tar.END)
 
 
-def test_a_base_256_size_is_read() -> None:
+def test_a_base_256_size_is_read():
     size = struct.pack(">B3xQ", 0x80, 700)
     raw = _block(size=size) + bytes(1024) + tar.END
     assert _members(raw) == [Member("a.jpg", 512, 700, 0)]
@@ -163,53 +163,41 @@ HOSTILE: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_archives_are_refused_with_a_reason(name: str) -> None:
-    with pytest.raises((IntegrityError, DataError)) as caught:
-        _members(HOSTILE[name])
-    assert caught.value.where and (caught.value.found or caught.value.expected)
-
-
 @pytest.mark.timeout(30)
-def test_the_hostile_corpus_is_refused_without_hanging_in_little_memory() -> None:
+def test_hostile_archives_are_refused_with_a_reason_in_little_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for data in HOSTILE.values():
-        with pytest.raises(DiptychError):
+    for name, data in HOSTILE.items():
+        with pytest.raises((IntegrityError, DataError)) as caught:
             _members(data)
+        assert caught.value.where and (caught.value.found or caught.value.expected), name
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) < 50 * 1024
 
 
-def test_twenty_thousand_extension_headers_do_not_recurse() -> None:
+def test_twenty_thousand_extension_headers_do_not_recurse():
     raw = _pax(b"10 path=a\n") * 20_000 + _block() + tar.END
     assert [member.name for member in _members(raw)] == ["a"]
 
 
-def test_a_directory_without_payload_and_a_global_header_are_passed_over() -> None:
+def test_a_directory_without_payload_and_a_global_header_are_passed_over():
     raw = _pax(b"13 comment=x\n", b"g") + _block(b"./", flag=b"5") + _block(b"a.jpg") + tar.END
     assert [member.name for member in _members(raw)] == ["a.jpg"]
 
 
-@pytest.mark.parametrize("name", ["", "/a", "../a", "a/../b", "a\0b", "n" * 5000])
-def test_the_writer_refuses_unsafe_names(name: str) -> None:
-    with pytest.raises(DataError, match="unsafe"):
-        tar.header(name, 1)
+def test_the_writer_refuses_unsafe_names():
+    for name in ("", "/a", "../a", "a/../b", "a\0b", "n" * 5000):
+        with pytest.raises(DataError, match="unsafe"):
+            tar.header(name, 1)
 
 
-def test_every_single_bit_flip_of_a_header_is_noticed() -> None:
+def test_every_single_bit_flip_of_a_header_is_noticed():
     raw = GOOD + tar.END
     original = _members(raw)
-    unnoticed: list[int] = []
+    unnoticed = set()
     for bit in range(512 * 8):
         flipped = bytearray(raw)
         flipped[bit // 8] ^= 1 << (bit % 8)
-        if _outcome(lambda data=bytes(flipped): _members(data)) == original:
-            unnoticed.append(bit // 8)
+        with suppress(DiptychError):
+            if _members(bytes(flipped)) == original:
+                unnoticed.add(bit // 8)
     # What may pass says nothing: the checksum's leading zero as a space, and what ends its digits.
-    assert set(unnoticed) <= {148, 154, 155}
-
-
-def _outcome(read: Callable[[], list[Member]]) -> list[Member] | None:
-    try:
-        return read()
-    except DiptychError:
-        return None
+    assert unnoticed <= {148, 154, 155}

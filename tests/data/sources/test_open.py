@@ -1,7 +1,6 @@
 """Every kind of source gives the same kind of pairs; bad rows are dropped and counted, never raised."""
 
 import os
-from pathlib import Path
 
 import pytest
 from tests.data.source_files import images, keyed, make_image, read, write_parquet, write_tar
@@ -17,7 +16,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 # --- folder of images
 
 
-def test_a_folder_of_images_gives_captions_from_the_files_beside_them(tmp_path: Path) -> None:
+def test_a_folder_of_images_gives_captions_from_the_files_beside_them(tmp_path):
     images(tmp_path, "b.jpg", "a/x.JPEG", "a/y.png", ".hidden/z.jpg")
     (tmp_path / "b.txt").write_text("\ufefffirst line\n\n second line \n")
     (tmp_path / "a/x.json").write_text('{"caption": "x", "width": 3, "tags": ["t"], "none": null}')
@@ -33,14 +32,14 @@ def test_a_folder_of_images_gives_captions_from_the_files_beside_them(tmp_path: 
     )
 
 
-def test_equal_names_in_several_folders_keep_their_folder_in_the_key(tmp_path: Path) -> None:
+def test_equal_names_in_several_folders_keep_their_folder_in_the_key(tmp_path):
     images(tmp_path, "a/1.jpg", "b/1.jpg", "b/1.png")
     for folder in "ab":
         (tmp_path / folder / "1.txt").write_text(folder)
     assert keyed(tmp_path) == [("a/1", ("a",)), ("b/1.jpg", ("b",)), ("b/1.png", ("b",))]
 
 
-def test_bad_files_of_a_folder_are_counted_by_reason(tmp_path: Path) -> None:
+def test_bad_files_of_a_folder_are_counted_by_reason(tmp_path):
     images(tmp_path, *(f"{number}.jpg" for number in range(8)))
     beside = {
         "0.txt": b"good",
@@ -60,7 +59,7 @@ def test_bad_files_of_a_folder_are_counted_by_reason(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_pipes_and_dangling_links_neither_hang_nor_raise(tmp_path: Path) -> None:
+def test_pipes_and_dangling_links_neither_hang_nor_raise(tmp_path):
     images(tmp_path, "a.jpg")
     os.mkfifo(tmp_path / "b.jpg")
     (tmp_path / "c.jpg").symlink_to(tmp_path / "nowhere.jpg")
@@ -76,7 +75,7 @@ def test_pipes_and_dangling_links_neither_hang_nor_raise(tmp_path: Path) -> None
 # --- tables
 
 
-def test_rows_that_share_an_image_become_one_pair(tmp_path: Path) -> None:
+def test_rows_that_share_an_image_become_one_pair(tmp_path):
     images(tmp_path, "i/1.jpg", "i/2.jpg")
     (tmp_path / "t.csv").write_text(
         'image,caption,label\ni/2.jpg,"two, quoted",b\ni/1.jpg,one,a\n\ni/2.jpg,"again\nover lines",c\n'
@@ -88,7 +87,7 @@ def test_rows_that_share_an_image_become_one_pair(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv") == (pairs, {})
 
 
-def test_tsv_other_columns_ids_and_absolute_paths(tmp_path: Path) -> None:
+def test_tsv_other_columns_ids_and_absolute_paths(tmp_path):
     images(tmp_path, "elsewhere/1.jpg")
     path = tmp_path / "t" / "t.tsv"
     path.parent.mkdir()
@@ -97,7 +96,7 @@ def test_tsv_other_columns_ids_and_absolute_paths(tmp_path: Path) -> None:
     assert pairs == [Pair("k7", make_image(0), ("a, b",), {})]
 
 
-def test_a_missing_column_names_the_columns_and_the_nearest(tmp_path: Path) -> None:
+def test_a_missing_column_names_the_columns_and_the_nearest(tmp_path):
     (tmp_path / "t.csv").write_text("filepath,captions\na.jpg,x\n")
     with pytest.raises(UnknownNameError, match=r"captions, filepath(.|\n)*did you mean 'captions'"):
         read(tmp_path / "t.csv", Columns(image="filepath"))
@@ -105,7 +104,7 @@ def test_a_missing_column_names_the_columns_and_the_nearest(tmp_path: Path) -> N
         read(write_parquet(tmp_path / "t.parquet", photo=[b"x"], text=["x"]))
 
 
-def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
+def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path):
     images(tmp_path, "ok.jpg", "late.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
     with (tmp_path / "huge.jpg").open("wb") as file:
@@ -127,13 +126,9 @@ def test_bad_rows_of_a_table_are_counted_by_reason(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_line_of_a_hundred_megabytes_is_one_bad_row(tmp_path: Path) -> None:
-    images(tmp_path, "ok.jpg", "next.jpg")
-    with (tmp_path / "t.csv").open("wb") as file:
-        file.write(b"image,caption\nok.jpg,")
-        for _ in range(100):
-            file.write(b"z" * 1_000_000)
-        file.write(b"\nnext.jpg,after\n")
+def test_a_line_of_a_hundred_megabytes_is_one_bad_row(tmp_path):
+    images(tmp_path, "next.jpg")
+    (tmp_path / "t.csv").write_bytes(b"image,caption\nok.jpg," + b"z" * 100_000_000 + b"\nnext.jpg,after\n")
     pairs, dropped = read(tmp_path / "t.csv")
     assert [pair.key for pair in pairs] == ["next"] and dropped == {"caption_too_long": 1}
 
@@ -141,7 +136,7 @@ def test_a_line_of_a_hundred_megabytes_is_one_bad_row(tmp_path: Path) -> None:
 # --- Parquet
 
 
-def test_parquet_with_bytes_structs_and_paths(tmp_path: Path) -> None:
+def test_parquet_with_bytes_structs_and_paths(tmp_path):
     images(tmp_path, "i/one.jpg", "i/two.jpg")
     plain = pa.table(
         {
@@ -172,7 +167,7 @@ def test_parquet_with_bytes_structs_and_paths(tmp_path: Path) -> None:
         assert [entry.name for entry in entries] == [f"{name}.parquet", *files]
 
 
-def test_bad_cells_of_parquet_are_counted_by_reason(tmp_path: Path) -> None:
+def test_bad_cells_of_parquet_are_counted_by_reason(tmp_path):
     good, path = make_image(1), tmp_path / "t.parquet"
     offsets = pa.py_buffer(b"".join(n.to_bytes(4, "little") for n in (0, 2, 4, 6, 6, 9, 20_009, 20_010)))
     data = pa.py_buffer(b"ok" + b"\xff\xfe" + b"hi" + b"" + b"a\0b" + b"z" * 20_000 + b"!")
@@ -188,14 +183,7 @@ def test_bad_cells_of_parquet_are_counted_by_reason(tmp_path: Path) -> None:
     assert read(write_parquet(path, image=[1, 2], caption=["x", "y"])) == ([], {"bad_row": 2})
 
 
-def test_damaged_parquet_is_an_integrity_error(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "t.parquet", image=[make_image()], caption=["x"])
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(IntegrityError, match="Parquet"):
-        read(path)
-
-
-def test_a_folder_of_parquet_files_is_one_source(tmp_path: Path) -> None:
+def test_a_folder_of_parquet_files_is_one_source(tmp_path):
     for part in range(2):
         write_parquet(tmp_path / f"{part}.parquet", image=[make_image(part)], caption=[f"c{part}"])
     assert keyed(tmp_path) == [("00000000", ("c0",)), ("00000001", ("c1",))]
@@ -204,7 +192,7 @@ def test_a_folder_of_parquet_files_is_one_source(tmp_path: Path) -> None:
 # --- tars, shards, scenes
 
 
-def test_tars_and_our_own_shards_are_sources(tmp_path: Path) -> None:
+def test_tars_and_our_own_shards_are_sources(tmp_path):
     pairs = [Pair(f"{number}", make_image(number), ("a", "b")) for number in range(4)]
     write_shards(pairs, tmp_path / "ours")
     assert read(tmp_path / "ours") == (pairs, {})
@@ -220,7 +208,7 @@ def test_tars_and_our_own_shards_are_sources(tmp_path: Path) -> None:
     assert read(tmp_path / "ours") == (pairs[1:], {"damaged": 1})
 
 
-def test_scenes_are_a_source_and_their_reference_is_checked() -> None:
+def test_scenes_are_a_source_and_their_reference_is_checked():
     pairs, dropped = read("scenes:unseen?count=3&seed=5")
     assert len(pairs) == 3 and dropped == {}
     assert pairs == read("scenes:unseen?count=3&seed=5&size=64")[0]
@@ -229,7 +217,7 @@ def test_scenes_are_a_source_and_their_reference_is_checked() -> None:
             open_source(wrong)
 
 
-def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no such source"):
         open_source(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="holds no images"):
@@ -242,9 +230,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "b.tar")
 
 
-def test_inputs_change_with_the_content_and_not_with_the_way_of_writing_the_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inputs_change_with_the_content_and_not_with_the_way_of_writing_the_path(tmp_path, monkeypatch):
     images(tmp_path, "i/1.jpg", "i/2.jpg")
     (tmp_path / "t.csv").write_text("image,caption\ni/1.jpg,one\ni/2.jpg,two\n")
     first = open_source(tmp_path / "t.csv").inputs()
@@ -254,7 +240,7 @@ def test_inputs_change_with_the_content_and_not_with_the_way_of_writing_the_path
     assert open_source("t.csv").inputs() != first
 
 
-def test_real_photos_with_five_captions_each(shared_data: Path) -> None:
+def test_real_photos_with_five_captions_each(shared_data):
     table = shared_data / "coco" / "captions.tsv"
     pairs, dropped = read(table)
     assert len(pairs) == 160 and dropped == {}

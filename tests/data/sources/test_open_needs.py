@@ -12,7 +12,7 @@ from diptych.data.sources.open import Columns
 pytest.importorskip("pyarrow")
 
 
-def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path: Path) -> None:
+def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path):
     images(tmp_path, "a.jpg", "a.png", "a.jpg.png", "A.JPG", "b.jpg", "c/b.jpg", "c/d.jpg")
     pairs, dropped = read(tmp_path, need=Need.IMAGE)
     assert {pair.key: Path(pair.path).name for pair in pairs} == {
@@ -26,7 +26,7 @@ def test_images_that_differ_by_their_suffix_only_are_several_samples(tmp_path: P
     assert all(Path(pair.path).read_bytes() == pair.image for pair in read(tmp_path / "t.csv")[0])
 
 
-def test_images_of_one_name_in_a_tar_are_several_samples_unless_they_share_a_caption(tmp_path: Path) -> None:
+def test_images_of_one_name_in_a_tar_are_several_samples_unless_they_share_a_caption(tmp_path):
     names = ("a.jpg", "a.png", "b.jpg", "c.jpg", "c.png", "c.txt", "b.png")
     path = write_tar(tmp_path / "x.tar", [(name, make_image(n)) for n, name in enumerate(names)])
     pairs, dropped = read(path, need=Need.IMAGE)
@@ -35,7 +35,7 @@ def test_images_of_one_name_in_a_tar_are_several_samples_unless_they_share_a_cap
     assert all(pair.image == make_image(images_by_key[pair.key]) for pair in pairs)
 
 
-def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(tmp_path: Path) -> None:
+def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(tmp_path):
     names = ["x/00000002.jpg", "x/a.jpg", "y/a.jpg", "z/00000002.jpg", "z/a.jpg"]
     images(tmp_path, *names)
     structs = [{"bytes": (tmp_path / name).read_bytes(), "path": name} for name in names]
@@ -48,7 +48,7 @@ def test_rows_of_parquet_keep_their_keys_apart_whatever_their_files_are_called(t
         assert {pair.path for pair in pairs} == paths
 
 
-def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path: Path) -> None:
+def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path):
     images(tmp_path / "f", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "4.jpg", "._4.jpg")
     (tmp_path / "f/cat/2.txt").write_bytes(b"\xff\xfe\xfd")
     (tmp_path / "f/4.json").write_text('{"label": "bird"}')
@@ -69,7 +69,7 @@ def test_where_an_image_is_enough_captions_may_be_missing_or_broken(tmp_path: Pa
     assert [(pair.key, pair.captions, pair.path) for pair in pairs] == expected and dropped == {}
 
 
-def test_training_counts_what_has_no_caption(tmp_path: Path) -> None:
+def test_training_counts_what_has_no_caption(tmp_path):
     images(tmp_path, "f/1.jpg", "f/2.jpg", "f/3.jpg")
     (tmp_path / "f/2.txt").write_text("two")
     names = ("1.jpg", "2.jpg", "2.txt", "3.jpg")
@@ -84,7 +84,7 @@ def test_training_counts_what_has_no_caption(tmp_path: Path) -> None:
         read(tmp_path / "t.csv", Columns(caption="lable"), need=Need.IMAGE)
 
 
-def test_where_nothing_is_needed_a_labelled_row_stays_whatever_its_image_is(tmp_path: Path) -> None:
+def test_where_nothing_is_needed_a_labelled_row_stays_whatever_its_image_is(tmp_path):
     images(tmp_path, "1.jpg", "f/1.jpg")
     (tmp_path / "folder.jpg").mkdir()
     missing, remote, unsafe = Reason.MISSING_IMAGE, Reason.REMOTE_IMAGE, Reason.UNSAFE_PATH

@@ -53,7 +53,7 @@ STRAYS = {
 
 @pytest.mark.parametrize("stray", STRAYS)
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_stray_file_does_not_hide_the_images_and_is_named(tmp_path: Path, stray: str, deep: bool) -> None:
+def test_a_stray_file_does_not_hide_the_images_and_is_named(tmp_path, stray, deep):
     names = ("2020/a.jpg", "2020/b.jpg", "2021/c.jpg") if deep else ("a.jpg", "b.jpg", "c.jpg")
     photos(tmp_path, *names)
     (tmp_path / stray).write_bytes(STRAYS[stray])
@@ -61,7 +61,7 @@ def test_a_stray_file_does_not_hide_the_images_and_is_named(tmp_path: Path, stra
         assert keys(tmp_path) == ["a", "b", "c"]
 
 
-def test_a_loose_image_does_not_hide_the_tars(tmp_path: Path) -> None:
+def test_a_loose_image_does_not_hide_the_tars(tmp_path):
     for number in range(3):
         tar_of(tmp_path / f"{number}.tar", f"k{number}")
     images(tmp_path, "preview.jpg")
@@ -72,7 +72,7 @@ def test_a_loose_image_does_not_hide_the_tars(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
-def test_the_table_that_lists_the_images_is_read_without_a_word(tmp_path: Path) -> None:
+def test_the_table_that_lists_the_images_is_read_without_a_word(tmp_path):
     photos(tmp_path, "i/a.jpg", "i/b.jpg")
     (tmp_path / "list.csv").write_text("image,caption\ni/b.jpg,of the table\n")
     with warnings.catch_warnings():
@@ -83,7 +83,7 @@ def test_the_table_that_lists_the_images_is_read_without_a_word(tmp_path: Path) 
         open_source(tmp_path)
 
 
-def test_a_table_of_other_names_beside_images_without_captions_says_so(tmp_path: Path) -> None:
+def test_a_table_of_other_names_beside_images_without_captions_says_so(tmp_path):
     images(tmp_path, "a.jpg")
     (tmp_path / "list.csv").write_text("file,title\na.jpg,x\n")
     with pytest.raises(UsageError, match=r"(?s)column.*file, title.*--columns"):
@@ -92,7 +92,7 @@ def test_a_table_of_other_names_beside_images_without_captions_says_so(tmp_path:
         assert keys(tmp_path, Need.IMAGE) == ["a"]
 
 
-def test_the_files_output_of_img2dataset_is_packed(tmp_path: Path) -> None:
+def test_the_files_output_of_img2dataset_is_packed(tmp_path):
     """Its FilesSampleWriter: 00000/KEY.jpg, .txt and .json, and 00000.parquet, 00000_stats.json beside."""
     source = tmp_path / "images"
     for shard in ("00000", "00001"):
@@ -117,7 +117,7 @@ def test_the_files_output_of_img2dataset_is_packed(tmp_path: Path) -> None:
     assert pairs[0].fields["url"] == "http://x/000000000"
 
 
-def test_what_desktops_leave_is_no_data(tmp_path: Path) -> None:
+def test_what_desktops_leave_is_no_data(tmp_path):
     photos(tmp_path / "folder", "a.jpg", "b/c.jpg")
     left = ("._a.jpg", "._a.txt", ".DS_Store", "Thumbs.db", "b/._c.jpg", "__MACOSX/._a.jpg", "__MACOSX/x.jpg")
     for name in (*(f"folder/{name}" for name in left), "tars/._0.tar", "parquet/._0.parquet"):
@@ -134,7 +134,7 @@ def test_what_desktops_leave_is_no_data(tmp_path: Path) -> None:
     assert len(list(WebDatasetReader().examples(tmp_path / "set", "test"))) == 1
 
 
-def test_tars_one_folder_down_are_read_if_they_lie_in_one(tmp_path: Path) -> None:
+def test_tars_one_folder_down_are_read_if_they_lie_in_one(tmp_path):
     tar_of(tmp_path / "wds" / "0.tar", "k")
     (tmp_path / "README.md").write_text("a set")
     assert keys(tmp_path) == ["k"]
@@ -145,7 +145,7 @@ def test_tars_one_folder_down_are_read_if_they_lie_in_one(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["0.tar.gz", "0.tgz"])
-def test_compressed_tars_are_read_and_named_as_they_are(tmp_path: Path, name: str) -> None:
+def test_compressed_tars_are_read_and_named_as_they_are(tmp_path, name):
     plain = tar_of(tmp_path / "aside" / "0.tar", "k", "l").read_bytes()
     (tmp_path / name).write_bytes(gzip.compress(plain))
     tar_of(tmp_path / "1.tar", "k", caption="other")

@@ -18,7 +18,7 @@ FAR = 2**62  # microseconds: the year 148,108
 
 
 @pytest.fixture
-def odd(tmp_path: Path) -> Path:
+def odd(tmp_path):
     """A table with values that Python cannot hold, lists, bytes, and two columns of one name."""
     columns = {
         "image": pa.array([make_image(1), make_image(2)]),
@@ -38,7 +38,7 @@ def odd(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_nobody_asked_for_does_not_stop_the_reading(odd: Path) -> None:
+def test_what_nobody_asked_for_does_not_stop_the_reading(odd):
     pairs, dropped = read(odd)
     assert [pair.captions for pair in pairs] == [("a",), ("b",)] and dropped == {}
     assert pairs[0].fields == {"good": "x", "nanoseconds": "1970-01-01T00:00:00.000000001"}
@@ -46,20 +46,20 @@ def test_what_nobody_asked_for_does_not_stop_the_reading(odd: Path) -> None:
     assert pairs[1].fields["day"] == "1970-01-01"
 
 
-def test_curation_reads_the_same_table(odd: Path) -> None:
+def test_curation_reads_the_same_table(odd):
     settings = CandidatesSettings(sources=(str(odd),))
     tables = [candidates_of(partition, settings)[0] for partition in partitions_of(settings)]
     assert [caption for table in tables for caption in table["caption"].to_pylist()] == ["a", "b"]
 
 
-def test_evaluation_reads_it_by_a_column_that_is_there_once(odd: Path) -> None:
+def test_evaluation_reads_it_by_a_column_that_is_there_once(odd):
     examples = ParquetReader(label="good").examples(odd.parent, "test")
     assert [(one.labels, one.captions) for one in examples] == [(("x",), ("a",)), (("y",), ("b",))]
     with pytest.raises(UsageError, match="one name"):
         list(ParquetReader().examples(odd.parent, "test"))
 
 
-def test_a_column_that_is_asked_for_twice_is_refused(tmp_path: Path) -> None:
+def test_a_column_that_is_asked_for_twice_is_refused(tmp_path):
     cells = [pa.array([make_image()]), pa.array(["a"]), pa.array(["b"])]
     table = pa.Table.from_arrays(cells, names=["image", "caption", "caption"])
     pq.write_table(table, tmp_path / "t.parquet")
@@ -67,7 +67,7 @@ def test_a_column_that_is_asked_for_twice_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "t.parquet")
 
 
-def test_parquet_of_img2dataset_is_read_as_it_is(tmp_path: Path) -> None:
+def test_parquet_of_img2dataset_is_read_as_it_is(tmp_path):
     """Its ParquetSampleWriter: metadata, then the column jpg; failed rows have a status and no image."""
     write_parquet(
         tmp_path / "00000.parquet",
@@ -101,7 +101,7 @@ def saved(folder: Path, rows: int, name: str = "data-00000-of-00001.arrow", firs
             writer.write_batch(batch)
 
 
-def test_a_folder_of_save_to_disk_is_read_in_its_stated_order(tmp_path: Path) -> None:
+def test_a_folder_of_save_to_disk_is_read_in_its_stated_order(tmp_path):
     folder = tmp_path / "saved"
     saved(folder, 5, "data-00001-of-00002.arrow", first=10)
     saved(folder, 4, "data-00000-of-00002.arrow")
@@ -116,14 +116,14 @@ def test_a_folder_of_save_to_disk_is_read_in_its_stated_order(tmp_path: Path) ->
         read(folder)
 
 
-def test_splits_of_save_to_disk_are_named(tmp_path: Path) -> None:
+def test_splits_of_save_to_disk_are_named(tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     saved(tmp_path / "train", 1)
     with pytest.raises(UsageError, match=r"(?s)splits.*train, test"):
         open_source(tmp_path)
 
 
-def test_arrow_files_of_both_forms_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
+def test_arrow_files_of_both_forms_are_read_and_damaged_files_refused(tmp_path):
     images(tmp_path, "a.jpg")
     path = tmp_path / "t.arrow"
     table = pa.table({"image": ["a.jpg"], "caption": ["x"]})
@@ -135,3 +135,7 @@ def test_arrow_files_of_both_forms_are_read_and_damaged_ones_refused(tmp_path: P
         path.write_bytes(damaged)
         with pytest.raises(IntegrityError):
             read(path)
+    path = write_parquet(tmp_path / "t.parquet", image=[make_image()], caption=["x"])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(IntegrityError, match="Parquet"):
+        read(path)

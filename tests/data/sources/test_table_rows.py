@@ -33,14 +33,14 @@ def total(path: Path) -> tuple[int, int]:
     return sum(len(pair.captions) for pair in pairs), sum(dropped.values())
 
 
-def test_a_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path):
     captions = [f"row {number}" for number in range(1000)]
     captions[99] = '"a 5 inch pipe'
     with pytest.raises(DataError, match=r"(?s)never closed.*t\.csv line 101"):
         read(table(tmp_path, captions))
 
 
-def test_rows_between_two_stray_quotes_count_as_bad_by_their_lines(tmp_path: Path) -> None:
+def test_rows_between_two_stray_quotes_count_as_bad_by_their_lines(tmp_path):
     captions = [f"row {number}" for number in range(1000)]
     captions[99], captions[599] = '"a 5 inch pipe', 'a 6" nail'
     path = table(tmp_path, captions)
@@ -52,7 +52,7 @@ def test_rows_between_two_stray_quotes_count_as_bad_by_their_lines(tmp_path: Pat
 
 
 @pytest.mark.parametrize("delimiter", ["\t", ";", ","])
-def test_a_swallow_of_few_rows_is_counted_too(tmp_path: Path, delimiter: str) -> None:
+def test_a_swallow_of_few_rows_is_counted_too(tmp_path, delimiter):
     captions = [f"row {number}" for number in range(300)]
     for first in range(0, 300, 30):
         captions[first], captions[first + 7] = '"5 inches', '7 inches"'
@@ -63,7 +63,7 @@ def test_a_swallow_of_few_rows_is_counted_too(tmp_path: Path, delimiter: str) ->
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])
-def test_a_swallow_is_seen_wherever_the_images_column_is(tmp_path: Path, column: int) -> None:
+def test_a_swallow_is_seen_wherever_the_images_column_is(tmp_path, column):
     images(tmp_path, "a.jpg")
     rows = [["caption", "label"], ['"two inches', "x"], ["one", "y"], ['three" pipe', "z"], ["four", "w"]]
     for number, row in enumerate(rows):
@@ -74,9 +74,7 @@ def test_a_swallow_is_seen_wherever_the_images_column_is(tmp_path: Path, column:
 
 @pytest.mark.parametrize("order", [("image", "caption"), ("caption", "image"), ("caption", "image", "label")])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_a_well_formed_table_is_read_as_pandas_reads_it(
-    tmp_path: Path, order: tuple[str, ...], delimiter: str
-) -> None:
+def test_a_well_formed_table_is_read_as_pandas_reads_it(tmp_path, order, delimiter):
     pandas = pytest.importorskip("pandas")
     rng = random.Random(len(order))
     pieces = ["a", "dog ", '"', ",", ";", "\t", "\n", "\r\n", "é", "犬", '5" ', "3.5", ":", "="]
@@ -94,26 +92,16 @@ def test_a_well_formed_table_is_read_as_pandas_reads_it(
     assert rows == expected.to_dict("records")
 
 
-def test_a_swallow_beyond_the_longest_cell_is_counted_and_reading_goes_on(tmp_path: Path) -> None:
+def test_a_swallow_beyond_the_longest_cell_is_counted_and_reading_goes_on(tmp_path):
     kept, dropped = total(table(tmp_path, ['"never closed', *["x"] * 40_000]))
     assert kept + dropped == 40_001
     assert 131_072 // len("a.jpg,x\n") <= dropped <= 131_072 // len("a.jpg,x\n") + 2
 
 
-def test_quoted_line_breaks_and_delimiters_are_a_caption(tmp_path: Path) -> None:
-    images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
-    rows = [*ROWS[:2], ("c.jpg", "Red shoes, size 5\nleather\nmade in Ghent, Belgium")]
-    with (tmp_path / "t.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("image", "caption"), *rows])
-    assert keyed(tmp_path / "t.csv") == [(name[0], (caption,)) for name, caption in rows]
-
-
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("front", ["", "\n", "  \r\n\r\n", "sep"])
-def test_delimiters_marks_and_empty_lines_change_nothing(
-    tmp_path: Path, delimiter: str, encoding: str, front: str
-) -> None:
+def test_delimiters_marks_and_empty_lines_change_nothing(tmp_path, delimiter, encoding, front):
     images(tmp_path, "a.jpg", "b.jpg", "c.jpg")
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter).writerows([("title, or; name|", "image", "caption")])
@@ -123,14 +111,14 @@ def test_delimiters_marks_and_empty_lines_change_nothing(
     assert keyed(tmp_path / "t.csv") == [(name[0], (caption,)) for name, caption in ROWS]
 
 
-def test_utf_16_is_named(tmp_path: Path) -> None:
+def test_utf_16_is_named(tmp_path):
     for name in ("t.csv", "t.txt", "t.tsv"):
         (tmp_path / name).write_text("image\tcaption\na.jpg\tx\n", encoding="utf-16")
         with pytest.raises(UsageError, match="UTF-16"):
             read(tmp_path / name)
 
 
-def test_two_columns_of_one_name_are_kept_apart_or_refused(tmp_path: Path) -> None:
+def test_two_columns_of_one_name_are_kept_apart_or_refused(tmp_path):
     images(tmp_path, "a.jpg")
     (tmp_path / "t.csv").write_text("label,image,caption,label,label\nx,a.jpg,c,y,z\n")
     pairs, _ = read(tmp_path / "t.csv")
@@ -140,7 +128,7 @@ def test_two_columns_of_one_name_are_kept_apart_or_refused(tmp_path: Path) -> No
         read(tmp_path / "t.csv")
 
 
-def test_compressed_tables_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
+def test_compressed_tables_are_read_and_damaged_ones_refused(tmp_path):
     images(tmp_path, "a.jpg")
     packed = gzip.compress(b"image,caption\n" + b"a.jpg,x\n" * 3000)
     (tmp_path / "t.csv.gz").write_bytes(packed)
@@ -150,7 +138,7 @@ def test_compressed_tables_are_read_and_damaged_ones_refused(tmp_path: Path) -> 
         read(tmp_path / "t.csv.gz")
 
 
-def test_json_lines_and_lists_are_tables(tmp_path: Path) -> None:
+def test_json_lines_and_lists_are_tables(tmp_path):
     images(tmp_path, "a.jpg", "b.jpg")
     rows = [
         {"image": "a.jpg", "caption": ["one", "two"], "id": 7, "score": 0.5, "tags": ["t"]},
@@ -174,7 +162,7 @@ def test_json_lines_and_lists_are_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["val2017", "annotations/val2017", "annotations"])
-def test_coco_captions_are_read_with_images_in_or_beside_their_folder(tmp_path: Path, folder: str) -> None:
+def test_coco_captions_are_read_with_images_in_or_beside_their_folder(tmp_path, folder):
     images(tmp_path / folder, "139.jpg", "285.jpg", "632.jpg")
     (tmp_path / "annotations").mkdir(exist_ok=True)
     named = [
@@ -191,14 +179,14 @@ def test_coco_captions_are_read_with_images_in_or_beside_their_folder(tmp_path: 
     assert len(list(open_source(path, need=Need.IMAGE).pairs(Counts()))) == 3
 
 
-def test_columns_of_other_names_choose_the_delimiter(tmp_path: Path) -> None:
+def test_columns_of_other_names_choose_the_delimiter(tmp_path):
     images(tmp_path, "a.jpg")
     (tmp_path / "t.csv").write_text("file;title, short, of it\na.jpg;x, y, z\n")
     columns = Columns(image="file", caption="title, short, of it")
     assert keyed(tmp_path / "t.csv", columns) == [("a", ("x, y, z",))]
 
 
-def test_the_real_captions_of_coco_val2017_are_all_there(shared_data: Path) -> None:
+def test_the_real_captions_of_coco_val2017_are_all_there(shared_data):
     source = open_source(shared_data / "text" / "captions_val2017.json", need=Need.CAPTION)
     counts = Counts()
     captions = [len(pair.captions) for pair in source.pairs(counts)]

@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from dataclasses import astuple
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,12 +46,12 @@ def fuzzed(count: int, seed: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def small() -> Tokenizer:
+def small():
     return Tokenizer.train(CAPTIONS, size=540, context_length=12)
 
 
 @pytest.fixture
-def saved(small: Tokenizer, tmp_path: Path) -> Path:
+def saved(small, tmp_path):
     small.save(tmp_path)
     return tmp_path
 

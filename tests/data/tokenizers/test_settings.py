@@ -17,7 +17,7 @@ PIECES = (*ADDED, *(name.upper() for name in ADDED), "a", "photo", "of", "'s", "
 
 
 @pytest.fixture(scope="module")
-def small() -> Tokenizer:
+def small():
     return Tokenizer.train(CAPTIONS, size=560, context_length=20)
 
 

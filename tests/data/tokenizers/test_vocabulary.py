@@ -13,7 +13,7 @@ from diptych.data.tokenizers.vocabulary import from_merges, read_file, read_merg
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(tmp_path):
     Tokenizer.train(["the theory of the thing"] * 3, size=520).save(tmp_path)
     return tmp_path
 
