@@ -11,10 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 import diptych
 from diptych.cli.commands import COMMANDS
 from diptych.core.files.durable import write_bytes, write_text
-from diptych.data.synthetic.dataset import contact_sheet
+from diptych.data.synthetic.dataset import describe
+from diptych.data.synthetic.render import draw
 from diptych.models.formats.references import public_names
 
 HERE = Path(__file__).resolve().parent
@@ -49,6 +52,16 @@ def api_page() -> str:
     rows = [f"::: {getattr(diptych, name).__module__}.{name}\n" for name in sorted(diptych.__all__)]
     about = "The public names. `diptych.NAME` is imported when it is first asked for.\n"
     return "\n".join(["# Python\n", about, *rows])
+
+
+def contact_sheet(*, columns: int = 8, rows: int = 4, size: int = 128, gap: int = 6) -> Image.Image:
+    """Lay the first `columns * rows` scenes out on one white page."""
+    page = Image.new("RGB", (columns * (size + gap) + gap, rows * (size + gap) + gap), "white")
+    for index in range(columns * rows):
+        row, column = divmod(index, columns)
+        scene = Image.fromarray(draw(describe(index, seed=0), size))
+        page.paste(scene, (gap + column * (size + gap), gap + row * (size + gap)))
+    return page
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from diptych.curate.candidates.filter import (
     repeated_captions,
 )
 from diptych.curate.candidates.language import language_of
-from diptych.data.synthetic.crawl import crawl
+from diptych.data.synthetic.crawl import crawled
 
 OFF = {"min_characters": 0, "max_characters": 0, "boilerplate": False}
 
@@ -88,7 +88,7 @@ def test_no_human_caption_is_boilerplate(shared_data: Path) -> None:
 
 
 def test_the_boilerplate_of_the_scenes_is_found_and_nothing_else() -> None:
-    pairs = list(crawl(1000, seed=3, size=8))
+    pairs = [crawled(index, seed=3, size=8) for index in range(1000)]
     dropped = is_boilerplate(table([pair.captions[0] for pair in pairs])).tolist()
     assert all(dropped[row] for row, pair in enumerate(pairs) if pair.fields["noise"] == "boilerplate")
     others = {pair.captions[0] for row, pair in enumerate(pairs) if dropped[row]}

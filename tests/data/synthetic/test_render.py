@@ -12,22 +12,13 @@ from diptych.data.synthetic.vocabulary import COLORS, FILLS, PALETTE, SHAPES, Ba
 SMALLEST = 0.205  # radius of a small lone object
 
 
-def obj(shape, color, fill="solid", radius=SMALLEST, angle=0.0):
-    return SceneObject(shape, color, "small", fill, 0.5, 0.5, radius, angle, False, PALETTE[color])
+def obj(shape, color, fill="solid", radius=SMALLEST):
+    return SceneObject(shape, color, "small", fill, 0.5, 0.5, radius, 0.0, False, PALETTE[color])
 
 
-def background(kind="plain", backdrop=0):
-    return Background(kind, BACKDROPS[backdrop], (0.3, 0.6, 0.2))
-
-
-def scene_of(*objects, kind="plain", backdrop=0):
-    return Scene(tuple(objects), background(kind, backdrop), None, ("",))
-
-
-def changed(scene, size=64):
-    """Pixels that the objects and their shadows touch."""
-    empty = Scene((), scene.background, None, ("",))
-    return np.abs(draw(scene, size).astype(int) - draw(empty, size)).max(axis=2) > 6
+def drawn(*objects, kind="plain", backdrop=0):
+    background = Background(kind, BACKDROPS[backdrop], (0.3, 0.6, 0.2))
+    return draw(Scene(tuple(objects), background, None, ("",)), 64)
 
 
 def nearest_color(rgb):
@@ -37,7 +28,7 @@ def nearest_color(rgb):
 @pytest.mark.parametrize("color", COLORS)
 def test_a_solid_object_has_its_palette_color(color):
     for backdrop in backdrops(color):
-        pixels = draw(scene_of(obj("circle", color), backdrop=backdrop), 64)
+        pixels = drawn(obj("circle", color), backdrop=backdrop)
         middle = pixels[28:36, 28:36].reshape(-1, 3).mean(axis=0)
         assert np.abs(middle - PALETTE[color]).max() < 12
         assert nearest_color(middle) == color
@@ -46,9 +37,8 @@ def test_a_solid_object_has_its_palette_color(color):
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_fill_shows_enough_of_the_color_at_the_smallest_size(shape, fill):
-    color = "purple"
-    pixels = draw(scene_of(obj(shape, color, fill), backdrop=2), 64).reshape(-1, 3)
-    own = (np.abs(pixels.astype(int) - PALETTE[color]).max(axis=1) < 45).sum()
+    pixels = drawn(obj(shape, "purple", fill), backdrop=2).reshape(-1, 3)
+    own = (np.abs(pixels.astype(int) - PALETTE["purple"]).max(axis=1) < 45).sum()
     assert own >= 60  # of about 400: the pixels of a thin outline
 
 
@@ -64,12 +54,9 @@ def test_oklab_matches_the_published_examples():
     assert oklab((0, 0, 255)) == pytest.approx((0.45201, -0.03246, -0.31153), abs=1e-4)
 
 
-def test_every_color_has_many_backdrops():
-    assert min(len(backdrops(color)) for color in COLORS) >= 8
-
-
-def test_any_two_colors_that_meet_leave_room_for_a_third():
+def test_every_color_has_many_backdrops_and_two_that_meet_leave_room_for_a_third():
     """Scenes of three draw colors until all share a backdrop; a pair without a third would never end."""
+    assert min(len(backdrops(color)) for color in COLORS) >= 8
     for first, second in itertools.combinations(COLORS, 2):
         shared = backdrops(first) & backdrops(second)
         third = [c for c in COLORS if c not in (first, second) and shared & backdrops(c)]
@@ -79,35 +66,33 @@ def test_any_two_colors_that_meet_leave_room_for_a_third():
 @pytest.mark.parametrize("kind", KINDS)
 def test_backgrounds_stay_between_their_tones(kind):
     for backdrop, tones in enumerate(BACKDROPS):
-        pixels = draw(scene_of(kind=kind, backdrop=backdrop), 64).reshape(-1, 3).astype(float)
+        pixels = drawn(kind=kind, backdrop=backdrop).reshape(-1, 3).astype(float)
         low, high = np.min(tones, axis=0), np.max(tones, axis=0)
         assert (pixels.mean(axis=0) > low - 2).all()
         assert (pixels.mean(axis=0) < high + 2).all()
 
 
 def test_backgrounds_differ_by_kind():
-    images = {draw(scene_of(kind=kind), 64).tobytes() for kind in KINDS}
-    assert len(images) == len(KINDS)
+    assert len({drawn(kind=kind).tobytes() for kind in KINDS}) == len(KINDS)
 
 
 def test_an_outlined_circle_is_no_ring():
     """Inside an outline lies a veil of the color; a ring's hole shows the background."""
-    outlined = draw(scene_of(obj("circle", "blue", "outline")), 64)[32, 32].astype(int)
-    ring = draw(scene_of(obj("ring", "blue")), 64)[32, 32].astype(int)
-    empty = draw(scene_of(), 64)[32, 32].astype(int)
+    shown = (drawn(obj("circle", "blue", "outline")), drawn(obj("ring", "blue")), drawn())
+    outlined, ring, empty = (pixels[32, 32].astype(int) for pixels in shown)
     assert np.abs(ring - empty).max() < 40
     assert np.abs(outlined - empty).max() > 40
 
 
 def test_fills_look_different():
     for shape in SHAPES:
-        images = [draw(scene_of(obj(shape, "red", fill, radius=0.35)), 64).astype(int) for fill in FILLS]
+        images = [drawn(obj(shape, "red", fill, radius=0.35)).astype(int) for fill in FILLS]
         for first, second in itertools.combinations(images, 2):
             assert (np.abs(first - second).max(axis=2) > 60).sum() >= 20
 
 
 def test_an_object_at_the_border_is_cut_off_without_harm():
     near = SceneObject("star", "red", "large", "striped", 0.02, 0.98, 0.38, 0.1, False, PALETTE["red"])
-    touched = changed(scene_of(near))
+    touched = np.abs(drawn(near).astype(int) - drawn()).max(axis=2) > 6
     assert touched[-1, 0]
     assert not touched[0].any()

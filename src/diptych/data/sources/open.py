@@ -175,7 +175,7 @@ def _open_file(path: Path, columns: Columns, need: Need) -> Source:
 
 
 def _open_scenes(ref: str) -> "ScenesSource":
-    from diptych.data.synthetic.dataset import SPLITS
+    from diptych.data.synthetic.vocabulary import SPLITS
 
     parts = urlsplit(ref)
     split, settings = parts.path or "train", {}

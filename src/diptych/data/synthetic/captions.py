@@ -58,12 +58,7 @@ FILL_WORDS: dict[str, tuple[str, ...]] = {
     "striped": ("stripy",),
     "dotted": ("spotted", "polka dot"),
 }
-FILL_ENDINGS: dict[str, str] = {
-    "outline": "just the outline",
-    "striped": "with stripes",
-    "dotted": "with dots",
-    "solid": "",
-}
+FILL_ENDINGS = {"outline": "just the outline", "striped": "with stripes", "dotted": "with dots", "solid": ""}
 BACKGROUND_ENDINGS: dict[str, tuple[str, ...]] = {
     "plain": ("on a plain background", "on a simple background"),
     "gradient": ("on a gradient background", "on a soft gradient"),
@@ -97,40 +92,28 @@ BOILERPLATE_RATE, TYPO_RATE = 0.07, 0.015
 def captions(
     objects: tuple[SceneObject, ...], relation: str | None, *, background: str, rng: Rng, noisy: bool
 ) -> tuple[str, ...]:
-    """Write one to three captions for a scene.
+    """Write one to three different captions for a scene.
 
     Args:
-        things: the objects, in the order the relation names them.
+        objects: in the order the relation names them.
         relation: how they stand to each other; None for a single object.
         background: the background's kind, which some captions mention.
         rng: makes the choices.
         noisy: whether captions may miss attributes, say little, or carry typos and boilerplate.
-
-    Returns:
-        Captions, different from each other.
     """
     wanted = 1 + rng.below(3)
     texts: dict[str, None] = {}
     for _ in range(wanted):
         if noisy and rng.chance(VAGUE_RATE):
-            text = _vague(rng)
+            text = f"img_{1000 + rng.below(9000)}" if rng.chance(0.4) else rng.pick(_VAGUE)
         else:
-            text = _describe(objects, relation, background, rng, noisy)
+            if relation is None:
+                text = _single(objects[0], background, rng, noisy)
+            else:
+                text = _SEVERAL.get(relation, _related)(objects, relation, rng)
             text = _disturb(text, rng) if noisy else text
         texts[_recase(text, rng)] = None
     return tuple(texts)
-
-
-def _describe(
-    objects: tuple[SceneObject, ...], relation: str | None, background: str, rng: Rng, noisy: bool
-) -> str:
-    if relation is None:
-        return _single(objects[0], background, rng, noisy)
-    if relation == "count":
-        return _counted(objects, rng)
-    if relation == "row":
-        return _listed(objects, rng)
-    return _related(objects, relation, rng)
 
 
 def _word(name: str, synonyms: dict[str, tuple[str, ...]], rng: Rng) -> str:
@@ -168,10 +151,6 @@ def with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeio" or phrase.startswith("hour") else "a ") + phrase
 
 
-def _plural(noun: str) -> str:
-    return _PLURALS.get(noun) or noun + "s"
-
-
 _SINGLE: tuple[Callable[[SceneObject, Rng], str], ...] = (
     lambda obj, rng: with_article(_named(obj, rng)),
     lambda obj, rng: with_article(_named(obj, rng)),
@@ -201,18 +180,26 @@ def _single(obj: SceneObject, background: str, rng: Rng, noisy: bool) -> str:
     return text
 
 
-def _counted(objects: tuple[SceneObject, ...], rng: Rng) -> str:
+def _counted(objects: tuple[SceneObject, ...], _relation: str, rng: Rng) -> str:
     obj, number = objects[0], rng.pick(_COUNTS[len(objects)])
-    noun = _plural(_noun(obj, rng))
+    noun = _noun(obj, rng)
+    noun = _PLURALS.get(noun) or noun + "s"
     form = rng.below(4)
     if form == 0:
-        return (
-            f"{number} {noun}, all {_color(obj, rng)}"
-            if len(objects) > 2
-            else f"{number} {noun}, both {_color(obj, rng)}"
-        )
+        return f"{number} {noun}, {'all' if len(objects) > 2 else 'both'} {_color(obj, rng)}"
     named = f"{number} {_adjectives(obj, rng)}{_color(obj, rng)} {noun}"
     return f"{rng.pick(_OPENERS)} {named}" if form == 1 else named
+
+
+def _listed(objects: tuple[SceneObject, ...], _relation: str, rng: Rng) -> str:
+    one, two, three = (with_article(_named(obj, rng)) for obj in objects)
+    form = rng.below(4)
+    if form == 0:
+        return f"from left to right: {one}, {two}, {three}"
+    if form == 1:
+        return f"{two} between {one} and {three}"
+    text = f"{one}, {two} and {three}"
+    return f"{rng.pick(_OPENERS)} {text}" if form == 2 else text
 
 
 def _related(objects: tuple[SceneObject, ...], relation: str, rng: Rng) -> str:
@@ -230,19 +217,7 @@ def _related(objects: tuple[SceneObject, ...], relation: str, rng: Rng) -> str:
     return f"{rng.pick(_OPENERS)} {text}" if form == 4 else text
 
 
-def _listed(objects: tuple[SceneObject, ...], rng: Rng) -> str:
-    one, two, three = (with_article(_named(obj, rng)) for obj in objects)
-    form = rng.below(4)
-    if form == 0:
-        return f"from left to right: {one}, {two}, {three}"
-    if form == 1:
-        return f"{two} between {one} and {three}"
-    text = f"{one}, {two} and {three}"
-    return f"{rng.pick(_OPENERS)} {text}" if form == 2 else text
-
-
-def _vague(rng: Rng) -> str:
-    return f"img_{1000 + rng.below(9000)}" if rng.chance(0.4) else rng.pick(_VAGUE)
+_SEVERAL = {"count": _counted, "row": _listed}
 
 
 def _disturb(text: str, rng: Rng) -> str:

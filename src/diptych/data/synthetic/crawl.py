@@ -7,35 +7,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from diptych.core.records import Pair
-from diptych.data.synthetic.dataset import COLORS, SHAPES, UNSEEN, describe, scene_pair
+from diptych.data.synthetic.dataset import SEEN, describe, scene_pair
 from diptych.data.synthetic.vocabulary import Rng
 
 DUPLICATES = 0.12  # pairs whose image occurred before, on another page
-
 BOILERPLATE = 0.25  # pairs whose text says nothing of the image
-
 MISMATCHES = 0.02  # pairs whose text belongs to another image
-
 FAVORITE_SHARE = 0.1  # pairs that show one of the few most frequent objects
-
 FAVORITES = (("heart", "red"), ("star", "yellow"), ("flower", "pink"), ("cloud", "white"))
-_SEEN = [(shape, color) for color in COLORS for shape in SHAPES if (shape, color) not in UNSEEN]
-"""Split "test" goes through the combinations in this order."""
 
 _BOILERPLATE_TEXTS = (
-    "IMG_{:04d}.JPG",
-    "DSC{:05d}.jpg",
-    "image {}",
-    "untitled",
-    "Click to enlarge",
-    "photo {}",
-    "thumbnail_{}_300x300.png",
-    "loading...",
-    "Image may contain: {} items",
-    "stock photo #{}",
-    "screenshot {}",
-    "logo",
-)
+    "IMG_{:04d}.JPG", "DSC{:05d}.jpg", "image {}", "untitled", "Click to enlarge", "photo {}",
+    "thumbnail_{}_300x300.png", "loading...", "Image may contain: {} items", "stock photo #{}",
+    "screenshot {}", "logo",
+)  # fmt: skip
 
 
 def crawled(index: int, *, seed: int, size: int = 64) -> Pair:
@@ -62,12 +47,6 @@ def crawled(index: int, *, seed: int, size: int = 64) -> Pair:
     return replace(pair, key=f"crawl-{index:07d}", captions=captions, fields={"page": page, "noise": noise})
 
 
-def crawl(count: int, *, seed: int, size: int = 64) -> Iterator[Pair]:
-    """Yield the first `count` pairs of a crawl."""
-    for index in range(count):
-        yield crawled(index, seed=seed, size=size)
-
-
 def sentences(count: int, *, seed: int) -> Iterator[str]:
     """Yield the captions of scenes without their images: the text from which queries are made."""
     for index in range(count):
@@ -78,5 +57,5 @@ def _shown(index: int, *, seed: int, size: int) -> Pair:
     rng = Rng(seed, "scenes", "shown", index)
     if not rng.chance(FAVORITE_SHARE):
         return scene_pair(index, seed=seed, size=size)
-    turn = _SEEN.index(rng.pick(FAVORITES))
-    return scene_pair(turn + len(_SEEN) * index, seed=seed, split="test", size=size)
+    turn = SEEN.index(rng.pick(FAVORITES))  # split "test" goes through the combinations in this order
+    return scene_pair(turn + len(SEEN) * index, seed=seed, split="test", size=size)

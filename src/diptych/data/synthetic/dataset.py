@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from functools import lru_cache
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from diptych.core.errors import unknown_name
@@ -28,30 +25,12 @@ from diptych.data.synthetic.vocabulary import (
     SHAPES,
     SIZES,
     SPLITS,
+    UNSEEN,
     Background,
-    Rgb,
     Rng,
     Scene,
     SceneObject,
-    unseen_combinations,
 )
-
-__all__ = [
-    "COLORS",
-    "FILLS",
-    "SHAPES",
-    "SIZES",
-    "SPLITS",
-    "UNSEEN",
-    "class_names",
-    "contact_sheet",
-    "describe",
-    "render",
-    "scene_pair",
-    "scene_pairs",
-]
-
-UNSEEN: frozenset[tuple[str, str]] = unseen_combinations()
 
 JPEG_QUALITY = 90  # with full chroma: thin colored outlines survive; 3 kB an image at 64 pixels
 
@@ -68,20 +47,10 @@ _OFTEN_SOLID = (FILLS[0], *FILLS)  # solid objects are twice as frequent as each
 # How often training images show several objects.
 _COUNT_RATE, _RELATION_RATE, _ROW_RATE = 0.07, 0.11, 0.04
 
-
-def class_names() -> list[str]:
-    """Return the 288 names "color shape", colors outermost.
-
-    >>> class_names()[0], len(class_names())
-    ('red circle', 288)
-    """
-    return [f"{color} {shape}" for color in COLORS for shape in SHAPES]
-
-
-@lru_cache(maxsize=len(SPLITS))
-def _combinations(split: str) -> tuple[tuple[str, str], ...]:
-    wanted = split == "unseen"
-    return tuple((s, c) for c in COLORS for s in SHAPES if ((s, c) in UNSEEN) == wanted)
+Combination = tuple[str, str]  # shape and color
+_COMBINATIONS = tuple((shape, color) for color in COLORS for shape in SHAPES)
+SEEN = tuple(combination for combination in _COMBINATIONS if combination not in UNSEEN)
+_OF_SPLIT = dict.fromkeys(SPLITS, SEEN) | {"unseen": tuple(c for c in _COMBINATIONS if c in UNSEEN)}
 
 
 def describe(index: int, *, seed: int, split: str = "train") -> Scene:
@@ -93,32 +62,21 @@ def describe(index: int, *, seed: int, split: str = "train") -> Scene:
         split: "train" (one to three objects, noisy captions), "test" or "unseen" (one object, plain
             captions; consecutive indices go through all combinations).
 
-    Returns:
-        The objects, the background and the captions.
-
     Raises:
         UnknownNameError: the split has no such name.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS, where="scenes")
-    rng = Rng(seed, "scenes", split, index)
-    combinations = _combinations(split)
-    relation: str | None = None
-    if split == "train":
-        relation = _relation(rng)
-        objects = (
-            _several(relation, combinations, rng) if relation else (_alone(rng.pick(combinations), rng),)
-        )
+    rng, combinations, noisy = Rng(seed, "scenes", split, index), _OF_SPLIT[split], split == "train"
+    relation = _relation(rng) if noisy else None
+    if relation is not None:
+        objects = _several(relation, combinations, rng)
     else:
-        objects = (_alone(combinations[index % len(combinations)], rng),)
+        combination = rng.pick(combinations) if noisy else combinations[index % len(combinations)]
+        objects = (_alone(combination, rng),)
     background = _background(objects, rng)
-    texts = captions(objects, relation, background=background.kind, rng=rng, noisy=split == "train")
+    texts = captions(objects, relation, background=background.kind, rng=rng, noisy=noisy)
     return Scene(objects, background, relation, texts)
-
-
-def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """Draw a composed scene as (size, size, 3) uint8, RGB."""
-    return draw(scene, size)
 
 
 def scene_pair(index: int, *, seed: int, split: str = "train", size: int = 64) -> Pair:
@@ -148,31 +106,15 @@ def scene_pair(index: int, *, seed: int, split: str = "train", size: int = 64) -
         "background": scene.background.kind,
         "split": split,
     }
-    return Pair(f"{split}-{index:07d}", _encode(render(scene, size)), scene.captions, fields)
+    buffer = io.BytesIO()
+    Image.fromarray(draw(scene, size)).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return Pair(f"{split}-{index:07d}", buffer.getvalue(), scene.captions, fields)
 
 
 def scene_pairs(count: int, *, seed: int, split: str = "train", size: int = 64) -> Iterator[Pair]:
     """Yield the first `count` images of a split; the same ones for the same arguments."""
     for index in range(count):
         yield scene_pair(index, seed=seed, split=split, size=size)
-
-
-def contact_sheet(
-    *, columns: int = 8, rows: int = 4, seed: int = 0, split: str = "train", size: int = 128, gap: int = 6
-) -> Image.Image:
-    """Lay the first `columns * rows` images of a split out on one white page."""
-    page = Image.new("RGB", (columns * (size + gap) + gap, rows * (size + gap) + gap), "white")
-    for index in range(columns * rows):
-        row, column = divmod(index, columns)
-        pixels = render(describe(index, seed=seed, split=split), size)
-        page.paste(Image.fromarray(pixels), (gap + column * (size + gap), gap + row * (size + gap)))
-    return page
-
-
-def _encode(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def _relation(rng: Rng) -> str | None:
@@ -184,7 +126,7 @@ def _relation(rng: Rng) -> str | None:
     return "row" if turn < _COUNT_RATE + _RELATION_RATE + _ROW_RATE else None
 
 
-def _alone(combination: tuple[str, str], rng: Rng) -> SceneObject:
+def _alone(combination: Combination, rng: Rng) -> SceneObject:
     size = rng.pick(SIZES)
     radius = rng.between(*_RADII[size])
     margin = min(0.5, radius * REACH + 0.015)
@@ -192,22 +134,19 @@ def _alone(combination: tuple[str, str], rng: Rng) -> SceneObject:
     return _scene_object(combination, (size, rng.pick(_OFTEN_SOLID)), place=(x, y, radius), rng=rng)
 
 
-def _several(relation: str, combinations: tuple[tuple[str, str], ...], rng: Rng) -> tuple[SceneObject, ...]:
+def _several(relation: str, combinations: tuple[Combination, ...], rng: Rng) -> tuple[SceneObject, ...]:
     """Two or three objects, all alike for "count", of different shape and color otherwise."""
     number = 3 if relation == "row" or (relation == "count" and rng.chance(0.5)) else 2
     places = _places(relation, number, rng)
     space = _RADIUS_OF_TWO if number == 2 else _RADIUS_OF_THREE
     chosen = [rng.pick(combinations)]
     looks = [(rng.pick(SIZES), rng.pick(_OFTEN_SOLID))]
+    if relation == "count":
+        chosen, looks = chosen * number, looks * number
     while len(chosen) < number:
-        if relation == "count":
-            chosen.append(chosen[0])
-            looks.append(looks[0])
-            continue
         other = rng.pick(combinations)
-        if all(other[0] != shape and other[1] != color for shape, color in chosen) and _share_backdrop(
-            [*chosen, other]
-        ):
+        differs = all(other[0] != shape and other[1] != color for shape, color in chosen)
+        if differs and _shared_backdrops([color for _, color in (*chosen, other)]):
             chosen.append(other)
             looks.append((rng.pick(SIZES), rng.pick(_OFTEN_SOLID)))
     return tuple(
@@ -222,8 +161,7 @@ def _places(relation: str, number: int, rng: Rng) -> list[tuple[float, float]]:
     if number == 2:
         near, far = 0.26 + rng.between(-0.01, 0.02), 0.74 + rng.between(-0.02, 0.01)
         aside = 0.5 + rng.between(-0.16, 0.16)
-        others = (aside, aside + rng.between(-0.08, 0.08))
-        pairs = list(zip((near, far), others, strict=True))
+        pairs = [(near, aside), (far, aside + rng.between(-0.08, 0.08))]
         return [(b, a) for a, b in pairs] if upright else pairs
     low, high = 0.29 + rng.between(-0.03, 0.03), 0.71 + rng.between(-0.03, 0.03)
     if rng.chance(0.5):
@@ -232,27 +170,24 @@ def _places(relation: str, number: int, rng: Rng) -> list[tuple[float, float]]:
 
 
 def _scene_object(
-    combination: tuple[str, str], look: tuple[str, str], *, place: tuple[float, float, float], rng: Rng
+    combination: Combination, look: tuple[str, str], *, place: tuple[float, float, float], rng: Rng
 ) -> SceneObject:
     shape, color = combination
-    x, y, radius = place
     shade = rng.below(2 * _SHADE + 1) - _SHADE
     red, green, blue = (
         min(255, max(0, channel + shade + rng.below(2 * _HUE + 1) - _HUE)) for channel in PALETTE[color]
     )
-    rgb: Rgb = (red, green, blue)
-    angle = rng.between(-_TILT, _TILT)
-    return SceneObject(shape, color, *look, x, y, radius, angle, shape in MIRRORED and rng.chance(0.5), rgb)
+    angle, mirrored = rng.between(-_TILT, _TILT), shape in MIRRORED and rng.chance(0.5)
+    return SceneObject(shape, color, *look, *place, angle, mirrored, (red, green, blue))
 
 
-def _share_backdrop(chosen: list[tuple[str, str]]) -> bool:
-    return bool(frozenset.intersection(*(backdrops(color) for _, color in chosen)))
+def _shared_backdrops(colors: list[str]) -> frozenset[int]:
+    return frozenset.intersection(*map(backdrops, colors))
 
 
 def _background(objects: tuple[SceneObject, ...], rng: Rng) -> Background:
     """A backdrop on which every object stays visible, in either order of its tones."""
-    allowed = sorted(frozenset.intersection(*(backdrops(obj.color) for obj in objects)))
-    first, second = BACKDROPS[rng.pick(allowed)]
+    first, second = BACKDROPS[rng.pick(sorted(_shared_backdrops([obj.color for obj in objects])))]
     if rng.chance(0.5):
         first, second = second, first
     phase = (rng.between(0, 1), rng.between(0, 1), rng.between(0, 1))

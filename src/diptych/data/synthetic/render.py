@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +72,8 @@ def _grid(size: int) -> _Grid:
     for _ in range(24):
         across, down = random.integers(-3, 4, 2).tolist()
         weight, turn = 1 / (1 + math.hypot(across, down)), random.random()
-        marble += np.float32(weight) * np.sin(
-            np.float32(2 * math.pi) * (across * x + down * y + np.float32(turn))
-        )
+        waves = np.sin(np.float32(2 * math.pi) * (across * x + down * y + np.float32(turn)))
+        marble += np.float32(weight) * waves
     marble -= marble.min()
     return _Grid(x, y, grain, marble / marble.max())
 
@@ -115,16 +114,8 @@ def _mix(first: Rgb, second: Rgb, share: float) -> Rgb:
 
 
 def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
-    """Draw a scene.
-
-    Args:
-        scene: what to draw.
-        size: side of the image in pixels.
-
-    Returns:
-        (size, size, 3) uint8, RGB.
-    """
-    canvas = _draw_background(scene.background, size)
+    """Draw a scene as (size, size, 3) uint8, RGB."""
+    canvas = _background(scene.background, size)
     for obj in scene.objects:
         _draw_object(canvas, obj)
     canvas += np.float32(0.5)
@@ -132,7 +123,7 @@ def draw(scene: Scene, size: int) -> NDArray[np.uint8]:
     return canvas.astype(np.uint8)
 
 
-def _draw_background(background: Background, size: int) -> Array:
+def _background(background: Background, size: int) -> Array:
     """Mix the two tones by a share per pixel, and add a breath of grain."""
     grid = _grid(size)
     first, second = (np.array(tone, np.float32) for tone in background.tones)
@@ -144,26 +135,24 @@ def _draw_background(background: Background, size: int) -> Array:
     return canvas
 
 
+def _clipped(share: NDArray[Any]) -> Array:
+    clipped: Array = np.clip(share, 0, 1)
+    return clipped
+
+
 def _gradient(grid: _Grid, p: float, _q: float, _r: float) -> Array:
-    slope: Array = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
-    share: Array = np.clip(0.5 + slope, 0, 1)
-    return share
+    slope = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
+    return _clipped(0.5 + slope)
 
 
 def _glow(grid: _Grid, p: float, q: float, _r: float) -> Array:
-    share: Array = np.clip(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3, 0, 1)
-    return share
-
-
-def _dusk(grid: _Grid, _p: float, _q: float, _r: float) -> Array:
-    return grid.y * grid.y * (3 - 2 * grid.y)
+    return _clipped(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3)
 
 
 def _checker(grid: _Grid, p: float, q: float, r: float) -> Array:
     cells = 4 + int(4 * r)
     waves = np.sin(math.pi * cells * (grid.x + p)) * np.sin(math.pi * cells * (grid.y + q))
-    share: Array = np.clip(0.5 + waves * (grid.x.size / cells), 0, 1)
-    return share
+    return _clipped(0.5 + waves * (grid.x.size / cells))
 
 
 def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
@@ -173,8 +162,7 @@ def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
 
 def _horizon(grid: _Grid, p: float, q: float, r: float) -> Array:
     hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * math.pi * (grid.x * (1 + q) + r))
-    share: Array = np.clip((grid.y - hills) * grid.x.size + 0.5, 0, 1)
-    return share
+    return _clipped((grid.y - hills) * grid.x.size + 0.5)
 
 
 def _plain(grid: _Grid, p: float, _q: float, _r: float) -> Array:
@@ -186,7 +174,7 @@ _SHARES: dict[str, Callable[[_Grid, float, float, float], Array]] = {
     "plain": _plain,
     "gradient": _gradient,
     "glow": _glow,
-    "dusk": _dusk,
+    "dusk": lambda grid, _p, _q, _r: grid.y * grid.y * (3 - 2 * grid.y),
     "checker": _checker,
     "paper": _plain,
     "marble": _marble,
@@ -208,8 +196,7 @@ def _draw_object(canvas: Array, obj: SceneObject) -> None:
     u, v = x * cosine - y * sine, x * sine + y * cosine
     if obj.mirrored:
         u = -u
-    depth = distance(obj.shape, u, v, cells=160 * -(-size // TABLE_SIDE))
-    band = depth
+    depth = band = distance(obj.shape, u, v, cells=160 * -(-size // TABLE_SIDE))
     if obj.fill == "outline":
         half = np.float32(stroke(obj.shape) / 2)
         band = np.abs(depth + half) - half
@@ -239,9 +226,8 @@ def _paint(obj: SceneObject, u: Array, v: Array, depth: Array, radius: float) ->
         return light[..., None] * color
     if obj.fill == "striped":
         wave = (np.float32(0.8) * u + np.float32(0.6) * v) * np.float32(1 / STRIPE_PERIOD)
-        away = np.abs(wave - np.round(wave)) * np.float32(STRIPE_PERIOD) - np.float32(
-            STRIPE_PERIOD * STRIPE_SHARE / 2
-        )
+        away = np.abs(wave - np.round(wave)) * np.float32(STRIPE_PERIOD)
+        away = away - np.float32(STRIPE_PERIOD * STRIPE_SHARE / 2)
     else:
         row = np.round(v * np.float32(1 / DOT_PERIOD))
         column = u * np.float32(1 / DOT_PERIOD) + np.float32(0.5) * (row % 2)

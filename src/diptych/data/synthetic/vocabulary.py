@@ -42,7 +42,13 @@ SIZES: tuple[str, ...] = ("small", "medium", "large")
 FILLS: tuple[str, ...] = ("solid", "outline", "striped", "dotted")
 SPLITS: tuple[str, ...] = ("train", "test", "unseen")
 
-UNSEEN_COUNT = 36  # of 288: each color misses three shapes, each shape one or two colors
+# The (shape, color) combinations that training images never show: 36 of 288. Shapes take turns in a fixed
+# order while colors step by 5 (coprime to 12) and shift by one every twelve turns, so that each color misses
+# three shapes, each shape one or two colors, and no combination is chosen twice.
+_TURNS = sorted(SHAPES, key=lambda shape: derive(0, "scenes", "unseen", shape))
+UNSEEN: frozenset[tuple[str, str]] = frozenset(
+    (_TURNS[turn % 24], COLORS[(5 * turn + turn // 12) % 12]) for turn in range(36)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +106,4 @@ class Rng:
 
     def pick(self, items: Sequence[T]) -> T:
         """Return one of `items`."""
-        return items[int(self._random() * len(items))]
-
-
-def unseen_combinations() -> frozenset[tuple[str, str]]:
-    """Choose the (shape, color) combinations that training images never show.
-
-    Shapes take turns in a fixed order while colors step by 5 (coprime to 12) and shift by one every twelve
-    turns, so every color is left out exactly three times and no combination is chosen twice.
-
-    >>> len(unseen_combinations())
-    36
-    """
-    shapes = sorted(SHAPES, key=lambda shape: derive(0, "scenes", "unseen", shape))
-    colors = len(COLORS)
-    return frozenset(
-        (shapes[turn % len(shapes)], COLORS[(5 * turn + turn // colors) % colors])
-        for turn in range(UNSEEN_COUNT)
-    )
+        return items[self.below(len(items))]
