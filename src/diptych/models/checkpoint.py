@@ -53,7 +53,7 @@ REMEDY = "restore the checkpoint from a copy, or write it again with save()"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFacts:
-    """Which tokenizer file belongs to the weights: the digest of its content."""
+    """Which tokenizer file belongs to the weights."""
 
     sha256: str
 
@@ -83,19 +83,13 @@ def save(folder: str | Path, model: Model, *, replace: bool = False) -> Manifest
     with staging_folder(folder, replace=replace) as staged:
         write_bytes(staged / WEIGHTS, save_tensors(state))
         model.tokenizer.save(staged)
-        description = Description(
-            format=FORMAT,
-            model=model.config,
-            preprocess=model.preprocess,
-            tokenizer=TokenizerFacts(sha256_file(vocabulary_file(staged, model.config.text))),
-            provenance=model.provenance,
-        )
+        words = TokenizerFacts(sha256_file(vocabulary_file(staged, model.config.text)))
+        description = Description(FORMAT, model.config, model.preprocess, words, model.provenance)
         write_json(staged / CONFIG, to_mapping(description))
         write_bytes(staged / REFERENCE_OUTPUTS, save_arrays(reference_arrays(model)))
         outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
-        manifest = Manifest(
-            kind=KIND, format=FORMAT, outputs=outputs, seconds=round(time.monotonic() - started, 3)
-        )
+        seconds = round(time.monotonic() - started, 3)
+        manifest = Manifest(kind=KIND, format=FORMAT, outputs=outputs, seconds=seconds)
         write_manifest(staged, manifest)
     return manifest
 
@@ -117,12 +111,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", check: bool 
     device, folder = device_of(device), _checkpoint_of(Path(folder))
     description, _, cache = open_verified(folder, KIND, Description, _check, force=check)
     try:
-        model = Model(
-            _load_clip(description.model, folder / WEIGHTS),
-            open_tokenizer(folder, description.model.text),
-            description.preprocess,
-            description.provenance,
-        )
+        clip = _load_clip(description.model, folder / WEIGHTS)
+        words = open_tokenizer(folder, clip.config.text)
+        model = Model(clip, words, description.preprocess, description.provenance)
     except IntegrityError:
         raise
     except DiptychError as error:

@@ -45,12 +45,9 @@ INPUTS = {"image": "pixels", "text": "tokens"}  # of each tower
 
 # Type and number of dimensions of the inputs and outputs in `reference_outputs.safetensors`.
 KINDS = {
-    "picture": ("uint8", 3),
-    "pixels": ("uint8", 4),
-    "tokens": ("int64", 2),
-    "image_embeds": ("float32", 2),
-    "text_embeds": ("float32", 2),
-}
+    "picture": ("uint8", 3), "pixels": ("uint8", 4), "tokens": ("int64", 2),
+    "image_embeds": ("float32", 2), "text_embeds": ("float32", 2),
+}  # fmt: skip
 
 # Empty, plain, capitals, entities and emoji, digits, a pangram, other scripts, longer than any context.
 CAPTIONS = (
@@ -150,13 +147,11 @@ def _read_reference(folder: Path) -> Mapping[str, NDArray[Any]]:
     for name, array in arrays.items():
         kind, dimensions = KINDS.get("picture" if name.startswith("picture_") else name, ("nothing", 0))
         if str(array.dtype) != kind or array.ndim != dimensions or 0 in array.shape:
-            raise IntegrityError(
-                "the reference outputs are damaged",
-                where=f"{folder}: {name[:SHOWN_CHARACTERS]}",
-                found=f"{array.dtype} {list(array.shape)}",
-                expected=f"{kind}, {dimensions} dimensions, none of them empty",
-                fix="restore the folder from a copy, or write it again",
-            )
+            what, stated = "the reference outputs are damaged", f"{folder}: {name[:SHOWN_CHARACTERS]}"
+            found = f"{array.dtype} {list(array.shape)}"
+            expected = f"{kind}, {dimensions} dimensions, none of them empty"
+            fix = "restore the folder from a copy, or write it again"
+            raise IntegrityError(what, where=stated, found=found, expected=expected, fix=fix)
     return arrays
 
 
@@ -175,10 +170,8 @@ class VerificationCache:
         with suppress(DiptychError, ValueError, TypeError, KeyError, AttributeError):
             stored = read_json(folder / CACHE_NAME)
             self._files = {str(name): list(map(int, stat)) for name, stat in stored["files"].items()}
-            self._cosines = {
-                str(key): {str(name): float(value) for name, value in cosines.items()}
-                for key, cosines in stored["cosines"].items()
-            }
+            for key, cosines in stored["cosines"].items():
+                self._cosines[str(key)] = {str(name): float(value) for name, value in cosines.items()}
 
     def check_files(self, *, force: bool) -> None:
         """Hold every file against its digest, unless it is the very file that was checked before."""

@@ -81,12 +81,12 @@ def convert(model: Model, destination: str | Path, to: Target) -> dict[str, Any]
         write_json(staged / PARITY, report)
         _require_equal(report, destination)
         if to != "diptych":
-            inputs = tuple(FileEntry(**entry) for entry in model.provenance.get("files", ()))
-            outputs = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
-            settings = {"to": to, "source": str(model.provenance.get("source", ""))}
-            seconds = round(time.monotonic() - started, 3)
             manifest = Manifest(
-                CONVERSION, settings=settings, inputs=inputs, outputs=outputs, seconds=seconds
+                CONVERSION,
+                settings={"to": to, "source": str(model.provenance.get("source", ""))},
+                inputs=tuple(FileEntry(**entry) for entry in model.provenance.get("files", ())),
+                outputs=tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir())),
+                seconds=round(time.monotonic() - started, 3),
             )
             write_manifest(staged, manifest)
     return report
@@ -166,7 +166,7 @@ def _architecture(config: ClipConfig) -> dict[str, Any]:
 
 
 class QuickGELU(nn.Module):
-    """The activation by its name in OpenAI's archives: it tells readers which one the blocks have."""
+    """The activation's name in OpenAI's archives, which tells readers what the blocks have."""
 
 
 def _module_tree(state: State) -> nn.Module:
@@ -248,10 +248,7 @@ def _require_equal(report: Mapping[str, Any], destination: str | Path) -> None:
     differences = [report[kind]["max_difference"] for kind in ("image_embeds", "text_embeds")]
     exact = all(report[name] for name in ("token_ids_equal", "pixels_equal", "logit_scale_equal"))
     if not exact or not max(differences) <= TOLERANCE:
-        raise IntegrityError(
-            "what was written does not read back as the same model; nothing was kept",
-            where=destination,
-            found=f"{dict(report)}"[:400],
-            expected=f"equal tokens and pixels, embeddings within {TOLERANCE:g}",
-            fix="report this with the model's name: it is a bug",
-        )
+        what = "what was written does not read back as the same model; nothing was kept"
+        found, expected = f"{report}"[:400], f"equal tokens and pixels, embeddings within {TOLERANCE:g}"
+        fix = "report this with the model's name: it is a bug"
+        raise IntegrityError(what, where=destination, found=found, expected=expected, fix=fix)

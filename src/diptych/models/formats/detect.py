@@ -120,10 +120,10 @@ def is_ours(path: Path) -> bool:
 
 
 def read_parts(path: Path, activation: Activation | None, config: ConfigSource | None = None) -> Parts:
-    """Read a folder or file that is not a checkpoint of ours.
+    """Read a folder, weights file or index that is not a checkpoint of ours.
 
     Args:
-        path: folder, weights file or index.
+        path: of the folder or file.
         activation: what the caller says; needed for weights alone, else it must agree.
         config: of weights that lie alone: open_clip's or transformers' JSON file, or its content.
 
@@ -172,13 +172,11 @@ def clip_folder(folder: Path) -> Path:
         raise _malformed(path, "other entries", "a list of stages with type and path")
     kinds = [row["type"].rpartition(".")[2] for row in rows]
     if not kinds or kinds[0] not in CLIPS or any(kind not in HARMLESS for kind in kinds[1:]):
-        raise UnsupportedError(
-            "diptych reads of sentence-transformers' models CLIPs alone",
-            where=path,
-            found=", ".join(kind[:40] for kind in kinds[:SHOWN]) or "no stage",
-            expected=f"{CLIPS[0]}, with nothing behind it but {' or '.join(HARMLESS)}",
-            fix="load it with sentence_transformers.SentenceTransformer",
-        )
+        what = "diptych reads of sentence-transformers' models CLIPs alone"
+        found = ", ".join(kind[:40] for kind in kinds[:SHOWN]) or "no stage"
+        expected = f"{CLIPS[0]}, with nothing behind it but {' or '.join(HARMLESS)}"
+        fix = "load it with sentence_transformers.SentenceTransformer"
+        raise UnsupportedError(what, where=path, found=found, expected=expected, fix=fix)
     inside: Path = (folder / rows[0].get("path", "")).resolve()
     if not inside.is_relative_to(folder.resolve()):
         raise _malformed(path, "a path that leads out of the folder", "a folder beside modules.json")
@@ -247,12 +245,12 @@ def _alone(folder: Path | None, weights: Path, activation: Activation | None) ->
     """Read weights in OpenAI's layout that no configuration describes."""
     loaded = read_weights(weights)
     if any(name.startswith(_NEEDS_CONFIG) for name in loaded.tensors):
-        raise UsageError(
+        what, expected = (
             "these weights need the configuration that belongs to them",
-            where=weights,
-            expected="config.json or open_clip_config.json in the same folder",
-            fix="put the configuration beside the weights and load the folder",
+            f"{CONFIG} or {OPEN_CLIP_CONFIG}",
         )
+        fix = "put the configuration beside the weights and load the folder"
+        raise UsageError(what, where=weights, expected=expected, fix=fix)
     activation = _activation(loaded, activation, weights)
     # `clip.load` has one transform and heads of one width for all files of this form, so the form tells both.
     quick = activation == "quick_gelu" and bool(loaded.modules)

@@ -12,7 +12,6 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 MAX_PICKLE_BYTES = 4 * 2**20  # the largest published archive's takes less than 1 MiB; 64 bytes of memory each
@@ -190,28 +189,20 @@ def largest_tuple(file: Any, allowed: frozenset[str] | None = None) -> int:
     return largest
 
 
-def read_archive(path: Path) -> tuple[str, dict[str, View], dict[str, str]]:
+def read_archive(archive: zipfile.ZipFile) -> tuple[str, dict[str, View], dict[str, str]]:
     """Return the root of an archive, where its tensors lie by name, and the class name of each module."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [info for info in archive.infolist() if info.filename.count("/") == 1]
-            pickles = [info for info in names if info.filename.endswith("/data.pkl")]
-            if len(pickles) != 1:
-                raise RefusedError("not one data.pkl")
-            if pickles[0].file_size > MAX_PICKLE_BYTES or pickles[0].compress_type != zipfile.ZIP_STORED:
-                raise RefusedError(f"a data.pkl of {pickles[0].file_size:,} bytes, or a packed one")
-            root = interpret(archive.read(pickles[0]))
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        raise RefusedError(str(error) or type(error).__name__) from error
+    names = [info for info in archive.infolist() if info.filename.count("/") == 1]
+    pickles = [info for info in names if info.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise RefusedError("not one data.pkl")
+    if pickles[0].file_size > MAX_PICKLE_BYTES or pickles[0].compress_type != zipfile.ZIP_STORED:
+        raise RefusedError(f"a data.pkl of {pickles[0].file_size:,} bytes, or a packed one")
+    root = interpret(archive.read(pickles[0]))
     if not isinstance(root, Module):
         raise RefusedError(f"the pickle holds {type(root).__name__}, not a module")
-    tensors: dict[str, View] = {}
-    modules: dict[str, str] = {}
-    for name, value in _walk(root):
-        if isinstance(value, View):
-            tensors[name] = value
-        else:
-            modules[name] = type(value).__name__
+    found = list(_walk(root))
+    tensors = {name: value for name, value in found if isinstance(value, View)}
+    modules = {name: type(value).__name__ for name, value in found if isinstance(value, Module)}
     return pickles[0].filename.partition("/")[0], tensors, modules
 
 

@@ -39,11 +39,8 @@ Size = int | tuple[int, int] | Mapping[str, int | None]
 # How the names of classes begin, by the `model_type` of config.json, also the `kind` of our text tower.
 FAMILIES = {"clip": "CLIP", "siglip": "Siglip"}
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu": "gelu",
-    "quick_gelu": "quick_gelu",
-}
+    "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu",
+}  # fmt: skip
 # What files from before 2023 say whatever the vocabulary; texts are read at the largest id then.
 LEGACY_END = 2
 
@@ -82,7 +79,7 @@ class TowerKeys:
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    hidden_act: str = "gelu_pytorch_tanh"
+    hidden_act: Literal["gelu_pytorch_tanh", "gelu_new", "gelu", "quick_gelu"] = "gelu_pytorch_tanh"
     layer_norm_eps: float = 1e-6
     vocab_size: int = 0
     max_position_embeddings: int = 0
@@ -99,13 +96,13 @@ class ImageKeys:
     """The keys of a CLIP or SigLIP image processor that shape the pixels; mean and deviation are required."""
 
     size: Size
-    do_resize: bool = True
-    resample: int = 3
+    do_resize: Literal[True] = True
+    resample: Literal[2, 3] = 3  # bilinear, bicubic
     do_center_crop: bool = True
     crop_size: Size | None = None
-    do_rescale: bool = True
+    do_rescale: Literal[True] = True
     rescale_factor: float = 1 / 255
-    do_normalize: bool = True
+    do_normalize: Literal[True] = True
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
 
@@ -118,12 +115,8 @@ def from_transformers(config: Mapping[str, Any]) -> ClipConfig:
     """
     family = config["model_type"]
     text, vision = (_tower_keys(config, family, part) for part in ("text_config", "vision_config"))
-    eps, text_eps = vision.layer_norm_eps, text.layer_norm_eps
-    if eps != text_eps:
-        raise _cannot("layer_norm_eps", f"{text_eps:g} and {eps:g}", "the same in both towers")
-    for keys in (text, vision):
-        if keys.hidden_act not in ACTIVATIONS:
-            raise _cannot("hidden_act", keys.hidden_act, " or ".join(ACTIVATIONS))
+    if (eps := vision.layer_norm_eps) != text.layer_norm_eps:
+        raise _cannot("layer_norm_eps", f"{text.layer_norm_eps:g} and {eps:g}", "the same in both towers")
     ours = (_siglip if family == "siglip" else _clip)(config, vision, text)
     check_sizes(ours)
     return ours
@@ -187,12 +180,9 @@ def with_head_and_bias(config: ClipConfig, state: State) -> State:
 def preprocess_from_transformers(
     processor: Mapping[str, Any], size: tuple[int, int], family: str
 ) -> Preprocess:
-    """Read an image processor's settings.
+    """Read preprocessor_config.json, or processor_config.json with `image_processor` in it.
 
-    Args:
-        processor: preprocessor_config.json, or processor_config.json with `image_processor` in it.
-        size: (height, width) that the image tower wants.
-        family: `model_type` of the model.
+    `size` is (height, width) of the image tower, `family` the `model_type` of the model.
     """
     stated = processor.get("image_processor", processor)
     if not isinstance(stated, Mapping):
@@ -211,22 +201,15 @@ def preprocess_from_transformers(
             raise _cannot(key[:60], type(value).__name__, "nothing")
     kept = {key: value for key, value in stated.items() if key in known and value is not None}
     keys = from_mapping(ImageKeys, {**defaults, **kept})
-    if not (keys.do_resize and keys.do_rescale and keys.do_normalize):
-        raise _cannot("do_resize, do_rescale, do_normalize", "one that is off", "all on")
     if abs(keys.rescale_factor * 255 - 1) > 1e-6:
         raise _cannot("rescale_factor", f"{keys.rescale_factor:g}", "1/255")
-    if keys.resample not in (2, 3):
-        raise _cannot("resample", keys.resample, "2 (bilinear) or 3 (bicubic)")
     interpolation = "bicubic" if keys.resample == 3 else "bilinear"
     shape = {"size": size, "resize": _resize(keys, size), "interpolation": interpolation}
     return from_mapping(Preprocess, {**shape, "mean": keys.image_mean, "std": keys.image_std})
 
 
 def preprocess_to_transformers(preprocess: Preprocess, family: str = "clip") -> dict[str, Any]:
-    """Write the settings of an image processor; the inverse of `preprocess_from_transformers`.
-
-    The training margin and flip have no place there; `family` is the `model_type` of the model.
-    """
+    """Write preprocessor_config.json; the training margin and flip have no place there."""
     height, width = preprocess.size
     squash = preprocess.resize == "squash"
     return {

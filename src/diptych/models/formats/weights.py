@@ -53,7 +53,7 @@ class Weights:
         taken_from: key and prefix under which the CLIP lay in its file; empty where it lay open.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     files: tuple[Path, ...]
     modules: Mapping[str, str] = field(default_factory=dict)
     taken_from: str = ""
@@ -78,12 +78,9 @@ def require_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
         value = tensor.exp() if name == "logit_scale" else tensor
         # A sum is as fast as reading and needs no memory; where large numbers overflow it, look at each.
         if value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all():
-            raise IntegrityError(
-                "the weights are not finite numbers",
-                where=f"{where}: {name}",
-                found="NaN or infinity",
-                fix="take an earlier checkpoint: the training that wrote this one had diverged",
-            )
+            what, stated = "the weights are not finite numbers", f"{where}: {name}"
+            fix = "take an earlier checkpoint: the training that wrote this one had diverged"
+            raise IntegrityError(what, where=stated, found="NaN or infinity", fix=fix)
 
 
 def _read(path: Path) -> Weights:
@@ -120,13 +117,9 @@ def _sharded(index: Path) -> Weights:
     shards = {name: index.with_name(name) for name in sorted(set(names))}
     for name, shard in shards.items():
         if not shard.is_file():
-            raise IntegrityError(
-                "a part of the weights is missing",
-                where=shard,
-                found="no such file",
-                expected=f"all {len(shards)} files that {index.name} names",
-                fix="copy or download the missing file beside the others",
-            )
+            what, fix = "a part of the weights is missing", "copy or download the file beside the others"
+            expected = f"all {len(shards)} files that {index.name} names"
+            raise IntegrityError(what, where=shard, found="no such file", expected=expected, fix=fix)
         part = _read(shard).tensors
         if odd := part.keys() ^ {tensor for tensor, file in listed.items() if file == name}:
             shown = ", ".join(sorted(odd)[:SHOWN])
@@ -139,29 +132,10 @@ def _zipped(path: Path) -> Weights:
     """Read what `torch.save` wrote, or a TorchScript archive; both are zip files with checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
-            script = any(name.endswith("/constants.pkl") for name in archive.namelist())
-            broken = None if script else archive.testzip()
-    except _DAMAGES as error:
-        raise _damaged(path, error) from error
-    if script:
-        return _archive(path)
-    if broken is not None:
-        raise _damaged(path, f"a wrong checksum of {broken}")
-    return _state(_torch_load(path, zipped=True), path)
-
-
-def _archive(path: Path) -> Weights:
-    try:
-        root, views, modules = read_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            storages = {
-                storage: _storage(archive, f"{root}/data/{storage.key}", storage)
-                for storage in sorted({view.storage for view in views.values()})
-            }
-        tensors = {
-            name: storages[view.storage].as_strided(view.shape, view.stride, view.offset)
-            for name, view in views.items()
-        }
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return _archive(archive, path)
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"a wrong checksum of {broken}")
     except RefusedError as error:
         raise IntegrityError(
             "the archive holds more than weights, or is damaged; nothing of it was executed",
@@ -172,6 +146,19 @@ def _archive(path: Path) -> Weights:
         ) from error
     except _DAMAGES as error:
         raise _damaged(path, error) from error
+    return _state(_torch_load(path, zipped=True), path)
+
+
+def _archive(archive: zipfile.ZipFile, path: Path) -> Weights:
+    root, views, modules = read_archive(archive)
+    storages = {
+        storage: _storage(archive, f"{root}/data/{storage.key}", storage)
+        for storage in sorted({view.storage for view in views.values()})
+    }
+    tensors = {
+        name: storages[view.storage].as_strided(view.shape, view.stride, view.offset)
+        for name, view in views.items()
+    }
     return Weights(tensors, (path,), modules)
 
 
@@ -202,14 +189,12 @@ def _torch_load(path: Path, *, zipped: bool) -> Any:
         if named is None:
             lines = [line.strip() for line in message.splitlines() if "WeightsUnpickler" in line]
             raise _damaged(path, (lines or message.splitlines())[0]) from error
-        raise IntegrityError(
-            "the file holds more than weights, and nothing of it was executed",
-            where=path,
-            found=f"a reference to {named[1]}",
-            expected="tensors by name",
-            fix="where you trust the file, save the weights alone: safetensors.torch.save_file of the "
-            "state dictionary",
-        ) from error
+        what, stated = (
+            "the file holds more than weights; nothing of it was executed",
+            f"a reference to {named[1]}",
+        )
+        fix = "where you trust the file, save the state dictionary alone: safetensors.torch.save_file"
+        raise IntegrityError(what, where=path, found=stated, expected="tensors by name", fix=fix) from error
 
 
 def _has_endless_tuples(path: Path, *, zipped: bool) -> bool:
@@ -261,28 +246,19 @@ def _unwrapped(weights: Weights, path: Path) -> Weights:
         prefix += shared[0]
     if others := [name[:60] for name in plain if not name.startswith(prefix)]:
         raise _not_alone(path, f"one under {prefix[:60]}, beside {', '.join(others[:SHOWN])}")
-    return replace(
-        weights,
-        tensors={name.removeprefix(prefix): tensor for name, tensor in plain.items()},
-        taken_from=", ".join(part for part in (weights.taken_from, prefix) if part),
-    )
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    taken_from = ", ".join(part for part in (weights.taken_from, prefix) if part)
+    return replace(weights, tensors=tensors, taken_from=taken_from)
 
 
 def _not_alone(path: Path, found: str) -> UsageError:
-    return UsageError(
-        "the file holds more than one CLIP",
-        where=path,
-        found=found,
-        expected="a CLIP alone, or under one key",
-        fix="save the state dictionary of the one that is meant: torch.save(clip.state_dict(), PATH)",
-    )
+    what, expected = "the file holds more than one CLIP", "a CLIP alone, or under one key"
+    fix = "save the state dictionary of the one that is meant: torch.save(clip.state_dict(), PATH)"
+    return UsageError(what, where=path, found=found, expected=expected, fix=fix)
 
 
 def _damaged(path: Path, found: object) -> IntegrityError:
-    return IntegrityError(
-        "the weights cannot be read",
-        where=path,
-        found=str(found)[:200] or (type(found).__name__ if isinstance(found, Exception) else "nothing"),
-        expected="safetensors, a state dictionary of torch.save, or a TorchScript archive, whole",
-        fix="download or copy the file again, from a source you trust",
-    )
+    stated = str(found)[:200] or (type(found).__name__ if isinstance(found, Exception) else "nothing")
+    expected = "safetensors, a state dictionary of torch.save, or a TorchScript archive, whole"
+    fix = "download or copy the file again, from a source you trust"
+    return IntegrityError("the weights cannot be read", where=path, found=stated, expected=expected, fix=fix)
