@@ -104,7 +104,7 @@ def require_tokens(tokens: Any, vocab_size: int) -> None:
 def text_lengths(tokens: NDArray[np.int64], end_id: int) -> NDArray[np.int64]:
     """Return (B,) int64: tokens of each row (B, L) up to and including its first end token.
 
-    >>> text_lengths(np.array([[8, 1, 9, 0], [8, 9, 9, 9]]), 9).tolist()
+    >>> text_lengths(np.array([[8, 3, 4, 9, 0], [8, 4, 9, 4, 9]]), 4).tolist()
     [3, 2]
     """
     is_end = tokens == end_id

@@ -20,15 +20,10 @@ def test_quick_gelu_is_x_times_the_sigmoid_of_1_702_x_with_its_derivative() -> N
     x = torch.linspace(-8, 8, 401, dtype=torch.float64, requires_grad=True)
     s = torch.sigmoid(1.702 * x)
     assert torch.allclose(quick_gelu(x), x * s, rtol=0, atol=1e-14)
-    (slope,) = torch.autograd.grad(quick_gelu(x).sum(), [x])
-    assert torch.allclose(slope, s + 1.702 * x * s * (1 - s), rtol=0, atol=1e-14)
-
-
-def test_quick_gelu_leaves_its_input_alone() -> None:
-    x = torch.linspace(-2, 2, 9, requires_grad=True)
     before = x.detach().clone()
-    quick_gelu(x).sum().backward()
+    (slope,) = torch.autograd.grad(quick_gelu(x).sum(), [x])
     assert torch.equal(x.detach(), before)
+    assert torch.allclose(slope, s + 1.702 * x * s * (1 - s), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("causal", [False, True])

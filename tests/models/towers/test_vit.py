@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.models.towers.small import copy_blocks, lively
 from torch.nn import functional as F
 
 from diptych.models.towers.clip import build
@@ -11,14 +12,9 @@ from diptych.models.towers.vit import VisionTransformer, interpolate_positions
 TEXT = TextConfig(context_length=8, vocab_size=50, width=32, layers=1, heads=2, start_id=48, end_id=49)
 
 
-def tower(config: VitConfig, *, activation: str = "quick_gelu", seed: int = 0) -> VisionTransformer:
-    clip = build(ClipConfig(24, config, TEXT, activation=activation), seed=seed)  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in clip.vision.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    assert isinstance(clip.vision, VisionTransformer)
-    return clip.vision
+def tower(config: VitConfig, *, activation: str = "quick_gelu") -> VisionTransformer:
+    clip = build(ClipConfig(24, config, TEXT, activation=activation), seed=0)  # type: ignore[arg-type]
+    return lively(clip.vision)  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -38,20 +34,11 @@ def test_vision_tower_equals_transformers(activation: str) -> None:
         inner.embeddings.position_embedding.weight.copy_(ours.positional_embedding)
         inner.pre_layrnorm.load_state_dict(ours.ln_pre.state_dict())
         inner.post_layernorm.load_state_dict(ours.ln_post.state_dict())
-        for mine, theirs in zip(ours.blocks, inner.encoder.layers, strict=True):
-            for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                getattr(theirs.self_attn, part).load_state_dict(getattr(mine.attn, part).state_dict())
-            theirs.layer_norm1.load_state_dict(mine.ln_1.state_dict())
-            theirs.layer_norm2.load_state_dict(mine.ln_2.state_dict())
-            theirs.mlp.fc1.load_state_dict(mine.mlp.c_fc.state_dict())
-            theirs.mlp.fc2.load_state_dict(mine.mlp.c_proj.state_dict())
+        copy_blocks(ours.blocks, inner.encoder.layers)
         peer.visual_projection.weight.copy_(ours.proj.t())
-        found, expected = (
-            F.normalize(f, dim=-1) for f in (ours(pixels), peer(pixel_values=pixels).image_embeds)
-        )
-        pooled = inner(pixel_values=pixels).pooler_output
-        assert (ours.pooled(pixels) - pooled).abs().max() < 1e-5
-    assert (found - expected).abs().max() < 1e-5
+        embeds = peer(pixel_values=pixels).image_embeds
+        assert (F.normalize(ours(pixels), dim=-1) - F.normalize(embeds, dim=-1)).abs().max() < 1e-5
+        assert (ours.pooled(pixels) - inner(pixel_values=pixels).pooler_output).abs().max() < 1e-5
 
 
 def test_non_square_images_and_channels_last_give_the_same_features() -> None:
