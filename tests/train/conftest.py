@@ -1,10 +1,8 @@
 """Data for tiny runs, and processes that can be killed."""
 
 import multiprocessing
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     tiny_run.make_data(folder)
     return folder
-
-
-@pytest.fixture
-def fast_path() -> Iterator[Path]:
-    """Folder in memory where there is one: these tests wait for hundreds of fsyncs otherwise, 10 ms each."""
-    memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="diptych-test-", dir=memory if memory.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

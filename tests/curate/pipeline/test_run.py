@@ -200,9 +200,9 @@ def test_a_crawl_with_addresses_is_fetched_and_curated_by_one_command(tmp_path: 
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.deep)])
-def test_any_number_of_workers_makes_the_same_bytes(small: Small, tmp_path: Path, workers: int) -> None:
-    curate(small[0], tmp_path / "out", workers=workers)
-    assert digests(tmp_path / "out") == digests(small[1])
+def test_any_number_of_workers_makes_the_same_bytes(small: Small, fast_path: Path, workers: int) -> None:
+    curate(small[0], fast_path / "out", workers=workers)
+    assert digests(fast_path / "out") == digests(small[1])
 
 
 def test_a_task_of_ray_answers_with_counts_or_an_error(small: Small) -> None:
@@ -225,12 +225,12 @@ def test_two_nodes_of_ray_make_the_same_bytes(small: Small, tmp_path: Path) -> N
     assert digests(out) == digests(small[1])
 
 
-def test_single_stages_make_the_same_bytes(small: Small, tmp_path: Path) -> None:
+def test_single_stages_make_the_same_bytes(small: Small, fast_path: Path) -> None:
     with pytest.raises(UsageError, match="needs another one first"):
-        curate(small[0], tmp_path / "out", only="match")
+        curate(small[0], fast_path / "out", only="match")
     for name in STAGES:
-        curate(small[0], tmp_path / "out", only=name)
-    assert digests(tmp_path / "out") == digests(small[1])
+        curate(small[0], fast_path / "out", only=name)
+    assert digests(fast_path / "out") == digests(small[1])
 
 
 def test_a_folder_is_only_gone_on_with_by_its_own_recipe(small: Small, tmp_path: Path) -> None:
@@ -312,18 +312,18 @@ def stopped(fault: str, step: int, recipe: CurateRecipe, out: Path) -> tuple[int
     ],
 )
 def test_a_fault_at_a_durable_step_costs_nothing_but_time(
-    small: Small, tmp_path: Path, faults: Sequence[str], first: int, stride: int
+    small: Small, fast_path: Path, faults: Sequence[str], first: int, stride: int
 ) -> None:
     """A kill, a full disk or a broken one at one step after the other, until no step is left."""
     recipe, whole = small[0], digests(small[1])
     for turn, step in enumerate(itertools.count(first, stride)):
-        out, fault = tmp_path / f"out{step}", faults[turn % len(faults)]
+        out, fault = fast_path / f"out{step}", faults[turn % len(faults)]
         code, message = stopped(fault, step, recipe, out)
         if code == 0:
             assert step > 300
             return
         assert code == (137 if fault == "exit" else EnvironmentFault.exit_code), (fault, step)
-        assert fault == "exit" or str(tmp_path) in message, message
+        assert fault == "exit" or str(fast_path) in message, message
         assert fault != "enospc" or "bytes free" in message, message
         curate(recipe, out, resume=True)
         assert digests(out) == whole, step
