@@ -46,11 +46,7 @@ def member(plain: bytes) -> bytes:
 
 def write_wat(path: Path, pages: Iterable[WebPage]) -> Path:
     """Write a `.warc.wat.gz`: warcinfo, then three records of metadata for each page."""
-    parts = [
-        record(
-            "warcinfo", "CC-MAIN.warc.wat.gz", b"Software-Info: ia-web-commons\r\n", "application/warc-fields"
-        )
-    ]
+    parts = [record("warcinfo", path.name, b"Software-Info: ia-web-commons\r\n", "application/warc-fields")]
     for page in pages:
         parts.append(_wat(page.url, {"WARC-Type": "request"}, {"HTTP-Request-Metadata": {"Headers": {}}}))
         parts.append(wat_record(page))
@@ -61,7 +57,7 @@ def write_wat(path: Path, pages: Iterable[WebPage]) -> Path:
 
 def write_warc(path: Path, pages: Iterable[WebPage], *, plain: bool = False) -> Path:
     """Write a `.warc.gz`, or one without compression: warcinfo, then request and response of each page."""
-    parts = [record("warcinfo", "CC-MAIN.warc.gz", b"software: Apache Nutch\r\n", "application/warc-fields")]
+    parts = [record("warcinfo", path.name, b"software: Apache Nutch\r\n", "application/warc-fields")]
     for page in pages:
         request = b"GET / HTTP/1.1\r\nUser-Agent: CCBot/2.0\r\n\r\n"
         parts.append(record("request", page.url, request, "application/http; msgtype=request"))
@@ -70,26 +66,27 @@ def write_warc(path: Path, pages: Iterable[WebPage], *, plain: bool = False) -> 
     return path
 
 
+def _attributes(page: WebPage) -> list[dict[str, str]]:
+    return [{"src": i[0], "alt": i[1]} if isinstance(i, tuple) else dict(i) for i in page.images]
+
+
 def wat_record(page: WebPage) -> bytes:
     """Return the metadata record of a page's response."""
     if page.body:
         return record("metadata", page.url, page.body, "application/json")
     links: list[dict[str, str]] = [{"path": "A@/href", "url": "/about", "text": 'About "us" {here}'}]
-    for image in page.images:
-        attributes = {"src": image[0], "alt": image[1]} if isinstance(image, tuple) else dict(image)
+    for attributes in _attributes(page):
         name = next((name for name in ("src", "data-src", "srcset") if name in attributes), "src")
         links.append({"path": f"IMG@/{name}", "url": attributes.pop(name, ""), **attributes})
-    head: dict[str, Any] = {"Title": page.title, "Metas": [{"name": "generator", "content": "hand"}]}
-    head["Link"] = [{"path": "LINK@/href", "url": "/style.css", "rel": "stylesheet"}]
     if page.license:
         links.append({"path": "A@/href", "url": page.license, "rel": "license", "text": "license"})
-    if page.base:
-        head["Base"] = page.base
+    head: dict[str, Any] = {"Title": page.title, "Metas": [{"name": "generator", "content": "hand"}]}
+    head["Link"] = [{"path": "LINK@/href", "url": "/style.css", "rel": "stylesheet"}]
+    head |= {"Base": page.base} if page.base else {}
     message = {"Status": "200", "Version": "HTTP/1.1", "Reason": "OK"}
     response = {"Response-Message": message, "HTML-Metadata": {"Head": head, "Links": links}}
-    return _wat(
-        page.url, {"WARC-Type": "response", "WARC-Target-URI": page.url}, {"HTTP-Response-Metadata": response}
-    )
+    header = {"WARC-Type": "response", "WARC-Target-URI": page.url}
+    return _wat(page.url, header, {"HTTP-Response-Metadata": response})
 
 
 def _wat(url: str, header: dict[str, str], payload: dict[str, Any]) -> bytes:
@@ -109,16 +106,14 @@ def warc_record(page: WebPage) -> bytes:
 
 
 def _html(page: WebPage) -> str:
-    lines = ["<!DOCTYPE html><html><head><meta charset='utf-8'>"]
-    lines.append(f"<title>{html.escape(page.title)}</title>")
-    if page.base:
-        lines.append(f'<base href="{html.escape(page.base)}">')
-    lines.append("</head><body><a href='/about'>About</a>")
-    for image in page.images:
-        attributes = {"src": image[0], "alt": image[1]} if isinstance(image, tuple) else image
-        lines.append(
-            "<img " + " ".join(f'{name}="{html.escape(value)}"' for name, value in attributes.items()) + ">"
+    def tag(name: str, **attributes: str) -> str:
+        return (
+            f"<{name} " + " ".join(f'{key}="{html.escape(value)}"' for key, value in attributes.items()) + ">"
         )
-    if page.license:
-        lines.append(f'<a rel="license" href="{html.escape(page.license)}">license</a>')
-    return "\n".join([*lines, "</body></html>"])
+
+    images = "".join(tag("img", **attributes) for attributes in _attributes(page))
+    title = f"<meta charset='utf-8'><title>{html.escape(page.title)}</title>"
+    base = tag("base", href=page.base) if page.base else ""
+    license = tag("a", rel="license", href=page.license) + "license</a>" if page.license else ""
+    body = f"<a href='/about'>About</a>{images}{license}"
+    return f"<!DOCTYPE html><html><head>{title}{base}</head><body>{body}</body></html>"

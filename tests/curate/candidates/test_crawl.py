@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, cast
@@ -188,34 +187,31 @@ def test_a_body_that_cannot_be_read_is_counted(tmp_path: Path) -> None:
 
 def damaged(kind: str, plain: bytes, rng: random.Random) -> bytes:
     """Return the member of a record, damaged in one way."""
-    whole, place = member(plain), 0
-    if kind == "bit":
-        place = rng.randrange(18, len(whole) - 8)
-        return whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
-    if kind == "checksum":
-        return whole[:-8] + bytes(4) + whole[-4:]
-    if kind == "cut":
-        return whole[: len(whole) // 2]
-    if kind == "magic":
-        return b"\0\0\0" + whole[3:]
-    return member(plain[: len(plain) // 2])  # whole as a member, but not as a record
+    whole = member(plain)
+    place = rng.randrange(18, len(whole) - 8)
+    ways = {
+        "bit": whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :],
+        "checksum": whole[:-8] + bytes(4) + whole[-4:],
+        "cut": whole[: len(whole) // 2],
+        "magic": b"\0\0\0" + whole[3:],
+        "short": member(plain[: len(plain) // 2]),  # whole as a member, but not as a record
+    }
+    return ways[kind]
 
 
 @pytest.mark.parametrize("kind", ["bit", "checksum", "cut", "magic", "short"])
 def test_a_damaged_member_costs_its_own_record_only(kind: str, tmp_path: Path) -> None:
-    rng = random.Random(5)
+    rng, path = random.Random(5), tmp_path / "a.warc.wat.gz"
     for number in range(20):
         parts = [wat_record(WebPage(f"https://{n}.example/", [("i.jpg", f"Caption {n}")])) for n in range(9)]
         spoilt = {number % 9, (number * 5 + 2) % 9} if kind != "cut" else {number % 9}
         members = [damaged(kind, part, rng) if n in spoilt else member(part) for n, part in enumerate(parts)]
-        path = tmp_path / "a.warc.wat.gz"
         path.write_bytes(b"".join(members))
         rows, counts = read(path)
         assert [row.caption for row in rows] == [f"Caption {n}" for n in range(9) if n not in spoilt]
         # Of two neighbors the second may be past recognition: then it is a part of the first.
         least = 1 if max(spoilt) - min(spoilt) == 1 else len(spoilt)
-        assert least <= counts.dropped.total() <= len(spoilt)
-        assert set(counts.dropped) == {Reason.BAD_RECORD}
+        assert least <= counts.dropped[Reason.BAD_RECORD] == counts.dropped.total() <= len(spoilt)
 
 
 def test_a_damaged_plain_record_costs_itself_only(tmp_path: Path) -> None:
@@ -269,29 +265,23 @@ def test_every_bad_row_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     spoilt = wat_record(WebPage(url, [("a.jpg", "SPOIL")])).split(b"\r\n\r\n")[1]
     faults = [
         (WebPage(url, [{"src": "a.jpg"}]), Reason.MISSING_CAPTION),
-        (WebPage(url, [{"src": "a.jpg", "alt": "x" * 2**20}]), Reason.CAPTION_TOO_LONG),
+        (WebPage(url, [{"src": "a.jpg", "alt": "x" * 2**15}]), Reason.CAPTION_TOO_LONG),
         (WebPage(url, [{"src": "a.jpg", "alt": "nul \0"}]), Reason.CAPTION_NOT_TEXT),
         (WebPage(url, [{"src": "data:,x", "alt": "A dog"}]), Reason.BAD_ADDRESS),
         (WebPage(url, body=spoilt.replace(b"SPOIL", b"\\ud800")), Reason.CAPTION_NOT_TEXT),
         (WebPage(url, body=b'{"path":"IMG@/src", "url": broken'), Reason.BAD_RECORD),
     ]
     rng = random.Random(3)
-    expected: Counter[Reason] = Counter()
-    pages: list[WebPage] = []
-    for number in range(500):
-        pages.append(WebPage(f"https://p{number}.example/", [("i.jpg", f"Caption {number}")]))
-        for kind in (rng.choice((0, 0, 0, 2, 2, 3, 3, 4, 5)) if number % 25 else 1 for _ in range(2)):
-            pages.append(faults[kind][0])
-            expected[faults[kind][1]] += 1
+    drawn = [rng.choice(faults) for _ in range(1000)]
+    good = [WebPage(f"https://p{number}.example/", [("i.jpg", f"Caption {number}")]) for number in range(500)]
+    pages = [page for n, page in enumerate(good) for page in (page, drawn[2 * n][0], drawn[2 * n + 1][0])]
     counts = Counts()
-    began = time.monotonic()
     rows = pairs_of_crawl(write_wat(tmp_path / "a.warc.wat.gz", pages), CrawlSettings())
     monkeypatch.setattr("diptych.curate.candidates.crawl.MAX_TABLE_BYTES", 200 * ROW_BYTES)
     table = candidate_table(rows, counts)
-    assert time.monotonic() - began < 60
     assert [len(chunk) for chunk in table["caption"].chunks] == [200, 200, 100]
     assert table.schema.equals(CANDIDATES)
-    assert counts.dropped == expected
+    assert counts.dropped == Counter(reason for _, reason in drawn)
     assert (counts.seen, counts.kept) == (1500, 500)
     counts.check(1.0)
 
