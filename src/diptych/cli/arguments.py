@@ -71,12 +71,8 @@ def parse_columns(text: str) -> "Columns":
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     for name, sign, value in pairs:
         if not (name.strip() and sign and value.strip()):
-            raise UsageError(
-                "columns are given as name=column",
-                where="--columns",
-                found=text,
-                expected="for example image=photo,caption=title",
-            )
+            what, wanted = "columns are given as name=column", "for example image=photo,caption=title"
+            raise UsageError(what, where="--columns", found=text, expected=wanted)
     return from_mapping(Columns, {name.strip(): value.strip() for name, _, value in pairs}, where="--columns")
 
 
@@ -99,10 +95,7 @@ def parse_names(values: Sequence[str], *, where: str) -> list[str]:
             raise UsageError("names are not text", where=path, found=error.reason, expected="UTF-8") from None
     names = [name.strip() for name in listed if name.strip()]
     if len(names) < 2:
-        raise UsageError(
-            "there is nothing to choose between",
-            where=where,
-            found=", ".join(names) or "no name",
-            expected='at least two, such as "a cat,a dog", or a file with one name a line',
-        )
+        actual = ", ".join(names) or "no name"
+        wanted = 'at least two, such as "a cat,a dog", or a file with one name a line'
+        raise UsageError("there is nothing to choose between", where=where, found=actual, expected=wanted)
     return names

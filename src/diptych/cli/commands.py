@@ -19,7 +19,7 @@ from diptych.cli.arguments import (
     SourceName,
     parse_columns,
     parse_names,
-)
+)  # fmt: skip
 from diptych.cli.curate import curate
 from diptych.cli.evaluate import evaluate
 from diptych.cli.output import print_dropped, print_json, print_metrics
@@ -82,9 +82,8 @@ def tokenizer(
         trained = Tokenizer.train(captions_of(pairs, counts), size=size, context_length=context)
         counts.check(max_bad_fraction)
         if not counts.kept:
-            raise DataError(
-                "there is no caption to learn from", where=source, fix="check --columns caption=NAME"
-            )
+            fix = "check --columns caption=NAME"
+            raise DataError("there is no caption to learn from", where=source, fix=fix)
         trained.save(staged)
     return print_json({"tokenizer": str(out), "entries": trained.vocab_size, **counts.as_dict()})
 
@@ -139,9 +138,8 @@ def remove(
 
     names = [*key, *(read_keys(keys) if keys is not None else ())]
     if not names:
-        raise UsageError(
-            "no key given", where="KEY", expected="a key, or a file of them", fix="give --keys FILE"
-        )
+        wanted, fix = "a key, or a file of them", "give --keys FILE"
+        raise UsageError("no key given", where="KEY", expected=wanted, fix=fix)
     manifest = remove_samples(data, names, reason=reason, drop_others=drop_others)
     changed = {name: manifest.extra[name] for name in ("version", "samples") if name in manifest.extra}
     removed = sum(record["count"] for record in manifest.extra.get("removals", ()))
@@ -170,13 +168,8 @@ def train(
     folder = out or Path("runs") / recipe.stem
     assignments = repeated(folder, assignments) if resume else assignments
     words = ["diptych train", str(recipe), *(f"--set {text}" for text in assignments), f"--out {folder}"]
-    outcome = run_recipe(
-        load_recipe(recipe, assignments),
-        folder,
-        resume=resume,
-        command=" ".join(words),
-        assignments=assignments,
-    )
+    parts, command = load_recipe(recipe, assignments), " ".join(words)
+    outcome = run_recipe(parts, folder, resume=resume, command=command, assignments=assignments)
     if outcome.trained.stopped_by is None:
         print_metrics(outcome.metrics)
         sys.stderr.write(NEXT.format(run=folder))
@@ -215,10 +208,8 @@ def classify(
     print_json(found, json)
     print_dropped(counts)
     if counts.dropped:
-        raise DataError(
-            "some images cannot be read",
-            found=f"{counts.dropped.total()} of {counts.seen} ({counts.reasons()})",
-        )
+        unread = f"{counts.dropped.total()} of {counts.seen} ({counts.reasons()})"
+        raise DataError("some images cannot be read", found=unread)
     return 0
 
 
@@ -246,15 +237,7 @@ def search(
     keep_freed_memory()
     from diptych.cli.queries import search_source
 
-    found = search_source(
-        model,
-        source,
-        query,
-        k=k,
-        folder=index,
-        read=read,
-        max_bad_fraction=max_bad_fraction,
-    )
+    found = search_source(model, source, query, k=k, folder=index, read=read, max_bad=max_bad_fraction)
     return print_json(found, json)
 
 
@@ -317,9 +300,8 @@ def export(
     from diptych.models.formats.references import resolve
 
     if labels and not source:
-        raise UsageError(
-            "no source given for the labels", where="--labels", found=labels, fix="give --source too"
-        )
+        what, fix = "no source given for the labels", "give --source too"
+        raise UsageError(what, where="--labels", found=labels, fix=fix)
     given = open_source(source, columns=parse_columns(columns)) if source else None
     resolve(model)
     from diptych.export.onnx import export as export_model
@@ -330,19 +312,8 @@ def export(
     return print_json({"export": str(out), "precision": precision, **manifest.extra})
 
 
-COMMANDS: dict[str, Callable[..., int]] = {
-    "demo": demo,
-    "curate": curate,
-    "tokenizer": tokenizer,
-    "pack": pack,
-    "remove": remove,
-    "train": train,
-    "evaluate": evaluate,
-    "classify": classify,
-    "calibrate": calibrate,
-    "prompts": prompts,
-    "ablate": ablate,
-    "search": search,
-    "convert": convert,
-    "export": export,
-}
+_ALL: tuple[Callable[..., int], ...] = (
+    demo, curate, tokenizer, pack, remove, train, evaluate, classify, calibrate, prompts, ablate, search,
+    convert, export,
+)  # fmt: skip
+COMMANDS = {command.__name__: command for command in _ALL}

@@ -69,22 +69,14 @@ def curate(
     if estimate_options.estimate is not None:
         return print_json(_estimate(estimate_options.estimate, estimate_options))
     if not 1 <= len(words) <= 2:
-        raise UsageError(
-            "a curation is a recipe, or the name of a stage and a recipe",
-            found=" ".join(words) or "neither",
-            expected=f"[{'|'.join(STAGES)}] RECIPE",
-        )
+        what = "a curation is a recipe, or the name of a stage and a recipe"
+        actual, wanted = " ".join(words) or "neither", f"[{'|'.join(STAGES)}] RECIPE"
+        raise UsageError(what, found=actual, expected=wanted)
     recipe = Path(words[-1])
     folder = out or Path("data") / recipe.stem
     only = words[0] if len(words) == 2 else ""
-    done = run(
-        load_curate_recipe(recipe, assignments),
-        folder,
-        only=only,
-        engine=engine,
-        workers=workers,
-        resume=resume,
-    )
+    settings = load_curate_recipe(recipe, assignments)
+    done = run(settings, folder, only=only, engine=engine, workers=workers, resume=resume)
     if "card" in done:
         write_card(folder)
     if not only:

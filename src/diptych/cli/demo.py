@@ -44,15 +44,7 @@ WITHOUT = (
 
 
 def run_demo(folder: Path, *, seed: int = 0) -> int:
-    """Run the demo in a folder; a demo that was stopped goes on, one that is done only answers.
-
-    Args:
-        folder: of the run.
-        seed: of weights and order.
-
-    Returns:
-        The exit code.
-    """
+    """Run the demo in a folder, or go on with it, and return the exit code; a finished one only answers."""
     started = time.monotonic()
     curated = curate_crawl(folder)
     crawl = str(curated / "stages" / "candidates")  # the same pairs as they came, drawn already
@@ -89,14 +81,7 @@ def run_demo(folder: Path, *, seed: int = 0) -> int:
 
 
 def curate_crawl(folder: Path) -> Path:
-    """Write the demo's corpus and curate its crawl; what is done already is not done again.
-
-    Args:
-        folder: of the demo.
-
-    Returns:
-        The folder of the curated set.
-    """
+    """Write the demo's corpus and curate its crawl, once; return the folder of the curated set."""
     from diptych.curate.pipeline.recipe import load_curate_recipe
     from diptych.curate.pipeline.run import RECIPE_NAME, curate
     from diptych.data.synthetic.crawl import sentences

@@ -102,18 +102,14 @@ def evaluate(
     """
     keep_freed_memory()
     if bool(source) == bool(suite):
-        raise UsageError(
-            "both a source and a suite are given" if suite else "no source or suite is given",
-            where="SOURCE, --suite",
-            expected="exactly one of the two",
-            fix="name a source of your own, or a suite with --suite",
-        )
+        what = "both a source and a suite are given" if suite else "no source or suite is given"
+        wanted, fix = "exactly one of the two", "name a source of your own, or a suite with --suite"
+        raise UsageError(what, where="SOURCE, --suite", expected=wanted, fix=fix)
     unused = source_options != SourceOptions() if suite else suite_options != SuiteOptions()
     if unused:
         mode, other = ("--suite", "a source") if suite else ("SOURCE", "--suite")
-        raise UsageError(
-            f"an option belongs to {other}", where=mode, fix="see the two groups in diptych evaluate --help"
-        )
+        fix = "see the two groups in diptych evaluate --help"
+        raise UsageError(f"an option belongs to {other}", where=mode, fix=fix)
     if suite:
         return _suite(model, suite, suite_options, read, json)
     return _source(model, source, source_options, read, json)
@@ -130,9 +126,8 @@ def _source(model: str, source: str, options: SourceOptions, read: ImageOptions,
     labels = options.labels or (LABEL if task == "zeroshot" else "")
     part = TaskPart(labels or task, source, task, labels, options.templates)
     check_task(part, columns)
-    (evaluator,) = source_evaluators(
-        task_specs([part]), columns=columns, max_bad_fraction=options.max_bad_fraction
-    )
+    limit = options.max_bad_fraction
+    (evaluator,) = source_evaluators(task_specs([part]), columns=columns, max_bad_fraction=limit)
     loaded = read.load(model)
     result = evaluator.run(loaded)
     metrics = result.metrics()
@@ -203,18 +198,13 @@ def _suite(model: str, suite: str, options: SuiteOptions, read: ImageOptions, js
         shifts = compare.natural_shifts(outcome, table)
         if shifts:
             write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
+        words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}{read.as_words()}"
         given = {"baseline": options.baseline, "train-data": options.train_data}
-        words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}"
-        words += read.as_words()
+        words += "".join(f" --{name} {value}" for name, value in given.items() if value)
         write_suite_report(
-            out / "report.html",
-            outcome,
-            baseline=baseline,
-            published=published,
-            shifts=shifts,
-            seen=seen,
-            command=words + "".join(f" --{name} {value}" for name, value in given.items() if value),
-        )
+            out / "report.html", outcome, baseline=baseline, published=published, shifts=shifts, seen=seen,
+            command=words,
+        )  # fmt: skip
         _say(f"report: {out / 'report.html'}")
         return print_json(dict(outcome.summary), json)
 

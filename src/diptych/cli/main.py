@@ -32,14 +32,7 @@ class Terminated(BaseException):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: words after `diptych`; None takes those of the process.
-
-    Returns:
-        The exit code.
-    """
+    """Run the words after `diptych`, by default those of the process, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     sleep_where_contended()
     if arguments is None:  # a process of ours: warnings look like its other messages
@@ -73,12 +66,9 @@ def _as_ours(error: Exception) -> DiptychError | None:
     if isinstance(error, OSError):
         if error.errno not in MACHINE_FAULTS:
             return None
-        return EnvironmentFault(
-            "the system refused",
-            where=error.filename or "",
-            found=error.strerror or error,
-            fix="check permissions and free space",
-        )
+        where, actual = error.filename or "", error.strerror or error
+        fix = "check permissions and free space"
+        return EnvironmentFault("the system refused", where=where, found=actual, fix=fix)
     if isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error):
         return EnvironmentFault("out of memory", fix="lower train.batch_size, or close other programs")
     return None

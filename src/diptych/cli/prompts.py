@@ -16,7 +16,7 @@ from diptych.cli.arguments import (
     SourceName,
     parse_columns,
     parse_names,
-)
+)  # fmt: skip
 from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files.durable import write_text
@@ -143,14 +143,9 @@ def run_lab(
     plain = [("bare names", BARE), (PHOTO.name, PHOTO)]
     if known.names:
         plain.append(("cleaned names", Templates("cleaned names", BARE.templates, known.names, known.source)))
-    return ablate(
-        validation,
-        test,
-        build_template_classifiers(model, names, known),
-        templates=known.templates,
-        plain=[(name, build_classifier(model, names, each)) for name, each in plain],
-        model=model,
-    )
+    classifiers = build_template_classifiers(model, names, known)
+    compared = [(name, build_classifier(model, names, each)) for name, each in plain]
+    return ablate(validation, test, classifiers, templates=known.templates, plain=compared, model=model)
 
 
 def _examples(
@@ -237,24 +232,12 @@ def _decisions(path: Path | None) -> dict[str, str]:
     decided = load_toml(path)
     for name, synset in decided.items():
         if not isinstance(synset, str):
-            raise SettingsError(
-                "a decision is not text",
-                where=f"{path}: {name}",
-                found=repr(synset),
-                expected="a synset's id",
-            )
+            what, where = "a decision is not text", f"{path}: {name}"
+            raise SettingsError(what, where=where, found=repr(synset), expected="a synset's id")
     return decided
 
 
 def _record(choice: "WordSense") -> dict[str, Any]:
-    return {
-        "name": choice.name,
-        "sense_count": choice.sense_count,
-        "synset": choice.synset,
-        "gloss": choice.gloss,
-        "kind": choice.kind,
-        "probability": choice.probability,
-        "decided_by": choice.decided_by,
-        "phrase": choice.phrase,
-        "competitors": [{"synset": synset, "gloss": gloss} for synset, gloss in choice.competitors],
-    }
+    names = ("name", "sense_count", "synset", "gloss", "kind", "probability", "decided_by", "phrase")
+    competitors = [{"synset": synset, "gloss": gloss} for synset, gloss in choice.competitors]
+    return {**{name: getattr(choice, name) for name in names}, "competitors": competitors}

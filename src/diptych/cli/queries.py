@@ -78,13 +78,12 @@ def classify_images(
     known = open_templates(templates) if templates else BARE
     model = read.load(model_ref)
     if held is not None and held.calibration.model_digest != model.digest:
-        raise IntegrityError(
-            "the calibration is of another model, or of images read in another way",
-            where=model_ref,
-            found=held.calibration.model_digest[:16],
-            expected=model.digest[:16],
-            fix=f"make it again: diptych calibrate {model_ref} SOURCE",
+        what = "the calibration is of another model, or of images read in another way"
+        actual, fix = (
+            held.calibration.model_digest[:16],
+            f"make it again: diptych calibrate {model_ref} SOURCE",
         )
+        raise IntegrityError(what, where=model_ref, found=actual, expected=model.digest[:16], fix=fix)
     classifier = build_classifier(model, names, known)
     counts = Counts()
     embeds = encode_images(model, images, counts=counts)
@@ -135,11 +134,8 @@ def open_calibration(model_ref: str, path: Path | None, rate: float) -> Reject:
         raise UsageError("a rate is a share", where="--reject", found=rate, expected="such as 0.05")
     path = path or calibration_path(model_ref)
     if not path.is_file():
-        raise UsageError(
-            "the model is not calibrated",
-            where=path,
-            fix=f"diptych calibrate {model_ref} SOURCE, with pairs that it did not learn from",
-        )
+        fix = f"diptych calibrate {model_ref} SOURCE, with pairs that it did not learn from"
+        raise UsageError("the model is not calibrated", where=path, fix=fix)
     return Reject(Calibration.load(path), rate)
 
 
@@ -151,7 +147,7 @@ def search_source(
     k: int,
     folder: Path | None,
     read: ReadOptions = ReadOptions(),
-    max_bad_fraction: float = MAX_BAD_FRACTION,
+    max_bad: float = MAX_BAD_FRACTION,
 ) -> dict[str, Any]:
     """Find the k images of a source that a text describes best; the index is built once and kept.
 
@@ -169,7 +165,7 @@ def search_source(
     searcher = open_searcher(read.load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
     counts = Counts.from_dict(searcher.index.manifest.counts)
     print_dropped(counts)
-    counts.check(max_bad_fraction)
+    counts.check(max_bad)
     return {"hits": ask(searcher, query, k=k), **counts.as_dict()}
 
 
@@ -195,12 +191,7 @@ def open_searcher(
 def ask(searcher: "Searcher", query: str, *, k: int) -> list[dict[str, Any]]:
     """Return the k best hits as plain records, best first."""
     return [
-        {
-            "rank": rank,
-            "key": hit.key,
-            "path": hit.path or None,
-            "score": round(float(hit.score), 6),
-            "caption": hit.caption or None,
-        }
+        {"rank": rank, "key": hit.key, "path": hit.path or None, "score": round(float(hit.score), 6),
+         "caption": hit.caption or None}
         for rank, hit in enumerate(searcher.text(query, k), start=1)
-    ]
+    ]  # fmt: skip

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diptych.cli.recipe import Recipe, TaskPart, TokenizerPart
+from diptych.cli.recipe import Recipe, TaskPart
 from diptych.core.errors import SettingsError, UsageError
 from diptych.core.files.durable import make_folder, staging_folder, write_bytes, write_json
 from diptych.core.files.locks import locked
@@ -24,7 +24,7 @@ from diptych.core.settings import RENAMED, from_mapping, to_mapping
 
 if TYPE_CHECKING:
     from diptych.data.shards.reader import ShardSet
-    from diptych.data.sources.open import Columns
+    from diptych.data.sources.open import Columns, Source
     from diptych.data.tokenizers.clip import Tokenizer
     from diptych.evaluate.suite.plan import TaskSpec
     from diptych.evaluate.suite.run import SourceEvaluator, SourceResult
@@ -71,24 +71,25 @@ def run_recipe(
     assignments: Sequence[str] = (),
     add: Callable[["Report"], "Report"] = lambda report: report,
 ) -> Outcome:
-    """Carry out a recipe in a folder.
+    """Carry out a recipe in a folder; parts that are done already are not done again.
 
     Whatever can be wrong with the recipe is found before the first image is read, and paths before torch is
     imported.
 
     Args:
         recipe: what to do.
-        folder: for everything the run writes; parts that are done already are not done again.
+        folder: for everything the run writes.
         resume: go on with a training that was stopped, with the data and the vocabulary that it has.
         command: what the user typed, for the messages and the report.
         assignments: settings that the user changed, kept for `repeated`.
         add: puts more into the report before it is written.
     """
     begun = _check_folder(folder, resume=resume, command=command)
-    check_inputs(recipe, folder, begun=begun)
+    _check_inputs(recipe, folder, begun=begun)
     from diptych.data.loader import Loader, LoaderSettings
     from diptych.evaluate.suite.run import source_evaluators
     from diptych.models.towers.presets import preset
+    from diptych.report.run import build_report, write_report
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import require_loss, train
 
@@ -111,10 +112,17 @@ def run_recipe(
         results = [evaluator.result(model) for evaluator in evaluators]
         metrics = tuple(metric for result in results for metric in result.metrics())
         write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
-        _report(
-            recipe, model, results, folder, facts=_facts(recipe, model, trained), command=command,
-            left_out=_left_out(shards, loader.counts), add=add,
+        started = time.monotonic()
+        report = build_report(
+            model, results, title=recipe.report.title or folder.name, summary=recipe.report.summary,
+            queries=recipe.report.queries, metrics_file=folder / "metrics.jsonl",
         )  # fmt: skip
+        left_out = (*_left_out(shards, loader.counts), *report.left_out)
+        facts, commands = _facts(recipe, model, trained), (("this run", command),)
+        report = dataclasses.replace(report, facts=facts, left_out=left_out, commands=commands)
+        write_report(folder / "report.html", add(report))
+        seconds = time.monotonic() - started
+        Progress("report").log(f"report: {folder / 'report.html'} ({seconds:.1f} s)")
     return Outcome(trained, metrics, model)
 
 
@@ -147,36 +155,28 @@ def _check_folder(folder: Path, *, resume: bool, command: str) -> bool:
     begun = (folder / "state").exists() or (folder / "metrics.jsonl").exists()
     if resume or not begun:
         return begun
-    done = is_done(folder, "run")
-    raise UsageError(
-        "the folder holds a run already",
-        where=folder,
-        found="a finished run" if done else "a run that was stopped",
-        fix=f"choose another folder with --out{'' if done else ', or go on with it'}: "
-        + (f"{command.partition(' --out ')[0]} --out OTHER" if done else f"{command} --resume"),
-    )
+    actual, fix = "a run that was stopped", "choose another folder with --out, or go on with it: "
+    fix += f"{command} --resume"
+    if is_done(folder, "run"):
+        actual, fix = "a finished run", "choose another folder with --out: "
+        fix += f"{command.partition(' --out ')[0]} --out OTHER"
+    raise UsageError("the folder holds a run already", where=folder, found=actual, fix=fix)
 
 
-def _check_vocabulary(part: TokenizerPart) -> None:
-    from diptych.data.tokenizers.clip import require_size
-
-    if part.file and not Path(part.file).exists():
-        raise UsageError(
-            "there is no such vocabulary", where=f"tokenizer.file: {part.file}", fix="check the path"
-        )
-    if not part.file:
-        require_size(part.size)
-
-
-def check_inputs(recipe: Recipe, folder: Path, *, begun: bool) -> None:
+def _check_inputs(recipe: Recipe, folder: Path, *, begun: bool) -> None:
     """Refuse what cannot be read or does not fit: sources, vocabulary, architecture, tasks."""
-    from diptych.data.sources.open import Columns, open_source
+    from diptych.data.tokenizers.clip import require_size
     from diptych.models.towers.presets import preset
 
     if not (begun and _has_data(folder)):
-        open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
+        _source(recipe)
     if not (begun and (folder / "tokenizer").is_dir()):
-        _check_vocabulary(recipe.tokenizer)
+        file = recipe.tokenizer.file
+        if not file:
+            require_size(recipe.tokenizer.size)
+        elif not Path(file).exists():
+            where = f"tokenizer.file: {file}"
+            raise UsageError("there is no such vocabulary", where=where, fix="check the path")
     preset(recipe.model.preset)
     for task in recipe.evaluate:
         check_task(task)
@@ -217,6 +217,12 @@ def _has_data(folder: Path) -> bool:
     return is_done(folder / "data", KIND)
 
 
+def _source(recipe: Recipe) -> "Source":
+    from diptych.data.sources.open import Columns, open_source
+
+    return open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
+
+
 def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet":
     """Pack the source into the run's folder, unless it is a shard set of ours already.
 
@@ -225,7 +231,6 @@ def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet
     from diptych.data.pack import PackSettings, pack
     from diptych.data.shards.index import KIND
     from diptych.data.shards.reader import ShardSet, ShardSettings
-    from diptych.data.sources.open import Columns, open_source
 
     if begun and _has_data(folder):
         Progress("run").log(f"the run goes on with the data that it has packed: {folder / 'data'}")
@@ -233,9 +238,9 @@ def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet
     given = Path(recipe.data.source)
     if given.is_dir() and is_done(given, KIND):
         return ShardSet.open(given)
-    source = open_source(recipe.data.source, columns=Columns(recipe.data.image, recipe.data.caption))
     shards = ShardSettings(max_bad_fraction=recipe.data.max_bad_fraction)
-    pack(source, folder / "data", settings=PackSettings(workers=recipe.data.workers, shards=shards))
+    settings = PackSettings(workers=recipe.data.workers, shards=shards)
+    pack(_source(recipe), folder / "data", settings=settings)
     return ShardSet.open(folder / "data")
 
 
@@ -267,14 +272,12 @@ def vocabulary_once(recipe: Recipe, shards: "ShardSet", folder: Path, *, begun: 
         if begun or (manifest.settings, manifest.extra) == (settings, {"from": made_from}):
             return Tokenizer.load(kept, context_length=part.context_length)
     with Progress("learning the vocabulary"), staging_folder(kept, replace=kept.exists()) as staged:
-        tokenizer = given or Tokenizer.train(
-            captions_of(shards, Counts()), size=part.size, context_length=part.context_length
-        )
+        captions, length = captions_of(shards, Counts()), part.context_length
+        tokenizer = given or Tokenizer.train(captions, size=part.size, context_length=length)
         tokenizer.save(staged)
         written = tuple(file_entry(path, root=staged) for path in sorted(staged.iterdir()))
-        write_manifest(
-            staged, Manifest(VOCABULARY, settings=settings, outputs=written, extra={"from": made_from})
-        )
+        extra = {"from": made_from}
+        write_manifest(staged, Manifest(VOCABULARY, settings=settings, outputs=written, extra=extra))
     return tokenizer
 
 
@@ -292,10 +295,7 @@ def build_model(recipe: Recipe, tokenizer: "Tokenizer", *, seed: int) -> "Model"
         pad_id=0,  # what the tokenizer fills rows with
         context_length=tokenizer.context_length,
     )
-    given = {
-        part.name: getattr(recipe.preprocess, part.name) for part in dataclasses.fields(recipe.preprocess)
-    }
-    preprocess = Preprocess(size=config.vision.image_size, **given)
+    preprocess = Preprocess(size=config.vision.image_size, **dataclasses.asdict(recipe.preprocess))
     return Model(build(config, seed=seed), tokenizer, preprocess, {"preset": recipe.model.preset})
 
 
@@ -303,46 +303,12 @@ def task_specs(tasks: Sequence[TaskPart]) -> "list[TaskSpec]":
     """Return the tasks of a recipe as those of a suite."""
     from diptych.evaluate.suite.plan import TaskSpec
 
-    return [
-        TaskSpec(
-            task.name,
-            task.source,
-            labels=task.labels if task.task == "zeroshot" else "",
-            templates=task.templates,
-            protocols=(task.task,),
-        )
-        for task in tasks
-    ]
+    def spec(task: TaskPart) -> TaskSpec:
+        labels = task.labels if task.task == "zeroshot" else ""
+        source, templates, protocols = task.source, task.templates, (task.task,)
+        return TaskSpec(task.name, source, labels=labels, templates=templates, protocols=protocols)
 
-
-def _report(
-    recipe: Recipe,
-    model: "Model",
-    results: Sequence["SourceResult"],
-    folder: Path,
-    *,
-    facts: tuple[tuple[str, str], ...],
-    left_out: tuple[tuple[str, int], ...],
-    command: str,
-    add: Callable[["Report"], "Report"],
-) -> None:
-    from diptych.report.run import build_report, write_report
-
-    started = time.monotonic()
-    report = build_report(
-        model,
-        results,
-        title=recipe.report.title or folder.name,
-        summary=recipe.report.summary,
-        queries=recipe.report.queries,
-        metrics_file=folder / "metrics.jsonl",
-    )
-    report = dataclasses.replace(
-        report, facts=facts, left_out=(*left_out, *report.left_out), commands=(("this run", command),)
-    )
-    write_report(folder / "report.html", add(report))
-    with Progress("report") as progress:
-        progress.log(f"report: {folder / 'report.html'} ({time.monotonic() - started:.1f} s)")
+    return [*map(spec, tasks)]
 
 
 def _facts(recipe: Recipe, model: "Model", trained: "TrainResult") -> tuple[tuple[str, str], ...]:
