@@ -17,21 +17,16 @@ SCRIPTS = sorted({path.stem for path in FOLDER.glob("*.py") if "_peer" not in pa
 
 
 @pytest.fixture
-def contest(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
+def contest() -> Any:
     return importlib.import_module("contest")
-
-
-@pytest.fixture
-def inputs(contest: Any) -> Any:
-    return importlib.import_module("inputs")
 
 
 def test_every_script_knows_quick() -> None:
     assert [name for name in SCRIPTS if "options_of(" not in (FOLDER / f"{name}.py").read_text()] == []
 
 
-def test_inputs_are_made_where_no_data_is_named(inputs: Any) -> None:
+def test_inputs_are_made_where_no_data_is_named() -> None:
+    inputs = importlib.import_module("inputs")
     texts = inputs.captions(None, 40)
     assert texts == inputs.captions(None, 40) and len(set(texts)) == 40
     assert len(inputs.captions(None, 25_003)) == 25_003
@@ -43,14 +38,11 @@ def test_inputs_are_made_where_no_data_is_named(inputs: Any) -> None:
     assert inputs.merges(None, None) is None
 
 
-def test_a_peer_that_is_missing_is_told_with_the_reason(contest: Any) -> None:
+def test_a_missing_peer_and_the_error_of_a_child_are_told(contest: Any) -> None:
     assert contest.missing(sys.executable, "json") == ""
     assert "make peers" in contest.missing(None, "json")
     assert contest.missing(sys.executable, "json", "no_such") == f"{sys.executable} has no ['no_such']"
     assert contest.missing("/no/python", "json") == "/no/python does not start: No such file or directory"
-
-
-def test_the_error_of_a_child_is_shown(contest: Any) -> None:
     with pytest.raises(SystemExit, match=r"code 1(.|\n)*ValueError: boom"):
         contest.run_child([sys.executable, "-c", "raise ValueError('boom')"])
 

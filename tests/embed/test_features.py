@@ -1,6 +1,7 @@
 """Bulk encoding: order, batches, unreadable files, modes, rows before the projection; pairs with columns."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,14 +79,18 @@ def test_texts_are_embedded_once_and_in_length_buckets(model: Model, monkeypatch
     assert shapes[0][1] < shapes[-1][1] <= 24
 
 
-def test_an_unreadable_image_keeps_its_row_and_is_counted(model: Model, files: list[bytes]) -> None:
+@pytest.mark.parametrize("output", ["embeds", "penultimate"])
+def test_an_unreadable_image_keeps_its_row_and_is_counted(
+    output: Any, model: Model, files: list[bytes]
+) -> None:
     broken = [files[0], b"not an image", files[1], files[2][: len(files[2]) // 2]]
     counts = Counts()
-    embeds = encode_images(model, broken, batch_size=2, counts=counts)
+    embeds = encode_images(model, broken, batch_size=2, counts=counts, output=output)
     assert np.isnan(embeds).all(axis=1).tolist() == [False, True, False, True]
     assert (counts.seen, counts.kept, counts.dropped.total()) == (4, 2, 2)
     assert counts.examples[Reason.UNREADABLE_IMAGE] == ["image 1"]
-    assert np.abs(embeds[2] - encode_images(model, [files[1]])[0]).max() < 1e-5
+    assert np.abs(embeds[2] - encode_images(model, [files[1]], output=output)[0]).max() < 1e-5
+    assert encode_images(model, [], output=output).shape == (0, embeds.shape[1])
 
 
 def test_pairs_keep_captions_and_columns_beside_their_rows(model: Model) -> None:
@@ -119,14 +124,3 @@ def test_the_projection_turns_penultimate_rows_into_embeddings(vision, width, fi
     embeds = (projected / projected.norm(dim=1, keepdim=True)).numpy()
     assert np.abs(embeds - encode_images(model, files)).max() < 1e-5
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() > 0.1  # as the tower gives them
-
-
-@pytest.mark.parametrize("batch", [1, 7, 64])
-def test_bad_images_keep_their_place_among_penultimate_rows(batch: int, files: list[bytes]) -> None:
-    model, counts = model_with(VIT), Counts()
-    given = [*files[:3], b"broken", *files[3:]]
-    rows = encode_images(model, given, batch_size=batch, output="penultimate", counts=counts)
-    assert np.isnan(rows[3]).all()
-    assert (counts.kept, sum(counts.dropped.values())) == (13, 1)
-    assert np.abs(np.delete(rows, 3, axis=0) - encode_images(model, files, output="penultimate")).max() < 1e-5
-    assert encode_images(model, [], output="penultimate").shape == (0, 48)

@@ -68,8 +68,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ClaimsRecipe, 
     return folder / "out", recipe, run_claims(recipe, folder / "out")
 
 
-def test_every_experiment_leaves_its_result_tables_and_figures(done: Any) -> None:
-    folder, _, results = done
+def test_every_experiment_leaves_its_results_and_is_not_trained_again(
+    done: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, recipe, results = done
     assert set(results) == set(EXPERIMENTS)
     page = (folder / "claims.md").read_text(encoding="utf-8")
     for name in EXPERIMENTS:
@@ -78,15 +80,7 @@ def test_every_experiment_leaves_its_result_tables_and_figures(done: Any) -> Non
         for file, text in figures_of(name, kept).items():
             ET.fromstring(text)
             assert (folder / file).read_text(encoding="utf-8") == text
-
-
-def test_what_was_trained_is_not_trained_again(done: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, recipe, results = done
-
-    def fail(*args: object, **kwargs: object) -> None:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr("experiments.claims.run.learn", fail)
+    monkeypatch.setattr("experiments.claims.run.learn", None)
     again = run_claims(recipe, folder, only=["efficiency"])
     assert json.dumps(again["efficiency"]) == json.dumps(json.loads(json.dumps(results["efficiency"])))
 
@@ -102,13 +96,8 @@ def test_the_curve_has_a_point_at_every_watch_and_at_the_end(done: Any) -> None:
 def test_the_learner_that_ends_ahead_is_compared_at_the_level_of_the_other() -> None:
     def curve(*hits: int) -> list[dict[str, Any]]:
         return [
-            {
-                "samples": 100 * place,
-                "hits": found,
-                "value": found / 1000,
-                "ci95": clopper_pearson(found, 1000),
-            }
-            for place, found in enumerate(hits, start=1)
+            {"samples": 100 * place, "hits": n, "value": n / 1000, "ci95": clopper_pearson(n, 1000)}
+            for place, n in enumerate(hits, start=1)
         ]
 
     first, close, none = _ratios({"a": curve(10, 50, 90, 100), "b": curve(100, 200, 300, 400), "c": curve(0)})
@@ -130,24 +119,14 @@ def test_a_kept_model_gives_the_hits_that_its_curve_ends_with(done: Any) -> None
     np.testing.assert_array_equal(hits, label_ranks(features, eval_set.labels, texts) < 1)
 
 
-def test_compute_is_operations_times_pairs_and_wider_costs_more(done: Any) -> None:
-    scaling = done[2]["scaling"]
-    small, longer, wide = scaling["compute"]
-    assert longer == pytest.approx(1.5 * small)
-    assert wide > 2 * small
-
-
-def test_gains_are_differences_of_the_rows(done: Any) -> None:
-    found = done[2]["prompts"]["eval_sets"]["unseen"]
-    values = {row["name"]: row["value"] for row in found["rows"]}
-    assert [row["name"] for row in found["rows"]] == [
-        "bare names", "a photo of a {}.", "a {}", "ensemble of 2",
-    ]  # fmt: skip
-    for gain in found["gains"]:
+def test_compute_gains_and_shots_are_what_their_names_say(done: Any) -> None:
+    small, longer, wide = done[2]["scaling"]["compute"]
+    assert longer == pytest.approx(1.5 * small) and wide > 2 * small
+    prompts = done[2]["prompts"]["eval_sets"]["unseen"]
+    values = {row["name"]: row["value"] for row in prompts["rows"]}
+    assert list(values) == ["bare names", "a photo of a {}.", "a {}", "ensemble of 2"]
+    for gain in prompts["gains"]:
         assert gain["value"] == pytest.approx(values[gain["of"]] - values[gain["over"]])
-
-
-def test_shots_are_counted_per_class(done: Any) -> None:
     shots = done[2]["shots"]
     assert shots["classes"] == 36
     assert [point["shots"] for point in shots["probes"]] == [1, 2]
@@ -165,15 +144,13 @@ def test_validation_comes_before_the_shots_and_short_classes_are_left_out() -> N
         rows_by_class(train, "label", ShotsPart("t", "t", shots=(4,), validation=1))
 
 
-def test_unknown_experiments_and_towers_are_refused(done: Any) -> None:
-    folder, recipe, _ = done
+def test_the_script_prints_what_it_measured_and_refuses_what_it_does_not_know(
+    done: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, recipe, results = done
+    main([str(folder), "--recipe", str(folder.parent / "toy.toml"), "--only", "scaling"])
+    assert json.loads(capsys.readouterr().out)["scaling"]["compute"] == results["scaling"]["compute"]
     with pytest.raises(UnknownNameError, match="efficiency"):
         run_claims(recipe, folder, only=["eficiency"])
     with pytest.raises(SettingsError, match="ResNet"):
         narrowed(preset("ViT-B-32"), 0.5)
-
-
-def test_the_script_prints_what_it_measured(done: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, _, results = done
-    main([str(folder), "--recipe", str(folder.parent / "toy.toml"), "--only", "scaling"])
-    assert json.loads(capsys.readouterr().out)["scaling"]["compute"] == results["scaling"]["compute"]

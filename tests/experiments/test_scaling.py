@@ -1,4 +1,4 @@
-"""Power laws and efficiencies beside numbers that are known."""
+"""Power laws, efficiencies and temperatures beside numbers that are known."""
 
 import math
 
@@ -7,6 +7,7 @@ import pytest
 
 from diptych.core.errors import ArrayError
 from experiments.claims.scaling import error_law, needed, power_law
+from experiments.scores import fit_temperature
 
 
 def test_a_power_law_is_found_again() -> None:
@@ -49,3 +50,24 @@ def test_a_curve_that_starts_high_enough_needs_its_first_point() -> None:
     assert needed([5, 10], [0.4, 0.6], 0.3) == 5
     assert needed([5, 10, 15], [0.1, 0.4, 0.3], 0.4) == 10
     assert needed([5, 10, 20], [0.1, 0.2, 0.6], 0.5) == pytest.approx(17.5)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(10)
+    logits = rng.normal(size=(20_000, 5)) * 2
+    powers = np.exp(logits / temperature)
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    labels = (rng.random(len(probabilities))[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_temperature_needs_numbers_and_labels_in_range() -> None:
+    three = np.arange(3)
+    for logits, labels in (
+        (np.full((3, 3), np.nan), three),
+        (np.empty((0, 3)), three[:0]),
+        (np.eye(3), three - 1),
+    ):
+        with pytest.raises(ArrayError):
+            fit_temperature(logits, labels)

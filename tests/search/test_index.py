@@ -61,6 +61,7 @@ def model(tokenizer: Tokenizer) -> Model:
 
 def test_hits_are_what_a_full_sort_of_cosines_gives(model: Model, tmp_path: Path) -> None:
     index = Index.build(model, Drawn(broken=None), tmp_path / "index", dtype="float32")
+    assert np.load(tmp_path / "index" / "vectors.npy").dtype == np.float32
     pairs = list(scene_pairs(20, seed=0))
     images = encode_images(model, [pair.image for pair in pairs])
     cosines = images @ encode_texts(model, ["a red circle"])[0]
@@ -85,6 +86,10 @@ def test_unreadable_pictures_are_counted_and_left_out(model: Model, tmp_path: Pa
     assert [entry.position for entry in index.entries] == [n for n in range(20) if n != 3]
     assert index.manifest.counts["in"] == 20
     assert index.manifest.counts["dropped"] == {"unreadable_image": 1}
+    assert {entry.name for entry in read_manifest(index.folder, "index").outputs} == {
+        "vectors.npy",
+        "entries.jsonl",
+    }
 
 
 def test_an_index_is_reused_until_model_source_or_settings_change(
@@ -174,13 +179,6 @@ def test_an_unreadable_query_and_an_empty_list_are_usage_errors(model: Model, tm
     with pytest.raises(UsageError, match="k is not a count"):
         search.text("a", k=0)
     assert len(search.text("a", k=10**6)) == 19
-
-
-def test_a_finished_index_says_what_it_is(model: Model, tmp_path: Path) -> None:
-    Index.build(model, Drawn(), tmp_path / "index", dtype="float32")
-    manifest = read_manifest(tmp_path / "index", "index")
-    assert {entry.name for entry in manifest.outputs} == {"vectors.npy", "entries.jsonl"}
-    assert np.load(tmp_path / "index" / "vectors.npy").dtype == np.float32
 
 
 @pytest.mark.parametrize("block", [1, 3, 1000])

@@ -78,7 +78,7 @@ def run_recipe(
 
     Args:
         recipe: what to do.
-        folder: for everything the run writes.
+        folder: of the run.
         resume: go on with a training that was stopped, with the data and the vocabulary that it has.
         command: what the user typed, for the messages and the report.
         assignments: settings that the user changed, kept for `repeated`.
@@ -89,7 +89,7 @@ def run_recipe(
     from diptych.data.loader import Loader, LoaderSettings
     from diptych.evaluate.suite.run import source_evaluators
     from diptych.models.towers.presets import preset
-    from diptych.report.run import build_report, write_report
+    from diptych.report.run import write_report
     from diptych.train.settings import TrainSettings
     from diptych.train.trainer import require_loss, train
 
@@ -113,16 +113,12 @@ def run_recipe(
         metrics = tuple(metric for result in results for metric in result.metrics())
         write_json(folder / "results.json", [metric.as_dict() for metric in metrics])
         started = time.monotonic()
-        report = build_report(
-            model, results, title=recipe.report.title or folder.name, summary=recipe.report.summary,
-            queries=recipe.report.queries, metrics_file=folder / "metrics.jsonl",
-        )  # fmt: skip
+        report = _report(recipe, model, results, folder)
         left_out = (*_left_out(shards, loader.counts), *report.left_out)
         facts, commands = _facts(recipe, model, trained), (("this run", command),)
         report = dataclasses.replace(report, facts=facts, left_out=left_out, commands=commands)
         write_report(folder / "report.html", add(report))
-        seconds = time.monotonic() - started
-        Progress("report").log(f"report: {folder / 'report.html'} ({seconds:.1f} s)")
+        Progress("report").log(f"report: {folder / 'report.html'} ({time.monotonic() - started:.1f} s)")
     return Outcome(trained, metrics, model)
 
 
@@ -309,6 +305,16 @@ def task_specs(tasks: Sequence[TaskPart]) -> "list[TaskSpec]":
         return TaskSpec(task.name, source, labels=labels, templates=templates, protocols=protocols)
 
     return [*map(spec, tasks)]
+
+
+def _report(recipe: Recipe, model: "Model", results: Sequence["SourceResult"], folder: Path) -> "Report":
+    from diptych.report.run import build_report
+
+    part, metrics_file = recipe.report, folder / "metrics.jsonl"
+    title = part.title or folder.name
+    return build_report(
+        model, results, title=title, summary=part.summary, queries=part.queries, metrics_file=metrics_file
+    )
 
 
 def _facts(recipe: Recipe, model: "Model", trained: "TrainResult") -> tuple[tuple[str, str], ...]:
