@@ -1,7 +1,7 @@
 """The command, called in this process, and one tiny run that all tests of a session ask."""
 
 import io
-from collections.abc import Callable
+import re
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +64,11 @@ def call(*words: object) -> Said:
     return Said(code, out.getvalue(), err.getvalue())
 
 
-@pytest.fixture(scope="session")
-def diptych() -> Callable[..., Said]:
-    return call
+def done(*words: object) -> Said:
+    """Run a command that has to succeed."""
+    said = call(*words)
+    assert said.code == 0, said.err
+    return said
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +80,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     said = call("train", recipe, "--out", place / "run")
     assert said.code == 0, said.err
     return Run(place / "run", recipe, said)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of a Markdown page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.M | re.S)

@@ -5,15 +5,17 @@ import functools
 import inspect
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import Run, Said
+from tests.cli.conftest import Run, blocks, done
 
 import diptych
 from diptych.cli import commands
+from diptych.cli.demo import NEXT
 from diptych.cli.recipe import Recipe, load_recipe, load_recipe_as
 from diptych.evaluate.prompts.templates import load as load_prompts
 from diptych.evaluate.suite.plan import load_plan
@@ -24,22 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
-
-
-class Anything(dict[str, Any]):
-    """Numbers for whatever a message tells beside the folder of the run."""
-
-    def __missing__(self, key: str) -> float:
-        return 1.0
-
-
 def command_lines() -> list[str]:
     """Return the lines of README's shell blocks that call diptych, and those that demo recommends."""
-    from diptych.cli.demo import NEXT
-
-    suggested = (commands.NEXT + NEXT.format_map(Anything(run="runs/demo"))).splitlines()
+    numbers = defaultdict(float, run="runs/demo")
+    suggested = (commands.NEXT + NEXT.format_map(numbers)).splitlines()
     lines = [*"\n".join(blocks(README, "sh")).splitlines(), *(line.strip() for line in suggested)]
     return sorted({line for line in lines if line.startswith("diptych ")})
 
@@ -65,22 +55,16 @@ def parsed(function: Callable[..., int]) -> Callable[..., int]:
 
 
 @pytest.mark.parametrize("line", command_lines())
-def test_every_command_in_the_docs_is_understood(
-    line: str, diptych: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_in_the_docs_is_understood(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = {name: parsed(function) for name, function in commands.COMMANDS.items()}
     monkeypatch.setattr(commands, "COMMANDS", taken)
-    said = diptych(*shlex.split(line, comments=True)[1:])
-    assert said.code == 0, said.err
+    done(*shlex.split(line, comments=True)[1:])
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in command_lines() if "runs/demo" in line and "scenes:" in line]
-)
-def test_the_commands_after_the_demo_run(line: str, diptych: Callable[..., Said], demo: None) -> None:
-    words = shlex.split(re.sub(r"count=\d+", "count=12", line), comments=True)
-    said = diptych(*words[1:])
-    assert said.code == 0, said.err
+def test_the_commands_after_the_demo_run(demo: None) -> None:
+    for line in command_lines():
+        if "runs/demo" in line and "scenes:" in line:
+            done(*shlex.split(re.sub(r"count=\d+", "count=12", line), comments=True)[1:])
 
 
 def test_the_python_of_the_readme_runs(demo: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,11 +87,8 @@ def test_the_recipe_of_the_readme_is_one(tmp_path: Path) -> None:
 
 def recipes() -> list[Path]:
     """Return the recipes that ship; the prompts files beside them have no [train]."""
-    found = [
-        *ROOT.glob("recipes/*.toml"),
-        *ROOT.glob("src/diptych/recipes/*.toml"),
-        *ROOT.glob("experiments/*/*.toml"),
-    ]
+    folders = ("recipes", "src/diptych/recipes", "experiments/*")
+    found = [path for folder in folders for path in ROOT.glob(f"{folder}/*.toml")]
     return sorted(path for path in found if "\n[train]" in path.read_text(encoding="utf-8"))
 
 
@@ -167,8 +148,16 @@ def test_the_docs_hold_no_dead_links() -> None:
 
 def test_the_site_has_every_page_and_every_public_name() -> None:
     pages = {path.name for path in (ROOT / "docs").glob("*.md")}
-    assert (
-        set(re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.M)) == pages
-    )
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert set(re.findall(r"(\w+\.md)$", site, flags=re.M)) == pages
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert re.findall(r"^::: .*\.(\w+)$", api, flags=re.M) == sorted(diptych.__all__)
+
+
+def test_the_tour_is_short_and_every_block_runs() -> None:
+    """It rebuilds CLIP in plain torch; its assertions compare with the package."""
+    codes = blocks((ROOT / "docs" / "tour.md").read_text(encoding="utf-8"), "python")
+    assert sum(len(code.splitlines()) for code in codes) <= 250
+    names: dict[str, object] = {}
+    for number, code in enumerate(codes):
+        exec(compile(code, f"tour.md, block {number}", "exec"), names)

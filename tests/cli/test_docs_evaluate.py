@@ -5,12 +5,11 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from tests.cli.conftest import Run, Said
+from tests.cli.conftest import Run, blocks, call, done
 from tests.evaluate import miniatures
 
 from diptych.core.records import Counts
@@ -19,10 +18,6 @@ from diptych.evaluate.suite.plan import ProtocolName, TaskSpec
 from diptych.evaluate.tasks.registry import registry
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.M | re.S)
 
 
 def table(first: str) -> list[str]:
@@ -48,24 +43,21 @@ def place(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, colour in (("cat", miniatures.A), ("dog", miniatures.B)):
         miniatures.put(folder / "animals" / name / "1.jpg", colour)
     miniatures.mnist(folder / "data" / "mnist")
-    (suite,) = blocks("toml")
+    (suite,) = blocks(PAGE, "toml")
     (folder / "suite.toml").write_text(suite)
     return folder
 
 
-def test_the_commands_run_and_write_what_the_page_says(
-    place: Path, diptych: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_run_and_write_what_the_page_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    lines = [line for block in blocks(PAGE, "sh") for line in block.splitlines()]
     assert len(lines) == 9
     for line in lines:
         line = line.replace("ViT-B-32/openai", "runs/mine").replace("/data/clip", "data")
         line = line.replace("--suite paper27", "--suite mnist --out probed")
-        said = diptych(*shlex.split(line, comments=True)[1:])
-        assert said.code == 0, said.err
+        done(*shlex.split(line, comments=True)[1:])
     written = {path.name for path in (place / "results").iterdir()}
-    told = set(re.findall(r"^[├└]── ([\w.]+)", "\n".join(blocks("text")), flags=re.M))
+    told = set(re.findall(r"^[├└]── ([\w.]+)", "\n".join(blocks(PAGE, "text")), flags=re.M))
     assert told <= written and "comparison.json" in written
     (entry, *_) = json.loads((place / "results" / "comparison.json").read_text())
     assert entry["gain"] == 0 and entry["p_value"] == 1
@@ -81,7 +73,7 @@ def test_the_python_runs(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
-    (code,) = blocks("python")
+    (code,) = blocks(PAGE, "python")
     names: dict[str, Any] = {}
     exec(compile("import diptych\n" + code, "evaluate.md", "exec"), names)
     assert "'zeroshot'" in capsys.readouterr().out and len(names["outcome"].results) == 2
@@ -109,9 +101,8 @@ def test_mistakes_are_told(
     words: tuple[str, ...],
     told: str,
     place: Path,
-    diptych: Callable[..., Said],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(place)
-    said = diptych("evaluate", *words)
+    said = call("evaluate", *words)
     assert said.code == 2 and told in said.err, said.err

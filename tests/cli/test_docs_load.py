@@ -4,13 +4,12 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.cli.conftest import Said
+from tests.cli.conftest import blocks, done
 from tests.models.published import ALONE_GELU, GELU, WORDS, agrees, openai_clip
 from tests.peers import peers_environment, require_peers_python
 
@@ -23,10 +22,8 @@ from diptych.models.load import load
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "load.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str, title: str) -> list[str]:
-    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE, flags=re.M | re.S)
-    assert section is not None, title
-    return re.findall(rf"^```{language}\n(.*?)^```", section[1], flags=re.M | re.S)
+def section(language: str, title: str) -> list[str]:
+    return blocks(PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0], language)
 
 
 @pytest.fixture
@@ -50,7 +47,7 @@ def run(code: str) -> dict[str, Any]:
 
 
 def test_the_snippets_of_loading_run(place: Path) -> None:
-    codes = blocks("python", "Load any CLIP")
+    codes = section("python", "Load any CLIP")
     assert len(codes) == 2
     for code in codes:
         model = run(code)["model"]
@@ -60,18 +57,17 @@ def test_the_snippets_of_loading_run(place: Path) -> None:
 
 
 @pytest.fixture
-def moved(place: Path, diptych: Callable[..., Said]) -> Path:
+def moved(place: Path) -> Path:
     """Every command of the page, run."""
-    lines = "\n".join(blocks("sh", "Move between libraries")).splitlines()
+    lines = "\n".join(section("sh", "Move between libraries")).splitlines()
     assert len(lines) == 3
     for line in lines:
-        said = diptych(*shlex.split(line)[1:])
-        assert said.code == 0, said.err
+        done(*shlex.split(line)[1:])
     return place
 
 
 def test_what_the_commands_wrote_is_what_the_snippets_load(moved: Path) -> None:
-    theirs, foreign, own = blocks("python", "Move between libraries")
+    theirs, foreign, own = section("python", "Move between libraries")
     found = run(theirs)
     given = found["processor"](text=["a red dog"], return_tensors="pt", padding="max_length", max_length=20)
     with torch.no_grad():
@@ -88,7 +84,7 @@ def test_what_the_commands_wrote_is_what_the_snippets_load(moved: Path) -> None:
 def test_what_the_commands_wrote_is_what_open_clip_loads(moved: Path) -> None:
     side = Path(__file__).resolve().parents[1] / "models" / "peers"
     code = f"import sys; sys.path.insert(0, {str(side)!r}); import open_clip_files\n" + (
-        blocks("python", "Move between libraries")[1]
+        section("python", "Move between libraries")[1]
         + "print(model.encode_text(tokenizer(['a red dog']), normalize=True).tolist())"
     )
     command, environment = [require_peers_python(), "-c", code], peers_environment()

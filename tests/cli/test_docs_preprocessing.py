@@ -1,12 +1,12 @@
 """Every Python block of docs/preprocessing.md runs, in order, on a small model and a few photos."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.cli.conftest import blocks
 from tests.data.odd_files import odd_files, rgb
 
 import diptych
@@ -33,16 +33,12 @@ def test_the_page_runs(
             (Path("photos") / name).write_bytes(data)
     rgb(400, 300).save("photos/large.jpg")
     names: dict[str, Any] = {}
-    for code in re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S):
+    for code in blocks(PAGE, "python"):
         exec(compile(code, "preprocessing.md", "exec"), names)
     assert len(names["files"]) == 3
     assert 0.999 < float(capsys.readouterr().out.splitlines()[0]) <= 1 + 1e-6
     assert names["scaled"].shape == (3, 24) and not np.array_equal(names["scaled"], names["exact"])
     assert names["rows"].shape == (3, 24) and np.isnan(names["rows"][1]).all()
-    assert torch.allclose(
-        names["features"][0],
-        torch.from_numpy(model.encode(names["files"][0])),
-        atol=1e-5,
-    )
+    assert torch.allclose(names["features"][0], torch.from_numpy(model.encode(names["files"][0])), atol=1e-5)
     assert names["batch"].shape == (3, 224, 224)
     assert f"{{1: {Reason.UNREADABLE_IMAGE!r}}}" in PAGE

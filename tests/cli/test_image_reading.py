@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, call, done
 from tests.data.odd_files import ORIENTATION_TAG, encoded, rgb
 
 import diptych as package
@@ -102,12 +102,7 @@ def by_pillow(data: bytes, *, upright: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_reads_images_alike(
-    name: str,
-    run: Run,
-    diptych: Callable[..., object],
-    photos: dict[str, bytes],
-    rows: set[str],
-    tmp_path: Path,
+    name: str, run: Run, photos: dict[str, bytes], rows: set[str], tmp_path: Path
 ) -> None:
     preprocess = Preprocess(size=(64, 64))
     scaled = {digest(read_pixels(data, replace(preprocess, scaled_jpeg=True))) for data in photos.values()}
@@ -116,17 +111,12 @@ def test_every_command_reads_images_alike(
     )
     assert len(upright & stored) == len(upright & scaled) == len(photos) - 1
     for number, (options, expected) in enumerate((((), upright), (STORED, stored), (SCALED, scaled))):
-        given = {
-            "RUN": [run.folder],
-            "FILES": [tmp_path / file for file in photos],
-            "TABLE": [tmp_path / "pairs.csv"],
-            "NEW": [tmp_path / f"new{number}"],
-        }
-        words = []
-        for word in COMMANDS[name].split():
-            words += given.get(word, [word.replace("OUT", str(tmp_path))])
-        said = diptych(*words, *options)
-        assert said.code == 0, said.err
+        files = " ".join(f"OUT/{file}" for file in photos)
+        places = {"RUN": run.folder, "FILES": files, "TABLE": "OUT/pairs.csv", "NEW": f"OUT/{number}"}
+        line = COMMANDS[name]
+        for word, place in (places | {"OUT": tmp_path}).items():
+            line = line.replace(word, str(place))
+        done(*line.split(), *options)
         assert rows == expected, options
         rows.clear()
 
@@ -161,8 +151,7 @@ def test_a_loader_that_does_not_augment_reads_images_alike(
     run: Run, photos: dict[str, bytes], tmp_path: Path
 ) -> None:
     pack(open_source(tmp_path / "pairs.csv"), tmp_path / "shards")
-    model = package.load(run.folder)
-    settings = LoaderSettings(len(photos), workers=0, augment=False)
+    model, settings = package.load(run.folder), LoaderSettings(len(photos), workers=0, augment=False)
     loader = Loader(ShardSet.open(tmp_path / "shards"), model.tokenizer, model.preprocess, settings)
     batch = next(loader.batches())
     expected = {digest(by_pillow(data, upright=True)) for data in photos.values()}
@@ -205,27 +194,20 @@ def test_an_index_of_an_earlier_version_is_read_as_it_was_made(
 
 
 def test_results_of_images_read_in_another_way_are_not_taken_for_these(
-    run: Run, diptych: Callable[..., object], photos: dict[str, bytes], tmp_path: Path
+    run: Run, photos: dict[str, bytes], tmp_path: Path
 ) -> None:
     words = (
-        "evaluate",
-        run.folder,
-        "--suite",
-        tmp_path / "suite.toml",
-        "--data",
-        tmp_path,
-        "--out",
-        tmp_path / "out",
+        f"evaluate {run.folder} --suite {tmp_path}/suite.toml --data {tmp_path} --out {tmp_path}/out".split()
     )
-    assert diptych(*words).code == 0
+    done(*words)
     result = json.loads((tmp_path / "out" / "shapes.json").read_text())
     assert result["settings"]["images"] == "upright"
-    assert diptych(*words, "--resume").code == 0
-    refused = diptych(*words, "--resume", *SCALED)
+    done(*words, "--resume")
+    refused = call(*words, "--resume", *SCALED)
     assert refused.code == 2 and "another model" in refused.err
     result["settings"] = {"preprocessing": "exact", "precision": "float32"}  # as before it was a setting
     (tmp_path / "out" / "shapes.json").write_text(json.dumps(result))
-    refused = diptych(*words, "--resume")
+    refused = call(*words, "--resume")
     assert refused.code == 2 and "read in another way" in refused.err
 
 
@@ -233,11 +215,8 @@ def test_the_digest_of_a_model_tells_how_it_reads_images_only_where_that_is_not_
     run: Run,
 ) -> None:
     model = package.load(run.folder)
-    others = [
-        model.reading("stored"),
-        model.reading(scaled_jpeg=True),
-        model.reading("stored", scaled_jpeg=True),
-    ]
+    stored = model.reading("stored")
+    others = [stored, model.reading(scaled_jpeg=True), model.reading("stored", scaled_jpeg=True)]
     assert len({model.digest, *(other.digest for other in others)}) == 4
     assert model.reading("upright", scaled_jpeg=False).digest == model.digest
     assert others[0].reading("upright").digest == model.digest

@@ -2,12 +2,11 @@
 
 import io
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.cli.conftest import Run, Said
+from tests.cli.conftest import Run, call
 
 MANY_LINES = 16  # a message that is longer is not read
 
@@ -124,13 +123,13 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_and_helped(name: str, diptych: Callable[..., Said], place: Path, run: Run) -> None:
+def test_a_mistake_is_told_and_helped(name: str, place: Path, run: Run) -> None:
     line, code, told = MISTAKES[name]
     places = {"PLACE": place, "RECIPE": run.recipe, "RUN": run.folder}
     words = shlex.split(line)
     for mark, folder in places.items():
         words = [word.replace(mark, str(folder)) for word in words]
-    said = diptych(*words)
+    said = call(*words)
     assert said.code == code, said.err
     assert said.out == ""
     assert "Traceback" not in said.err
@@ -139,10 +138,8 @@ def test_a_mistake_is_told_and_helped(name: str, diptych: Callable[..., Said], p
     assert not (place / "r").exists() or not list((place / "r").glob("data/*"))  # found before packing
 
 
-def test_an_unreadable_picture_is_named_and_the_others_are_answered(
-    diptych: Callable[..., Said], place: Path, run: Run
-) -> None:
-    said = diptych(
+def test_an_unreadable_picture_is_named_and_the_others_are_answered(place: Path, run: Run) -> None:
+    said = call(
         "classify", run.folder, place / "note.png", place / "red.png", "--labels", "a red square,a hat"
     )
     assert said.code == 3
@@ -150,34 +147,32 @@ def test_an_unreadable_picture_is_named_and_the_others_are_answered(
     assert "red.png" in said.out and "note.png" not in said.out
 
 
-def test_a_damaged_model_is_refused(diptych: Callable[..., Said], run: Run, tmp_path: Path) -> None:
+def test_a_damaged_model_is_refused(run: Run, tmp_path: Path) -> None:
     for file in (run.folder / "model").iterdir():
         data = bytearray(file.read_bytes())
         if file.name == "model.safetensors":
             data[-1] ^= 1
         (tmp_path / file.name).write_bytes(bytes(data))
-    said = diptych("classify", tmp_path, run.recipe, "--labels", "a,b")
+    said = call("classify", tmp_path, run.recipe, "--labels", "a,b")
     assert (said.code, said.out) == (5, "")
     assert "model.safetensors" in said.err
 
 
-def test_a_full_disk_is_told(
-    diptych: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from diptych.core.files.durable import operations
 
     monkeypatch.setenv("DIPTYCH_TESTING", "1")
     monkeypatch.setenv("DIPTYCH_FAILPOINT", f"enospc:{operations() + 4}")
-    said = diptych("pack", "scenes:train?count=20", tmp_path / "shards", "--workers", "0")
+    said = call("pack", "scenes:train?count=20", tmp_path / "shards", "--workers", "0")
     assert (said.code, said.out) == (4, "")
     assert "No space left" in said.err
     assert not (tmp_path / "shards").exists()
 
 
-def test_a_bug_keeps_its_traceback(diptych: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*words: object, **options: object) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr("diptych.data.sources.open.open_source", broken)
     with pytest.raises(KeyError):
-        diptych("pack", "a", "b")
+        call("pack", "a", "b")

@@ -1,11 +1,10 @@
 """Every command once, with its default settings and the smallest input that makes sense."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.cli.conftest import Run, Said
+from tests.cli.conftest import Run, call
 from tests.cli.test_prompts import WORDNET
 
 from diptych.cli.commands import COMMANDS
@@ -71,12 +70,12 @@ def marked(name: str) -> object:
 
 @pytest.mark.parametrize("name", [marked(name) for name in COMMANDS])
 def test_command_works_with_its_default_settings(
-    name: str, diptych: Callable[..., Said], place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    name: str, place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
     needed = {"remove": f"pack {place}/photos {place}/set"}
     for line in filter(None, (needed.get(name), f"{name} {LINES[name]}")):
         words = line.replace("PLACE", str(place)).replace("RUN", str(run.folder)).split()
-        said = diptych(*words)
+        said = call(*words)
         assert said.code == 0 or (words[0] == "curate" and "--resume" in said.err), said.err
         assert "Traceback" not in said.err
