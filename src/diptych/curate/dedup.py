@@ -17,7 +17,7 @@ from diptych.core.seeds import numpy_rng
 from diptych.curate.words import normalized_column
 from diptych.data.near_copies.fingerprints import hashes_of
 from diptych.data.near_copies.groups import DEFAULT_SETTINGS, DedupSettings, Words64
-from diptych.data.near_copies.kernels import min_hashes, within_bits
+from diptych.data.near_copies.kernels import min_hashes
 
 Signatures = NDArray[np.uint32]
 
@@ -61,8 +61,12 @@ def blocked_rows(
     """Return (N,) bool: which rows of `FINGERPRINTS` a block list names."""
     digests = fingerprints["sha256"].to_pylist()
     named = np.array([digest is not None and digest.hex() in blocked.sha256 for digest in digests], np.bool_)
-    near: Bools = within_bits(hashes_of(fingerprints), blocked.hashes, settings.blocked_bits)
-    return named | near
+    hashes = hashes_of(fingerprints)
+    rows, _ = np.nonzero(hashes)  # an image without structure has none
+    hashes = hashes[hashes != 0]
+    for blocked_hash in blocked.hashes:
+        named[rows[np.bitwise_count(hashes ^ blocked_hash) <= settings.blocked_bits]] = True
+    return named
 
 
 def caption_signatures(

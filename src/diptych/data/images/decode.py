@@ -82,12 +82,9 @@ def orientation(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> int:
 
 
 def sound_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Size | None:
-    """Tell whether a file is an ordinary JPEG that decodes without a complaint, sooner than by decoding.
+    """Return the upright width and height of a JPEG that decodes; None: `decode` has to look at the file.
 
-    All of its bits are read, but only the lowest frequencies become pixels.
-
-    Returns:
-        Width and height of the upright image; None where `decode` has to look at the file.
+    All of its bits are read, but only the lowest frequencies become pixels: sooner than decoding.
 
     Raises:
         BadSampleError: if the file or its header is beyond the limits.
@@ -157,8 +154,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=255.0, neginf=0.0)
         scaled = values * 255 if values.max(initial=0.0) <= 1.0 else values
         return Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8)).convert("RGB")
-    # A palette's transparency cannot survive the change to RGB: Pillow drops it and warns. Dropped first, it
-    # is quiet.
+    # Pillow drops a palette's transparency and warns; dropped first, it is quiet.
     image.info.pop("transparency", None)
     return image.convert("RGB")
 

@@ -37,14 +37,11 @@ class PlainJpeg:
     may_be_turned: bool
 
     def decode(self, *, at_least: tuple[int, int] | None = None) -> Pixels | None:
-        """Decode the pixels as they are stored, or return None where Pillow has to look at the file.
+        """Return the stored pixels (height, width, 3) uint8 RGB; None where libjpeg-turbo so much as warns.
 
         Args:
             at_least: height and width that suffice: where half of each side (or less) covers them, only that
                 is decoded, from the lower frequencies.
-
-        Returns:
-            (height, width, 3) uint8 RGB; None for every file that libjpeg-turbo so much as warns about.
         """
         codec: Any = jpeg_codec()
         scaled = {}
@@ -60,8 +57,7 @@ class PlainJpeg:
 def plain_jpeg(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> PlainJpeg | None:
     """Read the header of an ordinary color JPEG.
 
-    Returns:
-        The header; None for anything unusual: no `simplejpeg`, other formats, gray, CMYK and YCCK, damage.
+    None for anything unusual: no `simplejpeg`, other formats, gray, CMYK and YCCK, damage.
 
     Raises:
         BadSampleError: if the file or its header is beyond the limits.

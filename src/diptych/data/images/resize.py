@@ -70,7 +70,7 @@ def size_of(image: Image.Image | Pixels) -> Size:
 
 
 def as_image(image: Image.Image | Pixels) -> Image.Image:
-    """Return a Pillow image of either kind."""
+    """Return a Pillow image."""
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
@@ -105,15 +105,10 @@ def goes_down_first(image_size: Size, covered: Size) -> bool:
 
 
 def exact_window(image: Image.Image | Pixels, window: Window) -> Pixels:
-    """Resize with Pillow, crop and turn into RGB, bit-equal to doing just that.
+    """Resize with Pillow, crop and turn into RGB, bit-equal to doing just that: (height, width, 3) uint8.
 
-    Args:
-        image: of any mode, or (H, W, 3) uint8.
-        window: what to keep.
-
-    Returns:
-        (height, width, 3) uint8. Where the whole resized image would pass 25 million pixels, other modes
-        than RGB, L and CMYK are turned into RGB first.
+    Where the whole resized image would pass 25 million pixels, other modes than RGB, L and CMYK are turned
+    into RGB first.
     """
     image_size, (covered, corner, size, filter_name) = size_of(image), window
     if isinstance(image, np.ndarray) and covered == image_size:
@@ -164,15 +159,12 @@ def _resized_window(pixels: Pixels, window: Window) -> Pixels:
 def boxed_window(
     image: Image.Image | Pixels, window: Window, *, extent: tuple[float, float] | None = None
 ) -> Pixels:
-    """Resize with Pillow only what the window shows.
+    """Resize with Pillow only what the window of an RGB image shows, within one level of `exact_window`.
 
     Args:
-        image: of any mode, or (H, W, 3) uint8.
+        image: RGB, or (H, W, 3) uint8.
         window: what to keep.
         extent: height and width of the image in pixels, where the last row or column is only in part its.
-
-    Returns:
-        (H, W, 3) uint8 for an RGB image, within one level of resizing first and cutting then.
     """
     (height, width), (top, left) = window.size, window.corner
     rows, columns = size_of(image) if extent is None else extent

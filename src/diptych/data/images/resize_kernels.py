@@ -47,12 +47,8 @@ def bicubic(
     Args:
         pixels: (H, W, 3) uint8.
         covered: height and width that the whole image is resized to, at most H and W.
-        corner: top and left of the window in the resized image.
-        size: height and width of the window.
+        corner: top and left of the window in the resized image, `size` its height and width.
         down_first: begin with the columns, see `resize.goes_down_first`.
-
-    Returns:
-        (height, width, 3) uint8.
     """
     down = _pass(len(pixels), covered[0], corner[0], size[0])
     across = _pass(pixels.shape[1], covered[1], corner[1], size[1])

@@ -57,10 +57,7 @@ class DecoderSettings:
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """Result of decoding one image: a reason to drop it, or its new bytes where it was re-encoded.
-
-    `size` is the width and height of the upright image that is kept, in pixels.
-    """
+    """A reason to drop an image, or its new bytes if it was re-encoded, and its upright width and height."""
 
     reason: Reason | None = None
     image: bytes | None = None
@@ -75,7 +72,6 @@ def decode_all(
     Args:
         items: read a few chunks ahead of what is yielded.
         image_of: gives an item's encoded image.
-        settings: how to check.
         workers: decoder processes; 0 decodes in this process, unprotected.
 
     Raises:

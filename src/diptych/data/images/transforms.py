@@ -156,14 +156,10 @@ class Preprocess:
         return height, width
 
     def normalize(self, pixels: "Tensor") -> "Tensor":
-        """Return float32 pixels of mean 0 and deviation 1 over the training set, as open_clip computes them.
+        """Return x / 255, less the mean, divided by the deviation, each rounded to float32 as by open_clip.
 
         Args:
-            pixels: (..., 3, H, W) uint8, 0..255.
-
-        Returns:
-            (..., 3, H, W) float32 on the same device: x / 255, less the mean, divided by the deviation, each
-            rounded to float32.
+            pixels: (..., 3, H, W) uint8, 0..255; the result is float32 on the same device.
         """
         floats = pixels.float().div_(255)
         mean, std = (floats.new_tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
@@ -176,14 +172,7 @@ class Preprocess:
         return floats.sub_(mean).div_(std)
 
     def __call__(self, image: Image.Image) -> "Tensor":
-        """Do what open_clip's evaluation transform does to an image, bit-equal (see `evaluation_pixels`).
-
-        Args:
-            image: any Pillow image.
-
-        Returns:
-            (3, H, W) float32, normalized: a row of what `Model.encode_image` takes.
-        """
+        """Return the `evaluation_pixels` as (3, H, W) float32, normalized: a row for `Model.encode_image`."""
         import torch
 
         pixels = torch.from_numpy(evaluation_pixels(image, self)).permute(2, 0, 1)
@@ -201,8 +190,7 @@ def evaluation_pixels(image: Image.Image, preprocess: Preprocess) -> Pixels:
         (H, W, 3) uint8 RGB, a writable copy.
 
     Source: torchvision `Resize` + `CenterCrop`; for targets that are not square open_clip's
-    `ResizeKeepRatio`. Images that would pass 25 million pixels between resize and crop are as exact, if
-    their mode is RGB, L or CMYK; others are turned into RGB first.
+    `ResizeKeepRatio`.
 
     Raises:
         UsageError: this is no Pillow image, or one without pixels.
@@ -222,13 +210,12 @@ def training_pixels(image: Image.Image, preprocess: Preprocess, rng: np.random.G
     Args:
         image: any image; `decode` gives upright RGB.
         preprocess: size, filter, margin and flip.
-        rng: source of chance; exactly three numbers are drawn, whatever the settings.
+        rng: exactly three numbers are drawn, whatever the settings.
 
     Returns:
-        (H, W, 3) uint8 RGB, a writable copy.
+        (H, W, 3) uint8 RGB, a writable copy, within one level of resizing first and cropping then.
 
-    Source: Radford et al. 2021, section 2.4. Crop and resize are one step (Pillow's `box`, or torch's resize
-    where it is faster), which differs from resizing first by at most one level in 255.
+    Source: Radford et al. 2021, section 2.4.
     """
     return _transformed(to_rgb(image), preprocess, rng)
 
@@ -368,7 +355,7 @@ def fast_window(pixels: Pixels, window: Window, *, extent: tuple[float, float] |
         extent: as in `boxed_window`.
 
     Returns:
-        (height, width, 3) uint8, each value at most 1 from `exact_window`'s.
+        (height, width, 3) uint8, within one level of `exact_window`'s.
     """
     import torch
     from torch.nn.functional import interpolate

@@ -119,15 +119,10 @@ def duplicate_groups(
 def in_both(
     training: Iterable[pa.Table], evaluation: pa.Table, *, settings: DedupSettings = DEFAULT_SETTINGS
 ) -> tuple[Bools, Bools]:
-    """Find the images of an evaluation set that are also in a training set.
-
-    Args:
-        training: tables of `FINGERPRINTS`, one after the other in memory; together N rows.
-        evaluation: `FINGERPRINTS` of the M images that are held against them.
-        settings: what counts as a copy.
+    """Tell which of N training images, in tables of `FINGERPRINTS` read one by one, are in an evaluation set.
 
     Returns:
-        (N,) bool and (M,) bool: who has a copy on the other side.
+        (N,) bool and (M,) bool, for the M images of the evaluation: which have a copy on the other side.
     """
     there = np.zeros(len(evaluation), np.bool_)
     here = [np.zeros(0, np.bool_)]

@@ -118,8 +118,7 @@ def same_image(one: Any, other: Any, similarity: float, chroma: float) -> bool:
     """Decide whether two thumbnails can be of one image: cut, framed, lightened, darkened or made gray.
 
     Args:
-        one: (S,) uint8, luminance, Cb, Cr.
-        other: (S,) uint8.
+        one: (S,) uint8, luminance, Cb, Cr; so is `other`.
         similarity: least share of the luminance's variance that must be explained.
         chroma: cosine of the chroma below which the luminance is held to `STRICT_SIMILARITY`.
     """
@@ -250,10 +249,9 @@ def min_hashes(data: Any, offsets: Any, multipliers: Any, addends: Any, words: i
     """Take the MinHash signature of each text's runs of words; a text with fewer words is one run.
 
     Args:
-        data: uint8, normalized texts.
+        data: uint8, normalized texts, each from its offset to the next.
         offsets: (N + 1,) int64.
-        multipliers: (K,) uint64, odd.
-        addends: (K,) uint64.
+        multipliers: (K,) uint64, odd; `addends` as many.
         words: in a run.
 
     Returns:
@@ -292,24 +290,3 @@ def _lower(signature: Any, hashed: Any, multipliers: Any, addends: Any) -> None:
     for place in range(len(signature)):
         value = np.uint32((hashed * multipliers[place] + addends[place]) >> np.uint64(32))
         signature[place] = min(signature[place], value)
-
-
-@njit(cache=True, nogil=True)
-def within_bits(hashes: Any, blocked: Any, most: int) -> Any:
-    """Tell which images have a window near one of the blocked hashes; one without structure has none.
-
-    Args:
-        hashes: (N, W) uint64.
-        blocked: (K,) uint64.
-        most: differing bits.
-
-    Returns:
-        (N,) bool.
-    """
-    found = np.zeros(len(hashes), np.bool_)
-    for row in range(len(hashes)):
-        for hashed in blocked:
-            for window in range(hashes.shape[1]):
-                here = hashes[row, window]
-                found[row] |= here != 0 and differing_bits(here, hashed) <= most
-    return found

@@ -24,15 +24,9 @@ _BOILERPLATE_TEXTS = (
 
 
 def crawled(index: int, *, seed: int, size: int = 64) -> Pair:
-    """Return one pair of the crawl: a pure function of (index, seed, size).
+    """Return one pair of the crawl, with an image of `size` pixels a side: a function of its arguments alone.
 
-    Args:
-        index: position in the crawl, from 0.
-        seed: another seed is another crawl.
-        size: side of the image in pixels.
-
-    Returns:
-        A pair with one caption and the fields `page` and `noise` (duplicate, boilerplate, mismatch or none).
+    It has one caption and the fields `page` and `noise` (duplicate, boilerplate, mismatch or none).
     """
     rng = Rng(seed, "scenes", "crawl", index)
     kind, number = rng.between(0, 1), rng.below(100_000)

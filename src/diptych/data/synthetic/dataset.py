@@ -80,27 +80,17 @@ def describe(index: int, *, seed: int, split: str = "train") -> Scene:
 
 
 def scene_pair(index: int, *, seed: int, split: str = "train", size: int = 64) -> Pair:
-    """Return one image of the data set: JPEG bytes, captions, and fields.
+    """Return what `describe` composes, drawn at `size` pixels a side: JPEG bytes, captions, and fields.
 
-    Args:
-        index: position in the split, from 0.
-        seed: another seed is another data set.
-        split: "train", "test" or "unseen".
-        size: side in pixels.
-
-    Returns:
-        A pair whose fields are `label` ("red circle"; None when objects differ), the first object's `shape`,
-        `color`, `size` and `fill`, `objects` (their number), `relation`, `background` and `split`.
+    The fields are `label` ("red circle"; None when objects differ), the first object's `shape`, `color`,
+    `size` and `fill`, `objects` (their number), `relation`, `background` and `split`.
     """
     scene = describe(index, seed=seed, split=split)
     first = scene.objects[0]
     alike = scene.relation in (None, "count")
     fields: dict[str, Field] = {
         "label": f"{first.color} {first.shape}" if alike else None,
-        "shape": first.shape,
-        "color": first.color,
-        "size": first.size,
-        "fill": first.fill,
+        **{name: getattr(first, name) for name in ("shape", "color", "size", "fill")},
         "objects": len(scene.objects),
         "relation": scene.relation,
         "background": scene.background.kind,

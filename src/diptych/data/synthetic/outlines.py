@@ -220,17 +220,13 @@ def stroke(shape: str) -> float:
 
 
 def distance(shape: str, x: Array, y: Array, *, cells: int = 160) -> Array:
-    """Sample a shape's signed distance at points, bilinearly.
+    """Sample a shape's signed distance at points, bilinearly, all in units of the shape's radius.
 
     Args:
         shape: a key of FIELDS.
-        x: any shape, in units of the shape's radius, to the right.
-        y: like x, downwards as image rows are.
+        x: to the right.
+        y: like x, downwards as image rows are; points beyond EXTENT get the distance of the table's border.
         cells: resolution of the table; raise it for drawings above 256 pixels.
-
-    Returns:
-        Distances shaped like `x`, in units of the shape's radius, negative inside. Points beyond EXTENT
-        get the distance of the table's border.
     """
     table, scale = _table(shape, cells), np.float32(cells / (2 * EXTENT))
     top = np.float32(cells - 1e-3)
