@@ -14,7 +14,7 @@ COUNT = 1500
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
-    return [crawled(index, seed=1) for index in range(COUNT)]
+    return [crawled(index, seed=1, size=32) for index in range(COUNT)]
 
 
 def test_noise_comes_at_the_stated_rates(pairs: list[Pair]) -> None:
@@ -37,9 +37,9 @@ def test_a_duplicate_shows_an_image_that_was_there_before_or_would_have_been(pai
 
 
 def test_the_crawl_is_a_source_like_the_others_and_a_function_of_the_index(pairs: list[Pair]) -> None:
-    read = list(open_source("scenes:crawl?count=20&seed=1").pairs(Counts()))
+    read = list(open_source("scenes:crawl?count=20&seed=1&size=32").pairs(Counts()))
     assert [pair.key for pair in read] == [f"crawl-{index:07d}" for index in range(20)]
-    assert read == pairs[:20] and read[7] != crawled(7, seed=4)
+    assert read == pairs[:20] and read[7] != crawled(7, seed=4, size=32)
 
 
 def test_no_text_or_image_shows_what_is_held_back(pairs: list[Pair]) -> None:
