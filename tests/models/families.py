@@ -11,7 +11,7 @@ import html
 import io
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,42 +48,31 @@ PAPER = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.2613
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3}
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One row: the towers as ours, and which of SigLIP's tokenizers they read."""
-
-    towers: ClipConfig
-    words: str = "clip"
-
-    @property
-    def siglip(self) -> bool:
-        """Whether texts are padded, images squashed and a bias learned."""
-        return self.words != "clip"
-
-
 TEXT = TextConfig(CONTEXT, width=64, layers=2, heads=1)
 VIT = ClipConfig(SPACE, VitConfig((32, 32), 8, 128, 2, 2), TEXT)
 SMALL = SiglipVisionConfig((48, 48), 16, 96, 2, 3)
 PIECES = SiglipTextConfig(16, 120, 64, 2, 2)
 FAMILIES = {
-    "ViT, QuickGELU": Family(VIT),
-    "ViT, GELU": Family(replace(VIT, activation="gelu")),
-    "ModifiedResNet": Family(replace(VIT, vision=ResNetConfig((64, 64), (1, 2, 1, 1), 8, 4))),
-    "SigLIP": Family(replace(preset("ViT-B-16-SigLIP"), text=PIECES), "pieces"),
-    "SigLIP 2": Family(replace(preset("ViT-B-32-SigLIP2-256"), text=replace(PIECES, pad_id=0)), "gemma"),
+    "ViT, QuickGELU": VIT,
+    "ViT, GELU": replace(VIT, activation="gelu"),
+    "ModifiedResNet": replace(VIT, vision=ResNetConfig((64, 64), (1, 2, 1, 1), 8, 4)),
+    "SigLIP": replace(preset("ViT-B-16-SigLIP"), text=PIECES),
+    "SigLIP 2": replace(preset("ViT-B-32-SigLIP2-256"), text=replace(PIECES, pad_id=0)),
 }
 LIBRARIES = ("openai", "open_clip", "transformers", "diptych")
 
 
+def is_siglip(name: str) -> bool:
+    """Tell whether texts are padded, images squashed and a bias learned."""
+    return name.startswith("SigLIP")
+
+
 def towers(name: str) -> ClipConfig:
     """Return a family's towers; SigLIP's are small where timm does not have to build them."""
-    config = FAMILIES[name].towers
-    if FAMILIES[name].siglip and not peers_python():
+    config = FAMILIES[name]
+    if is_siglip(name) and not peers_python():
         return replace(config, embed_dim=SMALL.width, vision=SMALL)
     return config
-
-
-# --- words ----------------------------------------------------------------------------------------
 
 
 @cache
@@ -99,11 +88,10 @@ def words(name: str, library: str, folder: Path) -> Any:
     from transformers import AutoTokenizer, CLIPTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    kind = FAMILIES[name].words
-    if kind == "clip":
+    if not is_siglip(name):
         clip_words().save(folder)
         return CLIPTokenizer.from_pretrained(str(folder))
-    (_pieces if kind == "pieces" else _gemma)(library, folder)
+    (_pieces if name == "SigLIP" else _gemma)(library, folder)
     return AutoTokenizer.from_pretrained(str(folder))
 
 
@@ -149,12 +137,9 @@ def described(name: str, tokenizer: Any) -> ClipConfig:
     """Return a family's towers for a tokenizer of transformers or ours."""
     size = tokenizer.vocab_size if isinstance(tokenizer, Tokenizer) else len(tokenizer)
     config = towers(name)
-    if FAMILIES[name].siglip:
+    if is_siglip(name):
         return replace(config, text=replace(config.text, vocab_size=size))
     return replace(config, text=replace(config.text, vocab_size=size, start_id=size - 2, end_id=size - 1))
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
 
 
 def write(name: str, library: str, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -194,7 +179,7 @@ def _write_diptych(name: str, folder: Path) -> Path:
             parameter.copy_(parameter.half())  # OpenAI's loader rounds to it
     size = config.vision.image_size
     half = Preprocess(size, "squash", mean=(0.5,) * 3, std=(0.5,) * 3)
-    checkpoint.save(folder, Model(clip, tokenizer, half if FAMILIES[name].siglip else Preprocess(size)))
+    checkpoint.save(folder, Model(clip, tokenizer, half if is_siglip(name) else Preprocess(size)))
     return folder
 
 
@@ -217,7 +202,7 @@ def _write_transformers(name: str, folder: Path) -> Path:
     vision |= {"image_size": config.vision.image_size[0], "patch_size": config.vision.patch_size}
     text |= {"vocab_size": config.text.vocab_size, "max_position_embeddings": config.text.context_length}
     torch.manual_seed(0)
-    if FAMILIES[name].siglip:
+    if is_siglip(name):
         text |= {"projection_size": config.embed_dim}
         model: Any = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     else:
@@ -237,7 +222,7 @@ def _image_processor(name: str, side: int) -> Any:
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     square = {"height": side, "width": side}
-    if FAMILIES[name].siglip:
+    if is_siglip(name):
         return SiglipImageProcessorPil(size=square, resample=3)
     return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square)
 
@@ -245,7 +230,7 @@ def _image_processor(name: str, side: int) -> Any:
 def _write_open_clip(name: str, folder: Path) -> None:
     tokenizer = words(name, "open_clip", folder / "tokenizer")
     config = described(name, tokenizer)
-    siglip = FAMILIES[name].siglip
+    siglip = is_siglip(name)
     side = config.vision.image_size[0]
     text: dict[str, Any] = {
         "context_length": config.text.context_length, "vocab_size": config.text.vocab_size,
@@ -274,9 +259,6 @@ def _write_open_clip(name: str, folder: Path) -> None:
     setup = {"model_cfg": model, "preprocess_cfg": (HALF if siglip else PAPER) | shape, "archive": not siglip}
     (folder / "setup.json").write_text(json.dumps(setup))
     _open_clip("write", folder, name, CAPTIONS)
-
-
-# --- answers --------------------------------------------------------------------------------------
 
 
 def ask(name: str, library: str, folder: Path, captions: tuple[str, ...], **stated: Any) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from tests.models.families import (
     REPAIRED,
     answered,
     ask,
+    is_siglip,
     ours,
     towers,
     write,
@@ -110,7 +111,7 @@ def repairs(name: str, source: str, to: str) -> bool:
     here transformers. Of CLIP's, transformers alone leaves them.
     """
     undo = [library == "open_clip" for library in (source, to)]
-    if not FAMILIES[name].siglip:
+    if not is_siglip(name):
         return "transformers" in (source, to)
     return undo[0] != undo[1] and (source, to) != ("open_clip", "diptych")
 
@@ -173,7 +174,7 @@ def converted(name: str, source: Path, stated: dict[str, Any], out: Path, to: st
 
 def up_to_the_end(name: str, tokens: Tensor, model: Model) -> Tensor:
     """Return tokens with zeros behind the end, where CLIP does not look and libraries differ."""
-    if FAMILIES[name].siglip:
+    if is_siglip(name):
         return tokens
     ends = (tokens == model.config.text.end_id).int().argmax(1)[:, None]
     return tokens.where(torch.arange(tokens.shape[1]) <= ends, 0)

@@ -157,13 +157,10 @@ def _vocabulary(parts: Parts, given: str | Path | None, hub: Hub) -> Path:
         return parts.folder
     published = cached_vocabulary(hub) if is_padded(parts.config.text.vocab_size) else None
     if published is None:
-        raise UsageError(
-            "no vocabulary lies beside the weights",
-            where=parts.where,
-            expected=f"one of {', '.join(names)}, or CLIP's: {VOCABULARY} in the hub's cache",
-            fix="pass tokenizer= with a folder or file; OpenAI's is fetched by "
-            f"`hf download {VOCABULARY} tokenizer.json`",
-        )
+        what, fetch = "no vocabulary lies beside the weights", f"hf download {VOCABULARY} tokenizer.json"
+        expected = f"one of {', '.join(names)}, or CLIP's: {VOCABULARY} in the hub's cache"
+        fix = f"pass tokenizer= with a folder or file; OpenAI's is fetched by `{fetch}`"
+        raise UsageError(what, where=parts.where, expected=expected, fix=fix)
     return published
 
 
@@ -200,9 +197,8 @@ def at_image_size(model: Model, image_size: int | tuple[int, int]) -> Model:
         return model
     if isinstance(vision, ResNetConfig):
         what, expected = "positions of a ModifiedResNet are not stretched", f"{vision.image_size}, or a ViT"
-        raise UsageError(
-            what, where="image_size", found=f"{size}", expected=expected, fix="leave image_size= out"
-        )
+        fix = "leave image_size= out"
+        raise UsageError(what, where="image_size", found=f"{size}", expected=expected, fix=fix)
     wide = replace(vision, image_size=size)
     config = replace(model.config, vision=wide)
     check_sizes(config)

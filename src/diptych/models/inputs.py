@@ -78,12 +78,10 @@ def require_pixels(pixels: Any, size: tuple[int, int]) -> None:
     """Refuse what the image tower cannot read: not normalized pixels (B, 3, H, W) of its size."""
     shape, wanted = tuple(getattr(pixels, "shape", ())), (3, *size)
     if len(shape) != 4 or shape[1:] != wanted or "float" not in str(pixels.dtype):
-        raise UsageError(
-            "the image tower cannot read these",
-            found=f"{getattr(pixels, 'dtype', type(pixels).__name__)} {shape}",
-            expected=f"normalized float pixels (B, {', '.join(map(str, wanted))})",
-            fix="model.preprocess(image)[None] makes them of one image; encode takes images of any kind",
-        )
+        found = f"{getattr(pixels, 'dtype', type(pixels).__name__)} {shape}"
+        expected = f"normalized float pixels (B, {', '.join(map(str, wanted))})"
+        fix = "model.preprocess(image)[None] makes them of one image; encode takes images of any kind"
+        raise UsageError("the image tower cannot read these", found=found, expected=expected, fix=fix)
 
 
 def require_tokens(tokens: Any, vocab_size: int) -> None:
@@ -93,12 +91,9 @@ def require_tokens(tokens: Any, vocab_size: int) -> None:
     if fits and 0 not in shape:
         fits = 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size
     if not fits:
-        raise UsageError(
-            "the text tower cannot read these",
-            found=f"{getattr(tokens, 'dtype', type(tokens).__name__)} {shape}",
-            expected=f"token ids (B, L) from 0 to {vocab_size - 1}",
-            fix="model.tokenize(texts) makes them",
-        )
+        found = f"{getattr(tokens, 'dtype', type(tokens).__name__)} {shape}"
+        expected, fix = f"token ids (B, L) from 0 to {vocab_size - 1}", "model.tokenize(texts) makes them"
+        raise UsageError("the text tower cannot read these", found=found, expected=expected, fix=fix)
 
 
 def text_lengths(tokens: NDArray[np.int64], end_id: int) -> NDArray[np.int64]:
@@ -135,12 +130,13 @@ def tokens_read(tokens: NDArray[np.int64], text: Any) -> NDArray[np.int64]:
 def require_context(longest: int, context_length: int) -> None:
     """Raise a DataError for texts that are longer than the context."""
     if longest > context_length:
-        raise DataError(
+        what, found, expected = (
             "a text is longer than the model's context",
-            found=f"{longest} tokens",
-            expected=f"at most {context_length}",
-            fix="tokenize with the model's own tokenizer, which cuts long texts",
+            f"{longest} tokens",
+            f"at most {context_length}",
         )
+        fix = "tokenize with the model's own tokenizer, which cuts long texts"
+        raise DataError(what, found=found, expected=expected, fix=fix)
 
 
 def image_pixels(image: ImageInput, preprocess: Preprocess) -> Pixels:
@@ -177,11 +173,9 @@ def _bytes_of(image: Any) -> bytes:
 
 
 def _unknown(item: Any, where: str) -> UsageError:
-    array = f"array of shape {item.shape}, {item.dtype}" if isinstance(item, np.ndarray) else ""
-    return UsageError(
-        "this is neither a text nor an image",
-        where=where,
-        found=array or type(item).__name__,
-        expected="str, pathlib.Path, bytes, a Pillow image, or uint8 pixels (H, W, 3)",
-        fix="tensors of normalized pixels and of tokens go into encode_image and encode_text",
-    )
+    found = type(item).__name__
+    if isinstance(item, np.ndarray):
+        found = f"array of shape {item.shape}, {item.dtype}"
+    what, fix = "this is neither a text nor an image", "tensors go into encode_image and encode_text"
+    expected = "str, pathlib.Path, bytes, a Pillow image, or uint8 pixels (H, W, 3)"
+    return UsageError(what, where=where, found=found, expected=expected, fix=fix)

@@ -23,12 +23,9 @@ VOCABULARIES: dict[str, tuple[str, ...]] = {
 
 
 def open_tokenizer(path: Path, text: AnyTextConfig, *, cleaning: Cleaning | None = None) -> AnyTokenizer:
-    """Open the tokenizer of a text tower.
+    """Open the tokenizer of a text tower from its folder or vocabulary file; SigLIP's is a folder.
 
-    Args:
-        path: folder or vocabulary file; SigLIP's is a folder.
-        text: the tower's configuration.
-        cleaning: of SigLIP's texts, where another file than the tokenizer's says it.
+    `cleaning`: of SigLIP's texts, where another file than the tokenizer's says it.
     """
     if isinstance(text, TextConfig):
         return Tokenizer.load(path, context_length=text.context_length)
@@ -64,16 +61,12 @@ def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where
         ("vocab_size", text.vocab_size, tokenizer.vocab_size == text.vocab_size or padded),
     ):
         if not fits or tokenizer.vocab_size > text.vocab_size:
-            raise SettingsError(
-                "tokenizer and text tower do not fit",
-                where=f"{file}: {name}",
-                found=getattr(tokenizer, name),
-                expected=f"{expected} as in the weights and configuration of {where}",
-                fix="pass tokenizer= with the vocabulary that the model learned with",
-            )
-    return config.with_tokenizer(
-        vocab_size=tokenizer.vocab_size, start_id=tokenizer.start_id, end_id=tokenizer.end_id
-    )
+            what, found = "tokenizer and text tower do not fit", getattr(tokenizer, name)
+            stated = f"{expected} as in the weights and configuration of {where}"
+            fix = "pass tokenizer= with the vocabulary that the model learned with"
+            raise SettingsError(what, where=f"{file}: {name}", found=found, expected=stated, fix=fix)
+    ids = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
+    return config.with_tokenizer(vocab_size=tokenizer.vocab_size, **ids)
 
 
 def is_padded(rows: int) -> bool:

@@ -32,17 +32,11 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """How to reach the hub.
+    """How to reach the hub."""
 
-    Attributes:
-        revision: branch, tag or commit; None: the newest.
-        cache_dir: None: the cache of huggingface_hub.
-        local_files_only: take what is in the cache, and nothing else.
-    """
-
-    revision: str | None = None
-    cache_dir: Path | None = None
-    local_files_only: bool = False
+    revision: str | None = None  # branch, tag or commit; None: the newest
+    cache_dir: Path | None = None  # None: that of huggingface_hub
+    local_files_only: bool = False  # take what is in the cache, and nothing else
 
 
 def fetch_model(repository: str, hub: Hub) -> Path:

@@ -46,12 +46,12 @@ def infer_openai(state: State, *, activation: Activation, head_width: int | None
     try:
         return _infer(weights_only(state), activation, head_width)
     except KeyError as error:
-        raise DataError(
+        what, expected = (
             "the weights are not a CLIP in the OpenAI layout",
-            found=f"no tensor {error}",
-            expected="the names of openai/CLIP or open_clip",
-            fix="give the weights of a CLIP; other towers need their open_clip_config.json beside them",
-        ) from error
+            "the names of openai/CLIP or open_clip",
+        )
+        fix = "give the weights of a CLIP; other towers need their open_clip_config.json beside them"
+        raise DataError(what, found=f"no tensor {error}", expected=expected, fix=fix) from error
 
 
 def to_openai_state(state: State) -> dict[str, Tensor]:
@@ -119,12 +119,10 @@ def _published(tower: str, inferred: T) -> T:
         known = getattr(config, tower)
         if isinstance(known, type(inferred)) and _shape(known) == _shape(inferred):
             return replace(inferred, heads=known.heads)
-    raise UnsupportedError(
-        f"weights alone do not tell the number of heads, and the {tower} tower has no published shape",
-        found=", ".join(f"{name} {value}" for name, value in _shape(inferred).items()),
-        expected="config=",
-        fix="pass config= with the open_clip configuration that the model was trained with (a JSON file)",
-    )
+    what = f"weights alone do not tell the number of heads, and the {tower} tower has no published shape"
+    found = ", ".join(f"{name} {value}" for name, value in _shape(inferred).items())
+    fix = "pass config= with the open_clip configuration that the model was trained with (a JSON file)"
+    raise UnsupportedError(what, found=found, expected="config=", fix=fix)
 
 
 def _shape(tower: Any) -> dict[str, Any]:

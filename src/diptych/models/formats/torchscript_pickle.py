@@ -82,9 +82,7 @@ class Module:
 def interpret(data: bytes, stand_in: Callable[[str], Any] | None = None) -> Any:
     """Return what the pickle holds, made of plain values and stand-ins; anything else is a RefusedError.
 
-    Args:
-        data: the pickle.
-        stand_in: gives what a dotted name stands for, or raises KeyError; None: that of TorchScript.
+    `stand_in` gives what a dotted name stands for, or raises KeyError; None: that of TorchScript.
     """
     try:
         if largest_tuple(io.BytesIO(data), INSTRUCTIONS) > MAX_TUPLE_ITEMS:
