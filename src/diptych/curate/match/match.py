@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from diptych.core.errors import IntegrityError
 from diptych.core.files.durable import make_folder, save_array, write_json
 from diptych.curate.kernels import SPACE
-from diptych.curate.match.tree import NONE, inserted, matched, token_ids
+from diptych.curate.match.tree import NONE, inserted, matched
 from diptych.curate.words import Bytes, Offsets, normalized, normalized_column, text_buffers
 
 Rule = Literal["words", "anywhere", "metaclip"]
@@ -196,18 +196,15 @@ def _in_form(
 
 
 def _tree(data: Bytes, offsets: Offsets, inside: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
-    """Return the tables of the tree; each is made once with room to spare, and again with what that took."""
+    """Return the tables of the tree; they are made once with room to spare, and again with what that took."""
     data, offsets = _read_only(data, offsets)
     used = int((data == SPACE).sum())
     known = used + len(inside)
     for _ in range(2):
-        word_slots = np.zeros(_room(known), np.uint64)
-        words, known = token_ids(data, offsets, inside, word_slots)
-    for _ in range(2):
-        valued = words.copy()
-        gram_slots, duplicates = np.zeros(2 * _room(used), np.int64), np.full(len(inside), NONE, np.int32)
-        used = inserted(data, offsets, inside, (word_slots, valued), gram_slots, duplicates)
-    return word_slots, valued, gram_slots, duplicates
+        word_slots, gram_slots = np.zeros(_room(known), np.uint64), np.zeros(2 * _room(used), np.int64)
+        duplicates = np.full(len(inside), NONE, np.int32)
+        words, known, used = inserted(data, offsets, inside, word_slots, gram_slots, duplicates)
+    return word_slots, words, gram_slots, duplicates
 
 
 def _room(entries: int) -> int:

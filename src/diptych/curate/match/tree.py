@@ -101,28 +101,19 @@ def _word_scratch(offsets: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def token_ids(data: Any, offsets: Any, inside: Any, slots: Any) -> Any:
-    """Write a record of every word of the queries that are `inside` the tree (Q,), and find it a slot.
-
-    `slots` are zeros, more than there are words. Returns all records, and how many words there are.
-    """
-    numbers, size, known = np.zeros(1024, np.int32), 0, 0
-    words = _word_scratch(offsets)
-    for query in np.flatnonzero(inside):
-        count = _cut_words(data, offsets[query], offsets[query + 1], words, 0)
-        for at in range(count):
-            start, end, hash_ = words[0][at], words[1][at], words[2][at]
-            record, slot = _word_record(slots, numbers, numbers.view(np.uint8), (data, start, end), hash_)
-            if record != NONE:
-                continue
-            slots[slot] = (hash_ & ~LOWER_HALF) | np.uint64(size + 1)
-            following = size + HEADER + (end - start + 3) // 4
-            numbers = grown(numbers, following)
-            numbers[size:following] = 0
-            numbers[size + LENGTH] = end - start
-            numbers.view(np.uint8)[4 * (size + HEADER) : 4 * (size + HEADER) + end - start] = data[start:end]
-            size, known = following, known + 1
-    return numbers[:size].copy(), known
+def _recorded(slots: Any, numbers: Any, size: Any, text: Any, hash_: Any) -> Any:
+    """Return the record of a word, which is made if there is none; all records, and their size."""
+    record, slot = _word_record(slots, numbers, numbers.view(np.uint8), text, hash_)
+    if record != NONE:
+        return record, numbers, size
+    data, start, end = text
+    slots[slot] = (hash_ & ~LOWER_HALF) | np.uint64(size + 1)
+    following = size + HEADER + (end - start + 3) // 4
+    numbers = grown(numbers, following)
+    numbers[size:following] = 0
+    numbers[size + LENGTH] = end - start
+    numbers.view(np.uint8)[4 * (size + HEADER) : 4 * (size + HEADER) + end - start] = data[start:end]
+    return size, numbers, following
 
 
 @njit(cache=True, nogil=True)
@@ -134,20 +125,20 @@ def _named(value: Any, query: Any, duplicates: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def inserted(data: Any, offsets: Any, inside: Any, words: Any, slots: Any, duplicates: Any) -> int:
-    """Grow the tree of queries; return how many slots (zeros, more than there are runs) are in use.
+def inserted(data: Any, offsets: Any, inside: Any, word_slots: Any, slots: Any, duplicates: Any) -> Any:
+    """Grow the tree of the queries that are `inside` it (Q,): write their words and runs, and `duplicates`.
 
-    `words` are the slots and records of `token_ids`, which get their values here; `duplicates` is filled.
+    Both kinds of slots are zeros, more than there are words and runs. Returns the records of the words, how
+    many words there are, and how many slots of runs are in use.
     """
-    word_slots, numbers = words
-    letters, mask, used = numbers.view(np.uint8), len(slots) // 2 - 1, 0
-    scratch = _word_scratch(offsets)
+    numbers, size, known, used = np.zeros(1024, np.int32), 0, 0, 0
+    mask, scratch = len(slots) // 2 - 1, _word_scratch(offsets)
     for query in np.flatnonzero(inside):
         count, node = _cut_words(data, offsets[query], offsets[query + 1], scratch, 0), 0
         for at in range(count):
-            text = data, scratch[0][at], scratch[1][at]
-            record, _ = _word_record(word_slots, numbers, letters, text, scratch[2][at])
-            last = at == count - 1
+            text, before, last = (data, scratch[0][at], scratch[1][at]), size, at == count - 1
+            record, numbers, size = _recorded(word_slots, numbers, size, text, scratch[2][at])
+            known += size > before
             if at == 0:
                 node = mask + 1 + record
                 value = numbers[record]
@@ -159,7 +150,7 @@ def inserted(data: Any, offsets: Any, inside: Any, words: Any, slots: Any, dupli
             slots[2 * node] = key
             value = slots[2 * node + 1]
             slots[2 * node + 1] = _named(value, query, duplicates) if last else value | LONGER
-    return used
+    return numbers[:size].copy(), known, used
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ for the comparison of words with WebText; Xu et al. 2023, figure 1, for the curv
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from diptych.core.checks import Bools, Ints
+from diptych.core.checks import Ints
 from diptych.core.manifest import FileEntry, content_digest, read_manifest
 from diptych.core.records import Counts
 from diptych.core.settings import to_mapping
@@ -55,9 +56,8 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def flow(run: Run, *, until: str = FLOW[-1]) -> list[dict[str, Any]]:
-    """Return for each stage to `until` how many pairs came in, went out and were dropped, by reason."""
-    names = FLOW[: FLOW.index(until) + 1]
+def flow(run: Run, names: Sequence[str] = FLOW) -> list[dict[str, Any]]:
+    """Return for each stage how many pairs came in, went out and were dropped, by reason."""
     return [{"stage": name, **read_manifest(run.stage(name)).counts} for name in names]
 
 
@@ -100,7 +100,9 @@ def _queries_and_balance(run: Run) -> dict[str, Any]:
         "queries_with_matches": int((before > 0).sum()),
         "queries_above_cap": int(head.sum()),
         "matches": {name: int(counts.sum()) for name, counts in both.items()},
-        "tail_share": {name: _share(counts, ~head) for name, counts in both.items()},
+        "tail_share": {
+            name: round(float(counts[~head].sum() / max(1, counts.sum())), 6) for name, counts in both.items()
+        },
         "curve": {name: cumulative(counts, matched) for name, counts in both.items()},
         "largest": [[table["query"][q].as_py(), int(before[q]), int(after[q])] for q in largest],
         "histogram": {name: _histogram(counts) for name, counts in both.items()},
@@ -118,11 +120,6 @@ def _histogram(counts: Ints) -> list[list[int]]:
     queries, _ = np.histogram(counts, [*edges, np.inf])
     last = int(np.flatnonzero(queries)[-1]) if queries.any() else 0
     return [[edges[step], int(queries[step])] for step in range(last + 1)]
-
-
-def _share(counts: Ints, chosen: Bools) -> float:
-    total = int(counts.sum())
-    return round(float(counts[chosen].sum() / total), 6) if total else 0.0
 
 
 def _contents(folder: Path) -> dict[str, Any]:

@@ -77,13 +77,9 @@ def estimate_row(
             bits = here * settings.image_kilobytes * 8e3
             work = max(work, bits / (machines * settings.network_megabits * 1e6))
         seconds += work + here * rate.alone_seconds_per_pair
-    dollars = seconds / 3600 * machines * settings.dollars_per_hour
-    return {
-        "pairs": pairs,
-        "machines": machines,
-        "hours": round(seconds / 3600, 2),
-        "dollars": round(dollars, 2),
-    }
+    hours = seconds / 3600
+    dollars = hours * machines * settings.dollars_per_hour
+    return {"pairs": pairs, "machines": machines, "hours": round(hours, 2), "dollars": round(dollars, 2)}
 
 
 def _rate(name: str, manifest: Manifest, candidates: int) -> Rate:

@@ -27,7 +27,7 @@ from diptych.curate.candidates.filter import FilterSettings, filter_table
 from diptych.curate.columns import FETCHED
 from diptych.curate.dedup import blocked_rows, caption_signatures, read_blocked_images
 from diptych.curate.fetch.fetch import OK, fetch_partition
-from diptych.curate.pipeline.datacard import describe, flow, source_entries
+from diptych.curate.pipeline.datacard import FLOW, describe, flow, source_entries
 from diptych.curate.pipeline.recipe import SETTING_OF
 from diptych.curate.pipeline.stages import Run, Stage, Write, count_rows, read_table, rows_table, write_table
 from diptych.curate.pipeline.stages_texts import queries
@@ -239,7 +239,7 @@ def _shards_finish(run: Run) -> dict[str, Any]:
     """Join the partitions' shard sets; the manifest counts what became of every candidate."""
     folders = [run.stage("shards") / f"{number:05d}" for number in range(len(run.partitions()))]
     written = [folder for folder in folders if is_done(folder, SHARDS_KIND)]
-    stages = [Counts.from_dict(row) for row in flow(run, until="dedup")]
+    stages = [Counts.from_dict(row) for row in flow(run, FLOW[:-1])]
     last = [Counts.from_dict(read_manifest(folder).counts) for folder in written]
     total = Counts(seen=stages[0].seen, kept=sum(part.kept for part in last))
     for part in (*stages, *last):
