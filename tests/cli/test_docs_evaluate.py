@@ -42,7 +42,7 @@ def place(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 rows.writerow([f"{name}-{pair.key}.png", pair.captions[0], colour, len(pair.key) % 2])
     for name, colour in (("cat", miniatures.A), ("dog", miniatures.B)):
         miniatures.put(folder / "animals" / name / "1.jpg", colour)
-    miniatures.mnist(folder / "data" / "mnist")
+    miniatures.write("mnist", folder / "data" / "mnist")
     (suite,) = blocks(PAGE, "toml")
     (folder / "suite.toml").write_text(suite)
     return folder

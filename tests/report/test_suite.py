@@ -76,7 +76,7 @@ def test_the_report_shows_every_part_and_is_the_same_twice(
 def test_a_known_data_set_stands_beside_the_paper_and_public_models(tmp_path: Path) -> None:
     from tests.evaluate import miniatures
 
-    miniatures.mnist(tmp_path / "data" / "mnist")
+    miniatures.write("mnist", tmp_path / "data" / "mnist")
     (tmp_path / "data" / "published_openclip_results.csv").write_text(
         "name,pretrained,Average perf. on 38 datasets,MNIST\n"
         "ViT-B-32-quickgelu,openai,0.5,0.4827\nViT-H-14,dfn5b,0.7,0.8364\n"

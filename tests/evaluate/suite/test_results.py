@@ -46,7 +46,7 @@ def result(protocols: dict[str, dict[str, float]], classes: int = 10, images: in
 
 
 def opened(name: str, root: Path) -> OpenedTask:
-    miniatures.WRITERS[name](root / name)
+    miniatures.write(name, root / name)
     found = open_spec(TaskSpec("mine", task=name), root)
     assert isinstance(found, OpenedTask)
     return found
@@ -63,7 +63,7 @@ def test_clip_benchmarks_files_have_its_names() -> None:
 
 
 def test_voc_has_clip_benchmarks_average_precision_beside_the_papers(tmp_path: Path) -> None:
-    miniatures.WRITERS["voc2007"](tmp_path / "voc2007")
+    miniatures.write("voc2007", tmp_path / "voc2007")
     model, settings = Shares(), SuiteSettings(tmp_path, tmp_path / "out")
     outcome = run_suite(model, load_plan("voc2007"), settings, name="colors")
     write_formats(tmp_path / "out", outcome.results, outcome.opened, "clip_benchmark")
