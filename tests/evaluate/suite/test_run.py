@@ -21,9 +21,10 @@ from diptych.core.errors import (
     UsageError,
 )
 from diptych.core.files.durable import TEMP_PREFIX, operations, sha256_file
-from diptych.core.records import Counts
+from diptych.core.records import Counts, Metric
 from diptych.data.images.transforms import Preprocess
 from diptych.data.sources.open import open_source
+from diptych.embed.features import EmbeddedPairs
 from diptych.evaluate.metrics.intervals import clopper_pearson
 from diptych.evaluate.suite import compare, features_cache
 from diptych.evaluate.suite import run as suite_run
@@ -32,6 +33,8 @@ from diptych.evaluate.suite.features_cache import FeatureSettings, cached_pairs,
 from diptych.evaluate.suite.plan import RESERVED, MissingTask, Plan, load_plan, open_spec
 from diptych.evaluate.suite.results import expectations, read_answers, read_result
 from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, embed_shard, run_suite
+from diptych.evaluate.suite.scoring import ProtocolResult, TaskLabels
+from diptych.evaluate.tasks.registry import task_rows
 from diptych.models.model import Model
 from diptych.models.towers.clip import build
 from diptych.models.towers.presets import preset
@@ -60,20 +63,17 @@ class Colors(ColorModel):
 
 
 def write(folder: Path) -> Path:
-    """Six test pictures, one mislabelled and one damaged, twelve for training, and the suite's file."""
-    rows = ["image,caption,color,shop"]
-    for number, (label, shown) in enumerate(
-        [("red", RED), ("green", GREEN), ("blue", BLUE), ("red", GREEN), ("green", GREEN), ("blue", None)]
-    ):
-        (folder / f"{number}.png").write_bytes(solid(shown) if shown else b"broken")
+    """Six test images, one mislabelled and one damaged, twelve for training, and the suite's file."""
+    shown = [("red", RED), ("green", GREEN), ("blue", BLUE), ("red", GREEN), ("green", GREEN), ("blue", None)]
+    rows, learned = ["image,caption,color,shop"], ["image,caption,color"]
+    for number, (label, color) in enumerate(shown):
+        (folder / f"{number}.png").write_bytes(solid(color) if color else b"broken")
         rows.append(f"{number}.png,a {label} thing,{label},{'north' if number % 2 else 'south'}")
-    (folder / "pictures.csv").write_text("\n".join(rows) + "\n")
-    learned = ["image,caption,color"]
     for number in range(12):
-        label = ("red", "green", "blue")[number % 3]
-        shade = tuple(max(0, value - 10 * number) for value in COLORS[label])
-        (folder / f"t{number}.png").write_bytes(solid(shade))
+        label, color = list(COLORS.items())[number % 3]
+        (folder / f"t{number}.png").write_bytes(solid(tuple(max(0, value - 10 * number) for value in color)))
         learned.append(f"t{number}.png,a {label} thing,{label}")
+    (folder / "pictures.csv").write_text("\n".join(rows) + "\n")
     (folder / "train.csv").write_text("\n".join(learned) + "\n")
     (folder / "suite.toml").write_text(SPEC)
     return folder / "suite.toml"
@@ -102,31 +102,25 @@ def files(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file()}
 
 
-def test_every_protocol_answers_and_the_unreadable_picture_is_wrong(plan: Plan, tmp_path: Path) -> None:
+def test_every_protocol_scores_and_the_unreadable_image_is_wrong(plan: Plan, tmp_path: Path) -> None:
     lines: list[str] = []
     outcome = run(plan, tmp_path / "out", log=lines.append)
     assert "of 6 images: unreadable_image 1" in lines[-1]
     result = json.loads((tmp_path / "out" / "color.json").read_text())
-    assert result == outcome.results[0] and set(files(tmp_path / "out")) == {
-        "color.json",
-        "color.npz",
-        "suite.json",
-    }
-    zeroshot = result["protocols"]["zeroshot"]
+    assert result == outcome.results[0]
+    assert set(files(tmp_path / "out")) == {"color.json", "color.npz", "suite.json"}
+    protocols, items = result["protocols"], result["items"]
+    metrics = {name: {m["metric"]: m["value"] for m in entry["metrics"]} for name, entry in protocols.items()}
+    zeroshot, shots = protocols["zeroshot"], protocols["few_shot"]
     # red 1 of 2, green 2 of 2, blue 1 of 2: the damaged one stays in the denominator.
     assert (zeroshot["metric"], zeroshot["value"], zeroshot["n"]) == ("mean_per_class", 2 / 3, 6)
-    top1 = zeroshot["metrics"][0]
-    assert (top1["metric"], top1["value"], top1["ci95"]) == ("top1", 4 / 6, list(clopper_pearson(4, 6)))
-    assert {entry["metric"]: entry["value"] for entry in zeroshot["slices"]} == {
-        "shop=north": 1 / 3, "shop=south": 1.0,
-    }  # fmt: skip
-    assert result["items"]["unreadable"] == 1 and result["items"]["pictures"] == 6
-    assert result["items"]["reasons"] == {"unreadable_image": 1}
-    assert result["protocols"]["probe"]["metrics"][0]["value"] == 4 / 6
-    shots = result["protocols"]["few_shot"]
+    assert zeroshot["metrics"][0]["ci95"] == list(clopper_pearson(4, 6))
+    slices = {entry["metric"]: entry["value"] for entry in zeroshot["slices"]}
+    assert slices == {"shop=north": 1 / 3, "shop=south": 1.0}
+    assert (items["unreadable"], items["pictures"], items["reasons"]) == (1, 6, {"unreadable_image": 1})
+    assert metrics["zeroshot"]["top1"] == metrics["probe"]["top1"] == 4 / 6
     assert (shots["metric"], shots["value"], shots["n"]) == ("2_shot_accuracy", pytest.approx(4 / 6), 6)
-    retrieval = {entry["metric"]: entry["value"] for entry in result["protocols"]["retrieval"]["metrics"]}
-    assert retrieval["image_to_text_recall@1"] == 4 / 6 and retrieval["unreadable"] == 1.0
+    assert metrics["retrieval"]["image_to_text_recall@1"] == 4 / 6 and metrics["retrieval"]["unreadable"] == 1
     assert sum(zeroshot["reliability"]["counts"]) == 5
     assert (zeroshot["classes"], zeroshot["classes_that_occur"]) == (3, 3)
     assert result["model"] == {"name": "colors", "digest": "c" * 64, "public": ""}
@@ -225,46 +219,41 @@ def test_resuming_computes_nothing_anew(quick: Plan, tmp_path: Path, monkeypatch
         run(quick, tmp_path / "out")
 
 
-def test_results_of_another_model_or_other_data_are_refused(quick: Plan, tmp_path: Path) -> None:
-    run(quick, tmp_path / "out")
+def test_results_of_another_model_other_data_or_question_are_refused(quick: Plan, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(quick, out)
     with pytest.raises(UsageError, match="of another model"):
-        run(quick, tmp_path / "out", model=Colors("d" * 64), resume=True)
+        run(quick, out, model=Colors("d" * 64), resume=True)
+    with pytest.raises(UsageError, match="of another question"):
+        run(Plan(quick.name, (replace(quick.specs[0], metric="accuracy"),)), out, resume=True)
+    first = (tmp_path / "own" / "0.png").read_bytes()
     (tmp_path / "own" / "0.png").write_bytes(solid(BLUE))
     with pytest.raises(UsageError, match="of other data"):
-        run(quick, tmp_path / "out", resume=True)
-
-
-def test_another_question_or_damaged_answers_are_refused(plan: Plan, tmp_path: Path) -> None:
-    run(plan, tmp_path / "out")
-    (tmp_path / "own" / "suite.toml").write_text(SPEC.replace("mean_per_class", "accuracy"))
-    with pytest.raises(UsageError, match="of another question"):
-        run(load_plan(str(tmp_path / "own" / "suite.toml")), tmp_path / "out", resume=True)
-    (tmp_path / "out" / "color.npz").write_bytes(b"x")
+        run(quick, out, resume=True)
+    (tmp_path / "own" / "0.png").write_bytes(first)
+    (out / "color.npz").write_bytes(b"x")
     with pytest.raises(IntegrityError, match="not what was written"):
-        run(plan, tmp_path / "out", resume=True)
+        run(quick, out, resume=True)
 
 
-def test_features_go_on_where_they_stopped_and_damage_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_features_are_kept_and_damage_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features_cache, "PART_ROWS", 2)
     source = Swatches([(solid(color), ("a",), {"n": number}) for number, color in enumerate([RED] * 5)])
-    words = ("m" * 64, "d" * 64), "embeds", FeatureSettings()
-    (tmp_path / "features").mkdir()
-    rows = cached_pairs(Colors(), source, tmp_path / "features", *words)
-    assert isinstance(rows.image_embeds, np.memmap) and rows.image_embeds.shape == (5, 3)
-    assert rows.keys == ("0", "1", "2", "3", "4") and rows.fields[4] == {"n": 4} and rows.counts.kept == 5
 
-    def never(*words: object, **options: object) -> None:
-        raise AssertionError("the picture was embedded again")
+    def rows() -> EmbeddedPairs:
+        digests = "m" * 64, "d" * 64
+        return cached_pairs(Colors(), source, tmp_path, digests, "embeds", FeatureSettings())
 
-    monkeypatch.setattr(features_cache, "image_batches", never)
-    again = cached_pairs(Colors(), source, tmp_path / "features", *words)
-    assert np.array_equal(again.image_embeds, rows.image_embeds) and again.counts == rows.counts
-    (file,) = (tmp_path / "features").rglob("rows.npy")
+    first = rows()
+    assert isinstance(first.image_embeds, np.memmap) and first.image_embeds.shape == (5, 3)
+    assert first.keys == ("0", "1", "2", "3", "4") and first.fields[4] == {"n": 4} and first.counts.kept == 5
+    monkeypatch.setattr(features_cache, "image_batches", None)  # nothing is embedded again
+    again = rows()
+    assert np.array_equal(again.image_embeds, first.image_embeds) and again.counts == first.counts
+    (file,) = tmp_path.rglob("rows.npy")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError):
-        cached_pairs(Colors(), source, tmp_path / "features", *words)
+        rows()
 
 
 def test_the_digest_of_data_does_not_depend_on_where_it_lies(plan: Plan, tmp_path: Path) -> None:
@@ -308,55 +297,35 @@ def test_a_second_label_of_an_image_is_refused(quick: Plan, tmp_path: Path) -> N
         run(quick, tmp_path / "two")
 
 
-def test_published_numbers_are_held_against_what_was_found(tmp_path: Path) -> None:
-    from diptych.core.records import Metric
-    from diptych.evaluate.suite.scoring import ProtocolResult, TaskLabels
-    from diptych.evaluate.tasks.registry import task_rows
-
-    def held(value: float, half: float) -> bool:
-        metric = Metric("mnist", "accuracy", value, (value - half, value + half), 9)
-        answers = {"zeroshot": ProtocolResult(metric, TaskLabels(np.arange(9), (), np.arange(0)))}
-        (entry,) = expectations(task_rows()["mnist"], answers, "ViT-B-32/openai")
-        assert entry["value"] == 0.519
-        return bool(entry["passed"])
-
-    assert held(0.51, 0.01) and held(0.515, 0.001) and not held(0.50, 0.01)
-    assert expectations(task_rows()["mnist"], {}, "ViT-B-32/openai") == []
+@pytest.mark.parametrize(
+    ("value", "half", "passed"), [(0.51, 0.01, True), (0.515, 0.001, True), (0.5, 0.01, False)]
+)
+def test_published_numbers_are_held_against_what_was_found(value: float, half: float, passed: bool) -> None:
+    metric = Metric("mnist", "accuracy", value, (value - half, value + half), 9)
+    answers = {"zeroshot": ProtocolResult(metric, TaskLabels(np.arange(9), (), np.arange(0)))}
+    (entry,) = expectations(task_rows()["mnist"], answers, "ViT-B-32/openai")
+    assert (entry["value"], entry["passed"]) == (0.519, passed)
 
 
-def test_tasks_are_told_with_and_without_what_training_has_seen(plan: Plan, tmp_path: Path) -> None:
-    outcome = run(plan, tmp_path / "out")
-    # Flat pictures are copies only where their pixels are equal: of all, training has the red one.
-    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "train.csv")))
+def test_tasks_are_scored_with_and_without_what_training_has_seen(
+    quick: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, own = run(quick, tmp_path / "out"), tmp_path / "own"
+    # Flat images are copies only where their pixels are equal: of all, training has the red one.
+    (report,) = seen_in_training(outcome, open_source(str(own / "train.csv")))
     assert (report.task, report.n, report.n_overlap) == ("color", 6, 1)
     assert (report.all_accuracy, report.overlap_accuracy, report.clean_accuracy) == (4 / 6, 1.0, 3 / 5)
-
-
-def test_parts_of_a_training_set_are_gathered(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    emptied = Swatches([(b"", ("a thing",), {"color": "red"}) for _ in range(6)])
+    without = replace(outcome, opened=(replace(outcome.opened[0], source=emptied),))
+    assert seen_in_training(without, emptied)[0].n_overlap == 0  # missing images are copies of nothing
+    choices = replace(outcome, results=({**outcome.results[0], "protocols": {"caption_choice": {}}},))
+    assert seen_in_training(choices, open_source(str(own / "train.csv"))) == []
     monkeypatch.setattr(compare, "PART", 5)
     monkeypatch.setattr(compare, "TOGETHER", 10)
-    outcome = run(Plan(plan.name, (replace(plan.specs[0], protocols=("retrieval",)),)), tmp_path / "out")
     counts = Counts()
-    (report,) = seen_in_training(outcome, open_source(str(tmp_path / "own" / "pictures.csv")), counts)
+    (report,) = seen_in_training(outcome, open_source(str(own / "pictures.csv")), counts)
     assert counts.as_dict()["dropped"] == {"unreadable_image": 1} and counts.seen == 6
     assert (report.n, report.n_overlap) == (6, 6)  # the damaged one by its bytes
-
-
-def test_missing_pictures_are_copies_of_nothing(quick: Plan, tmp_path: Path) -> None:
-    outcome = run(quick, tmp_path / "out")
-    emptied = Swatches([(b"", ("a thing",), {"color": "red"}) for _ in range(6)])
-    opened = (replace(outcome.opened[0], source=emptied),)
-    (report,) = seen_in_training(replace(outcome, opened=opened), emptied)
-    assert (report.n, report.n_overlap) == (6, 0)
-
-
-def test_choices_have_no_overlap_to_tell(quick: Plan, tmp_path: Path) -> None:
-    outcome = run(quick, tmp_path / "out")
-    asked = {**outcome.results[0], "protocols": {"caption_choice": {}}}
-    source = open_source(str(tmp_path / "own" / "train.csv"))
-    assert seen_in_training(replace(outcome, results=(asked,)), source) == []
 
 
 def test_results_with_the_protocol_names_of_version_0_1_are_read(tmp_path: Path) -> None:
