@@ -9,7 +9,7 @@ import pytest
 from tests.evaluate.suite.test_run import Colors, run, write
 
 from diptych.core.errors import SettingsError, UsageError
-from diptych.evaluate.suite.compare import best_published, compare, find_published, read_published
+from diptych.evaluate.suite.compare import best_published, compare, read_published
 from diptych.evaluate.suite.plan import Plan, TaskSpec, load_plan
 from diptych.evaluate.suite.run import SuiteOutcome, SuiteSettings, run_suite
 from diptych.report.page import environment
@@ -91,8 +91,7 @@ def test_a_known_data_set_stands_beside_the_paper_and_public_models(tmp_path: Pa
     assert [lost["task"] for lost in outcome.summary["not_found"]] == ["stl10"]
     assert outcome.summary["means"]["zeroshot"]["of"] == 2
     assert outcome.summary["means"]["zeroshot"]["over"] == ["mnist"]
-    table = find_published(tmp_path / "data")
-    write_suite_report(tmp_path / "page.html", outcome, published=table)
+    write_suite_report(tmp_path / "page.html", outcome, published=read_published(tmp_path / "data"))
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     for part in ("ViT-B-32/openai, published", "48.3\u202f%", "ViT-H-14/dfn5b, published", "83.6\u202f%",
                  "51.9\u202f%", "88.3\u202f%", "Not scored", "cs.stanford.edu"):  # fmt: skip
@@ -100,13 +99,13 @@ def test_a_known_data_set_stands_beside_the_paper_and_public_models(tmp_path: Pa
 
 
 def test_the_published_table_is_read(shared_data: Path, tmp_path: Path) -> None:
-    table = read_published(shared_data / "text" / "published_openclip_results.csv")
+    table = read_published(shared_data)
     assert table["ViT-B-32/openai"]["ImageNet 1k"] == pytest.approx(0.633, abs=0.002)
     assert best_published(table) == "ViT-H-14-378/dfn5b"
-    (tmp_path / "bad.csv").write_text("name,pretrained,MNIST\na,b,high\n")
+    assert read_published(tmp_path) == {}
+    (tmp_path / "published_openclip_results.csv").write_text("name,pretrained,MNIST\na,b,high\n")
     with pytest.raises(SettingsError, match="public models cannot be read"):
-        read_published(tmp_path / "bad.csv")
-    assert find_published(tmp_path) is None
+        read_published(tmp_path)
 
 
 def test_the_reliability_diagram_draws_the_bins_that_hold_something() -> None:

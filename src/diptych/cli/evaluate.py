@@ -193,9 +193,8 @@ def _suite(model: str, suite: str, options: SuiteOptions, read: ImageOptions, js
             write_json(out / "overlap.json", [report.as_dict() for report in seen])
         for line in write_formats(out, outcome.results, outcome.opened, options.format):
             _say(line)
-        published = compare.find_published(options.data)
-        table = compare.read_published(published) if published is not None else {}
-        shifts = compare.natural_shifts(outcome, table)
+        published = compare.read_published(options.data)
+        shifts = compare.natural_shifts(outcome, published)
         if shifts:
             write_json(out / "robustness.json", [asdict(shift) for shift in shifts])
         words = f"diptych evaluate {model} --suite {suite} --data {options.data} --out {out}{read.as_words()}"

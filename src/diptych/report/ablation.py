@@ -32,11 +32,8 @@ def write_ablation(path: str | Path, ablation: Ablation, *, title: str, subject:
 
 def size_curve(ablation: Ablation) -> Curve:
     """Return the accuracy of random ensembles by their size, with the middle 95 % of the draws as a band."""
-    return Curve(
-        "top-1 accuracy, mean of random ensembles",
-        tuple(float(size.templates) for size in ablation.sizes),
-        tuple(size.mean for size in ablation.sizes),
-        "templates in the ensemble",
-        ("bare names", ablation.sets[0].accuracy.value),
-        (tuple(size.spread[0] for size in ablation.sizes), tuple(size.spread[1] for size in ablation.sizes)),
-    )
+    sizes, low, high = ablation.sizes, *zip(*(size.spread for size in ablation.sizes), strict=True)
+    x, y = tuple(float(size.templates) for size in sizes), tuple(size.mean for size in sizes)
+    bare = ("bare names", ablation.sets[0].accuracy.value)
+    name, x_name = "top-1 accuracy, mean of random ensembles", "templates in the ensemble"
+    return Curve(name, x, y, x_name, bare, (low, high))

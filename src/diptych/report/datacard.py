@@ -27,7 +27,7 @@ SOURCES = {
 def write_card(folder: Path) -> None:
     """Write the page beside the JSON."""
     card = read_json(folder / "datacard.json")
-    shards = ShardSet.open(folder)
+    shards, balance = ShardSet.open(folder), card["balance"]
     # At equal distances through the set: chosen by nobody.
     rows = sorted({int(row) for row in np.linspace(0, len(shards) - 1, min(SHOWN_PAIRS, len(shards)))})
     pairs = [shards.pair(row) for row in rows]
@@ -35,44 +35,37 @@ def write_card(folder: Path) -> None:
     facts = (
         ("pairs", whole(card["pairs"])),
         ("kept of the candidates", percent(card["pairs"] / max(1, card["flow"][0]["in"]))),
-        ("queries", f"{whole(card['balance']['queries_with_matches'])} of {whole(card['queries']['total'])}"),
-        ("at most a query", whole(card["balance"]["cap"])),
+        ("queries", f"{whole(balance['queries_with_matches'])} of {whole(card['queries']['total'])}"),
+        ("at most a query", whole(balance["cap"])),
         ("size", f"{number(card['bytes'])}B"),
         ("digest", card["digest"][:16]),
     )
-    head = Header("data card", card["title"], card["summary"], facts, tuple(examples[:COVER_IMAGES]))
-    after = {int(row[0]): int(row[1]) for row in card["balance"]["histogram"]["after"]}
+    after = {int(row[0]): int(row[1]) for row in balance["histogram"]["after"]}
+    left_out = []
+    for row in card["flow"]:
+        for reason, count in sorted(row["dropped"].items(), key=lambda item: -item[1]):
+            example = next(iter(row["examples"].get(reason, ())), "")
+            left_out.append((f"{row['stage']}: {reason.replace('_', ' ')}", count, example))
     write_page(
         folder / "datacard.html",
         "datacard.html",
-        head,
+        Header("data card", card["title"], card["summary"], facts, tuple(examples[:COVER_IMAGES])),
         card=card,
         examples=examples,
         sources=SOURCES,
-        shares=_shares(card["balance"]["curve"]),
-        histogram=[
-            (edge, count, after.get(edge, 0)) for edge, count in card["balance"]["histogram"]["before"]
-        ],
+        shares=_shares(balance["curve"]),
+        histogram=[(edge, count, after.get(edge, 0)) for edge, count in balance["histogram"]["before"]],
         licenses=card.get("licenses", card.get("licences", {})),
-        left_out=[
-            (
-                f"{row['stage']}: {reason.replace('_', ' ')}",
-                n,
-                next(iter(row["examples"].get(reason, ())), ""),
-            )
-            for row in card["flow"]
-            for reason, n in sorted(row["dropped"].items(), key=lambda item: -item[1])
-        ],
+        left_out=left_out,
         recipe=json.dumps(card["recipe"], indent=2, ensure_ascii=False),
     )
 
 
 def _shares(curve: Mapping[str, Any]) -> Curve:
     steps = len(curve["before"])
-    return Curve(
-        "share of all matches, before",
-        tuple(100 * (step + 1) / steps for step in range(steps)),
-        tuple(curve["before"]),
-        x_name="per cent of the queries with matches, rare ones first",
-        beside=("after balancing", tuple(curve["after"])),
+    x = tuple(100 * (step + 1) / steps for step in range(steps))
+    x_name, beside = (
+        "per cent of the queries with matches, rare ones first",
+        ("after balancing", tuple(curve["after"])),
     )
+    return Curve("share of all matches, before", x, tuple(curve["before"]), x_name, beside=beside)

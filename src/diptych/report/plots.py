@@ -130,18 +130,15 @@ def drawing(curve: Curve) -> Drawing | None:
 
 def thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Keep at most `MAX_POINTS` values, evenly spread, the first and the last among them."""
-    if len(values) <= MAX_POINTS:
-        return values
-    return values[np.linspace(0, len(values) - 1, MAX_POINTS).round().astype(np.int64)]
+    kept = np.linspace(0, len(values) - 1, min(MAX_POINTS, len(values))).round().astype(np.int64)
+    return values[kept]
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the centered running mean; the window shrinks at the ends."""
-    reach = len(values) // SMOOTHING // 2
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    half = np.minimum(reach, np.minimum(index, len(values) - 1 - index))
-    return np.asarray((sums[index + half + 1] - sums[index - half]) / (2 * half + 1), dtype=np.float64)
+    sums, index = np.concatenate([[0.0], np.cumsum(values)]), np.arange(len(values))
+    reach = np.minimum(len(values) // SMOOTHING // 2, np.minimum(index, index[::-1]))
+    return np.asarray((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1), dtype=np.float64)
 
 
 def _range(y: NDArray[np.float64], reference: tuple[str, float] | None) -> tuple[float, float]:
@@ -155,15 +152,11 @@ def _range(y: NDArray[np.float64], reference: tuple[str, float] | None) -> tuple
     return (low if low == 0 else low - margin), high + margin
 
 
-class Heat(NamedTuple):
-    """A table of counts: names of columns, and a name and the counts of each row."""
+def heat(study: ClassStudy) -> tuple[list[str], list[tuple[str, list[int]]]]:
+    """Return names of columns, and a name and the counts of each row.
 
-    columns: list[str]
-    rows: list[tuple[str, list[int]]]
-
-
-def heat(study: ClassStudy) -> Heat:
-    """Return all classes, or those with the most errors; classes not shown are summed as "other"."""
+    They are of all classes, or of those with the most errors; others are summed as "other".
+    """
     matrix, count = study.confusion, len(study.class_names)
     chosen = np.arange(count)
     if count > SHOWN_CLASSES:
@@ -178,21 +171,17 @@ def heat(study: ClassStudy) -> Heat:
         if rest.any():
             shown = np.column_stack([shown, rest])
             columns.append(name)
-    return Heat(columns, list(zip(names, shown.tolist(), strict=True)))
+    return columns, list(zip(names, shown.tolist(), strict=True))
 
 
 def confusions(study: ClassStudy) -> list[tuple[str, str, int, float]]:
     """List the most frequent confusions: true class, predicted class, count, share of the true class."""
-    count = len(study.class_names)
-    wrong = study.confusion[:, :count].copy()
+    names, totals = study.class_names, study.confusion.sum(axis=1)
+    wrong = study.confusion[:, : len(names)].copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_CONFUSIONS]
-    totals = study.confusion.sum(axis=1)
-    pairs = [divmod(int(cell), count) for cell in order if wrong.flat[cell]]
-    return [
-        (study.class_names[i], study.class_names[j], int(wrong[i, j]), wrong[i, j] / totals[i])
-        for i, j in pairs
-    ]
+    pairs = [divmod(int(cell), len(names)) for cell in order if wrong.flat[cell]]
+    return [(names[i], names[j], int(wrong[i, j]), wrong[i, j] / totals[i]) for i, j in pairs]
 
 
 def axis_top(table: PromptTable) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from diptych.core.records import Metric
 from diptych.data.near_copies.overlap import OverlapReport
 from diptych.evaluate.metrics.robustness import Shift
-from diptych.evaluate.suite.compare import best_published, compare, read_published
+from diptych.evaluate.suite.compare import best_published, compare
 from diptych.evaluate.suite.run import SuiteOutcome
 from diptych.evaluate.suite.scoring import TaskLabels
 from diptych.evaluate.tasks.registry import task_rows
@@ -32,20 +32,20 @@ def write_suite_report(
     outcome: SuiteOutcome,
     *,
     baseline: SuiteOutcome | None = None,
-    published: Path | None = None,
+    published: Mapping[str, Mapping[str, float]] | None = None,
     shifts: Sequence[Shift] = (),
     seen: Sequence[OverlapReport] = (),
     command: str = "",
 ) -> None:
-    """Render the report and write it durably.
+    """Render the report and write it durably; the optional parts are what `evaluate.suite.compare` returns.
 
     Args:
         path: the file.
         outcome: results of the suite.
         baseline: results of another model.
-        published: a table of public models, see `evaluate.suite.compare`.
-        shifts: robustness to natural shifts, see `evaluate.metrics.robustness`.
-        seen: overlaps with the training set, see `evaluate.suite.compare`.
+        published: the table of public models.
+        shifts: robustness to natural shifts.
+        seen: overlaps with the training set.
         command: the command line.
     """
     results = outcome.results
@@ -136,65 +136,52 @@ def _facts(outcome: SuiteOutcome) -> tuple[tuple[str, str], ...]:
 
 def _tiles(outcome: SuiteOutcome) -> list[Tile]:
     """Show the means, or the tasks themselves where they are few."""
+    tiles = []
     if len(outcome.results) > FEW_TASKS:
-        return [
-            Tile(
-                f"mean, {protocol}",
-                Metric(outcome.name, protocol, mean["mean"], None, mean["tasks"]),
-                f"Over {mean['tasks']} of the suite's {mean['of']} tasks.",
-            )
-            for protocol, mean in outcome.summary["means"].items()
-            if mean["mean"] is not None
-        ]
-    return [
-        Tile(
-            f"{result['task']}, {protocol}",
-            _metric(result["task"], scores),
-            scores["metric"].replace("_", " "),
-        )
-        for result in outcome.results
-        for protocol, scores in result["protocols"].items()
-    ]
+        for protocol, mean in outcome.summary["means"].items():
+            if mean["mean"] is not None:
+                metric = Metric(outcome.name, protocol, mean["mean"], None, mean["tasks"])
+                note = f"Over {mean['tasks']} of the suite's {mean['of']} tasks."
+                tiles.append(Tile(f"mean, {protocol}", metric, note))
+        return tiles
+    for result in outcome.results:
+        for protocol, scores in result["protocols"].items():
+            label, note = f"{result['task']}, {protocol}", scores["metric"].replace("_", " ")
+            tiles.append(Tile(label, _metric(result["task"], scores), note))
+    return tiles
 
 
 def _metric(task: str, scores: Mapping[str, Any]) -> Metric:
     value = float("nan") if scores["value"] is None else scores["value"]
-    return Metric(
-        task, scores["metric"], value, tuple(scores["ci95"]) if scores["ci95"] else None, scores["n"]
-    )
+    return Metric(task, scores["metric"], value, tuple(scores["ci95"] or ()) or None, scores["n"])
 
 
 def _numbers(results: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    metrics = []
+    metrics: list[Metric] = []
     for result in results:
         for protocol, scores in result["protocols"].items():
-            listed = dict.fromkeys(
-                _metric(f"{result['task']}, {protocol}", entry) for entry in (scores, *scores["metrics"])
-            )
-            metrics += list(listed)
+            task = f"{result['task']}, {protocol}"
+            metrics += dict.fromkeys(_metric(task, entry) for entry in (scores, *scores["metrics"]))
     return metrics
 
 
-def _references(outcome: SuiteOutcome, published: Path | None) -> list[tuple[str, dict[str, float]]]:
+def _references(
+    outcome: SuiteOutcome, published: Mapping[str, Mapping[str, float]] | None
+) -> list[tuple[str, dict[str, float]]]:
     """List models to show beside: two of the paper, this one as published, the best of the table."""
-    rows = {
-        task.spec.name: task.row
-        for task in outcome.opened
-        if task.row is not None and task.spec.task in task_rows()
-    }
-    found = []
+    known = [task for task in outcome.opened if task.row is not None and task.spec.task in task_rows()]
+    rows = {task.spec.name: task_rows()[task.spec.task] for task in known}
+    references = []
     for model in REFERENCES:
         shares = {name: row.published(model) for name, row in rows.items()}
         columns = {name: share / 100 for name, share in shares.items() if share is not None}
-        found.append((f"{model}, paper", columns))
-    if published is not None:
-        table = read_published(published)
-        public = outcome.summary["model"]["public"]
-        for model in dict.fromkeys((public, best_published(table))):
-            scores = table.get(model, {})
+        references.append((f"{model}, paper", columns))
+    if published:
+        for model in dict.fromkeys((outcome.summary["model"]["public"], best_published(published))):
+            scores = published.get(model, {})
             columns = {name: scores[row.column] for name, row in rows.items() if row.column in scores}
-            found.append((f"{model}, published", columns))
-    return [(name, columns) for name, columns in found if columns]
+            references.append((f"{model}, published", columns))
+    return [(name, columns) for name, columns in references if columns]
 
 
 def _left_out(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:

@@ -57,25 +57,18 @@ def compare(outcome: SuiteOutcome, other: SuiteOutcome) -> list[Comparison]:
         task = result["task"]
         if task not in others:
             continue
-        data = other.results[others[task]]["data"]
-        if result["data"] != data:
-            raise UsageError(
-                "two models were scored on different data",
-                where=f"task {task}",
-                found=data[:16],
-                expected=result["data"][:16],
-                fix="run the suite again for both",
-            )
+        if (data := other.results[others[task]]["data"]) != result["data"]:
+            what, fix = "two models were scored on different data", "run the suite again for both"
+            found, expected = data[:16], result["data"][:16]
+            raise UsageError(what, where=f"task {task}", found=found, expected=expected, fix=fix)
         mine, theirs = outcome.answers(number), other.answers(others[task])
         for name in (name for name in mine if name.endswith("hits") and name in theirs):
             protocol = name.removesuffix("_hits").replace("retrieval_text", "retrieval of images")
             after, before = mine[name], theirs[name]
             test = paired_bootstrap(before, after)
             p_value = mcnemar(before, after) if after.dtype == np.bool_ else test.p_value
-            means = float(after.mean()), float(before.mean())
-            comparisons.append(
-                Comparison(task, protocol, *means, test.gain, test.interval, p_value, len(after))
-            )
+            values = float(after.mean()), float(before.mean()), test.gain, test.interval, p_value
+            comparisons.append(Comparison(task, protocol, *values, len(after)))
     return comparisons
 
 
@@ -95,13 +88,14 @@ def natural_shifts(outcome: SuiteOutcome, table: Mapping[str, Mapping[str, float
     return shifts(known, {name: column for name, column in columns.items() if column}, table)
 
 
-def find_published(data: Path) -> Path | None:
-    """Return the table of public models that is beside the data, if there is one."""
-    return next((path for path in (data / PUBLISHED, data / "text" / PUBLISHED) if path.is_file()), None)
+def read_published(data: Path) -> dict[str, dict[str, float]]:
+    """Read the table of public models that is beside the data: name/pretrained -> column -> share in [0, 1].
 
-
-def read_published(path: Path) -> dict[str, dict[str, float]]:
-    """Read a table of public models: name/pretrained -> column -> share in [0, 1]."""
+    Empty if there is none.
+    """
+    path = next((path for path in (data / PUBLISHED, data / "text" / PUBLISHED) if path.is_file()), None)
+    if path is None:
+        return {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -112,12 +106,9 @@ def read_published(path: Path) -> dict[str, dict[str, float]]:
             for row in rows
         }
     except (KeyError, ValueError, AttributeError) as error:
-        raise SettingsError(
-            "a table of public models cannot be read",
-            where=path,
-            found=str(error)[:80],
-            expected="CSV with name, pretrained, and a column of numbers for each data set",
-        ) from None
+        what, found = "a table of public models cannot be read", str(error)[:80]
+        expected = "CSV with name, pretrained, and a column of numbers for each data set"
+        raise SettingsError(what, where=path, found=found, expected=expected) from None
 
 
 def best_published(table: Mapping[str, Mapping[str, float]]) -> str:

@@ -33,15 +33,7 @@ from diptych.data.sources.open import Columns, open_source
 from diptych.data.sources.rows import anchored
 from diptych.evaluate.prompts.sets import anchored_templates, open_templates
 from diptych.evaluate.prompts.templates import PHOTO, Templates
-from diptych.evaluate.tasks.registry import (
-    Kind,
-    MetricName,
-    Task,
-    TaskRow,
-    open_task,
-    registry,
-    task_rows,
-)
+from diptych.evaluate.tasks.registry import Kind, MetricName, Task, TaskRow, open_task, registry, task_rows
 
 if TYPE_CHECKING:
     from diptych.data.sources.open import Source
