@@ -83,9 +83,7 @@ def filter_table(
     Raises:
         UsageError: a list or the function for languages cannot be used.
     """
-    assert repeated is not None or not settings.max_repeats, (
-        "max_repeats needs what repeated_captions returns"
-    )
+    assert repeated is not None or not settings.max_repeats, "max_repeats needs repeated_captions"
     counts, kept = Counts(), np.ones(len(table), np.bool_)
     keys = table["key"] if "key" in table.column_names else pa.array(range(len(table)))
     for is_on, reason, rule in _rules(settings, repeated):
@@ -102,18 +100,14 @@ def _rules(one: FilterSettings, repeated: Hashes | None) -> list[tuple[object, R
     """Return (whether it is on, reason, which rows break it) of each rule, cheap ones first."""
     phrases = read_list(one.blocked_words) if one.blocked_words else ()
     hosts = (*one.blocked_hosts, *(read_list(one.blocked_hosts_file) if one.blocked_hosts_file else ()))
-    short, long = Reason.CAPTION_TOO_SHORT, Reason.CAPTION_TOO_LONG
+    short, long, hashes = Reason.CAPTION_TOO_SHORT, Reason.CAPTION_TOO_LONG, cast(Hashes, repeated)
     return [
         (one.min_characters > 0, short, lambda table: _characters(table) < one.min_characters),
         (one.max_characters > 0, long, lambda table: _characters(table) > one.max_characters),
         (one.min_words > 0, short, lambda table: _word_counts(table) < one.min_words),
         (one.max_words > 0, long, lambda table: _word_counts(table) > one.max_words),
         (one.boilerplate, Reason.BOILERPLATE, is_boilerplate),
-        (
-            one.max_repeats > 0,
-            Reason.BOILERPLATE,
-            lambda table: np.isin(_caption_hashes(table), cast(Hashes, repeated)),
-        ),
+        (one.max_repeats > 0, Reason.BOILERPLATE, lambda table: np.isin(_caption_hashes(table), hashes)),
         (hosts, Reason.BLOCKED_HOST, lambda table: has_host(table, hosts)),
         (phrases, Reason.BLOCKED_TEXT, lambda table: holds_phrase(table, phrases)),
         (one.language_by, Reason.WRONG_LANGUAGE, lambda table: _is_foreign(table, one)),
