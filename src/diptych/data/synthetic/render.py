@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,7 @@ def _background(background: Background, size: int) -> Array:
     """Mix the two tones by a share per pixel, and add a breath of grain."""
     grid = _grid(size)
     first, second = (np.array(tone, np.float32) for tone in background.tones)
-    share = _SHARES[background.kind](grid, *background.phase)
+    share = np.clip(_SHARES[background.kind](grid, *background.phase), 0, 1)
     canvas = np.empty((size, size, 3), np.float32)
     np.multiply(share[..., None], second - first, out=canvas)
     canvas += first
@@ -135,49 +135,35 @@ def _background(background: Background, size: int) -> Array:
     return canvas
 
 
-def _clipped(share: NDArray[Any]) -> Array:
-    clipped: Array = np.clip(share, 0, 1)
-    return clipped
-
-
-def _gradient(grid: _Grid, p: float, _q: float, _r: float) -> Array:
-    slope = math.cos(2 * math.pi * p) * (grid.x - 0.5) + math.sin(2 * math.pi * p) * (grid.y - 0.5)
-    return _clipped(0.5 + slope)
-
-
-def _glow(grid: _Grid, p: float, q: float, _r: float) -> Array:
-    return _clipped(np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3)
-
-
 def _checker(grid: _Grid, p: float, q: float, r: float) -> Array:
     cells = 4 + int(4 * r)
     waves = np.sin(math.pi * cells * (grid.x + p)) * np.sin(math.pi * cells * (grid.y + q))
-    return _clipped(0.5 + waves * (grid.x.size / cells))
-
-
-def _marble(grid: _Grid, p: float, q: float, _r: float) -> Array:
-    side = grid.x.size
-    return np.roll(grid.marble, (int(p * side), int(q * side)), (0, 1))
+    share: Array = 0.5 + waves * (grid.x.size / cells)
+    return share
 
 
 def _horizon(grid: _Grid, p: float, q: float, r: float) -> Array:
     hills = 0.55 + 0.25 * p + 0.05 * np.sin(2 * math.pi * (grid.x * (1 + q) + r))
-    return _clipped((grid.y - hills) * grid.x.size + 0.5)
+    share: Array = (grid.y - hills) * grid.x.size + 0.5
+    return share
 
 
-def _plain(grid: _Grid, p: float, _q: float, _r: float) -> Array:
-    return 0.15 + 0.3 * (grid.x - p) ** 2
+def _turned(grid: _Grid, turn: float) -> Array:
+    """Coordinates about the center in a direction, 0 to 1 for a whole turn."""
+    return math.cos(2 * math.pi * turn) * (grid.x - 0.5) + math.sin(2 * math.pi * turn) * (grid.y - 0.5)
 
 
-# How much of the second tone each pixel takes, 0..1, broadcastable to (H, W).
+# How much of the second tone each pixel takes, from 0 or less to 1 or more, broadcastable to (H, W).
 _SHARES: dict[str, Callable[[_Grid, float, float, float], Array]] = {
-    "plain": _plain,
-    "gradient": _gradient,
-    "glow": _glow,
+    "plain": lambda grid, p, _q, _r: 0.15 + 0.3 * (grid.x - p) ** 2,
+    "gradient": lambda grid, p, _q, _r: 0.5 + _turned(grid, p),
+    "glow": lambda grid, p, q, _r: np.hypot(grid.x - (0.2 + 0.6 * p), grid.y - (0.1 + 0.5 * q)) * 1.3,
     "dusk": lambda grid, _p, _q, _r: grid.y * grid.y * (3 - 2 * grid.y),
     "checker": _checker,
-    "paper": _plain,
-    "marble": _marble,
+    "paper": lambda grid, p, _q, _r: 0.15 + 0.3 * (grid.x - p) ** 2,
+    "marble": lambda grid, p, q, _r: np.roll(
+        grid.marble, (int(p * grid.x.size), int(q * grid.x.size)), (0, 1)
+    ),
     "horizon": _horizon,
 }
 KINDS: tuple[str, ...] = tuple(_SHARES)
