@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.cli.conftest import Run, call, done
+from tests.data.source_files import images
 
 from diptych.data.shards.reader import ShardSet
 from diptych.data.tokenizers.clip import Tokenizer
@@ -50,7 +51,7 @@ def test_training_answers_with_the_metrics_and_leaves_model_results_and_report(r
     assert all(set(metric) == METRIC_KEYS for metric in answered)
     assert {metric["task"] for metric in answered} == {"unseen", "retrieval"}
     assert (run.folder / "model" / "model.safetensors").is_file()
-    for part in ("model", "results.json", "report.html", "Try next", f"diptych search {run.folder}"):
+    for part in ("model", "results.json", "report.html", "Try next", f"--model {run.folder}"):
         assert part in run.said.err
     assert "\x1b" not in run.said.err + run.said.out  # where nobody watches
 
@@ -85,13 +86,35 @@ def test_evaluating_gives_the_numbers_that_training_gave(run: Run, tmp_path: Pat
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_searching_twice_gives_the_same_from_the_index_it_kept(run: Run) -> None:
-    words = ("search", run.folder, "scenes:test?count=12", "a red heart", "-k", "3")
-    before = set(run.folder.glob("indexes/*"))  # of other tests, which may come first
-    hits = json.loads(done(*words).out)["hits"]
+def test_an_index_is_made_searched_and_shown_in_every_form(run: Run, tmp_path: Path) -> None:
+    index = tmp_path / "scenes.index"
+    assert call("index", "add", index, "scenes:test?count=12").code == 2  # of which model?
+    counts = json.loads(done("index", "add", index, "scenes:test?count=12", "--model", run.folder).out)
+    assert (counts["added"], counts["in"], counts["out"], counts["images"]) == (12, 12, 12, 12)
+    assert json.loads(done("index", "add", index).out)["unchanged"] == 12
+    words = ("search", index, "a red heart", "-k", "3")
+    hits = json.loads(done(*words, "--sheet", tmp_path / "sheet.html").out)
     assert [hit["rank"] for hit in hits] == [1, 2, 3]
-    assert json.loads(done(*words).out)["hits"] == hits
-    assert len(set(run.folder.glob("indexes/*")) - before) == 1
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("data:image/jpeg") == 3 and hits[0]["caption"] in page
+    lines = done(*words, "--show", "table").out.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    info = json.loads(done("index", "info", index).out)
+    assert (info["images"], info["sources"]) == (12, {"scenes:test?count=12": {}})
+    assert json.loads(done("index", "compact", index).out)["segments"] == 1
+    done("index", "verify", index)
+    assert json.loads(done("index", "remove", index, "scenes:test?count=12").out)["images"] == 0
+    assert json.loads(done(*words).out) == []
+
+
+def test_paths_and_links_of_hits(run: Run, tmp_path: Path) -> None:
+    images(tmp_path / "images", "a b.png", "c.png")
+    index = tmp_path / "i"
+    done("index", "add", index, tmp_path / "images", "--model", run.folder)
+    said = done("search", index, "red", "-0", "--links", tmp_path / "links")
+    paths = said.out.split("\0")
+    assert sorted(paths) == ["", *(str(tmp_path / "images" / name) for name in ("a b.png", "c.png"))]
+    assert [link.resolve() for link in sorted((tmp_path / "links").iterdir())] == [*map(Path, paths[:-1])]
 
 
 def test_packing_counts_and_training_starts_from_the_shards_where_they_are(run: Run, tmp_path: Path) -> None:

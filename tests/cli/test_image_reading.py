@@ -15,8 +15,6 @@ from tests.cli.conftest import Run, call, done
 from tests.data.odd_files import ORIENTATION_TAG, encoded, rgb
 
 import diptych as package
-from diptych.core.errors import IntegrityError
-from diptych.core.records import Need
 from diptych.data.images.transforms import Preprocess, read_pixels
 from diptych.data.loader import Loader, LoaderSettings
 from diptych.data.pack import pack
@@ -25,6 +23,7 @@ from diptych.data.sources.open import open_source
 from diptych.evaluate.estimator import ZeroShotClassifier
 from diptych.models.encode import encode_images
 from diptych.models.model import Model
+from diptych.search.add import add
 from diptych.search.index import Index
 from diptych.search.query import Searcher
 
@@ -39,7 +38,7 @@ train = "pairs.csv"
 """
 COMMANDS = {
     "classify": "classify RUN FILES --labels heart,star",
-    "search": "search RUN TABLE heart",
+    "index": "index add NEW TABLE --model RUN",
     "calibrate": "calibrate RUN TABLE --out OUT/calibration.npz",
     "ablate": "ablate RUN TABLE --labels label --templates OUT/templates.txt",
     "evaluate a source": "evaluate RUN TABLE --labels label",
@@ -162,35 +161,19 @@ def test_a_query_is_read_as_the_images_of_its_index(
     run: Run, photos: dict[str, bytes], rows: set[str], tmp_path: Path
 ) -> None:
     model = package.load(run.folder)
-    source = open_source(tmp_path / "pairs.csv", need=Need.IMAGE)
-    for orientation, scaled in (("upright", False), ("stored", False), ("upright", True)):
-        index = Index.build(model.reading(orientation, scaled_jpeg=scaled), source, tmp_path / "index")
-        assert index.manifest.settings["orientation"] == orientation
-        assert index.manifest.settings["scaled_jpeg"] is scaled
+    for number, (orientation, scaled) in enumerate(
+        (("upright", False), ("stored", False), ("upright", True))
+    ):
+        reading = model.reading(orientation, scaled_jpeg=scaled)
+        index = Index.create(tmp_path / f"index{number}", reading, "tiny")
+        add(index, model, [tmp_path / "pairs.csv"])
+        assert index.manifest.settings == {"orientation": orientation, "scaled_jpeg": scaled}
         for name in ("lying.jpg", "large.jpg"):
             rows.clear()
-            (hit,) = Searcher(model, index).image(photos[name], k=1)
+            (hit,) = Searcher(model, index).search(photos[name], k=1)
             assert Path(hit.path).name == name and hit.score == pytest.approx(1, abs=1e-3)
             preprocess = replace(model.preprocess, orientation=orientation, scaled_jpeg=scaled)
             assert rows == {digest(read_pixels(photos[name], preprocess))}
-    with pytest.raises(IntegrityError, match="another model"):
-        Searcher(
-            package.load(run.folder / "model"),
-            replace(index, manifest=replace(index.manifest, extra={"model_digest": "0"})),
-        )
-
-
-def test_an_index_of_an_earlier_version_is_read_as_it_was_made(
-    run: Run, photos: dict[str, bytes], rows: set[str], tmp_path: Path
-) -> None:
-    model = package.load(run.folder)
-    index = Index.build(model, open_source(tmp_path / "pairs.csv", need=Need.IMAGE), tmp_path / "index")
-    unstated = {name: index.manifest.settings[name] for name in ("dtype", "max_pixels")}
-    old = replace(index, manifest=replace(index.manifest, settings=unstated))
-    rows.clear()
-    Searcher(model, old).image(photos["large.jpg"])
-    scaled = replace(model.preprocess, scaled_jpeg=True)
-    assert rows == {digest(read_pixels(photos["large.jpg"], scaled))}
 
 
 def test_results_of_images_read_in_another_way_are_not_taken_for_these(

@@ -45,8 +45,8 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
     "option of the top": ("--verbsion", 2, ["--verbsion"]),
     "argument missing": ("pack scenes:train", 2, ["OUT"]),
     "argument too many": ("pack a b c", 2, ["c"]),
-    "option without a value": ("search a b c -k", 2, ["-k"]),
-    "option of another type": ("search a b c -k two", 2, ["-k", "'two'"]),
+    "option without a value": ("search a b -k", 2, ["-k"]),
+    "option of another type": ("search a b -k two", 2, ["-k", "'two'"]),
     "choice": ("evaluate a b --task zershot", 2, ["zershot", "zeroshot"]),
     "recipe missing": ("train PLACE/none.toml", 2, ["no such file", "none.toml"]),
     "recipe is a folder": ("train PLACE", 2, ["this is a folder"]),
@@ -117,8 +117,8 @@ MISTAKES: dict[str, tuple[str, int, list[str]]] = {
         "evaluate RUN PLACE/pairs.csv --task zeroshot --labels color", 2, ["did you mean 'colour'?"],
     ),
     "source to evaluate missing": ("evaluate RUN none.csv --task retrieval", 2, ["none.csv"]),
-    "nothing to find": ('search RUN PLACE/pairs.csv "a hat" -k 0', 2, ["-k", "found 0"]),
-    "nothing to look for": ('search RUN PLACE/pairs.csv " "', 2, ["a text"]),
+    "nothing to find": ('search PLACE "a hat" -k 0', 2, ["-k", "found 0"]),
+    "nothing to look for": ('search PLACE " "', 2, ["a text"]),
 }  # fmt: skip
 
 

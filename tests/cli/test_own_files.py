@@ -14,21 +14,23 @@ from diptych.evaluate.metrics.calibration import Calibration
 
 def test_a_folder_of_photos_without_captions_is_searched(run: Run, tmp_path: Path) -> None:
     names = [f"{name}.jpg" for name in ("a", "b", "c", "d", "e", "f", "g")] + ["a.png"]
-    photos = tmp_path / "photos"
+    photos, index = tmp_path / "photos", tmp_path / "index"
     images(photos, *names)
-    said = done("search", run.folder, photos, "a cat", "--index", tmp_path / "index", "-k", "99")
-    found = json.loads(said.out)
-    assert sorted(hit["path"] for hit in found["hits"]) == sorted(str(photos / name) for name in names)
-    assert {hit["key"] for hit in found["hits"]} == {"a.jpg", "a.png", *"bcdefg"}
-    assert (found["in"], found["out"], found["dropped"]) == (8, 8, {})
+    counts = json.loads(done("index", "add", index, photos, "--model", run.folder).out)
+    assert (counts["in"], counts["out"], counts["dropped"]) == (8, 8, {})
+    hits = json.loads(done("search", index, "a cat", "-k", "99").out)
+    places = [path for hit in hits for path in (hit["path"], *hit.get("also", ()))]
+    assert sorted(places) == sorted(str(photos / name) for name in names)
     (photos / "h.jpg").write_bytes(b"no image")
     (photos / "i.jpg").symlink_to(tmp_path / "gone.jpg")
-    said = call("search", run.folder, photos, "a cat", "--index", tmp_path / "index")
-    assert said.code == 3 and "2 of 10" in said.err and said.out == ""
-    said = call(
-        "search", run.folder, photos, "a cat", "--index", tmp_path / "index", "--max-bad-fraction", "0.2"
-    )
+    said = call("index", "add", index, "--bad", tmp_path / "bad.json")
+    assert said.code == 3 and "2 of 10" in said.err
     assert json.loads(said.out)["dropped"] == {"unreadable_image": 1, "missing_image": 1}
+    assert {Path(bad["image"]).name for bad in json.loads((tmp_path / "bad.json").read_text())} == {
+        "h.jpg",
+        "i.jpg",
+    }
+    said = done("index", "add", index, "--max-bad-fraction", "0.2")
     assert "1 of 10 samples: missing_image" in said.err and "i.jpg" in said.err
 
 
@@ -92,9 +94,10 @@ def test_a_file_name_that_is_not_utf8_comes_back_as_json_that_opens_the_file(
     run: Run, tmp_path: Path
 ) -> None:
     images(tmp_path / "f", os.fsdecode(b"caf\xe9.jpg"), "b.jpg")
-    said = call("search", run.folder, tmp_path / "f", "a cat", "--index", tmp_path / "index")
+    done("index", "add", tmp_path / "index", tmp_path / "f", "--model", run.folder)
+    said = call("search", tmp_path / "index", "a cat")
     said.out.encode("utf-8")
-    paths = [hit["path"] for hit in json.loads(said.out)["hits"]]
+    paths = [path for hit in json.loads(said.out) for path in (hit["path"], *hit.get("also", ()))]
     assert len(paths) == 2 and all(Path(path).is_file() for path in paths)
     said = call("classify", run.folder, *paths, "--labels", "a,b")
     said.out.encode("utf-8")

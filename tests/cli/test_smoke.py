@@ -35,7 +35,8 @@ LINES = {
     "calibrate": "RUN scenes:test?count=20",
     "prompts": "crane,heron --wordnet PLACE/wordnet.tsv",
     "ablate": "RUN scenes:unseen?count=12 --labels label --templates PLACE/templates.txt",
-    "search": "RUN PLACE/photos red",
+    "index": "add PLACE/photos.index PLACE/photos --model RUN",
+    "search": "PLACE/photos.index red",
     "convert": "RUN PLACE/converted --to open_clip",
     "export": "RUN PLACE/exported",
 }

@@ -14,7 +14,6 @@ from diptych.core.errors import ArrayError, DataError, IntegrityError, UsageErro
 from diptych.evaluate.metrics import calibration, intervals
 from diptych.evaluate.metrics import classification as metrics
 from diptych.evaluate.suite import retrieval
-from diptych.search.query import top_k
 
 SCORES = np.array([0.1, 0.4, 0.4, 0.8, 0.3])
 PAIRS: list[tuple[Any, Any]] = [
@@ -87,15 +86,12 @@ ARRAYS: dict[str, Callable[[], Any]] = {
     "confidence above one": lambda: metrics.reliability(np.array([1.5]), np.array([True])),
     "confidence of NaN": lambda: metrics.reliability(np.array([np.nan]), np.array([True])),
     "right of three kinds": lambda: metrics.reliability(np.ones(3), np.arange(3)),  # type: ignore[arg-type]
-    "a query of NaN": lambda: top_k(EYE[0] * np.float32("nan"), EYE, 1),
-    "a query of another width": lambda: top_k(np.ones(2, np.float32), EYE, 1),
 }
 COUNTS: dict[str, Callable[[], Any]] = {
     "more hits than trials": lambda: intervals.clopper_pearson(12, 10),
     "hits of NaN": lambda: intervals.clopper_pearson(float("nan"), 10),
     "trials below none": lambda: intervals.clopper_pearson(0, -5),
     "a first of nothing": lambda: metrics.top_k(np.arange(3), 0),
-    "half a hit of a list": lambda: top_k(EYE[0], EYE, 1.5),  # type: ignore[arg-type]
     "no bins": lambda: metrics.reliability(np.ones(1), np.ones(1, bool), bins=0),
     "letters for captions": lambda: retrieval.distinct_texts(["ab", "cd"]),
 }

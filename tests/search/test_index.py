@@ -1,196 +1,275 @@
-"""Index and searcher: exactness, caching, refusals, damage."""
+"""The index on disk: equal to an oracle after any operations, whole after any crash, refused when damaged."""
 
-import io
-from collections.abc import Iterator
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from diptych.core.errors import DataError, IntegrityError, UsageError
-from diptych.core.manifest import FileEntry, read_manifest
-from diptych.core.records import Counts, Pair
-from diptych.data.images.transforms import Preprocess
-from diptych.data.synthetic.dataset import scene_pairs
-from diptych.data.tokenizers.clip import Tokenizer
-from diptych.models.encode import encode_images, encode_texts
-from diptych.models.model import Model
-from diptych.models.towers.clip import build
-from diptych.models.towers.config import ClipConfig, TextConfig, VitConfig
-from diptych.search import query as searcher
-from diptych.search.index import Index
-from diptych.search.query import Searcher, top_k
+from diptych.core.errors import ArrayError, IntegrityError, UsageError
+from diptych.core.files.durable import KILLED, operations
+from diptych.core.manifest import MANIFEST_NAME
+from diptych.search import index as indexes
+from diptych.search.index import Change, Index
+from diptych.search.items import Item, Place
+from diptych.search.scan import top_k
+
+WIDTH = 16
 
 
-class Drawn:
-    """Some scenes, one of them not a picture."""
+class Stand:
+    """What an index asks a model."""
 
-    def __init__(self, seed: int = 0, *, broken: int | None = 3) -> None:
-        self.name, self._seed, self._broken, self.reads = f"drawn {seed}", seed, broken, 0
+    digest, config = "a" * 64, SimpleNamespace(embed_dim=WIDTH)
+    preprocess = SimpleNamespace(reading={"orientation": "upright", "scaled_jpeg": False})
 
-    def pairs(self, counts: Counts) -> Iterator[Pair]:
-        self.reads += 1
-        for number, pair in enumerate(scene_pairs(20, seed=self._seed)):
-            yield Pair(pair.key, b"broken", pair.captions) if number == self._broken else pair
-
-    def inputs(self) -> tuple[FileEntry, ...]:
-        return (FileEntry(self.name, 0, f"{self._seed:064d}"),)
+    def reading(self, orientation: str, *, scaled_jpeg: bool) -> "Stand":
+        assert (orientation, scaled_jpeg) == ("upright", False)
+        return self
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.train(
-        [pair.captions[0] for pair in scene_pairs(60, seed=0)], size=600, context_length=24
+def create(folder: Path) -> Index:
+    return Index.create(folder, Stand(), "stand")  # type: ignore[arg-type]
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    made = np.random.default_rng(seed).standard_normal((count, WIDTH))
+    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
+
+
+def item(name: str, digest: str = "", **facts: Any) -> Item:
+    return Item(digest or f"digest of {name}", (Place("/s", name, f"/s/{name}", 3, 7),), **facts)
+
+
+def nearest(index: Index, query: np.ndarray, k: int) -> list[tuple[str, float]]:
+    best = []
+    for number, segment in enumerate(index.segments):
+        positions, scores = top_k(segment.coded, segment.read, query[None], k, segment.live)[0]
+        for row, score in zip(positions.tolist(), scores.tolist(), strict=True):
+            best.append((-score, number, row))
+    return [
+        (next(index.segments[number].items.get([row])).places[0].key, -score)
+        for score, number, row in sorted(best)[:k]
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.deep)])
+def test_random_operations_give_what_a_plain_table_gives(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "MAX_ROWS", 150)
+    draw, index, table = random.Random(seed), create(tmp_path / "i"), {}
+    for step in range(120 if seed == 0 else 1000):
+        names = [f"{draw.randrange(200)}.jpg" for _ in range(draw.choice((1, 3, 20)))]
+        names = list(dict.fromkeys(names))
+        action = draw.choice(("add", "add", "add", "remove", "compact", "reopen"))
+        if action == "add":
+            made = rows(len(names), seed=step)
+            index.commit(Change([item(name, f"{name} {step}") for name in names], made))
+            table.update(zip(names, made, strict=True))
+        elif action == "remove":
+            index.commit(Change(vanished=frozenset(("/s", name) for name in names)))
+            table = {name: row for name, row in table.items() if name not in names}
+        elif action == "compact" and draw.random() < 0.2:
+            index.compact()
+        else:
+            index = Index.open(tmp_path / "i")
+        assert len(index) == len(table), step
+        query = rows(1, seed=step + 5000)[0].astype(np.float32)
+        scores = {name: float((row.astype(np.float64) * query).sum()) for name, row in table.items()}
+        hits = nearest(index, query, 5)
+        expected = sorted(scores.values(), reverse=True)[:5]
+        assert [score for _, score in hits] == pytest.approx(expected, abs=1e-9), step
+        assert all(score == pytest.approx(scores[name], abs=1e-9) for name, score in hits), step
+    index.verify()
+    assert sorted(place.key for known in index.items() for place in known.places) == sorted(table)
+
+
+def test_equal_images_are_one_item_with_all_their_places(tmp_path: Path) -> None:
+    index, made = create(tmp_path / "i"), rows(3)
+    index.commit(Change([item("a", "x"), item("b", "x"), item("c", "y")], made))
+    assert [[place.key for place in known.places] for known in index.items()] == [["a", "b"], ["c"]]
+    index.commit(Change([item("d", "x")], made[:1]))
+    index.commit(Change(vanished=frozenset({("/s", "a"), ("/s", "c")})))
+    assert [sorted(place.key for place in known.places) for known in index.items()] == [["b", "d"]]
+    index.commit(Change([item("b", "z")], made[2:]))  # b was changed
+    by_digest = {known.digest: [place.key for place in known.places] for known in index.items()}
+    assert by_digest == {"x": ["d"], "z": ["b"]}
+
+
+@pytest.mark.parametrize("bad", ["nan", "zero", "long", "width"])
+def test_rows_that_are_no_directions_are_refused(tmp_path: Path, bad: str) -> None:
+    index, made = create(tmp_path / "i"), rows(2)
+    changed = {"nan": made * np.float16("nan"), "zero": made * 0, "long": made * 2, "width": made[:, 1:]}[bad]
+    with pytest.raises(ArrayError):
+        index.commit(Change([item("a"), item("b")], changed))
+    assert len(Index.open(tmp_path / "i")) == 0
+
+
+def test_a_reader_keeps_what_it_opened_while_a_writer_goes_on(tmp_path: Path) -> None:
+    index = create(tmp_path / "i")
+    index.commit(Change([item(f"{n}") for n in range(50)], rows(50)))
+    reader, query = Index.open(tmp_path / "i"), rows(1, 9)[0].astype(np.float32)
+    before = nearest(reader, query, 10)
+    index.commit(Change(vanished=frozenset(("/s", f"{n}") for n in range(40))))
+    index.compact()
+    index.commit(Change([item("new")], rows(1, 3)))
+    assert nearest(reader, query, 10) == before
+    reader.refresh()
+    assert len(reader) == 11
+
+
+# A process that commits portions from several threads, and says so after each.
+WRITER = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from tests.search.test_index import *
+index_folder, (threads, portions, start) = Path(sys.argv[2]), map(int, sys.argv[3:])
+def write(number):
+    index = create(index_folder)
+    for portion in range(portions):
+        names = [f"{start}-{number}-{portion}-{n}" for n in range(4)]
+        index.commit(Change([item(name) for name in names], rows(4, portion)))
+        print(start, number, portion, flush=True)
+workers = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
+for worker in workers: worker.start()
+for worker in workers: worker.join()
+"""
+
+
+def start_writer(folder: Path, threads: int, portions: int, start: int, **environment: str) -> Any:
+    words = [sys.executable, "-c", WRITER, str(Path(__file__).parents[2]), str(folder)]
+    words += [str(threads), str(portions), str(start)]
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment, "DIPTYCH_TESTING": "1"}
     )
 
 
-def make_model(tokenizer: Tokenizer, seed: int) -> Model:
-    config = ClipConfig(
-        16,
-        VitConfig((32, 32), 16, 32, 1, 2),
-        TextConfig(24, tokenizer.vocab_size, 32, 1, 2, tokenizer.start_id, tokenizer.end_id),
-    )
-    return Model(build(config, seed=seed), tokenizer, Preprocess(size=(32, 32)))
+def whole_portions(folder: Path) -> set[tuple[str, ...]]:
+    """Open an index, and return its portions; each has to be whole."""
+    index = Index.open(folder)
+    index.verify()
+    names = [place.key.rsplit("-", 1)[0] for known in index.items() for place in known.places]
+    assert all(names.count(name) == 4 for name in set(names))
+    return {tuple(name.split("-")) for name in names}
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer: Tokenizer) -> Model:
-    return make_model(tokenizer, 1)
+def test_every_crash_point_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+    index = create(tmp_path / "first")
+    before = operations()
+    index.commit(Change([item(name) for name in "abcd"], rows(4)))
+    steps = operations() - before
+    assert steps > 15
+    for step in range(1, steps + 1):
+        folder = tmp_path / f"i{step}"
+        create(folder)
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"DIPTYCH_TESTING": "1", "DIPTYCH_FAILPOINT": f"exit:{operations() + step}"}
+            Index.open(folder).commit(Change([item(name) for name in "abcd"], rows(4)))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED, step
+        index = Index.open(folder)
+        index.verify()
+        assert len(index) in (0, 4), step
+        index.commit(Change([item(name) for name in "abcdef"], rows(6)))
+        assert sorted(place.key for known in index.items() for place in known.places) == list("abcdef")
+        listed = {segment.entry.name for segment in index.segments}
+        assert len(list((folder / "segments").iterdir())) <= len(listed) + 1, step
 
 
-def test_hits_are_what_a_full_sort_of_cosines_gives(model: Model, tmp_path: Path) -> None:
-    index = Index.build(model, Drawn(broken=None), tmp_path / "index", dtype="float32")
-    assert np.load(tmp_path / "index" / "vectors.npy").dtype == np.float32
-    pairs = list(scene_pairs(20, seed=0))
-    images = encode_images(model, [pair.image for pair in pairs])
-    cosines = images @ encode_texts(model, ["a red circle"])[0]
-    hits = Searcher(model, index).text("a red circle", k=7)
-    assert [hit.key for hit in hits] == [pairs[row].key for row in np.argsort(-cosines, kind="stable")[:7]]
-    assert [hit.score for hit in hits] == pytest.approx(sorted(cosines, reverse=True)[:7], abs=1e-5)
-    assert pairs[hits[0].position].captions[0] == hits[0].caption
+@pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.deep)])
+def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path: Path, kills: int) -> None:
+    folder, acknowledged, draw = tmp_path / "i", set(), random.Random(kills)
+    create(folder)
+    for start in range(kills):
+        process = start_writer(folder, 4, 1000, start)
+        lines = []
+        reading = threading.Thread(target=lambda lines=lines, p=process: lines.extend(p.stdout))
+        reading.start()
+        while not lines:
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        reading.join()
+        acknowledged |= {tuple(line.split()) for line in lines if line.endswith("\n")}
+        assert acknowledged <= whole_portions(folder)
+    assert len(acknowledged) >= kills
 
 
-def test_a_picture_finds_itself_as_file_and_as_picture(model: Model, tmp_path: Path) -> None:
-    search = Searcher(model, Index.build(model, Drawn(), tmp_path / "index"))
-    pair = list(scene_pairs(20, seed=0))[5]
-    for query in (pair.image, Image.open(io.BytesIO(pair.image)).convert("RGB")):
-        first = search.image(query, k=3)[0]
-        assert first.key == pair.key
-        assert first.score == pytest.approx(1, abs=2e-3)
+def test_readers_see_no_error_while_writers_write(tmp_path: Path) -> None:
+    folder = tmp_path / "i"
+    create(folder).commit(Change([item(f"0-0-0-{n}") for n in range(4)], rows(4)))
+    process = start_writer(folder, 2, 15, 1)
+    query, seen = rows(1, 5)[0].astype(np.float32), [0]
+    while process.poll() is None:
+        index = Index.open(folder)
+        assert nearest(index, query, 3)
+        assert len(index) >= seen[-1]
+        seen.append(len(index))
+        index.close()
+    process.communicate()
+    assert process.returncode == 0
+    assert len(whole_portions(folder)) == 31
 
 
-def test_unreadable_pictures_are_counted_and_left_out(model: Model, tmp_path: Path) -> None:
-    index = Index.build(model, Drawn(broken=3), tmp_path / "index", batch_size=4)
-    assert len(index.entries) == len(index.vectors) == 19
-    assert [entry.position for entry in index.entries] == [n for n in range(20) if n != 3]
-    assert index.manifest.counts["in"] == 20
-    assert index.manifest.counts["dropped"] == {"unreadable_image": 1}
-    assert {entry.name for entry in read_manifest(index.folder, "index").outputs} == {
-        "vectors.npy",
-        "entries.jsonl",
-    }
+@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.deep)])
+def test_every_damage_is_refused(tmp_path: Path, count: int) -> None:
+    index = create(tmp_path / "i")
+    made = [item(f"{n}", caption=f"a text {n}", fields={"price": n}) for n in range(200)]
+    index.commit(Change(made[:150], rows(150)))
+    index.commit(Change(made[150:], rows(50)))
+    files = sorted(path for path in (tmp_path / "i").rglob("*") if path.is_file())
+    draw = random.Random(0)
+    for number in range(count):
+        path = files[number % len(files)]
+        data = path.read_bytes()
+        if number % 3 == 0:
+            damaged = data[: draw.randrange(len(data))]
+        else:
+            at = draw.randrange(len(data))
+            damaged = data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
+        path.write_bytes(damaged)
+        with pytest.raises((IntegrityError, UsageError)):
+            opened = Index.open(tmp_path / "i")
+            opened.items()
+            opened.verify()
+        path.write_bytes(data)
+    Index.open(tmp_path / "i").verify()
 
 
-def test_an_index_is_reused_until_model_source_or_settings_change(
-    model: Model, tokenizer: Tokenizer, tmp_path: Path
+def test_a_vector_file_that_shrinks_or_changes_under_a_reader_is_an_error_and_no_signal(
+    tmp_path: Path,
 ) -> None:
-    source = Drawn()
-    Index.build(model, source, tmp_path / "index")
-    Index.build(model, source, tmp_path / "index")
-    assert source.reads == 1
-    Index.build(model, source, tmp_path / "index", dtype="float32")
-    assert source.reads == 2
-    other = make_model(tokenizer, 2)
-    assert Index.build(other, source, tmp_path / "index", dtype="float32").model_digest == other.digest
-    assert source.reads == 3
-    moved = Drawn(seed=8)
-    assert (
-        Index.build(other, moved, tmp_path / "index", dtype="float32").manifest.extra["source"] == "drawn 8"
-    )
+    index = create(tmp_path / "i")
+    index.commit(Change([item(f"{n}") for n in range(300)], rows(300)))
+    path, query = tmp_path / "i" / "segments" / "000001" / "vectors.npy", rows(1, 5)[0].astype(np.float32)
+    with path.open("r+b") as file:
+        file.truncate(200)
+    with pytest.raises(IntegrityError, match="not what was written"):
+        nearest(index, query, 3)
 
 
-def test_an_index_of_the_format_without_paths_is_refused_and_built_again(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = Drawn()
-    with monkeypatch.context() as before:
-        before.setattr("diptych.search.index.FORMAT", 1)
-        Index.build(model, source, tmp_path / "index")
-    with pytest.raises(UsageError, match="found format 1, expected format 2"):
-        Index.open(tmp_path / "index")
-    assert Index.build(model, source, tmp_path / "index").manifest.format == 2
-    assert source.reads == 2
-
-
-def test_another_models_index_is_refused_with_both_digests(
-    model: Model, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    index = Index.build(model, Drawn(), tmp_path / "index")
-    other = make_model(tokenizer, 2)
-    with pytest.raises(IntegrityError) as caught:
-        Searcher(other, index)
-    assert model.digest in str(caught.value)
-    assert other.digest in str(caught.value)
-
-
-def test_every_damaged_byte_is_noticed_before_it_is_used(model: Model, tmp_path: Path) -> None:
-    folder = tmp_path / "index"
-    Index.build(model, Drawn(), folder)
-    rng = np.random.default_rng(0)
-    for name in ("vectors.npy", "entries.jsonl", "manifest.json"):
-        whole = (folder / name).read_bytes()
-        for _ in range(20):
-            damaged = bytearray(whole)
-            damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
-            (folder / name).write_bytes(damaged)
-            with pytest.raises(IntegrityError):
-                Index.open(folder)
-        (folder / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(IntegrityError):
-            Index.open(folder)
-        (folder / name).write_bytes(whole)
-    Index.open(folder)
-
-
-def test_a_folder_that_is_no_index_is_never_replaced(model: Model, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError):
-        Index.build(model, Drawn(), tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
-
-
-def test_a_source_without_readable_pictures_leaves_no_index(model: Model, tmp_path: Path) -> None:
-    class Empty(Drawn):
-        def pairs(self, counts: Counts) -> Iterator[Pair]:
-            yield Pair("a", b"broken", ("a",))
-
-    with pytest.raises(DataError, match="nothing to search"):
-        Index.build(model, Empty(), tmp_path / "index")
-    assert not (tmp_path / "index").exists()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unreadable_query_and_an_empty_list_are_usage_errors(model: Model, tmp_path: Path) -> None:
-    search = Searcher(model, Index.build(model, Drawn(), tmp_path / "index"))
-    with pytest.raises(UsageError, match="cannot be read"):
-        search.image(b"no picture")
-    with pytest.raises(UsageError, match="k is not a count"):
-        search.text("a", k=0)
-    assert len(search.text("a", k=10**6)) == 19
-
-
-@pytest.mark.parametrize("block", [1, 3, 1000])
-def test_top_k_equals_a_full_stable_sort_in_any_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(searcher, "BLOCK_ROWS", block)
-    for case in range(50):
-        rng = np.random.default_rng(case)
-        vectors = rng.integers(-2, 3, size=(rng.integers(1, 40), 3)).astype(np.float16)
-        query, k = rng.integers(-2, 3, size=3).astype(np.float32), int(rng.integers(1, 50))
-        full = vectors.astype(np.float32) @ query
-        rows, scores = top_k(query, vectors, k)
-        expected = sorted(range(len(full)), key=lambda row: (-full[row], row))[:k]
-        assert rows.tolist() == expected
-        assert scores.tolist() == full[expected].tolist()
-        assert (rows.dtype, scores.dtype) == (np.int64, np.float32)
+def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds something else"):
+        create(tmp_path / "other")
+    with pytest.raises(UsageError, match="it has no manifest"):
+        Index.open(tmp_path / "other")
+    index = create(tmp_path / "i")
+    body = json.loads((index.folder / MANIFEST_NAME).read_text())
+    assert body["format"] == 3
+    (index.folder / MANIFEST_NAME).write_text(json.dumps({**body, "format": 2}))
+    with pytest.raises(IntegrityError):
+        Index.open(tmp_path / "i")

@@ -15,7 +15,6 @@ from diptych.cli.arguments import (
     JsonFile,
     ModelName,
     OutFolder,
-    ReadOptions,
     SourceName,
     parse_columns,
     parse_names,
@@ -24,6 +23,7 @@ from diptych.cli.curate import curate
 from diptych.cli.evaluate import evaluate
 from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.cli.prompts import ablate, calibrate, prompts
+from diptych.cli.search import index, search
 from diptych.core.errors import DataError, UsageError
 from diptych.core.machine import keep_freed_memory
 
@@ -33,7 +33,8 @@ results  {run}/results.json
 report   {run}/report.html
 
 Try next
-  diptych search {run} SOURCE "a text" -k 5
+  diptych index add photos.index FOLDER --model {run}
+  diptych search photos.index "a text" -k 5
   diptych classify {run} IMAGE --labels "one name,another name"
   diptych evaluate {run} SOURCE --task retrieval
 """
@@ -213,34 +214,6 @@ def classify(
     return 0
 
 
-def search(
-    model: ModelName,
-    source: SourceName,
-    query: Annotated[Positional[str], arg(metavar="QUERY")],
-    *,
-    k: Annotated[int, arg(name="k", aliases=["-k"], metavar="N")] = 10,
-    index: Path | None = None,
-    read: ReadOptions = ReadOptions(),
-    max_bad_fraction: float = MAX_BAD_FRACTION,
-    json: JsonFile = "-",
-) -> int:
-    """Find the images that a text describes.
-
-    Args:
-        source: folder of images, CSV/TSV, Parquet, tar shards, or scenes:test; captions are not needed.
-        query: what to look for.
-        k: how many images.
-        index: folder that keeps the images' embeddings for next time; beside the model by default.
-        read: how the source is read.
-        max_bad_fraction: share of images that cannot be read above which nothing is returned.
-    """
-    keep_freed_memory()
-    from diptych.cli.queries import search_source
-
-    found = search_source(model, source, query, k=k, folder=index, read=read, max_bad=max_bad_fraction)
-    return print_json(found, json)
-
-
 def convert(
     model: ModelName,
     out: OutFolder,
@@ -313,7 +286,7 @@ def export(
 
 
 _ALL: tuple[Callable[..., int], ...] = (
-    demo, curate, tokenizer, pack, remove, train, evaluate, classify, calibrate, prompts, ablate, search,
-    convert, export,
+    demo, curate, tokenizer, pack, remove, train, evaluate, classify, calibrate, prompts, ablate, index,
+    search, convert, export,
 )  # fmt: skip
 COMMANDS = {command.__name__: command for command in _ALL}

@@ -12,12 +12,14 @@ from importlib import resources
 from pathlib import Path
 
 from diptych.cli.output import print_metrics
-from diptych.cli.queries import ask, open_searcher
 from diptych.cli.recipe import Recipe, load_recipe
 from diptych.cli.run import Outcome, run_recipe
 from diptych.core.files.durable import write_text
 from diptych.core.manifest import is_done
 from diptych.core.records import Metric
+from diptych.search.add import add
+from diptych.search.index import Index
+from diptych.search.query import Searcher
 from diptych.train.metrics_log import evaluations
 
 NEXT = """
@@ -26,12 +28,14 @@ named right among 288 names. After {samples:,} pairs it was {curated:.1%} on cur
 raw pairs. What curation did: {card} The report with curves, mistakes and images: {report}
 
 Try next
-  diptych search {run} "scenes:test?count=2000" "a pink star" -k 5
+  diptych search {run}/images.index "a pink star" -k 5
+  diptych index add photos.index YOUR_PHOTOS --model {run}
   diptych evaluate {run} "scenes:unseen?count=500&seed=9" --labels label --templates scenes
   diptych train recipes/fashion.toml          # real product photos
   diptych pack YOUR_FOLDER shards             # your own images with captions beside them
 """
 
+INDEX = "images.index"
 SENTENCES = 20_000  # scenes that the demo's corpus writes about
 
 # Pairs of the run on the crawl as it was: a third of the schedule is enough to see a difference
@@ -60,10 +64,12 @@ def run_demo(folder: Path, *, seed: int = 0) -> int:
     if outcome.trained.stopped_by is not None:
         return outcome.trained.exit_code
     print_metrics(outcome.metrics)
-    searcher = open_searcher(outcome.model, recipe.evaluate[-1].source, home=folder)
+    index = Index.create(folder / INDEX, outcome.model, str(folder.absolute()))
+    add(index, outcome.model, [recipe.evaluate[-1].source])
+    searcher = Searcher(outcome.model, index)
     for query in recipe.report.queries:
-        hits = ask(searcher, query, k=3)
-        shown = "; ".join(f"{hit['caption']!r} ({hit['score']:.2f})" for hit in hits)
+        hits = searcher.search(query, 3, by="images")
+        shown = "; ".join(f"{hit.caption!r} ({hit.score:.2f})" for hit in hits)
         sys.stderr.write(f"{query!r} finds {shown}\n")
     sys.stderr.write(
         NEXT.format(

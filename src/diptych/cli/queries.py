@@ -1,9 +1,5 @@
-"""Classify images and search images: which label fits an image, which images fit a text.
+"""Classify images: which label fits an image."""
 
-Reads: a checkpoint, image files or a source. Writes: an index beside the model, kept for the next query.
-"""
-
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.cli.arguments import MAX_BAD_FRACTION, ImageOptions, ReadOptions, parse_columns
-from diptych.cli.output import print_dropped
+from diptych.cli.arguments import ImageOptions
 from diptych.core.errors import IntegrityError, UsageError
-from diptych.core.progress import Progress
-from diptych.core.records import Counts, Need
+from diptych.core.records import Counts
 
 if TYPE_CHECKING:
-    from diptych.data.sources.open import Columns
     from diptych.evaluate.metrics.calibration import Calibration
     from diptych.models.model import Model
-    from diptych.search.query import Searcher
 
-INDEXES = "indexes"
 CALIBRATION = "calibration.npz"
 NONE = "none of these"
 
@@ -137,61 +128,3 @@ def open_calibration(model_ref: str, path: Path | None, rate: float) -> Reject:
         fix = f"diptych calibrate {model_ref} SOURCE, with pairs that it did not learn from"
         raise UsageError("the model is not calibrated", where=path, fix=fix)
     return Reject(Calibration.load(path), rate)
-
-
-def search_source(
-    model_ref: str,
-    ref: str,
-    query: str,
-    *,
-    k: int,
-    folder: Path | None,
-    read: ReadOptions = ReadOptions(),
-    max_bad: float = MAX_BAD_FRACTION,
-) -> dict[str, Any]:
-    """Find the k images of a source that a text describes best; the index is built once and kept.
-
-    Returns:
-        The hits, best first, and how many of the source's samples the index could not take, by reason.
-    """
-    from diptych.data.sources.open import open_source
-
-    if k < 1:
-        raise UsageError("no result is asked for", where="-k", found=k, expected="1 or more images")
-    if not query.strip():
-        raise UsageError("the query is empty", where="QUERY", found=repr(query), expected="a text")
-    columns = parse_columns(read.columns)
-    open_source(ref, columns=columns, need=Need.IMAGE)  # before seconds go into the model
-    searcher = open_searcher(read.load(model_ref), ref, home=Path(model_ref), folder=folder, columns=columns)
-    counts = Counts.from_dict(searcher.index.manifest.counts)
-    print_dropped(counts)
-    counts.check(max_bad)
-    return {"hits": ask(searcher, query, k=k), **counts.as_dict()}
-
-
-def open_searcher(
-    model: "Model", ref: str, *, home: Path, folder: Path | None = None, columns: "Columns | None" = None
-) -> "Searcher":
-    """Open the index of a source, built on first use; without a folder it is kept in the model's home."""
-    from diptych.data.sources.open import Columns, open_source
-    from diptych.search.index import Index
-    from diptych.search.query import Searcher
-
-    source = open_source(ref, columns=columns or Columns(), need=Need.IMAGE)
-    if folder is None:
-        home = home if home.is_dir() else Path()  # a file or a hub id has no folder of its own
-        digest = hashlib.sha256(f"{model.digest} {source.name} {columns or ''}".encode()).hexdigest()[:16]
-        folder = home / INDEXES / digest
-    with Progress("searching") as progress:
-        progress.log(f"index: {folder}")
-        index = Index.build(model, source, folder)
-    return Searcher(model, index)
-
-
-def ask(searcher: "Searcher", query: str, *, k: int) -> list[dict[str, Any]]:
-    """Return the k best hits as plain records, best first."""
-    return [
-        {"rank": rank, "key": hit.key, "path": hit.path or None, "score": round(float(hit.score), 6),
-         "caption": hit.caption or None}
-        for rank, hit in enumerate(searcher.text(query, k), start=1)
-    ]  # fmt: skip

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 from markupsafe import Markup
@@ -51,6 +51,12 @@ class Header:
 
 def data_uri(data: bytes) -> str | None:
     """Return a small JPEG copy as a data URI, None where the image cannot be read."""
+    small = thumbnail(data)
+    return None if small is None else "data:image/jpeg;base64," + base64.b64encode(small).decode("ascii")
+
+
+def thumbnail(data: bytes, kind: Literal["JPEG", "PNG"] = "JPEG") -> bytes | None:
+    """Return a small copy without metadata, None where the image cannot be read."""
     try:
         image = decode(data)
     except BadSampleError:
@@ -58,8 +64,8 @@ def data_uri(data: bytes) -> str | None:
     image.thumbnail((SIDE, SIDE))
     image.info.clear()  # Pillow would copy the original's JPEG comment into the copy
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    image.save(file, kind, quality=QUALITY, optimize=True)
+    return file.getvalue()
 
 
 def shortened(text: str) -> str:

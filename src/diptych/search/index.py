@@ -1,68 +1,131 @@
-"""An index: the images of a source as rows of unit length, in files that are opened where they lie.
+"""An index: images as rows of unit length, in a folder that changes while others read it.
 
-Writes, in the index's folder:
+Rows stand in segments that are never changed. `manifest.json` lists the segments and is replaced in one step:
+whoever opened the index before sees what it saw then, whoever opens it later the new state, and a killed
+writer leaves the old one. A change writes one new segment and takes small ones into it, so there are few. An
+image that changed, moved or was found at a second place gets a new row; its old one is listed as removed.
 
-- `vectors.npy`    (N, E) float16 or float32, unit length
-- `entries.jsonl`  one line per row: key, place in the source, first caption, path
-- `manifest.json`  last: digests of both, of the model and of the source, and the counts
-
-Rows can be compared only with what the same model embeds, so an index remembers its model's digest, and how
-images were read: queries are read like that.
+Rows can be compared only with what the same model embeds: an index remembers its model, and how images were
+read. Writes: `manifest.json` and `segments/NAME/` (see `segments`).
 """
 
-import json
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib import format as npy
-from numpy.typing import NDArray
 
-from diptych.core.errors import DataError, IntegrityError, UsageError
-from diptych.core.files.durable import staging_folder, writing
-from diptych.core.manifest import Manifest, file_entry, is_done, read_manifest, verify, write_manifest
-from diptych.core.records import Counts, Pair
-from diptych.data.images.limits import DEFAULT_LIMITS
-from diptych.models.encode import IMAGE_BATCH, image_batches
+from diptych.core import checks
+from diptych.core.errors import EnvironmentFault, IntegrityError, UsageError
+from diptych.core.files.durable import clean_temporaries, make_folder, remove
+from diptych.core.files.locks import locked
+from diptych.core.manifest import MANIFEST_NAME, Manifest, is_done, read_manifest, write_manifest
+from diptych.core.settings import from_mapping
+from diptych.search.items import Item, Place
+from diptych.search.segments import Halves, Segment, SegmentEntry, write_segment
 
 if TYPE_CHECKING:
-    from diptych.data.sources.open import Source
     from diptych.models.model import Model
 
-KIND = "index"
-FORMAT = 2  # Format 1 did not say where the images' files are
-VECTORS, ENTRIES = "vectors.npy", "entries.jsonl"
-
-# float16 halves the file and moves a cosine by less than 0.001; scores are float32 either way
-Dtype = Literal["float16", "float32"]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A row of an index: key and position in its source, first caption and file, or "" for none."""
-
-    key: str
-    position: int
-    caption: str
-    path: str
+KIND, FORMAT = "index", 3  # formats 1 and 2 were made of one source, and could not change
+SEGMENTS = "segments"
+MAX_ROWS = 1 << 20  # of a segment
+ABSORB = 2  # a change takes in the newest segments as long as each is at most so many times what it has
+WAIT_SECONDS = 60.0  # for another writer's commit
+TRIES = 5  # a writer may remove a segment between the reading of the manifest and its opening
 
 
 @dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """What the manifest says besides its common parts.
+
+    Attributes:
+        model: as it was named when the index was made.
+        model_digest: of the model, with the way it reads images.
+        width: E.
+        segments: the live ones, oldest first.
+        next_segment: number of the next one.
+        sources: what was indexed, name -> how it is read.
+    """
+
+    model: str
+    model_digest: str
+    width: int
+    segments: tuple[SegmentEntry, ...] = ()
+    next_segment: int = 1
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one commit changes.
+
+    Attributes:
+        items: new ones, or known ones with other places or facts.
+        vectors: (n, E) float16 of unit length, their rows.
+        vanished: places that no longer hold an image.
+        sources: sources to remember, name -> how it is read.
+        forgotten: sources to forget with all that was in them.
+    """
+
+    items: Sequence[Item] = ()
+    vectors: Halves = field(default_factory=lambda: np.empty((0, 0), np.float16))
+    vanished: frozenset[tuple[str, str]] = frozenset()
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    forgotten: frozenset[str] = frozenset()
+
+
 class Index:
-    """An open index; its vectors (N, E), float16 or float32 of unit length, are mapped from the file."""
+    """An open index, as it was when it was opened or refreshed."""
 
-    folder: Path
-    vectors: NDArray[Any]
-    entries: tuple[Entry, ...]
-    manifest: Manifest
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._load()
 
-    @property
-    def model_digest(self) -> str:
-        """The digest of the model that made the rows."""
-        return str(self.manifest.extra["model_digest"])
+    @classmethod
+    def open(cls, folder: str | Path) -> "Index":
+        """Open an index.
+
+        Raises:
+            UsageError: there is none, or it is of an earlier format.
+            IntegrityError: a file is not what was written.
+        """
+        return cls(Path(folder))
+
+    @classmethod
+    def create(cls, folder: str | Path, model: "Model", name: str) -> "Index":
+        """Make an empty index for a model, or open the one that is there if it is the same model's."""
+        folder = Path(folder)
+        if is_done(folder, KIND):
+            index = cls(folder)
+            index.read_alike(model)
+            return index
+        if folder.is_dir() and any(folder.iterdir()):
+            what, fix = "this folder holds something else", "name a new one"
+            raise UsageError(what, where=folder, expected="an index, or nothing", fix=fix)
+        make_folder(folder)
+        entry = IndexEntry(name, model.digest, int(model.config.embed_dim))
+        settings = dict(model.preprocess.reading)
+        with locked(folder):
+            write_manifest(folder, Manifest(KIND, FORMAT, settings=settings, extra=asdict(entry)))
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return sum(segment.entry.live for segment in self.segments)
+
+    def close(self) -> None:
+        """Close all files."""
+        for segment in self.segments:
+            segment.close()
+
+    def refresh(self) -> None:
+        """Show what the index holds now."""
+        if _read(self.folder).extra != self.manifest.extra:
+            self.close()
+            self._load()
 
     def read_alike(self, model: "Model") -> "Model":
         """Return the model, with images read as those of this index were.
@@ -70,143 +133,211 @@ class Index:
         Raises:
             IntegrityError: another model made the index.
         """
-        settings = {"orientation": "upright", "scaled_jpeg": False, **self.manifest.settings}
+        settings = self.manifest.settings
         alike = model.reading(settings["orientation"], scaled_jpeg=settings["scaled_jpeg"])
-        if alike.digest != self.model_digest:
+        if alike.digest != self.entry.model_digest:
             raise IntegrityError(
                 "this index was made by another model, so its rows cannot be compared with this one's",
                 where=self.folder,
-                found=f"model {self.model_digest}",
+                found=f"model {self.entry.model_digest}",
                 expected=alike.digest,
-                fix="search with the model that made it, or build the index again",
+                fix=f"use the model that made it ({self.entry.model}), or make another index",
             )
-        stated = "scaled_jpeg" in self.manifest.settings
-        return alike if stated else alike.reading(scaled_jpeg=True)  # as all were before it was a setting
+        return alike
 
-    @classmethod
-    def open(cls, folder: str | Path) -> "Index":
-        """Open a finished index and check every byte of it."""
-        folder = Path(folder)
-        manifest = read_manifest(folder, KIND)
-        if manifest.format != FORMAT:
-            raise UsageError(
-                "this index is of another format",
-                where=folder,
-                found=f"format {manifest.format}",
-                expected=f"format {FORMAT}",
-                fix="build it again: diptych search does",
-            )
-        verify(folder)
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-        lines = (folder / ENTRIES).read_text(encoding="utf-8").splitlines()
-        entries = tuple(Entry(**json.loads(line)) for line in lines)
-        if vectors.ndim != 2 or len(vectors) != len(entries):
-            raise IntegrityError(
-                "an index does not fit itself",
-                where=folder,
-                found=f"vectors of shape {vectors.shape} and {len(entries)} entries",
-                expected="as many rows as entries",
-                fix="build it again",
-            )
-        return cls(folder, vectors, entries, manifest)
+    def commit(self, change: Change) -> None:
+        """Add and remove, in one step; what another writer did meanwhile is kept.
 
-    @classmethod
-    def build(
-        cls,
-        model: "Model",
-        source: "Source",
-        folder: str | Path,
-        *,
-        batch_size: int = IMAGE_BATCH,
-        dtype: Dtype = "float16",
-    ) -> "Index":
-        """Embed a source into a folder, or open what is there if the same model made it from the same source.
-
-        Rows go to the file batch by batch: memory grows with keys and captions only, not with images.
-
-        Args:
-            model: what embeds the images.
-            source: where they come from, best opened with `need=Need.IMAGE`: captions are not needed.
-                Unreadable images are counted and left out.
-            folder: of the index; an index that was made from something else is replaced.
-            batch_size: images per step.
-            dtype: of the file.
+        Raises:
+            UsageError: another command is writing in the index.
+            ArrayError: a row is not of unit length.
         """
-        folder = Path(folder)
-        settings = {
-            "dtype": dtype, "max_pixels": DEFAULT_LIMITS.max_pixels, **model.preprocess.reading
-        }  # fmt: skip
-        extra = {"model_digest": model.digest, "source": source.name}
-        inputs = source.inputs()
-        there = is_done(folder, KIND)
-        if there:
-            made = read_manifest(folder, KIND)
-            same = made.settings == settings and dict(made.extra) == extra and made.inputs == inputs
-            if same and made.format == FORMAT:
-                return cls.open(folder)
-        begun = time.monotonic()
-        counts = Counts()
-        with staging_folder(folder, replace=there) as staged:
-            with writing(staged / VECTORS) as vectors, writing(staged / ENTRIES) as entries:
-                _write_rows(
-                    model, source, vectors, entries, counts=counts, batch_size=batch_size, dtype=dtype
-                )
-            write_manifest(
-                staged,
-                Manifest(
-                    kind=KIND,
-                    format=FORMAT,
-                    settings=settings,
-                    inputs=inputs,
-                    outputs=tuple(file_entry(staged / name, root=staged) for name in (VECTORS, ENTRIES)),
-                    counts=counts.as_dict(),
-                    seconds=round(time.monotonic() - begun, 3),
-                    extra=extra,
-                ),
+        if len(change.items):
+            checks.rows(change.vectors, "vectors", width=self.entry.width, unit=True)
+            checks.same_length(change.vectors, "vectors", len(change.items))
+        with _held(self.folder):
+            self.refresh()
+            clean_temporaries(self.folder)
+            self._sweep()
+            self._commit(change)
+        self.refresh()
+
+    def compact(self) -> None:
+        """Write all rows anew in as few segments as can be, without the removed ones."""
+        with _held(self.folder):
+            self.refresh()
+            rows = _Rows()
+            entries: list[SegmentEntry] = []
+            number = self.entry.next_segment
+            for segment in self.segments:
+                rows.add_segment(segment)
+                while len(rows) > MAX_ROWS:
+                    entries.append(self._segment(number, rows.take(MAX_ROWS)))
+                    number += 1
+            if len(rows):
+                entries.append(self._segment(number, rows))
+                number += 1
+            self._replace(replace(self.entry, segments=tuple(entries), next_segment=number))
+            self.refresh()
+            self._sweep()
+
+    def verify(self) -> None:
+        """Hold every byte of the index against its manifest."""
+        for segment in self.segments:
+            segment.verify()
+
+    def items(self) -> Iterator[Item]:
+        """Yield every item of the index."""
+        for segment in self.segments:
+            yield from segment.items.get(np.flatnonzero(segment.is_live()).tolist())
+
+    def columns(self) -> list[str]:
+        """Return the names of the sources' columns."""
+        return list(dict.fromkeys(name for segment in self.segments for name in segment.items.columns))
+
+    def _load(self) -> None:
+        for attempt in range(TRIES):
+            self.manifest = _read(self.folder)
+            self.entry = from_mapping(IndexEntry, self.manifest.extra, where=self.folder / MANIFEST_NAME)
+            self.segments: list[Segment] = []
+            try:
+                for entry in self.entry.segments:
+                    self.segments.append(Segment(self.folder / SEGMENTS / entry.name, entry))
+                return
+            except (IntegrityError, EnvironmentFault, FileNotFoundError):
+                self.close()
+                if attempt == TRIES - 1 or _read(self.folder).extra == self.manifest.extra:
+                    raise
+
+    def _commit(self, change: Change) -> None:
+        new = _Rows()
+        taken: dict[str, int] = {}
+        for item, vector in zip(change.items, change.vectors, strict=True):
+            if item.digest in taken and item.seconds is None:
+                new.join(taken[item.digest], item.places)
+                continue
+            taken[item.digest] = len(new)
+            new.add(item, vector)
+        gone = change.vanished | {place.id for item in change.items for place in item.places}
+        removed: dict[str, set[int]] = {}
+        for segment in self.segments:
+            alive = segment.is_live()
+            touched = {row for row in segment.items.rows_of(gone) if alive[row]}
+            for name in change.forgotten:
+                touched |= {row for row, _, _ in segment.items.places(name) if alive[row]}
+            known = {d: row for d, row in segment.items.rows_with(list(taken)).items() if alive[row]}
+            rows = sorted(touched | set(known.values()))
+            for row, item in zip(rows, segment.items.get(rows), strict=True):
+                left = tuple(p for p in item.places if p.id not in gone and p.source not in change.forgotten)
+                if item.digest in known and item.seconds is None:
+                    new.join(taken[item.digest], left)
+                elif left:
+                    new.add(replace(item, places=left), segment.read(np.array([row]))[0])
+            removed[segment.entry.name] = set(rows)
+        self._write_change(change, new, removed)
+
+    def _write_change(self, change: Change, new: "_Rows", removed: Mapping[str, set[int]]) -> None:
+        kept = [
+            replace(s.entry, removed=tuple(sorted({*s.entry.removed, *removed[s.entry.name]})))
+            for s in self.segments
+        ]
+        by_name = {segment.entry.name: segment for segment in self.segments}
+        while kept and (not kept[-1].live or (len(new) and kept[-1].live <= ABSORB * len(new))):
+            if kept[-1].live + len(new) > MAX_ROWS:
+                break
+            entry = kept.pop()
+            new.add_segment(by_name[entry.name], entry)
+        number = self.entry.next_segment
+        if len(new):
+            kept.append(self._segment(number, new))
+        sources = {name: how for name, how in self.entry.sources.items() if name not in change.forgotten}
+        self._replace(
+            replace(
+                self.entry,
+                segments=tuple(entry for entry in kept if entry.live),
+                next_segment=number + 1,
+                sources={**sources, **change.sources},
             )
-        return cls.open(folder)
-
-
-def _write_rows(
-    model: "Model",
-    source: "Source",
-    vectors: IO[bytes],
-    entries: IO[bytes],
-    *,
-    counts: Counts,
-    batch_size: int,
-    dtype: Dtype,
-) -> None:
-    """Write the rows of all readable images, then the number of rows into the header."""
-    passed: list[Entry] = []
-
-    def pairs() -> Iterator[Pair]:
-        for position, pair in enumerate(source.pairs(counts)):
-            passed.append(Entry(pair.key, position, next(iter(pair.captions), ""), pair.path))
-            yield pair
-
-    width = model.config.embed_dim
-    _write_header(vectors, (0, width), dtype)
-    rows = done = 0
-    for batch, _ in image_batches(model, pairs(), batch_size=batch_size, counts=counts):
-        readable = ~np.isnan(batch[:, 0])
-        vectors.write(batch[readable].astype(dtype).tobytes())
-        for entry, kept in zip(passed[done : done + len(batch)], readable, strict=True):
-            if kept:
-                entries.write(f"{json.dumps(asdict(entry))}\n".encode())
-        rows, done = rows + int(readable.sum()), done + len(batch)
-    if not rows:
-        raise DataError(
-            "there is nothing to search",
-            where=source.name,
-            found=f"{counts.seen} samples, none with an image that can be read",
-            expected="at least one",
-            fix="check the source's columns and files",
         )
-    vectors.seek(0)
-    _write_header(vectors, (rows, width), dtype)
+
+    def _segment(self, number: int, rows: "_Rows") -> SegmentEntry:
+        return write_segment(self.folder / SEGMENTS / f"{number:06}", np.stack(rows.vectors), rows.items)
+
+    def _replace(self, entry: IndexEntry) -> None:
+        write_manifest(self.folder, replace(self.manifest, extra=asdict(entry)))
+
+    def _sweep(self) -> None:
+        """Remove segments that no manifest lists: those of killed writers, and those that were taken in."""
+        listed = {entry.name for entry in self.entry.segments}
+        for path in sorted((self.folder / SEGMENTS).glob("*")):
+            if path.name not in listed:
+                with suppress(FileNotFoundError):
+                    remove(path)
 
 
-def _write_header(file: IO[bytes], shape: tuple[int, int], dtype: Dtype) -> None:
-    """Write a header whose length does not depend on the number of rows: NumPy leaves room for it."""
-    npy.write_array_header_1_0(file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+class _Rows:
+    """Rows and their items on their way into a segment."""
+
+    def __init__(self) -> None:
+        self.vectors: list[Any] = []
+        self.items: list[Item] = []
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def add(self, item: Item, vector: Any) -> None:
+        self.items.append(item)
+        self.vectors.append(np.asarray(vector, np.float16))
+
+    def join(self, row: int, places: Sequence[Place]) -> None:
+        """Give an item further places."""
+        own = {place.id: place for place in (*self.items[row].places, *places)}
+        self.items[row] = replace(self.items[row], places=tuple(own.values()))
+
+    def add_segment(self, segment: Segment, entry: SegmentEntry | None = None) -> None:
+        """Take over the live rows of a segment."""
+        removed = set((entry or segment.entry).removed)
+        rows = [row for row in range(segment.rows) if row not in removed]
+        for part in segment.vectors(np.array(rows, np.int64)):
+            self.vectors.extend(part)
+        self.items.extend(segment.items.get(rows))
+
+    def take(self, count: int) -> "_Rows":
+        """Split off the first rows."""
+        first = _Rows()
+        first.vectors, self.vectors = self.vectors[:count], self.vectors[count:]
+        first.items, self.items = self.items[:count], self.items[count:]
+        return first
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the index, after another writer's commit if there is one."""
+    end = time.monotonic() + WAIT_SECONDS
+    with ExitStack() as held:
+        while not _entered(held, folder, last=time.monotonic() > end):
+            time.sleep(0.02)
+        yield
+
+
+def _entered(held: ExitStack, folder: Path, *, last: bool) -> bool:
+    try:
+        held.enter_context(locked(folder))
+    except UsageError:
+        if last:
+            raise
+        return False
+    return True
+
+
+def _read(folder: Path) -> Manifest:
+    manifest = read_manifest(folder, KIND)
+    if manifest.format != FORMAT:
+        raise UsageError(
+            "this index is of another format",
+            where=folder,
+            found=f"format {manifest.format}",
+            expected=f"format {FORMAT}",
+            fix="make it again: diptych index add INDEX SOURCE --model MODEL",
+        )
+    return manifest

@@ -229,14 +229,18 @@ class FolderSource(RowSource):
         images = list(self.images())
         names = [image.relative_to(self.folder).as_posix() for image in images]
         for image, name, key in zip(images, names, short_names(names), strict=True):
-            captions: tuple[str, ...] | BadSampleError
-            try:
-                text, record = (_read_beside(image.with_suffix(suffix)) for suffix in _BESIDE)
-                captions, fields = texts_beside(text, record, self.columns)
-            except BadSampleError as error:
-                captions, fields = error, {}
-            label, slash, _ = name.partition("/")
-            yield Row(name, (key,), image, captions, {LABEL: plain(label), **fields} if slash else fields)
+            yield self.row(image, name, key)
+
+    def row(self, image: Path, name: str, key: str) -> Row:
+        """Return the row of an image with what lies beside it; `name` is its path below the folder."""
+        captions: tuple[str, ...] | BadSampleError
+        try:
+            text, record = (_read_beside(image.with_suffix(suffix)) for suffix in _BESIDE)
+            captions, fields = texts_beside(text, record, self.columns)
+        except BadSampleError as error:
+            captions, fields = error, {}
+        label, slash, _ = name.partition("/")
+        return Row(name, (key,), image, captions, {LABEL: plain(label), **fields} if slash else fields)
 
 
 def _read_beside(path: Path) -> bytes | None:
