@@ -10,8 +10,6 @@ halves, so the domain is a power of two and not of four, and splitmix64 (Steele,
 round function: the aim is an even shuffle, not secrecy.
 """
 
-from typing import overload
-
 import numpy as np
 import numpy.typing as npt
 
@@ -35,34 +33,24 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@overload
-def sample_at(position: int, *, count: int, seed: int) -> int: ...
-@overload
-def sample_at(position: Integers, *, count: int, seed: int) -> Integers: ...
+def sample_at(positions: Integers, *, count: int, seed: int) -> Integers:
+    """Return the samples in [0, count) at positions, of any shape, of the endless training sequence.
 
-
-def sample_at(position: int | Integers, *, count: int, seed: int) -> int | Integers:
-    """Return the sample in [0, count) that stands at a position of the endless training sequence.
-
-    Each epoch (count consecutive positions) holds every sample exactly once, in an order of its own. The
-    position is an int >= 0, or an int64 array of them of any shape; another seed gives another order.
+    Each epoch (count consecutive positions) holds every sample exactly once, in an order of its own; another
+    seed gives another order.
 
     >>> sorted(sample_at(np.arange(5), count=5, seed=0).tolist())
     [0, 1, 2, 3, 4]
-    >>> sample_at(3, count=5, seed=0) == sample_at(np.array([3]), count=5, seed=0)[0]
-    np.True_
     """
     if not 1 <= count <= _MAX_COUNT:
         fix, expected = "check that the data set holds samples", f"1 to {_MAX_COUNT}"
         raise UsageError("no order over this many samples", found=count, expected=expected, fix=fix)
-    positions = np.asarray(position, dtype=np.int64)
     if positions.size and int(positions.min()) < 0:
         what, fix = "a position of the training sequence is negative", "count samples seen from 0"
         raise UsageError(what, found=int(positions.min()), expected="0 or more", fix=fix)
     epochs, ranks = np.divmod(positions.reshape(-1), np.int64(count))
     keys = _mix(epochs.astype(np.uint64) * _GOLDEN ^ np.uint64(derive(seed, "order")))
-    indices = _permute(ranks.astype(np.uint64), keys, count).astype(np.int64).reshape(positions.shape)
-    return int(indices) if isinstance(position, int) else indices
+    return _permute(ranks.astype(np.uint64), keys, count).astype(np.int64).reshape(positions.shape)
 
 
 def _mix(words: _Words) -> _Words:

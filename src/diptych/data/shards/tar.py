@@ -24,7 +24,6 @@ END = bytes(2 * BLOCK)  # the two zero blocks that end an archive
 _MAX_NAME_BYTES = 4096  # PATH_MAX of Linux: a longer name is no file's
 _MAX_PAX_BYTES = 1 << 16  # a pax header carries a path and a few times; GNU tar writes a twentieth of this
 _MAX_SIZE = 1 << 43  # 8 TiB, the largest file of ustar's own octal field times a thousand
-_USTAR_SIZE = 8**11  # sizes from here on do not fit the 11 octal digits of ustar
 _CHUNK = 1 << 20
 _NAME_BYTES = 100
 _ZERO_BLOCK = bytes(BLOCK)
@@ -65,26 +64,17 @@ def padding(size: int) -> bytes:
 
 
 def header(name: str, size: int) -> bytes:
-    """Build the header blocks of a regular file of `size` bytes.
+    """Build the header block of a regular file: `name` of at most 100 ASCII letters, `size` below 8 GiB.
 
-    Owner, group and time are zero and the mode is 0644, so that equal data makes equal archives. A name that
-    is longer than 100 bytes or not ASCII, or a size of 8 GiB and more, is put in a pax header before it.
+    Owner, group and time are zero and the mode is 0644, so that equal data makes equal archives.
 
-    Raises:
-        DataError: the name is empty, too long, absolute, or steps upwards.
-
-    >>> len(header("000000.jpg", 12)), len(header("ä" * 80, 12))
-    (512, 1536)
+    >>> len(header("000000.jpg", 12))
+    512
     """
-    _check_name(name, where=name)
-    raw, records = name.encode(), b""
-    if len(raw) > _NAME_BYTES or not raw.isascii():
-        records += _pax_record(b"path", raw)
-    if size >= _USTAR_SIZE:
-        records += _pax_record(b"size", b"%d" % size)
-    pax = _block(b"pax", len(records), _PAX) + records + padding(len(records)) if records else b""
-    plain = name.encode("ascii", "replace")[:_NAME_BYTES]
-    return pax + _block(plain, size if size < _USTAR_SIZE else 0, b"0")
+    front = name.encode("ascii").ljust(_NAME_BYTES, b"\0") + b"0000644\0" + b"0000000\0" * 2
+    front += b"%011o\0" % size + b"00000000000\0"
+    back = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+    return front + b"%06o\0 " % (sum(front) + sum(back) + 8 * 0x20) + back
 
 
 def read_members(file: BinaryIO, *, name: str = "tar") -> Iterator[Member]:
@@ -241,18 +231,3 @@ def _octal(field: bytes) -> int:
     """Read an octal header field; -1 for anything but octal digits ended by NULs or spaces."""
     digits = field.strip(b" \0")
     return int(digits, 8) if digits and not digits.strip(b"01234567") else (0 if not digits else -1)
-
-
-def _block(name: bytes, size: int, flag: bytes) -> bytes:
-    front = name.ljust(_NAME_BYTES, b"\0") + b"0000644\0" + b"0000000\0" * 2
-    front += b"%011o\0" % size + b"00000000000\0"
-    back = flag + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
-    return front + b"%06o\0 " % (sum(front) + sum(back) + 8 * 0x20) + back
-
-
-def _pax_record(key: bytes, value: bytes) -> bytes:
-    body = b" " + key + b"=" + value + b"\n"
-    length = len(body) + 1
-    while len(b"%d" % length) + len(body) != length:
-        length = len(b"%d" % length) + len(body)
-    return b"%d" % length + body

@@ -81,12 +81,6 @@ def byte_symbols() -> tuple[str, ...]:
     return tuple(chr(byte if byte in printable else next(spare)) for byte in range(256))
 
 
-@cache
-def symbol_order() -> tuple[str, ...]:
-    """Return the 256 byte characters in the order of their ids: printable bytes first, so id 0 is "!"."""
-    return tuple(sorted(byte_symbols()))
-
-
 def fix_text(text: str) -> str:
     """Return the text with broken characters repaired by ftfy."""
     import ftfy

@@ -22,7 +22,7 @@ from unicodedata import normalize
 from diptych.core.errors import DataError, IntegrityError
 from diptych.core.files import durable as files
 from diptych.core.files.reading import decode_text, read_json
-from diptych.data.tokenizers.cleaning import END, PATTERN, START, WORD_END, symbol_order
+from diptych.data.tokenizers.cleaning import END, PATTERN, START, WORD_END, byte_symbols
 from diptych.data.tokenizers.settings import CONFIG, require_clip, special_tokens
 
 COPY_AGAIN = "copy the file again from where the model came from"
@@ -115,8 +115,9 @@ def from_merges(merges: Sequence[Merge]) -> Vocabulary:
 
 
 def byte_tokens() -> list[str]:
-    """Return the 256 byte symbols and the same at a word's end, in the order of their ids."""
-    return [*symbol_order(), *(symbol + WORD_END for symbol in symbol_order())]
+    """Return the 256 byte symbols, printable bytes first, and the same at a word's end, as their ids go."""
+    symbols = sorted(byte_symbols())
+    return [*symbols, *(symbol + WORD_END for symbol in symbols)]
 
 
 def read_merges(path: Path, *, size: int) -> Vocabulary:
