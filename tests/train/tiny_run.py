@@ -16,7 +16,8 @@ from PIL import Image
 from diptych.core.records import Counts, Pair
 from diptych.data.images.transforms import Preprocess
 from diptych.data.loader import Loader, LoaderSettings
-from diptych.data.shards.reader import ShardSet, ShardSettings, write_shards
+from diptych.data.shards.reader import ShardSet
+from diptych.data.shards.writer import ShardSettings, write_shards
 from diptych.data.tokenizers.clip import Tokenizer
 from diptych.models.model import Model
 from diptych.models.towers.clip import build

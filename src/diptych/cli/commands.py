@@ -108,7 +108,7 @@ def pack(
     from diptych.core.records import Counts
     from diptych.data.pack import PackSettings
     from diptych.data.pack import pack as pack_source
-    from diptych.data.shards.reader import ShardSettings
+    from diptych.data.shards.writer import ShardSettings
     from diptych.data.sources.open import open_source
 
     settings = PackSettings(workers=workers, shards=ShardSettings(max_bad_fraction=max_bad_fraction))

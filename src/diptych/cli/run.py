@@ -226,7 +226,8 @@ def pack_once(recipe: Recipe, folder: Path, *, begun: bool = False) -> "ShardSet
     """
     from diptych.data.pack import PackSettings, pack
     from diptych.data.shards.index import KIND
-    from diptych.data.shards.reader import ShardSet, ShardSettings
+    from diptych.data.shards.reader import ShardSet
+    from diptych.data.shards.writer import ShardSettings
 
     if begun and _has_data(folder):
         Progress("run").log(f"the run goes on with the data that it has packed: {folder / 'data'}")

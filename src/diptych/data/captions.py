@@ -129,9 +129,11 @@ def texts_beside(
     >>> texts_beside(b"a dog\\nan old dog\\n", b'{"width": 3}', Columns())
     (('a dog', 'an old dog'), {'width': 3})
     """
-    body = {} if record is None else attempt(lambda: _json_object(record))
+    body = {} if record is None else attempt(partial(json_object, record))
     if isinstance(body, BadSampleError):
         return body, {}
+    nested = body.pop("fields", None)  # where our own shards keep them
+    body |= nested if isinstance(nested, dict) else {}
     names = (_LIST,) if columns.caption == _ONE else (columns.caption, _LIST)
     fields = fields_of({name: value for name, value in body.items() if name not in (*names, _ONE)})
     lines = partial(_lines, text) if text is not None else partial(body.get, "")
@@ -154,12 +156,12 @@ def _lines(data: bytes) -> list[str] | str:
     return [line for line in text.splitlines() if line.strip()] or ""
 
 
-def _json_object(data: bytes) -> Mapping[str, object]:
+def json_object(text: str | bytes) -> dict[str, object]:
+    """Return a JSON object, or raise BadSampleError."""
     try:
-        body = json.loads(data)
+        body = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadSampleError(Reason.BAD_ROW, found=f"no JSON: {type(error).__name__}") from None
     if not isinstance(body, dict):
         raise BadSampleError(Reason.BAD_ROW, found="JSON without an object")
-    nested = body.pop("fields", None)  # where our own shards keep them
-    return {**body, **nested} if isinstance(nested, dict) else body
+    return body

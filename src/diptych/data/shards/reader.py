@@ -31,9 +31,6 @@ from diptych.data.shards.index import (
     scan,
     tar_paths,
 )
-from diptych.data.shards.writer import ShardSettings, write_shards
-
-__all__ = ["OnDamage", "ShardSet", "ShardSettings", "write_shards"]
 
 _MAX_OPEN_SHARDS = 256  # kept open per process, a quarter of the usual limit of 1,024; others are reopened
 OnDamage = Literal["error", "skip"]

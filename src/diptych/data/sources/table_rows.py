@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, cast
@@ -24,7 +25,7 @@ from diptych.core.errors import (
 )
 from diptych.core.files.durable import writing
 from diptych.core.files.reading import UTF16
-from diptych.data.captions import Columns
+from diptych.data.captions import Columns, attempt, json_object
 from diptych.data.images.formats import IMAGE_SUFFIXES
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
@@ -216,15 +217,7 @@ def _swallows(row: list[str], column: int, delimiter: str, image_at: int) -> boo
 def _json_lines(file: TextIOWrapper) -> Iterator[TableRow]:
     for number, line in enumerate(_lines(file), start=1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                row = BadSampleError(Reason.BAD_ROW, found=f"no JSON: {type(error).__name__}")
-            yield TableRow(number, _object(row, "JSON without an object"))
-
-
-def _object(row: Any, otherwise: str) -> Cells:
-    return row if isinstance(row, dict | BadSampleError) else BadSampleError(Reason.BAD_ROW, found=otherwise)
+            yield TableRow(number, attempt(partial(json_object, line)))
 
 
 def _document_rows(file: TextIOWrapper, path: Path, columns: Columns) -> Iterator[TableRow]:
@@ -238,7 +231,8 @@ def _document_rows(file: TextIOWrapper, path: Path, columns: Columns) -> Iterato
         expected = "a list of objects, or COCO captions: images and annotations"
         raise UsageError("this JSON holds no table", where=path, found=found, expected=expected) from None
     for number, row in enumerate(rows, start=1):
-        yield TableRow(number, _object(row, f"a row of type {type(row).__name__}"))
+        fault = BadSampleError(Reason.BAD_ROW, found=f"a row of type {type(row).__name__}")
+        yield TableRow(number, row if isinstance(row, dict) else fault)
 
 
 def _coco_rows(document: dict[str, Any], path: Path, columns: Columns) -> Iterator[dict[str, Any]]:
