@@ -295,7 +295,7 @@ def test_mistakes_are_told(spiece, tmp_path):
     with pytest.raises(UsageError, match="too short"):
         SiglipTokenizer.load(spiece, context_length=1)
     with pytest.raises(UnknownNameError, match="<eos>"):
-        SiglipTokenizer(ours.engine, cleaning="siglip", end_token="<eos>")
+        SiglipTokenizer(ours.engine, end_token="<eos>")
     few = SiglipTokenizer.load(
         spiece, vocab_size=20
     )  # mT5's vocabulary has 100 ids more than SigLIP i18n's tower

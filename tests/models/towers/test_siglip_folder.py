@@ -96,7 +96,7 @@ def test_padding_of_another_vocabulary_is_refused(peer: Peer) -> None:
     model = diptych.load(peer.folder)
     size = model.tokenizer.vocab_size
     other = SiglipTokenizer(
-        model.tokenizer.engine, cleaning="siglip", pad_token="<unk>", context_length=CONTEXT, vocab_size=size
+        model.tokenizer.engine, pad_token="<unk>", context_length=CONTEXT, vocab_size=size
     )
     with pytest.raises(diptych.DiptychError, match="tokenizer and text tower do not fit"):
         Model(model.clip, other, model.preprocess)

@@ -42,8 +42,7 @@ class SiglipTokenizer(Rows):
     """Text to token ids and back; `counts` says what `tokens` met so far.
 
     Args:
-        engine: the vocabulary.
-        cleaning: who cleans texts; the engine's.
+        engine: the vocabulary, and how it cleans texts.
         end_token: ends every text.
         pad_token: fills every row; SigLIP's is the end token.
         context_length: tokens in a row, the end included.
@@ -54,7 +53,6 @@ class SiglipTokenizer(Rows):
         self,
         engine: Engine,
         *,
-        cleaning: Cleaning,
         end_token: str = "</s>",
         pad_token: str = "</s>",
         context_length: int = DEFAULT_CONTEXT_LENGTH,
@@ -66,8 +64,7 @@ class SiglipTokenizer(Rows):
             end_id=_id_of(engine, end_token),
             pad_id=_id_of(engine, pad_token),
         )
-        self.engine = engine
-        self.cleaning = cleaning
+        self.engine, self.cleaning = engine, engine.cleaning
         self.end_token, self.pad_token = end_token, pad_token
         self.vocab_size = engine.size if vocab_size is None else vocab_size
 
@@ -118,7 +115,6 @@ class SiglipTokenizer(Rows):
             context_length = stated_length(config, least=2, default=DEFAULT_CONTEXT_LENGTH)
         return cls(
             engine,
-            cleaning=chosen,
             end_token=end,
             pad_token=pad,
             context_length=context_length,

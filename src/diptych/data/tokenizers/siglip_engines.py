@@ -71,7 +71,7 @@ class JsonEngine:
     def __init__(self, source: bytes, *, cleaning: Cleaning, where: object = "") -> None:
         from tokenizers import Tokenizer, normalizers
 
-        self.source = source
+        self.source, self.cleaning = source, cleaning
         try:
             engine: Any = Tokenizer.from_str(decode_text(source))
         except BaseException as error:  # a panic inside the engine is no Exception
@@ -122,7 +122,7 @@ class PieceEngine:
                 "pip install 'diptych[siglip]'",
             )
             raise MissingPackageError(what, where=where, fix=fix) from error
-        self.source = source
+        self.source, self.cleaning = source, cleaning
         try:
             # sentencepiece itself takes a file that is cut off, with fewer pieces and no normalizer.
             if not {number for number, *_ in fields(source, 0, len(source))} >= _WHOLE_MODEL:
