@@ -69,10 +69,8 @@ def test_bfloat16_keeps_the_direction_and_the_norms_in_float32(vision: str) -> N
     one, other = small_model(vision), small_model(vision).compute_in("bfloat16")
     pixels = torch.randn(8, 3, *one.config.vision.image_size, generator=torch.Generator().manual_seed(0))
     tokens = one.tokenize(["two green dogs", "", "a red circle"])
-    for ours, theirs in (
-        (other.encode_image(pixels, normalize=True), one.encode_image(pixels, normalize=True)),
-        (other.encode_text(tokens, normalize=True), one.encode_text(tokens, normalize=True)),
-    ):
+    for name, given in (("encode_image", pixels), ("encode_text", tokens)):
+        ours, theirs = (getattr(model, name)(given, normalize=True) for model in (other, one))
         assert ours.dtype == torch.float32
         assert 0.9998 < (ours * theirs).sum(dim=1).min() < 0.999999999
     held = {name: parameter.dtype for name, parameter in other.clip.named_parameters()}

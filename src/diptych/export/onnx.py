@@ -174,13 +174,11 @@ def _batches(model: "Model", inputs: Probe) -> tuple[list[Array], list[Array]]:
 
 
 def _write(tower: onnx.ModelProto, path: Path) -> None:
-    size = sum(len(tensor.raw_data) for tensor in tower.graph.initializer)
-    if size <= MAX_FILE_BYTES:
+    if sum(len(tensor.raw_data) for tensor in tower.graph.initializer) <= MAX_FILE_BYTES:
         write_bytes(path, tower.SerializeToString())
-        return
-    onnx.save_model(
-        tower, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
-    )
+    else:
+        beside = f"{path.name}.data"
+        onnx.save_model(tower, path, save_as_external_data=True, location=beside, size_threshold=1024)
 
 
 def _describe(model: "Model", precision: ExportPrecision, tokenizer_sha256: str) -> ExportDescription:

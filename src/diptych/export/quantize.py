@@ -39,10 +39,6 @@ class Range:
     low: NDArray[np.float32]
     high: NDArray[np.float32]
 
-    def joined(self, other: "Range") -> "Range":
-        """Return the range that holds both."""
-        return Range(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
-
 
 class Observer(Graph):
     """A float32 graph that also returns what goes into each linear layer."""
@@ -72,7 +68,8 @@ def observe(
     for batch in batches:
         extremes = session.run(None, {given: batch})[1:]
         for name, low, high in zip(observed, extremes[::2], extremes[1::2], strict=True):
-            ranges[name] = ranges.get(name, Range(low, high)).joined(Range(low, high))
+            known = ranges.get(name, Range(low, high))
+            ranges[name] = Range(np.minimum(known.low, low), np.maximum(known.high, high))
     return ranges
 
 

@@ -5,7 +5,7 @@ the cosine after taking the mean embedding away shows it. Both are stated, and w
 zero-shot accuracy of both too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diptych.core.checks import Floats
 from diptych.core.errors import IntegrityError
-from diptych.core.records import Counts, Metric, Need
+from diptych.core.records import Counts, Need
 from diptych.data.synthetic.dataset import scene_pairs
 from diptych.evaluate.suite.plan import TaskSpec, open_own
 from diptych.evaluate.suite.run import SourceEvaluator
@@ -83,9 +83,8 @@ def probe(source: "Source | None" = None, *, seed: int = SCENES_SEED, part: int 
     pairs = list(scene_pairs(SCENES, seed=seed, split="test"))
     if source is not None:
         pairs += islice(source.pairs(Counts()), part, 2 * SOURCE_IMAGES, 2)
-    return Probe(
-        tuple(pair.image for pair in pairs), tuple(pair.captions[0] for pair in pairs if pair.captions)
-    )
+    captions = tuple(pair.captions[0] for pair in pairs if pair.captions)
+    return Probe(tuple(pair.image for pair in pairs), captions)
 
 
 def compare(
@@ -101,9 +100,8 @@ def compare(
     result = {}
     for tower, (rows, expected) in {"image": images, "text": texts}.items():
         reference = stored[f"{tower}_embeds"]
-        result[tower] = parity(
-            np.concatenate([own[tower], rows]), np.concatenate([reference, expected]), stored=len(reference)
-        )
+        ours, theirs = np.concatenate([own[tower], rows]), np.concatenate([reference, expected])
+        result[tower] = parity(ours, theirs, stored=len(reference))
     return result
 
 
@@ -111,17 +109,14 @@ def require(parities: Mapping[str, Mapping[str, float]], precision: str, *, wher
     """Refuse an export that is not what it should be."""
     for tower, measured in parities.items():
         cosine, difference = measured["reference_cosine_min"], measured["largest_difference"]
-        exact = precision == "float32"
-        if cosine >= FLOORS[precision] and (not exact or difference <= LARGEST_DIFFERENCE):
+        floor, exact = FLOORS[precision], precision == "float32"
+        if cosine >= floor and (not exact or difference <= LARGEST_DIFFERENCE):
             continue
-        raise IntegrityError(
-            f"the exported {tower} tower does not give what the model gives",
-            where=where,
-            found=f"cosine {cosine:.6f}, difference {difference:.1e}",
-            expected=f"cosine {FLOORS[precision]:g} or more"
-            + f", difference up to {LARGEST_DIFFERENCE:g}" * exact,
-            fix="report this as a bug" if exact else "export with --precision float32",
-        )
+        what = f"the exported {tower} tower does not give what the model gives"
+        found = f"cosine {cosine:.6f}, difference {difference:.1e}"
+        expected = f"cosine {floor:g} or more" + f", difference up to {LARGEST_DIFFERENCE:g}" * exact
+        fix = "report this as a bug" if exact else "export with --precision float32"
+        raise IntegrityError(what, where=where, found=found, expected=expected, fix=fix)
 
 
 def zero_shot_change(
@@ -130,15 +125,14 @@ def zero_shot_change(
     """Score both on a labeled source: top-1 of both by prompt set, plain values."""
     task = open_own(TaskSpec(labels, source.name, labels=labels), source, Need.NOTHING)
     evaluator = SourceEvaluator(source, (task,))
-    scores = [_top1(evaluator(one)) for one in (model, cast("Model", exported))]
+    original, new = (
+        {metric.metric: metric for metric in evaluator(one) if metric.metric.startswith("top1[")}
+        for one in (model, cast("Model", exported))
+    )
     return {
         "source": source.name,
         "labels": labels,
-        "images": max((metric.n for metric in scores[0].values()), default=0),
-        "original": {name: metric.value for name, metric in scores[0].items()},
-        "exported": {name: metric.value for name, metric in scores[1].items()},
+        "images": max((metric.n for metric in original.values()), default=0),
+        "original": {name: metric.value for name, metric in original.items()},
+        "exported": {name: metric.value for name, metric in new.items()},
     }
-
-
-def _top1(metrics: Sequence[Metric]) -> dict[str, Metric]:
-    return {metric.metric: metric for metric in metrics if metric.metric.startswith("top1[")}

@@ -49,14 +49,11 @@ class Model(Encoder):
         self.tokenizer, self.preprocess = tokenizer, preprocess
         self.provenance: dict[str, Any] = dict(provenance or {})
         _check_tokenizer(clip.config, tokenizer)
-        if tuple(preprocess.size) != tuple(clip.config.vision.image_size):
-            raise SettingsError(
-                "preprocessing and image tower disagree on the image's size",
-                where="preprocess.size",
-                found=str(tuple(preprocess.size)),
-                expected=f"{tuple(clip.config.vision.image_size)} (height, width)",
-                fix="give both the same size",
-            )
+        size, wanted = tuple(preprocess.size), tuple(clip.config.vision.image_size)
+        if size != wanted:
+            what, where = "preprocessing and image tower disagree on the image's size", "preprocess.size"
+            expected, fix = f"{wanted} (height, width)", "give both the same size"
+            raise SettingsError(what, where=where, found=str(size), expected=expected, fix=fix)
 
     @property
     def device(self) -> torch.device:
@@ -177,25 +174,17 @@ def _rows(features: Tensor, output: Output) -> Floats:
 
 
 def _tokenizer_facts(tokenizer: AnyTokenizer) -> dict[str, int]:
-    facts = {
-        "vocab_size": int(tokenizer.vocab_size),
-        "context_length": int(tokenizer.context_length),
-        "start_id": int(tokenizer.start_id),
-        "end_id": int(tokenizer.end_id),
-    }
+    names = ["vocab_size", "context_length", "start_id", "end_id"]
     if isinstance(tokenizer, SiglipTokenizer):
-        facts["pad_id"] = int(tokenizer.pad_id)  # the tower reads its padding
-    return facts
+        names.append("pad_id")  # the tower reads its padding
+    return {name: int(getattr(tokenizer, name)) for name in names}
 
 
 def _check_tokenizer(config: ClipConfig, tokenizer: AnyTokenizer) -> None:
+    fix = "use the tokenizer that the model learned with; ClipConfig.with_tokenizer for a new one"
     for name, value in _tokenizer_facts(tokenizer).items():
         wanted = getattr(config.text, name, None)
         if value != wanted:
-            raise SettingsError(
-                "tokenizer and text tower do not fit",
-                where=name,
-                found=f"{value} in the tokenizer",
-                expected=f"{wanted} as in the model",
-                fix="use the tokenizer that the model learned with; ClipConfig.with_tokenizer for a new one",
-            )
+            what, found = "tokenizer and text tower do not fit", f"{value} in the tokenizer"
+            expected = f"{wanted} as in the model"
+            raise SettingsError(what, where=name, found=found, expected=expected, fix=fix)

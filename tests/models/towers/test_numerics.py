@@ -112,8 +112,10 @@ def test_an_unknown_engine_is_refused_and_the_override_ends_with_its_block() -> 
     assert engines._override.get() is None
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("name", ["text.token_embedding.weight", "vision.blocks.0.mlp.c_fc.bias"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("text.token_embedding.weight", torch.bfloat16), ("vision.blocks.0.mlp.c_fc.bias", torch.float64)],
+)
 def test_a_model_of_any_other_parameter_type_is_written_by_nobody(
     name: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:

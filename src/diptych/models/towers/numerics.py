@@ -45,13 +45,9 @@ def device_of(name: str | torch.device, *, where: str = "device", fix: str = "")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise SettingsError(
-            "there is no such device here",
-            where=where,
-            found=f"{str(name)!r}: {str(error).splitlines()[0][:200]}",
-            expected="cpu, cuda, cuda:1 or mps",
-            fix=fix,
-        ) from error
+        what, expected = "there is no such device here", "cpu, cuda, cuda:1 or mps"
+        found = f"{str(name)!r}: {str(error).splitlines()[0][:200]}"
+        raise SettingsError(what, where=where, found=found, expected=expected, fix=fix) from error
 
 
 @cache
@@ -149,10 +145,6 @@ def require_float32(module: nn.Module, action: str) -> None:
     """Refuse to `action` ("save", "export") a model whose weights were rounded: the result would differ."""
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            raise UsageError(
-                f"cannot {action} a model that is not held in float32",
-                where=name,
-                found=str(tensor.dtype).removeprefix("torch."),
-                expected="float32",
-                fix="load the model again without precision=",
-            )
+            what, found = f"cannot {action} a model that is not held in float32", str(tensor.dtype)[6:]
+            fix = "load the model again without precision="
+            raise UsageError(what, where=name, found=found, expected="float32", fix=fix)
