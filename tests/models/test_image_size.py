@@ -1,13 +1,11 @@
 """Models at another image size: positions as open_clip stretches them, everything else as it was."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.models.families import write
 from tests.models.published import WORDS, open_clip_folder, openai_clip
 from tests.models.test_open_clip_files import PAPER, SHORTEST, ask, compare, peer, setup
 from tests.peers import open_clip_merges
@@ -81,20 +79,3 @@ def test_open_clip_with_force_image_size_gives_the_same(tmp_path: Path) -> None:
     (tmp_path / "hub").rename(tmp_path / "model")
     (tmp_path / "force_image_size").write_text("48")
     compare(load(tmp_path / "model", image_size=48), tmp_path, peer("read", tmp_path), "48 for 32")
-
-
-def test_siglips_positions_have_no_class_token_before_them(tmp_path: Path) -> None:
-    from transformers import SiglipModel
-
-    folder, _ = write("SigLIP", "transformers", tmp_path / "by")
-    ours, theirs = load(folder, image_size=64), SiglipModel.from_pretrained(folder).eval()
-    embedding = theirs.vision_model.embeddings.position_embedding
-    side = math.isqrt(len(embedding.weight))
-    grid = embedding.weight.detach().T.reshape(1, -1, side, side)
-    grid = F.interpolate(grid, size=(4, 4), mode="bicubic", antialias=True, align_corners=False)
-    embedding.weight = torch.nn.Parameter(grid.reshape(-1, 16).T)
-    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    theirs.vision_model.embeddings.position_ids = torch.arange(16)[None]
-    with torch.no_grad():
-        expected = F.normalize(theirs.vision_model(pixels).pooler_output, dim=-1)
-    assert (ours.encode_image(pixels, normalize=True) - expected).abs().max() < 1e-5

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from tests.models.families import words
 from torch import Tensor
+from torch.nn import functional as F
 
 import diptych
 from diptych.cli.queries import classify_images
@@ -81,6 +82,21 @@ def test_folder_of_transformers_is_the_same_model(peer: Peer, tmp_path: Path) ->
     kept = diptych.load(tmp_path / "ours")
     near(kept, peer)
     assert kept.digest == model.digest
+
+
+def test_positions_stretched_to_another_size_have_no_class_token_before_them(peer: Peer) -> None:
+    from transformers import SiglipModel
+
+    ours, theirs = diptych.load(peer.folder, image_size=64), SiglipModel.from_pretrained(peer.folder).eval()
+    embedding = theirs.vision_model.embeddings.position_embedding
+    grid = embedding.weight.detach().T.reshape(1, -1, 3, 3)
+    grid = F.interpolate(grid, size=(4, 4), mode="bicubic", antialias=True, align_corners=False)
+    embedding.weight = torch.nn.Parameter(grid.reshape(-1, 16).T)
+    theirs.vision_model.embeddings.position_ids = torch.arange(16)[None]
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = F.normalize(theirs.vision_model(pixels).pooler_output, dim=-1)
+    assert (ours.encode_image(pixels, normalize=True) - expected).abs().max() < 1e-5
 
 
 def test_classify_says_whether_each_name_fits_by_itself(peer: Peer, tmp_path: Path) -> None:
