@@ -138,14 +138,11 @@ def _checkpoint_of(folder: Path) -> Path:
     for candidate in (folder, folder / RUN_MODEL):
         if is_done(candidate, KIND) or (candidate / WEIGHTS).is_file():
             return candidate
-    unfinished = (folder / "state").is_dir()
-    raise UsageError(
-        "there is no model here",
-        where=folder,
-        found="a run that was stopped" if unfinished else "no such folder" * (not folder.exists()),
-        expected=f"a checkpoint (with {CONFIG} and {WEIGHTS}), or the folder of a finished run",
-        fix="go on with the run (diptych train RECIPE --resume)" if unfinished else "check the path",
-    )
+    found, fix = "no such folder" * (not folder.exists()), "check the path"
+    if (folder / "state").is_dir():
+        found, fix = "a run that was stopped", "go on with the run (diptych train RECIPE --resume)"
+    expected = f"a checkpoint (with {CONFIG} and {WEIGHTS}), or the folder of a finished run"
+    raise UsageError("there is no model here", where=folder, found=found, expected=expected, fix=fix)
 
 
 def _load_clip(config: ClipConfig, path: Path) -> Clip:

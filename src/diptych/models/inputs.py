@@ -106,13 +106,10 @@ def text_lengths(tokens: NDArray[np.int64], end_id: int) -> NDArray[np.int64]:
     lengths: NDArray[np.int64] = is_end.argmax(axis=1) + 1
     missing = np.flatnonzero(~is_end.any(axis=1))
     if missing.size:
-        raise DataError(
-            "a text has no end token",
-            where=f"row {missing[0]} of {len(tokens)}",
-            found=f"{missing.size} such rows",
-            expected=f"the end token (id {end_id}) in every row",
-            fix="tokenize with the model's own tokenizer, which keeps the end token when it cuts",
-        )
+        where, found = f"row {missing[0]} of {len(tokens)}", f"{missing.size} such rows"
+        expected = f"the end token (id {end_id}) in every row"
+        fix = "tokenize with the model's own tokenizer, which keeps the end token when it cuts"
+        raise DataError("a text has no end token", where=where, found=found, expected=expected, fix=fix)
     return lengths
 
 

@@ -47,24 +47,22 @@ def with_ids(config: ClipConfig, tokenizer: AnyTokenizer, *, file: object, where
     states_end = text.end_id != NO_TOKEN
     padded = states_end or (tokenizer.is_published and is_padded(text.vocab_size))
     if not states_end and tokenizer.end_id != tokenizer.vocab_size - 1:
-        raise SettingsError(
-            "these weights read a text at its largest id, and the tokenizer has ids beyond its end token",
-            where=where,
-            found=f"the end token {tokenizer.end_id} of {tokenizer.vocab_size} ids",
-            expected="a configuration that states the end token",
-            fix=f"set eos_token_id {tokenizer.end_id} in transformers' config.json (in text_config), or "
-            f'pool_type "eos" and eos_id {tokenizer.end_id} in open_clip\'s (in text_cfg)',
-        )
+        what = "these weights read a text at its largest id, and the tokenizer has ids beyond its end token"
+        found = f"the end token {tokenizer.end_id} of {tokenizer.vocab_size} ids"
+        theirs = f"eos_token_id {tokenizer.end_id} in text_config of transformers' config.json"
+        fix = f'set {theirs}, or pool_type "eos" and eos_id {tokenizer.end_id} in text_cfg of open_clip\'s'
+        stated = "a configuration that states the end token"
+        raise SettingsError(what, where=where, found=found, expected=stated, fix=fix)
     for name, expected, fits in (
         ("context_length", text.context_length, tokenizer.context_length == text.context_length),
         ("end_id", text.end_id, not states_end or tokenizer.end_id == text.end_id),
         ("vocab_size", text.vocab_size, tokenizer.vocab_size == text.vocab_size or padded),
     ):
         if not fits or tokenizer.vocab_size > text.vocab_size:
-            what, found = "tokenizer and text tower do not fit", getattr(tokenizer, name)
+            what, actual = "tokenizer and text tower do not fit", getattr(tokenizer, name)
             stated = f"{expected} as in the weights and configuration of {where}"
             fix = "pass tokenizer= with the vocabulary that the model learned with"
-            raise SettingsError(what, where=f"{file}: {name}", found=found, expected=stated, fix=fix)
+            raise SettingsError(what, where=f"{file}: {name}", found=actual, expected=stated, fix=fix)
     ids = {"start_id": tokenizer.start_id, "end_id": tokenizer.end_id}
     return config.with_tokenizer(vocab_size=tokenizer.vocab_size, **ids)
 

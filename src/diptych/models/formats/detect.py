@@ -308,13 +308,10 @@ def _weights_in(folder: Path, names: tuple[str, ...]) -> Path:
     others = [path for path in files if path.suffix in WEIGHTS_SUFFIXES and is_data(path.name)]
     if len(others) == 1:
         return others[0]
-    raise UsageError(
-        "there is no model here",
-        where=folder,
-        found=", ".join(path.name for path in others[:SHOWN]) or "no weights",
-        expected=f"a checkpoint of diptych, {OPEN_CLIP_CONFIG} or {CONFIG} with weights, or one weights file",
-        fix="give the weights file itself" if others else "check the path",
-    )
+    found = ", ".join(path.name for path in others[:SHOWN]) or "no weights"
+    expected = f"a checkpoint of diptych, {OPEN_CLIP_CONFIG} or {CONFIG} with weights, or one weights file"
+    fix = "give the weights file itself" if others else "check the path"
+    raise UsageError("there is no model here", where=folder, found=found, expected=expected, fix=fix)
 
 
 @contextmanager

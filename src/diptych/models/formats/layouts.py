@@ -207,14 +207,10 @@ def require_fit(
         elif one != other:
             wrong.append(f"no {name} {other}" if one is None else f"{name} {one} instead of {other}")
     if wrong:
-        more = f" … ({len(wrong)} in all)" if len(wrong) > SHOWN else ""
-        raise IntegrityError(
-            "the weights do not fit the architecture",
-            where=where,
-            found="; ".join(wrong[:SHOWN]) + more,
-            expected=f"every tensor of the towers once: {config.vision}, {config.text}",
-            fix=fix,
-        )
+        found = "; ".join(wrong[:SHOWN]) + f" … ({len(wrong)} in all)" * (len(wrong) > SHOWN)
+        stated = f"every tensor of the towers once: {config.vision}, {config.text}"
+        what = "the weights do not fit the architecture"
+        raise IntegrityError(what, where=where, found=found, expected=stated, fix=fix)
 
 
 def _with_dimensions(value: Tensor, dimensions: int) -> Tensor:

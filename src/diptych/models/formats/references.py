@@ -116,12 +116,9 @@ def resolve(ref: str | Path) -> Reference:
     wanted = None if stated else _mistyped(text, path)
     if isinstance(ref, Path) or wanted is not None or not REPOSITORY.fullmatch(text):
         guess = wanted or nearest(text, _names())
-        raise UsageError(
-            "there is no model by this name",
-            where=ref,
-            expected="a folder or file, a hub id (organization/name), or a public short name",
-            fix=f"check the path, or did you mean {guess!r}?" if guess else "check the path",
-        )
+        expected = "a folder or file, a hub id (organization/name), or a public short name"
+        fix = f"check the path, or did you mean {guess!r}?" if guess else "check the path"
+        raise UsageError("there is no model by this name", where=ref, expected=expected, fix=fix)
     return Reference(source, None, text, revision)
 
 
