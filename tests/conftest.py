@@ -1,5 +1,6 @@
 """Fixtures that every test may ask for, and a closed network."""
 
+import gc
 import os
 import shutil
 import socket
@@ -12,6 +13,15 @@ import pytest
 import tomli_w
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+gc.disable()  # while test files are imported: what they make stays
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later garbage collection."""
+    gc.freeze()
+    gc.enable()
 
 
 def toml_of(plain: Mapping[str, Any]) -> str:
