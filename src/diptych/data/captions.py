@@ -45,11 +45,7 @@ DEFAULT_COLUMNS = Columns()
 
 
 def attempt(read: Callable[[], T]) -> T | BadSampleError:
-    """Return what `read` returns, or why it cannot.
-
-    >>> attempt(lambda: caption_of(" a dog "))
-    'a dog'
-    """
+    """Return what `read` returns, or why it cannot."""
     try:
         return read()
     except BadSampleError as error:

@@ -56,7 +56,6 @@ class LoaderSettings:
         word_dropout: largest share of words that every second caption loses, drawn anew each epoch; the paper
             has 0. Against learning a small data set's captions by heart.
         max_bad_fraction: share of samples that may be skipped before loading fails.
-        limits: which images are refused.
     """
 
     batch_size: int
@@ -85,7 +84,6 @@ class Batch:
         pixels: (B, 3, H, W) uint8, channels-last in memory.
         tokens: (B, L) int64, cut to the longest caption of the batch.
         indices: (B,) int64, the samples' numbers in the data set.
-        epoch: of the first position.
         samples_seen: positions done once this batch is, over all processes: the loader's whole state.
         skipped: reason and location of every sample that could not be used; the batch is shorter by these.
         packed: what the loader's `pack` made of the tokens; None without one.
@@ -198,7 +196,6 @@ class Loader:
         raise batch
 
     def _next(self, batches: Iterator[Batch], worker_positions: Tensor) -> Batch | EnvironmentFault:
-        """Return the next batch, or the error about a worker that died instead of making it."""
         try:
             return next(batches)
         except (RuntimeError, OSError, EOFError):  # the last two where it died handing over a batch
@@ -208,7 +205,6 @@ class Loader:
             return fault
 
     def _dead_worker(self, worker_positions: Tensor) -> EnvironmentFault | None:
-        """Return the error about dead workers, or None if all of them live."""
         started = {row[0]: (worker, row[1]) for worker, row in enumerate(worker_positions.tolist())}
         deadline = time.monotonic() + WORKER_EXIT_GRACE_SECONDS
         while not (dead := started.keys() - {child.pid for child in active_children()} - {-1}):

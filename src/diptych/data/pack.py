@@ -91,7 +91,6 @@ def _difference(manifest: Manifest, inputs: tuple[FileEntry, ...], settings: dic
 
 
 def _checked(source: Source, counts: Counts, settings: PackSettings) -> Generator[Pair, None, None]:
-    """Yield the pairs whose images decode."""
     pairs = source.pairs(counts)
     with Progress("packing") as progress:
         if not settings.verify_decode:

@@ -44,7 +44,6 @@ class ShardSet:
     is an error at once and not after hours. It may be handed to forked and to spawned processes.
 
     Attributes:
-        ref: what it was opened with.
         digest: identity of the content (hex SHA-256): for our own shards that of all file digests, for
             others' that of their index. Neither time nor folder of writing change it.
         counts: samples that were left out of the index when tars of others were opened.
@@ -120,8 +119,6 @@ class ShardSet:
             counts: where samples that cannot be used are counted; whoever reads counts what it keeps.
             numbers: of the samples.
             on_damage: what to do at a damaged sample: stop with its error, or count it and go on.
-            need: see `pair`.
-            columns: see `pair`.
         """
         for number in range(len(self)) if numbers is None else numbers:
             try:

@@ -105,7 +105,6 @@ def write_shards(
 
 
 def _finish(folder: Path, shards: Sequence[Shard], **manifest_fields: Any) -> Manifest:
-    """Write index and manifest of a folder whose shards are written."""
     outputs = (*(entry for entry, _ in shards), write_index([rows for _, rows in shards], folder))
     samples = [len(rows) for _, rows in shards]
     extra = {"samples": sum(samples), "shard_samples": samples}

@@ -67,7 +67,6 @@ class TableSource(RowSource):
         return (group.path for group in groups if isinstance(group.path, Path))
 
     def _groups(self, counts: Counts) -> "dict[str, _Group]":
-        """Read all rows; the images are read later, one at a time."""
         path, groups = self.paths[0], dict[str, _Group]()
         for row in table_rows(path, self.columns, self.columns.needed(self.need)):
             try:

@@ -29,11 +29,7 @@ def clean(text: str) -> str:
 
 
 def chunks(text: str) -> list[str]:
-    """Return the cleaned text split at white space: no token ever crosses it, so chunks can be cached.
-
-    >>> chunks("Two dogs, 2 bones.")
-    ['two', 'dogs,', '2', 'bones.']
-    """
+    """Return the cleaned text split at white space: no token ever crosses it, so chunks can be cached."""
     # The original lower-cases after joining: the same, because no letter's lower case depends on or makes a
     # space.
     return repaired(text).lower().split()

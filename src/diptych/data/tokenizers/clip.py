@@ -150,7 +150,7 @@ class _Words(dict[str, bytes]):
 
 
 class Tokenizer(Rows):
-    """Text to token ids and back; `counts` says what `tokens` met so far."""
+    """CLIP's texts to token ids and back."""
 
     def __init__(self, vocabulary: Vocabulary, *, context_length: int = DEFAULT_CONTEXT_LENGTH) -> None:
         ids = vocabulary.ids
@@ -173,10 +173,8 @@ class Tokenizer(Rows):
         """Learn merges from captions; the same captions always give the same vocabulary.
 
         Args:
-            captions: any number of texts, read once.
             size: ids wanted: 512 bytes, merges, start and end. Fewer come out if the captions run out of
                 pairs that occur twice.
-            context_length: tokens in a row.
 
         Source: Sennrich et al. 2016, algorithm 1, over the words of the cleaned captions.
         """

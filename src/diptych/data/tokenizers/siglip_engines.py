@@ -62,10 +62,7 @@ def open_clip_canonical(text: str) -> str:
 class JsonEngine:
     """A tokenizer.json, run by `tokenizers`. What it says about start, end, padding and length is not used.
 
-    Args:
-        source: the file's bytes.
-        cleaning: done before the file's own normalizer.
-        where: the file, for messages.
+    Texts are cleaned before the file's own normalizer; `where` names the file in messages.
     """
 
     def __init__(self, source: bytes, *, cleaning: Cleaning, where: object = "") -> None:
