@@ -32,13 +32,10 @@ class Shares(ColorModel):
 
 def result(protocols: dict[str, dict[str, float]], classes: int = 10, images: int = 10_000) -> dict[str, Any]:
     """What a task's file says, as far as other formats need it."""
-    told = {
-        name: {
-            "metric": next(iter(found)), "value": next(iter(found.values())),
-            "metrics": [{"metric": metric, "value": value} for metric, value in found.items()],
-        }
-        for name, found in protocols.items()
-    }  # fmt: skip
+    told = {}
+    for name, values in protocols.items():
+        metrics = [{"metric": metric, "value": value} for metric, value in values.items()]
+        told[name] = {**metrics[0], "metrics": metrics}
     return {
         "task": "mine", "protocols": told, "class_names": ["a"] * classes, "items": {"pictures": images},
         "model": {"name": "runs/mine"}, "data": "d" * 64, "code": "diptych 1",

@@ -43,23 +43,17 @@ def test_prompt_sets_are_compared_on_the_same_pictures(color_model, swatches) ->
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("named", "count"), [({}, 3), ({"mauve": ("mauve",), "red": ("red",)}, 4)])
-def test_the_classes_that_a_score_is_among_are_told(color_model, swatches, named, count) -> None:
-    """Three labels occur; a name in the prompts is a class to choose from as well."""
-    metrics = by_name(evaluator(swatches, "color", templates=Templates("named", ("{}",), named))(color_model))
-    assert (metrics["classes"].value, metrics["classes_that_occur"].value) == (count, 3)
-
-
 def test_a_file_without_cleaned_names_adds_one_rung() -> None:
     for templates in (Templates("file", ("{} shoe",)), Templates("file", ("{}",), {"a": ("b",)})):
         assert [rung.name for rung in prompt_ladder(templates)] == ["bare names", "a photo of a {}.", "file"]
 
 
-def test_a_label_with_a_cleaned_name_is_a_class_even_without_pictures(color_model, swatches) -> None:
+def test_a_label_with_a_cleaned_name_is_a_class_even_without_images(color_model, swatches) -> None:
     templates = Templates("t", ("{}",), {"white": ("red green blue",)})
     (result,) = evaluator(swatches, "color", templates=templates).run(color_model).results
     assert result.labels.class_names == ("blue", "green", "red", "white")
     assert result.labels.class_ids.tolist() == [2, 1, 2, 0]
+    assert (result.extra["classes"], result.extra["classes_that_occur"]) == (4, 3)
 
 
 def test_a_source_without_any_label_is_refused(color_model, swatches) -> None:

@@ -46,15 +46,12 @@ def test_parquet_of_hugging_face_is_read_with_its_class_names(tmp_path: Path) ->
     assert second.fields["region"] == "AF"
 
 
-def test_the_classes_of_parquet_are_brought_to_our_order(tmp_path: Path) -> None:
-    names = list(reversed(prompt_set("cifar10").keys))
-    write_parquet(tmp_path / "plain_text/test-0.parquet", {"img": [RED_CELL], "label": [0]}, names)
-    task = open_task("cifar10", tmp_path)
-    assert [task.class_names[item.labels[0]] for item in task.items()] == ["truck"]
-
-
 def test_splits_and_labels_of_copies(tmp_path: Path) -> None:
-    """A copy says validation for val; several labels an image; -1 where they are hidden."""
+    """Copies say validation for val, and have their own order of classes, several labels or hidden ones."""
+    names = list(reversed(prompt_set("cifar10").keys))
+    write_parquet(tmp_path / "cifar10/plain_text/test-0.parquet", {"img": [RED_CELL], "label": [0]}, names)
+    task = open_task("cifar10", tmp_path / "cifar10")
+    assert [task.class_names[item.labels[0]] for item in task.items()] == ["truck"]
     for name, path, column, labels in (
         ("imagenet", "data/validation-0.parquet", "label", 7),
         ("voc2007", "test.parquet", "labels", [14, 3]),
@@ -194,15 +191,10 @@ def test_a_portable_pixmap_becomes_a_png() -> None:
     assert image_bytes(b"P6\n3 2\n255\nshort") == b"P6\n3 2\n255\nshort"  # the decoder refuses it
 
 
-def test_a_video_without_its_package_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(MissingPackageError, match=r"diptych\[video\]"):
+def test_videos_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(MissingPackageError, match=r"diptych\[video\]"):
+        patch.setitem(__import__("sys").modules, "av", None)
         middle_frame(tmp_path / "a.avi")
-
-
-def test_a_video_that_is_none_cannot_be_read(tmp_path: Path) -> None:
     pytest.importorskip("av")
     (tmp_path / "a.avi").write_bytes(b"no video")
     for name in ("a.avi", "gone.avi"):
