@@ -48,7 +48,7 @@ class Observer(Graph):
         self.observed: list[str] = []
 
     def linear(self, name: str, x: str, weight: Array, bias: Array | None) -> str:
-        """Multiply in float32, and return the channels' extremes besides."""
+        """Multiply in float32; the channels' extremes are further outputs."""
         self.observed.append(name)
         for extreme in ("ReduceMin", "ReduceMax"):
             self.further_outputs.append(self.add(extreme, x, self.ints(0), keepdims=0))

@@ -106,7 +106,6 @@ def _tiles(count: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _statistics(scaled: Tensor, text: Tensor) -> _Statistics:
-    """Compute the log-sum-exp of every row and column of `scaled @ text.T`."""
     if not _decides_on_host(scaled.device):
         return _exact_statistics(scaled, text)
     count = len(scaled)
@@ -174,7 +173,6 @@ def _exponentials(scaled: Tensor, text: Tensor, shift: float, memory: Tensor) ->
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return left @ right.T."""
     if current_engine() == "onednn":
         return linear(left.contiguous(), right.contiguous(), None)
     return torch.mm(left, right.T, out=out)

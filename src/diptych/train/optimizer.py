@@ -16,8 +16,7 @@ DECAYED_DIMENSIONS = 2
 def paper_constants(vision: Literal["vit", "resnet", "siglip"]) -> tuple[float, float]:
     """Return beta2 and epsilon for a kind of image tower.
 
-    Source:
-        Radford et al. 2021, table 18; Zhai et al. 2023 (SigLIP), section 4.5, with optax's epsilon.
+    Source: Radford et al. 2021, table 18; Zhai et al. 2023 (SigLIP), section 4.5, with optax's epsilon.
 
     >>> paper_constants("vit"), paper_constants("resnet"), paper_constants("siglip")
     ((0.98, 1e-06), (0.999, 1e-08), (0.95, 1e-08))
@@ -48,10 +47,7 @@ def adamw(
 
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
-    """Scale all gradients down to a common L2 norm (None only measures) and return the norm they had.
-
-    It is a 0-D float, not finite if any gradient is not.
-    """
+    """Scale all gradients down to a common L2 norm (None only measures); return the norm they had (0-D)."""
     held = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
     if max_norm is not None:

@@ -36,23 +36,17 @@ class TrainSettings:
         learning_rate: peak of the schedule.
         warmup_steps: linear rise to the peak; None takes a twentieth of the run, at most the paper's 2,000.
         min_lr_ratio: where the cosine ends, as a fraction of the peak.
-        weight_decay: on weights that are not gains or biases.
-        beta1: of Adam.
-        beta2: of Adam; None takes the paper's for the kind of image tower.
-        epsilon: of Adam; None as beta2.
+        beta2: of Adam, like `epsilon`; None takes the paper's for the kind of image tower.
         max_grad_norm: largest norm of all gradients together; None for no limit, as in the paper.
-        device: where the towers are trained, as torch names it; "auto" is the GPU where CUDA finds one, else
-            the processor.
+        device: as torch names it; "auto" is the GPU where CUDA finds one, else the processor.
         compile: let torch.compile fuse the blocks of Transformers: the same numbers up to rounding, after
             half a minute of compiling; it pays on GPUs.
         precision: of the towers; the loss is always float32. "auto" is bfloat16 where the processor or the
             GPU multiplies it faster than float32.
         channels_last: keep images and convolutions channels-last in memory: the same numbers, faster.
         log_every: steps between two lines of metrics.jsonl; None takes a twentieth of the run, at most 10.
-            The last step always has a line.
-        save_every_steps: steps between two states to resume from.
         evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
-        keep: how many states stay on the disk.
+        keep: how many states, one every `save_every_steps`, stay on the disk to resume from.
         seed: of the loader and of the model's randomness.
     """
 

@@ -142,7 +142,6 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, where: obj
 
 
 def _states(folder: Path) -> list[Path]:
-    """Return the folders of all states, newest first."""
     return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
 
 
