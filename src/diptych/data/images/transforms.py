@@ -309,7 +309,7 @@ def _transformed(
         pixels = cut(np.pad(as_array(image), (border, border, (0, 0)), mode="edge"), corner, size)
     elif covered == image_size:
         pixels = cut(as_array(image), corner, size)
-    elif min(np.divide(image_size, covered)) >= FAST_SCALE and _is_compact(covered, size):
+    elif _reduction(image_size, covered) >= FAST_SCALE and _is_compact(covered, size):
         pixels = fast_window(as_array(image), window)
     else:
         pixels = boxed_window(image, window)
@@ -331,6 +331,10 @@ def _corner(covered: Size, preprocess: Preprocess, rng: np.random.Generator | No
     border = 2 * preprocess.train_pad
     corner = int(down * (covered[0] + border - height + 1)), int(across * (covered[1] + border - width + 1))
     return corner, preprocess.horizontal_flip and mirror < 0.5
+
+
+def _reduction(image_size: Size, covered: Size) -> float:
+    return min(image_size[0] / covered[0], image_size[1] / covered[1])
 
 
 def _is_compact(covered: Size, size: Size) -> bool:
