@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -151,7 +151,7 @@ class Searcher:
             nearest = self._scored(words[:k], self.vector(terms))
             return self._hits([(number, row, score) for number, row, score in nearest])
         vector = self.vector(terms)
-        nearest = self._nearest(vector, max(k, FUSED) if words else k, chosen)
+        (nearest,) = self.nearest(vector[None], max(k, FUSED) if words else k, chosen)
         if words:
             nearest = self._fused(nearest, self._scored(words[: max(k, FUSED)], vector))
         return self._hits(nearest[:k])
@@ -177,6 +177,16 @@ class Searcher:
         if not length > 1e-6:
             raise UsageError("the terms of the query cancel out", where="QUERY", expected="terms that differ")
         return (total / length).astype(np.float32)
+
+    def nearest(
+        self, vectors: Floats, k: int, chosen: "list[Ints | None]"
+    ) -> list[list[tuple[int, int, float]]]:
+        """Return segment, row and score of the k best of `chosen`, best first, for each of Q vectors (Q, E)."""
+        best: list[list[tuple[int, int, float]]] = [[] for _ in vectors]
+        for number, (segment, rows) in enumerate(zip(self.index.segments, chosen, strict=True)):
+            for query, (positions, scores) in enumerate(top_k(segment.coded, segment.read, vectors, k, rows)):
+                best[query] += zip(repeat(number), positions.tolist(), scores.tolist())
+        return [sorted(hits, key=lambda hit: (-hit[2], hit[0], hit[1]))[:k] for hits in best]
 
     def _terms(self, query: "str | Image | bytes | Path | Sequence[Term]") -> Sequence[Term]:
         if isinstance(query, str):
@@ -214,16 +224,6 @@ class Searcher:
                     return found
         what, expected = "the index has no image of this name", "the key or the path of one of its images"
         raise UsageError(what, where=self.index.folder, found=name, expected=expected)
-
-    def _nearest(self, vector: Floats, k: int, chosen: "list[Ints | None]") -> list[tuple[int, int, float]]:
-        """Return segment, row and score of the k best rows, best first."""
-        best: list[tuple[int, int, float]] = []
-        for number, (segment, rows) in enumerate(zip(self.index.segments, chosen, strict=True)):
-            positions, scores = top_k(segment.coded, segment.read, vector[None], k, rows)[0]
-            best += [
-                (number, row, score) for row, score in zip(positions.tolist(), scores.tolist(), strict=True)
-            ]
-        return sorted(best, key=lambda hit: (-hit[2], hit[0], hit[1]))[:k]
 
     def _by_words(self, text: str, chosen: "list[Ints | None]") -> list[tuple[int, int]]:
         """Return segment and row of what holds all words of a text, best first."""
