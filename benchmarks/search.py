@@ -1,8 +1,8 @@
 """Exact search beside numpy, faiss and usearch: queries per second, recall, and the time to a first answer.
 
 Rows are drawn around centers, as embeddings lie; queries are rows with noise. Recall is of the 10 nearest by
-float32, over 64 queries. A filter leaves the first tenth, hundredth or thousandth of the rows: the graph indexes
-search for as many times more as it leaves out (1,000 at most), and what it forbids is dropped.
+float32, over 64 queries. A filter leaves the first tenth, hundredth or thousandth of the rows: graph
+indexes search for as many times more as it leaves out (1,000 at most), and what it forbids is dropped.
 
     python benchmarks/search.py --peer-python PYTHON [--rows 1000000] [--rounds 7] [--quick] [--json FILE]
 

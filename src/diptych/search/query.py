@@ -181,7 +181,7 @@ class Searcher:
     def nearest(
         self, vectors: Floats, k: int, chosen: "list[Ints | None]"
     ) -> list[list[tuple[int, int, float]]]:
-        """Return segment, row and score of the k best of `chosen`, best first, for each of Q vectors (Q, E)."""
+        """Return segment, row and score of the k best of `chosen`, best first, for each vector (Q, E)."""
         best: list[list[tuple[int, int, float]]] = [[] for _ in vectors]
         for number, (segment, rows) in enumerate(zip(self.index.segments, chosen, strict=True)):
             for query, (positions, scores) in enumerate(top_k(segment.coded, segment.read, vectors, k, rows)):
