@@ -70,8 +70,12 @@ WHOLE = gzip.compress(b"".join(b"en A%d %d 0\n" % (n * n, n) for n in range(999)
         (None, UsageError, "does not exist"),
         (WHOLE[:-100], DataError, "cannot be read"),
         (WHOLE[:900] + b"\xff" * 200 + WHOLE[1100:], DataError, "cannot be read"),
-        (gzip.compress(b"en is a language\nen of many\n"), DataError, "no page views"),
-        (gzip.compress(b"de Hund 9 0\nen - 4 0\n"), DataError, r"no article of this Wikipedia(.|\n)*'en'"),
+        (gzip.compress(b"en is a language\nen of many\n", mtime=0), DataError, "no page views"),
+        (
+            gzip.compress(b"de Hund 9 0\nen - 4 0\n", mtime=0),
+            DataError,
+            r"no article of this Wikipedia(.|\n)*'en'",
+        ),
     ],
 )
 def test_damaged_missing_and_foreign_files_are_told(
