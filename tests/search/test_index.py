@@ -53,7 +53,7 @@ def item(name: str, digest: str = "", **facts: Any) -> Item:
 def nearest(index: Index, query: np.ndarray, k: int) -> list[tuple[str, float]]:
     best = []
     for number, segment in enumerate(index.segments):
-        positions, scores = top_k(segment.coded, segment.read, query[None], k, segment.live)[0]
+        positions, scores = top_k(segment.coded, segment.read, query[None], k, segment.live())[0]
         for row, score in zip(positions.tolist(), scores.tolist(), strict=True):
             best.append((-score, number, row))
     return [

@@ -82,7 +82,7 @@ class Index:
     """An open index, as it was when it was opened or refreshed."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.segments = folder, list[Segment]()
         self._load()
 
     @classmethod
@@ -120,11 +120,11 @@ class Index:
         """Close all files."""
         for segment in self.segments:
             segment.close()
+        self.segments = []
 
     def refresh(self) -> None:
-        """Show what the index holds now."""
+        """Show what the index holds now; segments that are still listed stay open."""
         if _read(self.folder).extra != self.manifest.extra:
-            self.close()
             self._load()
 
     def read_alike(self, model: "Model") -> "Model":
@@ -199,15 +199,25 @@ class Index:
         for attempt in range(TRIES):
             self.manifest = _read(self.folder)
             self.entry = from_mapping(IndexEntry, self.manifest.extra, where=self.folder / MANIFEST_NAME)
-            self.segments: list[Segment] = []
             try:
-                for entry in self.entry.segments:
-                    self.segments.append(Segment(self.folder / SEGMENTS / entry.name, entry))
+                self._open_segments()
                 return
             except (IntegrityError, EnvironmentFault, FileNotFoundError):
-                self.close()
                 if attempt == TRIES - 1 or _read(self.folder).extra == self.manifest.extra:
+                    self.close()
                     raise
+
+    def _open_segments(self) -> None:
+        before = {segment.entry.name: segment for segment in self.segments}
+        listed = {entry.name for entry in self.entry.segments}
+        for name in before.keys() - listed:
+            before[name].close()
+        self.segments = [before[name] for name in before if name in listed]
+        for entry in self.entry.segments:
+            if entry.name in before:
+                before[entry.name].entry = entry
+            else:
+                self.segments.append(Segment(self.folder / SEGMENTS / entry.name, entry))
 
     def _commit(self, change: Change) -> None:
         new = _Rows()

@@ -159,7 +159,7 @@ class Searcher:
     def chosen(self, where: str) -> "list[Ints | None]":
         """Return, for each segment, the ascending rows that a filter leaves; None: all."""
         if not where.strip():
-            return [segment.live for segment in self.index.segments]
+            return [segment.live() for segment in self.index.segments]
         condition = parse_filter(where, self.index.columns())
         rows: list[Ints | None] = []
         for segment in self.index.segments:

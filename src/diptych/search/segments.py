@@ -13,7 +13,6 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +102,9 @@ class Segment:
         os.close(self._vectors)
         self.items.close()
 
-    @cached_property
     def live(self) -> Ints | None:
-        """Ascending positions of the rows that are part of the index; None: all."""
-        if not self.entry.removed:
-            return None
-        kept = np.ones(self.rows, np.bool_)
-        kept[list(self.entry.removed)] = False
-        return np.flatnonzero(kept)
+        """Return the ascending positions of the rows that are part of the index; None: all."""
+        return np.flatnonzero(self.is_live()) if self.entry.removed else None
 
     def is_live(self) -> Bools:
         """Return (N,), which rows are part of the index."""
