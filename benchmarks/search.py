@@ -202,32 +202,34 @@ def measured(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     shown = Rows(len(cases) + 1)
     for case, (size, share) in cases.items():
         chosen = allowed(given.rows, share) if share else None
-        expected = truth(queries, chosen)
-        rates: dict[str, list[float]] = {name: [] for name in names}
-        recall: dict[str, float] = {}
-        for _ in range(given.rounds):
-            for name in names:
-                if name == "ours":
-                    where = f"number < {round(share * given.rows)}" if share else ""
-                    rate, hits = timed(lambda part, where=where: ours(part, where), queries, size)
-                elif name == "numpy":
-                    rate, hits = timed(lambda part, chosen=chosen: truth(part, chosen), queries, size)
-                elif share and name == "faiss flat":
-                    continue
-                else:
-                    rate, hits = peer.ask(do="run", name=name, folder=str(folder), size=size, share=share)
-                rates[name].append(rate)
-                same = [len({*a} & {*b}) / K for a, b in zip(hits, expected, strict=True)]
-                recall[name] = round(sum(same) / len(same), 4)
-        result[case] = {
-            name: {"queries/s": round(median(values), 1), "recall@10": recall[name]}
-            for name, values in rates.items()
-            if values
-        }
+        where = f"number < {round(share * given.rows)}" if share else ""
+
+        def asked(name: str, size=size, share=share, chosen=chosen, where=where) -> Any:  # type: ignore[no-untyped-def]
+            if name == "ours":
+                return timed(lambda part: ours(part, where), queries, size)
+            if name == "numpy":
+                return timed(lambda part: truth(part, chosen), queries, size)
+            return peer.ask(do="run", name=name, folder=str(folder), size=size, share=share)
+
+        asked_names = [name for name in names if not (share and name == "faiss flat")]
+        result[case] = compared(asked, asked_names, truth(queries, chosen), given.rounds)
         shown.show(case, result[case])
     result["reopen and first query, seconds"] = first_query(folder, given.rounds)
     shown.show("reopen and first query", {"seconds": result["reopen and first query, seconds"]})
     return result
+
+
+def compared(asked: Any, names: list[str], expected: list[list[int]], rounds: int) -> dict[str, Any]:
+    """Ask the sides in turn; return the median rate and the recall of each."""
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    recall: dict[str, float] = {}
+    for _ in range(rounds):
+        for name in names:
+            rate, hits = asked(name)
+            rates[name].append(rate)
+            same = [len({*a} & {*b}) / K for a, b in zip(hits, expected, strict=True)]
+            recall[name] = round(sum(same) / len(same), 4)
+    return {name: {"queries/s": round(median(rates[name]), 1), "recall@10": recall[name]} for name in names}
 
 
 def first_query(folder: Path, rounds: int) -> float:

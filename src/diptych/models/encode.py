@@ -279,6 +279,8 @@ def encode_texts(
     batch_size = checks.whole(batch_size, "batch_size")
     distinct = list(dict.fromkeys(texts))
     rows = np.empty((len(distinct), model.config.embed_dim), dtype=np.float32)
+    if not distinct:
+        return rows
     tokens = model.tokenizer.tokens(distinct)
     lengths = tokens_read(tokens, model.config.text)
     order = np.argsort(lengths, kind="stable")
