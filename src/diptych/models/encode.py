@@ -31,6 +31,7 @@ from diptych.data.images.transforms import Orientation, Pixels, Preprocess, eval
 from diptych.models.inputs import (
     ImageInput,
     as_items,
+    as_tensor,
     image_pixels,
     is_text,
     require_image,
@@ -143,7 +144,7 @@ class Encoder:
         raise NotImplementedError
 
     def _native(self, array: NDArray[Any]) -> "Tensor":
-        return cast("Tensor", array) if self.arrays else _tensor(array)
+        return cast("Tensor", array) if self.arrays else as_tensor(array)
 
     def encode_batch(
         self, batch: NDArray[Any], precision: Precision = "float32", *, output: Output = "embeds"
@@ -215,7 +216,7 @@ class Encoder:
         if normalize_embeddings:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
         rows = np.ascontiguousarray(rows[0] if single else rows)
-        return rows if convert_to_numpy else _tensor(rows).to(model.device)
+        return rows if convert_to_numpy else as_tensor(rows).to(model.device)
 
     def logits(self, images: Any, texts: Any) -> Any:
         """Compare images with texts: scale times cosine, plus the bias of models that have one.
@@ -258,12 +259,6 @@ class Encoder:
     def _embeds(self, inputs: Any) -> Any:
         rows = self.encode(inputs, normalize_embeddings=True, convert_to_numpy=self.arrays)
         return rows.reshape(-1, rows.shape[-1])
-
-
-def _tensor(array: NDArray[Any]) -> "Tensor":
-    import torch
-
-    return torch.from_numpy(array)
 
 
 def encode_texts(

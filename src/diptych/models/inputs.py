@@ -16,7 +16,7 @@ import binascii
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from PIL import Image
 from diptych.core.errors import BadSampleError, DataError, Reason, UsageError
 from diptych.data.images.limits import DEFAULT_LIMITS
 from diptych.data.images.transforms import Pixels, Preprocess, evaluation_pixels, read_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ImageInput = Image.Image | bytes | bytearray | memoryview | os.PathLike[str] | NDArray[np.uint8] | str
 
@@ -176,3 +179,10 @@ def _unknown(item: Any, where: str) -> UsageError:
     what, fix = "this is neither a text nor an image", "tensors go into encode_image and encode_text"
     expected = "str, pathlib.Path, bytes, a Pillow image, or uint8 pixels (H, W, 3)"
     return UsageError(what, where=where, found=found, expected=expected, fix=fix)
+
+
+def as_tensor(array: NDArray[Any]) -> "Tensor":
+    """Return a tensor over an array's memory."""
+    import torch
+
+    return torch.from_numpy(array)
