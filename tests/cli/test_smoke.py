@@ -37,6 +37,7 @@ LINES = {
     "ablate": "RUN scenes:unseen?count=12 --labels label --templates PLACE/templates.txt",
     "index": "add PLACE/photos.index PLACE/photos --model RUN",
     "search": "PLACE/photos.index red",
+    "duplicates": "PLACE/photos.index",
     "convert": "RUN PLACE/converted --to open_clip",
     "export": "RUN PLACE/exported",
 }

@@ -13,7 +13,7 @@ from diptych.models.encode import encode_images, encode_texts
 from diptych.models.model import Model
 from diptych.search.add import add
 from diptych.search.index import Index
-from diptych.search.query import Searcher, Term, image_bytes, parse_query
+from diptych.search.query import Searcher, Term, parse_query, read_images
 
 SCENES = "scenes:test?count=60&seed=3"
 
@@ -138,11 +138,11 @@ def test_images_of_hits_are_read_where_they_stand(
 
     index = Index.create(tmp_path / "i", model, "tiny")
     add(index, model, [photos])
-    hits = Searcher(model, index).search("x", 9)
-    files = image_bytes(hits)
-    assert files == [Path(hit.path).read_bytes() for hit in hits]
-    Path(hits[0].path).unlink()
-    assert image_bytes(hits) == [b"", *files[1:]]
+    items = [hit.item for hit in Searcher(model, index).search("x", 9)]
+    paths = [Path(item.places[0].path) for item in items]
+    assert list(read_images(items)) == [(number, path.read_bytes()) for number, path in enumerate(paths)]
+    paths[0].unlink()
+    assert [number for number, _ in read_images(items)] == [1, 2, 3, 4]
     drawn = {pair.key: pair.image for pair in open_source(SCENES, need=Need.IMAGE).pairs(Counts())}
-    hits = searcher.search("x", 4)
-    assert image_bytes(hits) == [drawn[hit.key] for hit in hits]
+    items = [hit.item for hit in searcher.search("x", 4)]
+    assert dict(read_images(items)) == {n: drawn[item.places[0].key] for n, item in enumerate(items)}

@@ -23,7 +23,7 @@ from diptych.cli.curate import curate
 from diptych.cli.evaluate import evaluate
 from diptych.cli.output import print_dropped, print_json, print_metrics
 from diptych.cli.prompts import ablate, calibrate, prompts
-from diptych.cli.search import index, search
+from diptych.cli.search import duplicates, index, search
 from diptych.core.errors import DataError, UsageError
 from diptych.core.machine import keep_freed_memory
 
@@ -287,6 +287,6 @@ def export(
 
 _ALL: tuple[Callable[..., int], ...] = (
     demo, curate, tokenizer, pack, remove, train, evaluate, classify, calibrate, prompts, ablate, index,
-    search, convert, export,
+    search, duplicates, convert, export,
 )  # fmt: skip
 COMMANDS = {command.__name__: command for command in _ALL}

@@ -19,6 +19,7 @@ from diptych.core.machine import keep_freed_memory
 if TYPE_CHECKING:
     from diptych.models.model import Model
     from diptych.search.index import Index
+    from diptych.search.items import Item
     from diptych.search.query import Hit
 
 IndexFolder = Annotated[Positional[Path], arg(metavar="INDEX")]
@@ -240,6 +241,39 @@ def search(
     return print_json([record(rank, hit) for rank, hit in enumerate(hits, start=1)], shown.json)
 
 
+def duplicates(
+    index: IndexFolder, *, min_cosine: float = 0.9, min_similarity: float = 0.9, json: JsonFile = "-"
+) -> int:
+    """Find images that are there twice, or nearly so, with the best of each group to keep.
+
+    Args:
+        index: folder of an index: diptych index add.
+        min_cosine: cosine of two images' embeddings from which on the images themselves are compared.
+        min_similarity: share of a thumbnail's variance that the other one explains; raise it where all images
+            are of one kind.
+        json: where the groups go: a file, or - for stdout.
+    """
+    from diptych.data.near_copies.groups import DedupSettings
+    from diptych.search.duplicates import duplicates as find
+    from diptych.search.index import Index
+
+    settings = DedupSettings(min_similarity=min_similarity)
+    groups, counts = find(Index.open(index), settings=settings, min_cosine=min_cosine)
+    print_dropped(counts)
+
+    def files(item: "Item") -> list[str]:
+        return [place.path or place.key for place in item.places]
+
+    return print_json(
+        [
+            {"best": files(group.best)[0], "equal": files(group.best)[1:],
+             "near": [file for item in group.near for file in files(item)]}
+            for group in groups
+        ],
+        json,
+    )  # fmt: skip
+
+
 def record(rank: int, hit: "Hit") -> dict[str, Any]:
     """Return a hit as plain values."""
     item = hit.item
@@ -260,12 +294,12 @@ def record(rank: int, hit: "Hit") -> dict[str, Any]:
 def _print_table(hits: Sequence["Hit"]) -> int:
     """Print a line a hit, with the image above it in terminals that show images."""
     from diptych.report.page import thumbnail
-    from diptych.search.query import image_bytes
+    from diptych.search.query import read_images
 
     draw = _terminal_image() if sys.stdout.isatty() else None
-    files = image_bytes(hits) if draw else [b""] * len(hits)
-    for rank, (hit, data) in enumerate(zip(hits, files, strict=True), start=1):
-        if draw and (small := thumbnail(data, "PNG")):
+    files = dict(read_images([hit.item for hit in hits])) if draw else {}
+    for rank, hit in enumerate(hits, start=1):
+        if draw and (small := thumbnail(files.get(rank - 1, b""), "PNG")):
             sys.stdout.write(draw.format(base64.b64encode(small).decode()) + "\n")
         words = (hit.item.taken[:10], hit.caption[:SHOWN_CAPTION], hit.path or hit.key)
         sys.stdout.write(f"{rank:>4}  {hit.score:.3f}  {'  '.join(word for word in words if word)}\n")
@@ -283,14 +317,13 @@ def _terminal_image() -> str | None:
 def _write_sheet(path: Path, query: str, hits: Sequence["Hit"]) -> None:
     from diptych.report.data import ImageExample
     from diptych.report.page import Header, write_page
-    from diptych.search.query import image_bytes
+    from diptych.search.query import read_images
 
-    examples = []
-    for hit, data in zip(hits, image_bytes(hits), strict=True):
+    examples, files = [], dict(read_images([hit.item for hit in hits]))
+    for number, hit in enumerate(hits):
         words = (hit.item.taken[:10], hit.caption or hit.key, f"{hit.score:.3f}")
-        examples.append(
-            ImageExample(data, hit.path or hit.key, note=" · ".join(word for word in words if word))
-        )
+        note = " · ".join(word for word in words if word)
+        examples.append(ImageExample(files.get(number, b""), hit.path or hit.key, note=note))
     head = Header("search", query, f"{len(hits)} images, the best first.")
     write_page(path, "sheet.html", head, examples=examples)
 

@@ -11,7 +11,7 @@ with the nearest ones by their ranks. Source: Cormack et al. 2009 (reciprocal ra
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, repeat
@@ -259,30 +259,25 @@ class Searcher:
         return [Hit(score, next(self.index.segments[number].items.get([row]))) for number, row, score in rows]
 
 
-def image_bytes(hits: Sequence[Hit]) -> list[bytes]:
-    """Return the encoded images of hits, read where they stand; b"" for one that is no longer there.
+def read_images(items: Sequence[Item]) -> Iterator[tuple[int, bytes]]:
+    """Yield the encoded images of items with their positions, read where they stand, files first.
 
     Images of HEIC and RAW files are JPEG copies. A table or shard is read through once, up to the last of its
-    images.
+    images. What is no longer there is left out.
     """
     wanted: dict[str, dict[str, int]] = {}
-    files = [b""] * len(hits)
-    for number, hit in enumerate(hits):
-        place = hit.item.places[0]
-        path = Path(place.path)
-        if path.suffix.lower() in SUFFIXES:
-            with suppress(BadSampleError, OSError):
-                files[number] = _file_bytes(path)
-        else:
+    for number, item in enumerate(items):
+        place = item.places[0]
+        if Path(place.path).suffix.lower() not in SUFFIXES:
             wanted.setdefault(place.source, {})[place.key] = number
+            continue
+        with suppress(BadSampleError, OSError):
+            yield number, _file_bytes(Path(place.path))
     for source, keys in wanted.items():
         with suppress(DiptychError):
-            pairs = (
-                pair for pair in open_source(source, need=Need.IMAGE).pairs(Counts()) if pair.key in keys
-            )
-            for pair in islice(pairs, len(keys)):
-                files[keys[pair.key]] = pair.image
-    return files
+            pairs = open_source(source, need=Need.IMAGE).pairs(Counts())
+            for pair in islice((pair for pair in pairs if pair.key in keys), len(keys)):
+                yield keys[pair.key], pair.image
 
 
 def _file_bytes(path: Path) -> bytes:
