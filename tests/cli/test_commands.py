@@ -117,6 +117,23 @@ def test_paths_and_links_of_hits(run: Run, tmp_path: Path) -> None:
     assert [link.resolve() for link in sorted((tmp_path / "links").iterdir())] == [*map(Path, paths[:-1])]
 
 
+def test_a_watched_folder_is_followed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watchfiles = pytest.importorskip("watchfiles")
+    folder, index = tmp_path / "images", tmp_path / "i"
+    images(folder, "a.png")
+
+    def watch(*folders: str) -> Iterator[set[tuple[int, str]]]:
+        assert folders == (str(folder),)
+        images(folder, "a.png", "b.png")
+        yield {(1, str(folder / "b.png"))}
+        (folder / "a.png").unlink()
+        yield {(3, str(folder / "a.png"))}
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    said = done("index", "add", index, folder, "--model", run.folder, "--watch").err
+    assert "1 added, 0 moved, 0 gone, 2 images" in said and "0 added, 0 moved, 1 gone, 1 images" in said
+
+
 def test_packing_counts_and_training_starts_from_the_shards_where_they_are(run: Run, tmp_path: Path) -> None:
     counts = json.loads(done("pack", "scenes:train?count=40", tmp_path / "shards", "--workers", "0").out)
     assert (counts["in"], counts["out"], counts["dropped"]) == (40, 40, {})
