@@ -124,7 +124,8 @@ def test_a_watched_folder_is_followed(run: Run, tmp_path: Path, monkeypatch: pyt
 
     def watch(*folders: str) -> Iterator[set[tuple[int, str]]]:
         assert folders == (str(folder),)
-        images(folder, "a.png", "b.png")
+        images(tmp_path / "more", "a.png", "b.png")
+        (tmp_path / "more" / "b.png").rename(folder / "b.png")
         yield {(1, str(folder / "b.png"))}
         (folder / "a.png").unlink()
         yield {(3, str(folder / "a.png"))}
