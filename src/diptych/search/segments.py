@@ -89,11 +89,9 @@ class Segment:
         self.folder, self.entry = folder, entry
         self._vectors = os.open(self._path(VECTORS), os.O_RDONLY)
         self._blocks = self._array(BLOCKS)
-        with os.fdopen(os.dup(self._vectors), "rb") as file:
-            npy.read_magic(file)
-            (self.rows, self.width), _, _ = npy.read_array_header_1_0(file)
-            self._start = file.tell()
         self.coded = CodedRows(self._array(CODES), self._array(SCALES), entry.error, entry.length)
+        self.rows, self.width = self.coded.codes.shape
+        self._start = entry.files[VECTORS][0] - 2 * self.coded.codes.size  # the header is not looked at
         self._bytes(ITEMS)
         self.items = Items(folder / ITEMS)  # now: a writer may remove the folder later, open files stay
 
