@@ -72,8 +72,10 @@ def approximate(coded: CodedRows, queries: Floats, rows: Ints | None = None) -> 
         positions = np.arange(start, end) if rows is None else rows[start:end]
         codes = coded.codes[start:end] if rows is None else coded.codes[positions]
         products = np.asarray(numkong.dots_packed(codes, packed)).astype(np.float32)
-        parts = products.reshape(len(positions), DIGITS, len(queries)) * units
-        return positions, parts.sum(axis=1)
+        scores = np.zeros((len(positions), len(queries)), np.float32)
+        for digit, unit in enumerate(units):  # summed over a short axis: ten times slower
+            scores += products[:, digit * len(queries) : (digit + 1) * len(queries)] * unit
+        return positions, scores
 
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(scored, range(0, total, CHUNK_ROWS))
