@@ -75,10 +75,10 @@ def test_terms_are_summed_with_their_weights(
     hits = searcher.search(f"2:red - .5:a star + like:{keys[4]}", 60)
     by_key = {hit.key: hit.score for hit in hits}
     assert [by_key[key] for key in keys] == pytest.approx(cosines, abs=2e-3)
-    picture = Image.new("RGB", (50, 40), "red")
-    picture.save(tmp_path / "a.png")
-    direct = encode_images(model, [picture])[0]
-    for query in (str(tmp_path / "a.png"), tmp_path / "a.png", picture, (Term(1.0, image=picture),)):
+    image = Image.new("RGB", (50, 40), "red")
+    image.save(tmp_path / "a.png")
+    direct = encode_images(model, [image])[0]
+    for query in (str(tmp_path / "a.png"), tmp_path / "a.png", image, (Term(1.0, image=image),)):
         best = searcher.search(query, 1)[0]
         assert best.score == pytest.approx(float((rows @ direct).max()), abs=2e-3)
 

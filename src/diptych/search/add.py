@@ -131,23 +131,19 @@ def remove(index: Index, names: Sequence[str | Path]) -> int:
         UsageError: a name is neither.
     """
     forgotten, vanished = set(), set()
+    places = [place for source in index.entry.sources for _, place in _known(index, source)]
     for ref in names:
         name = _name(ref)
-        places = [
-            place.id
-            for source in index.entry.sources
-            for _, place in _known(index, source)
-            if place.path == name
-        ]
+        in_file = [place.id for place in places if place.path == name]
         if name in index.entry.sources:
             forgotten.add(name)
-        elif places:
-            vanished.update(places)
+        elif in_file:
+            vanished.update(in_file)
         else:
             listed = ", ".join(index.entry.sources) or "no source"
             what = "the index has nothing of this name"
             raise UsageError(what, where=index.folder, found=name, expected=f"a file of it, or {listed}")
-    count = len(vanished) + sum(1 for source in forgotten for _ in _known(index, source))
+    count = len(vanished) + sum(place.source in forgotten for place in places)
     index.commit(Change(vanished=frozenset(vanished), forgotten=frozenset(forgotten)))
     return count
 

@@ -95,12 +95,12 @@ def _candidates(index: Index, min_cosine: float) -> Iterator[Item]:
 def _has_neighbor(segments: Sequence[Segment], own: Segment, rows: Ints, least: float) -> Bools:
     """Return (n,), which rows of a segment may have another live row at the least cosine."""
     queries = own.read(rows)
-    found = np.zeros(len(rows), np.int64)
+    counts = np.zeros(len(rows), np.int64)
     for segment in segments:
         limit, live = least - bound(segment.coded, queries), segment.is_live()
         for positions, scores in approximate(segment.coded, queries):
-            found += ((scores >= limit) & live[positions][:, None]).sum(axis=0)
-    near: Bools = found > 1  # each is near itself
+            counts += ((scores >= limit) & live[positions][:, None]).sum(axis=0)
+    near: Bools = counts > 1  # each is near itself
     return near
 
 

@@ -234,8 +234,9 @@ class Items:
         if not words:
             return []
         query = " AND ".join(f'"{word}"' for word in words)
-        found = self._file.execute("SELECT rowid, bm25(texts) FROM texts WHERE texts MATCH ?", (query,))
-        return [(row, score) for row, score in found]
+        return self._file.execute(
+            "SELECT rowid, bm25(texts) FROM texts WHERE texts MATCH ?", (query,)
+        ).fetchall()
 
     def close(self) -> None:
         """Close the file."""

@@ -220,20 +220,20 @@ class Searcher:
             alive = segment.is_live()
             for row in segment.items.rows_named(name, path):
                 if alive[row]:
-                    found: Floats = segment.read(np.array([row]))[0]
-                    return found
+                    vector: Floats = segment.read(np.array([row]))[0]
+                    return vector
         what, expected = "the index has no image of this name", "the key or the path of one of its images"
         raise UsageError(what, where=self.index.folder, found=name, expected=expected)
 
     def _by_words(self, text: str, chosen: "list[Ints | None]") -> list[tuple[int, int]]:
         """Return segment and row of what holds all words of a text, best first."""
-        found = []
+        matches = []
         for number, (segment, rows) in enumerate(zip(self.index.segments, chosen, strict=True)):
             allowed = None if rows is None else set(rows.tolist())
             for row, rank in segment.items.matches(text):
                 if allowed is None or row in allowed:
-                    found.append((rank, number, row))
-        return [(number, row) for _, number, row in sorted(found)]
+                    matches.append((rank, number, row))
+        return [(number, row) for _, number, row in sorted(matches)]
 
     def _scored(self, rows: Sequence[tuple[int, int]], vector: Floats) -> list[tuple[int, int, float]]:
         wide = vector.astype(np.float64)
